@@ -1,0 +1,140 @@
+"""What the learner and the samplers need of a policy: score given tokens, and decode new ones.
+
+One layout everywhere: `tokens [N, L]` holds contexts right-padded from column 0, `lengths [N]` their true lengths, and
+`action_mask [N, L]` is true where the policy chose the token. A quantity of the token at column t (its log-prob, the
+value of the state before it) stands at column t. Pads are never looked at: masks and lengths come from the rollout.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from rlalign.types import Sampling, Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """What a policy says of given tokens; everything is 0 outside the action mask.
+
+    Attributes:
+        logprobs: float32 [N, L], log pi(token_t | tokens_<t) under the sampling distribution (temperature, top-k, top-p).
+        entropies: float32 [N, L] of the same distribution, when asked for.
+        values: float32 [N, L], V(tokens_<t) at each action, when asked for.
+        final_values: float32 [N], V of the whole context: the bootstrap of a truncated episode, when values were asked for.
+    """
+
+    logprobs: Tensor
+    entropies: Tensor | None = None
+    values: Tensor | None = None
+    final_values: Tensor | None = None
+
+
+class DecodeState(Protocol):
+    """A cache of n contexts that can take one more token each. Made by `Policy.prefill`."""
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the given rows (int64 indices, in order) and forget the others."""
+        ...
+
+
+class Policy(nn.Module, ABC):
+    """A language model that acts. Modules inside are in eval mode (no dropout) in rollout, scoring and training alike."""
+
+    tokenizer: Tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return next(self.parameters()).device
+
+    # ---- scoring: the learner's side ----
+
+    @abstractmethod
+    def score(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        action_mask: Tensor,
+        sampling: Sampling,
+        *,
+        entropy: bool = False,
+        values: bool = False,
+    ) -> TokenScores:
+        """Score the masked tokens, with gradient to the trainable parameters (see `TokenScores`).
+
+        Raises UserError when values are asked of a policy without a value head.
+        """
+
+    @abstractmethod
+    def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
+        """float32 [N, L] log-probs under the frozen start of this run, without gradient.
+
+        The start is a copy of the initial weights or the model with its adapter disabled, never a reload by name.
+        """
+
+    # ---- decoding: the samplers' side, always without gradient ----
+
+    @abstractmethod
+    def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
+        """Read each context once; return a state of Σ repeats rows (context i repeated repeats[i] times, in order)
+        and the float32 logits [Σ repeats, V] of the next token."""
+
+    @abstractmethod
+    def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
+        """Append one token to each of the n rows (int64 [n]); return the logits [n, V] of the next."""
+
+    def begin_rollout(self) -> None:
+        """Called before decoding whenever the weights may have changed: refresh whatever is derived from them."""
+        return None
+
+    # ---- parameters and files ----
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Name -> parameter for everything that the optimizer moves."""
+        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    @abstractmethod
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the policy so that it can be loaded without this library where its kind allows (HF: adapter and merged)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Sampled turns of N rows, on the CPU.
+
+    Attributes:
+        tokens: int64 [N, T], right-padded with the tokenizer's pad id.
+        lengths: int64 [N], sampled tokens per row, the stop token included when it was sampled.
+        logprobs: float32 [N, T], log-prob of each sampled token under the sampling distribution, 0 past the length.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    logprobs: Tensor
+
+
+class Sampler(Protocol):
+    """Continues contexts with tokens drawn from a policy."""
+
+    def sample(
+        self,
+        contexts: Sequence[Sequence[int]],
+        *,
+        max_new: int | Sequence[int],
+        stop_ids: frozenset[int],
+        sampling: Sampling,
+        generator: torch.Generator,
+        greedy: bool = False,
+    ) -> Samples:
+        """Draw until a stop id or max_new tokens a row. Equal neighbouring contexts (a group) are read once.
+
+        Greedy takes the most probable token; its log-probs are still those of the sampling distribution.
+        """
+        ...

@@ -1,0 +1,55 @@
+"""What can go wrong, in words that name the thing and the fix.
+
+Every mistake a user can make ends in a `UserError`: one line, exit status 2 on the command line. Everything else is
+ours (a bug) or the machine's (`FaultError`: a disk, a checksum, a dead worker) and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class RLAlignError(Exception):
+    """Base of all errors that rlalign raises on purpose."""
+
+
+class UserError(RLAlignError):
+    """A mistake in what the user gave: the message names the thing and the fix."""
+
+
+class UnknownNameError(UserError, KeyError):
+    """A name that no registry holds.
+
+    Args:
+        kind: what was looked up, such as "reward" or "environment".
+        name: the name given.
+        known: the names there are; the nearest becomes the suggestion.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        known = sorted(known)
+        self.kind, self.name, self.known = kind, name, known
+        super().__init__(f"unknown {kind} '{name}'.{did_you_mean(name, known)}")
+
+    def __str__(self) -> str:  # KeyError would print the repr
+        return str(self.args[0])
+
+
+class RewardError(RLAlignError):
+    """A reward that raised, hung, died or returned something that is not a reward. The message names it."""
+
+
+class FaultError(RLAlignError):
+    """The machine's fault rather than the user's: a full disk, a failed checksum, a diverged run."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ` Did you mean 'x'?`, or the list of what there is when nothing is near, or nothing."""
+    known = sorted(known)
+    folded = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
+    near += [f for f in folded if name.casefold() in f and f not in near][: 3 - len(near)]
+    if near:
+        return " Did you mean " + " or ".join(f"'{folded[n]}'" for n in near) + "?"
+    return f" There is: {', '.join(known)}." if known else ""

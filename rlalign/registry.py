@@ -1,0 +1,158 @@
+"""Names for things: built in (lazily, by dotted path), registered by a decorator, from an entry point, or from a file.
+
+A spec is one of
+    name                     what `rlalign list` shows
+    package.module:attr      any importable object
+    path/to/file.py:attr     any object of a file
+Nothing here swallows an import error: a name that exists and cannot be imported says why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from rlalign.errors import UnknownNameError, UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """A dictionary from names to objects that loads built-in ones when they are first asked for.
+
+    Args:
+        kind: the word for messages, such as "reward".
+        builtin: name -> "package.module:attr".
+        group: entry-point group in which other packages announce theirs.
+    """
+
+    def __init__(self, kind: str, builtin: Mapping[str, str] | None = None, group: str | None = None) -> None:
+        self.kind, self.group = kind, group
+        self._paths = dict(builtin or {})
+        self._items: dict[str, T] = {}
+        self._scanned = group is None
+
+    def add(self, name: str, item: T, *, replace: bool = True) -> T:
+        """Register an item; `replace=False` refuses a name that is taken."""
+        if not replace and name in self:
+            raise UserError(f"{self.kind} '{name}' is registered already: choose another name")
+        self._items[name] = item
+        return item
+
+    def get(self, spec: str) -> T:
+        """The item of a name or spec. Raises UnknownNameError with a suggestion, UserError when a file or attr is missing."""
+        self._scan()
+        if spec in self._items:
+            return self._items[spec]
+        if spec in self._paths:
+            return self._items.setdefault(spec, load(self._paths[spec]))
+        if ":" in spec:
+            return load(spec)
+        raise UnknownNameError(self.kind, spec, self)
+
+    def __contains__(self, name: object) -> bool:
+        self._scan()
+        return name in self._items or name in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        self._scan()
+        return iter(sorted({*self._items, *self._paths}))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def _scan(self) -> None:
+        if self._scanned:
+            return
+        self._scanned = True
+        for point in entry_points(group=self.group or ""):
+            self._paths.setdefault(point.name, point.value)
+
+
+def load(spec: str) -> Any:
+    """The object that `package.module:attr` or `file.py:attr` names. Raises UserError naming what is missing."""
+    where, _, attr = spec.rpartition(":")
+    module = _module_of_file(Path(where)) if where.endswith(".py") else _module_of_name(where)
+    found: Any = module
+    for part in attr.split("."):
+        if not hasattr(found, part):
+            from rlalign.errors import did_you_mean
+
+            public = [n for n in vars(module) if not n.startswith("_")]
+            raise UserError(f"'{where}' has no '{attr}'.{did_you_mean(attr, public)}")
+        found = getattr(found, part)
+    return found
+
+
+def _module_of_name(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name and (name == error.name or name.startswith(error.name + ".")):
+            raise UserError(f"no module '{name}': is it installed, or did you mean a file, '{name}.py:...'?") from error
+        raise
+
+
+def _module_of_file(path: Path) -> Any:
+    path = path.expanduser().resolve()
+    if not path.is_file():
+        raise UserError(f"no file '{path}'")
+    # One module object per file and content of the path, so that two specs of one file share its registrations.
+    name = f"rlalign_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"'{path}' cannot be imported as Python")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+ENVS: Registry[Any] = Registry(
+    "environment",
+    {
+        "rlalign/Sentiment-v0": "rlalign.envs.sentiment:Sentiment",
+        "rlalign/Alignment-v0": "rlalign.envs.alignment:Alignment",
+        "rlalign/Reverse-v0": "rlalign.envs.reverse:Reverse",
+        "rlalign/GuessNumber-v0": "rlalign.envs.guess_number:GuessNumber",
+    },
+    group="rlalign.envs",
+)
+REWARDS: Registry[Any] = Registry(
+    "reward",
+    {
+        "vader": "rlalign.rewards.sentiment:vader",
+        "embedding_cosine": "rlalign.rewards.similarity:embedding_cosine",
+        "minilm_cosine": "rlalign.rewards.similarity:minilm_cosine",
+        "length": "rlalign.rewards.length:length",
+        "too_short": "rlalign.rewards.length:too_short",
+        "repetition": "rlalign.rewards.repetition:repetition",
+        "exact_match": "rlalign.rewards.match:exact_match",
+        "token_match": "rlalign.rewards.match:token_match",
+        "regex": "rlalign.rewards.match:regex",
+        "classifier": "rlalign.rewards.classifier:classifier",
+    },
+    group="rlalign.rewards",
+)
+POLICIES: Registry[Callable[..., Any]] = Registry(
+    "policy",
+    {
+        "smollm2": "rlalign.policies.causal:smollm2",
+        "tiny": "rlalign.policies.causal:tiny",
+        "gru": "rlalign.policies.gru:gru",
+        "tabular": "rlalign.policies.tabular:tabular",
+    },
+    group="rlalign.policies",
+)
