@@ -8,7 +8,7 @@ value of the state before it) stands at column t. Pads are never looked at: mask
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from rlalign.errors import FaultError
 from rlalign.types import Sampling, Tokenizer
 
 
@@ -99,6 +100,16 @@ class Policy(nn.Module, ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter for everything that the optimizer moves."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def load_trainable(self, weights: Mapping[str, Tensor]) -> None:
+        """Copy named tensors into the trainable parameters. Raises FaultError when the names are not the same."""
+        own = self.trainable()
+        if own.keys() != weights.keys():
+            odd = sorted(own.keys() ^ weights.keys())[:3]
+            raise FaultError(f"these weights belong to another policy: parameters {', '.join(odd)} differ")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                parameter.copy_(weights[name])
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:

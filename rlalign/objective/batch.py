@@ -64,15 +64,17 @@ class Batch:
     def __len__(self) -> int:
         return int(self.action_mask.shape[0])
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Name -> tensor for those that are there."""
+        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+
     def __getitem__(self, rows: Tensor | slice) -> Batch:
         """The rows of a slice, mask or index tensor."""
-        taken = {f.name: v[rows] for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **taken)
+        return replace(self, **{name: v[rows] for name, v in self.tensors().items()})
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
-        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
-        return replace(self, **moved)
+        return replace(self, **{name: v.to(device) for name, v in self.tensors().items()})
 
     def need(self, name: str, why: str) -> Tensor:
         """A tensor that must be there. Raises UserError naming it and who asked."""

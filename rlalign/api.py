@@ -1,0 +1,85 @@
+"""The three jobs in Python: what `rlalign train` and `rlalign evaluate` do on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlalign.config import TrainConfig, update
+from rlalign.defaults import default_config
+from rlalign.envs.mdp import TextMDP
+from rlalign.evaluation import Comparison
+from rlalign.experiment import train_run
+from rlalign.objective.spec import Objective
+from rlalign.run import Run
+
+Rewards = Sequence[str | Callable[..., Any]] | Mapping[str, float]
+
+
+def train(
+    env: str | TextMDP | Any = TrainConfig.env,
+    policy: str = TrainConfig.policy,
+    algorithm: str = TrainConfig.algorithm,
+    rewards: Rewards | None = None,
+    *,
+    objective: Objective | None = None,
+    config: TrainConfig | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Run:
+    """Train a policy and return its run.
+
+    Args:
+        env: an environment's id, a data file, or a TextMDP object; anything that `datasets` loads counts as data.
+        policy: a name of `rlalign list policies`, a model folder, or a hub id.
+        algorithm: a preset of `rlalign list algorithms`.
+        rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of spec to weight; they
+            replace the environment's own.
+        objective: a whole objective instead of the preset's.
+        config: a whole configuration instead of the defaults for env, policy and algorithm.
+        quiet: show nothing.
+        settings: any other setting of `TrainConfig` by its name, dots as double underscores:
+            `steps=200, seed=1, output="runs/a", learner__lr=1e-4, objective__kl__coef=0.0`.
+
+    Raises:
+        UserError: for anything impossible, before weights are loaded.
+    """
+    name, given = (env, None) if isinstance(env, str) else (_name_of(env), _environment(env))
+    base = config or default_config(env=name, policy=policy, algorithm=algorithm)
+    changes = {key.replace("__", "."): value for key, value in settings.items()}
+    if isinstance(changes.get("output"), Path):
+        changes["output"] = str(changes["output"])
+    if objective is not None:
+        from dataclasses import replace
+
+        base = replace(base, objective=objective)
+    if rewards is not None:
+        changes["reward"] = [_spec_of(r) for r in rewards]
+    run, comparison = train_run(update(base, changes), env=given, rewards=rewards, quiet=quiet)
+    run.comparison = comparison
+    return run
+
+
+def evaluate(run: Run | str | Path, *, split: str = "test", prompts: int | None = None) -> Comparison:
+    """Before and after of a run on held-out prompts."""
+    return (run if isinstance(run, Run) else Run(run)).evaluate(split=split, prompts=prompts)
+
+
+def _environment(env: Any) -> TextMDP:
+    from rlalign.make import make_mdp
+
+    return env if isinstance(env, TextMDP) else make_mdp(env)
+
+
+def _name_of(env: Any) -> str:
+    return str(getattr(env, "id", None) or type(env).__name__)
+
+
+def _spec_of(reward: Any) -> str:
+    """How a reward is written into config.json; a function of a notebook has only its name."""
+    if isinstance(reward, str):
+        return reward
+    if isinstance(reward, tuple):
+        return f"{_spec_of(reward[0])}={reward[1]}"
+    return str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__))

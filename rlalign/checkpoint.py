@@ -1,0 +1,207 @@
+"""Checkpoints that survive a kill at any instruction, a full disk and a flipped bit. No pickles anywhere.
+
+Recipe: write `tmp-step-N/`, fsync its files, write a manifest (sha256 of each file, configuration hash, versions), fsync,
+rename to `step-N/`, prune. What has no manifest is not a checkpoint; what has one and does not verify is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rlalign.errors import FaultError, UserError
+
+MANIFEST = "manifest.json"
+_TENSOR = "__tensor__"
+
+State = dict[str, Any]  # part name ("policy", "optimizer", ...) -> nested dict/list of tensors and JSON values
+
+
+def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int = 2) -> Path:
+    """Write `folder/step-N` atomically and prune to the newest `keep`.
+
+    Raises FaultError when the disk is full; earlier checkpoints are then intact and the partial one is gone.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final, tmp = folder / f"step-{step}", folder / f"tmp-step-{step}"
+    shutil.rmtree(tmp, ignore_errors=True)
+    try:
+        tmp.mkdir()
+        for part, content in state.items():
+            tensors: dict[str, Tensor] = {}
+            plain = _split(content, part, tensors)
+            _write(tmp / f"{part}.json", json.dumps(plain).encode())
+            if tensors:
+                save_file(tensors, tmp / f"{part}.safetensors")
+                _fsync(tmp / f"{part}.safetensors")
+        files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(tmp.iterdir())}
+        manifest = {"step": step, "parts": list(state), "files": files, "config": config_hash, "versions": versions()}
+        _write(tmp / MANIFEST, json.dumps(manifest, indent=1).encode())
+        _fsync(tmp)
+        if final.exists():  # a resumed run that comes by the same step again
+            shutil.rmtree(final)
+        os.replace(tmp, final)
+        _fsync(folder)
+    except OSError as error:
+        shutil.rmtree(tmp, ignore_errors=True)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            kept = [p.name for p in complete(folder)]
+            raise FaultError(
+                f"no space left on the disk of '{folder}': checkpoint step-{step} was not written, "
+                f"{' and '.join(kept) if kept else 'no earlier one'} intact; free space and resume"
+            ) from error
+        raise
+    except BaseException:
+        # safetensors reports a full disk as its own error type, so look at the disk rather than at the type
+        shutil.rmtree(tmp, ignore_errors=True)
+        raise
+    for old in complete(folder)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    for partial in folder.glob("tmp-step-*"):
+        shutil.rmtree(partial, ignore_errors=True)
+    return final
+
+
+def complete(folder: Path) -> list[Path]:
+    """Checkpoints with a manifest, oldest first."""
+    found = [p for p in folder.glob("step-*") if p.name[5:].isdigit() and (p / MANIFEST).is_file()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
+
+
+def latest(folder: Path) -> Path:
+    """The newest complete checkpoint of a `checkpoints/` folder. Raises UserError when there is none."""
+    found = complete(folder)
+    if not found:
+        raise UserError(f"no complete checkpoint in '{folder}': nothing to resume; start again without --resume")
+    return found[-1]
+
+
+def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tuple[State, dict[str, Any]]:
+    """Verify and read a checkpoint; return (state, manifest).
+
+    Raises FaultError naming the file when a checksum differs or a part of `need` is missing (unless lenient).
+    """
+    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    missing = [part for part in need if part not in manifest["parts"] or not (path / f"{part}.json").is_file()]
+    if missing and not lenient:
+        raise FaultError(
+            f"checkpoint '{path}' lacks {', '.join(missing)}: the continuation would be another run; "
+            "add --allow-change to start these afresh"
+        )
+    for name, entry in manifest["files"].items():
+        if name.split(".")[0] in missing:
+            continue
+        file = path / name
+        if not file.is_file():
+            raise FaultError(f"'{file}' is gone from the checkpoint: remove '{path}' to resume from the one before it")
+        if _sha256(file) != entry["sha256"]:
+            raise FaultError(
+                f"'{file}' is damaged (its sha256 is not the manifest's): "
+                f"remove '{path}' to resume from the one before it"
+            )
+    state: State = {}
+    for part in manifest["parts"]:
+        if part in missing:
+            continue
+        tensors = load_file(path / f"{part}.safetensors") if (path / f"{part}.safetensors").exists() else {}
+        state[part] = _join(json.loads((path / f"{part}.json").read_text()), tensors)
+    return state, manifest
+
+
+# ---- the state of all global random number generators ----
+
+
+def rng_state() -> dict[str, Any]:
+    """States of Python's, numpy's, torch's and every CUDA device's global generator."""
+    numpy_state = np.random.get_state(legacy=False)
+    assert isinstance(numpy_state, dict)
+    inner = numpy_state["state"]
+    return {
+        "python": [list(x) if isinstance(x, tuple) else x for x in random.getstate()],
+        "numpy": {**numpy_state, "state": {"key": inner["key"].tolist(), "pos": inner["pos"]}},
+        "torch": torch.get_rng_state(),
+        "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Restore what `rng_state` returned."""
+    a, b, c = state["python"]
+    random.setstate((a, tuple(b), c))
+    numpy_state = dict(state["numpy"])
+    inner = numpy_state["state"]
+    np.random.set_state({**numpy_state, "state": {"key": np.array(inner["key"], np.uint32), "pos": inner["pos"]}})
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(list(state["cuda"]))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    found = {}
+    for name in ("rlalign", "torch", "transformers", "peft", "gymnasium", "trl", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "source"
+    return found
+
+
+# ---- a nested structure as one JSON and one safetensors file ----
+
+
+def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # clone: safetensors refuses tensors that share memory, such as tied embeddings
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {_TENSOR: name}
+    if isinstance(value, Mapping):
+        return {"__dict__": [[k, _split(v, f"{name}.{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        return [_split(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    raise TypeError(f"cannot store a {type(value).__name__} in a checkpoint ({name})")
+
+
+def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(value, dict):
+        if _TENSOR in value:
+            return tensors[value[_TENSOR]]
+        return {k: _join(v, tensors) for k, v in value["__dict__"]}
+    return [_join(v, tensors) for v in value] if isinstance(value, list) else value
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _fsync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,232 @@
+"""Is the policy better than it was? Held-out prompts, the same for both, and the paired difference with its CI."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.policies import make_sampler
+from rlalign.policies.base import Policy
+from rlalign.rollout import Rollout, collect
+from rlalign.types import FloatArray, Sampling, Split, Task
+
+if TYPE_CHECKING:
+    from rlalign.run import Run
+
+_ROWS = 64  # trajectories at once
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One policy on P prompts, k completions each.
+
+    Attributes:
+        metrics: name -> [P, k]: reward, its components, length (tokens), kl (nats per completion, log pi/ref of what was
+            sampled), fluency (mean log-prob per token under the frozen start, nats), truncated (0 or 1). NaN where a
+            reward failed.
+        prompts: P texts.
+        completions: P lists of k texts.
+    """
+
+    metrics: dict[str, FloatArray]
+    prompts: list[str]
+    completions: list[list[str]]
+
+    def mean(self, name: str) -> float:
+        """Mean over prompts of the mean over their samples."""
+        return float(np.nanmean(self.metrics[name]))
+
+
+def evaluate(
+    policy: Policy, mdp: TextMDP, tasks: Sequence[Task], *, samples: int, sampling: Sampling, seed: int, sampler: str = "decode"
+) -> Evaluation:
+    """Sample `samples` completions of each task and score them; equal arguments give equal results on the CPU."""
+    generator = torch.Generator(policy.device).manual_seed(seed)
+    drawn = make_sampler(sampler, policy)
+    policy.begin_rollout()
+    parts: list[dict[str, FloatArray]] = []
+    prompts: list[str] = []
+    completions: list[list[str]] = []
+    chunk = max(1, _ROWS // samples)
+    for start in range(0, len(tasks), chunk):
+        some = tasks[start : start + chunk]
+        env = TokenVectorEnv(mdp, len(some) * samples)
+        with torch.no_grad():
+            rollout = collect(
+                env, drawn, some, group_size=samples, sampling=sampling, generator=generator, seed=seed + start
+            )
+            reference = reference_logprobs(policy, rollout, sampling)
+        parts.append({k: v.reshape(len(some), samples) for k, v in _measure(rollout, reference).items()})
+        prompts += rollout.prompts[::samples]
+        completions += [rollout.completions[i : i + samples] for i in range(0, len(rollout), samples)]
+    return Evaluation({k: np.concatenate([p[k] for p in parts]) for k in parts[0]}, prompts, completions)
+
+
+def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
+    """float32 [N, L] on the CPU: log-probs of the rollout's actions under the frozen start."""
+    device = policy.device
+    with torch.no_grad():
+        found = policy.reference_logprobs(
+            rollout.tokens.to(device), rollout.lengths.to(device), rollout.action_mask.to(device), sampling
+        )
+    return found.float().cpu()
+
+
+def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
+    actions = rollout.num_actions.clamp(min=1)
+    kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 off the mask
+    return {
+        "reward": rollout.returns.double().numpy(),
+        **{k: v.numpy() for k, v in rollout.components.items() if k != "reward"},
+        "length": rollout.num_actions.double().numpy(),
+        "kl": kl.double().numpy(),
+        "fluency": (reference.sum(1) / actions).double().numpy(),
+        "truncated": rollout.truncated.double().numpy(),
+    }
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A paired difference, after − before, over prompts: mean, 95 % CI (Student's t), number of prompts."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
+    """Mean and t-interval of the per-prompt differences of two [P, k] arrays; prompts that failed in either are left out.
+
+    The prompt is the unit: samples of one prompt are averaged first, since they are not independent.
+    """
+    from scipy import stats
+
+    with np.errstate(invalid="ignore"):
+        gaps = _row_means(after) - _row_means(before)
+    gaps = gaps[np.isfinite(gaps)]
+    n, mean = len(gaps), float(gaps.mean()) if len(gaps) else math.nan
+    error = float(gaps.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
+    half = float(stats.t.ppf(0.975, n - 1)) * error if n > 1 else math.nan
+    return Difference(mean, mean - half, mean + half, n)
+
+
+def _row_means(x: FloatArray) -> FloatArray:
+    seen = np.isfinite(x)
+    means: FloatArray = np.where(seen.any(1), np.where(seen, x, 0.0).sum(1) / np.maximum(seen.sum(1), 1), np.nan)
+    return means
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Before and after on the same prompts."""
+
+    before: Evaluation
+    after: Evaluation
+
+    @property
+    def differences(self) -> dict[str, Difference]:
+        """Metric -> paired difference."""
+        both = [k for k in self.before.metrics if k in self.after.metrics]
+        return {k: paired_difference(self.before.metrics[k], self.after.metrics[k]) for k in both}
+
+    @property
+    def verdict(self) -> str:
+        """One sentence that says whether the policy got better."""
+        d = self.differences["reward"]
+        what = f"reward {d.mean:+.3f} on {d.n} held-out prompts, 95 % CI [{d.low:+.3f}, {d.high:+.3f}]"
+        if math.isnan(d.low):
+            return f"Nothing can be said: too few prompts could be scored ({d.n})."
+        if d.low > 0:
+            return f"The policy got better: {what}."
+        if d.high < 0:
+            return f"The policy got worse: {what}."
+        return f"No difference can be claimed: {what}."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON values: per metric before, after and the difference; verdict; texts."""
+        return {
+            "verdict": self.verdict,
+            "metrics": {
+                k: {"before": self.before.mean(k), "after": self.after.mean(k), "difference": asdict(d)}
+                for k, d in self.differences.items()
+            },
+            "samples": [
+                {"prompt": p, "before": b, "after": a}
+                for p, b, a in zip(self.before.prompts, self.before.completions, self.after.completions, strict=True)
+            ],
+        }
+
+    def __repr__(self) -> str:
+        return self.verdict
+
+
+def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluation.json") -> Path:
+    """Write report/evaluation.json of a run folder and return its path."""
+    path = folder / "report" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
+    """The first `count` tasks of a split. Raises UserError when the split is empty."""
+    from rlalign.errors import UserError
+
+    size = mdp.source.size(split)
+    if size == 0:
+        raise UserError(f"{mdp.id} has no {split} tasks: give it more data")
+    return [mdp.source.get(split, i) for i in range(count if size is None else min(count, size))]
+
+
+def evaluate_run(
+    run: Run, *, split: str = "test", prompts: int | None = None, samples: int | None = None, env: str | None = None
+) -> Comparison:
+    """Evaluate a run's start and its result on the same held-out prompts and write the report.
+
+    The start is rebuilt from the configuration and the seed, which is how the run itself got it.
+    """
+    from rlalign.errors import UserError
+    from rlalign.build import build
+
+    if split not in ("train", "validation", "test"):
+        raise UserError(f"unknown split '{split}': use train, validation or test")
+    config = run.config
+    policy, mdp = build(config, env=env)
+    tasks = held_out(mdp, split, prompts or config.evaluation.prompts)  # type: ignore[arg-type]  # checked above
+    settings: dict[str, Any] = {
+        "samples": samples or config.evaluation.samples,
+        "sampling": config.rollout.sampling,
+        "seed": config.seed,
+        "sampler": config.rollout.sampler,
+    }
+    before = evaluate(policy, mdp, tasks, **settings)
+    restore_trained(policy, run)
+    comparison = Comparison(before, evaluate(policy, mdp, tasks, **settings))
+    write_comparison(run.folder, comparison, "evaluation.json" if split == "validation" else f"evaluation-{split}.json")
+    return comparison
+
+
+def restore_trained(policy: Policy, run: Run) -> None:
+    """Put the trained weights of a run's newest checkpoint into its freshly built policy."""
+    from rlalign import checkpoint
+
+    state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy",))
+    policy.load_trainable(state["policy"])
+
+
+def _nullable(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _nullable(v) for k, v in value.items()}
+    return [_nullable(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,98 @@
+"""One experiment from configuration to verdict: open the folder, measure, train, measure again, write what was found."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlalign import checkpoint
+from rlalign.config import TrainConfig, differences, resolve, unsafe, validate
+from rlalign.envs.mdp import TextMDP
+from rlalign.errors import UserError
+from rlalign.evaluation import Comparison, write_comparison
+from rlalign.plots import plot_run
+from rlalign.run import Lock, Run, read_config, write_config
+from rlalign.signals import StopRequest
+from rlalign.tracking import read_metrics
+from rlalign.trainer import Trainer
+
+
+def train_run(
+    config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False
+) -> tuple[Run, Comparison | None]:
+    """A whole run: before, training, after, the policy's folder, the pictures. Returns (run, before / after).
+
+    The comparison is None when the run was asked to stop before its end.
+    """
+    config = resolve(config)
+    validate(config)
+    folder = Path(config.output or default_output(config))
+    console = Console(quiet=quiet, highlight=False)
+    with Lock(folder):
+        config = _open(folder, config, console)
+        with StopRequest() as stop:
+            trainer = Trainer(config, folder, env=env, rewards=rewards, stop=stop, quiet=quiet)
+            try:
+                return _train(trainer, console)
+            finally:
+                trainer.close()
+
+
+def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
+    folder, config = trainer.folder, trainer.config
+    if config.resume:
+        # The start is needed for the comparison, and only now are the weights the start's.
+        before = trainer.evaluate()
+        trainer.resume()
+        console.print(f"resuming '{folder}' at step {trainer.step} of {config.steps}")
+    else:
+        before = trainer.evaluate()
+        console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
+    status = trainer.run()
+    if trainer.step:
+        plot_run(folder)
+    if status:
+        console.print(f"stopped at step {trainer.step} and saved; go on with: rlalign train --resume {folder}")
+        return Run(folder, status), None
+    trainer.policy.save_pretrained(folder / "policy")
+    comparison = Comparison(before, trainer.evaluate())
+    write_comparison(folder, comparison)
+    return Run(folder), comparison
+
+
+def _open(folder: Path, config: TrainConfig, console: Console) -> TrainConfig:
+    """Write or compare config.json; refuse a folder that holds another run. Returns the configuration to run."""
+    exists = (folder / "config.json").is_file()
+    if not config.resume:
+        if exists and (read_metrics(folder) or checkpoint.complete(folder / "checkpoints")):
+            raise UserError(f"'{folder}' holds a run already: add --resume to go on with it, or choose another --output")
+    elif not exists:
+        raise UserError(f"'{folder}' holds no run to resume: leave out --resume, or check --output")
+    else:
+        changed = differences(read_config(folder), config)
+        changed = {k: v for k, v in changed.items() if k not in ("resume", "output", "allow_change")}
+        for key, (old, new) in changed.items():
+            console.print(f"changed: {key}  {old!r} -> {new!r}")
+        refused = [k for k in changed if unsafe(k, config)]
+        if refused and not config.allow_change:
+            raise UserError(
+                f"{', '.join(refused)} would make the continuation another experiment: "
+                "start a new run, or insist with --allow-change"
+            )
+    config = replace(config, output=str(folder))
+    write_config(folder, replace(config, resume=False, allow_change=False))
+    return config
+
+
+def default_output(config: TrainConfig) -> Path:
+    """runs/ENV-POLICY-ALGORITHM-TIME, not taken yet."""
+    words = [Path(config.env).stem.removesuffix("-v0"), Path(config.policy).name, config.algorithm]
+    stem = "-".join(words).lower().replace(":", "-").replace(" ", "-") + time.strftime("-%Y%m%d-%H%M%S")
+    path, n = Path("runs") / stem, 1
+    while path.exists():
+        path, n = Path("runs") / f"{stem}-{n}", n + 1
+    return path

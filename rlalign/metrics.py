@@ -1,0 +1,59 @@
+"""What is logged of a rollout: pure functions from trajectories to numbers and sample texts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlalign.rollout import Rollout
+
+
+def rollout_metrics(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, float]:
+    """rollout/ and reward/ metrics of N trajectories."""
+    returns = rollout.returns.double()
+    seen = returns[torch.isfinite(returns)]
+    std = float(seen.std()) if len(seen) > 1 else 0.0
+    metrics = {
+        "reward/mean": float(seen.mean()) if len(seen) else float("nan"),
+        "reward/std": std,
+        "reward/ci95": 1.96 * std / max(len(seen), 1) ** 0.5,
+        "reward/invalid": float((~rollout.valid).double().mean()),
+    }
+    metrics |= {f"reward/{k}": float(v.nanmean()) for k, v in sorted(rollout.components.items())}
+    gap = None if reference is None else (rollout.sampler_logprobs - reference.cpu()).sum(1).mean()
+    entropy_bound = -rollout.sampler_logprobs.sum() / rollout.num_actions.sum()
+    metrics |= {
+        "rollout/kl": 0.0 if gap is None else float(gap),
+        "rollout/length": float(rollout.num_actions.double().mean()),
+        "rollout/tokens": float(rollout.num_actions.sum()),
+        "rollout/truncated": float(rollout.truncated.double().mean()),
+        "rollout/surprisal": float(entropy_bound),
+        "rollout/signal": _signal_rate(rollout),
+    }
+    return metrics
+
+
+def _signal_rate(rollout: Rollout) -> float:
+    """Share of groups whose valid rewards are not all equal: the groups that a group baseline can learn from."""
+    returns, ids = rollout.returns, rollout.group_ids
+    spread = []
+    for group in ids.unique():
+        r = returns[(ids == group) & rollout.valid]
+        spread.append(bool(len(r) > 1 and r.max() > r.min()))
+    return sum(spread) / max(len(spread), 1)
+
+
+def samples_of(rollout: Rollout, count: int = 4) -> list[dict[str, Any]]:
+    """A few trajectories of different groups, for samples.jsonl."""
+    _, first = np.unique(rollout.group_ids.numpy(), return_index=True)
+    return [
+        {
+            "prompt": rollout.prompts[i],
+            "completion": rollout.completions[i],
+            "reward": float(rollout.returns[i]),
+            **{f"reward/{k}": float(v[i]) for k, v in rollout.components.items()},
+        }
+        for i in first[:count].tolist()
+    ]

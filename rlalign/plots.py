@@ -1,0 +1,67 @@
+"""Pictures of a run, drawn from its files alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlalign.tracking import read_metrics
+
+_INK, _GREY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
+
+
+def plot_run(folder: Path) -> Path:
+    """Draw report/reward.png: reward with its 95 % CI, the components, and the KL to the start. Return the path."""
+    return plot_runs([folder], folder / "report" / "reward.png")
+
+
+def plot_runs(folders: Sequence[Path], path: Path) -> Path:
+    """Draw the reward and KL curves of one or several runs into one picture."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
+        # Figure, not pyplot: no global state, so that a notebook's own backend is left alone
+        figure = Figure(figsize=(8.4, 3.3), layout="constrained", dpi=150)
+        reward, kl = figure.subplots(1, 2, width_ratios=[1.6, 1])
+        colours: Any = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # listed colormaps have it
+        for i, folder in enumerate(folders):
+            rows = [r for r in read_metrics(folder) if r.get("reward/mean") is not None]
+            if not rows:
+                continue
+            colour = _BLUE if len(folders) == 1 else colours[i % 10]
+            _curve(reward, rows, "reward/mean", colour, folder.name if len(folders) > 1 else "reward", "reward/ci95")
+            if len(folders) == 1:
+                _components(reward, rows)
+            _curve(kl, rows, "rollout/kl", colour, None)
+        reward.set(xlabel="step", ylabel="reward (95 % CI over samples)", title="Reward")
+        kl.set(xlabel="step", ylabel="nats per completion", title="KL to the start")
+        if reward.get_legend_handles_labels()[0]:
+            reward.legend(frameon=False, fontsize=8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    return path
+
+
+def _components(axis: Any, rows: Sequence[dict[str, float]]) -> None:
+    own = {"reward/mean", "reward/ci95", "reward/std", "reward/invalid"}
+    names = [n for n in rows[0] if n.startswith("reward/") and n not in own]
+    for name, style in zip(names, ("--", ":", "-.", (0, (1, 3)), (0, (5, 5))), strict=False):
+        _curve(axis, rows, name, _GREY, name.removeprefix("reward/"), style=style)
+
+
+def _curve(
+    axis: Any, rows: Sequence[dict[str, Any]], key: str, colour: Any, label: str | None, band: str = "", style: Any = "-"
+) -> None:
+    # None, where a step has no value, becomes NaN: a gap in the line rather than a zero
+    x = np.array([r["step"] for r in rows])
+    y = np.array([r.get(key) for r in rows], dtype=float)
+    axis.plot(x, y, color=colour, label=label, linestyle=style, linewidth=1.8 if style == "-" else 1.1)
+    if band:
+        half = np.array([r.get(band) for r in rows], dtype=float)
+        axis.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
+    axis.grid(axis="y", color=_GREY, alpha=0.2)
+    axis.tick_params(colors=_INK)

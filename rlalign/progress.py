@@ -1,0 +1,55 @@
+"""What a person sees while a run goes: one live line on a terminal, one plain line a step elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+
+class ProgressLine:
+    """Context manager around a training loop.
+
+    Args:
+        steps: the last step.
+        start: steps done before (a resumed run).
+        quiet: show nothing.
+    """
+
+    def __init__(self, steps: int, start: int = 0, *, quiet: bool = False) -> None:
+        self.steps, self.start = steps, start
+        self.console = Console(quiet=quiet, highlight=False)
+        self._live = self.console.is_terminal or self.console.is_jupyter
+        self._began = time.monotonic()
+        self._bar = Progress(
+            TextColumn("{task.fields[head]}"), BarColumn(bar_width=16), TextColumn("{task.fields[text]}"),
+            console=self.console, transient=True,
+        )  # fmt: skip
+        self._task = self._bar.add_task("", total=steps, completed=start, head="starting", text="")
+
+    def __enter__(self) -> ProgressLine:
+        if self._live:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._live:
+            self._bar.stop()
+
+    def show(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show the numbers of a finished step (1-based)."""
+        each = (time.monotonic() - self._began) / max(step - self.start, 1)
+        left = each * (self.steps - step)
+        text = (
+            f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}  KL {metrics['rollout/kl']:.2f}  "
+            f"length {metrics['rollout/length']:.1f}  {metrics['time/tokens_per_s']:.0f} tokens/s  "
+            f"{int(left // 60)}:{int(left % 60):02d} left"
+        )
+        head = f"step {step}/{self.steps}"
+        if self._live:
+            self._bar.update(self._task, completed=step, head=head, text=text)
+        else:
+            self.console.print(f"{head}  {text}", soft_wrap=True)

@@ -1,0 +1,173 @@
+"""From tasks to scored trajectories: the sampler speaks, the environment answers, until every episode is over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.policies.base import Sampler
+from rlalign.types import Sampling, Task
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """N trajectories over L columns, on the CPU. What stands at column t belongs to the token at column t.
+
+    Attributes:
+        tokens: int64 [N, L], contexts right-padded: prompt, turns and replies as the policy saw them.
+        lengths: int64 [N].
+        action_mask: bool [N, L], true where the policy chose the token.
+        sampler_logprobs: float32 [N, L], as sampled; 0 off the mask.
+        rewards: float32 [N, L]; 0 where `valid` is false.
+        valid: bool [N], false where a reward failed.
+        components: name -> float64 [N], unweighted, summed over the episode; NaN where one failed or did not apply.
+        group_ids: int64 [N], equal for samples of one prompt.
+        terminated, truncated: bool [N].
+        tasks: N tasks.
+        prompts, completions: N texts.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+    action_mask: Tensor
+    sampler_logprobs: Tensor
+    rewards: Tensor
+    valid: Tensor
+    components: dict[str, Tensor]
+    group_ids: Tensor
+    terminated: Tensor
+    truncated: Tensor
+    tasks: list[Task]
+    prompts: list[str]
+    completions: list[str]
+
+    def __len__(self) -> int:
+        return int(self.tokens.shape[0])
+
+    @property
+    def returns(self) -> Tensor:
+        """float32 [N], the sum of an episode's rewards; NaN where one failed."""
+        total = self.rewards.sum(1)
+        return torch.where(self.valid, total, torch.full_like(total, torch.nan))
+
+    @property
+    def num_actions(self) -> Tensor:
+        """int64 [N], tokens that the policy chose."""
+        return self.action_mask.sum(1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything but the tasks' columns, which their source gives back."""
+        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tasks"}
+        return {**state, "tasks": [[t.split, t.index] for t in self.tasks]}
+
+
+def collect(
+    env: TokenVectorEnv,
+    sampler: Sampler,
+    tasks: Sequence[Task],
+    *,
+    group_size: int,
+    sampling: Sampling,
+    generator: torch.Generator,
+    seed: int,
+    greedy: bool = False,
+) -> Rollout:
+    """Play every task `group_size` times to its end.
+
+    Args:
+        env: a vector environment of len(tasks) · group_size rows.
+        sampler: continues contexts; sees each group's prompt once.
+        tasks: initial states.
+        group_size: samples of each task; they start from the same state.
+        sampling: the distribution to draw from.
+        generator: of the sampler, on the sampler's device.
+        seed: of the environment's own randomness.
+        greedy: take the most probable token instead (baselines and deterministic evaluation).
+    """
+    n = len(tasks) * group_size
+    repeated = [task for task in tasks for _ in range(group_size)]
+    env.reset(seed=seed, options={"tasks": repeated})
+    logprobs = np.zeros(env.tokens.shape, np.float32)
+    rewards = np.zeros(env.tokens.shape, np.float64)
+    valid = np.ones(n, np.bool_)
+    components: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
+    terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+
+    while (live := np.flatnonzero(~env.done)).size:
+        samples = sampler.sample(
+            env.contexts(live),
+            max_new=env.budget(live).tolist(),
+            stop_ids=env.mdp.stop_ids,
+            sampling=sampling,
+            generator=generator,
+            greedy=greedy,
+        )
+        width = samples.tokens.shape[1]
+        tokens, lengths = np.zeros((n, width), np.int64), np.zeros(n, np.int64)
+        tokens[live], lengths[live] = samples.tokens.numpy(), samples.lengths.numpy()
+        starts = env.lengths.copy()
+        segment = env.step_tokens(tokens, lengths)
+        if (segment.consumed != lengths).any():
+            raise AssertionError("the sampler went past the end of a turn")
+
+        drawn = np.zeros((n, width), np.float32)
+        drawn[live] = samples.logprobs.numpy()
+        inside = np.arange(width) < lengths[:, None]
+        row, column = np.nonzero(inside)
+        logprobs[row, starts[row] + column] = drawn[inside]
+        rewards[row, starts[row] + column] = segment.rewards[inside]
+        valid &= segment.valid
+        terminated |= segment.terminated
+        truncated |= segment.truncated
+        for name, value in segment.components.items():
+            _add(components, name, value)
+
+    group_ids = np.repeat(np.arange(len(tasks)), group_size)
+    _score_groups(env, group_ids, rewards, valid, components)
+    rewards[~valid] = 0.0
+    width = int(env.lengths.max())
+    return Rollout(
+        tokens=torch.from_numpy(env.tokens[:, :width].astype(np.int64)),
+        lengths=torch.from_numpy(env.lengths.astype(np.int64)),
+        action_mask=torch.from_numpy(env.action_mask[:, :width].copy()),
+        sampler_logprobs=torch.from_numpy(logprobs[:, :width].copy()),
+        rewards=torch.from_numpy(rewards[:, :width].astype(np.float32)),
+        valid=torch.from_numpy(valid),
+        components={k: torch.from_numpy(v) for k, v in components.items()},
+        group_ids=torch.from_numpy(group_ids),
+        terminated=torch.from_numpy(terminated),
+        truncated=torch.from_numpy(truncated),
+        tasks=repeated,
+        prompts=env.prompt_texts(),
+        completions=env.completion_texts(),
+    )
+
+
+def _score_groups(env: TokenVectorEnv, group_ids: Any, rewards: Any, valid: Any, components: dict[str, Any]) -> None:
+    """Group-scope rewards see several trajectories at once, so they are no part of the MDP: they are added here."""
+    reward = env.mdp.reward
+    if reward is None or "group" not in reward.scopes.values():
+        return
+    prompts, completions, ids, columns = env.episode_columns()
+    scores = reward.score("group", prompts, completions, ids, **{**columns, "group_ids": group_ids.tolist()})
+    last = np.array([np.flatnonzero(mask)[-1] for mask in env.action_mask])
+    rewards[np.arange(len(last)), last] += np.where(scores.valid, scores.total, 0.0)
+    valid &= scores.valid
+    for name, value in scores.components.items():
+        if not np.isnan(value).all():
+            _add(components, name, value)
+
+
+def _add(components: dict[str, Any], name: str, value: Any) -> None:
+    """Sum a component over the segments of an episode; NaN means that it was not scored in this one."""
+    old = components.get(name)
+    if old is None:
+        components[name] = value.copy()
+    else:
+        components[name] = np.where(np.isnan(old), value, np.where(np.isnan(value), old, old + value))

@@ -1,0 +1,258 @@
+"""The loop: prompt → rollout → reward → advantage → loss → step → log, and what keeps it alive."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from rlalign import checkpoint
+from rlalign.build import build
+from rlalign.config import TrainConfig, fingerprint
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.sources import TaskStream
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.errors import FaultError
+from rlalign.evaluation import Evaluation, evaluate, held_out
+from rlalign.learner import Buffer, Learner, NonFiniteError
+from rlalign.metrics import rollout_metrics, samples_of
+from rlalign.policies import make_sampler
+from rlalign.progress import ProgressLine
+from rlalign.rollout import Rollout, collect
+from rlalign.signals import StopRequest
+from rlalign.tracking import Tracker
+
+
+class Trainer:
+    """A run under way: all its state, one loop, and how it is saved.
+
+    Args:
+        config: validated configuration.
+        env: an environment object instead of `config.env` (Python only).
+        rewards: rewards instead of `config.reward` (Python only: functions, mappings).
+        stop: set from outside to stop between two updates.
+        quiet: show nothing.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: Path,
+        *,
+        env: TextMDP | None = None,
+        rewards: Any = None,
+        stop: StopRequest | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self.config, self.folder, self.quiet = config, folder, quiet
+        self.stop = stop or StopRequest()
+        self.console = Console(quiet=quiet, highlight=False)
+        self.policy, self.mdp = build(config, env=env, rewards=rewards)
+        r, ln, device = config.rollout, config.learner, self.policy.device
+        streams = np.random.SeedSequence(config.seed).generate_state(4)
+        torch.manual_seed(int(streams[0]))
+        self.sampler = make_sampler(r.sampler, self.policy)
+        self.sampler_generator = torch.Generator(device).manual_seed(int(streams[1]))
+        self.shuffle_generator = torch.Generator().manual_seed(int(streams[2]))
+        self.tasks = TaskStream(self.mdp.source, "train", seed=int(streams[3]))
+        self.env = TokenVectorEnv(self.mdp, config.samples_per_step)
+        self.learner = Learner(
+            self.policy,
+            config.objective,
+            ln,
+            sampling=r.sampling,
+            total_updates=config.steps * ln.epochs * ln.minibatches,
+            generator=self.shuffle_generator,
+            max_length=self.mdp.max_new * self.mdp.max_turns,
+        )
+        self.step = 0
+        self.buffer: Buffer | None = None
+        self.pending: dict[str, list[float]] = {}  # train/ metrics of the updates made from the current buffer
+        self.rollout_log: tuple[dict[str, float], list[dict[str, Any]]] = ({}, [])
+        self.bad_updates = 0
+        self.before: Evaluation | None = None
+        self.tracker: Tracker | None = None
+
+    # ---- the loop ----
+
+    def run(self) -> int:
+        """Train to the last step, or until asked to stop; return the exit status (143 or 130 after a signal)."""
+        config = self.config
+        self.tracker = self.tracker or Tracker(self.folder, config)
+        with ProgressLine(config.steps, self.step, quiet=self.quiet) as line:
+            while self.step < config.steps and not self.stop:
+                if self.buffer is None:
+                    self.buffer = self._collect()
+                while not self.buffer.done and not self.stop:
+                    self._update(self.buffer)
+                if not self.buffer.done:
+                    break  # stopped between two updates: the buffer goes into the checkpoint
+                self.buffer, self.step = None, self.step + 1
+                line.show(self.step, self._log())
+                if config.save_every and self.step % config.save_every == 0 and self.step < config.steps:
+                    self.save()
+        self.save()
+        return self.stop.exit_status
+
+    def _collect(self) -> Buffer:
+        """Play the next tasks; prepare the buffer that the updates learn from."""
+        began = time.perf_counter()
+        self._refuse_broken_weights("before a rollout")
+        self.policy.begin_rollout()
+        r = self.config.rollout
+        tasks = self.tasks.next(r.prompts)
+        with torch.no_grad():
+            rollout = self._play(self.env, tasks, r.group_size)
+            greedy = None
+            if self.config.objective.needs_greedy:
+                best = self._play(TokenVectorEnv(self.mdp, r.prompts), tasks, 1, greedy=True)
+                greedy = best.returns.nan_to_num().repeat_interleave(r.group_size)
+        rolled = time.perf_counter()
+        buffer = self.learner.prepare(rollout, greedy_rewards=greedy)
+        times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
+        self.rollout_log = ({**rollout_metrics(rollout, buffer.batch.ref_logprobs), **times}, samples_of(rollout))
+        self.pending = {}
+        return buffer
+
+    def _play(self, env: TokenVectorEnv, tasks: Sequence[Any], group_size: int, *, greedy: bool = False) -> Rollout:
+        return collect(
+            env,
+            self.sampler,
+            tasks,
+            group_size=group_size,
+            sampling=self.config.rollout.sampling,
+            generator=self.sampler_generator,
+            seed=self.config.seed + self.step,
+            greedy=greedy,
+        )
+
+    def _update(self, buffer: Buffer) -> None:
+        """One optimizer step; a non-finite one is skipped, kept for inspection, and ends the run when it repeats."""
+        began = time.perf_counter()
+        try:
+            stats = self.learner.update(buffer)
+            self.bad_updates = 0
+        except NonFiniteError as error:
+            self.bad_updates += 1
+            path = self._keep_batch(buffer)
+            message = f"step {self.step + 1}: {error}; the update was skipped, its batch is in '{path}'"
+            if self.bad_updates >= self.config.learner.max_bad_updates:
+                raise FaultError(f"{message}; {self.bad_updates} in a row, so the run stops") from error
+            self.console.print(f"[yellow]warning[/]: {message}")
+            stats = {"train/skipped": 1.0}
+        for name, value in stats.items():
+            self.pending.setdefault(name, []).append(value)
+        self.rollout_log[0]["time/update"] += time.perf_counter() - began
+
+    def _log(self) -> dict[str, float]:
+        """Write the finished step: means over its updates."""
+        assert self.tracker is not None
+        metrics, samples = self.rollout_log
+        metrics = metrics | {name: sum(v) / len(v) for name, v in self.pending.items()}
+        metrics |= {f"train/{k}": v for k, v in self.learner.state.metrics().items()}
+        seconds = sum(v for k, v in metrics.items() if k in ("time/rollout", "time/prepare", "time/update"))
+        metrics |= {"time/step": seconds, "time/tokens_per_s": metrics["rollout/tokens"] / max(seconds, 1e-9)}
+        metrics |= self._validate() if self._due(self.config.evaluation.every) else {}
+        self.tracker.log(self.step, metrics, samples)
+        return metrics
+
+    def _due(self, every: int) -> bool:
+        return bool(every) and self.step % every == 0
+
+    # ---- held-out prompts ----
+
+    def evaluate(self) -> Evaluation:
+        """Held-out (validation) performance now; draws from its own generator, so that it changes nothing."""
+        e = self.config.evaluation
+        return evaluate(
+            self.policy,
+            self.mdp,
+            held_out(self.mdp, "validation", e.prompts),
+            samples=e.samples,
+            sampling=self.config.rollout.sampling,
+            seed=self.config.seed,
+            sampler=self.config.rollout.sampler,
+        )
+
+    def _validate(self) -> dict[str, float]:
+        now = self.evaluate()
+        return {f"eval/{name}": now.mean(name) for name in now.metrics}
+
+    # ---- faults and state ----
+
+    def _refuse_broken_weights(self, when: str) -> None:
+        broken = [n for n, p in self.policy.trainable().items() if not bool(torch.isfinite(p).all())]
+        if broken:
+            raise FaultError(
+                f"the weights are not finite {when} ({len(broken)} tensors, first '{broken[0]}'): "
+                "resume from the last checkpoint with a lower --learner.lr"
+            )
+
+    def _keep_batch(self, buffer: Buffer) -> Path:
+        rows = buffer.plan[buffer.position - 1]
+        batch = buffer.batch[rows]
+        state = {"batch": {**batch.tensors(), "tokens": buffer.tokens[rows], "lengths": buffer.lengths[rows]}}
+        return checkpoint.save(
+            self.folder / "faults", self.step + 1, state, config_hash=fingerprint(self.config), keep=5
+        )
+
+    def save(self) -> Path:
+        """Write a checkpoint of everything that the next update depends on."""
+        assert self.tracker is not None
+        self._refuse_broken_weights("before a save")
+        learner = self.learner.state_dict()
+        state: checkpoint.State = {
+            "policy": dict(self.policy.trainable()),
+            "optimizer": learner.pop("optimizer"),
+            "learner": learner,
+            "rng": {
+                **checkpoint.rng_state(),
+                "sampler": self.sampler_generator.get_state(),
+                "shuffle": self.shuffle_generator.get_state(),
+            },
+            "progress": {
+                "step": self.step,
+                "tasks": self.tasks.state_dict(),
+                "files": self.tracker.state_dict(),
+                "bad_updates": self.bad_updates,
+                "pending": self.pending,
+                "log": list(self.rollout_log),
+            },
+            "buffer": None if self.buffer is None else self.buffer.state_dict(),
+        }
+        return checkpoint.save(
+            self.folder / "checkpoints", self.step, state, config_hash=fingerprint(self.config), keep=self.config.keep
+        )
+
+    def resume(self) -> None:
+        """Take up the newest checkpoint. Raises UserError or FaultError when it is missing, damaged or incomplete."""
+        path = checkpoint.latest(self.folder / "checkpoints")
+        need = ("policy", "optimizer", "learner", "rng", "progress", "buffer")
+        state, _ = checkpoint.load(path, need=need, lenient=self.config.allow_change)
+        if "policy" not in state or "progress" not in state:
+            raise FaultError(f"checkpoint '{path}' has no weights or no position: nothing can be resumed from it")
+        self.policy.load_trainable(state["policy"])
+        if "learner" in state and "optimizer" in state:
+            self.learner.load_state_dict({**state["learner"], "optimizer": state["optimizer"]})
+        progress = state["progress"]
+        self.step, self.bad_updates, self.pending = progress["step"], progress["bad_updates"], progress["pending"]
+        self.rollout_log = (progress["log"][0], progress["log"][1])
+        self.tasks.load_state_dict(progress["tasks"])
+        self.buffer = Buffer.from_state(state["buffer"], self.policy.device) if state.get("buffer") else None
+        self.tracker = Tracker(self.folder, self.config, progress["files"])
+        if "rng" in state:
+            self.sampler_generator.set_state(state["rng"].pop("sampler"))
+            self.shuffle_generator.set_state(state["rng"].pop("shuffle"))
+            checkpoint.set_rng_state(state["rng"])
+
+    def close(self) -> None:
+        """Close files, trackers and reward workers."""
+        if self.tracker is not None:
+            self.tracker.close()
+        if self.mdp.reward is not None and hasattr(self.mdp.reward, "close"):
+            self.mdp.reward.close()
