@@ -174,7 +174,7 @@ def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluati
     """Write report/evaluation.json of a run folder and return its path."""
     path = folder / "report" / name
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     return path
 
 
@@ -224,9 +224,10 @@ def restore_trained(policy: Policy, run: Run) -> None:
     policy.load_trainable(state["policy"])
 
 
-def _nullable(value: Any) -> Any:
+def nullable(value: Any) -> Any:
+    """The same JSON value with null for every NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: _nullable(v) for k, v in value.items()}
-    return [_nullable(v) for v in value] if isinstance(value, list) else value
+        return {k: nullable(v) for k, v in value.items()}
+    return [nullable(v) for v in value] if isinstance(value, list) else value

@@ -1,0 +1,79 @@
+"""The command line: `rlalign COMMAND ...`. Each command is a module of this package with a `run(args) -> exit status`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from rlalign.errors import FaultError, RewardError, UnknownNameError, UserError
+
+COMMANDS = {
+    "train": "train a policy; without arguments, SmolLM2 learns to continue sentences positively",
+    "evaluate": "compare a run's policy with its start on held-out prompts",
+    "generate": "continue a text with a run's policy, again until the reward reaches a level",
+    "list": "list envs, rewards, algorithms or policies",
+    "check": "run the laws on an environment or a reward",
+    "oracle": "prove what an algorithm's gradient is, exactly, on an enumerable MDP",
+    "plot": "draw the curves of one or several runs",
+    "doctor": "say what this machine and installation can do",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the `rlalign` script. Exit status: 0 done, 1 fault, 2 user's mistake, 128 + n stopped by signal n."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [a for a in args if a != "--debug"]
+    # Threads that spin while they wait steal the cores from the ones that work; read when OpenMP starts.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    try:
+        return _dispatch(args)
+    except (UserError, RewardError) as error:
+        if debug:
+            raise
+        return _say(str(error), 2)
+    except FaultError as error:
+        if debug:
+            raise
+        return _say(str(error), 1)
+    except KeyboardInterrupt:
+        return _say("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has gone, as in `rlalign list envs | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        return _help()
+    if args[0] in ("-V", "--version"):
+        from rlalign import __version__
+
+        print(f"rlalign {__version__}")
+        return 0
+    if args[0] not in COMMANDS:
+        raise UnknownNameError("command", args[0], COMMANDS)
+    status: int = importlib.import_module(f"rlalign.cli.{args[0]}").run(args[1:])
+    return status
+
+
+def _help() -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    console.print("[bold]rlalign[/]: reinforcement learning from feedback for language models\n")
+    table = Table(box=None, show_header=False, padding=(0, 2))
+    for name, text in COMMANDS.items():
+        table.add_row(f"[bold]{name}[/]", text)
+    console.print(table)
+    console.print("\nrlalign COMMAND --help says more. --debug shows the traceback of an error.")
+    return 0
+
+
+def _say(message: str, status: int) -> int:
+    print(f"rlalign: {message}", file=sys.stderr)
+    return status

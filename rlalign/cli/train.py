@@ -1,0 +1,125 @@
+"""`rlalign train`: configuration from the command line, then the experiment, then what a person wants to know."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from rlalign.config import TrainConfig
+from rlalign.errors import UserError
+from rlalign.evaluation import Comparison
+from rlalign.run import Run, read_config
+
+_SHOWN = 3  # samples shown at the end
+
+
+def run(args: Sequence[str]) -> int:
+    """Train."""
+    config = parse(args)
+    from rlalign.experiment import train_run
+
+    run_, comparison = train_run(config)
+    if comparison is None:
+        return run_.exit_status
+    console = Console(highlight=False)
+    print_comparison(console, comparison)
+    print_samples(console, comparison)
+    console.print(f"reward curve  {run_.folder / 'report' / 'reward.png'}", soft_wrap=True)
+    console.print(f"run folder    {run_.folder}", soft_wrap=True)
+    console.print(f"\n[bold]{comparison.verdict}[/]", soft_wrap=True)
+    return 0
+
+
+def parse(args: Sequence[str]) -> TrainConfig:
+    """A TrainConfig of command-line arguments.
+
+    Defaults depend on three of them: the preset gives the axes, the policy its learning rate and batch; a run folder to
+    resume gives everything.
+    """
+    args = _resume_path(list(args))
+    default = _default(args)
+    parsed: TrainConfig = tyro.cli(
+        TrainConfig,
+        args=args,
+        default=default,
+        prog="rlalign train",
+        description="Train a policy by reinforcement learning from a reward.",
+        config=(tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands),
+    )
+    return parsed
+
+
+def _default(args: list[str]) -> TrainConfig:
+    from rlalign.defaults import default_config
+
+    output = _value(args, "--output")
+    if "--resume" in args:
+        if output is None:
+            raise UserError("--resume needs the run folder: rlalign train --resume runs/NAME")
+        folder = Path(output)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"'{folder}' holds no run to resume: check the path")
+        return replace(read_config(folder), reward=() if "--reward" in args else read_config(folder).reward)
+    base = TrainConfig()
+    return default_config(
+        env=_value(args, "--env") or base.env,
+        policy=_value(args, "--policy") or base.policy,
+        algorithm=_value(args, "--algorithm") or base.algorithm,
+    )
+
+
+def _resume_path(args: list[str]) -> list[str]:
+    """Let `--resume runs/a` stand for `--output runs/a --resume`."""
+    for i, word in enumerate(args[:-1]):
+        if word == "--resume" and not args[i + 1].startswith("-"):
+            return [*args[:i], "--output", args[i + 1], "--resume", *args[i + 2 :]]
+    return args
+
+
+def _value(args: Sequence[str], flag: str) -> str | None:
+    for i, word in enumerate(args):
+        if word == flag and i + 1 < len(args):
+            return args[i + 1]
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+    return None
+
+
+def print_comparison(console: Console, comparison: Comparison) -> None:
+    """The before / after table: means over held-out prompts, paired difference with its 95 % CI."""
+    n = len(comparison.before.prompts)
+    table = Table(title=f"before / after on {n} held-out prompts", title_justify="left")
+    for name in ("", "before", "after", "difference", "95 % CI"):
+        table.add_column(name, justify="left" if not name else "right")
+    for name, d in comparison.differences.items():
+        style = "bold" if name == "reward" else ""
+        table.add_row(
+            name, f"{comparison.before.mean(name):.3f}", f"{comparison.after.mean(name):.3f}",
+            f"{d.mean:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]".replace("[", r"\["), style=style,
+        )  # fmt: skip
+    console.print(table)
+
+
+def print_samples(console: Console, comparison: Comparison, count: int = _SHOWN) -> None:
+    """Some completions before and after, side by side."""
+    table = Table(title="samples", title_justify="left", show_lines=True)
+    for name in ("prompt", "before", "after"):
+        table.add_column(name, ratio=1, overflow="fold")
+    rows = zip(comparison.before.prompts, comparison.before.completions, comparison.after.completions, strict=True)
+    for prompt, before, after in list(rows)[:count]:
+        table.add_row(_plain(prompt), _plain(before[0]), _plain(after[0]))
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    """Text that rich shows as it is: no markup, no control characters, not endless."""
+    shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:400])
+    return shown.replace("[", r"\[")
+
+
+__all__ = ["Run", "parse", "print_comparison", "print_samples", "run"]
