@@ -12,6 +12,7 @@ from rlalign.errors import UserError
 from rlalign.make import make_mdp
 from rlalign.policies import make_policy
 from rlalign.policies.base import Policy
+from rlalign.run import Run
 
 
 def build(config: TrainConfig, *, env: str | TextMDP | None = None, rewards: Any = None) -> tuple[Policy, TextMDP]:
@@ -46,3 +47,13 @@ def device_of(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): try --device auto") from error
     return device
+
+
+def build_trained(run: Run) -> tuple[Policy, TextMDP]:
+    """A run's trained policy, from its `policy/` folder, and its environment."""
+    config, policy = run.config, run.policy
+    options: dict[str, Any] = {} if config.rollout.max_new is None else {"max_new": config.rollout.max_new}
+    mdp = make_mdp(config.env, rewards=list(config.reward) or None, tokenizer=policy.tokenizer, **options)
+    if mdp.reward is not None and hasattr(mdp.reward, "bind"):
+        mdp.reward.bind(policy)
+    return policy, mdp
