@@ -55,18 +55,14 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
             shutil.rmtree(final)
         os.replace(tmp, final)
         _fsync(folder)
-    except OSError as error:
+    except BaseException as error:
         shutil.rmtree(tmp, ignore_errors=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            kept = [p.name for p in complete(folder)]
+        if _disk_is_full(error):
+            kept = " and ".join(p.name for p in complete(folder)) or "no earlier one"
             raise FaultError(
-                f"no space left on the disk of '{folder}': checkpoint step-{step} was not written, "
-                f"{' and '.join(kept) if kept else 'no earlier one'} intact; free space and resume"
+                f"no space left on the disk of '{folder}': checkpoint step-{step} was not written, {kept} intact; "
+                "free space and resume"
             ) from error
-        raise
-    except BaseException:
-        # safetensors reports a full disk as its own error type, so look at the disk rather than at the type
-        shutil.rmtree(tmp, ignore_errors=True)
         raise
     for old in complete(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
@@ -185,6 +181,12 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
             return tensors[value[_TENSOR]]
         return {k: _join(v, tensors) for k, v in value["__dict__"]}
     return [_join(v, tensors) for v in value] if isinstance(value, list) else value
+
+
+def _disk_is_full(error: BaseException) -> bool:
+    # safetensors wraps the system's error in a type of its own, and says the number only in its text
+    full = (errno.ENOSPC, errno.EDQUOT)
+    return getattr(error, "errno", None) in full or any(f"os error {n})" in str(error) for n in full)
 
 
 def _sha256(path: Path) -> str:

@@ -158,7 +158,7 @@ class Learner:
                 f"sampled and scored log-probs differ by {metrics['train/sampler_mismatch']:.3g} nats a token on the first "
                 "pass: sampler and policy are not the same distribution"
             )
-        limit = self.config.max_grad_norm or math.inf
+        limit = self.config.max_grad_norm or math.inf  # 0 is no limit
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).item()
         if not (math.isfinite(norm) and math.isfinite(metrics["train/loss"])):
             self.optimizer.zero_grad(set_to_none=True)

@@ -22,14 +22,14 @@ def rollout_metrics(rollout: Rollout, reference: torch.Tensor | None) -> dict[st
         "reward/invalid": float((~rollout.valid).double().mean()),
     }
     metrics |= {f"reward/{k}": float(v.nanmean()) for k, v in sorted(rollout.components.items())}
-    gap = None if reference is None else (rollout.sampler_logprobs - reference.cpu()).sum(1).mean()
-    entropy_bound = -rollout.sampler_logprobs.sum() / rollout.num_actions.sum()
+    if reference is not None:
+        metrics["rollout/kl"] = float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())
     metrics |= {
-        "rollout/kl": 0.0 if gap is None else float(gap),
         "rollout/length": float(rollout.num_actions.double().mean()),
         "rollout/tokens": float(rollout.num_actions.sum()),
         "rollout/truncated": float(rollout.truncated.double().mean()),
-        "rollout/surprisal": float(entropy_bound),
+        # the sampled estimate of the policy's entropy per token, in nats
+        "rollout/entropy": float(-rollout.sampler_logprobs.sum() / rollout.num_actions.sum()),
         "rollout/signal": _signal_rate(rollout),
     }
     return metrics

@@ -43,8 +43,9 @@ class ProgressLine:
         """Show the numbers of a finished step (1-based)."""
         each = (time.monotonic() - self._began) / max(step - self.start, 1)
         left = each * (self.steps - step)
+        kl = f"KL {metrics['rollout/kl']:.2f}  " if "rollout/kl" in metrics else ""
         text = (
-            f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}  KL {metrics['rollout/kl']:.2f}  "
+            f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}  {kl}"
             f"length {metrics['rollout/length']:.1f}  {metrics['time/tokens_per_s']:.0f} tokens/s  "
             f"{int(left // 60)}:{int(left % 60):02d} left"
         )

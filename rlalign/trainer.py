@@ -17,7 +17,7 @@ from rlalign.config import TrainConfig, fingerprint
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.errors import FaultError
+from rlalign.errors import FaultError, RewardError
 from rlalign.evaluation import Evaluation, evaluate, held_out
 from rlalign.learner import Buffer, Learner, NonFiniteError
 from rlalign.metrics import rollout_metrics, samples_of
@@ -26,6 +26,7 @@ from rlalign.progress import ProgressLine
 from rlalign.rollout import Rollout, collect
 from rlalign.signals import StopRequest
 from rlalign.tracking import Tracker
+from rlalign.types import Task
 
 
 class Trainer:
@@ -105,7 +106,20 @@ class Trainer:
         self._refuse_broken_weights("before a rollout")
         self.policy.begin_rollout()
         r = self.config.rollout
+        start = self.tasks.state_dict(), self._rng_state()
         tasks = self.tasks.next(r.prompts)
+        try:
+            return self._learnable(tasks, began)
+        except RewardError as error:
+            # As if the rollout had never begun: with the reward mended, --resume goes on with the same prompts.
+            self.tasks.load_state_dict(start[0])
+            self._set_rng_state(start[1])
+            path = self.save()
+            raise RewardError(f"{error} (saved: mend the reward, then rlalign train --resume {path.parents[1]})") from error
+
+    def _learnable(self, tasks: Sequence[Task], began: float) -> Buffer:
+        """Trajectories of the tasks, scored by everything that the axes ask for."""
+        r = self.config.rollout
         with torch.no_grad():
             rollout = self._play(self.env, tasks, r.group_size)
             greedy = None
@@ -119,7 +133,7 @@ class Trainer:
         self.pending = {}
         return buffer
 
-    def _play(self, env: TokenVectorEnv, tasks: Sequence[Any], group_size: int, *, greedy: bool = False) -> Rollout:
+    def _play(self, env: TokenVectorEnv, tasks: Sequence[Task], group_size: int, *, greedy: bool = False) -> Rollout:
         return collect(
             env,
             self.sampler,
@@ -210,11 +224,7 @@ class Trainer:
             "policy": dict(self.policy.trainable()),
             "optimizer": learner.pop("optimizer"),
             "learner": learner,
-            "rng": {
-                **checkpoint.rng_state(),
-                "sampler": self.sampler_generator.get_state(),
-                "shuffle": self.shuffle_generator.get_state(),
-            },
+            "rng": self._rng_state(),
             "progress": {
                 "step": self.step,
                 "tasks": self.tasks.state_dict(),
@@ -246,9 +256,16 @@ class Trainer:
         self.buffer = Buffer.from_state(state["buffer"], self.policy.device) if state.get("buffer") else None
         self.tracker = Tracker(self.folder, self.config, progress["files"])
         if "rng" in state:
-            self.sampler_generator.set_state(state["rng"].pop("sampler"))
-            self.shuffle_generator.set_state(state["rng"].pop("shuffle"))
-            checkpoint.set_rng_state(state["rng"])
+            self._set_rng_state(state["rng"])
+
+    def _rng_state(self) -> dict[str, Any]:
+        own = {"sampler": self.sampler_generator.get_state(), "shuffle": self.shuffle_generator.get_state()}
+        return {**checkpoint.rng_state(), **own}
+
+    def _set_rng_state(self, state: dict[str, Any]) -> None:
+        self.sampler_generator.set_state(state["sampler"])
+        self.shuffle_generator.set_state(state["shuffle"])
+        checkpoint.set_rng_state(state)
 
     def close(self) -> None:
         """Close files, trackers and reward workers."""

@@ -1,0 +1,195 @@
+"""From a name to an environment: the class, its tasks, its rewards composed, its tokenizer, and Gymnasium's registry."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import gymnasium as gym
+
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.sources import is_data
+from rlalign.envs.token_env import TokenEnv
+from rlalign.envs.tokenizers import as_tokenizer
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.errors import UnknownNameError, UserError, did_you_mean
+from rlalign.registry import ENVS, load
+from rlalign.types import Reward, Split
+
+Class = TypeVar("Class", bound=type[TextMDP])
+Rewards = Sequence[Any] | Mapping[Any, float]
+_LIMITS = {"max_prompt", "max_new", "max_turns", "max_reply"}
+
+
+def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: Any) -> TextMDP:
+    """The environment of a spec, ready to be played.
+
+    Args:
+        env: a registered id (`rlalign/Reverse-v0`, or just `reverse`), `module:Class`, `file.py:Class`, a data file with a
+            prompt column, `hf:org/name`, records or a Dataset, a TextMDP class, or a TextMDP, of which a copy is made.
+        rewards: specs, or specs -> weights, in place of the environment's own.
+        tokenizer: in place of the environment's own (see `rlalign.envs.tokenizers.as_tokenizer`).
+        kwargs: of the environment's class; for a TextMDP, its limits.
+
+    Raises UnknownNameError for a name, UserError for an argument or a reward that there is not.
+    """
+    found = find_env(env)
+    if isinstance(found, TextMDP):
+        if other := kwargs.keys() - _LIMITS:
+            raise UserError(f"{found.id} is built already: give '{min(other)}' to its class")
+        mdp = found.with_limits(**kwargs)
+        mdp = mdp if tokenizer is None else mdp.with_tokenizer(tokenizer)
+    else:
+        mdp = _build(found, {"tokenizer": tokenizer, **kwargs})
+    if rewards is not None:
+        mdp.reward = _compose(rewards)
+    elif mdp.reward is None and mdp.rewards:
+        mdp.reward = _compose(mdp.rewards)
+    return mdp
+
+
+def find_env(env: Any) -> type[TextMDP] | TextMDP:
+    """What a spec names (see `make_mdp`): a class or a TextMDP. Builds nothing, reads no data.
+
+    Raises UnknownNameError for a name that there is not, UserError for what is no environment.
+    """
+    if isinstance(env, str) and not is_data(env):
+        env = _named(env)
+    if isinstance(env, TextMDP) or (isinstance(env, type) and issubclass(env, TextMDP)):
+        return env
+    if isinstance(env, type) or inspect.isroutine(env):
+        raise UserError(f"{env!r} is no environment: give a subclass of rlalign.TextMDP")
+    name = env if isinstance(env, str) else type(env).__name__
+    return type("Data", (TextMDP,), {"id": name, "source": env, "__doc__": f"Prompts of {name}."})
+
+
+def make_env(env: Any, *, split: Split = "train", render_mode: str | None = None, **kwargs: Any) -> TokenEnv:
+    """One episode at a time, a token a step; arguments as of `make_mdp`."""
+    return TokenEnv(make_mdp(env, **kwargs), split=split, render_mode=render_mode)
+
+
+def make_vec(env: Any, num_envs: int = 1, *, split: Split = "train", **kwargs: Any) -> TokenVectorEnv:
+    """`num_envs` episodes in lockstep; arguments as of `make_mdp`."""
+    return TokenVectorEnv(make_mdp(env, **kwargs), num_envs, split=split)
+
+
+def token_env(env: str, **kwargs: Any) -> TokenEnv:
+    """Gymnasium's entry point for `gym.make`."""
+    return make_env(env, **kwargs)
+
+
+def token_vector_env(env: str, num_envs: int = 1, render_mode: str | None = None, **kwargs: Any) -> TokenVectorEnv:
+    """Gymnasium's entry point for `gym.make_vec`."""
+    return make_vec(env, num_envs, **kwargs)
+
+
+def register_gymnasium() -> None:
+    """Make every registered environment known to `gym.make` and `gym.make_vec`. Loads none of them."""
+    for name in ENVS:
+        _register(name)
+
+
+def env(name: str) -> Callable[[Class], Class]:
+    """Class decorator: register a TextMDP as `namespace/Name-v0`."""
+
+    def register(cls: Class) -> Class:
+        if not (isinstance(cls, type) and issubclass(cls, TextMDP)):
+            raise UserError(f"@rlalign.env('{name}') goes on a subclass of rlalign.TextMDP")
+        _register(name)
+        cls.id = name
+        return ENVS.add(name, cls)
+
+    return register
+
+
+def register_env(
+    name: str, *, source: Any, rewards: Mapping[str, float] | None = None, description: str = "", **limits: Any
+) -> type[TextMDP]:
+    """Register a single-turn environment without writing a class.
+
+    Args:
+        name: `namespace/Name-v0`.
+        source: records, a data file, `hf:org/name`, a Dataset, or a function of an rng.
+        rewards: default reward specs -> weights.
+        description: one line for `rlalign list envs`.
+        limits: max_prompt, max_new, tokenizer, gold_score.
+    """
+    known = ("max_prompt", "max_new", "tokenizer", "gold_score")
+    for given in limits:
+        if given not in known:
+            raise UserError(f"register_env has no argument '{given}'.{did_you_mean(given, known)}")
+    tokenizer = limits.pop("tokenizer", None)
+    body: dict[str, Any] = {"rewards": dict(rewards or {}), "description": description, **limits}
+    body["source"] = staticmethod(source) if inspect.isfunction(source) else source
+    if tokenizer is not None:
+        body["default_tokenizer"] = lambda self: as_tokenizer(tokenizer)
+    body["__doc__"] = description or f"Prompts of {name}."
+    return env(name)(type(re.sub(r"\W", "_", name), (TextMDP,), body))
+
+
+def _register(name: str) -> None:
+    if name in gym.registry:
+        return
+    try:
+        gym.register(
+            name,
+            entry_point="rlalign.make:token_env",
+            vector_entry_point="rlalign.make:token_vector_env",
+            kwargs={"env": name},
+        )
+    except gym.error.Error as error:
+        raise UserError(f"'{name}' is no environment id: it must look like my/Name-v0 ({error})") from error
+
+
+def _named(spec: str) -> Any:
+    """What a registered id, a short form of it, or `where:Class` names."""
+    if spec in ENVS:
+        return ENVS.get(spec)
+    if ":" in spec:
+        return load(spec)
+    if Path(spec).suffix:
+        raise UserError(
+            f"'{spec}': an environment file is named as {spec}:Class, a data file ends in .jsonl, .csv or .parquet"
+        )
+    short = {name: re.sub(r"-v\d+$", "", name.casefold()) for name in ENVS}
+    wanted = spec.casefold()
+    matches = [
+        n
+        for n, s in short.items()
+        if wanted in (n.casefold(), n.casefold().rpartition("/")[2], s, s.rpartition("/")[2])
+    ]
+    if not matches:
+        raise UnknownNameError("environment", spec, ENVS)
+    if len(matches) > 1:
+        raise UserError(f"'{spec}' may be {' or '.join(matches)}: say which")
+    return ENVS.get(matches[0])
+
+
+def _build(cls: type[TextMDP], kwargs: dict[str, Any]) -> TextMDP:
+    """An environment of a class. Raises UserError for arguments that it does not have."""
+    known = _parameters(cls)
+    for given in kwargs:
+        if given not in known:
+            raise UserError(f"{cls.id} has no argument '{given}'.{did_you_mean(given, known)}")
+    return cls(**kwargs)
+
+
+def _parameters(cls: type[TextMDP]) -> set[str]:
+    """Names of the arguments of a class, through **kwargs up to TextMDP."""
+    names: set[str] = set()
+    for ancestor in cls.__mro__:
+        if "__init__" in vars(ancestor):
+            parameters = list(inspect.signature(vars(ancestor)["__init__"]).parameters.values())[1:]
+            names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+            if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+                return names
+    return names
+
+
+def _compose(rewards: Rewards) -> Reward | None:
+    from rlalign.rewards.compose import compose
+
+    return compose(rewards) if rewards else None
