@@ -1,0 +1,6 @@
+"""Rewards: describe a function with `reward`, add several up with `compose`. Importing this imports no torch."""
+
+from rlalign.rewards.compose import RewardSum, compose
+from rlalign.rewards.reward import RewardFunction, reward
+
+__all__ = ["RewardFunction", "RewardSum", "compose", "reward"]

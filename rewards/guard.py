@@ -1,8 +1,8 @@
 """Running a reward function so that nothing it does can stop or stall the run unnoticed.
 
 A function with a timeout runs in a worker process of its own that stays up between calls. At the timeout the whole
-process group is killed: neither a signal (main thread only) nor a future's timeout (kills nothing) would do. There is
-no PR_SET_PDEATHSIG: it fires when the starting *thread* ends. A worker whose parent was killed sees the end of its stdin.
+process group is killed: neither a signal (main thread only) nor a future's timeout (kills nothing) would do. A worker
+whose parent was killed sees the end of its stdin (PR_SET_PDEATHSIG would fire when the starting *thread* ends).
 Separate processes guard against accidents; they are no security boundary.
 """
 
@@ -118,7 +118,7 @@ class InWorker:
 
     def run(self, arguments: Mapping[str, Any]) -> Any:
         """See `Runner`. Raises UserError when the function or its arguments cannot be sent to another process."""
-        request = self._pickled(dict(arguments), "its arguments")
+        request = self._pickled(lambda: dict(arguments), "its arguments")
         if self._process is not None and _has_ended(self._process):
             self.close()  # it died between two calls, which is no failure of this one
         if self._process is None:
@@ -131,7 +131,7 @@ class InWorker:
         self._process = None
 
     def _start(self) -> None:
-        setup = self._pickled(setup_of(self._reward.function), "the function")
+        setup = self._pickled(lambda: setup_of(self._reward.function), "the function")
         self._process = subprocess.Popen(
             [sys.executable, "-P", worker.__file__],
             stdin=subprocess.PIPE,
@@ -184,9 +184,9 @@ class InWorker:
             raise CallFailed("raised", *content)
         return content[0]
 
-    def _pickled(self, content: Mapping[str, Any], what: str) -> bytes:
+    def _pickled(self, content: Callable[[], Mapping[str, Any]], what: str) -> bytes:
         try:
-            return cloudpickle.dumps(content)  # type: ignore[no-any-return]
+            return cloudpickle.dumps(content())  # type: ignore[no-any-return]
         except Exception as error:
             raise UserError(
                 f"reward '{self._reward.name}': {what} cannot be sent to a worker process ({error}): "

@@ -6,14 +6,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_IDEOGRAPHS = "\u2e80-\u9fff\uac00-\ud7af\uf900-\ufaff"  # Chinese, Japanese, Korean: no blanks between words
+_IDEOGRAPHS = "\u2e80-\u2fff\u3005-\u3007\u3040-\u9fff\uf900-\ufaff"  # Chinese and Japanese: no blanks between words
 _PICTURES = "\u2600-\u27bf\U0001f000-\U0001faff"  # emoji
 _WORD = re.compile(rf"[{_IDEOGRAPHS}{_PICTURES}]|[^\W{_IDEOGRAPHS}]+(?:['’][^\W{_IDEOGRAPHS}]+)*")
 
 
 def words(text: str) -> list[str]:
     """The words of a text, case-folded; an ideograph or an emoji is a word of its own, punctuation is none."""
-    return [word for word in _WORD.findall(text.casefold()) if word != "\u3002"]
+    return _WORD.findall(text.casefold())
 
 
 def plain(message: str | Sequence[Mapping[str, Any]]) -> str:

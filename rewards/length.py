@@ -1,0 +1,47 @@
+"""Rewards for how long a completion is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rlalign.errors import UserError
+from rlalign.rewards.reward import reward
+from rlalign.rewards.text import plain, words
+
+
+@reward("length", timeout_s=None, range=(-1.0, 0.0))
+def length(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]] | None = None,
+    *,
+    target: int = 32,
+    unit: str = "tokens",
+    **columns: Any,
+) -> list[float]:
+    """Nearness of the length to a target: max(-1, -|n - target| / target).
+
+    `unit` is "tokens" (policy tokens, EOS included), "words" or "characters". Range: [-1, 0]. Cost: none to speak of.
+    Deterministic. Hacked by: any text of the right length.
+    Raises UserError for a target below 1 or an unknown unit.
+    """
+    if target < 1:
+        raise UserError(f"reward 'length': target is {target}: give 1 or more")
+    if unit == "tokens" and completion_ids is not None:
+        sizes = [len(ids) for ids in completion_ids]
+    elif unit == "words":
+        sizes = [len(words(plain(c))) for c in completions]
+    elif unit == "characters":
+        sizes = [len(plain(c)) for c in completions]
+    else:
+        raise UserError(f"reward 'length': unit is '{unit}': give tokens (with completion_ids), words or characters")
+    return [max(-1.0, -abs(n - target) / target) for n in sizes]
+
+
+@reward("too_short", timeout_s=None, range=(-1.0, 0.0))
+def too_short(completions: Sequence[Any], *, least: int = 5, **columns: Any) -> list[float]:
+    """-1 for a completion of fewer than `least` words (ideographs and emoji count as words), else 0.
+
+    Range: {-1, 0}. Cost: none to speak of. Deterministic. Hacked by: any `least` words.
+    """
+    return [-1.0 if len(words(plain(c))) < least else 0.0 for c in completions]
