@@ -1,0 +1,1 @@
+"""The token MDP, its Gymnasium views, task sources, tokenizers and the built-in environments."""

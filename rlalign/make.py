@@ -1,4 +1,4 @@
-"""From a name to an environment: the class, its tasks, its rewards composed, its tokenizer, and Gymnasium's registry."""
+"""From a name to an environment: the class, its tasks, composed rewards, tokenizer; and Gymnasium's registry."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
     """The environment of a spec, ready to be played.
 
     Args:
-        env: a registered id (`rlalign/Reverse-v0`, or just `reverse`), `module:Class`, `file.py:Class`, a data file with a
-            prompt column, `hf:org/name`, records or a Dataset, a TextMDP class, or a TextMDP, of which a copy is made.
+        env: a registered id (`rlalign/Reverse-v0`, or just `reverse`), `module:Class`, `file.py:Class`, a TextMDP
+            class, a TextMDP (of which a copy is made), or prompts: a data file, `hf:org/name`, records, a Dataset.
         rewards: specs, or specs -> weights, in place of the environment's own.
         tokenizer: in place of the environment's own (see `rlalign.envs.tokenizers.as_tokenizer`).
         kwargs: of the environment's class; for a TextMDP, its limits.
@@ -100,7 +100,8 @@ def env(name: str) -> Callable[[Class], Class]:
             raise UserError(f"@rlalign.env('{name}') goes on a subclass of rlalign.TextMDP")
         _register(name)
         cls.id = name
-        return ENVS.add(name, cls)
+        ENVS.add(name, cls)
+        return cls
 
     return register
 

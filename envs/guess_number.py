@@ -1,0 +1,80 @@
+"""GuessNumber-v0: find a hidden number; the environment answers `higher` or `lower`. The multi-turn example.
+
+The rewards stand here too: plain functions with the library's one signature, which read the episode's `state`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.sources import ProceduralSource
+from rlalign.envs.tokenizers import CharTokenizer
+from rlalign.errors import UserError
+from rlalign.types import Task, Tokenizer
+
+_HINTS = {-1: "higher\n", 1: "lower\n", None: "number?\n"}
+
+
+def won(state: list[dict[str, Any]], **columns: Any) -> list[float]:
+    """1 when the number was found."""
+    return [float(s.get("won", False)) for s in state]
+
+
+def turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
+    """The turns that were taken."""
+    return [float(s.get("turns", 0)) for s in state]
+
+
+class GuessNumber(TextMDP):
+    """Prompt `guess 1-9`, turns such as `5`, replies `higher`, `lower` or, to anything else, `number?`.
+
+    Four turns always suffice for nine numbers, by bisection. There are as many tasks as numbers, so the splits differ
+    in their order only.
+
+    Args:
+        high: the largest number; the smallest is 1.
+        seed: of the family of tasks.
+        kwargs: see TextMDP.
+    """
+
+    id = "rlalign/GuessNumber-v0"
+    description = "find a hidden number from the replies 'higher' and 'lower': multi-turn, procedural"
+    rewards: ClassVar[Mapping[str, float]] = {
+        "rlalign.envs.guess_number:won": 1.0,
+        "rlalign.envs.guess_number:turns": -0.1,
+    }
+    gold_score = 0.9
+
+    def __init__(self, *, high: int = 9, seed: int = 0, **kwargs: Any) -> None:
+        if high < 2:
+            raise UserError(f"GuessNumber: high is {high}, there must be at least two numbers")
+
+        def make(rng: np.random.Generator) -> dict[str, Any]:
+            number = int(rng.integers(1, high + 1))
+            return {"prompt": f"guess 1-{high}\n", "number": number, "answer": str(number)}
+
+        sizes = {"max_prompt": 32, "max_new": len(str(high)) + 1, "max_turns": high.bit_length(), "max_reply": 8}
+        super().__init__(**{"source": ProceduralSource(make, seed=seed, distinct=False), **sizes, **kwargs})
+        if self.max_turns < 2:
+            raise UserError("GuessNumber: max_turns is 1, but the game is its replies: give at least 2")
+
+    def default_tokenizer(self) -> Tokenizer:
+        """The characters of the game."""
+        return CharTokenizer("0123456789-\n? ughinserlowmb")
+
+    def reply(
+        self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
+    ) -> Sequence[int] | None:
+        """The hint, or None when the number was found."""
+        state["turns"] = state.get("turns", 0) + 1
+        text = self.tokenizer.decode(turn_ids).strip()
+        guess = int(text) if text.isascii() and text.isdigit() else None
+        state["won"] = guess == task.columns["number"]
+        if state["won"]:
+            return None
+        side = None if guess is None else (-1 if guess < task.columns["number"] else 1)
+        return self.tokenizer.encode(_HINTS[side])

@@ -1,0 +1,55 @@
+"""Reverse-v0: say a random string backwards. Procedural and exact, so that a broken learner shows within a minute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.sources import ProceduralSource
+from rlalign.envs.tokenizers import CharTokenizer
+from rlalign.errors import UserError
+from rlalign.types import Tokenizer
+
+SEPARATOR = ">"
+
+
+class Reverse(TextMDP):
+    """Prompt `abc>`, answer `cba`: a share of the reward for each right place, the rest for all of them and EOS.
+
+    Args:
+        alphabet: the letters that strings are made of.
+        min_length, max_length: letters of a string, drawn uniformly.
+        seed: of the family of tasks.
+        kwargs: see TextMDP.
+    """
+
+    id = "rlalign/Reverse-v0"
+    description = "say a random string backwards: procedural, exact, learnt from scratch in a minute"
+    rewards: ClassVar[Mapping[str, float]] = {"token_match": 1.0, "exact_match": 1.0}
+    gold_score = 2.0
+
+    def __init__(
+        self, *, alphabet: str = "abcd", min_length: int = 2, max_length: int = 4, seed: int = 0, **kwargs: Any
+    ) -> None:
+        if not 1 <= min_length <= max_length or not alphabet or SEPARATOR in alphabet:
+            raise UserError(
+                f"Reverse needs 1 <= min_length <= max_length (got {min_length}, {max_length}) "
+                f"and an alphabet without '{SEPARATOR}' (got '{alphabet}')"
+            )
+        self.alphabet = alphabet
+
+        def make(rng: np.random.Generator) -> dict[str, str]:
+            letters = rng.choice(list(alphabet), size=rng.integers(min_length, max_length + 1))
+            text = "".join(letters)
+            return {"prompt": text + SEPARATOR, "answer": text[::-1]}
+
+        width = max_length * max(len(char.encode()) for char in alphabet)  # of the longest string, in bytes
+        sizes = {"max_prompt": width + 4, "max_new": width + 1}
+        super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
+
+    def default_tokenizer(self) -> Tokenizer:
+        """The alphabet and the separator, two ids more for EOS and PAD."""
+        return CharTokenizer(self.alphabet + SEPARATOR)
