@@ -21,8 +21,8 @@ def build(config: TrainConfig, *, env: str | TextMDP | None = None, rewards: Any
     A pretrained policy brings its tokenizer; a policy from scratch takes the environment's.
     """
     chosen = env if env is not None else config.env
-    options: dict[str, Any] = {} if config.rollout.max_new is None else {"max_new": config.rollout.max_new}
-    mdp = make_mdp(chosen, rewards=rewards if rewards is not None else list(config.reward) or None, **options)
+    mdp = make_mdp(chosen, rewards=rewards if rewards is not None else list(config.reward) or None)
+    mdp = mdp.with_limits(max_new=config.rollout.max_new)
     policy = make_policy(
         config.policy,
         tokenizer=mdp.tokenizer,
@@ -52,8 +52,8 @@ def device_of(name: str) -> torch.device:
 def build_trained(run: Run) -> tuple[Policy, TextMDP]:
     """A run's trained policy, from its `policy/` folder, and its environment."""
     config, policy = run.config, run.policy
-    options: dict[str, Any] = {} if config.rollout.max_new is None else {"max_new": config.rollout.max_new}
-    mdp = make_mdp(config.env, rewards=list(config.reward) or None, tokenizer=policy.tokenizer, **options)
+    mdp = make_mdp(config.env, rewards=list(config.reward) or None, tokenizer=policy.tokenizer)
+    mdp = mdp.with_limits(max_new=config.rollout.max_new)
     if mdp.reward is not None and hasattr(mdp.reward, "bind"):
         mdp.reward.bind(policy)
     return policy, mdp

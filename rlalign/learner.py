@@ -15,6 +15,7 @@ from rlalign.errors import FaultError, UserError
 from rlalign.objective import Batch, LossSum, Objective, ObjectiveState, advantages, loss_count, policy_loss, value_loss
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.rollout import Rollout
+from rlalign.supervised import Demonstrations
 from rlalign.types import Sampling
 
 _MISMATCH = 1e-2  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
@@ -158,19 +159,42 @@ class Learner:
                 f"sampled and scored log-probs differ by {metrics['train/sampler_mismatch']:.3g} nats a token on the first "
                 "pass: sampler and policy are not the same distribution"
             )
-        limit = self.config.max_grad_norm or math.inf  # 0 is no limit
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, limit).item()
-        if not (math.isfinite(norm) and math.isfinite(metrics["train/loss"])):
-            self.optimizer.zero_grad(set_to_none=True)
+        try:
+            return {**metrics, **self._step(metrics["train/loss"])}
+        finally:
             buffer.position += 1
-            raise NonFiniteError(f"loss {metrics['train/loss']}, gradient norm {norm}")
+
+    def supervise(self, demonstrations: Demonstrations, weight: float) -> dict[str, float]:
+        """Take one optimizer step on weight · mean over tokens of -log pi(answer token); return supervised/ metrics.
+
+        Raises NonFiniteError as `update` does.
+        """
+        device = self.policy.device
+        tokens, lengths = demonstrations.tokens.to(device), demonstrations.lengths.to(device)
+        mask = demonstrations.action_mask.to(device)
+        count = mask.sum()
+        total = 0.0
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in torch.arange(len(tokens)).split(self.micro_batch or len(tokens)):
+            # the model's own distribution: answers were not sampled, so no temperature and no truncation
+            scores = self._score(tokens[part], lengths[part], mask[part], sampling=Sampling())
+            nll = -scores.logprobs.sum() / count
+            (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            total += nll.item()
+        return {"supervised/nll": total, "supervised/grad_norm": self._step(total)["train/grad_norm"]}
+
+    def _step(self, loss: float) -> dict[str, float]:
+        """Clip, step and move the schedule on, unless the loss or the gradient is not finite."""
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf).item()
+        if not (math.isfinite(norm) and math.isfinite(loss)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteError(f"loss {loss}, gradient norm {norm}")
         lr = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.updates += 1
-        buffer.position += 1
-        return {**metrics, "train/grad_norm": norm, "train/lr": lr}
+        return {"train/grad_norm": norm, "train/lr": lr}
 
     def _gradient(self, buffer: Buffer, rows: Tensor, first: bool) -> dict[str, tuple[Tensor, Tensor]]:
         """Accumulate the gradient over micro-batches, halving them when memory runs out; sums of all metrics."""
@@ -229,12 +253,19 @@ class Learner:
         yield from order.split(size)
 
     def _score(
-        self, tokens: Tensor, lengths: Tensor, mask: Tensor, *, entropy: bool = False, values: bool = False
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        mask: Tensor,
+        *,
+        entropy: bool = False,
+        values: bool = False,
+        sampling: Sampling | None = None,
     ) -> TokenScores:
-        width = int(lengths.max())
-        full = tokens.shape[1]
+        """Score the columns that these rows reach; the rest is 0."""
+        width, full = int(lengths.max()), tokens.shape[1]
         s = self.policy.score(
-            tokens[:, :width], lengths, mask[:, :width], self.sampling, entropy=entropy, values=values
+            tokens[:, :width], lengths, mask[:, :width], sampling or self.sampling, entropy=entropy, values=values
         )
         if width == full:
             return s

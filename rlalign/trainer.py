@@ -25,6 +25,7 @@ from rlalign.policies import make_sampler
 from rlalign.progress import ProgressLine
 from rlalign.rollout import Rollout, collect
 from rlalign.signals import StopRequest
+from rlalign.supervised import demonstrations
 from rlalign.tracking import Tracker
 from rlalign.types import Task
 
@@ -61,6 +62,8 @@ class Trainer:
         self.sampler_generator = torch.Generator(device).manual_seed(int(streams[1]))
         self.shuffle_generator = torch.Generator().manual_seed(int(streams[2]))
         self.tasks = TaskStream(self.mdp.source, "train", seed=int(streams[3]))
+        # demonstrations have an order of their own, so that turning them on leaves the rollouts' prompts as they were
+        self.answers = TaskStream(self.mdp.source, "train", seed=int(streams[3]) + 1)
         self.env = TokenVectorEnv(self.mdp, config.samples_per_step)
         self.learner = Learner(
             self.policy,
@@ -94,6 +97,7 @@ class Trainer:
                 if not self.buffer.done:
                     break  # stopped between two updates: the buffer goes into the checkpoint
                 self.buffer, self.step = None, self.step + 1
+                self._align()
                 line.show(self.step, self._log())
                 if config.save_every and self.step % config.save_every == 0 and self.step < config.steps:
                     self.save()
@@ -149,19 +153,26 @@ class Trainer:
         """One optimizer step; a non-finite one is skipped, kept for inspection, and ends the run when it repeats."""
         began = time.perf_counter()
         try:
-            stats = self.learner.update(buffer)
+            stats = {**self.learner.update(buffer), "train/skipped": 0.0}
             self.bad_updates = 0
         except NonFiniteError as error:
+            stats = {"train/skipped": 1.0}
             self.bad_updates += 1
             path = self._keep_batch(buffer)
             message = f"step {self.step + 1}: {error}; the update was skipped, its batch is in '{path}'"
             if self.bad_updates >= self.config.learner.max_bad_updates:
                 raise FaultError(f"{message}; {self.bad_updates} in a row, so the run stops") from error
             self.console.print(f"[yellow]warning[/]: {message}")
-            stats = {"train/skipped": 1.0}
         for name, value in stats.items():
             self.pending.setdefault(name, []).append(value)
         self.rollout_log[0]["time/update"] += time.perf_counter() - began
+
+    def _align(self) -> None:
+        """Every `align_interval` steps, a supervised update on the answers of the next prompts."""
+        s = self.config.supervised
+        if s.align_interval and self.step % s.align_interval == 0:
+            answers = demonstrations(self.mdp, self.answers.next(self.config.rollout.prompts))
+            self.pending |= {k: [v] for k, v in self.learner.supervise(answers, s.weight).items()}
 
     def _log(self) -> dict[str, float]:
         """Write the finished step: means over its updates."""
@@ -228,6 +239,7 @@ class Trainer:
             "progress": {
                 "step": self.step,
                 "tasks": self.tasks.state_dict(),
+                "answers": self.answers.state_dict(),
                 "files": self.tracker.state_dict(),
                 "bad_updates": self.bad_updates,
                 "pending": self.pending,
@@ -253,6 +265,7 @@ class Trainer:
         self.step, self.bad_updates, self.pending = progress["step"], progress["bad_updates"], progress["pending"]
         self.rollout_log = (progress["log"][0], progress["log"][1])
         self.tasks.load_state_dict(progress["tasks"])
+        self.answers.load_state_dict(progress["answers"])
         self.buffer = Buffer.from_state(state["buffer"], self.policy.device) if state.get("buffer") else None
         self.tracker = Tracker(self.folder, self.config, progress["files"])
         if "rng" in state:
