@@ -7,7 +7,7 @@ replies, padding) hold anything finite and count for nothing.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -37,7 +37,10 @@ class Batch:
         advantages: float [N, T], once computed; micro-batches carry it along.
         returns: float [N, T], the target of the value loss, once computed.
         valid: bool [N]; false where the reward failed: no gradient, no vote in any baseline.
+        voters: bool [N]; rows that vote in baselines. Filled in by `advantages`, whose `valid` may be narrower (a
+            truncated sample that is dropped still votes).
         weights: float [N], sample weights; None means 1.
+        ema: the moving-average baseline, when there is one yet. Filled in by `advantages`.
         max_length: the limit L_max of action tokens, for the constant aggregation and overlong shaping.
     """
 
@@ -58,7 +61,9 @@ class Batch:
     advantages: Tensor | None = None
     returns: Tensor | None = None
     valid: Tensor | None = None
+    voters: Tensor | None = None
     weights: Tensor | None = None
+    ema: float | None = None
     max_length: int = 0
 
     def __len__(self) -> int:
@@ -93,8 +98,10 @@ class LossSum:
         total: scalar with gradient, to be minimised.
         count: scalar without gradient: the denominator this batch contributes.
         metrics: name -> (sum, count), both scalars without gradient; summed over micro-batches, then divided.
+        maxima: name -> scalar without gradient; the largest over micro-batches is kept.
     """
 
     total: Tensor
     count: Tensor
     metrics: dict[str, tuple[Tensor, Tensor]]
+    maxima: dict[str, Tensor] = field(default_factory=dict)

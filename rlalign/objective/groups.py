@@ -1,0 +1,55 @@
+"""Sums, means and spreads over the samples of one prompt, in which only valid rows vote."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Rows sorted into groups.
+
+    Attributes:
+        index: int64 [N], the group of each row, 0 … K-1.
+        voters: float [N], 1 where the row votes.
+        num: K.
+    """
+
+    index: Tensor
+    voters: Tensor
+    num: int
+
+    @classmethod
+    def of(cls, group_ids: Tensor, valid: Tensor, dtype: torch.dtype) -> Groups:
+        """Groups of equal ids (int64 [N]); rows with valid (bool [N]) false do not vote."""
+        _, index = torch.unique(group_ids, return_inverse=True)
+        return cls(index, valid.to(dtype), int(index.max()) + 1 if len(index) else 0)
+
+    def sum(self, x: Tensor) -> Tensor:
+        """Σ of x [N] over the voters of each row's group, [N]."""
+        return x.new_zeros(self.num).index_add(0, self.index, x * self.voters)[self.index]
+
+    def count(self) -> Tensor:
+        """Voters in each row's group, [N]."""
+        return self.sum(torch.ones_like(self.voters))
+
+    def mean(self, x: Tensor) -> Tensor:
+        """Mean of x [N] over each row's group, [N]; 0 for a group without voters."""
+        return self.sum(x) / self.count().clamp(min=1)
+
+    def std(self, x: Tensor) -> Tensor:
+        """Unbiased standard deviation of x [N] (divisor n-1) in two passes, [N]; exactly 0 where all x are equal."""
+        spread = self.sum((x - self.mean(x)).square()) / (self.count() - 1).clamp(min=1)
+        return torch.where(self.varied(x), spread.sqrt(), 0)
+
+    def varied(self, x: Tensor) -> Tensor:
+        """bool [N]: the voters of the row's group do not all have the same x."""
+        votes = self.voters > 0
+        low = x.new_full((self.num,), torch.inf).scatter_reduce(0, self.index, torch.where(votes, x, torch.inf), "amin")
+        high = x.new_full((self.num,), -torch.inf).scatter_reduce(
+            0, self.index, torch.where(votes, x, -torch.inf), "amax"
+        )
+        return (high > low)[self.index]

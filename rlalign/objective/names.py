@@ -1,0 +1,75 @@
+"""Registries of the axes that users may extend. No torch here, so that the command line can list names quickly.
+
+A baseline is `f(returns [N], batch) -> [N] or [N, T]`, a trust region is `f(x: TrustInput, trust: Trust) -> gain [N, T]`,
+a loss is `f(objective, batch) -> per-token loss [N, T]`. Each may be named by its registered name, by
+`package.module:function` or by `file.py:function`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from rlalign.registry import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_HERE = "rlalign.objective."
+
+BASELINES: Registry[Callable[..., Any]] = Registry(
+    "baseline",
+    {
+        name: f"{_HERE}baselines:{name}"
+        for name in (
+            "none",
+            "ema",
+            "batch_mean",
+            "value",
+            "greedy",
+            "group_mean",
+            "leave_one_out",
+            "length_weighted_group_mean",
+        )
+    },
+    group="rlalign.baselines",
+)
+TRUSTS: Registry[Callable[..., Any]] = Registry(
+    "trust region",
+    {
+        name: f"{_HERE}trust:{name}"
+        for name in ("none", "clip", "dual_clip", "stopgrad_cap", "soft_gate", "log_clip", "divergence_mask")
+    },
+    group="rlalign.trusts",
+)
+LOSSES: Registry[Callable[..., Any]] = Registry("loss", {"surrogate": f"{_HERE}loss:surrogate"}, group="rlalign.losses")
+
+
+def baseline(name: str) -> Callable[[F], F]:
+    """Register `f(returns [N], batch) -> [N] or [N, T]` as a value of the baseline axis.
+
+    `returns` are the episodes' returns (KL and length penalties included), `batch.group_ids`, `batch.valid` and
+    `batch.action_mask` are there. Rows that are not valid have no vote. A baseline that looks at the row's own
+    return is biased: `rlalign oracle` says by how much.
+    """
+    return _register(BASELINES, name)
+
+
+def trust_region(name: str) -> Callable[[F], F]:
+    """Register `f(x: TrustInput, trust: Trust) -> gain [N, T]` (to be maximised) as a value of the trust axis."""
+    return _register(TRUSTS, name)
+
+
+def custom_loss(name: str) -> Callable[[F], F]:
+    """Register `f(objective, batch) -> loss [N, T]` (to be minimised) in place of ratio, trust and off-policy axes.
+
+    `batch.advantages` is filled. Aggregation, KL in the loss and the entropy bonus still apply.
+    """
+    return _register(LOSSES, name)
+
+
+def _register(registry: Registry[Callable[..., Any]], name: str) -> Callable[[F], F]:
+    def add(function: F) -> F:
+        registry.add(name, function)
+        return function
+
+    return add

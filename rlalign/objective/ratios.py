@@ -1,0 +1,34 @@
+"""pi/old of what: of each token, of the whole completion, or its geometric mean. Everything is [N, T].
+
+Masked columns of both arguments are 0, so their log-ratio is 0 and their ratio 1.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rlalign.errors import UnknownNameError
+
+LEVELS = ("token", "sequence_product", "sequence_geomean")
+
+
+def ratio(level: str, log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """The importance ratio at a level, on every token, with gradient.
+
+    token: rho_t = exp(log pi_t - log old_t). sequence_product: Π_t rho_t. sequence_geomean: (Π_t rho_t)^(1/|y|)
+    (GSPO, arXiv 2507.18071).
+    """
+    if level == "token":
+        return log_ratio.exp()
+    total = log_ratio.sum(1, keepdim=True)
+    if level == "sequence_product":
+        return total.exp().expand_as(log_ratio)
+    if level == "sequence_geomean":
+        return (total / mask.sum(1, keepdim=True).clamp(min=1)).exp().expand_as(log_ratio)
+    raise UnknownNameError("ratio", level, LEVELS)
+
+
+def detached_product(log_ratio: Tensor, sequence: bool) -> Tensor:
+    """exp of the token's or the sequence's log-ratio, without gradient, [N, T]."""
+    log_ratio = log_ratio.detach()
+    return (log_ratio.sum(1, keepdim=True).expand_as(log_ratio) if sequence else log_ratio).exp()
