@@ -80,42 +80,177 @@ def diff(a: Objective, b: Objective) -> dict[str, tuple[Any, Any]]:
 
 _CLIP = Trust("clip", 0.2, 0.2)
 _CLIP_HIGHER = Trust("clip", 0.2, 0.28)
+_GSPO = Trust("clip", 3e-4, 4e-4)
 _GROUP: dict[str, Any] = {"baseline": "group_mean", "scale": "group_std", "ratio": "token"}
+_KL_IN_REWARD = KL("reward", 0.03)
 
 for _item in (
     Algorithm(
         "reinforce",
-        Objective(baseline="ema", credit=Credit("reward_to_go"), kl=KL("reward", 0.03)),
+        Objective(baseline="ema", credit=Credit("reward_to_go"), kl=_KL_IN_REWARD),
         "Williams 1992",
         "",
         "The policy gradient with a moving-average baseline: theta += alpha · grad log p(a|s) · (r - b).",
-        "Exact.",
+        "Exact: the baseline comes from other rows than the one it serves.",
     ),
     Algorithm(
         "remax",
-        Objective(baseline="greedy", kl=KL("reward", 0.03)),
-        "Li 2023",
+        Objective(baseline="greedy", kl=_KL_IN_REWARD),
+        "Li et al. 2023",
         "2310.10505",
         "REINFORCE whose baseline is the reward of one greedy completion of the same prompt.",
-        "Exact.",
+        "Exact: the greedy completion does not depend on the sampled one.",
         group_size=1,
     ),
     Algorithm(
         "rloo",
-        Objective(baseline="leave_one_out", kl=KL("reward", 0.03)),
-        "Ahmadian 2024",
+        Objective(baseline="leave_one_out", kl=_KL_IN_REWARD),
+        "Ahmadian et al. 2024",
         "2402.14740",
         "REINFORCE whose baseline is the mean reward of the other samples of the prompt; KL in the reward.",
-        "Exact.",
+        "Exact: the others are independent of the sample they serve.",
     ),
     Algorithm(
         "grpo",
         Objective(**_GROUP, trust=_CLIP, aggregation="sequence_mean", kl=KL("loss", 0.04, "k3")),
-        "Shao 2024",
+        "Shao et al. 2024",
         "2402.03300",
-        "PPO's clipped ratio without a critic: rewards are standardised within the group, each completion's token losses are "
-        "averaged, and k3 in the loss keeps the policy near the reference.",
-        "",
+        "PPO's clipped ratio without a critic: rewards are standardised within the group, each completion's token "
+        "losses are averaged, and k3 in the loss keeps the policy near the reference.",
+        "Biased: 1/|y| favours short good completions and long bad ones; the group's spread weighs prompts by "
+        "difficulty (on 0/1 rewards by c(p, G), near 1/sqrt(p(1-p))); k3 in the loss pulls along KL(ref‖pi).",
+    ),
+    Algorithm(
+        "dr_grpo",
+        Objective(baseline="group_mean", ratio="token", trust=_CLIP, aggregation="constant"),
+        "Liu et al. 2025",
+        "2503.20783",
+        "GRPO without the two divisions that bias it: neither the group's spread nor the completion's length.",
+        "Exact up to the factor (G-1)/(G · L_max) on the first update.",
+    ),
+    Algorithm(
+        "dapo",
+        Objective(
+            **_GROUP,
+            trust=_CLIP_HIGHER,
+            aggregation="token_global",
+            data=Data(dynamic_sampling=True, overlong=0.2),
+        ),
+        "Yu et al. 2025",
+        "2503.14476",
+        "GRPO with a higher ceiling than floor, one token mean over the batch, groups of equal rewards left out, a "
+        "length penalty near the limit, and no KL.",
+        "Biased: the token mean divides by a sum of lengths that depends on the samples; the group's spread weighs "
+        "prompts; the length penalty belongs to another reward.",
+    ),
+    Algorithm(
+        "gspo",
+        Objective(**{**_GROUP, "ratio": "sequence_geomean"}, trust=_GSPO, aggregation="sequence_mean"),
+        "Zheng et al. 2025",
+        "2507.18071",
+        "One ratio a completion, the geometric mean of its token ratios, clipped in a very narrow band.",
+        "Biased: the first update is exactly GRPO's sequence_mean gradient, 1/|y| and group spread included.",
+    ),
+    Algorithm(
+        "gmpo",
+        Objective(
+            **{**_GROUP, "ratio": "sequence_geomean"}, trust=Trust("log_clip", 0.4, 0.4), aggregation="sequence_mean"
+        ),
+        "Zhao et al. 2025",
+        "2507.20673",
+        "The geometric mean of token ratios, each clipped to (e^-0.4, e^0.4) before the mean.",
+        "Biased: the first update is GSPO's, 1/|y| and group spread included.",
+    ),
+    Algorithm(
+        "cispo",
+        Objective(**_GROUP, trust=Trust("stopgrad_cap", 1.0, 4.0), aggregation="token_global"),
+        "MiniMax 2025",
+        "2506.13585",
+        "Clips the importance weight instead of the update, so that every token keeps its gradient. The cap is 1 + "
+        "high, here 5, with no floor; a cap of c elsewhere (TRL's epsilon_high) is high = c - 1.",
+        "Biased: the token mean and the group's spread, as dapo; the weight itself is exact until the cap acts.",
+    ),
+    Algorithm(
+        "sapo",
+        Objective(**_GROUP, trust=Trust("soft_gate"), aggregation="sequence_mean"),
+        "Gao et al. 2025",
+        "2511.20347",
+        "A smooth gate in place of the clip: tokens far from the old policy fade instead of vanishing, sooner where "
+        "the advantage is negative.",
+        "Biased: the first update is GRPO's sequence_mean gradient, 1/|y| and group spread included.",
+    ),
+    Algorithm(
+        "luspo",
+        Objective(**{**_GROUP, "ratio": "sequence_geomean"}, trust=_GSPO, aggregation="sequence_sum"),
+        "Liu et al. 2026",
+        "2602.05261",
+        "GSPO with each completion's loss multiplied by its length, which takes the preference for lengths out.",
+        "Biased by the group's spread alone: on 0/1 rewards exact up to the difficulty weight c(p, G).",
+    ),
+    Algorithm(
+        "dppo",
+        Objective(**_GROUP, trust=Trust("divergence_mask"), aggregation="token_global"),
+        "Qi et al. 2026",
+        "2602.04879",
+        "Stops tokens by how much probability they moved, not by their ratio, so that rare tokens are not cut first.",
+        "Biased: the token mean and the group's spread, as dapo.",
+    ),
+    Algorithm(
+        "reinforce_pp",
+        Objective(
+            scale="whiten",
+            credit=Credit("reward_to_go"),
+            ratio="token",
+            trust=_CLIP,
+            aggregation="token_global",
+            kl=_KL_IN_REWARD,
+        ),
+        "Hu 2025",
+        "2501.03262",
+        "PPO without a critic: reward to go, KL in the reward, advantages whitened over the batch's tokens.",
+        "Biased: whitening subtracts a mean that holds the own sample and divides by a random spread, and the token "
+        "mean by a random length; both fade as the batch grows.",
+        group_size=1,
+    ),
+    Algorithm(
+        "reinforce_pp_baseline",
+        Objective(
+            baseline="group_mean",
+            scale="whiten",
+            ratio="token",
+            trust=_CLIP,
+            aggregation="token_global",
+            kl=KL("loss", 0.01, "k2"),
+        ),
+        "Hu et al. 2025",
+        "2501.03262",
+        "The group's mean as baseline, then whitening over the whole batch instead of the group; k2 in the loss.",
+        "Biased: whitening and the token mean as reinforce_pp; k2 per token is the gradient of each token's KL alone.",
+    ),
+    Algorithm(
+        "lite_ppo",
+        Objective(baseline="group_mean", scale="batch_std", ratio="token", trust=_CLIP, aggregation="token_global"),
+        "Liu et al. 2025",
+        "2508.08221",
+        "Mean of the group, spread of the batch, token mean: the two tricks that mattered in a study of many.",
+        "Biased: one random spread for all prompts, and the token mean.",
+    ),
+    Algorithm(
+        "opo",
+        Objective(baseline="length_weighted_group_mean"),
+        "Hao et al. 2025",
+        "2505.23585",
+        "Strictly on-policy gradient with the variance-optimal baseline: the group's mean weighted by length.",
+        "Biased: the own sample votes in the baseline, the more the longer it is.",
+    ),
+    Algorithm(
+        "maxrl",
+        Objective(baseline="group_mean", scale="group_mean"),
+        "Tajwar et al. 2026",
+        "2602.02710",
+        "(r - m)/m with m the group's mean reward, 0 where m = 0: follows the log-likelihood of success. Rewards >= 0.",
+        "Exact for another objective on 0/1 rewards: the likelihood's expansion to order G-1, Σ_k (1-p)^k, k < G-1, "
+        "times the gradient of p; it tends to grad log p.",
     ),
     Algorithm(
         "ppo",
@@ -129,12 +264,48 @@ for _item in (
             kl=KL("reward", 0.05, target=6.0),
             value=Value("head", clip=0.2),
         ),
-        "Schulman 2017",
+        "Schulman et al. 2017",
         "1707.06347",
-        "Clipped token ratios, advantages from a learned value by GAE and whitened over the batch, several passes over each "
-        "rollout; the KL in the reward is steered to a target as in 1909.08593.",
-        "",
+        "Clipped token ratios, advantages from a learned value by GAE and whitened over the batch, several passes over "
+        "each rollout; the KL in the reward is steered to a target as in 1909.08593.",
+        "Biased: lambda < 1 with a wrong value, whitening, and the token mean. With lambda = 1, no scale and "
+        "sequence_sum it is exact for any value.",
         epochs=4,
+    ),
+    Algorithm(
+        "vc_ppo",
+        Objective(
+            baseline="value",
+            credit=Credit("gae", lambda_actor=0.95, lambda_critic=1.0, bootstrap=False),
+            ratio="token",
+            trust=_CLIP,
+            aggregation="token_global",
+            value=Value("head", clip=0.2, pretrain_steps=10),
+        ),
+        "Yuan et al. 2025",
+        "2503.01491",
+        "PPO whose value learns first, alone, and from Monte-Carlo returns (lambda 1), while the policy keeps "
+        "lambda 0.95.",
+        "Biased: lambda < 1 with a wrong value, and the token mean.",
+        epochs=2,
+    ),
+    Algorithm(
+        "vapo",
+        Objective(
+            baseline="value",
+            credit=Credit("gae", lambda_critic=1.0, length_alpha=0.05, bootstrap=False),
+            ratio="token",
+            trust=_CLIP_HIGHER,
+            aggregation="token_global",
+            value=Value("head", clip=0.2, pretrain_steps=10),
+            data=Data(nll_coef=0.1),
+        ),
+        "Yue et al. 2025",
+        "2504.05118",
+        "VC-PPO with a lambda that grows with the completion's length, a higher ceiling, one token mean over the "
+        "batch, and the log-likelihood of samples with positive reward.",
+        "Biased: lambda < 1 with a wrong value, the token mean, and the likelihood term, which is another objective.",
+        epochs=2,
     ),
 ):
     register_algorithm(_item)

@@ -70,8 +70,10 @@ def _others(returns: Tensor, groups: Groups) -> Tensor:
 
 
 def _groups(batch: Batch, like: Tensor) -> Groups:
+    assert batch.voters is not None  # prepare() fills it in
     return Groups.of(batch.group_ids, batch.voters, like.dtype)
 
 
 def _whole(batch: Batch, like: Tensor) -> Groups:
+    assert batch.voters is not None
     return Groups.of(torch.zeros_like(batch.group_ids), batch.voters, like.dtype)

@@ -1,7 +1,7 @@
 """Every batch passes here first: shapes and numbers are checked, and what lies off the mask is set to 0.
 
-Setting it to 0 before any arithmetic, rather than multiplying by the mask after it, makes the gradient at pads exactly 0
-whatever stands there: 0 · inf is not 0.
+Setting it to 0 before any arithmetic, rather than multiplying by the mask after it, makes the gradient at pads exactly
+0 whatever stands there: 0 · inf is not 0.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ class NonFiniteError(UserError):
         self.tensor = tensor
         shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
         super().__init__(
-            f"{tensor} holds NaN or inf on the policy's tokens of rows {shown}: a failed reward belongs in `valid`"
+            f"{tensor} holds NaN or inf where it counts, in rows {shown} (a failed reward belongs in `valid`)"
         )
 
 
 def prepare(batch: Batch) -> Batch:
-    """A batch with checked shapes, `valid` and `voters` filled in, and zeros off the mask and in rows that are not valid.
+    """A batch with checked shapes, `valid` and `voters` filled in, and zeros off the mask and in rows without a say.
 
     Raises:
         UserError: a tensor's shape or kind is wrong; names it, the expected and the given shape.

@@ -1,9 +1,9 @@
 """The distance to the reference, estimated on the sampled tokens (Schulman, "Approximating KL divergence").
 
-With k1 = log pi - log ref: k1 is unbiased, k2 = k1²/2 has the KL's gradient, k3 = exp(-k1) + k1 - 1 is unbiased and never
-negative. As a *reward* k1 gives the exact gradient of KL(pi‖ref). As a *loss* the gradient of an estimate is not an
-estimate of the gradient: k1 pulls nowhere, k2 is exact on the sequence, k3 pulls along KL(ref‖pi) (arXiv 2506.09477,
-2510.01555, 2512.21852). k3 times the ratio, with its gradient, is exact again.
+With k1 = log pi - log ref: k1 is unbiased, k2 = k1²/2 has the KL's gradient, k3 = exp(-k1) + k1 - 1 is unbiased and
+never negative. As a *reward* k1 gives the exact gradient of KL(pi‖ref). As a *loss* the gradient of an estimate is not
+an estimate of the gradient: k1 pulls nowhere, k2 is exact on the sequence, k3 pulls along KL(ref‖pi) (arXiv
+2506.09477, 2510.01555, 2512.21852). k3 times the ratio, with its gradient, is exact again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def estimate(estimator: str, k1: Tensor) -> Tensor:
 
 
 def in_reward(kl: KL, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """The estimate to subtract from the reward of each token, [N, T], without gradient; per sequence: on its last token."""
+    """The estimate to subtract from each token's reward, [N, T], without gradient; a sequence's stands on its last."""
     k1 = (logprobs - ref_logprobs).detach()
     if kl.level == "token":
         return estimate(kl.estimator, k1)

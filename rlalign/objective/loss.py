@@ -1,7 +1,7 @@
 """The axes put together: advantages of a whole batch, then losses of any part of it.
 
-`advantages` sees the whole batch once, without gradient. `policy_loss` and `value_loss` see it whole or in parts: totals,
-counts and metrics of the parts add up to those of the whole, and only the learner divides.
+`advantages` sees the whole batch once, without gradient. `policy_loss` and `value_loss` see it whole or in parts:
+totals, counts and metrics of the parts add up to those of the whole, and only the learner divides.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ def advantages(objective: Objective, batch: Batch, state: ObjectiveState | None 
     """
     state = state or ObjectiveState.start(objective)
     b = replace(prepare(batch), ema=state.ema)
-    assert b.valid is not None and b.voters is not None
+    assert b.valid is not None
+    assert b.voters is not None
     mask = b.action_mask & b.voters[:, None]
     rewards = token_rewards(objective, b, state)
     whole = rewards.sum(1)
@@ -71,9 +72,8 @@ def token_rewards(objective: Objective, batch: Batch, state: ObjectiveState) -> 
         length = mask.sum(1).to(rewards.dtype)
         rewards = rewards + on_last(shaping.overlong(length, batch.max_length, d.overlong, d.overlong_penalty), mask)
     if objective.kl.where == "reward":
-        drawn = (
-            batch.old_logprobs if batch.old_logprobs is not None else batch.need("sampler_logprobs", "KL in the reward")
-        )
+        drawn = batch.old_logprobs
+        drawn = batch.need("sampler_logprobs", "KL in the reward") if drawn is None else drawn
         distance = in_reward(objective.kl, drawn, batch.need("ref_logprobs", "KL in the reward"), mask)
         rewards = rewards - state.kl_coef * distance.to(rewards.dtype)
     voters = batch.voters if batch.voters is not None else torch.ones_like(mask[:, 0])
@@ -103,7 +103,7 @@ def _credit(objective: Objective, batch: Batch, rewards: Tensor, mask: Tensor) -
 
 
 def loss_count(objective: Objective, batch: Batch) -> Tensor:
-    """The denominator that `policy_loss` will report for these rows: from masks and lengths alone, before any forward."""
+    """The denominator that `policy_loss` will report for these rows: masks and lengths alone, before any forward."""
     return aggregation.count(objective.aggregation, batch)
 
 
@@ -120,8 +120,8 @@ def policy_loss(objective: Objective, batch: Batch, state: ObjectiveState | None
 
     Returns:
         total and count by the aggregation axis, and metrics: pg_loss, kl (nats per completion, k1), kl_k3 (per token),
-        kl_clamped, entropy, ratio, ratio_max (a maximum, in `maxima`), clip_fraction, mismatch (|log pi - log sampler|),
-        off_policy_weight.
+        kl_clamped, entropy, ratio, ratio_max (a maximum, in `maxima`), clip_fraction, mismatch (|log pi - log
+        sampler|), off_policy_weight.
     """
     b = prepare(batch)
     state = state or ObjectiveState.start(objective)
@@ -151,7 +151,8 @@ def surrogate(objective: Objective, batch: Batch) -> Tensor:
     x = _trust_input(objective, batch)
     gain = TRUSTS.get(objective.trust.kind)(x, objective.trust)
     gain = gain[0] if isinstance(gain, tuple) else gain
-    return -gain * _off_policy(objective, batch)
+    loss: Tensor = -gain * _off_policy(objective, batch)
+    return loss
 
 
 def value_loss(objective: Objective, batch: Batch) -> LossSum:

@@ -1,7 +1,7 @@
 """Registries of the axes that users may extend. No torch here, so that the command line can list names quickly.
 
-A baseline is `f(returns [N], batch) -> [N] or [N, T]`, a trust region is `f(x: TrustInput, trust: Trust) -> gain [N, T]`,
-a loss is `f(objective, batch) -> per-token loss [N, T]`. Each may be named by its registered name, by
+A baseline is `f(returns [N], batch) -> [N] or [N, T]`, a trust region is `f(x: TrustInput, trust: Trust) -> gain [N,
+T]`, a loss is `f(objective, batch) -> per-token loss [N, T]`. Each may be named by its registered name, by
 `package.module:function` or by `file.py:function`.
 """
 

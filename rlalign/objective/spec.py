@@ -42,7 +42,8 @@ class Trust:
     """How far one batch may move the policy."""
 
     kind: str = "none"
-    """none, clip, dual_clip, stopgrad_cap (CISPO), soft_gate (SAPO), log_clip (GMPO), divergence_mask (DPPO), or yours."""
+    """none, clip, dual_clip, stopgrad_cap (CISPO), soft_gate (SAPO), log_clip (GMPO), divergence_mask (DPPO), or your
+    own."""
     low: float = 0.2
     """Ratio floor is 1 - low; for log_clip the log-ratio floor is -low; 1 is no floor."""
     high: float = 0.2
@@ -97,7 +98,7 @@ class OffPolicy:
     """Correction for a sampler whose probabilities are not the learner's."""
 
     kind: Literal["none", "tis", "mis", "opsm"] = "none"
-    """tis: min(w, high); mis: w where low <= w <= high, else 0; opsm: drop a sequence with A < 0 and mean KL > delta."""
+    """tis: min(w, high); mis: w where low <= w <= high, else 0; opsm: drop a sequence of A < 0 and mean KL > delta."""
     level: Literal["token", "sequence"] = "token"
     """w = pi_old / pi_sampler of a token, or of the sequence."""
     low: float = 0.5
@@ -186,7 +187,7 @@ class Objective:
         return self.ratio != "none" or self.loss != "surrogate"
 
     def validate(self, *, group_size: int | None = None) -> None:
-        """Refuse unknown values and impossible or explosive combinations. Raises UserError with the reason and the fix."""
+        """Refuse unknown values and impossible or explosive combinations: UserError with the reason and the fix."""
         _known_values(self, "objective.")
         _known_name(BASELINES, self.baseline)
         _known_name(TRUSTS, self.trust.kind)
@@ -203,8 +204,8 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
     return [
         (
             o.needs_group and group_size == 1,
-            f"baseline '{o.baseline}' with scale '{o.scale}' compares the samples of a prompt, and group_size is 1, so every "
-            "advantage would be 0: use --rollout.group-size 2 or more, or baseline ema",
+            f"baseline {o.baseline} with scale {o.scale} compares the samples of a prompt, and group_size is 1, so "
+            "every advantage would be 0: use --rollout.group-size 2 or more, or baseline ema",
         ),
         (
             o.baseline == "leave_one_out" and o.scale in ("group_std", "group_mean"),
@@ -225,11 +226,13 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
         ),
         (
             o.needs_values and o.baseline != "value",
-            f"a value is trained and baseline '{o.baseline}' never looks at it: use --objective.baseline value, or value none",
+            f"a value is trained and baseline {o.baseline} never looks at it: use --objective.baseline value, or "
+            "--objective.value.kind none",
         ),
         (
             c.kind == "gae" and o.scale in ("group_std", "group_mean", "batch_std"),
-            f"scale {o.scale} divides by a spread of whole returns, and gae advantages are per token: use scale whiten or none",
+            f"scale {o.scale} divides by a spread of whole returns, and gae advantages are per token: use scale whiten "
+            "or none",
         ),
         (
             o.scale == "group_mean" and o.baseline not in ("group_mean", "none"),
@@ -249,8 +252,8 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
         ),
         (
             o.ratio == "sequence_product" and o.aggregation != "sequence_mean",
-            f"ratio sequence_product is one number a sequence; aggregation {o.aggregation} would count it once per token: "
-            "use --objective.aggregation sequence_mean",
+            f"ratio sequence_product is one number a sequence; aggregation {o.aggregation} would count it once per "
+            "token: use --objective.aggregation sequence_mean",
         ),
         (
             k.importance != "none" and k.where != "loss",
@@ -265,7 +268,7 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
         (not 0 <= c.gamma <= 1, f"credit.gamma is {c.gamma}: it must lie in [0, 1]"),
         (
             not (0 <= c.lambda_actor <= 1 and 0 <= c.lambda_critic <= 1),
-            f"credit.lambda_actor and lambda_critic are {c.lambda_actor} and {c.lambda_critic}: they must lie in [0, 1]",
+            f"credit.lambda_actor, lambda_critic are {c.lambda_actor}, {c.lambda_critic}: they must lie in [0, 1]",
         ),
         (c.length_alpha < 0, f"credit.length_alpha is {c.length_alpha}: it must be 0 (off) or more"),
         (t.low < 0 or t.high < 0, f"trust.low and trust.high are {t.low} and {t.high}: they must be 0 or more"),
