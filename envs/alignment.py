@@ -51,7 +51,7 @@ class Alignment(TextMDP):
 
     id = "rlalign/Alignment-v0"
     description = "say something that means what the input means (cosine of mean embeddings)"
-    rewards: ClassVar[Mapping[str, float]] = {"embedding_cosine": 1.0, "length": 0.1}
+    rewards: ClassVar[Mapping[str, float]] = {"embedding_cosine": 1.0, "length?target=12": 0.1}
     max_prompt = 128
     max_new = 16
 

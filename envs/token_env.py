@@ -43,7 +43,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         render_mode: "ansi" returns the context as text.
     """
 
-    metadata = {"render_modes": ["ansi"]}  # noqa: RUF012 - Gymnasium's own attribute
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's own attribute
 
     def __init__(self, mdp: TextMDP, *, split: Split = "train", render_mode: str | None = None) -> None:
         if mdp.reward is not None and "group" in mdp.reward.scopes.values():
