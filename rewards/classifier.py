@@ -24,7 +24,7 @@ def classifier(
     device: str = "cpu",
     **columns: Any,
 ) -> list[float]:
-    """Probability that a Hugging Face sequence-classification model gives a label: `classifier?model=PATH&label=POSITIVE`.
+    """Probability that a Hugging Face sequence classifier gives a label: `classifier?model=PATH&label=POSITIVE`.
 
     `model` is a folder or hub id with safetensors weights (pickles and remote code are refused), `label` a name or
     index of its labels. It reads the completion, after the prompt if `with_prompt`, cut from the left to what the model

@@ -153,7 +153,7 @@ class RewardSum:
         """The value that stands for a failure; NaN: dropped. Raises RewardError where a failure ends the run."""
         reward = guard.reward
         on_error = "drop" if self._weights[reward.name] == 0.0 and reward.on_error == "fail" else reward.on_error
-        attempts = f"{reward.retries + 1} attempt{'s' if reward.retries else ''}"
+        attempts = f"in {reward.retries + 1} attempts" if reward.retries else "in its only attempt"
         if on_error == "fail":
             error = RewardError(
                 f"reward '{reward.name}' failed {attempts}: {failure.detail}. Mend the function, or say what a "
@@ -180,7 +180,7 @@ class RewardSum:
     def _warn(self, name: str, kind: str, text: str) -> None:
         if (name, kind) not in self._warned:
             self._warned.add((name, kind))
-            warnings.warn(f"reward '{name}' {text} (said once, counted always)", RuntimeWarning, stacklevel=4)
+            warnings.warn(f"reward '{name}' {text} (said once, counted always)", RuntimeWarning, stacklevel=5)
 
     def close(self) -> None:
         """Kill the workers. The next call to `score` starts them again."""

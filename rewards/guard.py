@@ -93,6 +93,8 @@ class InProcess:
         """See `Runner`."""
         try:
             return worker.call(self._function, (), arguments)
+        except UserError:  # a wrong parameter: no retry mends that
+            raise
         except (Exception, SystemExit) as error:
             raise CallFailed("raised", worker.describe(error), traceback.format_exc()) from error
 
@@ -199,12 +201,20 @@ def setup_of(function: Callable[..., Any]) -> dict[str, Any]:
 
     A script or notebook (`__main__`) is never imported again, because that would run it.
     """
-    parts = [function, type(function), getattr(function, "func", None), getattr(function, "__self__", None)]
-    names = {getattr(part, "__module__", None) for part in parts} - {None, "__main__", "builtins", "functools"}
-    modules = [(n, f) for n in sorted(map(str, names)) if (f := getattr(sys.modules.get(n), "__file__", None))]
     named = _named(function)
-    pickled = b"" if named else cloudpickle.dumps(function)
-    return {"path": [p or os.getcwd() for p in sys.path], "modules": modules, "named": named, "pickled": pickled}
+    return {
+        "path": [entry or os.getcwd() for entry in sys.path],
+        "modules": _modules(function),
+        "named": named,
+        "pickled": b"" if named else cloudpickle.dumps(function),
+    }
+
+
+def _modules(function: Callable[..., Any]) -> list[tuple[str, str]]:
+    """Names and files of the modules that the function, its type or what it wraps come from."""
+    parts = [function, type(function), getattr(function, "func", None), getattr(function, "__self__", None)]
+    names = {getattr(part, "__module__", None) for part in parts} - {None, "__main__"}
+    return [(n, f) for n in sorted(map(str, names)) if (f := getattr(sys.modules.get(n), "__file__", None))]
 
 
 def _named(function: Callable[..., Any]) -> tuple[str, str] | None:
@@ -215,7 +225,9 @@ def _named(function: Callable[..., Any]) -> tuple[str, str] | None:
     found: Any = sys.modules[module]
     for part in qualname.split("."):
         found = getattr(found, part, None)
-    return (module, qualname) if found is function or getattr(found, "__wrapped__", None) is function else None
+    if isinstance(found, RewardFunction) and found.function is function:
+        return module, f"{qualname}.function"
+    return (module, qualname) if found is function else None
 
 
 def _stop_late(process: subprocess.Popen[bytes], late: threading.Event) -> None:

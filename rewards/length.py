@@ -7,7 +7,8 @@ from typing import Any
 
 from rlalign.errors import UserError
 from rlalign.rewards.reward import reward
-from rlalign.rewards.text import plain, words
+from rlalign.rewards.text import plain
+from rlalign.rewards.text import words as words_of
 
 
 @reward("length", timeout_s=None, range=(-1.0, 0.0))
@@ -30,7 +31,7 @@ def length(
     if unit == "tokens" and completion_ids is not None:
         sizes = [len(ids) for ids in completion_ids]
     elif unit == "words":
-        sizes = [len(words(plain(c))) for c in completions]
+        sizes = [len(words_of(plain(c))) for c in completions]
     elif unit == "characters":
         sizes = [len(plain(c)) for c in completions]
     else:
@@ -39,9 +40,9 @@ def length(
 
 
 @reward("too_short", timeout_s=None, range=(-1.0, 0.0))
-def too_short(completions: Sequence[Any], *, least: int = 5, **columns: Any) -> list[float]:
-    """-1 for a completion of fewer than `least` words (ideographs and emoji count as words), else 0.
+def too_short(completions: Sequence[Any], *, words: int = 5, **columns: Any) -> list[float]:
+    """-1 for a completion of fewer than `words` words (ideographs and emoji count as words), else 0.
 
-    Range: {-1, 0}. Cost: none to speak of. Deterministic. Hacked by: any `least` words.
+    Range: {-1, 0}. Cost: none to speak of. Deterministic. Hacked by: any `words` words.
     """
-    return [-1.0 if len(words(plain(c))) < least else 0.0 for c in completions]
+    return [-1.0 if len(words_of(plain(c))) < words else 0.0 for c in completions]

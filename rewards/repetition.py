@@ -23,7 +23,7 @@ def repetition(completions: Sequence[Any], *, ngram: int = 1, window: int = 32, 
     """
     if ngram < 1 or window < 1:
         raise UserError(f"reward 'repetition': ngram is {ngram}, window is {window}: give 1 or more")
-    return [-_repeated_share(words(plain(c)), ngram, window) for c in completions]
+    return [0.0 - _repeated_share(words(plain(c)), ngram, window) for c in completions]
 
 
 def _repeated_share(text: list[str], ngram: int, window: int) -> float:

@@ -24,21 +24,20 @@ def cosine(a: FloatArray, b: FloatArray) -> FloatArray:
     """Cosine of the rows of two [B, d] arrays, float [B] in [-1, 1]; 0 where either is the zero vector."""
     norms = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     dots = (a * b).sum(axis=1)
-    return np.clip(np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0), -1.0, 1.0)
+    cosines: FloatArray = np.divide(dots, norms, out=np.zeros_like(dots), where=norms > 0)
+    return cosines.clip(-1.0, 1.0)
 
 
 class EmbeddingCosine:
     """Cosine of the mean token embeddings of prompt and completion; 0 where one of them is empty.
 
-    Bound to a policy: the input embeddings as they stand then, copied, so that the policy cannot move its own yardstick.
+    Bound to a policy: its input embeddings as they stand then, copied, so that it cannot move its own yardstick.
     Unbound: words (see `rlalign.rewards.text.words`), each a fixed random vector of 64 dimensions made from its hash,
     so that the value is a measure of shared words.
 
     Range: [-1, 1]. Cost: an embedding look-up per token. Deterministic; unbound, equal on every machine.
     Hacked by: repeating the prompt, which scores 1, or its commonest words in any order.
     """
-
-    __name__ = __qualname__ = "embedding_cosine"
 
     def __init__(self, tokenizer: Any = None, table: torch.Tensor | None = None) -> None:
         self._tokenizer, self._table = tokenizer, table

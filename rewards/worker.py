@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from operator import attrgetter
 from typing import Any, BinaryIO
 
 
@@ -61,15 +62,20 @@ def describe(error: BaseException) -> str:
 def load(setup: Mapping[str, Any]) -> Callable[..., Any]:
     """The function that a set-up names or carries (see `guard.setup_of`)."""
     sys.path[:] = setup["path"]
-    for name, file in setup["modules"]:
-        _import(name, file)
     if setup["named"] is None:
-        return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]
+        try:
+            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]
+        except ImportError:  # it refers to what is in a file that only the parent knew how to import
+            _import_all(setup["modules"])
+            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]
+    _import_all(setup["modules"])
     module, qualname = setup["named"]
-    found: Any = sys.modules[module]
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return getattr(found, "__wrapped__", found)  # type: ignore[no-any-return]
+    return attrgetter(qualname)(sys.modules[module])  # type: ignore[no-any-return]
+
+
+def _import_all(modules: Sequence[tuple[str, str]]) -> None:
+    for name, file in modules:
+        _import(name, file)
 
 
 def _import(name: str, file: str) -> None:

@@ -1,0 +1,120 @@
+"""What a reward function may return, and what becomes of the rest (nothing wrong is ever taken for a 0.0)."""
+
+import math
+import warnings
+
+import numpy as np
+import pytest
+
+from rlalign.errors import RewardError
+from rlalign.rewards import RewardFunction, compose
+
+TEXTS = ["first", "second " * 50]
+
+
+def evaluate(returned, timeout_s=None, weight=1.0, **description):
+    item = RewardFunction("judge", lambda completions: returned, timeout_s=timeout_s, **description)
+    total = compose((item, weight))
+    with total:
+        return total, total.score("episode", ["p"] * 2, TEXTS, [[1], [2]])
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_numbers_of_every_kind_are_floats(timeout_s):
+    torch = pytest.importorskip("torch")
+    kinds = [
+        [1, True],
+        (1.0, np.float32(1)),
+        np.array([1, 1]),
+        np.array([True, True]),
+        [np.array(1.0), np.array([1])],
+        torch.tensor([1.0, 1.0]),
+        torch.tensor([1, 1], dtype=torch.bfloat16),
+        [torch.tensor(1.0), torch.tensor([1])],
+        torch.ones(2, requires_grad=True),
+    ]
+    for returned in kinds[:: 1 if timeout_s is None else 7]:  # a worker pickles them: a sample will do
+        _, scores = evaluate(returned, timeout_s)
+        assert scores.total.tolist() == [1.0, 1.0], returned
+        assert scores.total.dtype == np.float64
+
+
+def test_generators_are_read():
+    item = RewardFunction("g", lambda completions: (float(len(c)) for c in completions), timeout_s=None)
+    assert compose(item).score("episode", ["p"], ["abc"], [[1]]).total.tolist() == [3.0]
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ([1.0], "'judge' returned 1 values for 2 completions"),
+        ([1.0] * 3, "'judge' returned 3 values for 2 completions"),
+        ([], "'judge' returned 0 values for 2 completions"),
+        (None, "'judge' returned NoneType .*return statement missing.*list of 2 numbers"),
+        (1.0, "'judge' returned float .*list of 2 numbers"),
+        ("ab", "'judge' returned str "),
+        ({0: 1.0, 1: 2.0}, "'judge' returned dict "),
+        (["1.0", "2.0"], "'judge' returned str '1.0' for sample 0 "),
+        ([1.0, b"2"], "'judge' returned bytes .* for sample 1 "),
+        ([1.0, [2.0]], "'judge' returned list .* for sample 1 "),
+        ([1.0, 2j], "'judge' returned complex .* for sample 1 "),
+        (np.ones((2, 1)), "'judge' returned list .* for sample 0 "),
+        (np.float64(1.0), "'judge' returned float64 "),
+        ([np.ones(2), 1.0], "'judge' returned ndarray .* for sample 0 "),
+        ([1.0, math.inf], "'judge' returned inf for sample 1 .*'second second .*…'"),
+        ([-math.inf, 1.0], "'judge' returned -inf for sample 0 .*'first'"),
+        ([1e39, 1.0], "'judge' returned 1e[+]39 for sample 0"),
+    ],
+)
+@pytest.mark.parametrize("weight", [1.0, 0.0])
+@pytest.mark.parametrize("on_error", ["fail", "drop", 0.0])
+def test_what_is_no_reward_is_an_error_under_every_policy(returned, says, weight, on_error):
+    with pytest.raises(RewardError, match=says):
+        evaluate(returned, weight=weight, on_error=on_error)
+
+
+def test_none_skips_a_component_and_invalidates_a_sample_without_any():
+    def judge(name, values):
+        return RewardFunction(name, lambda completions: values, timeout_s=None)
+
+    total = compose([judge("a", [None, None, 1.0]), (judge("b", [2.0, None, 2.0]), 3.0), (judge("m", [1.0] * 3), 0)])
+    scores = total.score("episode", ["p"] * 3, ["c"] * 3, [[1]] * 3)
+    np.testing.assert_array_equal(scores.total, [6.0, math.nan, 7.0])
+    assert scores.valid.tolist() == [True, False, True]
+    assert total.failures == {"a": {"none": 2}, "b": {"none": 1}}
+
+
+def test_none_for_a_whole_batch_is_warned_of_once():
+    item = RewardFunction("judge", lambda completions: [None] * len(completions), timeout_s=None)
+    total = compose(item)
+    with pytest.warns(RuntimeWarning, match="'judge' returned None for a whole batch"):
+        scores = total.score("episode", ["p"], ["c"], [[1]])
+    assert not scores.valid.any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        total.score("episode", ["p"], ["c"], [[1]])
+    assert total.pop_failures() == {"judge": {"none": 2}}
+    assert total.pop_failures() == {}
+
+
+def test_nan_invalidates_its_sample_and_is_counted():
+    total, scores = evaluate([math.nan, 1.0])
+    assert scores.valid.tolist() == [False, True]
+    assert math.isnan(scores.total[0])
+    assert total.failures == {"judge": {"nan": 1}}
+
+
+def test_a_huge_reward_is_warned_of_and_counted():
+    with pytest.warns(RuntimeWarning, match=r"'judge' returned -1e\+30"):
+        total, scores = evaluate([-1e30, 1e6])
+    assert scores.valid.all()
+    assert total.failures == {"judge": {"huge": 1}}
+
+
+@pytest.mark.parametrize("returned", [[[math.nan, 1.0], [2.0]], [None, [2.0]]])
+def test_token_rewards_of_a_sample_that_failed_are_zero_not_nan(returned):
+    item = RewardFunction("t", lambda completions: returned, "token", None)
+    scores = compose(item).score("turn", ["p"] * 2, TEXTS, [[1, 2], [3]])
+    assert scores.valid.tolist() == [False, True]
+    assert [x.tolist() for x in scores.token_rewards] == [[0.0, 0.0], [2.0]]
+    assert math.isnan(scores.total[0])

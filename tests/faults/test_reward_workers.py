@@ -1,0 +1,403 @@
+"""Reward functions that raise, hang, die, print or fork: the run goes on, and nothing is left behind."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rlalign.errors import RewardError
+from rlalign.rewards import RewardFunction, compose
+
+SHORT = 0.5  # seconds; hangs are for ever, so no machine is too slow for it
+
+
+def score(total, completions=("a", "bb")):
+    count = len(completions)
+    return total.score("episode", ["p"] * count, list(completions), [[1]] * count)
+
+
+def worker_pid(total, name):
+    return total._guards[name]._runner.pid
+
+
+def is_gone(pid):
+    """No such process, or a zombie that its adoptive parent has yet to reap."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    return True
+
+
+def wait_until(condition):
+    for _ in range(600):
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+@contextlib.contextmanager
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# The functions. Those that must behave differently on the second attempt leave a file behind on the first.
+
+
+def lengths(completions, **columns):
+    return [float(len(c)) for c in completions]
+
+
+def first_time(path):
+    try:
+        Path(path).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
+
+
+def raising_once(completions, path):
+    if first_time(path):
+        raise ValueError("not today")
+    return lengths(completions)
+
+
+def raising(completions):
+    raise ValueError("not ever")
+
+
+def hanging(completions):
+    while True:
+        time.sleep(3600)
+
+
+def busy(completions):
+    while True:
+        pass
+
+
+def hanging_once(completions, path):
+    return hanging(completions) if first_time(path) else lengths(completions)
+
+
+def dying_once(completions, path):
+    if first_time(path):
+        os._exit(3)
+    return lengths(completions)
+
+
+def killed_once(completions, path):
+    if first_time(path):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return lengths(completions)
+
+
+def dying(completions):
+    os._exit(3)
+
+
+def leaving(completions):
+    sys.exit("bye")
+
+
+def printing(completions):
+    print("to stdout", flush=True)
+    os.write(1, b"to the descriptor\n")
+    subprocess.run(["echo", "from a child"], check=True)
+    return lengths(completions)
+
+
+def reading(completions):
+    return [float(len(sys.stdin.read()))] * len(completions)
+
+
+def nesting(completions, path):
+    child = subprocess.Popen(["sleep", "3600"])
+    Path(path).write_text(str(child.pid))
+    return hanging(completions)
+
+
+def pids(completions):
+    return [float(os.getpid())] * len(completions)
+
+
+# ---- raises ----
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_a_failure_that_a_retry_mends_is_counted_only(tmp_path, timeout_s):
+    item = RewardFunction("r", raising_once, timeout_s=timeout_s, retries=1).using(path=str(tmp_path / "mark"))
+    with compose(item) as total:
+        assert score(total).total.tolist() == [1.0, 2.0]
+        assert total.failures == {"r": {"raised": 1}}
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_fail_names_reward_cause_place_and_fix(timeout_s):
+    with compose(RewardFunction("r", raising, timeout_s=timeout_s, retries=2)) as total:
+        with pytest.raises(RewardError) as caught:
+            score(total)
+        message = str(caught.value)
+        for part in ("reward 'r'", "3 attempts", "ValueError: not ever", "test_reward_workers.py:", "on_error="):
+            assert part in message
+        assert "Traceback" in "".join(caught.value.__notes__)
+        assert total.failures == {"r": {"raised": 3}}
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_drop_makes_every_sample_invalid_and_says_so_once(timeout_s):
+    items = [RewardFunction("r", raising, timeout_s=timeout_s, retries=0, on_error="drop"), (lengths, 1.0)]
+    with compose(items) as total:
+        with pytest.warns(RuntimeWarning, match="'r' failed in its only attempt: ValueError: not ever.*dropped"):
+            scores = score(total)
+        assert not scores.valid.any()
+        assert np.isnan(scores.total).all()
+        assert np.isnan(scores.components["r"]).all()
+        assert scores.components["lengths"].tolist() == [1.0, 2.0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            score(total)
+        assert total.failures == {"r": {"raised": 2}}
+
+
+def test_a_number_stands_for_a_failure():
+    with compose((RewardFunction("r", raising, timeout_s=None, on_error=-1.5), 2.0)) as total, no_warnings():
+        scores = score(total)
+    assert scores.valid.all()
+    assert scores.total.tolist() == [-3.0, -3.0]
+    assert total.failures == {"r": {"raised": 2}}
+
+
+def test_a_number_of_token_scope_stands_on_the_last_token():
+    item = RewardFunction("r", raising, "token", None, on_error=-1.0)
+    with no_warnings():
+        scores = compose((item, 2.0)).score("turn", ["p"] * 2, ["abc", ""], [[1, 2, 3], []])
+    assert [x.tolist() for x in scores.token_rewards] == [[0.0, 0.0, -2.0], []]
+
+
+@pytest.mark.parametrize("function", [raising, dying, hanging])
+def test_a_metric_that_fails_stops_nothing(function):
+    items = [(RewardFunction("m", function, timeout_s=SHORT, retries=0), 0.0), RewardFunction("l", lengths)]
+    with compose(items) as total, pytest.warns(RuntimeWarning, match="'m' failed"):
+        scores = score(total)
+    assert scores.total.tolist() == [1.0, 2.0]
+    assert scores.valid.all()
+    assert sum(total.failures["m"].values()) == 1
+
+
+def test_sys_exit_is_a_failure_of_the_reward():
+    for timeout_s in (None, 30.0):
+        with (
+            compose(RewardFunction("r", leaving, timeout_s=timeout_s, retries=0)) as total,
+            pytest.raises(RewardError, match="SystemExit: bye"),
+        ):
+            score(total)
+
+
+# ---- hangs ----
+
+
+@pytest.mark.parametrize("function", [hanging, busy])
+def test_a_hang_is_killed_and_the_run_goes_on(function):
+    items = [RewardFunction("h", function, timeout_s=SHORT, retries=1, on_error="drop"), RewardFunction("l", lengths)]
+    started = []
+    with compose(items) as total, no_warnings():
+        runner = total._guards["h"]._runner
+        start = runner._start
+        runner._start = lambda: (start(), started.append(runner.pid))
+        for _ in range(2):
+            scores = score(total)
+            assert not scores.valid.any()
+            assert scores.components["l"].tolist() == [1.0, 2.0]
+        assert total.failures == {"h": {"timeout": 4}}
+        assert len(set(started)) == 4
+        assert all(is_gone(pid) for pid in started)
+
+
+def test_a_hang_that_a_retry_mends(tmp_path):
+    item = RewardFunction("h", hanging_once, timeout_s=2.0, retries=1).using(path=str(tmp_path / "mark"))
+    with compose(item) as total:
+        assert score(total).total.tolist() == [1.0, 2.0]
+        assert total.failures == {"h": {"timeout": 1}}
+
+
+def test_a_timeout_says_what_to_do():
+    with compose(RewardFunction("h", hanging, timeout_s=SHORT, retries=0)) as total:
+        with pytest.raises(RewardError, match=r"took longer than 0.5 s and was killed.*timeout_s="):
+            score(total)
+        assert worker_pid(total, "h") is None
+
+
+def test_what_the_function_started_is_killed_with_it(tmp_path):
+    path = tmp_path / "pid"
+    item = RewardFunction("n", nesting, timeout_s=2.0, retries=0, on_error="drop").using(path=str(path))
+    with compose(item) as total, no_warnings():
+        score(total)
+    assert wait_until(lambda: is_gone(int(path.read_text())))
+
+
+@pytest.mark.filterwarnings("ignore:reward 'h' failed:RuntimeWarning")
+def test_timeouts_work_off_the_main_thread_and_side_by_side():
+    totals = [compose(RewardFunction("h", hanging, timeout_s=SHORT, on_error="drop")) for _ in range(4)]
+    seen = []
+
+    def work(total):
+        seen.append(score(total).valid.any())
+
+    threads = [threading.Thread(target=work, args=(t,)) for t in totals]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [False] * 4
+    assert all(t.failures == {"h": {"timeout": 2}} for t in totals)
+
+
+def test_one_sum_called_from_several_threads_mixes_nothing_up():
+    with compose(RewardFunction("l", lengths)) as total:
+        found = {}
+
+        def work(n):
+            found[n] = [score(total, ["x" * n] * n).total.tolist() for _ in range(20)]
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert found == {n: [[float(n)] * n] * 20 for n in range(1, 5)}
+
+
+# ---- deaths ----
+
+
+@pytest.mark.parametrize("function", [dying_once, killed_once])
+def test_a_dead_worker_is_restarted_and_asked_again(tmp_path, function):
+    item = RewardFunction("d", function, retries=1).using(path=str(tmp_path / "mark"))
+    with compose(item) as total:
+        assert score(total).total.tolist() == [1.0, 2.0]
+        assert total.failures == {"d": {"died": 1}}
+
+
+@pytest.mark.parametrize(("function", "how"), [(dying_once, "exit status 3"), (killed_once, "killed by SIGKILL")])
+def test_a_death_tells_how(tmp_path, function, how):
+    item = RewardFunction("d", function, retries=0).using(path=str(tmp_path / "mark"))
+    with compose(item) as total, pytest.raises(RewardError, match=how):
+        score(total)
+
+
+def test_a_worker_killed_between_two_calls_is_no_failure_of_the_second():
+    with compose(RewardFunction("p", pids, retries=0)) as total:
+        pid = int(score(total).total[0])
+        assert pid == worker_pid(total, "p")
+        os.kill(pid, signal.SIGKILL)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        assert int(score(total).total[0]) != pid
+        assert total.failures == {}
+
+
+def test_a_worker_stays_up_between_calls():
+    with compose(RewardFunction("p", pids)) as total:
+        first, second = int(score(total).total[0]), int(score(total).total[0])
+    assert first == second != os.getpid()
+    assert is_gone(first)
+
+
+def test_a_closed_sum_can_be_used_again():
+    total = compose(RewardFunction("p", pids))
+    with total:
+        first = score(total).total[0]
+    with total:
+        assert score(total).total[0] != first
+
+
+def test_a_dropped_sum_leaves_no_worker():
+    total = compose(RewardFunction("p", pids))
+    pid = int(score(total).total[0])
+    del total
+    assert is_gone(pid)
+
+
+PARENT = """
+import sys, threading
+from rlalign.rewards import RewardFunction, compose
+
+def pids(completions, path):
+    import os, pathlib, time
+    pathlib.Path(path).write_text(str(os.getpid()))
+    while {hang}:
+        time.sleep(3600)
+    return [0.0]
+
+total = compose(RewardFunction("p", pids, timeout_s=3600).using(path=sys.argv[1]))
+total.score("episode", ["p"], ["c"], [[1]])
+"""
+
+
+def test_no_orphan_when_the_parent_ends(tmp_path):
+    path = tmp_path / "pid"
+    subprocess.run([sys.executable, "-c", PARENT.format(hang=False), str(path)], check=True)
+    assert is_gone(int(path.read_text()))
+
+
+def test_no_orphan_when_the_parent_is_killed_while_the_function_hangs(tmp_path):
+    path = tmp_path / "pid"
+    parent = subprocess.Popen([sys.executable, "-c", PARENT.format(hang=True), str(path)])
+    assert wait_until(lambda: path.exists() and path.read_text())
+    parent.kill()
+    parent.wait()
+    assert wait_until(lambda: is_gone(int(path.read_text())))
+
+
+# ---- the protocol ----
+
+
+def test_what_the_function_prints_goes_to_stderr(capfd):
+    with compose(RewardFunction("p", printing, retries=0)) as total:
+        for _ in range(3):
+            assert score(total).total.tolist() == [1.0, 2.0]
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.count("to stdout") == err.count("to the descriptor") == err.count("from a child") == 3
+
+
+def test_the_functions_stdin_is_empty():
+    with compose(RewardFunction("r", reading, timeout_s=30.0, retries=0)) as total:
+        assert score(total).total.tolist() == [0.0, 0.0]
+
+
+def test_requests_larger_than_a_pipe():
+    with compose(RewardFunction("l", lengths)) as total:
+        assert score(total, ["x" * 900_000] * 4).total.tolist() == [9e5] * 4
+
+
+def test_a_file_that_fails_in_the_worker_only_says_why(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import sys\n"
+        "if 'pytest' not in sys.modules:\n"
+        "    raise RuntimeError('needs a licence')\n"
+        "def f(completions):\n"
+        "    return [0.0] * len(completions)\n"
+    )
+    with (
+        compose(f"{tmp_path}/mine.py:f") as total,
+        pytest.raises(RewardError, match=r"'f' cannot be loaded in its worker: RuntimeError: needs a licence"),
+    ):
+        score(total)
+
+
+def test_a_result_that_cannot_be_pickled_is_a_failure():
+    def locks(completions):
+        return [threading.Lock() for _ in completions]
+
+    with compose(RewardFunction("r", locks, retries=0)) as total, pytest.raises(RewardError, match="pickle"):
+        score(total)
