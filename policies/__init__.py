@@ -1,0 +1,85 @@
+"""Policies: what speaks. Nothing here imports torch until a policy is made."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rlalign.errors import UnknownNameError, UserError
+from rlalign.policies.options import PolicyOptions
+from rlalign.registry import POLICIES
+
+if TYPE_CHECKING:
+    import torch
+
+    from rlalign.policies.base import Policy, Sampler
+    from rlalign.types import Tokenizer
+
+__all__ = ["PolicyOptions", "load", "make_policy", "make_sampler"]
+
+
+def make_policy(
+    name: str,
+    *,
+    tokenizer: Tokenizer | None = None,
+    options: PolicyOptions | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    keep_reference: bool = True,
+) -> Policy:
+    """The policy of a registry name, a local folder or a hub id, at its start.
+
+    Args:
+        name: `smollm2`, `tiny`, `gru`, ...; or a folder that transformers or this library wrote; or a hub id.
+        tokenizer: for policies from scratch, and folders without a tokenizer; a pretrained model brings its own.
+        options: adapters, precision, value head, sizes.
+        seed: of everything that is drawn to make it.
+        device: where to put it.
+        keep_reference: keep what `reference_logprobs` needs.
+
+    Raises UserError when there is no such policy, UnknownNameError when the name is nearly one of the registry's.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        name = str(folder)
+    elif name in POLICIES or ":" in name:
+        made: Policy = POLICIES.get(name)(
+            tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
+        )
+        return made
+    elif "/" not in name and difflib.get_close_matches(name, list(POLICIES), cutoff=0.6):
+        raise UnknownNameError("policy", name, POLICIES)
+    from rlalign.policies.causal import pretrained
+    from rlalign.policies.folder import card_of
+    from rlalign.policies.gru import load_gru
+
+    if folder.is_dir() and (card_of(folder) or {}).get("kind") == "gru":
+        return load_gru(folder, tokenizer=tokenizer, options=options, device=device, keep_reference=keep_reference)
+    return pretrained(
+        name, tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
+    )
+
+
+def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> Policy:
+    """The policy that `save_pretrained` wrote: adapters merged, value head included, without a reference.
+
+    `tokenizer` is needed only where the policy spoke one that neither transformers nor this library provides.
+    """
+    from rlalign.policies.causal import load_causal
+    from rlalign.policies.folder import card_of
+    from rlalign.policies.gru import load_gru
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"no policy folder '{folder}'")
+    if (card_of(folder) or {}).get("kind") == "gru":
+        return load_gru(folder, tokenizer=tokenizer, device=device)
+    return load_causal(folder, tokenizer=tokenizer, device=device)
+
+
+def make_sampler(name: str, policy: Policy) -> Sampler:
+    """The sampler of a name over a policy: "decode", our loop, or "generate", transformers.generate."""
+    from rlalign.policies.sampler import make_sampler as make
+
+    return make(name, policy)

@@ -11,12 +11,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
-from rlalign.errors import FaultError
+from rlalign.errors import FaultError, UserError
 from rlalign.types import Sampling, Tokenizer
 
 
@@ -25,10 +25,10 @@ class TokenScores:
     """What a policy says of given tokens; everything is 0 outside the action mask.
 
     Attributes:
-        logprobs: float32 [N, L], log pi(token_t | tokens_<t) under the sampling distribution (temperature, top-k, top-p).
+        logprobs: float32 [N, L], log pi(token_t | tokens_<t) under the sampling distribution.
         entropies: float32 [N, L] of the same distribution, when asked for.
         values: float32 [N, L], V(tokens_<t) at each action, when asked for.
-        final_values: float32 [N], V of the whole context: the bootstrap of a truncated episode, when values were asked for.
+        final_values: float32 [N], V of the whole context: bootstraps a truncated episode; when values were asked for.
     """
 
     logprobs: Tensor
@@ -46,7 +46,7 @@ class DecodeState(Protocol):
 
 
 class Policy(nn.Module, ABC):
-    """A language model that acts. Modules inside are in eval mode (no dropout) in rollout, scoring and training alike."""
+    """A language model that acts. Modules inside stay in eval mode (no dropout), in training too."""
 
     tokenizer: Tokenizer
 
@@ -54,6 +54,25 @@ class Policy(nn.Module, ABC):
     def device(self) -> torch.device:
         """Where the parameters live."""
         return next(self.parameters()).device
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The format that log-probs are computed in: float32, or bfloat16, where sampler and scores differ by 2e-2."""
+        return torch.float32
+
+    @property
+    def hidden_size(self) -> int:
+        """Width d of the input embeddings."""
+        return int(self.input_embeddings().shape[1])
+
+    def input_embeddings(self) -> Tensor:
+        """Input embeddings [V, d] as they are now, without gradient. Raises UserError where there are none."""
+        raise UserError(f"a {type(self).__name__} has no input embeddings")
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in eval mode: dropout would make the scored distribution another one than the sampled."""
+        super().train(False)
+        return self
 
     # ---- scoring: the learner's side ----
 
@@ -113,7 +132,7 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
-        """Write the policy so that it can be loaded without this library where its kind allows (HF: adapter and merged)."""
+        """Write the policy; a transformers model as what transformers loads without this library."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,13 +101,17 @@ def build_once(target: Path, build: Callable[[Path], None]) -> Path:
         target.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
     except OSError as error:
-        raise FaultError(f"cannot write to the cache '{home()}' ({error}): set RLALIGN_HOME to another folder") from error
+        raise FaultError(
+            f"cannot write to the cache '{home()}' ({error}): set RLALIGN_HOME to another folder"
+        ) from error
     try:
         build(scratch / target.name)
         try:
             os.replace(scratch / target.name, target)
         except OSError:
-            if not target.exists():  # a folder that another process has just put there cannot be replaced, nor need it be
+            if (
+                not target.exists()
+            ):  # a folder that another process has just put there cannot be replaced, nor need it be
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)

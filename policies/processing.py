@@ -1,0 +1,91 @@
+"""Temperature, top-k and top-p, and drawing from what they leave. Scoring and sampling share these functions.
+
+The distribution of a token is softmax(z), z = process(logits). Everything is float32 and has no state.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlalign.types import Sampling
+
+_BLOCK = 256
+
+
+def process(logits: Tensor, sampling: Sampling) -> Tensor:
+    """float32 logits [n, V] of the sampling distribution: divided by the temperature, -inf outside top-k and top-p.
+
+    Top-k keeps every logit that ties with the k-th; top-p keeps the smallest set, most probable first, whose
+    probability reaches top_p, and never fewer than one token.
+    """
+    z = logits.float()
+    if sampling.temperature != 1.0:
+        z = z / sampling.temperature
+    if 0 < sampling.top_k < z.shape[-1]:
+        least = z.topk(sampling.top_k, dim=-1).values[:, -1:]
+        z = z.masked_fill(z < least, -torch.inf)
+    if sampling.top_p < 1.0:
+        ordered, index = z.sort(dim=-1, descending=True, stable=True)
+        p = ordered.softmax(dim=-1)
+        beyond = p.cumsum(dim=-1) - p >= sampling.top_p
+        beyond[:, 0] = False
+        z = z.masked_fill(torch.zeros_like(beyond).scatter(-1, index, beyond), -torch.inf)
+    return z
+
+
+def token_logprobs(logits: Tensor, targets: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
+    """(log-probs [n] of the targets, processed logits [n, V]), both float32.
+
+    A target was drawn, so it was in the support; where rounding between two ways of computing the logits would put it
+    just outside top-k or top-p, it is put back.
+    """
+    z = process(logits, sampling)
+    if sampling.top_k or sampling.top_p < 1.0:
+        own = logits.float().gather(-1, targets[:, None]) / sampling.temperature
+        z = z.scatter(-1, targets[:, None], own)
+    return z.gather(-1, targets[:, None]).squeeze(-1) - z.logsumexp(dim=-1), z
+
+
+def entropy(z: Tensor) -> Tensor:
+    """Entropy [n] in nats of softmax(z [n, V]): logsumexp(z) − Σ softmax(z)·z, with 0·log 0 = 0."""
+    finite = z.masked_fill(z == -torch.inf, 0.0)
+    return z.logsumexp(dim=-1) - (z.softmax(dim=-1) * finite).sum(dim=-1)
+
+
+def draw(
+    logits: Tensor, sampling: Sampling, generator: torch.Generator, *, greedy: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Draw a token from each row of logits [n, V]; return (tokens int64 [n], log-probs float32 [n]).
+
+    Inverse CDF on two levels: one uniform a row picks a block of 256 tokens by the blocks' sums and then a token by the
+    sums inside that block. Sums are float64, so a token's share is right to 1e-7 whatever the vocabulary's size, and no
+    [n, V] noise is made. Greedy takes the most probable token and draws nothing.
+    """
+    z = process(logits, sampling)
+    top = z.amax(dim=-1, keepdim=True)
+    weights = (z - top).exp_()
+    n, size = weights.shape
+    blocks = torch.nn.functional.pad(weights, (0, -size % _BLOCK)).view(n, -1, _BLOCK)
+    cumulated = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    total = cumulated[:, -1:]
+    if greedy:
+        tokens = z.argmax(dim=-1)
+    else:
+        u = torch.rand(n, 1, dtype=torch.float64, device=z.device, generator=generator) * total
+        block = _invert(cumulated, u)
+        before = torch.where(block > 0, cumulated.gather(-1, (block - 1).clamp(min=0)), 0.0)
+        inside = blocks[torch.arange(n, device=z.device), block.squeeze(-1)].double().cumsum(dim=-1)
+        tokens = (block * _BLOCK + _invert(inside, u - before)).squeeze(-1).clamp(max=size - 1)
+    chosen = z.gather(-1, tokens[:, None]) - top - total.log().float()
+    return tokens, chosen.squeeze(-1)
+
+
+def _invert(cumulated: Tensor, u: Tensor) -> Tensor:
+    """The first index whose cumulated weight exceeds u; a u past the end, by rounding, gets the last with any weight.
+
+    The clamp is for rows of NaN: their log-prob is NaN, which the learner reports, rather than an index out of range.
+    """
+    last = cumulated[:, -1:]
+    u = torch.minimum(u, torch.nextafter(last, torch.zeros_like(last)))
+    return torch.searchsorted(cumulated, u, right=True).clamp(max=cumulated.shape[-1] - 1)
