@@ -69,10 +69,11 @@ def prepare(batch: Batch) -> Batch:
 
 def _clean(name: str, x: Tensor, keep: Tensor) -> Tensor:
     x = x.where(keep, 0)
-    finite = torch.isfinite(x.detach())
-    if not bool(finite.all()):
+    if not bool(torch.isfinite(x.detach().sum())):  # one number to look at; the rows are sought only when it is bad
+        finite = torch.isfinite(x.detach())
         bad = ~(finite if x.ndim == 1 else finite.all(1))
-        raise NonFiniteError(name, bad.nonzero().flatten().tolist())
+        if bool(bad.any()):
+            raise NonFiniteError(name, bad.nonzero().flatten().tolist())
     return x
 
 

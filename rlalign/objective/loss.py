@@ -112,11 +112,14 @@ def value_count(batch: Batch) -> Tensor:
     return aggregation.count("token_global", batch)
 
 
-def policy_loss(objective: Objective, batch: Batch, state: ObjectiveState | None = None) -> LossSum:
+def policy_loss(
+    objective: Objective, batch: Batch, state: ObjectiveState | None = None, *, measure: bool = True
+) -> LossSum:
     """Policy term, KL in the loss, entropy bonus and NLL on positives, summed over the rows given.
 
     Needs `advantages` from the function of that name, and `logprobs` with gradient. Token losses:
     - gain(ratio, trust) · off-policy weight + beta · KL - entropy_coef · H - nll_coef · 1[reward > nll_above] · log pi.
+    `measure=False` leaves the metrics out.
 
     Returns:
         total and count by the aggregation axis, and metrics: pg_loss, kl (nats per completion, k1), kl_k3 (per token),
@@ -130,7 +133,7 @@ def policy_loss(objective: Objective, batch: Batch, state: ObjectiveState | None
     assert b.valid is not None
     mask = b.action_mask & b.valid[:, None]
     per_token: Tensor = LOSSES.get(objective.loss)(objective, b)
-    pg_total = aggregation.total(objective.aggregation, per_token.detach(), b)
+    policy_term = per_token.detach()
     if objective.kl.where == "loss":
         ref = b.need("ref_logprobs", "KL in the loss")
         old = b.need("old_logprobs", "kl.importance") if objective.kl.importance != "none" else None
@@ -141,9 +144,12 @@ def policy_loss(objective: Objective, batch: Batch, state: ObjectiveState | None
         positive = (_raw_returns(b) > objective.data.nll_above)[:, None]
         per_token = per_token - objective.data.nll_coef * torch.where(positive, logprobs, 0)
     count = aggregation.count(objective.aggregation, b)
+    total = aggregation.total(objective.aggregation, per_token, b)
+    if not measure:
+        return LossSum(total, count, {})
     metrics, maxima = _metrics(objective, b, mask)
-    metrics["pg_loss"] = (pg_total, count)
-    return LossSum(aggregation.total(objective.aggregation, per_token, b), count, metrics, maxima)
+    metrics["pg_loss"] = (aggregation.total(objective.aggregation, policy_term, b), count)
+    return LossSum(total, count, metrics, maxima)
 
 
 def surrogate(objective: Objective, batch: Batch) -> Tensor:

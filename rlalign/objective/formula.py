@@ -1,0 +1,97 @@
+"""An objective written out: its advantage, its loss and its denominator as one line of text each."""
+
+from __future__ import annotations
+
+from rlalign.objective.spec import Objective
+
+_BASELINE = {
+    "none": "",
+    "ema": "moving average of r",
+    "batch_mean": "mean of the batch",
+    "value": "V(s_t)",
+    "greedy": "r(greedy)",
+    "group_mean": "mean of the group",
+    "leave_one_out": "mean of the group's others",
+    "length_weighted_group_mean": "Σ l r / Σ l over the group",
+}
+_SCALE = {"group_std": "std of the group", "batch_std": "std of r over the batch", "group_mean": "mean of the group"}
+_RATIO = {
+    "none": "",
+    "token": "rho_t = pi_t/old_t",
+    "sequence_product": "rho = Π pi_t/old_t",
+    "sequence_geomean": "rho = (Π pi_t/old_t)^(1/|y|)",
+}
+_TOTAL = {
+    "sequence_sum": "Σ_i Σ_t / N",
+    "sequence_mean": "Σ_i (1/|y_i|) Σ_t / N",
+    "token_global": "Σ_i Σ_t / Σ_i |y_i|",
+    "constant": "Σ_i Σ_t / (N · L_max)",
+}
+
+
+def formula(objective: Objective) -> list[str]:
+    """Lines: reward (where something is added to it), advantage, token loss, aggregation, value."""
+    o, lines = objective, []
+    extra = " + length penalty" if o.data.overlong else ""
+    if o.kl.where == "reward":
+        adaptive = f", beta steered to {o.kl.target:g} nats" if o.kl.target else ""
+        extra += f" - {o.kl.coef:g} · {o.kl.estimator}(pi‖ref){adaptive}"
+    if extra:
+        lines.append(f"r ← r{extra}")
+    lines.append(f"A = {_advantage(o)}")
+    lines.append(f"loss = {_loss(o)}")
+    lines.append(f"total = {_TOTAL.get(o.aggregation, o.aggregation)}")
+    if o.needs_values:
+        clip = f", clipped at ±{o.value.clip:g}" if o.value.clip else ""
+        lines.append(f"value loss = {o.value.coef:g} · ½ (V - R)²{clip}")
+    return lines
+
+
+def _advantage(o: Objective) -> str:
+    c = o.credit
+    if c.kind == "gae":
+        lam = f"1 - 1/({c.length_alpha:g} |y|)" if c.length_alpha else f"{c.lambda_actor:g}"
+        text = f"GAE(gamma {c.gamma:g}, lambda {lam}; returns with lambda {c.lambda_critic:g})"
+    else:
+        gained = {"trajectory": "r", "reward_to_go": f"Σ_(k>=t) {'' if c.gamma == 1 else f'{c.gamma:g}^(k-t) '}r_k"}[
+            c.kind
+        ]
+        base = _BASELINE.get(o.baseline, f"{o.baseline}(r)")
+        text = f"{gained} - {base}" if base else gained
+    if o.scale == "whiten":
+        return f"whiten({text})"
+    return f"({text}) / {_SCALE[o.scale]}" if o.scale != "none" else text
+
+
+def _loss(o: Objective) -> str:
+    if o.loss != "surrogate":
+        text = f"{o.loss}(objective, batch)"
+    else:
+        text = _gain(o)
+        if o.ratio != "none":
+            text += f",  {_RATIO[o.ratio]}"
+    if o.off_policy.kind != "none":
+        text += f",  times {o.off_policy.kind} weights"
+    if o.kl.where == "loss":
+        importance = "" if o.kl.importance == "none" else f" · {o.kl.importance} ratio"
+        text += f"  + {o.kl.coef:g} · {o.kl.estimator}(pi‖ref){importance}"
+    if o.data.entropy_coef:
+        text += f"  - {o.data.entropy_coef:g} · H"
+    if o.data.nll_coef:
+        text += f"  - {o.data.nll_coef:g} · log pi where r > {o.data.nll_above:g}"
+    return text
+
+
+def _gain(o: Objective) -> str:
+    t = o.trust
+    low, high = f"{1 - t.low:g}", f"{1 + t.high:g}"
+    plain = "-A · log pi" if o.ratio == "none" else "-rho A"
+    return {
+        "none": plain,
+        "clip": f"-min(rho A, clip(rho, {low}, {high}) A)",
+        "dual_clip": f"-max(min(rho A, clip(rho, {low}, {high}) A), {t.dual:g} A if A < 0)",
+        "stopgrad_cap": f"-sg(clip(rho, {low}, {high})) A log pi",
+        "soft_gate": f"-(4/tau) sigmoid(tau (rho - 1)) A, tau = {t.tau_pos:g} if A > 0 else {t.tau_neg:g}",
+        "log_clip": f"-A exp(mean_t clip(log rho_t, -{t.low:g}, {t.high:g}) on the side A pushes to)",
+        "divergence_mask": f"-rho A, 0 where it moves away and {t.divergence.upper()} > {t.delta:g}",
+    }.get(t.kind, f"-{t.kind}(rho, A)")
