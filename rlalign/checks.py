@@ -292,7 +292,7 @@ def play_pieces(
     seed: int,
     rng: np.random.Generator | None = None,
 ) -> list[Trace]:
-    """Episodes in TokenVectorEnv.step_tokens: whole turns, or random pieces, some empty, some reaching past the turn."""
+    """Episodes in TokenVectorEnv.step_tokens: whole turns, or random pieces, some empty, some too long."""
     env.reset(seed=seed, options={"tasks": list(tasks)})
     count, width = env.num_envs, env.mdp.max_new + 2
     traces = [Trace(rewards=np.zeros(env.tokens.shape[1])) for _ in tasks]
@@ -334,9 +334,10 @@ def _play_views(
         rows = min(_ROWS, episodes - first)
         tasks = [draw_task(mdp, "train", rng) for _ in range(rows)]
         said, env = scripts(mdp, tasks, rng), vector_env(mdp, rows)
-        pieces = play_pieces(env, tasks, said, seed, rng)
-        steps = play_steps(env, tasks, said, seed)
-        yield first, pieces, steps, [play_single(mdp, t, s, seed) for t, s in zip(tasks, said, strict=True)]
+        own = seed + first  # episodes of one task and seed get the same replies: other blocks shall get others
+        pieces = play_pieces(env, tasks, said, own, rng)
+        steps = play_steps(env, tasks, said, own)
+        yield first, pieces, steps, [play_single(mdp, t, s, own) for t, s in zip(tasks, said, strict=True)]
 
 
 # ---- laws ----

@@ -1,0 +1,160 @@
+"""step_tokens in random pieces == folding step == independent TokenEnvs; and a wrong view is found out."""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlalign import checks
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.tokenizers import CharTokenizer
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.make import make_mdp
+from rlalign.rewards.reward import RewardFunction
+from rlalign.types import Segment, Task
+
+EPISODES = {"single-turn": 304, "multi-turn": 304, "multi-turn, random replies": 304}
+
+
+def share_of_a(completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[float]:
+    return [sum(i == 2 for i in ids) / len(ids) for ids in completion_ids]
+
+
+def fails_on_b(completions: Sequence[str], **columns: Any) -> list[float]:
+    return [float("nan") if "bb" in text else 1.0 for text in completions]
+
+
+def each_a(completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[list[float]]:
+    return [[float(i == 2) for i in ids] for ids in completion_ids]
+
+
+class Dice(TextMDP):
+    """Random replies of random length, a random end, an extra stop id: everything that views could disagree about."""
+
+    source = [*"ab", *map("".join, product("ab", repeat=3)), *map("".join, product("ab", repeat=4))]  # noqa: RUF012
+    max_prompt, max_new, max_turns, max_reply = 4, 5, 3, 3
+
+    def default_tokenizer(self) -> CharTokenizer:
+        return CharTokenizer("ab.")
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        return frozenset({self.tokenizer.eos_id, 4})
+
+    def reply(
+        self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
+    ) -> Sequence[int] | None:
+        return None if rng.random() < 0.2 else rng.integers(2, 4, size=rng.integers(4)).tolist()
+
+
+def rewards(*scopes: str) -> list[Any]:
+    functions = {"episode": share_of_a, "turn": fails_on_b, "token": each_a}
+    return [(RewardFunction(s, functions[s], scope=s, timeout_s=None), 1.0 + i) for i, s in enumerate(scopes)]  # type: ignore[arg-type]
+
+
+def environments() -> dict[str, TextMDP]:
+    return {
+        "single-turn": make_mdp("reverse"),
+        "multi-turn": make_mdp("GuessNumber", rewards=rewards("turn", "episode")),
+        "single-turn, every scope": make_mdp(Dice, max_turns=1, rewards=rewards("token", "turn", "episode")),
+        "multi-turn, random replies": make_mdp(Dice, rewards=rewards("turn", "episode")),
+        "multi-turn, every scope": make_mdp(Dice, rewards=rewards("token", "turn", "episode")),
+        "no reward": make_mdp(Dice),
+    }
+
+
+@pytest.mark.parametrize("name", environments())
+def test_views_agree(name: str) -> None:
+    for law in checks.check_env_laws(environments()[name], EPISODES.get(name, 104), seed=1):
+        assert law.passed, f"{law.name}: {law.detail}"
+
+
+def test_scripts_reach_every_end() -> None:
+    """The episodes above are not all alike: both ends, failures, replies and every number of turns occur."""
+    mdp = environments()["multi-turn, random replies"]
+    rng = np.random.default_rng(0)
+    tasks = [mdp.source.get("train", i % 20) for i in range(200)]
+    traces = checks.play_pieces(TokenVectorEnv(mdp, 200), tasks, checks.scripts(mdp, tasks, rng), 0, rng)
+    assert {t.terminated for t in traces} == {t.truncated for t in traces} == {t.valid for t in traces} == {True, False}
+    assert len({len(t.context) for t in traces}) > 10
+
+
+def test_whole_turns_spread_token_rewards_as_the_reference_does() -> None:
+    mdp = make_mdp(Dice, rewards=rewards("token"))
+    rng = np.random.default_rng(0)
+    tasks = [mdp.source.get("train", 0) for _ in range(50)]
+    for trace in checks.play_pieces(TokenVectorEnv(mdp, 50), tasks, checks.scripts(mdp, tasks, rng), 0):
+        ids, mask = np.array(trace.context), np.array(trace.action_mask)
+        assert trace.rewards[: len(ids)].tolist() == ((ids == 2) & mask).astype(float).tolist()
+
+
+class LosesEos(TokenVectorEnv):
+    """Masks every EOS, as if pads were told by their id."""
+
+    def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
+        segment = super().step_tokens(tokens, lengths)
+        self.action_mask &= self.tokens != self.mdp.tokenizer.eos_id
+        return segment
+
+
+class Late(TokenVectorEnv):
+    """Pays one column after the last token."""
+
+    def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
+        segment = super().step_tokens(tokens, lengths)
+        segment.rewards[:] = np.roll(segment.rewards, 1, axis=1)
+        return segment
+
+
+class Swaps(TokenVectorEnv):
+    """Calls truncation termination."""
+
+    def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
+        segment = super().step_tokens(tokens, lengths)
+        segment.terminated[:] |= segment.truncated
+        segment.truncated[:] = False
+        return segment
+
+
+class Retokenises(TokenVectorEnv):
+    """Puts another id in place of the prompt's first when a turn ends."""
+
+    def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
+        segment = super().step_tokens(tokens, lengths)
+        self.tokens[segment.turn_ended, 0] = 3
+        return segment
+
+
+class Greedy(TokenVectorEnv):
+    """Forgets that a turn has a limit of its own when a piece reaches past it."""
+
+    def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
+        self._budget[self._budget == 1] += 1
+        return super().step_tokens(tokens, lengths)
+
+
+class ZeroForFailure(TokenVectorEnv):
+    """Counts a failed reward as 0."""
+
+    def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
+        segment = super().step_tokens(tokens, lengths)
+        np.nan_to_num(segment.rewards, copy=False)
+        return segment
+
+
+class OneSeed(TokenVectorEnv):
+    """Gives every episode the same random generator."""
+
+    def reset(self, **kwargs: Any) -> Any:
+        found = super().reset(**kwargs)
+        for episode in self.episodes:
+            episode.seed = (0,)
+        return found
+
+
+@pytest.mark.parametrize("mutant", [LosesEos, Late, Swaps, Retokenises, Greedy, ZeroForFailure, OneSeed])
+def test_a_wrong_view_breaks_a_law(mutant: type[TokenVectorEnv]) -> None:
+    results = checks.check_env_laws(environments()["multi-turn, random replies"], 64, vector_env=mutant)
+    assert not all(law.passed for law in results)

@@ -1,0 +1,113 @@
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlalign.checks import LawResult, check_env_laws, check_reward_laws
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.reverse import Reverse
+from rlalign.make import make_mdp
+from rlalign.rewards.reward import RewardFunction
+from rlalign.types import Split, Task
+
+
+def broken(results: list[LawResult]) -> set[str]:
+    return {law.name for law in results if not law.passed}
+
+
+def inline(function: Any, **settings: Any) -> RewardFunction:
+    return RewardFunction(function.__name__, function, timeout_s=None, **settings)
+
+
+@pytest.mark.parametrize(
+    "name", ["vader", "length", "repetition", "token_match", "regex?pattern=a", "embedding_cosine"]
+)
+def test_built_in_rewards_keep_the_laws(name: str) -> None:
+    assert broken(check_reward_laws(name)) == set()
+
+
+def test_a_reward_without_its_parameter_is_not_checked() -> None:
+    [law] = check_reward_laws("regex")
+    assert law.passed
+    assert law.detail.startswith("not checked: reward 'regex' needs 'pattern'")
+
+
+def test_broken_rewards_are_found() -> None:
+    def parses(completions: Sequence[str], **columns: Any) -> list[float]:
+        return [float(text) for text in completions]
+
+    def short(completions: Sequence[str], **columns: Any) -> list[float]:
+        return [1.0]
+
+    def ranks(completions: Sequence[str], **columns: Any) -> list[float]:
+        return [float(i) for i, _ in enumerate(completions)]
+
+    state = np.random.default_rng(0)
+
+    def moody(completions: Sequence[str], **columns: Any) -> list[float]:
+        return state.random(len(completions)).tolist()
+
+    assert "any text can be scored" in broken(check_reward_laws(inline(parses)))
+    assert "one value per sample" in broken(check_reward_laws(inline(short)))
+    assert broken(check_reward_laws(inline(ranks))) == {"a score does not depend on its place in the batch"}
+    assert "equal texts score equally" in broken(check_reward_laws(inline(moody)))
+
+
+def test_a_dropped_failure_is_honest() -> None:
+    def picky(completions: Sequence[str], **columns: Any) -> list[float]:
+        return [float("nan") if "{" in text else 1.0 for text in completions]
+
+    assert broken(check_reward_laws(inline(picky, on_error="drop"))) == set()
+
+
+def test_a_source_that_is_not_pure_is_found() -> None:
+    class Fickle:
+        calls = 0
+
+        def size(self, split: Split) -> int:
+            return 5
+
+        def get(self, split: Split, index: int) -> Task:
+            self.calls += 1
+            return Task(f"p{self.calls}", {}, split, index)
+
+    assert "equal seeds give equal tasks, in every process" in broken(check_env_laws(TextMDP(source=Fickle()), 8))
+
+
+def test_a_source_that_differs_between_processes_is_found() -> None:
+    def salted(rng: np.random.Generator) -> dict[str, str]:
+        return {"prompt": f"{hash('salt')} {rng.integers(10**9)}"}
+
+    assert broken(check_env_laws(TextMDP(source=salted), 8)) == {"equal seeds give equal tasks, in every process"}
+
+
+def test_overlapping_splits_are_found() -> None:
+    mdp = TextMDP(source={"train": ["a", "b"], "test": ["b", "c"], "validation": ["d"]})
+    assert broken(check_env_laws(mdp, 8)) == {"splits are disjoint"}
+
+
+def test_a_wrong_gold_score_is_found() -> None:
+    class Hopeful(Reverse):
+        """Promises more than its rewards give."""
+
+        gold_score = 3.0
+
+    [law] = [law for law in check_env_laws(make_mdp(Hopeful), 8) if not law.passed]
+    assert law.name == "the gold answer scores the maximum"
+    assert "scores 2.0, not 3.0" in law.detail
+
+
+def test_a_reply_that_crashes_is_found() -> None:
+    class Brittle(TextMDP):
+        """Reads a number and hopes."""
+
+        source = ["a", "b"]  # noqa: RUF012
+        max_new, max_turns, max_reply = 4, 2, 4
+
+        def reply(
+            self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
+        ) -> list[int]:
+            return [int(self.tokenizer.decode(turn_ids))]
+
+    assert "anything may be said" in broken(check_env_laws(make_mdp(Brittle), 8))
