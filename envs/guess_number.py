@@ -57,7 +57,7 @@ class GuessNumber(TextMDP):
             number = int(rng.integers(1, high + 1))
             return {"prompt": f"guess 1-{high}\n", "number": number, "answer": str(number)}
 
-        sizes = {"max_prompt": 32, "max_new": len(str(high)) + 1, "max_turns": high.bit_length(), "max_reply": 8}
+        sizes = {"max_prompt": 32, "max_new": len(str(high)) + 1, "max_turns": high.bit_length(), "max_reply": 12}
         super().__init__(**{"source": ProceduralSource(make, seed=seed, distinct=False), **sizes, **kwargs})
         if self.max_turns < 2:
             raise UserError("GuessNumber: max_turns is 1, but the game is its replies: give at least 2")

