@@ -83,7 +83,7 @@ class TokenMDP:
             self.rewards = rewards.double()
         else:
             drawn = torch.rand(m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
-            self.rewards = drawn if rewards == "graded" else (drawn > 0.6).double()
+            self.rewards = drawn if rewards == "graded" else (drawn > drawn.median()).double()
 
     def table(self, seed: int, scale: float = 0.7) -> Tensor:
         """A random logit table, float64 [prefixes, V]."""
@@ -196,7 +196,7 @@ def expected_gradient(
     at = logits.detach().requires_grad_()
     everything = mdp.batch(at, sampler=sampler, **tables)
     p = mdp.probabilities(at if sampler is None else sampler).detach()
-    expected = at.new_zeros(())
+    expected = 0 * at.sum()
     for rows in itertools.combinations_with_replacement(range(len(p)), group_size):
         index = torch.tensor(rows)
         orders = math.factorial(group_size) / math.prod(math.factorial(n) for n in Counter(rows).values())

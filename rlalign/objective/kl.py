@@ -48,7 +48,7 @@ def in_loss(kl: KL, logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor
         value = (estimate(kl.estimator, k1.sum(1)) / mask.sum(1).clamp(min=1))[:, None].expand_as(k1)
     if kl.importance == "none" or old_logprobs is None:
         return value
-    level = {"token": "token", "sequence": "sequence_product"}[kl.importance]
+    level = {"token": "token", "sequence": "sequence_product", "geomean": "sequence_geomean"}[kl.importance]
     return value * ratio(level, logprobs - old_logprobs, mask)
 
 

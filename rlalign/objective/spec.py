@@ -71,8 +71,9 @@ class KL:
     """With k1 = log pi/ref: k1, k1²/2, or exp(-k1) + k1 - 1."""
     level: Literal["token", "sequence"] = "token"
     """Estimate per token and sum, or on the sequence's whole log-ratio."""
-    importance: Literal["none", "token", "sequence"] = "none"
-    """Weigh the estimate in the loss by the ratio pi/old, with its gradient."""
+    importance: Literal["none", "token", "sequence", "geomean"] = "none"
+    """Weigh the estimate in the loss by the ratio pi/old of the token, of the sequence or its geometric mean (as TRL
+    does at sequence level), with its gradient."""
     target: float = 0.0
     """Above 0: adapt beta so that KL stays near this many nats per completion."""
     horizon: int = 10_000
@@ -247,8 +248,8 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
             "trust log_clip clips the token log-ratios inside a geometric mean: use --objective.ratio sequence_geomean",
         ),
         (
-            t.kind in ("stopgrad_cap", "divergence_mask") and o.ratio not in ("token", "none"),
-            f"trust {t.kind} is defined on token ratios: use --objective.ratio token",
+            t.kind == "divergence_mask" and o.ratio not in ("token", "none"),
+            "trust divergence_mask compares the probabilities of tokens: use --objective.ratio token",
         ),
         (
             o.ratio == "sequence_product" and o.aggregation != "sequence_mean",

@@ -30,8 +30,11 @@ class ObjectiveState:
         return cls(kl_coef=objective.kl.coef)
 
     def pretraining(self, objective: Objective) -> bool:
-        """True while only the value learns (VC-PPO, arXiv 2503.01491)."""
-        return self.steps < objective.value.pretrain_steps
+        """True while only the value learns (VC-PPO, arXiv 2503.01491): in the steps of the first pretrain_steps.
+
+        Meant to be asked after the step's batch was taken in by `update`.
+        """
+        return objective.value.pretrain_steps > 0 and self.steps <= objective.value.pretrain_steps
 
     def update(self, objective: Objective, batch: Batch) -> None:
         """Take in the whole batch of a step, after its advantages were computed with the state as it was.
