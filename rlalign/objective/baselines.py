@@ -25,7 +25,7 @@ def ema(returns: Tensor, batch: Batch) -> Tensor:
     """
     if batch.ema is not None:
         return torch.full_like(returns, batch.ema)
-    return _others(returns, _whole(batch, returns))
+    return _whole(batch, returns).others(returns)
 
 
 def batch_mean(returns: Tensor, batch: Batch) -> Tensor:
@@ -50,7 +50,7 @@ def group_mean(returns: Tensor, batch: Batch) -> Tensor:
 
 def leave_one_out(returns: Tensor, batch: Batch) -> Tensor:
     """b_i = Σ_{j≠i} r_j / (G-1) (RLOO, arXiv 2402.14740). Exact. A row without companions gets its own return."""
-    return _others(returns, _groups(batch, returns))
+    return _groups(batch, returns).others(returns)
 
 
 def length_weighted_group_mean(returns: Tensor, batch: Batch) -> Tensor:
@@ -62,11 +62,6 @@ def length_weighted_group_mean(returns: Tensor, batch: Batch) -> Tensor:
     groups = _groups(batch, returns)
     length = batch.action_mask.sum(1).to(returns.dtype)
     return groups.sum(length * returns) / groups.sum(length).clamp(min=1)
-
-
-def _others(returns: Tensor, groups: Groups) -> Tensor:
-    others = (groups.sum(returns) - returns) / (groups.count() - 1).clamp(min=1)
-    return torch.where(groups.count() > 1, others, returns)
 
 
 def _groups(batch: Batch, like: Tensor) -> Groups:

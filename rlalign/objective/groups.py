@@ -37,19 +37,26 @@ class Groups:
         return self.sum(torch.ones_like(self.voters))
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of x [N] over each row's group, [N]; 0 for a group without voters."""
-        return self.sum(x) / self.count().clamp(min=1)
+        """Mean of x [N] over each row's group, [N]; exactly x where all x are equal, 0 for a group without voters."""
+        low = self.low(x)
+        return low + self.sum(x - low) / self.count().clamp(min=1)
+
+    def others(self, x: Tensor) -> Tensor:
+        """Mean of x [N] over the row's group without the row, [N]; x itself for a row alone."""
+        low, count = self.low(x), self.count()
+        rest = low + (self.sum(x - low) - (x - low)) / (count - 1).clamp(min=1)
+        return torch.where(count > 1, rest, x)
 
     def std(self, x: Tensor) -> Tensor:
         """Unbiased standard deviation of x [N] (divisor n-1) in two passes, [N]; exactly 0 where all x are equal."""
-        spread = self.sum((x - self.mean(x)).square()) / (self.count() - 1).clamp(min=1)
-        return torch.where(self.varied(x), spread.sqrt(), 0)
+        return (self.sum((x - self.mean(x)).square()) / (self.count() - 1).clamp(min=1)).sqrt()
 
     def varied(self, x: Tensor) -> Tensor:
         """bool [N]: the voters of the row's group do not all have the same x."""
-        votes = self.voters > 0
-        low = x.new_full((self.num,), torch.inf).scatter_reduce(0, self.index, torch.where(votes, x, torch.inf), "amin")
-        high = x.new_full((self.num,), -torch.inf).scatter_reduce(
-            0, self.index, torch.where(votes, x, -torch.inf), "amax"
-        )
-        return (high > low)[self.index]
+        return -self.low(-x) > self.low(x)
+
+    def low(self, x: Tensor) -> Tensor:
+        """Smallest x [N] of the row's group, [N]; 0 for a group without voters."""
+        votes = torch.where(self.voters > 0, x, torch.inf)
+        low = x.new_full((self.num,), torch.inf).scatter_reduce(0, self.index, votes, "amin")
+        return torch.where(low.isfinite(), low, 0)[self.index]
