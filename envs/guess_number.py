@@ -12,8 +12,8 @@ import numpy as np
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
-from rlalign.envs.tokenizers import CharTokenizer
 from rlalign.errors import UserError
+from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Task, Tokenizer
 
 _HINTS = {-1: "higher\n", 1: "lower\n", None: "number?\n"}

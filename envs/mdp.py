@@ -22,8 +22,8 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from rlalign.envs.sources import SPLITS, as_source
-from rlalign.envs.tokenizers import ByteTokenizer, as_tokenizer
 from rlalign.errors import UserError
+from rlalign.tokenizers import ByteTokenizer, as_tokenizer
 from rlalign.types import Reward, Scores, Task, TaskSource, Tokenizer
 
 _RESERVED = {

@@ -9,8 +9,8 @@ import numpy as np
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
-from rlalign.envs.tokenizers import CharTokenizer
 from rlalign.errors import UserError
+from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Tokenizer
 
 SEPARATOR = ">"

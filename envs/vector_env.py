@@ -16,8 +16,8 @@ from numpy.typing import ArrayLike
 
 from rlalign.envs.mdp import Episode, TextMDP
 from rlalign.envs.token_env import Observation, draw_task, observation_space
-from rlalign.envs.tokenizers import chat_text
 from rlalign.errors import UserError
+from rlalign.tokenizers import chat_text
 from rlalign.types import BoolArray, FloatArray, IntArray, Segment, Split, Task
 
 

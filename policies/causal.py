@@ -24,8 +24,8 @@ from rlalign.policies.options import PolicyOptions
 from rlalign.policies.precision import compute_dtype
 from rlalign.policies.scoring import score_actions
 from rlalign.policies.seeds import seeded
-from rlalign.policies.tokenizer import HFTokenizer
 from rlalign.policies.value_head import ValueHead
+from rlalign.tokenizers import HFTokenizer
 from rlalign.types import Sampling, Tokenizer
 
 _VALUE_HEAD = "value_head.safetensors"
@@ -308,6 +308,11 @@ def pretrained(
                 name, dtype=dtype, use_safetensors=True, trust_remote_code=options.trust_remote_code
             )
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"policy '{name}' brings its own code, which is not run: set --model.trust-remote-code (trust_remote_code) "
+                "if you trust its author as you trust yourself"
+            ) from error
         raise UserError(f"cannot load policy '{name}': {_first_line(error)}") from error
     speaks = _tokenizer_of(name, lm, tokenizer, options)
     policy = CausalPolicy(lm, speaks, options=options, seed=seed, device=device, keep_reference=keep_reference)
@@ -336,7 +341,7 @@ def _tokenizer_of(name: str, lm: Any, given: Tokenizer | None, options: PolicyOp
         if given.vocab_size > lm.config.get_text_config().vocab_size:
             raise UserError(f"'{name}' has no tokenizer, and the one given has more ids than the model") from error
         return given
-    return HFTokenizer(hf, lm.config.get_text_config().vocab_size)
+    return HFTokenizer(hf, vocab_size=lm.config.get_text_config().vocab_size)
 
 
 def _settled(options: PolicyOptions | None, *, lora_r: int, dtype: Any = "auto") -> PolicyOptions:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from rlalign.policies.tokenizer import HFTokenizer
+from rlalign.tokenizers import HFTokenizer, as_tokenizer
 from rlalign.types import Tokenizer
 
 _CARD = "policy.json"
@@ -14,12 +14,11 @@ _CARD = "policy.json"
 
 def save_card(folder: Path, kind: str, tokenizer: Tokenizer, **more: Any) -> None:
     """Write the card and, where it is a transformers tokenizer, the tokenizer."""
-    own = None
     if isinstance(tokenizer, HFTokenizer):
         tokenizer.save_pretrained(folder)
-    else:
-        own = f"{type(tokenizer).__module__}:{type(tokenizer).__qualname__}"
-    (folder / _CARD).write_text(json.dumps({"kind": kind, "tokenizer": own, **more}, indent=1))
+    # a tokenizer of the user's own has no name here: whoever loads the folder must bring it
+    spec = getattr(tokenizer, "spec", None)
+    (folder / _CARD).write_text(json.dumps({"kind": kind, "tokenizer": spec, **more}, indent=1))
 
 
 def card_of(folder: Path) -> dict[str, Any] | None:
@@ -30,16 +29,12 @@ def card_of(folder: Path) -> dict[str, Any] | None:
 
 
 def saved_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a folder with a card: transformers' or this library's; a card imports nothing else."""
-    from rlalign.registry import load
-
+    """The tokenizer of a folder with a card, None where the user must bring it."""
     card = card_of(folder)
     if card is None:
         return None
-    named = card["tokenizer"]
-    if named is None:
-        from transformers import AutoTokenizer
-
-        return HFTokenizer(AutoTokenizer.from_pretrained(folder), card.get("vocab_size"))
-    found: Tokenizer | None = load(named)() if named.startswith("rlalign.") else None
-    return found
+    if card["tokenizer"] is not None:
+        return as_tokenizer(card["tokenizer"])
+    if not (folder / "tokenizer_config.json").is_file():
+        return None
+    return HFTokenizer(folder, vocab_size=card.get("vocab_size"))

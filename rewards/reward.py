@@ -187,8 +187,14 @@ def reward(
 
 
 def as_reward(item: Any) -> RewardFunction:
-    """A RewardFunction of anything callable: itself, or the defaults around a plain function."""
-    return item if isinstance(item, RewardFunction) else RewardFunction(_name_of(item), item)
+    """A RewardFunction of anything callable: itself, or the defaults around a plain function.
+
+    What comes with this library is trusted to return, and saves itself the worker.
+    """
+    if isinstance(item, RewardFunction):
+        return item
+    own = str(getattr(item, "__module__", "")).startswith("rlalign.")
+    return RewardFunction(_name_of(item), item, timeout_s=None if own else 30.0)
 
 
 def _name_of(function: Any) -> str:

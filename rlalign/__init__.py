@@ -16,8 +16,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from rlalign.envs.mdp import TextMDP
 from rlalign.make import env, make_env, make_mdp, make_vec, register_env, register_gymnasium
 from rlalign.rewards.reward import reward
+from rlalign.types import Task
 
 if TYPE_CHECKING:
     from rlalign.algorithms import register_algorithm
@@ -41,6 +43,8 @@ _LAZY = {
 __all__ = [
     "Objective",
     "Run",
+    "Task",
+    "TextMDP",
     "TrainConfig",
     "__version__",
     "env",

@@ -1,7 +1,8 @@
-"""From names to objects: the policy at its start, the environment that speaks its tokens, the device."""
+"""From names to objects: the environment, the policy at its start, the device."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,14 +16,34 @@ from rlalign.policies.base import Policy
 from rlalign.run import Run
 
 
-def build(config: TrainConfig, *, env: str | TextMDP | None = None, rewards: Any = None) -> tuple[Policy, TextMDP]:
-    """The policy at its start and the environment, speaking the policy's tokens.
+def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
+    """The environment with its rewards, speaking its own tokens. Raises UserError for unknown names.
+
+    Args:
+        config: names the environment, its rewards and the limit of a turn.
+        env, rewards: objects instead of the configuration's names.
+    """
+    mdp = make_mdp(config.env if env is None else env)
+    chosen = config.reward if rewards is None else rewards
+    if chosen:
+        mdp = make_mdp(mdp, rewards=_with_own(mdp, chosen))
+    return mdp.with_limits(max_new=config.rollout.max_new)
+
+
+def _with_own(mdp: TextMDP, chosen: Any) -> Any:
+    """Specs that all begin with + are added to the environment's own; others replace them."""
+    if isinstance(chosen, Mapping) or not isinstance(chosen, Sequence) or isinstance(chosen, str):
+        return chosen
+    if not all(isinstance(spec, str) and spec.startswith("+") for spec in chosen):
+        return [spec.removeprefix("+") if isinstance(spec, str) else spec for spec in chosen]
+    return [*mdp.rewards.items(), *(spec.removeprefix("+") for spec in chosen)]
+
+
+def build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
+    """The policy at its start, and the environment speaking its tokens, its rewards knowing it.
 
     A pretrained policy brings its tokenizer; a policy from scratch takes the environment's.
     """
-    chosen = env if env is not None else config.env
-    mdp = make_mdp(chosen, rewards=rewards if rewards is not None else list(config.reward) or None)
-    mdp = mdp.with_limits(max_new=config.rollout.max_new)
     policy = make_policy(
         config.policy,
         tokenizer=mdp.tokenizer,
@@ -31,10 +52,19 @@ def build(config: TrainConfig, *, env: str | TextMDP | None = None, rewards: Any
         device=device_of(config.device),
         keep_reference=True,
     )
+    return policy, _bound(mdp, policy)
+
+
+def build_trained(run: Run) -> tuple[Policy, TextMDP]:
+    """A run's trained policy, from its `policy/` folder, and its environment."""
+    return run.policy, _bound(build_mdp(run.config), run.policy)
+
+
+def _bound(mdp: TextMDP, policy: Policy) -> TextMDP:
     mdp = mdp.with_tokenizer(policy.tokenizer)
-    if mdp.reward is not None and hasattr(mdp.reward, "bind"):
+    if mdp.reward is not None:
         mdp.reward.bind(policy)
-    return policy, mdp
+    return mdp
 
 
 def device_of(name: str) -> torch.device:
@@ -45,15 +75,6 @@ def device_of(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device '{name}' cannot be used here ({str(error).splitlines()[0]}): try --device auto") from error
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used here ({reason}): try --device auto") from error
     return device
-
-
-def build_trained(run: Run) -> tuple[Policy, TextMDP]:
-    """A run's trained policy, from its `policy/` folder, and its environment."""
-    config, policy = run.config, run.policy
-    mdp = make_mdp(config.env, rewards=list(config.reward) or None, tokenizer=policy.tokenizer)
-    mdp = mdp.with_limits(max_new=config.rollout.max_new)
-    if mdp.reward is not None and hasattr(mdp.reward, "bind"):
-        mdp.reward.bind(policy)
-    return policy, mdp

@@ -1,7 +1,7 @@
 """Checkpoints that survive a kill at any instruction, a full disk and a flipped bit. No pickles anywhere.
 
-Recipe: write `tmp-step-N/`, fsync its files, write a manifest (sha256 of each file, configuration hash, versions), fsync,
-rename to `step-N/`, prune. What has no manifest is not a checkpoint; what has one and does not verify is an error.
+Recipe: write `tmp-step-N/`, fsync its files, write a manifest (sha256 of each file, configuration hash, versions),
+fsync, rename to `step-N/`, prune. What has no manifest is no checkpoint; what has one and does not verify is an error.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tu
 
 def rng_state() -> dict[str, Any]:
     """States of Python's, numpy's, torch's and every CUDA device's global generator."""
-    numpy_state = np.random.get_state(legacy=False)
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the one that a user may draw from
     assert isinstance(numpy_state, dict)
     inner = numpy_state["state"]
     return {
@@ -139,7 +139,8 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
     random.setstate((a, tuple(b), c))
     numpy_state = dict(state["numpy"])
     inner = numpy_state["state"]
-    np.random.set_state({**numpy_state, "state": {"key": np.array(inner["key"], np.uint32), "pos": inner["pos"]}})
+    key = np.array(inner["key"], np.uint32)
+    np.random.set_state({**numpy_state, "state": {"key": key, "pos": inner["pos"]}})  # noqa: NPY002 - as above
     torch.set_rng_state(state["torch"])
     if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(list(state["cuda"]))

@@ -19,9 +19,9 @@ import numpy as np
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import SPLITS, digest
 from rlalign.envs.token_env import TokenEnv, draw_task
-from rlalign.envs.tokenizers import ByteTokenizer
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
+from rlalign.tokenizers import ByteTokenizer
 from rlalign.types import FloatArray, Reward, Scores, Split, Task, TaskSource
 
 FUZZ = (

@@ -66,7 +66,7 @@ class LearnerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
-    """Denominator of the ratio when a rollout is used more than once; auto: the sampler's in float32, else recomputed."""
+    """Denominator of the ratio when a rollout is used again; auto: the sampler's in float32, else recomputed."""
     max_bad_updates: int = 3
     """Non-finite updates in a row that are skipped before the run stops."""
 
@@ -189,14 +189,15 @@ def validate(config: TrainConfig) -> None:
             f"use --learner.micro_batch {n // m} or less (0 finds the size by itself)"
         )
     config.objective.validate(group_size=r.group_size)
-    if config.objective.value.kind == "head" and not config.model.value_head:
-        raise UserError("the objective asks for values and model.value_head is off: leave it to the preset, or turn it on")
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Fill in what follows from other choices (a value head for an objective with values)."""
-    wants = config.objective.needs_values
-    return config if config.model.value_head == wants else replace(config, model=replace(config.model, value_head=wants))
+    """Fill in what follows from other choices: a value head for values, no reference for a coefficient of 0."""
+    objective = config.objective
+    if objective.kl.where != "none" and objective.kl.coef == 0 and objective.kl.target == 0:
+        objective = replace(objective, kl=replace(objective.kl, where="none"))
+    model = replace(config.model, value_head=objective.value.kind == "head")
+    return replace(config, objective=objective, model=model)
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,9 +30,9 @@ class Evaluation:
     """One policy on P prompts, k completions each.
 
     Attributes:
-        metrics: name -> [P, k]: reward, its components, length (tokens), kl (nats per completion, log pi/ref of what was
-            sampled), fluency (mean log-prob per token under the frozen start, nats), truncated (0 or 1). NaN where a
-            reward failed.
+        metrics: name -> [P, k]: reward, its components, length (tokens), kl (nats per completion, log pi/ref of what
+            was sampled), fluency (mean log-prob per token under the frozen start, nats), truncated (0 or 1). NaN where
+            a reward failed.
         prompts: P texts.
         completions: P lists of k texts.
     """
@@ -47,7 +47,14 @@ class Evaluation:
 
 
 def evaluate(
-    policy: Policy, mdp: TextMDP, tasks: Sequence[Task], *, samples: int, sampling: Sampling, seed: int, sampler: str = "decode"
+    policy: Policy,
+    mdp: TextMDP,
+    tasks: Sequence[Task],
+    *,
+    samples: int,
+    sampling: Sampling,
+    seed: int,
+    sampler: str = "decode",
 ) -> Evaluation:
     """Sample `samples` completions of each task and score them; equal arguments give equal results on the CPU."""
     generator = torch.Generator(policy.device).manual_seed(seed)
@@ -105,7 +112,7 @@ class Difference:
 
 
 def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
-    """Mean and t-interval of the per-prompt differences of two [P, k] arrays; prompts that failed in either are left out.
+    """Mean and t-interval of the per-prompt differences of two [P, k] arrays; prompts that failed are left out.
 
     The prompt is the unit: samples of one prompt are averaged first, since they are not independent.
     """
@@ -195,13 +202,13 @@ def evaluate_run(
 
     The start is rebuilt from the configuration and the seed, which is how the run itself got it.
     """
+    from rlalign.build import build_mdp, build_policy
     from rlalign.errors import UserError
-    from rlalign.build import build
 
     if split not in ("train", "validation", "test"):
         raise UserError(f"unknown split '{split}': use train, validation or test")
     config = run.config
-    policy, mdp = build(config, env=env)
+    policy, mdp = build_policy(config, build_mdp(config if env is None else replace(config, env=env)))
     tasks = held_out(mdp, split, prompts or config.evaluation.prompts)  # type: ignore[arg-type]  # checked above
     settings: dict[str, Any] = {
         "samples": samples or config.evaluation.samples,

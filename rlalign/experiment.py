@@ -1,4 +1,4 @@
-"""One experiment from configuration to verdict: open the folder, measure, train, measure again, write what was found."""
+"""One experiment from configuration to verdict: open the folder, measure, train, measure again, write it down."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from rlalign import checkpoint
+from rlalign.build import build_mdp, build_policy
 from rlalign.config import TrainConfig, differences, resolve, unsafe, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
@@ -26,20 +27,23 @@ def train_run(
 ) -> tuple[Run, Comparison | None]:
     """A whole run: before, training, after, the policy's folder, the pictures. Returns (run, before / after).
 
-    The comparison is None when the run was asked to stop before its end.
+    The comparison is None when the run was asked to stop before its end. `env` and `rewards` are objects in place of
+    the configuration's names.
     """
     config = resolve(config)
     validate(config)
+    mdp = build_mdp(config, env=env, rewards=rewards)  # unknown names are refused before anything is touched
     folder = Path(config.output or default_output(config))
     console = Console(quiet=quiet, highlight=False)
-    with Lock(folder):
+    with Lock(folder), StopRequest() as stop:
         config = _open(folder, config, console)
-        with StopRequest() as stop:
-            trainer = Trainer(config, folder, env=env, rewards=rewards, stop=stop, quiet=quiet)
-            try:
-                return _train(trainer, console)
-            finally:
-                trainer.close()
+        policy, mdp = build_policy(config, mdp)
+        write_config(folder, replace(config, resume=False, allow_change=False))
+        trainer = Trainer(config, folder, policy, mdp, stop=stop, quiet=quiet)
+        try:
+            return _train(trainer, console)
+        finally:
+            trainer.close()
 
 
 def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
@@ -65,11 +69,13 @@ def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
 
 
 def _open(folder: Path, config: TrainConfig, console: Console) -> TrainConfig:
-    """Write or compare config.json; refuse a folder that holds another run. Returns the configuration to run."""
+    """Refuse a folder that holds another run, or this one with other settings. Returns the configuration to run."""
     exists = (folder / "config.json").is_file()
     if not config.resume:
         if exists and (read_metrics(folder) or checkpoint.complete(folder / "checkpoints")):
-            raise UserError(f"'{folder}' holds a run already: add --resume to go on with it, or choose another --output")
+            raise UserError(
+                f"'{folder}' holds a run already: add --resume to go on with it, or choose another --output"
+            )
     elif not exists:
         raise UserError(f"'{folder}' holds no run to resume: leave out --resume, or check --output")
     else:
@@ -83,9 +89,7 @@ def _open(folder: Path, config: TrainConfig, console: Console) -> TrainConfig:
                 f"{', '.join(refused)} would make the continuation another experiment: "
                 "start a new run, or insist with --allow-change"
             )
-    config = replace(config, output=str(folder))
-    write_config(folder, replace(config, resume=False, allow_change=False))
-    return config
+    return replace(config, output=str(folder))
 
 
 def default_output(config: TrainConfig) -> Path:

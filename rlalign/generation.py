@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -28,12 +30,20 @@ class Generation:
 
 
 def generate(
-    policy: Policy, mdp: TextMDP, text: str, *, sampling: Sampling, seed: int, until: float | None = None, max_tries: int = 16
+    policy: Policy,
+    mdp: TextMDP,
+    text: str,
+    columns: Mapping[str, Any] | None = None,
+    *,
+    sampling: Sampling,
+    seed: int,
+    until: float | None = None,
+    max_tries: int = 16,
 ) -> Generation:
     """Sample completions of `text` one after the other until one's reward is at least `until`.
 
-    Tries are drawn a few at a time for speed and looked at in order. Returns the first that reaches the level, otherwise
-    the best of all. Without a level there is one try.
+    `columns` are what the rewards need besides the text, such as an answer. Tries are drawn a few at a time for speed and looked at in order. Returns the first that reaches the level,
+    otherwise the best of all. Without a level there is one try.
     """
     generator = torch.Generator(policy.device).manual_seed(seed)
     sampler = make_sampler("decode", policy)
@@ -46,7 +56,13 @@ def generate(
         with torch.no_grad():
             env = TokenVectorEnv(mdp, count)
             rollout = collect(
-                env, sampler, [Task(text)], group_size=count, sampling=sampling, generator=generator, seed=seed + tries
+                env,
+                sampler,
+                [Task(text, columns or {})],
+                group_size=count,
+                sampling=sampling,
+                generator=generator,
+                seed=seed + tries,
             )
         for i in range(count):
             tries += 1

@@ -12,7 +12,18 @@ from torch import Tensor
 
 from rlalign.config import LearnerConfig
 from rlalign.errors import FaultError, UserError
-from rlalign.objective import Batch, LossSum, Objective, ObjectiveState, advantages, loss_count, policy_loss, value_loss
+from rlalign.objective import (
+    Batch,
+    LossSum,
+    NonFiniteError,
+    Objective,
+    ObjectiveState,
+    advantages,
+    loss_count,
+    policy_loss,
+    value_count,
+    value_loss,
+)
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.rollout import Rollout
 from rlalign.supervised import Demonstrations
@@ -57,7 +68,7 @@ class Buffer:
         return cls(state["tokens"].to(device), state["lengths"].to(device), batch, state["plan"], state["position"])
 
 
-class NonFiniteError(FaultError):
+class DivergedError(FaultError):
     """The loss or its gradient is NaN or infinite; no step was taken."""
 
 
@@ -93,7 +104,7 @@ class Learner:
             self.parameters, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config, total_updates))
-        self.state = ObjectiveState(objective)
+        self.state = ObjectiveState.start(objective)
         self.micro_batch = config.micro_batch
         self.updates = 0
 
@@ -118,7 +129,8 @@ class Learner:
         with torch.no_grad():
             if objective.needs_reference:
                 batch = replace(
-                    batch, ref_logprobs=self.policy.reference_logprobs(tokens, lengths, batch.action_mask, self.sampling)
+                    batch,
+                    ref_logprobs=self.policy.reference_logprobs(tokens, lengths, batch.action_mask, self.sampling),
                 )
             recompute = len(plan) > 1 and self._recompute_old()
             if objective.needs_values or recompute:
@@ -128,7 +140,9 @@ class Learner:
                     batch = replace(batch, old_logprobs=scores.logprobs)
             if batch.old_logprobs is None and len(plan) > 1:
                 batch = replace(batch, old_logprobs=batch.sampler_logprobs)
-            batch = advantages(objective, batch, self.state)
+            learnt = advantages(objective, batch, self.state)
+            self.state.update(objective, batch)
+            batch = learnt
         return Buffer(tokens, lengths, batch, plan)
 
     def _recompute_old(self) -> bool:
@@ -148,47 +162,46 @@ class Learner:
     def update(self, buffer: Buffer) -> dict[str, float]:
         """Take the next planned optimizer step; return train/ metrics.
 
-        Raises NonFiniteError, with the policy and the optimizer untouched, when the loss or its gradient is not finite.
+        Raises DivergedError, with the policy and the optimizer untouched, when the loss or its gradient is not finite.
         """
-        rows = buffer.plan[buffer.position]
-        first = buffer.position == 0
-        sums = self._gradient(buffer, rows, first)
-        metrics = {f"train/{k}": (total / count.clamp(min=1)).item() for k, (total, count) in sums.items()}
-        if first and self.policy.compute_dtype == torch.float32 and metrics["train/sampler_mismatch"] > _MISMATCH:
+        rows, first = buffer.plan[buffer.position], buffer.position == 0
+        buffer.position += 1
+        sums = self._gradient(buffer, rows)
+        metrics = {f"train/{name}": value for name, value in sums.means().items()}
+        if first and self.policy.compute_dtype == torch.float32 and metrics["train/mismatch"] > _MISMATCH:
             raise FaultError(
-                f"sampled and scored log-probs differ by {metrics['train/sampler_mismatch']:.3g} nats a token on the first "
+                f"sampled and scored log-probs differ by {metrics['train/mismatch']:.3g} nats a token on the first "
                 "pass: sampler and policy are not the same distribution"
             )
-        try:
-            return {**metrics, **self._step(metrics["train/loss"])}
-        finally:
-            buffer.position += 1
+        return {**metrics, **self._step(metrics["train/loss"])}
 
     def supervise(self, demonstrations: Demonstrations, weight: float) -> dict[str, float]:
         """Take one optimizer step on weight · mean over tokens of -log pi(answer token); return supervised/ metrics.
 
-        Raises NonFiniteError as `update` does.
+        Raises DivergedError as `update` does.
         """
         device = self.policy.device
         tokens, lengths = demonstrations.tokens.to(device), demonstrations.lengths.to(device)
         mask = demonstrations.action_mask.to(device)
         count = mask.sum()
-        total = 0.0
+        losses: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
-        for part in torch.arange(len(tokens)).split(self.micro_batch or len(tokens)):
+        for part in torch.split(torch.arange(len(tokens)), self.micro_batch or len(tokens)):
             # the model's own distribution: answers were not sampled, so no temperature and no truncation
             scores = self._score(tokens[part], lengths[part], mask[part], sampling=Sampling())
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
-            total += nll.item()
-        return {"supervised/nll": total, "supervised/grad_norm": self._step(total)["train/grad_norm"]}
+            losses.append(nll.detach())
+        total = float(torch.stack(losses).sum())
+        step = self._step(total)
+        return {"supervised/nll": total, "supervised/grad_norm": step["train/grad_norm"]}
 
     def _step(self, loss: float) -> dict[str, float]:
         """Clip, step and move the schedule on, unless the loss or the gradient is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf).item()
         if not (math.isfinite(norm) and math.isfinite(loss)):
             self.optimizer.zero_grad(set_to_none=True)
-            raise NonFiniteError(f"loss {loss}, gradient norm {norm}")
+            raise DivergedError(f"loss {loss}, gradient norm {norm}")
         lr = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
@@ -196,12 +209,14 @@ class Learner:
         self.updates += 1
         return {"train/grad_norm": norm, "train/lr": lr}
 
-    def _gradient(self, buffer: Buffer, rows: Tensor, first: bool) -> dict[str, tuple[Tensor, Tensor]]:
+    def _gradient(self, buffer: Buffer, rows: Tensor) -> _Sums:
         """Accumulate the gradient over micro-batches, halving them when memory runs out; sums of all metrics."""
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                return self._accumulate(buffer, rows, first)
+                return self._accumulate(buffer, rows)
+            except NonFiniteError as error:
+                raise DivergedError(str(error)) from error
             except torch.cuda.OutOfMemoryError:
                 size = self.micro_batch or len(rows)
                 if size == 1:
@@ -209,38 +224,38 @@ class Learner:
                 self.micro_batch = size // 2
                 torch.cuda.empty_cache()
 
-    def _accumulate(self, buffer: Buffer, rows: Tensor, first: bool) -> dict[str, tuple[Tensor, Tensor]]:
-        objective = self.objective
-        batch = buffer.batch[rows]
-        policy_count = loss_count(objective, batch).clamp(min=1)
-        tokens_count = _valid_actions(batch).sum().clamp(min=1)
-        sums: dict[str, tuple[Tensor, Tensor]] = {}
-        value_only = self.updates < objective.value.pretrain_steps
+    def _accumulate(self, buffer: Buffer, rows: Tensor) -> _Sums:
+        objective, state = self.objective, self.state
+        whole = buffer.batch[rows]
+        # the one place that divides: by the counts of the whole minibatch, known before any forward
+        policy_count = loss_count(objective, whole).clamp(min=1)
+        tokens_count = value_count(whole).clamp(min=1)
+        sums = _Sums()
         for part in self._micro_batches(rows, buffer.lengths):
             micro = buffer.batch[part]
             scores = self._score(
-                buffer.tokens[part], buffer.lengths[part], micro.action_mask,
-                entropy=objective.needs_entropy, values=objective.needs_values,
-            )  # fmt: skip
+                buffer.tokens[part],
+                buffer.lengths[part],
+                micro.action_mask,
+                entropy=objective.needs_entropy,
+                values=objective.needs_values,
+            )
             # A rollout used once is on-policy by construction: the ratio is 1 and only its gradient counts.
             old = micro.old_logprobs if micro.old_logprobs is not None else scores.logprobs.detach()
             micro = replace(
                 micro, logprobs=scores.logprobs, old_logprobs=old, entropies=scores.entropies, values=scores.values
             )
             loss = torch.zeros((), device=self.policy.device)
-            if not value_only:
-                part_loss = policy_loss(objective, micro)
-                loss = loss + part_loss.total / policy_count
-                _merge(sums, part_loss, policy_count, "policy_loss")
+            if not state.pretraining(objective):
+                policy = policy_loss(objective, micro, state)
+                loss = loss + policy.total / policy_count
+                sums.add(policy)
             if objective.needs_values:
-                part_value = value_loss(objective, micro)
-                loss = loss + objective.value.coef * part_value.total / tokens_count
-                _merge(sums, part_value, tokens_count, "value_loss")
+                value = value_loss(objective, micro)
+                loss = loss + value.total / tokens_count
+                sums.add(value)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-            _add(sums, "loss", loss.detach(), torch.zeros_like(loss.detach()))
-            if first and micro.sampler_logprobs is not None:
-                gap = (scores.logprobs.detach() - micro.sampler_logprobs).abs()
-                _add(sums, "sampler_mismatch", (gap * micro.action_mask).sum(), micro.action_mask.sum())
+            sums.loss += loss.detach()
         return sums
 
     def _micro_batches(self, rows: Tensor, lengths: Tensor) -> Iterator[Tensor]:
@@ -250,7 +265,7 @@ class Learner:
             return
         # rows of like length together: less padding, the same sums
         order = rows[torch.argsort(lengths[rows.to(lengths.device)].cpu(), stable=True)]
-        yield from order.split(size)
+        yield from torch.split(order, size)
 
     def _score(
         self,
@@ -313,17 +328,25 @@ def _schedule(config: LearnerConfig, total: int) -> Any:
     return factor
 
 
-def _valid_actions(batch: Batch) -> Tensor:
-    return batch.action_mask if batch.valid is None else batch.action_mask & batch.valid[:, None]
+class _Sums:
+    """Loss and metrics of the micro-batches so far, on the device until `means` asks."""
 
+    def __init__(self) -> None:
+        self.loss: Tensor | float = 0.0
+        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}
+        self.maxima: dict[str, Tensor] = {}
 
-def _add(sums: dict[str, tuple[Tensor, Tensor]], name: str, total: Tensor, count: Tensor) -> None:
-    old = sums.get(name)
-    sums[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
+    def add(self, part: LossSum) -> None:
+        for name, (total, count) in part.metrics.items():
+            old = self.pairs.get(name)
+            self.pairs[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
+        for name, value in part.maxima.items():
+            self.maxima[name] = torch.maximum(self.maxima[name], value) if name in self.maxima else value
 
-
-def _merge(sums: dict[str, tuple[Tensor, Tensor]], loss: LossSum, count: Tensor, name: str) -> None:
-    # already divided by the global count, so the parts add up to the whole
-    _add(sums, name, (loss.total / count).detach(), torch.zeros_like(count, dtype=torch.float32))
-    for key, (total, number) in loss.metrics.items():
-        _add(sums, key, total, number)
+    def means(self) -> dict[str, float]:
+        """Every metric as a number, brought over in one transfer."""
+        found = {name: total / count.clamp(min=1) for name, (total, count) in self.pairs.items()}
+        found |= {**self.maxima, "loss": torch.as_tensor(self.loss)}
+        device = found["loss"].device
+        numbers = torch.stack([value.detach().double().to(device) for value in found.values()]).tolist()
+        return dict(zip(found, numbers, strict=True))

@@ -8,16 +8,17 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import parse_qsl
 
 import gymnasium as gym
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import is_data
 from rlalign.envs.token_env import TokenEnv
-from rlalign.envs.tokenizers import as_tokenizer
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UnknownNameError, UserError, did_you_mean
 from rlalign.registry import ENVS, load
+from rlalign.tokenizers import as_tokenizer
 from rlalign.types import Reward, Split
 
 Class = TypeVar("Class", bound=type[TextMDP])
@@ -29,14 +30,18 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
     """The environment of a spec, ready to be played.
 
     Args:
-        env: a registered id (`rlalign/Reverse-v0`, or just `reverse`), `module:Class`, `file.py:Class`, a TextMDP
-            class, a TextMDP (of which a copy is made), or prompts: a data file, `hf:org/name`, records, a Dataset.
+        env: a registered id (`rlalign/Reverse-v0`, or just `reverse`), `module:Class` or `file.py:Class`, each with
+            arguments if need be (`reverse?max_length=6`); a TextMDP class; a TextMDP (of which a copy is made); or
+            prompts: a data file, `hf:org/name`, records, a Dataset.
         rewards: specs, or specs -> weights, in place of the environment's own.
-        tokenizer: in place of the environment's own (see `rlalign.envs.tokenizers.as_tokenizer`).
+        tokenizer: in place of the environment's own (see `rlalign.tokenizers.as_tokenizer`).
         kwargs: of the environment's class; for a TextMDP, its limits.
 
     Raises UnknownNameError for a name, UserError for an argument or a reward that there is not.
     """
+    if isinstance(env, str) and not is_data(env):
+        env, parameters = _parameterised(env)
+        kwargs = {**parameters, **kwargs}
     found = find_env(env)
     if isinstance(found, TextMDP):
         if other := kwargs.keys() - _LIMITS:
@@ -150,6 +155,21 @@ def _register(name: str) -> None:
         )
     except gym.error.Error as error:
         raise UserError(f"'{name}' is no environment id: it must look like my/Name-v0 ({error})") from error
+
+
+def _parameterised(spec: str) -> tuple[str, dict[str, Any]]:
+    """`sentiment?source=imdb&max_new=24` as a name and arguments; a value is a number where it looks like one."""
+    name, _, query = spec.partition("?")
+    return name, {key: _number(value) for key, value in parse_qsl(query)}
+
+
+def _number(text: str) -> int | float | str:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _named(spec: str) -> Any:

@@ -39,7 +39,7 @@ def _signal_rate(rollout: Rollout) -> float:
     """Share of groups whose valid rewards are not all equal: the groups that a group baseline can learn from."""
     returns, ids = rollout.returns, rollout.group_ids
     spread = []
-    for group in ids.unique():
+    for group in torch.unique(ids):
         r = returns[(ids == group) & rollout.valid]
         spread.append(bool(len(r) > 1 and r.max() > r.min()))
     return sum(spread) / max(len(spread), 1)

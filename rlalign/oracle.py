@@ -422,7 +422,7 @@ def markdown(horizon: int = 4) -> str:
         a = r.algorithm
         lines += ["", f"## {a.name}", "", f"{a.description} {_source(a)}.", "", "```", *formula(a.objective), "```", ""]
         differing = ", ".join(f"`{k} {v}`" for k, v in _own_axes(a.objective).items())
-        lines += [f"Axes: {differing or 'the defaults'}.", "", f"Bias: {a.bias}"]
+        lines += [f"Axes: {differing or 'the defaults'}.", "", a.bias]
     lines += ["", "## The KL term", ""]
     lines += ["Zero reward, beta = 1: the expected update against -grad KL(pi‖ref) and -grad KL(ref‖pi).", ""]
     lines += ["| estimate | along KL(pi‖ref) | cosine | along KL(ref‖pi) | cosine |", "|---|---|---|---|---|"]

@@ -54,7 +54,13 @@ def _components(axis: Any, rows: Sequence[dict[str, float]]) -> None:
 
 
 def _curve(
-    axis: Any, rows: Sequence[dict[str, Any]], key: str, colour: Any, label: str | None, band: str = "", style: Any = "-"
+    axis: Any,
+    rows: Sequence[dict[str, Any]],
+    key: str,
+    colour: Any,
+    label: str | None,
+    band: str = "",
+    style: Any = "-",
 ) -> None:
     # None, where a step has no value, becomes NaN: a gap in the line rather than a zero
     x = np.array([r["step"] for r in rows])

@@ -46,14 +46,15 @@ class Registry(Generic[T]):
         return item
 
     def get(self, spec: str) -> T:
-        """The item of a name or spec. Raises UnknownNameError with a suggestion, UserError when a file or attr is missing."""
+        """The item of a name or spec. Raises UnknownNameError with a suggestion, UserError when a file is missing."""
         self._scan()
         if spec in self._items:
             return self._items[spec]
         if spec in self._paths:
             return self._items.setdefault(spec, load(self._paths[spec]))
         if ":" in spec:
-            return load(spec)
+            item: T = load(spec)
+            return item
         raise UnknownNameError(self.kind, spec, self)
 
     def __contains__(self, name: object) -> bool:

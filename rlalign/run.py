@@ -1,11 +1,11 @@
 """A run and its folder.
 
-    config.json                 what was asked
-    metrics.jsonl               one line a step: rollout/ reward/ train/ eval/ time/
-    samples.jsonl               some completions of every step
-    checkpoints/step-N/         state to go on from, with its manifest
-    policy/                     the trained policy; transformers loads it without us
-    report/                     reward.png, evaluation.json, samples before and after
+config.json                 what was asked
+metrics.jsonl               one line a step: rollout/ reward/ train/ eval/ time/
+samples.jsonl               some completions of every step
+checkpoints/step-N/         state to go on from, with its manifest
+policy/                     the trained policy; transformers loads it without us
+report/                     reward.png, evaluation.json, samples before and after
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Run:
         self.folder = Path(folder)
         self.exit_status = exit_status
         """128 + signal when the run was asked to stop before its end, else 0."""
+        self.comparison: Comparison | None = None
+        """Before and after on held-out prompts, when the run has just ended here."""
         if not (self.folder / "config.json").is_file():
             raise UserError(f"'{self.folder}' is not a run folder: it has no config.json (make one with rlalign train)")
 
@@ -129,6 +131,11 @@ class Lock:
         self._file.flush()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._file.truncate(0)
+        if [p.name for p in self.path.parent.iterdir()] == [self.path.name]:  # nothing came of it
+            self.path.unlink()
+            self.path.parent.rmdir()
         self._file.close()

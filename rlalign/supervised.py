@@ -15,7 +15,7 @@ from rlalign.types import Task
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """N prompts followed by their answers and EOS: tokens int64 [N, L], lengths [N], action_mask bool [N, L] on the answer."""
+    """N prompts with answers and EOS: tokens int64 [N, L], lengths [N], action_mask bool [N, L] on the answers."""
 
     tokens: Tensor
     lengths: Tensor

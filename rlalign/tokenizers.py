@@ -20,6 +20,8 @@ def chat_text(prompt: Prompt) -> str:
 class ByteTokenizer:
     """UTF-8 bytes 0-255, then EOS 256, PAD 257 and BOS 258, which begins every prompt."""
 
+    spec = "bytes"
+    """What `as_tokenizer` makes this one of."""
     vocab_size = 259
     eos_id, pad_id, bos_id = 256, 257, 258
 
@@ -46,6 +48,7 @@ class CharTokenizer:
 
     def __init__(self, alphabet: str) -> None:
         self.alphabet = "".join(dict.fromkeys(alphabet))
+        self.spec = f"chars:{self.alphabet}"
         self.vocab_size = len(self.alphabet) + 2
         self._ids = {char: i + 2 for i, char in enumerate(self.alphabet)}
 
@@ -88,6 +91,7 @@ class HFTokenizer:
         self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
         self._known = len(tokenizer)
         self.vocab_size = max(self._known, vocab_size or 0)
+        self._start: int = self.eos_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         bare = self.encode("a")
         dressed = list(tokenizer("a")["input_ids"])
         starts = [i for i in range(len(dressed)) if dressed[i : i + len(bare)] == bare]
@@ -98,9 +102,12 @@ class HFTokenizer:
         return list(self.hf(text, add_special_tokens=False)["input_ids"])
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a plain prompt after the model's own prefix, or of messages through the chat template."""
+        """Ids of a plain prompt after the model's own prefix, or of messages through the chat template.
+
+        An empty text becomes what the model begins a text with, or EOS where that is nothing.
+        """
         if isinstance(prompt, str):
-            return [*self._prefix, *self.encode(prompt)]
+            return [*self._prefix, *self.encode(prompt)] or [self._start]
         if not self.hf.chat_template:
             raise UserError(
                 f"the tokenizer of '{self.hf.name_or_path}' has no chat template: give prompts as plain texts"
@@ -113,17 +120,24 @@ class HFTokenizer:
         known = [int(i) for i in ids if 0 <= i < self._known]
         return str(self.hf.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False))
 
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the tokenizer as transformers does."""
+        self.hf.save_pretrained(folder)
+
 
 def as_tokenizer(given: Any) -> Tokenizer:
-    """A tokenizer from `bytes`, a hub id or path, a transformers tokenizer, or a tokenizer itself."""
+    """A tokenizer from `bytes`, `chars:ALPHABET`, a hub id or path, a transformers tokenizer, or a tokenizer itself."""
     if given == "bytes":
         return ByteTokenizer()
+    if isinstance(given, str) and given.startswith("chars:"):
+        return CharTokenizer(given.removeprefix("chars:"))
     if isinstance(given, str | Path) or hasattr(given, "eos_token_id"):
         return HFTokenizer(given)
     if isinstance(given, Tokenizer):
         return given
     raise UserError(
-        f"{type(given).__name__} is no tokenizer: give 'bytes', a hub id, a path or a transformers tokenizer"
+        f"{type(given).__name__} is no tokenizer: "
+        "give 'bytes', 'chars:ALPHABET', a hub id, a path or a transformers tokenizer"
     )
 
 

@@ -153,11 +153,11 @@ def _wandb(folder: Path, config: TrainConfig, tracking: TrackingConfig) -> tuple
 def _tensorboard(folder: Path) -> tuple[_Log, Callable[[], None]]:
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]  # untyped in torch
+    writer = SummaryWriter(str(folder / "tensorboard"))
 
     def log(step: int, metrics: Metrics) -> None:
         for name, value in metrics.items():
-            writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]  # untyped in torch
+            writer.add_scalar(name, value, step)
 
     return log, writer.close
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,16 +13,16 @@ import torch
 from rich.console import Console
 
 from rlalign import checkpoint
-from rlalign.build import build
 from rlalign.config import TrainConfig, fingerprint
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import FaultError, RewardError
 from rlalign.evaluation import Evaluation, evaluate, held_out
-from rlalign.learner import Buffer, Learner, NonFiniteError
+from rlalign.learner import Buffer, DivergedError, Learner
 from rlalign.metrics import rollout_metrics, samples_of
 from rlalign.policies import make_sampler
+from rlalign.policies.base import Policy
 from rlalign.progress import ProgressLine
 from rlalign.rollout import Rollout, collect
 from rlalign.signals import StopRequest
@@ -30,13 +31,20 @@ from rlalign.tracking import Tracker
 from rlalign.types import Task
 
 
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of Python, numpy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - the global one is what a user's code may call
+    torch.manual_seed(seed)
+
+
 class Trainer:
     """A run under way: all its state, one loop, and how it is saved.
 
     Args:
         config: validated configuration.
-        env: an environment object instead of `config.env` (Python only).
-        rewards: rewards instead of `config.reward` (Python only: functions, mappings).
+        folder: the run folder.
+        policy, mdp: at their start, speaking the same tokens.
         stop: set from outside to stop between two updates.
         quiet: show nothing.
     """
@@ -45,19 +53,18 @@ class Trainer:
         self,
         config: TrainConfig,
         folder: Path,
+        policy: Policy,
+        mdp: TextMDP,
         *,
-        env: TextMDP | None = None,
-        rewards: Any = None,
         stop: StopRequest | None = None,
         quiet: bool = False,
     ) -> None:
-        self.config, self.folder, self.quiet = config, folder, quiet
-        self.stop = stop or StopRequest()
+        self.config, self.folder, self.policy, self.mdp, self.quiet = config, folder, policy, mdp, quiet
+        self.stop = StopRequest() if stop is None else stop  # false until asked, so no `or`
         self.console = Console(quiet=quiet, highlight=False)
-        self.policy, self.mdp = build(config, env=env, rewards=rewards)
         r, ln, device = config.rollout, config.learner, self.policy.device
         streams = np.random.SeedSequence(config.seed).generate_state(4)
-        torch.manual_seed(int(streams[0]))
+        seed_everything(int(streams[0]))  # ours have generators of their own; this is for the user's code
         self.sampler = make_sampler(r.sampler, self.policy)
         self.sampler_generator = torch.Generator(device).manual_seed(int(streams[1]))
         self.shuffle_generator = torch.Generator().manual_seed(int(streams[2]))
@@ -119,7 +126,9 @@ class Trainer:
             self.tasks.load_state_dict(start[0])
             self._set_rng_state(start[1])
             path = self.save()
-            raise RewardError(f"{error} (saved: mend the reward, then rlalign train --resume {path.parents[1]})") from error
+            raise RewardError(
+                f"{error} (saved: mend the reward, then rlalign train --resume {path.parents[1]})"
+            ) from error
 
     def _learnable(self, tasks: Sequence[Task], began: float) -> Buffer:
         """Trajectories of the tasks, scored by everything that the axes ask for."""
@@ -133,9 +142,15 @@ class Trainer:
         rolled = time.perf_counter()
         buffer = self.learner.prepare(rollout, greedy_rewards=greedy)
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
-        self.rollout_log = ({**rollout_metrics(rollout, buffer.batch.ref_logprobs), **times}, samples_of(rollout))
+        metrics = rollout_metrics(rollout, buffer.batch.ref_logprobs) | self._failures() | times
+        self.rollout_log = (metrics, samples_of(rollout))
         self.pending = {}
         return buffer
+
+    def _failures(self) -> dict[str, float]:
+        """reward/NAME/KIND: how often a component raised, hung, died, or returned None or NaN in this step."""
+        found = {} if self.mdp.reward is None else self.mdp.reward.pop_failures()
+        return {f"reward/{name}/{kind}": float(n) for name, kinds in found.items() for kind, n in kinds.items() if n}
 
     def _play(self, env: TokenVectorEnv, tasks: Sequence[Task], group_size: int, *, greedy: bool = False) -> Rollout:
         return collect(
@@ -145,7 +160,7 @@ class Trainer:
             group_size=group_size,
             sampling=self.config.rollout.sampling,
             generator=self.sampler_generator,
-            seed=self.config.seed + self.step,
+            seed=int(np.random.SeedSequence([self.config.seed, self.step]).generate_state(1)[0]),
             greedy=greedy,
         )
 
@@ -155,7 +170,7 @@ class Trainer:
         try:
             stats = {**self.learner.update(buffer), "train/skipped": 0.0}
             self.bad_updates = 0
-        except NonFiniteError as error:
+        except DivergedError as error:
             stats = {"train/skipped": 1.0}
             self.bad_updates += 1
             path = self._keep_batch(buffer)
@@ -179,7 +194,8 @@ class Trainer:
         assert self.tracker is not None
         metrics, samples = self.rollout_log
         metrics = metrics | {name: sum(v) / len(v) for name, v in self.pending.items()}
-        metrics |= {f"train/{k}": v for k, v in self.learner.state.metrics().items()}
+        if self.config.objective.kl.target > 0:
+            metrics["train/kl_coef"] = self.learner.state.kl_coef
         seconds = sum(v for k, v in metrics.items() if k in ("time/rollout", "time/prepare", "time/update"))
         metrics |= {"time/step": seconds, "time/tokens_per_s": metrics["rollout/tokens"] / max(seconds, 1e-9)}
         metrics |= self._validate() if self._due(self.config.evaluation.every) else {}
@@ -284,5 +300,5 @@ class Trainer:
         """Close files, trackers and reward workers."""
         if self.tracker is not None:
             self.tracker.close()
-        if self.mdp.reward is not None and hasattr(self.mdp.reward, "close"):
+        if self.mdp.reward is not None:
             self.mdp.reward.close()

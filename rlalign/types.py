@@ -125,6 +125,18 @@ class Reward(Protocol):
         """Score B texts with the components whose scope belongs to the event ("turn": turn and token scope)."""
         ...
 
+    def bind(self, policy: Any) -> None:
+        """Hand the policy at its start to the components that want it."""
+        ...
+
+    def pop_failures(self) -> Mapping[str, Mapping[str, int]]:
+        """Component -> kind of failure -> count, since the last call."""
+        ...
+
+    def close(self) -> None:
+        """End worker processes."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -137,7 +149,7 @@ class Segment:
             where a reward failed.
         valid: bool [B]; False where a reward failed in this segment.
         components: name -> float [B], NaN where nothing was scored in this segment.
-        turn_ended, terminated, truncated: bool [B]. Terminated: EOS or the environment ended it. Truncated: a limit did.
+        turn_ended, terminated, truncated: bool [B]. EOS or the environment terminates, a limit truncates.
     """
 
     consumed: IntArray

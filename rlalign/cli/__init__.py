@@ -1,4 +1,4 @@
-"""The command line: `rlalign COMMAND ...`. Each command is a module of this package with a `run(args) -> exit status`."""
+"""The command line: `rlalign COMMAND ...`. Each command is a module here with a `run(args) -> exit status`."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ COMMANDS = {
     "doctor": "say what this machine and installation can do",
 }
 
+_MODULES = {"list": "listing"}  # a module named list would hide the builtin in this package
+
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of the `rlalign` script. Exit status: 0 done, 1 fault, 2 user's mistake, 128 + n stopped by signal n."""
+    """Run a command; return 0 done, 1 fault, 2 the user's mistake, 128 + n stopped by signal n."""
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
@@ -56,15 +58,17 @@ def _dispatch(args: list[str]) -> int:
         return 0
     if args[0] not in COMMANDS:
         raise UnknownNameError("command", args[0], COMMANDS)
-    status: int = importlib.import_module(f"rlalign.cli.{args[0]}").run(args[1:])
+    module = _MODULES.get(args[0], args[0])
+    status: int = importlib.import_module(f"rlalign.cli.{module}").run(args[1:])
     return status
 
 
 def _help() -> int:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False)
+    from rlalign.cli.console import console as make_console
+
+    console = make_console()
     console.print("[bold]rlalign[/]: reinforcement learning from feedback for language models\n")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, text in COMMANDS.items():

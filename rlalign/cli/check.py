@@ -9,6 +9,7 @@ import tyro
 from rich.console import Console
 
 from rlalign import checks
+from rlalign.cli.console import console as make_console
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.make import find_env, make_mdp
 from rlalign.registry import ENVS, REWARDS
@@ -27,7 +28,7 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Check; exit status 1 when a law is broken."""
     given = tyro.cli(Args, args=list(args), prog="rlalign check")
-    console = Console(highlight=False)
+    console = make_console()
     names = [*ENVS, *REWARDS] if given.what == "all" else [given.what]
     broken = sum(_check(console, name, given) for name in names)
     console.print("every law holds" if not broken else f"{broken} {'law is' if broken == 1 else 'laws are'} broken")
@@ -44,7 +45,7 @@ def _check(console: Console, name: str, given: Args) -> int:
 
 
 def _results(name: str, given: Args) -> list[checks.LawResult]:
-    if name in REWARDS:
+    if name.partition("?")[0] in REWARDS:
         return checks.check_reward_laws(name)
     try:
         find_env(name)

@@ -8,8 +8,9 @@ import shutil
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
-from rich.console import Console
 from rich.table import Table
+
+from rlalign.cli.console import console as make_console
 
 _CORE = ("rlalign", "torch", "transformers", "gymnasium", "trl", "peft", "numpy", "wandb")
 _EXTRAS = ("tensorboard",)
@@ -23,7 +24,7 @@ def run(args: Sequence[str]) -> int:
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, value in facts().items():
         table.add_row(name, value)
-    Console(highlight=False).print(table)
+    make_console().print(table)
     return 0
 
 
@@ -32,9 +33,10 @@ def facts() -> dict[str, str]:
     import torch
 
     from rlalign.assets import home
-    from rlalign.policies.options import cpu_prefers_bfloat16
+    from rlalign.policies.precision import compute_dtype
 
     cuda = torch.cuda.is_available()
+    device = torch.device("cuda" if cuda else "cpu")
     cache = home()
     disk = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists()))
     cached = sorted(p.name for p in cache.iterdir()) if cache.is_dir() else []
@@ -42,8 +44,10 @@ def facts() -> dict[str, str]:
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: _version(name) for name in _CORE},
         "extras": ", ".join(f"{name} {_version(name)}" for name in _EXTRAS),
-        "device": torch.cuda.get_device_name() if cuda else f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
-        "bf16": "used" if (torch.cuda.is_bf16_supported() if cuda else cpu_prefers_bfloat16()) else "not used: slow here",
+        "device": torch.cuda.get_device_name()
+        if cuda
+        else f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        "bf16": "used" if compute_dtype("auto", device) is torch.bfloat16 else "not used: slow on this machine",
         "cache": f"{cache} ({', '.join(cached) if cached else 'empty'})",
         "free disk": f"{disk.free / 2**30:.1f} GiB",
     }

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from rich.console import Console
+
+from rlalign.cli.console import console as make_console
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def run(args: Sequence[str]) -> int:
     if given.json_:
         print(json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1))
         return 0
-    console = Console(highlight=False)
+    console = make_console()
     print_comparison(console, comparison)
     print_samples(console, comparison)
     console.print(f"[bold]{comparison.verdict}[/]", soft_wrap=True)

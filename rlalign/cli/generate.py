@@ -20,6 +20,8 @@ class Args:
     until: float | None = None
     """Generate again until the run's reward reaches this level."""
     max_tries: int = 16
+    column: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """NAME=VALUE that the run's rewards need, such as answer=cba; repeatable."""
     seed: int = 0
     temperature: float | None = None
     """None: the run's."""
@@ -41,8 +43,18 @@ def run(args: Sequence[str]) -> int:
     sampling = run_.config.rollout.sampling
     if given.temperature is not None:
         sampling = Sampling(given.temperature, sampling.top_k, sampling.top_p)
+    odd = [c for c in given.column if "=" not in c]
+    if odd:
+        raise UserError(f"--column '{odd[0]}' is no NAME=VALUE")
     found = generate(
-        policy, mdp, given.text, sampling=sampling, seed=given.seed, until=given.until, max_tries=given.max_tries
+        policy,
+        mdp,
+        given.text,
+        dict(c.split("=", 1) for c in given.column),
+        sampling=sampling,
+        seed=given.seed,
+        until=given.until,
+        max_tries=given.max_tries,
     )
     print(given.text + found.text)
     parts = ", ".join(f"{k} {v:+.2f}" for k, v in found.components.items())

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from rlalign.cli.console import console as make_console
 from rlalign.registry import ENVS, POLICIES, REWARDS, Registry
 
 
@@ -36,7 +36,7 @@ def run(args: Sequence[str]) -> int:
     table.add_column("what it is")
     for name in registry:
         table.add_row(name, summary(registry.get(name)))
-    Console(highlight=False).print(table)
+    make_console().print(table)
     return 0
 
 

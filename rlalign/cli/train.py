@@ -10,6 +10,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from rlalign.cli.console import console as make_console
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
 from rlalign.evaluation import Comparison
@@ -26,7 +27,7 @@ def run(args: Sequence[str]) -> int:
     run_, comparison = train_run(config)
     if comparison is None:
         return run_.exit_status
-    console = Console(highlight=False)
+    console = make_console()
     print_comparison(console, comparison)
     print_samples(console, comparison)
     console.print(f"reward curve  {run_.folder / 'report' / 'reward.png'}", soft_wrap=True)

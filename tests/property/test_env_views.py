@@ -9,10 +9,10 @@ import pytest
 
 from rlalign import checks
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.tokenizers import CharTokenizer
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.make import make_mdp
 from rlalign.rewards.reward import RewardFunction
+from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Segment, Task
 
 EPISODES = {"single-turn": 304, "multi-turn": 304, "multi-turn, random replies": 304}

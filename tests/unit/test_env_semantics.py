@@ -10,9 +10,9 @@ from gymnasium.vector import AutoresetMode
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.token_env import TokenEnv
-from rlalign.envs.tokenizers import CharTokenizer
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
+from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Scores, Task
 
 PAD, EOS, A, B, STOP = 0, 1, 2, 3, 4

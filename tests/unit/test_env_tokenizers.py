@@ -7,8 +7,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
-from rlalign.envs.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, as_tokenizer
 from rlalign.errors import UserError
+from rlalign.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, as_tokenizer
 from rlalign.types import Tokenizer
 
 WORDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "a": 3, "b": 4, "user": 5, "assistant": 6, ":": 7}

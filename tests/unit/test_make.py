@@ -11,11 +11,11 @@ import rlalign
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.reverse import Reverse
 from rlalign.envs.sources import as_source
-from rlalign.envs.tokenizers import ByteTokenizer
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.make import find_env, make_env, make_mdp, make_vec
 from rlalign.registry import ENVS
+from rlalign.tokenizers import ByteTokenizer
 
 
 def vowels(completions: Any, **columns: Any) -> list[float]:

@@ -1,0 +1,10 @@
+"""`python -m rlalign.cli`: the same as the `rlalign` script."""
+
+from __future__ import annotations
+
+import sys
+
+from rlalign.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,302 @@
+"""A run that stops and goes on ends bitwise where the uninterrupted one does: weights, optimizer and metrics."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from rlalign import checkpoint
+from rlalign.build import build_mdp, build_policy
+from rlalign.config import update
+from rlalign.defaults import default_config
+from rlalign.errors import FaultError, RewardError, UserError
+from rlalign.experiment import train_run
+from rlalign.learner import Learner
+from rlalign.run import Lock, Run
+from rlalign.tracking import read_metrics
+from rlalign.trainer import Trainer
+
+SMALL = {"steps": 4, "rollout.prompts": 4, "rollout.group_size": 4, "evaluation.prompts": 4, "model.hidden_size": 16}
+REUSED = {**SMALL, "learner.epochs": 2, "learner.minibatches": 2}
+
+
+def config(folder, algorithm="rloo", policy="gru", **changes):
+    base = update(default_config("rlalign/Reverse-v0", policy, algorithm), SMALL)
+    return update(base, {"output": str(folder), **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+def make_trainer(folder, **changes):
+    folder.mkdir()
+    chosen = config(folder, **changes)
+    return Trainer(chosen, folder, *build_policy(chosen, build_mdp(chosen)), quiet=True)
+
+
+def outcome(folder):
+    """Final state of everything, and the metrics without the clock's."""
+    state, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"))
+    rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder)]
+    return state, rows
+
+
+def assert_bitwise_equal(a, b, where=""):
+    assert type(a) is type(b), where
+    if isinstance(a, torch.Tensor):
+        assert a.dtype == b.dtype, where
+        assert torch.equal(a, b), where
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            if str(key).startswith("time/"):
+                continue
+            assert_bitwise_equal(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_bitwise_equal(x, y, f"{where}[{i}]")
+    else:
+        assert a == b, where
+
+
+def same_run(folder_a, folder_b):
+    (state_a, rows_a), (state_b, rows_b) = outcome(folder_a), outcome(folder_b)
+    for state in (state_a, state_b):
+        del state["progress"]["files"]  # lengths of files with the clock's numbers in them
+    assert_bitwise_equal(state_a, state_b)
+    assert rows_a == rows_b
+    assert (folder_a / "samples.jsonl").read_text() == (folder_b / "samples.jsonl").read_text()
+
+
+def stop_after(monkeypatch, updates):
+    """Ask the run to stop once it has made so many updates, as a signal between two of them would."""
+    real, made = Learner.update, 0
+
+    def counted(self, buffer):
+        nonlocal made
+        made += 1
+        if made == updates:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, buffer)
+
+    monkeypatch.setattr(Learner, "update", counted)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "policy", "changes", "updates"),
+    [
+        ("rloo", "gru", {}, 2),
+        ("reinforce", "gru", {}, 3),  # the moving average goes on
+        ("ppo", "gru", REUSED, 6),  # in the middle of the second rollout's four updates
+        ("grpo", "tiny", REUSED, 5),
+        ("ppo", "gru", {**REUSED, "objective__kl__target": 1.0, "learner__lr_schedule": "cosine"}, 7),
+        ("rloo", "gru", {"supervised__align_interval": 2}, 3),
+    ],
+)
+def test_stop_and_resume_is_bitwise_equal(tmp_path, monkeypatch, algorithm, policy, changes, updates):
+    changes = {k.replace(".", "__"): v for k, v in changes.items()}
+    train_run(config(tmp_path / "whole", algorithm, policy, **changes), quiet=True)
+    with monkeypatch.context() as patch:
+        stop_after(patch, updates)
+        run, comparison = train_run(config(tmp_path / "cut", algorithm, policy, **changes), quiet=True)
+    assert run.exit_status == 143
+    assert comparison is None
+    train_run(config(tmp_path / "cut", algorithm, policy, resume=True, **changes), quiet=True)
+    same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_two_runs_of_one_seed_are_bitwise_equal_and_another_seed_is_not(tmp_path):
+    for name, seed in (("a", 3), ("b", 3), ("c", 4)):
+        train_run(config(tmp_path / name, seed=seed), quiet=True)
+    same_run(tmp_path / "a", tmp_path / "b")
+    assert outcome(tmp_path / "a")[1] != outcome(tmp_path / "c")[1]
+
+
+def test_saving_changes_nothing(tmp_path):
+    train_run(config(tmp_path / "a"), quiet=True)
+    train_run(config(tmp_path / "b", save_every=1, evaluation__every=1), quiet=True)
+    rows = [{k: v for k, v in r.items() if not k.startswith("eval/")} for r in outcome(tmp_path / "b")[1]]
+    assert rows == outcome(tmp_path / "a")[1]
+    state_a, state_b = outcome(tmp_path / "a")[0], outcome(tmp_path / "b")[0]
+    assert_bitwise_equal(state_a["policy"], state_b["policy"])
+
+
+def test_kill_9_then_resume_is_bitwise_equal(tmp_path):
+    """The process dies without warning after the checkpoint of step 2, having logged part of what follows."""
+    train_run(config(tmp_path / "whole", save_every=2), quiet=True)
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)
+        real, made = Learner.update, 0
+
+        def deadly(self, buffer):
+            nonlocal made
+            made += 1
+            if made == 4:  # step 3 is done and logged, its checkpoint is not due
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(self, buffer)
+
+        Learner.update = deadly
+        train_run(config(tmp_path / "cut", save_every=2), quiet=True)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WIFSIGNALED(status)
+    assert len(read_metrics(tmp_path / "cut")) == 3
+    train_run(config(tmp_path / "cut", save_every=2, resume=True), quiet=True)
+    same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_to_the_command_save_and_exit_with_their_status(tmp_path, number, status):
+    command = [sys.executable, "-m", "rlalign.cli", "train", "--env", "reverse", "--policy", "gru", "--steps", "100000"]
+    command += ["--output", str(tmp_path / "run"), "--rollout.prompts", "2", "--evaluation.prompts", "2"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:  # a line a step when it is no terminal
+        if line.startswith("step 2/"):
+            process.send_signal(number)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == status
+    assert "go on with: rlalign train --resume" in rest
+    checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
+
+
+def test_a_changed_configuration_is_shown_and_refused(tmp_path, capsys):
+    train_run(config(tmp_path / "r"), quiet=True)
+    with pytest.raises(UserError, match=r"learner\.lr would make the continuation another experiment"):
+        train_run(config(tmp_path / "r", resume=True, steps=6, learner__lr=1.5))
+    shown = capsys.readouterr().out
+    assert "learner.lr  0.003 -> 1.5" in shown
+    assert "steps  4 -> 6" in shown
+    run, _ = train_run(config(tmp_path / "r", resume=True, steps=6), quiet=True)  # longer is safe
+    assert run.metrics["step"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_longer_in_two_parts_equals_longer_at_once(tmp_path):
+    train_run(config(tmp_path / "whole", steps=6), quiet=True)
+    train_run(config(tmp_path / "parts"), quiet=True)
+    train_run(config(tmp_path / "parts", resume=True, steps=6), quiet=True)
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("part", ["optimizer", "rng", "learner"])
+def test_missing_state_is_refused_unless_allowed(tmp_path, part):
+    train_run(config(tmp_path / "r"), quiet=True)
+    path = checkpoint.latest(tmp_path / "r" / "checkpoints")
+    (path / f"{part}.json").unlink()
+    with pytest.raises(FaultError, match=f"lacks {part}"):
+        train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
+    train_run(config(tmp_path / "r", resume=True, steps=5, allow_change=True), quiet=True)
+
+
+def test_a_used_folder_and_a_folder_in_use_are_refused(tmp_path):
+    train_run(config(tmp_path / "r"), quiet=True)
+    with pytest.raises(UserError, match="holds a run already: add --resume"):
+        train_run(config(tmp_path / "r"), quiet=True)
+    with Lock(tmp_path / "busy"), pytest.raises(UserError, match=rf"in use by process {os.getpid()} .*run\.lock"):
+        train_run(config(tmp_path / "busy"), quiet=True)
+    with pytest.raises(UserError, match="holds no run to resume"):
+        train_run(config(tmp_path / "none", resume=True), quiet=True)
+
+
+def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_path, monkeypatch):
+    from rlalign import learner
+
+    real = learner.policy_loss
+
+    def poisoned(objective, batch, state):
+        loss = real(objective, batch, state)
+        return type(loss)(loss.total * float("nan"), loss.count, loss.metrics, loss.maxima)
+
+    trainer = make_trainer(tmp_path / "r")
+    before = {k: v.detach().clone() for k, v in trainer.policy.trainable().items()}
+    monkeypatch.setattr(learner, "policy_loss", poisoned)
+    with pytest.raises(FaultError, match="3 in a row, so the run stops"):
+        trainer.run()
+    trainer.close()
+    for name, value in trainer.policy.trainable().items():
+        assert torch.equal(value, before[name]), name
+    assert trainer.learner.optimizer.state == {}
+    state, _ = checkpoint.load(checkpoint.latest(tmp_path / "r" / "faults"))
+    assert state["batch"]["tokens"].shape[0] == 16
+
+
+def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
+    from rlalign import learner
+
+    real, calls = learner.policy_loss, 0
+
+    def poisoned_once(objective, batch, state):
+        nonlocal calls
+        calls += 1
+        loss = real(objective, batch, state)
+        return type(loss)(loss.total * (float("nan") if calls == 2 else 1.0), loss.count, loss.metrics, loss.maxima)
+
+    monkeypatch.setattr(learner, "policy_loss", poisoned_once)
+    run, _ = train_run(config(tmp_path / "r"), quiet=True)
+    assert run.metrics["train/skipped"] == [0.0, 1.0, 0.0, 0.0]
+
+
+def test_nan_weights_are_found_before_rollout_and_never_saved(tmp_path):
+    trainer = make_trainer(tmp_path / "r")
+    with torch.no_grad():
+        next(iter(trainer.policy.trainable().values())).view(-1)[0] = float("nan")
+    with pytest.raises(FaultError, match="weights are not finite before a rollout"):
+        trainer.run()
+    with pytest.raises(FaultError, match="weights are not finite before a save"):
+        trainer.save()
+    trainer.close()
+    assert not (tmp_path / "r" / "checkpoints").exists()
+
+
+def test_a_failing_reward_saves_and_resume_goes_on_as_if_it_never_had(tmp_path):
+    calls = 0
+
+    def flaky(completions, **columns):
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise ValueError("the scorer is down")
+        return [float(len(c)) for c in completions]
+
+    import rlalign
+
+    whole = [rlalign.reward("steady", timeout_s=None)(lambda completions, **c: [float(len(x)) for x in completions])]
+    broken = [rlalign.reward("steady", timeout_s=None, retries=0)(flaky)]
+    train_run(config(tmp_path / "whole"), rewards=whole, quiet=True)
+    with pytest.raises(RewardError, match=r"steady.*saved: mend the reward"):
+        train_run(config(tmp_path / "cut"), rewards=broken, quiet=True)
+    train_run(config(tmp_path / "cut", resume=True), rewards=whole, quiet=True)
+    same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, monkeypatch):
+    def weights(name, memory):
+        trainer = make_trainer(tmp_path / name, steps=1)
+        real = trainer.policy.score
+
+        def small(tokens, *args, **kwargs):
+            if len(tokens) > memory and torch.is_grad_enabled():
+                raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+            return real(tokens, *args, **kwargs)
+
+        monkeypatch.setattr(trainer.policy, "score", small)
+        trainer.run()
+        trainer.close()
+        return trainer.learner.micro_batch, {k: v.detach() for k, v in trainer.policy.trainable().items()}
+
+    whole, halved = weights("whole", 16), weights("halved", 5)
+    assert (whole[0], halved[0]) == (0, 4)
+    for name, value in whole[1].items():
+        torch.testing.assert_close(halved[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_run_reads_only_what_is_a_run(tmp_path):
+    with pytest.raises(UserError, match="not a run folder"):
+        Run(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"stpes": 3}))
+    with pytest.raises(UserError, match=r"unknown setting 'stpes'.*Did you mean 'steps'"):
+        _ = Run(tmp_path).config

@@ -1,0 +1,149 @@
+"""The command line: what a person sees, and what a person's mistakes look like."""
+
+import json
+
+import pytest
+
+from rlalign import cli
+from rlalign.cli.train import parse
+from rlalign.errors import UserError
+
+
+def run(capsys, *words):
+    """Exit status, standard output, standard error of a command."""
+    try:
+        status = cli.main(list(words))
+    except SystemExit as left:  # argument errors and --help leave through argparse's door
+        status = left.code if isinstance(left.code, int) else 0
+    out, err = capsys.readouterr()
+    return status, out, err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("trian",), "unknown command 'trian'. Did you mean 'train'"),
+        (("train", "--algorithm", "grop"), "unknown algorithm 'grop'. Did you mean 'grpo'"),
+        (("train", "--env", "revers"), "unknown environment 'revers'. Did you mean 'rlalign/Reverse-v0'"),
+        (("train", "--env", "reverse", "--policy", "gruu"), "unknown policy 'gruu'"),
+        (("train", "--env", "reverse", "--policy", "gru", "--reward", "vadre"), "unknown reward 'vadre'. Did you mean"),
+        (("train", "--env", "reverse", "--policy", "gru", "--reward", "no.py:f"), "no file"),
+        (("train", "--learner.minibatches", "5"), "32 sequences do not divide into 5 minibatches"),
+        (("train", "--algorithm", "grpo", "--rollout.group-size", "1"), "group_size is 1"),
+        (
+            ("train", "--device", "cuda:99", "--env", "reverse", "--policy", "gru"),
+            "device 'cuda:99' cannot be used here",
+        ),
+        (("evaluate", "nowhere"), "'nowhere' is not a run folder"),
+        (("generate", "nowhere", "text"), "'nowhere' is not a run folder"),
+        (("train", "--resume", "nowhere"), "'nowhere' holds no run to resume"),
+        (("check", "revrse"), "unknown environment or reward 'revrse'. Did you mean"),
+    ],
+)
+def test_a_users_mistake_is_one_line_with_status_2(capsys, tmp_path, monkeypatch, words, said):
+    monkeypatch.chdir(tmp_path)
+    status, _, err = run(capsys, *words)
+    assert status == 2
+    assert err.startswith("rlalign: ")
+    assert said in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.glob("runs/*/policy"))
+
+
+def test_debug_shows_the_traceback():
+    with pytest.raises(UserError):
+        cli.main(["evaluate", "nowhere", "--debug"])
+
+
+def test_unknown_flags_and_values_leave_with_2(capsys):
+    assert run(capsys, "train", "--stpes", "3")[0] == 2
+    assert run(capsys, "train", "--steps", "many")[0] == 2
+    assert run(capsys, "list", "thngs")[0] == 2
+
+
+def test_help_names_every_command(capsys):
+    status, out, _ = run(capsys)
+    assert status == 0
+    for name in cli.COMMANDS:
+        assert name in out
+
+
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_command_has_help(capsys, name):
+    status, out, _ = run(capsys, name, "--help")
+    assert status == 0
+    assert out.strip()
+
+
+@pytest.mark.parametrize(
+    ("what", "names"),
+    [
+        ("envs", ("rlalign/Sentiment-v0", "rlalign/GuessNumber-v0")),
+        ("rewards", ("vader", "exact_match")),
+        ("algorithms", ("reinforce", "rloo", "grpo", "ppo")),
+        ("policies", ("smollm2", "gru")),
+    ],
+)
+def test_list_shows_names(capsys, what, names):
+    status, out, _ = run(capsys, "list", what)
+    assert status == 0
+    for name in names:
+        assert name in out
+
+
+def test_defaults_follow_algorithm_and_policy():
+    assert parse([]).objective.baseline == "leave_one_out"
+    assert parse([]).learner.lr == 1e-3
+    grpo = parse(["--algorithm", "grpo", "--policy", "gru", "--env", "reverse"])
+    assert grpo.objective.baseline == "group_mean"
+    assert grpo.learner.lr == 3e-3
+
+
+def test_dotted_overrides_reach_single_axes():
+    config = parse(["--algorithm", "grpo", "--objective.baseline", "leave_one_out", "--objective.scale", "none"])
+    assert (config.objective.baseline, config.objective.scale) == ("leave_one_out", "none")
+    assert config.objective.trust.kind == "clip"
+    kl = ["--objective.kl.where", "reward", "--objective.kl.estimator", "k1"]
+    assert parse(["--algorithm", "grpo", *kl]).objective.kl.where == "reward"
+
+
+def test_reward_is_repeatable():
+    assert parse(["--reward", "vader", "--reward", "length=0.5"]).reward == ("vader", "length=0.5")
+
+
+def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
+    folder = str(tmp_path / "run")
+    small = ["--rollout.prompts", "2", "--rollout.group-size", "2", "--evaluation.prompts", "4"]
+    words = ["train", "--env", "reverse", "--policy", "gru", "--steps", "2", "--output", folder, *small]
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    for said in ("step 2/2", "before / after on 4 held-out prompts", "samples", "reward.png", folder):
+        assert said in out
+    assert "held-out prompts, 95 % CI" in out.splitlines()[-1]
+    assert {p.name for p in (tmp_path / "run").iterdir()} >= {
+        "config.json", "metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report",
+    }  # fmt: skip
+
+    status, out, _ = run(capsys, "evaluate", folder, "--json", "--prompts", "4")
+    assert status == 0
+    assert json.loads(out)["metrics"]["reward"]["difference"]["n"] == 4
+
+    status, out, _ = run(
+        capsys, "generate", folder, "abc>", "--column", "answer=cba", "--until", "99", "--max-tries", "3"
+    )
+    assert status == 1
+    assert "best of 3 tries; +99.000 was not reached" in out
+    status, out, _ = run(capsys, "generate", folder, "abc>", "--column", "answer=cba", "--until", "-99")
+    assert status == 0
+    assert "reached -99.000 in 1 try" in out
+
+    status, out, _ = run(capsys, "plot", folder, "--output", str(tmp_path / "curves.png"))
+    assert status == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_doctor_says_versions_and_device(capsys):
+    status, out, _ = run(capsys, "doctor")
+    assert status == 0
+    for said in ("torch", "device", "bf16", "cache", "free disk"):
+        assert said in out
