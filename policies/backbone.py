@@ -19,15 +19,37 @@ from rlalign.policies.scoring import first_actions
 
 
 class CacheState:
-    """n contexts in a transformers cache; mask [n, slots] is true at real tokens, positions [n] are the lengths."""
+    """n contexts in a transformers cache.
 
-    def __init__(self, cache: Any, mask: Tensor, positions: Tensor, longest: int) -> None:
+    `mask` [n, slots] is true at real tokens, None when all are: attention is faster without one. `positions` [n] are
+    the lengths, `longest` the number of slots.
+    """
+
+    def __init__(self, cache: Any, mask: Tensor | None, positions: Tensor, longest: int) -> None:
         self.cache, self.mask, self.positions, self.longest = cache, mask, positions, longest
 
     def select(self, rows: Tensor) -> None:
         """Keep the given rows, in order."""
         self.cache.batch_select_indices(rows)
-        self.mask, self.positions = self.mask[rows], self.positions[rows]
+        self.mask = None if self.mask is None else self.mask[rows]
+        self.positions = self.positions[rows]
+
+    def appended(self, width: int) -> Tensor | None:
+        """The mask after `width` more real tokens in each row."""
+        if self.mask is None:
+            return None
+        return torch.cat([self.mask, self.mask.new_ones(len(self.mask), width)], dim=1)
+
+
+def left_padded(contexts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """Ids [G, P] of contexts that end together, 0 before their starts, and the mask [G, P] of the real ones."""
+    longest = max(map(len, contexts))
+    ids = torch.zeros(len(contexts), longest, dtype=torch.int64)
+    mask = torch.zeros(len(contexts), longest, dtype=torch.bool)
+    for row, context in enumerate(contexts):
+        ids[row, longest - len(context) :] = torch.as_tensor(context)
+        mask[row, longest - len(context) :] = True
+    return ids, mask
 
 
 class Backbone:
@@ -91,25 +113,21 @@ class Backbone:
                 "a context is empty, and a language model has nothing to predict a token from: start it with BOS"
             )
         self.check_length(longest)
-        ids = torch.zeros(len(contexts), longest, dtype=torch.int64)
-        mask = torch.zeros(len(contexts), longest, dtype=torch.bool)
-        for row, context in enumerate(contexts):
-            ids[row, longest - len(context) :] = torch.as_tensor(context)
-            mask[row, longest - len(context) :] = True
-        ids, mask = ids.to(device), mask.to(device)
+        ids, mask = (t.to(device) for t in left_padded(contexts))
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)
-        hidden, cache = self._run(ids, mask, positions, keep=True)
+        seen = mask if min(map(len, contexts)) < longest else None
+        hidden, cache = self._run(ids, seen, positions, keep=True)
         if not hasattr(cache, "batch_select_indices"):
             raise UserError(
                 f"'{type(self.body).__name__}' keeps a cache that cannot be regrouped: use --rollout.sampler generate"
             )
-        return hidden[:, -1], CacheState(cache, mask, positions[:, -1] + 1, longest)
+        return hidden[:, -1], CacheState(cache, seen, positions[:, -1] + 1, longest)
 
     def advance(self, state: CacheState, tokens: Tensor) -> Tensor:
         """Append one token to each row [n]; return the hidden states [n, d] after it."""
         state.longest += 1
         self.check_length(state.longest)
-        state.mask = torch.cat([state.mask, state.mask.new_ones(len(tokens), 1)], dim=1)
+        state.mask = state.appended(1)
         hidden, state.cache = self._run(tokens[:, None], state.mask, state.positions[:, None], state.cache, keep=True)
         state.positions = state.positions + 1
         return hidden[:, -1]
@@ -149,6 +167,5 @@ class Backbone:
             return hidden, start
         _, state = self.read(list(unique), tokens.device)
         state.select(torch.tensor(owner, device=tokens.device))
-        mask = torch.cat([state.mask, state.mask.new_ones(ids.shape)], dim=1)
-        hidden, _ = self._run(ids, mask, positions, state.cache)
+        hidden, _ = self._run(ids, state.appended(ids.shape[1]), positions, state.cache)
         return hidden, start

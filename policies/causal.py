@@ -61,6 +61,8 @@ class CausalPolicy(Policy):
         for module in lm.modules():
             if isinstance(module, nn.modules.dropout._DropoutNd):
                 module.p = 0.0
+        # Masks come from the rollout: no id is a pad to the embedding, or an EOS that doubles as one would never learn.
+        lm.get_input_embeddings().padding_idx = None
         lm.requires_grad_(not self._has_lora)
         # With adapters the frozen weights stand in the compute dtype; what the optimizer moves is float32.
         lm.to(self._compute if self._has_lora else torch.float32)
@@ -222,12 +224,14 @@ def _score(
 def _with_lora(lm: Any, options: PolicyOptions, seed: int) -> Any:
     """Adapters on all linear layers but the head, float32, their values drawn from the seed."""
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
         r=options.lora_r or 0,
         lora_alpha=options.lora_alpha,
         lora_dropout=0.0,
         target_modules="all-linear",
+        fan_in_fan_out=any(isinstance(m, Conv1D) for m in lm.modules()),  # GPT-2's way round
         task_type="CAUSAL_LM",
     )
     with seeded(seed):
@@ -278,7 +282,7 @@ def tiny(
         max_position_embeddings=4096,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_id,
-        pad_token_id=tokenizer.pad_id,
+        pad_token_id=None,  # it may be EOS, and transformers starts a pad's embedding at zero
     )
     with seeded(seed):
         lm = LlamaForCausalLM(config)
@@ -310,7 +314,7 @@ def pretrained(
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"policy '{name}' brings its own code, which is not run: set --model.trust-remote-code (trust_remote_code) "
+                f"policy '{name}' brings its own code, which is not run: set --model.trust-remote-code "
                 "if you trust its author as you trust yourself"
             ) from error
         raise UserError(f"cannot load policy '{name}': {_first_line(error)}") from error

@@ -29,7 +29,7 @@ class Linear(nn.Linear):
     """nn.Linear that decodes faster on a CPU."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """As nn.Linear; contiguous output."""
+        """As nn.Linear; a thin output may lie column by column in memory."""
         if input.dtype != self.weight.dtype or torch.is_autocast_enabled(input.device.type):
             return super().forward(input)
         flat = input.reshape(-1, self.in_features)
@@ -38,7 +38,7 @@ class Linear(nn.Linear):
         out = product(flat, self.weight)
         if self.bias is not None:
             out = out + self.bias
-        return out.contiguous().view(*input.shape[:-1], self.out_features)
+        return out.view(*input.shape[:-1], self.out_features)
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]
@@ -74,7 +74,7 @@ class _LoraProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float) -> Tensor:
         u = product(x, a)
-        y = product(x, w).contiguous()
+        y = product(x, w)  # a thin one lies column by column, and stays so: copying it would cost more than it saves
         y.addmm_(u, b.t(), alpha=s)
         if bias is not None:
             y += bias

