@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,11 +23,11 @@ from rlalign.policies.processing import entropy as entropy_of
 from rlalign.policies.processing import token_logprobs
 from rlalign.types import Sampling, Tokenizer
 
-MAX_ENTRIES = 4_000_000
+MAX_ENTRIES = 4_000_000  # 32 MB of float64
 
 
 class TabularPolicy(Policy):
-    """pi(a | s) = softmax(table[s])_a.
+    """pi(a | s) = softmax(table[s])_a; `table` is float64 [rows, V], `reference` its start.
 
     Args:
         tokenizer: its vocab_size V is the table's width.
@@ -35,6 +36,9 @@ class TabularPolicy(Policy):
         scale: standard deviation of the initial logits; 0 starts uniform.
         value_head: add a table of values.
     """
+
+    reference: Tensor
+    offsets: Tensor
 
     def __init__(
         self, tokenizer: Tokenizer, horizon: int, *, seed: int = 0, scale: float = 0.0, value_head: bool = False
@@ -53,6 +57,8 @@ class TabularPolicy(Policy):
         self.table = nn.Parameter(start)
         self.values = nn.Parameter(torch.zeros(rows, dtype=torch.float64)) if value_head else None
         self.register_buffer("reference", start.clone())
+        starts = [sum(v**n for n in range(k)) for k in range(horizon + 1)]
+        self.register_buffer("offsets", torch.tensor(starts), persistent=False)
 
     # ---- scoring ----
 
@@ -75,59 +81,52 @@ class TabularPolicy(Policy):
         def spread(x: Tensor) -> Tensor:
             return x.new_zeros(tokens.shape).masked_scatter(action_mask, x)
 
-        scored = TokenScores(spread(logprobs))
-        if entropy:
-            scored = _replace(scored, entropies=spread(entropy_of(z)))
-        if values and self.values is not None:
-            last = rows.gather(1, lengths[:, None]).squeeze(1)
-            scored = _replace(
-                scored,
-                values=spread(self.values[rows[:, :-1][action_mask]].float()),
-                final_values=self.values[last].float(),
-            )
-        return scored
+        scored = TokenScores(spread(logprobs), entropies=spread(entropy_of(z)) if entropy else None)
+        if not values or self.values is None:
+            return scored
+        last = rows.gather(1, lengths[:, None]).squeeze(1)
+        worth = self.values.float()
+        return replace(scored, values=spread(worth[rows[:, :-1][action_mask]]), final_values=worth[last])
 
     @torch.no_grad()
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
         """Log-probs under the table as it was at the start; [N, L]."""
-        assert isinstance(self.reference, Tensor)
         logits = self.reference[self.rows(tokens)[:, :-1][action_mask]]
         logprobs, _ = token_logprobs(logits, tokens[action_mask], sampling)
         return logprobs.new_zeros(tokens.shape).masked_scatter(action_mask, logprobs)
 
     def rows(self, tokens: Tensor) -> Tensor:
         """int64 [N, L+1]: at column t the table's row for the context tokens[:, :t]."""
-        v, h = self.tokenizer.vocab_size, self.horizon
         n, width = tokens.shape
-        offsets = torch.tensor([sum(v**k for k in range(j)) for j in range(h + 1)], device=tokens.device)
-        out = torch.zeros(n, width + 1, dtype=torch.int64, device=tokens.device)
-        code = torch.zeros(n, dtype=torch.int64, device=tokens.device)
+        at = torch.zeros(n, width + 1, dtype=torch.int64, device=tokens.device)
         for t in range(width):
-            code = (code * v + tokens[:, t].clamp(0, v - 1)) % v**h
-            out[:, t + 1] = offsets[min(t + 1, h)] + code
-        return out
+            at[:, t + 1] = self._next(at[:, t], t, tokens[:, t])
+        return at
+
+    def _next(self, row: Tensor, length: int | Tensor, token: Tensor) -> Tensor:
+        """The row of a context of `length` tokens in `row` [n] after one more token [n]."""
+        v, h = self.tokenizer.vocab_size, self.horizon
+        length = torch.as_tensor(length, device=row.device)
+        before, after = self.offsets[length.clamp(max=h)], self.offsets[(length + 1).clamp(max=h)]
+        following: Tensor = after + ((row - before) * v + token.clamp(0, v - 1)) % v**h
+        return following
 
     # ---- decoding ----
 
     @torch.no_grad()
-    def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[_Tail, Tensor]:
+    def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[_Place, Tensor]:
         """See `Policy.prefill`."""
-        tails = [list(c)[-self.horizon :] if self.horizon else [] for c in contexts]
-        state = _Tail([tail for tail, n in zip(tails, repeats, strict=True) for _ in range(n)])
-        return state, self._logits(state)
+        last = [self.rows(torch.tensor([list(c)], dtype=torch.int64, device=self.device))[0, -1] for c in contexts]
+        times = torch.tensor(list(repeats), device=self.device)
+        lengths = torch.tensor([len(c) for c in contexts], device=self.device)
+        state = _Place(torch.stack(last).repeat_interleave(times), lengths.repeat_interleave(times))
+        return state, self.table[state.row].float()
 
     @torch.no_grad()
-    def decode(self, state: _Tail, tokens: Tensor) -> Tensor:  # type: ignore[override]  # the state is this policy's own
+    def decode(self, state: _Place, tokens: Tensor) -> Tensor:  # type: ignore[override]  # the state is this policy's own
         """See `Policy.decode`."""
-        state.tails = [
-            ([*tail, int(token)])[-self.horizon :] if self.horizon else []
-            for tail, token in zip(state.tails, tokens.tolist(), strict=True)
-        ]
-        return self._logits(state)
-
-    def _logits(self, state: _Tail) -> Tensor:
-        rows = [int(self.rows(torch.tensor([tail]))[0, -1]) if tail else 0 for tail in state.tails]
-        return self.table[torch.tensor(rows, device=self.device)].float()
+        state.row, state.length = self._next(state.row, state.length, tokens), state.length + 1
+        return self.table[state.row].float()
 
     # ---- files ----
 
@@ -140,15 +139,16 @@ class TabularPolicy(Policy):
         (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
-class _Tail:
-    """The last tokens of n contexts."""
+@dataclass
+class _Place:
+    """Where n contexts stand: the table's row and the length of each, int64 [n]."""
 
-    def __init__(self, tails: list[list[int]]) -> None:
-        self.tails = tails
+    row: Tensor
+    length: Tensor
 
     def select(self, rows: Tensor) -> None:
         """See `DecodeState.select`."""
-        self.tails = [self.tails[i] for i in rows.tolist()]
+        self.row, self.length = self.row[rows], self.length[rows]
 
 
 def tabular(
@@ -169,9 +169,3 @@ def tabular(
         horizon += 1
     wants = options is not None and options.value_head
     return TabularPolicy(tokenizer, horizon, seed=seed, value_head=wants).to(device)
-
-
-def _replace(scores: TokenScores, **changes: Tensor) -> TokenScores:
-    from dataclasses import replace
-
-    return replace(scores, **changes)

@@ -17,7 +17,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -194,17 +194,54 @@ def expected_gradient(
     multinomial probability: losses do not depend on the order of rows. `tables` go to `TokenMDP.batch`.
     """
     at = logits.detach().requires_grad_()
+    goal = 0 * at.sum()
+    for p, gain in _groups(objective, mdp, at, group_size, state, sampler, tables):
+        goal = goal + p * gain
+    return torch.autograd.grad(goal, at)[0]
+
+
+def projected_moments(
+    objective: Objective,
+    mdp: TokenMDP,
+    logits: Tensor,
+    directions: Tensor,
+    *,
+    group_size: int = 2,
+    state: ObjectiveState | None = None,
+    sampler: Tensor | None = None,
+    **tables: Any,
+) -> tuple[Tensor, Tensor]:
+    """Exact mean [D] and standard deviation [D] of one group's update along directions [D, prefixes, V].
+
+    For statistical tests of a training path: with the exact sigma, rare prefixes cannot fool the test.
+    """
+    at = logits.detach().requires_grad_()
+    first, second = torch.zeros(2, len(directions), dtype=torch.float64)
+    for p, gain in _groups(objective, mdp, at, group_size, state, sampler, tables):
+        along = directions.flatten(1) @ torch.autograd.grad(gain, at, retain_graph=True)[0].flatten()
+        first, second = first + p * along, second + p * along.square()
+    return first, (second - first.square()).sqrt()
+
+
+def _groups(
+    objective: Objective,
+    mdp: TokenMDP,
+    at: Tensor,
+    group_size: int,
+    state: ObjectiveState | None,
+    sampler: Tensor | None,
+    tables: dict[str, Any],
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """(probability, -total/count) of every multiset of completions; those that leave no row in the loss are skipped."""
     everything = mdp.batch(at, sampler=sampler, **tables)
     p = mdp.probabilities(at if sampler is None else sampler).detach()
-    expected = 0 * at.sum()
     for rows in itertools.combinations_with_replacement(range(len(p)), group_size):
         index = torch.tensor(rows)
         orders = math.factorial(group_size) / math.prod(math.factorial(n) for n in Counter(rows).values())
         group = advantages(objective, everything[index], state)
         loss = policy_loss(objective, group, state, measure=False)
         if loss.count > 0:
-            expected = expected - orders * p[index].prod() * loss.total / loss.count
-    return torch.autograd.grad(expected, at)[0]
+            yield orders * p[index].prod(), -loss.total / loss.count
 
 
 def difficulty_weight(objective: Objective, p: float, group_size: int) -> float:

@@ -16,6 +16,7 @@ from rlalign.objective.names import BASELINES, LOSSES, TRUSTS
 from rlalign.registry import Registry
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted_group_mean")
+BOUNDS = ("clip", "dual_clip", "stopgrad_cap", "soft_gate", "log_clip", "divergence_mask")
 
 
 @dataclass(frozen=True)
@@ -201,7 +202,6 @@ class Objective:
 def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
     """(does it apply, what to say): the combinations that are refused."""
     c, t, k, v, f, d = o.credit, o.trust, o.kl, o.value, o.off_policy, o.data
-    own_trust = t.kind not in list(TRUSTS)
     return [
         (
             o.needs_group and group_size == 1,
@@ -240,7 +240,7 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
             f"scale group_mean is MaxRL's (r - m)/m and goes with baseline group_mean or none, not '{o.baseline}'",
         ),
         (
-            o.ratio == "none" and t.kind != "none" and not own_trust and o.loss == "surrogate",
+            o.ratio == "none" and t.kind in BOUNDS and o.loss == "surrogate",
             f"trust {t.kind} bounds a ratio, and ratio is none: use --objective.ratio token",
         ),
         (

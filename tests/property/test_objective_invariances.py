@@ -5,7 +5,6 @@ Examples are drawn by hypothesis with a fixed seed; there is no chance of a fals
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import replace
 from itertools import pairwise
 
@@ -114,7 +113,7 @@ def test_micro_batches_add_up(name: str, seed: int, cuts: list[int]) -> None:
     plain = gradients(objective, whole, b)
     edges = [0, *sorted(cuts), N]
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
-    parts = [whole[order[i:j]] for i, j in itertools.pairwise(edges)]
+    parts = [whole[order[i:j]] for i, j in pairwise(edges)]
     assert b.logprobs is not None
     assert b.values is not None
     count, tokens = loss_count(objective, whole).clamp(min=1), value_count(whole).clamp(min=1)
