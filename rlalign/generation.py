@@ -42,8 +42,9 @@ def generate(
 ) -> Generation:
     """Sample completions of `text` one after the other until one's reward is at least `until`.
 
-    `columns` are what the rewards need besides the text, such as an answer. Tries are drawn a few at a time for speed and looked at in order. Returns the first that reaches the level,
-    otherwise the best of all. Without a level there is one try.
+    `columns` are what the rewards need besides the text, such as an answer. Tries are drawn a few at a time for speed
+    and looked at in order. Returns the first that reaches the level, otherwise the best of all. Without a level there
+    is one try.
     """
     generator = torch.Generator(policy.device).manual_seed(seed)
     sampler = make_sampler("decode", policy)

@@ -21,6 +21,8 @@ from rlalign.errors import UserError
 
 Metrics = Mapping[str, float]
 
+_PATIENCE = 10.0  # seconds a tracker gets to finish
+
 
 class JsonLines:
     """An append-only JSONL file that can be cut back to a known length, so that a resumed run writes no line twice."""
@@ -110,7 +112,7 @@ class _Mirror:
             self._queue.put_nowait(None)
         except queue.Full:
             return
-        self._thread.join(timeout=10)
+        self._thread.join(timeout=_PATIENCE)
 
     def _work(self) -> None:
         try:

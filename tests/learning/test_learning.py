@@ -1,0 +1,62 @@
+"""Learning from scratch on Reverse (strings of two or three letters), and no learning where there is nothing to learn.
+
+At the start token_match + exact_match is about 0.13. Over seeds 0-2 the four algorithms were between 0.5 and 1.2 after
+80 steps, and the controls below 0.25; the thresholds leave room on both sides.
+"""
+
+import numpy as np
+import pytest
+
+import rlalign
+
+ENV = "reverse?max_length=3"
+
+
+def last(run, key, count=10):
+    return float(np.mean(run.metrics[key][-count:]))
+
+
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "ppo"])
+def test_the_four_algorithms_learn(tmp_path, algorithm):
+    run = rlalign.train(ENV, "gru", algorithm, steps=80, output=tmp_path / "run", quiet=True)
+    assert run.metrics["reward/mean"][0] < 0.25
+    assert last(run, "reward/mean") > 0.45
+    assert run.comparison.differences["reward"].low > 0
+
+
+@pytest.mark.parametrize("baseline", ["batch_mean", "value"])
+def test_reinforce_learns_with_its_other_baselines(tmp_path, baseline):
+    value = {"objective__value__kind": "head"} if baseline == "value" else {}
+    settings = {"objective__baseline": baseline, **value}
+    run = rlalign.train(ENV, "gru", "reinforce", steps=80, output=tmp_path / "run", quiet=True, **settings)
+    assert last(run, "reward/mean") > 0.45
+
+
+def test_a_transformer_learns(tmp_path):
+    run = rlalign.train(ENV, "tiny", "grpo", steps=60, output=tmp_path / "run", quiet=True)
+    assert last(run, "reward/mean") > 0.4
+
+
+def test_supervised_steps_alone_teach_the_answers(tmp_path):
+    """With a zero reward only theta -= alpha · grad L moves the policy."""
+    zero = rlalign.reward("zero", timeout_s=None)(lambda completions, **columns: [0.0] * len(completions))
+    rewards = [zero, ("token_match", 0.0)]
+    run = rlalign.train(
+        ENV, "gru", "rloo", rewards, steps=60, output=tmp_path / "run", quiet=True, supervised__align_interval=1
+    )
+    assert run.metrics["supervised/nll"][0] > 1.5
+    assert last(run, "supervised/nll") < 1.0
+    assert last(run, "reward/token_match") > 0.35
+
+
+@pytest.mark.parametrize("control", ["zero", "random"])
+def test_controls_do_not_learn(tmp_path, control):
+    rng = np.random.default_rng(0)
+
+    def reward(completions, **columns):
+        return [0.0] * len(completions) if control == "zero" else rng.standard_normal(len(completions)).tolist()
+
+    rewards = [rlalign.reward(control, timeout_s=None)(reward), ("token_match", 0.0), ("exact_match", 0.0)]
+    run = rlalign.train(ENV, "gru", "rloo", rewards, steps=80, output=tmp_path / "run", quiet=True)
+    assert last(run, "reward/token_match") + last(run, "reward/exact_match") < 0.3
+    assert not run.comparison.differences["token_match"].low > 0.1
