@@ -1,0 +1,57 @@
+"""`rlalign train` without arguments, timed as a new user meets it: with an empty cache, then again.
+
+    python benchmarks/first_run.py
+
+Prints a table, writes benchmarks/results/first_run.json and, from the second run, docs/first_run.png.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from machine import write
+
+from rlalign.run import Run
+
+
+def timed(folder: Path, cache: Path) -> dict[str, Any]:
+    """One run of the command: wall-clock seconds and what it says."""
+    began = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "rlalign.cli", "train", "--output", str(folder)],
+        env={**os.environ, "RLALIGN_HOME": str(cache)},
+        check=True,
+    )
+    seconds = time.perf_counter() - began
+    run = Run(folder)
+    report = json.loads((folder / "report" / "evaluation.json").read_text())
+    return {
+        "seconds": round(seconds, 1),
+        "seconds_per_step": round(sorted(run.metrics["time/step"])[len(run.metrics["time/step"]) // 2], 2),
+        "reward": [round(r, 3) for r in run.metrics["reward/mean"] if r is not None],
+        "verdict": report["verdict"],
+        "metrics": report["metrics"],
+        "samples": report["samples"][:8],
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as tmp:
+        folder = Path(tmp)
+        empty = timed(folder / "first", folder / "cache")
+        again = timed(folder / "second", folder / "cache")
+        shutil.copy(folder / "second" / "report" / "reward.png", Path(__file__).parents[1] / "docs" / "first_run.png")
+    print(f"\nempty cache {empty['seconds']:.0f} s, again {again['seconds']:.0f} s")
+    print(write("first_run", {"empty_cache": empty, "again": again}))
+
+
+if __name__ == "__main__":
+    main()
