@@ -14,8 +14,10 @@ KL(pi‖ref) where it has a KL term.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import math
+import typing
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ from rlalign.errors import UserError
 from rlalign.objective.batch import Batch
 from rlalign.objective.formula import formula
 from rlalign.objective.loss import advantages, policy_loss
-from rlalign.objective.names import BASELINES, LOSSES, TRUSTS
+from rlalign.objective.names import BASELINES, BUILT_IN_BASELINES, BUILT_IN_TRUSTS, LOSSES, TRUSTS
 from rlalign.objective.shaping import overlong
 from rlalign.objective.spec import KL, Objective, Trust
 from rlalign.objective.state import ObjectiveState
@@ -460,7 +462,16 @@ def markdown(horizon: int = 4) -> str:
         lines += ["", f"## {a.name}", "", f"{a.description} {_source(a)}.", "", "```", *formula(a.objective), "```", ""]
         differing = ", ".join(f"`{k} {v}`" for k, v in _own_axes(a.objective).items())
         lines += [f"Axes: {differing or 'the defaults'}.", "", a.bias]
-    lines += ["", "## The KL term", ""]
+    lines += [
+        "",
+        "## The axes",
+        "",
+        "Any axis of a preset can be changed alone (`--objective.baseline leave_one_out`).",
+        "",
+    ]
+    lines += ["| axis | values, the default first |", "|---|---|"]
+    lines += [f"| {name} | {' · '.join(values)} |" for name, values in _choices(Objective()).items()]
+    lines += ["", *_OWN, "", "## The KL term", ""]
     lines += ["Zero reward, beta = 1: the expected update against -grad KL(pi‖ref) and -grad KL(ref‖pi).", ""]
     lines += ["| estimate | along KL(pi‖ref) | cosine | along KL(ref‖pi) | cosine |", "|---|---|---|---|---|"]
     for name, (forward, backward) in suite.items():
@@ -472,6 +483,43 @@ def markdown(horizon: int = 4) -> str:
 
 def _source(a: Algorithm) -> str:
     return f"{a.paper}, [{a.arxiv}](https://arxiv.org/abs/{a.arxiv})" if a.arxiv else a.paper
+
+
+_OWN = (
+    "A baseline, trust region or loss of your own is a function, named on the command line as `file.py:function` or by",
+    "the name it was registered under, and it goes through the oracle like any other (`rlalign oracle --objective",
+    "file.py:function`):",
+    "",
+    "```python",
+    "from rlalign.objective import baseline, custom_loss, trust_region",
+    "",
+    '@baseline("half")                        # returns [N] -> [N] or [N, T]',
+    "def half(returns, batch):",
+    "    return 0.5 + 0 * returns",
+    "",
+    '@trust_region("one_sided")               # -> gain [N, T], to be maximised',
+    "def one_sided(x, trust):",
+    "    return x.ratio.clamp(max=1 + trust.high) * x.advantages",
+    "",
+    '@custom_loss("plain")                    # -> loss of each token [N, T], to be minimised',
+    "def plain(objective, batch):",
+    "    return -batch.advantages * batch.logprobs",
+    "```",
+)
+
+
+def _choices(part: Any, where: str = "") -> dict[str, list[str]]:
+    """Axis -> its named values, the default first."""
+    named = {"baseline": BUILT_IN_BASELINES, "trust.kind": BUILT_IN_TRUSTS}
+    hints = typing.get_type_hints(type(part))
+    out: dict[str, list[str]] = {}
+    for f in dataclasses.fields(part):
+        name, value = where + f.name, getattr(part, f.name)
+        if dataclasses.is_dataclass(value):
+            out |= _choices(value, f"{name}.")
+        elif (values := named.get(name, typing.get_args(hints[f.name]))) and isinstance(value, str):
+            out[name] = [value, *(v for v in values if v != value)]
+    return out
 
 
 def _own_axes(objective: Objective) -> dict[str, Any]:

@@ -14,34 +14,27 @@ from rlalign.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_HERE = "rlalign.objective."
+BUILT_IN_BASELINES = (
+    "none",
+    "ema",
+    "batch_mean",
+    "value",
+    "greedy",
+    "group_mean",
+    "leave_one_out",
+    "length_weighted_group_mean",
+)
+BUILT_IN_TRUSTS = ("none", "clip", "dual_clip", "stopgrad_cap", "soft_gate", "log_clip", "divergence_mask")
 
 BASELINES: Registry[Callable[..., Any]] = Registry(
-    "baseline",
-    {
-        name: f"{_HERE}baselines:{name}"
-        for name in (
-            "none",
-            "ema",
-            "batch_mean",
-            "value",
-            "greedy",
-            "group_mean",
-            "leave_one_out",
-            "length_weighted_group_mean",
-        )
-    },
-    group="rlalign.baselines",
+    "baseline", {name: f"rlalign.objective.baselines:{name}" for name in BUILT_IN_BASELINES}, group="rlalign.baselines"
 )
 TRUSTS: Registry[Callable[..., Any]] = Registry(
-    "trust region",
-    {
-        name: f"{_HERE}trust:{name}"
-        for name in ("none", "clip", "dual_clip", "stopgrad_cap", "soft_gate", "log_clip", "divergence_mask")
-    },
-    group="rlalign.trusts",
+    "trust region", {name: f"rlalign.objective.trust:{name}" for name in BUILT_IN_TRUSTS}, group="rlalign.trusts"
 )
-LOSSES: Registry[Callable[..., Any]] = Registry("loss", {"surrogate": f"{_HERE}loss:surrogate"}, group="rlalign.losses")
+LOSSES: Registry[Callable[..., Any]] = Registry(
+    "loss", {"surrogate": "rlalign.objective.loss:surrogate"}, group="rlalign.losses"
+)
 
 
 def baseline(name: str) -> Callable[[F], F]:

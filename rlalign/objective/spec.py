@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from rlalign.errors import UserError, did_you_mean
-from rlalign.objective.names import BASELINES, LOSSES, TRUSTS
+from rlalign.objective.names import BASELINES, BUILT_IN_TRUSTS, LOSSES, TRUSTS
 from rlalign.registry import Registry
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted_group_mean")
-BOUNDS = ("clip", "dual_clip", "stopgrad_cap", "soft_gate", "log_clip", "divergence_mask")
 
 
 @dataclass(frozen=True)
@@ -85,8 +84,8 @@ class KL:
 class Value:
     """The critic."""
 
-    kind: Literal["none", "head", "model"] = "none"
-    """none, a head on the policy, or a model of its own."""
+    kind: Literal["none", "head"] = "none"
+    """none, or a head on the policy."""
     coef: float = 0.1
     """Weight of the value loss."""
     clip: float = 0.0
@@ -240,7 +239,7 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
             f"scale group_mean is MaxRL's (r - m)/m and goes with baseline group_mean or none, not '{o.baseline}'",
         ),
         (
-            o.ratio == "none" and t.kind in BOUNDS and o.loss == "surrogate",
+            o.ratio == "none" and t.kind in BUILT_IN_TRUSTS[1:] and o.loss == "surrogate",
             f"trust {t.kind} bounds a ratio, and ratio is none: use --objective.ratio token",
         ),
         (
