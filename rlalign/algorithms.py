@@ -140,8 +140,8 @@ for _item in (
         "2503.14476",
         "GRPO with a higher ceiling than floor, one token mean over the batch, groups of equal rewards left out, a "
         "length penalty near the limit, and no KL.",
-        "Biased: the token mean divides by a sum of lengths that depends on the samples; the group's spread weighs "
-        "prompts; the length penalty belongs to another reward.",
+        "Biased: the token mean divides by a sum of lengths that depends on the samples, the group's spread weighs "
+        "prompts, and groups of equal rewards leave the mean, so that the rest count for more.",
     ),
     Algorithm(
         "gspo",
