@@ -40,6 +40,9 @@ class RolloutConfig:
     max_new: int | None = None
     """Tokens a turn; None: what the environment says."""
 
+    max_draws: int = 8
+    """Rollouts at most that dynamic sampling makes in a step to find groups with different rewards."""
+
     @property
     def sampling(self) -> Sampling:
         """The distribution tokens are drawn from and scored under."""
@@ -154,6 +157,7 @@ def validate(config: TrainConfig) -> None:
         ("steps", config.steps, 1),
         ("rollout.prompts", r.prompts, 1),
         ("rollout.group_size", r.group_size, 1),
+        ("rollout.max_draws", r.max_draws, 1),
         ("learner.epochs", ln.epochs, 1),
         ("learner.minibatches", ln.minibatches, 1),
         ("learner.micro_batch", ln.micro_batch, 0),

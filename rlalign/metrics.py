@@ -30,19 +30,22 @@ def rollout_metrics(rollout: Rollout, reference: torch.Tensor | None) -> dict[st
         "rollout/truncated": float(rollout.truncated.double().mean()),
         # the sampled estimate of the policy's entropy per token, in nats
         "rollout/entropy": float(-rollout.sampler_logprobs.sum() / rollout.num_actions.sum()),
-        "rollout/signal": _signal_rate(rollout),
+        "rollout/signal": float(signal(rollout).double().mean()),
     }
     return metrics
 
 
-def _signal_rate(rollout: Rollout) -> float:
-    """Share of groups whose valid rewards are not all equal: the groups that a group baseline can learn from."""
+def signal(rollout: Rollout) -> torch.Tensor:
+    """bool [groups]: the group's valid rewards are not all equal, so that a group baseline can learn from it."""
     returns, ids = rollout.returns, rollout.group_ids
-    spread = []
-    for group in torch.unique(ids):
-        r = returns[(ids == group) & rollout.valid]
-        spread.append(bool(len(r) > 1 and r.max() > r.min()))
-    return sum(spread) / max(len(spread), 1)
+    groups = int(ids.max()) + 1
+    low = torch.full((groups,), torch.inf).scatter_reduce(
+        0, ids, torch.where(rollout.valid, returns, torch.inf), "amin"
+    )
+    high = torch.full((groups,), -torch.inf).scatter_reduce(
+        0, ids, torch.where(rollout.valid, returns, -torch.inf), "amax"
+    )
+    return high > low
 
 
 def samples_of(rollout: Rollout, count: int = 4) -> list[dict[str, Any]]:

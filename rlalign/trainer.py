@@ -24,6 +24,7 @@ from rlalign.metrics import rollout_metrics, samples_of
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.progress import ProgressLine
+from rlalign.redraw import with_signal
 from rlalign.rollout import Rollout, collect
 from rlalign.signals import StopRequest
 from rlalign.supervised import demonstrations
@@ -135,7 +136,10 @@ class Trainer:
         r = self.config.rollout
         with torch.no_grad():
             rollout = self._play(self.env, tasks, r.group_size)
-            greedy = None
+            draws, greedy = 1, None
+            if self.config.objective.data.dynamic_sampling:
+                rollout, draws = with_signal(self._draw_again, rollout, max_draws=r.max_draws)
+                tasks = rollout.tasks[:: r.group_size]
             if self.config.objective.needs_greedy:
                 best = self._play(TokenVectorEnv(self.mdp, r.prompts), tasks, 1, greedy=True)
                 greedy = best.returns.nan_to_num().repeat_interleave(r.group_size)
@@ -143,6 +147,7 @@ class Trainer:
         buffer = self.learner.prepare(rollout, greedy_rewards=greedy)
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
         metrics = rollout_metrics(rollout, buffer.batch.ref_logprobs) | self._failures() | times
+        metrics["rollout/draws"] = float(draws)
         self.rollout_log = (metrics, samples_of(rollout))
         self.pending = {}
         return buffer
@@ -151,6 +156,10 @@ class Trainer:
         """reward/NAME/KIND: how often a component raised, hung, died, or returned None or NaN in this step."""
         found = {} if self.mdp.reward is None else self.mdp.reward.pop_failures()
         return {f"reward/{name}/{kind}": float(n) for name, kinds in found.items() for kind, n in kinds.items() if n}
+
+    def _draw_again(self) -> Rollout:
+        r = self.config.rollout
+        return self._play(self.env, self.tasks.next(r.prompts), r.group_size)
 
     def _play(self, env: TokenVectorEnv, tasks: Sequence[Task], group_size: int, *, greedy: bool = False) -> Rollout:
         return collect(
