@@ -193,6 +193,12 @@ def validate(config: TrainConfig) -> None:
             f"use --learner.micro_batch {n // m} or less (0 finds the size by itself)"
         )
     config.objective.validate(group_size=r.group_size)
+    updates = ln.epochs * ln.minibatches
+    if updates > 1 and not config.objective.reuses:
+        raise UserError(
+            f"{ln.epochs} epochs × {ln.minibatches} minibatches are {updates} updates of one rollout, and ratio none "
+            "corrects for none of them: use --objective.ratio token, or 1 epoch and 1 minibatch"
+        )
 
 
 def resolve(config: TrainConfig) -> TrainConfig:

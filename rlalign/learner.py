@@ -168,9 +168,10 @@ class Learner:
         buffer.position += 1
         sums = self._gradient(buffer, rows)
         metrics = {f"train/{name}": value for name, value in sums.means().items()}
-        if first and self.policy.compute_dtype == torch.float32 and metrics["train/mismatch"] > _MISMATCH:
+        mismatch = metrics.get("train/mismatch", 0.0)  # not measured while only the value learns
+        if first and self.policy.compute_dtype == torch.float32 and mismatch > _MISMATCH:
             raise FaultError(
-                f"sampled and scored log-probs differ by {metrics['train/mismatch']:.3g} nats a token on the first "
+                f"sampled and scored log-probs differ by {mismatch:.3g} nats a token on the first "
                 "pass: sampler and policy are not the same distribution"
             )
         return {**metrics, **self._step(metrics["train/loss"])}

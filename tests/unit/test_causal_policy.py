@@ -51,7 +51,7 @@ def build_lm(family: str, dropout: float = 0.0):
         "hidden_size": 32,
         "num_hidden_layers": 2,
         "num_attention_heads": 4,
-        "initializer_range": 0.3,
+        "initializer_range": 0.2,
     }
     gated = dict(**shape, intermediate_size=48, num_key_value_heads=2, attention_dropout=dropout, head_dim=8)
     torch.manual_seed(7)
@@ -65,7 +65,7 @@ def build_lm(family: str, dropout: float = 0.0):
         return Qwen3ForCausalLM(Qwen3Config(**gated))
     drops = {"tie_word_embeddings": False, "attn_pdrop": dropout, "embd_pdrop": dropout, "resid_pdrop": dropout}
     return GPT2LMHeadModel(
-        GPT2Config(vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.3, **drops)
+        GPT2Config(vocab_size=V, n_embd=32, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2, **drops)
     )
 
 
@@ -322,6 +322,36 @@ def test_bfloat16_samples_and_scores_agree_to_its_precision(lora):
         assert (scored[batch[2]] - samples.logprobs[inside]).abs().max() < 5e-2
         scored.sum().backward()
         move(policy, 0.05)  # begin_rollout must pick this up
+
+
+@pytest.mark.parametrize("kind", ["llama+lora", "gpt2+lora", "qwen2+lora", "gru", "bf16"])
+def test_decoding_follows_every_change_of_the_weights(kind):
+    """Merged or rounded copies must never be stale, whether or not begin_rollout was called."""
+    if kind == "bf16":
+        policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(lora_r=0, dtype="bfloat16"))
+    else:
+        policy = build(kind)
+    _, first = policy.prefill([[3, 4]], [1])
+    move(policy)
+    _, second = policy.prefill([[3, 4]], [1])
+    for parameter in policy.trainable().values():
+        parameter.data.mul_(0.5)  # unseen by autograd's counters
+    policy.begin_rollout()
+    _, third = policy.prefill([[3, 4]], [1])
+    assert (first - second).abs().max() > 1e-2
+    assert (second - third).abs().max() > 1e-2
+    scored = policy.score(*batch_of([[3, 4]], [[5]]), Sampling()).logprobs[0, 2]
+    assert third[0].log_softmax(-1)[5].item() == pytest.approx(scored.item(), abs=5e-2 if kind == "bf16" else 1e-5)
+
+
+def test_merging_for_decoding_adds_no_parameter_and_moves_none():
+    policy = build("llama+lora")
+    before = {n: p.clone() for n, p in policy.named_parameters()}
+    policy.begin_rollout()
+    rollout(policy, Sampling())
+    after = dict(policy.named_parameters())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) for n in before)
 
 
 def test_seeds_decide_the_start_and_leave_the_global_generator_alone():

@@ -35,6 +35,7 @@ def test_update_changes_one_leaf_only():
         (TrainConfig(learner=LearnerConfig(micro_batch=33)), "micro_batch 33 .* 32 sequences / 1 = 32"),
         (TrainConfig(rollout=RolloutConfig(temperature=0)), "temperature is 0"),
         (TrainConfig(rollout=RolloutConfig(sampler="decod")), "Did you mean 'decode'"),
+        (TrainConfig(learner=LearnerConfig(epochs=2)), "2 epochs × 1 minibatches are 2 updates .*ratio token"),
         (TrainConfig(steps=0), "steps is 0: it must be at least 1"),
         (TrainConfig(learner=LearnerConfig(lr=0.0)), "nothing is learnt"),
     ],
