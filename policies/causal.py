@@ -18,6 +18,7 @@ from rlalign import assets
 from rlalign.errors import UserError
 from rlalign.policies.backbone import Backbone, CacheState
 from rlalign.policies.base import DecodeState, Policy, TokenScores
+from rlalign.policies.decoder import Decoder
 from rlalign.policies.folder import save_card, saved_tokenizer
 from rlalign.policies.linear import LoraLinear, speed_up
 from rlalign.policies.options import PolicyOptions
@@ -77,7 +78,7 @@ class CausalPolicy(Policy):
         self._lm = (lm,)  # in a tuple: the module tree has it already
         self._backbone = Backbone(lm)
         self._backbone.verify(lm)
-        self._decoder: tuple[Any, Backbone] | None = None
+        self._decoder = Decoder(lm, self._backbone, self._compute)
         self.reference: nn.Module | None = None
         if keep_reference and not self._has_lora:
             self.reference = copy.deepcopy(lm).to(self._compute).requires_grad_(False)
@@ -139,31 +140,20 @@ class CausalPolicy(Policy):
     # ---- decoding ----
 
     def begin_rollout(self) -> None:
-        """Refresh the low-precision copy that decodes, where masters and compute dtype differ."""
-        if self._compute == torch.float32 or self._has_lora:
-            return
-        if self._decoder is None:
-            decoder = copy.deepcopy(self.lm).to(self._compute).requires_grad_(False)
-            self._decoder = (decoder, Backbone(decoder))
-        with torch.no_grad():
-            for low, master in zip(self._decoder[0].parameters(), self.lm.parameters(), strict=True):
-                low.copy_(master)
+        """Bring the model that decodes up to date: merged with its adapters, or in the compute dtype; see `Decoder`."""
+        self._decoder.refresh()
 
     @property
     def decoder(self) -> Any:
-        """The transformers model that decodes: this one, or its low-precision copy."""
-        self._decoding()
-        return self._decoder[0] if self._decoder else self.lm
-
-    def _decoding(self) -> Backbone:
-        if self._decoder is None:
-            self.begin_rollout()
-        return self._decoder[1] if self._decoder else self._backbone
+        """The transformers model that decodes, up to date."""
+        self._decoder.refresh_if_moved()
+        return self._decoder.lm
 
     @torch.no_grad()
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
         """Read each context once and repeat it; see `Policy.prefill`."""
-        backbone = self._decoding()
+        self._decoder.refresh_if_moved()
+        backbone = self._decoder.backbone
         hidden, state = backbone.read(contexts, self.device)
         index = torch.arange(len(contexts)).repeat_interleave(torch.as_tensor(repeats)).to(self.device)
         logits = backbone.head(hidden).float()[index]
@@ -174,7 +164,7 @@ class CausalPolicy(Policy):
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
         """Append one token to each row; see `Policy.decode`."""
         assert isinstance(state, CacheState)
-        backbone = self._decoding()
+        backbone = self._decoder.backbone
         return backbone.head(backbone.advance(state, tokens)).float()
 
     # ---- files ----
