@@ -47,7 +47,8 @@ class Reverse(TextMDP):
             return {"prompt": text + SEPARATOR, "answer": text[::-1]}
 
         width = max_length * max(len(char.encode()) for char in alphabet)  # of the longest string, in bytes
-        sizes = {"max_prompt": width + 4, "max_new": width + 1}
+        # an id to spare after the longest answer and EOS: a right answer is not at the limit, where penalties begin
+        sizes = {"max_prompt": width + 4, "max_new": width + 2}
         super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:

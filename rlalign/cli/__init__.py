@@ -28,9 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
-    # Threads that spin while they wait steal the cores from the ones that work; read when OpenMP starts.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("GOMP_SPINCOUNT", "0")
+    # Waiting threads spin for a while and then sleep: on a busy machine endless spinning takes the cores from the threads
+    # that work, and no spinning at all makes each of a decode step's many short waits a system call. Read by OpenMP.
+    os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         return _dispatch(args)
     except (UserError, RewardError) as error:
