@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
-    # Waiting threads spin for a while and then sleep: on a busy machine endless spinning takes the cores from the threads
-    # that work, and no spinning at all makes each of a decode step's many short waits a system call. Read by OpenMP.
+    # Waiting threads spin for a while, then sleep: endless spinning takes a busy machine's cores from those that work,
+    # and no spinning at all makes each of a decode step's many short waits a system call. OpenMP reads it at its start.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         return _dispatch(args)
