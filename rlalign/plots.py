@@ -14,7 +14,7 @@ _INK, _GREY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
 
 
 def plot_run(folder: Path) -> Path:
-    """Draw report/reward.png: reward with its 95 % CI, the components, and the KL to the start. Return the path."""
+    """Draw report/reward.png: reward with its 95 % CI, the components, and the KL to the start or the length."""
     return plot_runs([folder], folder / "report" / "reward.png")
 
 
@@ -26,19 +26,23 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         # Figure, not pyplot: no global state, so that a notebook's own backend is left alone
         figure = Figure(figsize=(8.4, 3.3), layout="constrained", dpi=150)
-        reward, kl = figure.subplots(1, 2, width_ratios=[1.6, 1])
+        reward, beside = figure.subplots(1, 2, width_ratios=[1.6, 1])
         colours: Any = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # listed colormaps have it
-        for i, folder in enumerate(folders):
-            rows = [r for r in read_metrics(folder) if r.get("reward/mean") is not None]
+        runs = {f: [r for r in read_metrics(f) if r.get("reward/mean") is not None] for f in folders}
+        has_kl = any("rollout/kl" in row for rows in runs.values() for row in rows)
+        for i, (folder, rows) in enumerate(runs.items()):
             if not rows:
                 continue
             colour = _BLUE if len(folders) == 1 else colours[i % 10]
             _curve(reward, rows, "reward/mean", colour, folder.name if len(folders) > 1 else "reward", "reward/ci95")
             if len(folders) == 1:
                 _components(reward, rows)
-            _curve(kl, rows, "rollout/kl", colour, None)
+            _curve(beside, rows, "rollout/kl" if has_kl else "rollout/length", colour, None)
         reward.set(xlabel="step", ylabel="reward (95 % CI over samples)", title="Reward")
-        kl.set(xlabel="step", ylabel="nats per completion", title="KL to the start")
+        if has_kl:
+            beside.set(xlabel="step", ylabel="nats per completion", title="KL to the start")
+        else:
+            beside.set(xlabel="step", ylabel="tokens per completion", title="Length")
         if reward.get_legend_handles_labels()[0]:
             reward.legend(frameon=False, fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
