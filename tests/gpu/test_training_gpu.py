@@ -1,0 +1,72 @@
+"""The whole path on CUDA: it trains, repeats what the CPU computes, stops and resumes."""
+
+import pytest
+import torch
+
+import rlalign
+from rlalign import checkpoint
+from rlalign.build import build_mdp, build_policy
+from rlalign.config import update
+from rlalign.defaults import default_config
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.learner import Learner
+from rlalign.policies import make_sampler
+from rlalign.rollout import collect
+
+pytestmark = pytest.mark.gpu
+SMALL = {"rollout__prompts": 4, "rollout__group_size": 4, "evaluation__prompts": 4, "quiet": True, "device": "cuda"}
+
+
+@pytest.mark.parametrize("policy", ["gru", "tiny"])
+@pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "ppo", "remax", "dapo"])
+def test_trains_on_cuda(tmp_path, policy, algorithm):
+    run = rlalign.train("reverse", policy, algorithm, steps=3, output=tmp_path / "run", **SMALL)
+    assert len(run.metrics["reward/mean"]) == 3
+    assert next(iter(run.policy.parameters())).device.type == "cpu"  # a saved policy loads anywhere
+
+
+def test_learns_on_cuda(tmp_path):
+    run = rlalign.train(
+        "reverse?max_length=3", "gru", "rloo", steps=80, output=tmp_path / "run", quiet=True, device="cuda"
+    )
+    assert sum(run.metrics["reward/mean"][-10:]) / 10 > 0.45
+
+
+def test_stop_and_resume_on_cuda(tmp_path):
+    rlalign.train("reverse", "gru", steps=2, output=tmp_path / "run", **SMALL)
+    run = rlalign.train("reverse", "gru", steps=4, output=tmp_path / "run", resume=True, **SMALL)
+    assert run.metrics["step"] == [1, 2, 3, 4]
+    state, _ = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
+    assert all(t.device.type == "cpu" for t in state["policy"].values())
+
+
+@pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
+def test_gradient_on_cuda_is_the_cpus(algorithm):
+    """One CPU rollout, learnt from on both devices in float32."""
+    config = update(default_config("rlalign/Reverse-v0", "tiny", algorithm), {"device": "cpu"})
+    config = update(config, {"model.dtype": "float32"})
+
+    def gradient(device, rollout=None):
+        chosen = update(config, {"device": device})
+        policy, mdp = build_policy(chosen, build_mdp(chosen))
+        if rollout is None:
+            env = TokenVectorEnv(mdp, 16)
+            generator = torch.Generator().manual_seed(0)
+            policy.begin_rollout()
+            tasks = [mdp.source.get("train", i) for i in range(4)]
+            rollout = collect(
+                env, make_sampler("decode", policy), tasks,
+                group_size=4, sampling=chosen.rollout.sampling, generator=generator, seed=0,
+            )  # fmt: skip
+        learner = Learner(
+            policy, chosen.objective, chosen.learner, sampling=chosen.rollout.sampling, total_updates=1,
+            generator=torch.Generator().manual_seed(0), max_length=mdp.max_new,
+        )  # fmt: skip
+        buffer = learner.prepare(rollout)
+        learner._accumulate(buffer, buffer.plan[0])
+        return rollout, {n: p.grad.float().cpu() for n, p in policy.trainable().items() if p.grad is not None}
+
+    rollout, on_cpu = gradient("cpu")
+    _, on_cuda = gradient("cuda", rollout)
+    for name, value in on_cpu.items():
+        torch.testing.assert_close(on_cuda[name], value, rtol=1e-3, atol=1e-5)
