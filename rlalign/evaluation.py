@@ -43,7 +43,9 @@ class Evaluation:
 
     def mean(self, name: str) -> float:
         """Mean over prompts of the mean over their samples."""
-        return float(np.nanmean(self.metrics[name]))
+        means = _row_means(self.metrics[name])
+        seen = means[np.isfinite(means)]
+        return float(seen.mean()) if len(seen) else math.nan
 
 
 def evaluate(
