@@ -21,6 +21,7 @@ from rlalign.errors import FaultError, RewardError
 from rlalign.evaluation import Evaluation, evaluate, held_out
 from rlalign.learner import Buffer, DivergedError, Learner
 from rlalign.metrics import rollout_metrics, samples_of
+from rlalign.plots import plot_run
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.progress import ProgressLine
@@ -107,8 +108,9 @@ class Trainer:
                 self.buffer, self.step = None, self.step + 1
                 self._align()
                 line.show(self.step, self._log())
-                if config.save_every and self.step % config.save_every == 0 and self.step < config.steps:
+                if self._due(config.save_every) and self.step < config.steps:
                     self.save()
+                    plot_run(self.folder)
         self.save()
         return self.stop.exit_status
 
@@ -148,6 +150,8 @@ class Trainer:
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
         metrics = rollout_metrics(rollout, buffer.batch.ref_logprobs) | self._failures() | times
         metrics["rollout/draws"] = float(draws)
+        if not bool(rollout.valid.any()):
+            self.console.print(f"[yellow]warning[/]: step {self.step + 1}: no sample has a valid reward: no gradient")
         self.rollout_log = (metrics, samples_of(rollout))
         self.pending = {}
         return buffer
