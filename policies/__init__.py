@@ -33,7 +33,7 @@ def make_policy(
     Args:
         name: `smollm2`, `tiny`, `gru`, ...; or a folder that transformers or this library wrote; or a hub id.
         tokenizer: for policies from scratch, and folders without a tokenizer; a pretrained model brings its own.
-        options: adapters, precision, value head, sizes.
+        options: adapters, precision, values, sizes.
         seed: of everything that is drawn to make it.
         device: where to put it.
         keep_reference: keep what `reference_logprobs` needs.
@@ -62,7 +62,7 @@ def make_policy(
 
 
 def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> Policy:
-    """The policy that `save_pretrained` wrote: adapters merged, value head included, without a reference.
+    """The policy that `save_pretrained` wrote: adapters merged, its value included, without a reference.
 
     `tokenizer` is needed only where the policy spoke one that neither transformers nor this library provides.
     """

@@ -89,7 +89,7 @@ class Policy(nn.Module, ABC):
     ) -> TokenScores:
         """Score the masked tokens, with gradient to the trainable parameters (see `TokenScores`).
 
-        Raises UserError when values are asked of a policy without a value head.
+        Raises UserError when values are asked of a policy that has none.
         """
 
     @abstractmethod
@@ -119,6 +119,10 @@ class Policy(nn.Module, ABC):
     def trainable(self) -> dict[str, nn.Parameter]:
         """Name -> parameter for everything that the optimizer moves."""
         return {n: p for n, p in self.named_parameters() if p.requires_grad}
+
+    def value_trainable(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters that serve the value alone: by convention those whose names begin with `value`."""
+        return {n: p for n, p in self.trainable().items() if n.startswith("value")}
 
     def load_trainable(self, weights: Mapping[str, Tensor]) -> None:
         """Copy named tensors into the trainable parameters. Raises FaultError when the names are not the same."""

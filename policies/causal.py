@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -25,20 +25,23 @@ from rlalign.policies.options import PolicyOptions
 from rlalign.policies.precision import compute_dtype
 from rlalign.policies.scoring import score_actions
 from rlalign.policies.seeds import seeded
-from rlalign.policies.value_head import ValueHead
+from rlalign.policies.value_head import ValueHead, state_values
 from rlalign.tokenizers import HFTokenizer
 from rlalign.types import Sampling, Tokenizer
 
-_VALUE_HEAD = "value_head.safetensors"
+_VALUE_HEAD, _VALUE_BODY = "value_head.safetensors", "value_body.safetensors"
 
 
 class CausalPolicy(Policy):
-    """A causal language model with LoRA adapters or trained in full, an optional value head and a frozen reference.
+    """A causal language model with LoRA adapters or trained in full, with optional values and a frozen reference.
+
+    A value model is a second body, which starts as a copy of the policy's, and a head. What is frozen is shared: with
+    adapters it costs adapters of its own; trained in full it costs the weights again, and their gradients.
 
     Args:
         lm: a transformers `...ForCausalLM` on the CPU; the policy owns and changes it.
         tokenizer: what its ids mean.
-        options: rank (None counts as 0 here), precision, value head.
+        options: rank (None counts as 0 here), precision, values.
         seed: of the adapters' initial values.
         device: where to put it.
         keep_reference: keep a frozen copy when trained in full; with adapters the frozen base is the reference.
@@ -70,7 +73,7 @@ class CausalPolicy(Policy):
         self.model = _with_lora(lm, options, seed) if self._has_lora else lm
         speed_up(self.model)
         self.value_head: ValueHead | None = None
-        if options.value_head:
+        if options.value != "none":
             width = lm.config.get_text_config().hidden_size
             self.value_head = ValueHead(width, detached=options.value_detached)
         self.to(device)
@@ -79,6 +82,10 @@ class CausalPolicy(Policy):
         self._backbone = Backbone(lm)
         self._backbone.verify(lm)
         self._decoder = Decoder(lm, self._backbone, self._compute)
+        self.value_body: nn.Module | None = None
+        if options.value == "model":
+            self._value_backbone = _second(lm)
+            self.value_body = self._value_backbone.body
         self.reference: nn.Module | None = None
         if keep_reference and not self._has_lora:
             self.reference = copy.deepcopy(lm).to(self._compute).requires_grad_(False)
@@ -115,10 +122,15 @@ class CausalPolicy(Policy):
     ) -> TokenScores:
         """Score the masked tokens with gradient; see `Policy.score`."""
         if values and self.value_head is None:
-            raise UserError("values were asked of a policy without a value head: set --model.value-head")
-        head = self.value_head if values else None
+            raise UserError("values were asked of a policy without any: set --objective.value.kind head or model")
+        head = self.value_head if values and self.value_body is None else None
         with self._autocast():
-            return _score(self._backbone, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
+            scores = _score(self._backbone, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
+            if values and self.value_body is not None and self.value_head is not None:
+                hidden, start = self._value_backbone.hidden_states(tokens, lengths, action_mask, whole=True)
+                found, final = state_values(self.value_head, hidden, start, lengths, action_mask)
+                scores = replace(scores, values=found, final_values=final)
+        return scores
 
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
         """Log-probs under the start: adapters switched off, or the frozen copy. UserError when none was kept."""
@@ -171,7 +183,7 @@ class CausalPolicy(Policy):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a folder that `AutoModelForCausalLM.from_pretrained` loads: merged weights (safetensors), tokenizer,
-        the adapters in `adapter/` (peft) and the value head, as far as there are any."""
+        the adapters in `adapter/` (peft), and the value's head and body (merged), as far as there are any."""
         folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
             if self._has_lora:
@@ -181,9 +193,29 @@ class CausalPolicy(Policy):
             else:
                 self.lm.save_pretrained(folder)
         save_card(folder, "causal", self.tokenizer, vocab_size=self._backbone.vocab_size)
+        for name in (_VALUE_HEAD, _VALUE_BODY):  # one that lies there would be taken for this policy's
+            (folder / name).unlink(missing_ok=True)
         if self.value_head is not None:
             weights = {n: p.detach().cpu().contiguous() for n, p in self.value_head.state_dict().items()}
             save_file(weights, folder / _VALUE_HEAD)
+        if self.value_body is not None:
+            save_file(_merged(self.value_body), folder / _VALUE_BODY)
+
+    def load_value(self, folder: Path) -> None:
+        """Take up the value that `save_pretrained` wrote if it is of this policy's kind; else it stays at its start."""
+        had = saved_value(folder)
+        if self.value_head is None or had != self.options.value:
+            return
+        self.value_head.load_state_dict(load_file(folder / _VALUE_HEAD, device=str(self.device)))
+        if self.value_body is not None:
+            _replace_weights(self.value_body, load_file(folder / _VALUE_BODY, device=str(self.device)))
+
+
+def saved_value(folder: Path) -> Literal["none", "head", "model"]:
+    """The kind of value that a policy folder holds."""
+    if not (folder / _VALUE_HEAD).is_file():
+        return "none"
+    return "model" if (folder / _VALUE_BODY).is_file() else "head"
 
 
 def _score(
@@ -209,6 +241,35 @@ def _score(
         entropy=entropy,
         value_head=value_head,
     )
+
+
+def _second(lm: Any) -> Backbone:
+    """A backbone with parameters of its own for all that is trained, equal at first; the rest is shared, as is the
+    language-model head, which nothing of the second backbone passes through."""
+    head = lm.get_output_embeddings()
+    frozen = [p for p in lm.parameters() if not p.requires_grad]
+    return Backbone(copy.deepcopy(lm, {id(kept): kept for kept in (head, *frozen, *lm.buffers())}))
+
+
+def _merged(body: nn.Module) -> dict[str, Tensor]:
+    """The weights of a body by the names that it had without adapters, these added in."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    plain = copy.deepcopy(body)
+    for module in plain.modules():
+        if isinstance(module, BaseTunerLayer):
+            module.merge()
+    kept = {n.replace(".base_layer.", "."): p for n, p in plain.named_parameters() if ".lora_" not in n}
+    return {n: p.detach().cpu().contiguous() for n, p in kept.items()}
+
+
+def _replace_weights(body: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put what `_merged` returned under the adapters of a body; frozen weights are no longer shared then."""
+    for name, old in list(body.named_parameters()):
+        if ".lora_" not in name:
+            where, _, leaf = name.rpartition(".")
+            new = nn.Parameter(weights[name.replace(".base_layer.", ".")].to(old), requires_grad=old.requires_grad)
+            setattr(body.get_submodule(where), leaf, new)
 
 
 def _with_lora(lm: Any, options: PolicyOptions, seed: int) -> Any:
@@ -310,14 +371,13 @@ def pretrained(
         raise UserError(f"cannot load policy '{name}': {_first_line(error)}") from error
     speaks = _tokenizer_of(name, lm, tokenizer, options)
     policy = CausalPolicy(lm, speaks, options=options, seed=seed, device=device, keep_reference=keep_reference)
-    if policy.value_head is not None and (Path(name) / _VALUE_HEAD).is_file():
-        policy.value_head.load_state_dict(load_file(Path(name) / _VALUE_HEAD, device=str(policy.device)))
+    policy.load_value(Path(name))
     return policy
 
 
 def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
-    """A saved policy, adapters merged, as it was when saved (value head included)."""
-    options = PolicyOptions(lora_r=0, dtype="float32", value_head=(folder / _VALUE_HEAD).is_file())
+    """A saved policy, adapters merged, as it was when saved (its value included)."""
+    options = PolicyOptions(lora_r=0, dtype="float32", value=saved_value(folder))
     return pretrained(str(folder), tokenizer=tokenizer, options=options, device=device, keep_reference=False)
 
 

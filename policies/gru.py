@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,7 +18,7 @@ from rlalign.policies.folder import card_of, save_card, saved_tokenizer
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.scoring import first_actions, score_actions
 from rlalign.policies.seeds import seeded
-from rlalign.policies.value_head import ValueHead
+from rlalign.policies.value_head import ValueHead, state_values
 from rlalign.types import Sampling, Tokenizer
 
 _WEIGHTS = "gru.safetensors"
@@ -50,11 +51,13 @@ class _Memory:
 
 
 class GRUPolicy(Policy):
-    """One-layer GRU language model in float32, trained in full, with an optional value head and a frozen reference.
+    """One-layer GRU language model in float32, trained in full, with optional values and a frozen reference.
+
+    A value model is a second embedding and GRU, which start as copies of the policy's, and a head.
 
     Args:
         tokenizer: what its ids mean; its vocabulary is the policy's.
-        options: hidden_size, value_head, value_detached.
+        options: hidden_size, value, value_detached.
         seed: of the initial weights.
         device: where to put it.
         keep_reference: keep a frozen copy of the start.
@@ -73,8 +76,12 @@ class GRUPolicy(Policy):
         self.tokenizer, self.options = tokenizer, options
         with seeded(seed):
             self.body = _Body(tokenizer.vocab_size, options.hidden_size)
+        self.value_body: _Body | None = None
+        if options.value == "model":
+            self.value_body = copy.deepcopy(self.body)
+            del self.value_body.head  # it predicts no token
         self.value_head: ValueHead | None = None
-        if options.value_head:
+        if options.value != "none":
             self.value_head = ValueHead(options.hidden_size, detached=options.value_detached)
         self.to(device)
         self.eval()
@@ -85,7 +92,9 @@ class GRUPolicy(Policy):
     def train(self, mode: bool = True) -> Self:
         """Stay in eval mode but for the GRU, which cuDNN differentiates in training mode only; it has no dropout."""
         super().train(mode)
-        self.body.gru.training = True
+        for body in (self.body, self.value_body):
+            if body is not None:
+                body.gru.training = True
         return self
 
     def input_embeddings(self) -> Tensor:
@@ -104,9 +113,14 @@ class GRUPolicy(Policy):
     ) -> TokenScores:
         """Score the masked tokens with gradient; see `Policy.score`."""
         if values and self.value_head is None:
-            raise UserError("values were asked of a policy without a value head: set --model.value-head")
-        head = self.value_head if values else None
-        return self._score(self.body, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
+            raise UserError("values were asked of a policy without any: set --objective.value.kind head or model")
+        head = self.value_head if values and self.value_body is None else None
+        scores = self._score(self.body, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
+        if values and self.value_body is not None and self.value_head is not None:
+            hidden, start = self.value_body.read(tokens[:, : int(lengths.max())]), torch.zeros_like(lengths)
+            found, final = state_values(self.value_head, hidden, start, lengths, action_mask)
+            scores = replace(scores, values=found, final_values=final)
+        return scores
 
     @torch.no_grad()
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
@@ -157,7 +171,7 @@ class GRUPolicy(Policy):
         folder.mkdir(parents=True, exist_ok=True)
         kept = {n: p.detach().cpu().contiguous() for n, p in self.named_parameters() if not n.startswith("reference.")}
         save_file(kept, folder / _WEIGHTS)
-        sizes = {"hidden_size": self.options.hidden_size, "value_head": self.options.value_head}
+        sizes = {"hidden_size": self.options.hidden_size, "value": self.options.value}
         save_card(folder, "gru", self.tokenizer, **sizes)
 
 
@@ -184,24 +198,27 @@ def load_gru(
     device: torch.device | str = "cpu",
     keep_reference: bool = False,
 ) -> GRUPolicy:
-    """A saved GRU policy. Its sizes come from the folder; options may add a value head that it did not have."""
+    """A saved GRU policy. Its sizes come from the folder; where the options ask for another kind of value than was
+    saved, it starts afresh."""
     card = card_of(folder) or {}
     speaks = saved_tokenizer(folder) or tokenizer
     if speaks is None:
         raise UserError(f"'{folder}' spoke a tokenizer that is not rlalign's own: give it")
-    wants_values = options.value_head if options else card["value_head"]
+    had = card.get("value", "head" if card.get("value_head") else "none")  # folders of old say only whether
     merged = PolicyOptions(
         hidden_size=card["hidden_size"],
-        value_head=wants_values,
+        value=options.value if options else had,
         value_detached=options.value_detached if options else False,
     )
     policy = GRUPolicy(speaks, options=merged, device=device, keep_reference=False)
     weights = load_file(folder / _WEIGHTS, device=str(policy.device))
-    own = dict(policy.named_parameters())
+    if merged.value != had:  # a head reads one body only; a new value model starts as the policy that was loaded
+        weights = {name: weight for name, weight in weights.items() if not name.startswith("value_")}
+        weights |= {f"value_{name}": weight for name, weight in weights.items()}
     with torch.no_grad():
-        for name, weight in weights.items():
-            if name in own:
-                own[name].copy_(weight)
+        for name, parameter in policy.named_parameters():
+            if name in weights:
+                parameter.copy_(weights[name])
     if keep_reference:
         policy.reference = copy.deepcopy(policy.body).requires_grad_(False)
     return policy

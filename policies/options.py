@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from rlalign.errors import UserError
+from rlalign.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -18,10 +18,10 @@ class PolicyOptions:
     """The adapter's product is scaled by lora_alpha / lora_r."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision; auto: bfloat16 where the device is good at it. What the optimizer moves is float32 always."""
-    value_head: bool = False
-    """A linear value head on the last hidden state."""
+    value: Literal["none", "head", "model"] = "none"
+    """What estimates values. A run takes it from --objective.value.kind."""
     value_detached: bool = False
-    """Keep the value loss out of the body: the head trains alone."""
+    """Keep the value loss out of the body under the head: the head trains alone."""
     trust_remote_code: bool = False
     """Run the Python that a hub model brings along. It can do anything that you can."""
     hidden_size: int = 64
@@ -34,6 +34,8 @@ class PolicyOptions:
             raise UserError(f"lora_r is {self.lora_r}: give a rank of 1 or more, or 0 to train every weight")
         if self.dtype not in ("auto", "float32", "bfloat16"):
             raise UserError(f"unknown dtype '{self.dtype}': auto, float32 or bfloat16")
+        if self.value not in ("none", "head", "model"):
+            raise UserError(f"unknown value '{self.value}'.{did_you_mean(self.value, ('none', 'head', 'model'))}")
         if self.hidden_size < 16 or self.hidden_size % 16:
             raise UserError(f"hidden_size is {self.hidden_size}: it must be a multiple of 16")
         if self.layers < 1:

@@ -74,7 +74,7 @@ class TabularPolicy(Policy):
     ) -> TokenScores:
         """Log-probs of the masked tokens, and entropies and values when asked for; [N, L]."""
         if values and self.values is None:
-            raise UserError("this tabular policy has no value table: set --model.value-head")
+            raise UserError("this tabular policy has no value table: set --objective.value.kind head")
         rows = self.rows(tokens)
         logprobs, z = token_logprobs(self.table[rows[:, :-1][action_mask]], tokens[action_mask], sampling)
 
@@ -167,5 +167,5 @@ def tabular(
     v, horizon = tokenizer.vocab_size, 0
     while sum(v**n for n in range(horizon + 2)) * v <= MAX_ENTRIES:
         horizon += 1
-    wants = options is not None and options.value_head
+    wants = options is not None and options.value != "none"
     return TabularPolicy(tokenizer, horizon, seed=seed, value_head=wants).to(device)

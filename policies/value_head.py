@@ -1,4 +1,4 @@
-"""V(s): a linear read-out of the last hidden state."""
+"""V(s): a linear read-out of the last hidden state, of the policy's body or of a body of its own."""
 
 from __future__ import annotations
 
@@ -23,5 +23,20 @@ class ValueHead(nn.Module):
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Values of hidden states."""
-        out: Tensor = self.linear((hidden.detach() if self.detached else hidden).float())
+        with torch.autocast(hidden.device.type, enabled=False):  # float32 in mixed precision too
+            out: Tensor = self.linear((hidden.detach() if self.detached else hidden).float())
         return out.squeeze(-1)
+
+
+def state_values(
+    head: ValueHead, hidden: Tensor, start: Tensor, lengths: Tensor, action_mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Values [N, L] of the states before the actions (0 elsewhere) and [N] of the whole contexts.
+
+    hidden[i, j] of [N, S, d] is the state after column start[i] + j of row i; it must reach every row's last token.
+    """
+    rows, columns = action_mask.nonzero(as_tuple=True)
+    blank = torch.zeros(action_mask.shape, dtype=torch.float32, device=hidden.device)
+    values = blank.index_put((rows, columns), head(hidden[rows, columns - 1 - start[rows]]))
+    every = torch.arange(len(lengths), device=hidden.device)
+    return values, head(hidden[every, lengths - 1 - start])

@@ -202,11 +202,11 @@ def validate(config: TrainConfig) -> None:
 
 
 def resolve(config: TrainConfig) -> TrainConfig:
-    """Fill in what follows from other choices: a value head for values, no reference for a coefficient of 0."""
+    """Fill in what follows from other choices: what estimates values, no reference for a coefficient of 0."""
     objective = config.objective
     if objective.kl.where != "none" and objective.kl.coef == 0 and objective.kl.target == 0:
         objective = replace(objective, kl=replace(objective.kl, where="none"))
-    model = replace(config.model, value_head=objective.value.kind == "head")
+    model = replace(config.model, value=objective.value.kind)
     return replace(config, objective=objective, model=model)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,10 +99,16 @@ class Learner:
         self.policy, self.objective, self.config, self.sampling = policy, objective, config, sampling
         self.generator, self.max_length = generator, max_length
         self.parameters = list(policy.trainable().values())
+        of_value = {id(p) for p in policy.value_trainable().values()}
+        self.body = [p for p in self.parameters if id(p) not in of_value]
         if not self.parameters:
             raise UserError("the policy has no trainable parameter: set --model.lora-r or train it in full")
+        groups: list[dict[str, Any]] = [{"params": self.parameters}]
+        if objective.value.lr > 0 and of_value:
+            own = [p for p in self.parameters if id(p) in of_value]
+            groups = [{"params": self.body}, {"params": own, "lr": objective.value.lr}]
         self.optimizer = torch.optim.AdamW(
-            self.parameters, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+            groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config, total_updates))
         self.state = ObjectiveState.start(objective)
@@ -215,7 +222,10 @@ class Learner:
         while True:
             self.optimizer.zero_grad(set_to_none=True)
             try:
-                return self._accumulate(buffer, rows)
+                if not self.state.pretraining(self.objective):
+                    return self._accumulate(buffer, rows)
+                with _frozen(self.body):
+                    return self._accumulate(buffer, rows)
             except NonFiniteError as error:
                 raise DivergedError(str(error)) from error
             except torch.cuda.OutOfMemoryError:
@@ -327,6 +337,18 @@ def _schedule(config: LearnerConfig, total: int) -> Any:
         return 1.0 - share if config.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
 
     return factor
+
+
+@contextmanager
+def _frozen(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+    """Without gradient, so that neither a loss nor weight decay moves them: the optimizer passes over them."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class _Sums:

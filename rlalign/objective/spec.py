@@ -84,14 +84,17 @@ class KL:
 class Value:
     """The critic."""
 
-    kind: Literal["none", "head"] = "none"
-    """none, or a head on the policy."""
+    kind: Literal["none", "head", "model"] = "none"
+    """none, a head on the policy's body, or a model: a second body that starts as a copy of the policy's and shares no
+    trained weight with it."""
     coef: float = 0.1
     """Weight of the value loss."""
     clip: float = 0.0
     """How far a value may leave its value at rollout before its loss stops falling; 0: no clip."""
     pretrain_steps: int = 0
-    """Steps in which only the value learns (VC-PPO)."""
+    """Steps in which rollouts teach the value alone (VC-PPO): its head or model moves, the policy's body does not."""
+    lr: float = 0.0
+    """Learning rate of the value's own parameters, the head or the model, on the same schedule; 0: the policy's."""
 
 
 @dataclass(frozen=True)
@@ -214,7 +217,7 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
         ),
         (
             c.kind == "gae" and not o.needs_values,
-            "credit gae needs values: use --objective.value.kind head, or credit reward_to_go",
+            "credit gae needs values: use --objective.value.kind head or model, or credit reward_to_go",
         ),
         (
             c.kind == "gae" and o.baseline != "value",
@@ -222,7 +225,7 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
         ),
         (
             o.baseline == "value" and not o.needs_values,
-            "baseline value needs values: use --objective.value.kind head",
+            "baseline value needs values: use --objective.value.kind head or model",
         ),
         (
             o.needs_values and o.baseline != "value",
@@ -278,7 +281,15 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
         ),
         (t.tau_pos <= 0 or t.tau_neg <= 0, "trust.tau_pos and tau_neg must be above 0"),
         (f.low > f.high or f.high <= 0, f"off_policy.low and high are {f.low} and {f.high}: 0 < high and low <= high"),
-        (v.coef < 0 or v.clip < 0 or v.pretrain_steps < 0, "value.coef, clip and pretrain_steps must be 0 or more"),
+        (
+            min(v.coef, v.clip, v.pretrain_steps, v.lr) < 0,
+            "value.coef, clip, pretrain_steps and lr must be 0 or more",
+        ),
+        (
+            v.pretrain_steps > 0 and not o.needs_values,
+            f"value.pretrain_steps is {v.pretrain_steps}, and there is no value to train: use 0, or "
+            "--objective.value.kind head or model",
+        ),
         (not 0 <= d.overlong < 1, f"data.overlong is {d.overlong}: it is a share of the limit and must lie in [0, 1)"),
         (not 0 <= o.ema_decay < 1, f"ema_decay is {o.ema_decay}: it must lie in [0, 1)"),
         (o.scale_eps < 0, f"scale_eps is {o.scale_eps}: it must be 0 or more"),

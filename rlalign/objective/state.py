@@ -30,7 +30,7 @@ class ObjectiveState:
         return cls(kl_coef=objective.kl.coef)
 
     def pretraining(self, objective: Objective) -> bool:
-        """True while only the value learns (VC-PPO, arXiv 2503.01491): in the steps of the first pretrain_steps.
+        """True while only the value learns (VC-PPO, arXiv 2503.01491): in the first pretrain_steps steps.
 
         Meant to be asked after the step's batch was taken in by `update`.
         """

@@ -22,6 +22,7 @@ from rlalign.trainer import Trainer
 
 SMALL = {"steps": 4, "rollout.prompts": 4, "rollout.group_size": 4, "evaluation.prompts": 4, "model.hidden_size": 16}
 REUSED = {**SMALL, "learner.epochs": 2, "learner.minibatches": 2}
+VALUE_MODEL = {"objective.value.kind": "model", "objective.value.lr": 1e-2, "objective.value.pretrain_steps": 2}
 
 
 def config(folder, algorithm="rloo", policy="gru", **changes):
@@ -93,6 +94,9 @@ def stop_after(monkeypatch, updates):
         ("grpo", "tiny", REUSED, 5),
         ("ppo", "gru", {**REUSED, "objective__kl__target": 1.0, "learner__lr_schedule": "cosine"}, 7),
         ("rloo", "gru", {"supervised__align_interval": 2}, 3),
+        # a value model at its own rate, in the middle of its pre-training, and after it
+        ("vc_ppo", "gru", {**REUSED, **VALUE_MODEL}, 6),
+        ("vc_ppo", "tiny", {**REUSED, **VALUE_MODEL, "learner__lr_schedule": "cosine"}, 11),
     ],
 )
 def test_stop_and_resume_is_bitwise_equal(tmp_path, monkeypatch, algorithm, policy, changes, updates):

@@ -38,6 +38,7 @@ def sampled_batch(policy, sampler, sampling, seed=0):
     return tokens.cuda(), lengths.cuda(), mask.cuda(), sampled.cuda()
 
 
+@pytest.mark.parametrize("value", ["head", "model"])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(0.7, 8, 0.9)], ids=str)
 @pytest.mark.parametrize(
     ("kind", "lora", "dtype", "tolerance"),
@@ -49,8 +50,8 @@ def sampled_batch(policy, sampler, sampling, seed=0):
         ("gru", 0, "float32", 1e-4),
     ],
 )
-def test_sampled_is_scored_and_trains(kind, lora, dtype, tolerance, sampling):
-    options = PolicyOptions(lora_r=lora, dtype=dtype, value_head=True)
+def test_sampled_is_scored_and_trains(kind, lora, dtype, tolerance, sampling, value):
+    options = PolicyOptions(lora_r=lora, dtype=dtype, value=value)
     policy = make_policy(kind, tokenizer=Ids(), options=options, device="cuda")
     for sampler in ("decode",) if kind == "gru" else ("decode", "generate"):
         tokens, lengths, mask, sampled = sampled_batch(policy, sampler, sampling)

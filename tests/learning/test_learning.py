@@ -33,6 +33,17 @@ def test_reinforce_learns_with_its_other_baselines(tmp_path, baseline):
     assert last(run, "reward/mean") > 0.45
 
 
+def test_ppo_learns_with_a_value_model_at_its_own_rate(tmp_path):
+    """As every preset below, from below 0.25 to above 0.3 (it reaches 1.9), and the values follow the rewards there."""
+    run = rlalign.train(
+        "reverse?max_length=2", "gru", "ppo", steps=40, output=tmp_path / "run", quiet=True,
+        objective__value__kind="model", objective__value__lr=1e-2, evaluation__prompts=2,
+    )  # fmt: skip
+    assert run.metrics["reward/mean"][0] < 0.25
+    assert last(run, "reward/mean", 5) > 0.3
+    assert last(run, "train/value", 5) == pytest.approx(last(run, "reward/mean", 5), abs=0.3)
+
+
 def test_a_transformer_learns(tmp_path):
     run = rlalign.train(ENV, "tiny", "grpo", steps=60, output=tmp_path / "run", quiet=True)
     assert last(run, "reward/mean") > 0.4

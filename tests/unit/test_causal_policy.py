@@ -139,7 +139,7 @@ def test_sampled_logprobs_are_the_scored_ones(kind, sampling):
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_are_those_of_the_model_run_row_by_row(kind):
     """Against the plain forward of one unpadded row at a time: shared prompts and padding change nothing."""
-    policy = build(kind, value_head=True)
+    policy = build(kind, value="head")
     move(policy)
     said = continuations(rollout(policy, Sampling()))
     tokens, lengths, mask = batch_of(CONTEXTS, said)
@@ -180,7 +180,7 @@ def test_neither_the_amount_nor_the_content_of_padding_matters(kind):
 
 @pytest.mark.parametrize("kind", ["llama", "gpt2", "gru"])
 def test_pads_get_exactly_no_gradient(kind):
-    policy = build(kind, value_head=True)
+    policy = build(kind, value="head")
     move(policy, 0.01)
     said = [[5, 6, 7], [8], [9, 10], [5], [6, 7, 8, 9], [5], [2, 2]]  # no token is 15, the pad
     tokens, lengths, mask = batch_of(CONTEXTS, said, pad=15, extra=3)
@@ -284,14 +284,14 @@ def test_without_a_reference_the_error_says_how_to_keep_one():
 def test_values_start_at_zero_and_need_a_head():
     batch = batch_of([[3]], [[4, 5]])
     for kind in ("llama", "gru"):
-        assert (build(kind, value_head=True).score(*batch, Sampling(), values=True).values == 0).all()
-        with pytest.raises(UserError, match="value-head"):
+        assert (build(kind, value="head").score(*batch, Sampling(), values=True).values == 0).all()
+        with pytest.raises(UserError, match=r"value\.kind"):
             build(kind).score(*batch, Sampling(), values=True)
 
 
 def test_a_detached_value_head_leaves_the_body_alone():
     for detached in (False, True):
-        policy = build("llama", value_head=True, value_detached=detached)
+        policy = build("llama", value="head", value_detached=detached)
         torch.nn.init.ones_(policy.value_head.linear.weight)
         policy.score(*batch_of([[3]], [[4, 5]]), Sampling(), values=True).values.sum().backward()
         body = [p.grad for n, p in policy.trainable().items() if "layers.0.mlp" in n]
@@ -300,7 +300,7 @@ def test_a_detached_value_head_leaves_the_body_alone():
 
 
 def test_only_adapters_and_value_head_train_and_they_are_float32():
-    policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(lora_r=4, dtype="bfloat16", value_head=True))
+    policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(lora_r=4, dtype="bfloat16", value="head"))
     assert all("lora_" in n or n.startswith("value_head") for n in policy.trainable())
     assert {p.dtype for p in policy.trainable().values()} == {torch.float32}
     assert policy.input_embeddings().dtype == torch.bfloat16
@@ -369,7 +369,7 @@ def test_seeds_decide_the_start_and_leave_the_global_generator_alone():
 
 @pytest.mark.parametrize("kind", ["llama-tied+lora", "llama", "gpt2+lora", "qwen3"])
 def test_a_saved_policy_is_what_transformers_loads(kind, tmp_path):
-    policy = build(kind, value_head=True)
+    policy = build(kind, value="head")
     move(policy, 0.05)
     policy.save_pretrained(tmp_path)
     assert not list(tmp_path.rglob("*.bin"))
@@ -394,13 +394,13 @@ def test_a_saved_policy_is_what_transformers_loads(kind, tmp_path):
 
 
 def test_a_saved_gru_comes_back(tmp_path):
-    policy = build("gru", value_head=True)
+    policy = build("gru", value="head")
     move(policy)
     policy.save_pretrained(tmp_path)
     batch = batch_of([[3, 4]], [[5, 6]])
     for back in (
         load(tmp_path, tokenizer=Ids()),
-        make_policy(str(tmp_path), tokenizer=Ids(), options=PolicyOptions(value_head=True)),
+        make_policy(str(tmp_path), tokenizer=Ids(), options=PolicyOptions(value="head")),
     ):
         assert torch.equal(
             back.score(*batch, Sampling(), values=True).values, policy.score(*batch, Sampling(), values=True).values

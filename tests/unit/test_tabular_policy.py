@@ -90,7 +90,7 @@ def test_pads_are_never_looked_at(policy: TabularPolicy) -> None:
 
 
 def test_the_factory_takes_the_longest_table_that_fits(tmp_path: Path) -> None:
-    small = tabular(CharTokenizer("ab"), PolicyOptions(value_head=True))
+    small = tabular(CharTokenizer("ab"), PolicyOptions(value="head"))
     assert small.values is not None
     assert small.horizon > 5
     assert tabular(ByteTokenizer()).horizon == 1
