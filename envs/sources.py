@@ -239,9 +239,12 @@ def as_source(given: Any) -> TaskSource:
         options = dict(parse_qsl(query))
         if unknown := options.keys() - {"prompt"}:
             raise UserError(f"'{given}': unknown option '{min(unknown)}', there is prompt=COLUMN")
-        kind, colon, name = where.partition(":")
-        kinds: dict[str, type[ListSource]] = {"hf": HubSource, "wheel": WheelSource}
-        return kinds[kind](name, **options) if colon and kind in kinds else FileSource(where, **options)
+        prompt = options.get("prompt", "prompt")
+        if where.startswith("hf:"):
+            return HubSource(where.removeprefix("hf:"), prompt=prompt)
+        if where.startswith("wheel:"):
+            return WheelSource(where.removeprefix("wheel:"), prompt=prompt)
+        return FileSource(where, prompt=prompt)
     package = type(given).__module__.partition(".")[0]
     if package == "datasets":
         return HubSource(given)
