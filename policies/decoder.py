@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rlalign.policies.backbone import Backbone
+from rlalign.policies.lean import LeanBackbone, is_lean
 from rlalign.policies.linear import Linear, LoraLinear
 
 
@@ -73,4 +74,4 @@ class Decoder:
                 plain.bias = base.bias
                 twin.set_submodule(name, plain)
                 self._merged.append((module, plain))
-        self.lm, self.backbone = twin, Backbone(twin)
+        self.lm, self.backbone = twin, LeanBackbone(twin) if is_lean(twin) else Backbone(twin)

@@ -5,12 +5,17 @@ The distribution of a token is softmax(z), z = process(logits). Everything is fl
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from rlalign.types import Sampling
 
 _BLOCK = 256
+_CACHED = 1 << 18
+"""Logits of a piece that a processor's cache holds."""
 
 
 def process(logits: Tensor, sampling: Sampling) -> Tensor:
@@ -44,7 +49,27 @@ def token_logprobs(logits: Tensor, targets: Tensor, sampling: Sampling) -> tuple
     if sampling.top_k or sampling.top_p < 1.0:
         own = logits.float().gather(-1, targets[:, None]) / sampling.temperature
         z = z.scatter(-1, targets[:, None], own)
-    return z.gather(-1, targets[:, None]).squeeze(-1) - z.logsumexp(dim=-1), z
+    apply: Callable[..., Tensor] = _LogProbs.apply
+    return apply(z, targets), z
+
+
+class _LogProbs(torch.autograd.Function):
+    """z[y] - logsumexp(z) [n]; its gradient to z is g·(onehot(y) - softmax(z)), formed in one [n, V] tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, y: Tensor) -> Tensor:
+        # a few rows at a time on a CPU, so that what logsumexp makes on its way stays in the cache
+        rows = max(1, _CACHED // z.shape[-1]) if z.device.type == "cpu" else max(1, len(z))
+        total = torch.cat([part.logsumexp(dim=-1) for part in torch.split(z, rows)])
+        ctx.save_for_backward(z, y, total)
+        return z.gather(-1, y[:, None]).squeeze(-1) - total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (g,) = grads
+        z, y, total = ctx.saved_tensors
+        dz = (z - total[:, None]).exp_().mul_(-g[:, None])
+        return dz.scatter_add_(-1, y[:, None], g[:, None]), None
 
 
 def entropy(z: Tensor) -> Tensor:
@@ -64,9 +89,11 @@ def draw(
     """
     z = process(logits, sampling)
     top = z.amax(dim=-1, keepdim=True)
-    weights = (z - top).exp_()
-    n, size = weights.shape
-    blocks = torch.nn.functional.pad(weights, (0, -size % _BLOCK)).view(n, -1, _BLOCK)
+    n, size = z.shape
+    # into rows that lie token by token, whichever way the head's product left them
+    weights = z.new_zeros(n, size + -size % _BLOCK)
+    torch.sub(z, top, out=weights[:, :size]).exp_()
+    blocks = weights.view(n, -1, _BLOCK)
     cumulated = blocks.sum(dim=-1).double().cumsum(dim=-1)
     total = cumulated[:, -1:]
     if greedy:
