@@ -54,7 +54,7 @@ def test_a_built_environment_is_copied() -> None:
     mdp = make_mdp("reverse")
     other = make_mdp(mdp, max_new=9, tokenizer="bytes", rewards=[vowels])
     assert (other.max_new, list(other.reward.weights)) == (9, ["vowels"])  # type: ignore[union-attr]
-    assert (mdp.max_new, list(mdp.reward.weights)) == (5, ["token_match", "exact_match"])  # type: ignore[union-attr]
+    assert (mdp.max_new, list(mdp.reward.weights)) == (Reverse().max_new, ["token_match", "exact_match"])  # type: ignore[union-attr]
     with pytest.raises(UserError, match="built already"):
         make_mdp(mdp, alphabet="xy")
 
