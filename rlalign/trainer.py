@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,6 @@ class Trainer:
         self.pending: dict[str, list[float]] = {}  # train/ metrics of the updates made from the current buffer
         self.rollout_log: tuple[dict[str, float], list[dict[str, Any]]] = ({}, [])
         self.bad_updates = 0
-        self.before: Evaluation | None = None
         self.tracker: Tracker | None = None
 
     # ---- the loop ----
@@ -144,7 +144,10 @@ class Trainer:
                 tasks = rollout.tasks[:: r.group_size]
             if self.config.objective.needs_greedy:
                 best = self._play(TokenVectorEnv(self.mdp, r.prompts), tasks, 1, greedy=True)
-                greedy = best.returns.nan_to_num().repeat_interleave(r.group_size)
+                greedy = best.returns.repeat_interleave(r.group_size)
+                # where the greedy completion's reward failed there is no baseline, and 0 would be a made-up one
+                rollout = replace(rollout, valid=rollout.valid & greedy.isfinite())
+                greedy = greedy.nan_to_num()
         rolled = time.perf_counter()
         buffer = self.learner.prepare(rollout, greedy_rewards=greedy)
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
