@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
@@ -285,7 +286,9 @@ def _with_lora(lm: Any, options: PolicyOptions, seed: int) -> Any:
         fan_in_fan_out=any(isinstance(m, Conv1D) for m in lm.modules()),  # GPT-2's way round
         task_type="CAUSAL_LM",
     )
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        # peft asks transformers by a name that is on its way out; nothing a user could do
+        warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated")
         model = get_peft_model(lm, config, autocast_adapter_dtype=True)
     for module in model.modules():
         # Conv1D (GPT-2) holds its weight the other way round: peft's own layer does it.
