@@ -30,7 +30,11 @@ def timed(folder: Path, cache: Path) -> dict[str, Any]:
         env={**os.environ, "RLALIGN_HOME": str(cache)},
         check=True,
     )
-    seconds = time.perf_counter() - began
+    return describe(folder, time.perf_counter() - began)
+
+
+def describe(folder: Path, seconds: float) -> dict[str, Any]:
+    """What a finished run folder says, with the seconds that it took."""
     run = Run(folder)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     return {
