@@ -14,7 +14,7 @@ from rlalign.experiment import train_run
 from rlalign.objective.spec import Objective
 from rlalign.run import Run
 
-Rewards = Sequence[str | Callable[..., Any]] | Mapping[str, float]
+Rewards = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mapping[str, float]
 
 
 def train(
@@ -55,9 +55,12 @@ def train(
 
         base = replace(base, objective=objective)
     if rewards is not None:
-        changes["reward"] = [_spec_of(r) for r in rewards]
+        rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
+        pairs = list(rewards.items()) if isinstance(rewards, Mapping) else list(rewards)
+        changes["reward"] = [_spec_of(r) for r in pairs]
     run, comparison = train_run(update(base, changes), env=given, rewards=rewards, quiet=quiet)
     run.comparison = comparison
+    run.objects = (given, rewards)  # what config.json can only name
     return run
 
 

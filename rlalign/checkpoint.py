@@ -51,10 +51,13 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
         manifest = {"step": step, "parts": list(state), "files": files, "config": config_hash, "versions": versions()}
         _write(tmp / MANIFEST, json.dumps(manifest, indent=1).encode())
         _fsync(tmp)
-        if final.exists():  # a resumed run that comes by the same step again
-            shutil.rmtree(final)
+        aside = folder / f"step-{step}.old"
+        if final.exists():  # a run that saves one step twice; until the new one stands, the old one still counts
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(final, aside)
         os.replace(tmp, final)
         _fsync(folder)
+        shutil.rmtree(aside, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(tmp, ignore_errors=True)
         if _disk_is_full(error):
@@ -73,8 +76,12 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
 
 def complete(folder: Path) -> list[Path]:
     """Checkpoints with a manifest, oldest first."""
-    found = [p for p in folder.glob("step-*") if p.name[5:].isdigit() and (p / MANIFEST).is_file()]
-    return sorted(found, key=lambda p: int(p.name[5:]))
+    there = [p for p in folder.glob("step-*") if (p / MANIFEST).is_file()]
+    found = {p.name[5:]: p for p in there if p.name[5:].isdigit()}
+    for p in there:  # a kill between putting the old one aside and the new one in its place
+        if p.suffix == ".old" and p.stem[5:] not in found:
+            found[p.stem[5:]] = p
+    return [found[step] for step in sorted(found, key=int)]
 
 
 def latest(folder: Path) -> Path:

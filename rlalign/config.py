@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -168,10 +169,18 @@ def validate(config: TrainConfig) -> None:
         ("evaluation.samples", config.evaluation.samples, 1),
         ("evaluation.every", config.evaluation.every, 0),
         ("supervised.align_interval", config.supervised.align_interval, 0),
+        ("supervised.weight", config.supervised.weight, 0),
+        ("rollout.top_k", r.top_k, 0),
+        ("learner.max_grad_norm", ln.max_grad_norm, 0),
+        ("learner.weight_decay", ln.weight_decay, 0),
+        ("seed", config.seed, 0),
     ):
         if value < least:
             raise UserError(f"{name} is {value}: it must be at least {least}")
-    if not r.temperature > 0:
+    for name, beta in (("learner.beta1", ln.beta1), ("learner.beta2", ln.beta2)):
+        if not 0 <= beta < 1:
+            raise UserError(f"{name} is {beta}: it must lie in [0, 1)")
+    if not 0 < r.temperature < math.inf:
         raise UserError(f"rollout.temperature is {r.temperature}: it must be above 0 (greedy decoding has no gradient)")
     if not 0 < r.top_p <= 1:
         raise UserError(f"rollout.top_p is {r.top_p}: it must lie in (0, 1]")
@@ -234,6 +243,9 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         inner = [h for h in typing.get_args(hint) if dataclasses.is_dataclass(h)]
         return _typed(inner[0], value, where) if inner and isinstance(value, Mapping) else value
+    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
+        known = [str(v) for v in typing.get_args(hint)]
+        raise UserError(f"unknown {where.removesuffix('.')} '{value}'.{did_you_mean(str(value), known)}")
     return tuple(value) if typing.get_origin(hint) is tuple and isinstance(value, list) else value
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rlalign.run import Run
 
 _ROWS = 64  # trajectories at once
+_LOOK = 20  # tasks looked at for each different prompt that is wanted
 
 
 @dataclass(frozen=True)
@@ -90,12 +91,15 @@ def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> 
     return found.float().cpu()
 
 
+_OWN = ("reward", "length", "kl", "fluency", "truncated")  # a component of such a name is shown as reward/NAME
+
+
 def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
     actions = rollout.num_actions.clamp(min=1)
     kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 off the mask
     return {
         "reward": rollout.returns.double().numpy(),
-        **{k: v.numpy() for k, v in rollout.components.items() if k != "reward"},
+        **{f"reward/{k}" if k in _OWN else k: v.numpy() for k, v in rollout.components.items()},
         "length": rollout.num_actions.double().numpy(),
         "kl": kl.double().numpy(),
         "fluency": (reference.sum(1) / actions).double().numpy(),
@@ -188,13 +192,22 @@ def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluati
 
 
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
-    """The first `count` tasks of a split. Raises UserError when the split is empty."""
+    """The first `count` tasks of a split with different prompts, or as many as there are.
+
+    A prompt that comes twice would count as two independent ones. Raises UserError when the split is empty.
+    """
     from rlalign.errors import UserError
 
     size = mdp.source.size(split)
     if size == 0:
         raise UserError(f"{mdp.id} has no {split} tasks: give it more data")
-    return [mdp.source.get(split, i) for i in range(count if size is None else min(count, size))]
+    found: dict[str, Task] = {}
+    for i in range(_LOOK * count if size is None else min(_LOOK * count, size)):
+        task = mdp.source.get(split, i)
+        found.setdefault(repr(task.prompt), task)
+        if len(found) == count:
+            break
+    return list(found.values())
 
 
 def evaluate_run(
@@ -210,7 +223,12 @@ def evaluate_run(
     if split not in ("train", "validation", "test"):
         raise UserError(f"unknown split '{split}': use train, validation or test")
     config = run.config
-    policy, mdp = build_policy(config, build_mdp(config if env is None else replace(config, env=env)))
+    given, rewards = run.objects
+    if env is None:
+        mdp = build_mdp(config, env=given, rewards=rewards)
+    else:
+        mdp = build_mdp(replace(config, env=env), rewards=rewards)
+    policy, mdp = build_policy(config, mdp)
     tasks = held_out(mdp, split, prompts or config.evaluation.prompts)  # type: ignore[arg-type]  # checked above
     settings: dict[str, Any] = {
         "samples": samples or config.evaluation.samples,

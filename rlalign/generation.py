@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -70,7 +71,7 @@ def generate(
             reward = float(rollout.returns[i])
             parts = {k: float(v[i]) for k, v in rollout.components.items()}
             reached = until is None or reward >= until
-            if best is None or reached or reward > best.reward:
+            if best is None or reached or reward > best.reward or math.isnan(best.reward):
                 best = Generation(rollout.completions[i], reward, parts, tries, reached)
             if reached:
                 return best

@@ -201,20 +201,21 @@ class Learner:
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())
         total = float(torch.stack(losses).sum())
-        step = self._step(total)
+        step = self._step(total, scheduled=False)
         return {"supervised/nll": total, "supervised/grad_norm": step["train/grad_norm"]}
 
-    def _step(self, loss: float) -> dict[str, float]:
-        """Clip, step and move the schedule on, unless the loss or the gradient is not finite."""
+    def _step(self, loss: float, *, scheduled: bool = True) -> dict[str, float]:
+        """Clip, step and, where it counts, move the schedule on, unless the loss or the gradient is not finite."""
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf).item()
         if not (math.isfinite(norm) and math.isfinite(loss)):
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(f"loss {loss}, gradient norm {norm}")
         lr = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
-        self.schedule.step()
+        if scheduled:
+            self.schedule.step()
+            self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
-        self.updates += 1
         return {"train/grad_norm": norm, "train/lr": lr}
 
     def _gradient(self, buffer: Buffer, rows: Tensor) -> _Sums:
@@ -321,7 +322,12 @@ class Learner:
         """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
-        self.schedule._last_lr = list(state["schedule"]["lr"])
+        # the configuration's settings, not the checkpoint's: they are the same unless the user insisted on a change
+        rates = zip(self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
+        for group, base, factor in rates:
+            group["initial_lr"], group["lr"] = base, base * factor(self.schedule.last_epoch)
+            group["betas"], group["weight_decay"] = (self.config.beta1, self.config.beta2), self.config.weight_decay
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.state.load_state_dict(state["objective"])
         self.updates = state["updates"]
         self.micro_batch = state["micro_batch"]

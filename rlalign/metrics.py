@@ -21,7 +21,9 @@ def rollout_metrics(rollout: Rollout, reference: torch.Tensor | None) -> dict[st
         "reward/ci95": 1.96 * std / max(len(seen), 1) ** 0.5,
         "reward/invalid": float((~rollout.valid).double().mean()),
     }
-    metrics |= {f"reward/{k}": float(v.nanmean()) for k, v in sorted(rollout.components.items())}
+    for name, values in sorted(rollout.components.items()):
+        key = f"reward/{name}"
+        metrics[f"{key}_component" if key in metrics else key] = float(values.nanmean())
     if reference is not None:
         metrics["rollout/kl"] = float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())
     metrics |= {

@@ -115,8 +115,10 @@ def _module_of_file(path: Path) -> Any:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
+        if isinstance(error, Exception):
+            raise UserError(f"'{path}' cannot be imported: {type(error).__name__}: {error}") from error
         raise
     return module
 

@@ -39,6 +39,8 @@ class Run:
         self.folder = Path(folder)
         self.exit_status = exit_status
         """128 + signal when the run was asked to stop before its end, else 0."""
+        self.objects: tuple[Any, Any] = (None, None)
+        """Environment and rewards that were given as objects: `evaluate` uses them while this process lives."""
         self.comparison: Comparison | None = None
         """Before and after on held-out prompts, when the run has just ended here."""
         if not (self.folder / "config.json").is_file():

@@ -18,7 +18,7 @@ from rlalign.config import TrainConfig, fingerprint
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.errors import FaultError, RewardError
+from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.evaluation import Evaluation, evaluate, held_out
 from rlalign.learner import Buffer, DivergedError, Learner
 from rlalign.metrics import rollout_metrics, samples_of
@@ -287,7 +287,12 @@ class Trainer:
         """Take up the newest checkpoint. Raises UserError or FaultError when it is missing, damaged or incomplete."""
         path = checkpoint.latest(self.folder / "checkpoints")
         need = ("policy", "optimizer", "learner", "rng", "progress", "buffer")
-        state, _ = checkpoint.load(path, need=need, lenient=self.config.allow_change)
+        state, manifest = checkpoint.load(path, need=need, lenient=self.config.allow_change)
+        if manifest["config"] != fingerprint(self.config) and not self.config.allow_change:
+            raise UserError(
+                f"'{path}' was written under another configuration than config.json and these arguments say: "
+                "put config.json right, or insist with --allow-change"
+            )
         if "policy" not in state or "progress" not in state:
             raise FaultError(f"checkpoint '{path}' has no weights or no position: nothing can be resumed from it")
         self.policy.load_trainable(state["policy"])
