@@ -37,7 +37,7 @@ def _scratch(config: TrainConfig) -> TrainConfig:
     return replace(
         config,
         steps=200,
-        objective=replace(config.objective, kl=replace(config.objective.kl, where="none", coef=0.0, target=0.0)),
+        objective=replace(config.objective, kl=replace(config.objective.kl, coef=0.0, target=0.0)),
         rollout=replace(config.rollout, prompts=max(1, samples // group)),
         learner=replace(config.learner, lr=3e-3),
     )
