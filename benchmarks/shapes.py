@@ -1,6 +1,6 @@
 """What the speed benchmarks run on: models of a size with random weights, prompts, and how long completions are.
 
-Speed does not depend on what weights say, so none are fetched. Everything is drawn from seeds: the same on every machine.
+Speed does not depend on what weights say, so none are fetched. Everything is drawn from seeds.
 """
 
 from __future__ import annotations
@@ -80,12 +80,15 @@ class Ids:
         self.vocab_size = vocab_size
 
     def encode(self, text: str) -> list[int]:
+        """The ids that the text names."""
         return [int(word) for word in text.split()]
 
     def encode_prompt(self, prompt: Any) -> list[int]:
+        """As `encode`."""
         return self.encode(prompt)
 
     def decode(self, ids: Any) -> str:
+        """The ids as text."""
         return " ".join(map(str, ids))
 
 
@@ -94,10 +97,10 @@ def hf_tokenizer(vocab_size: int) -> Any:
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    words = {str(i): i for i in range(vocab_size)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="0"))
+    words = {"<pad>": 0, "<eos>": 1} | {str(i): i for i in range(2, vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="0", eos_token="1", unk_token="0")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<pad>")
 
 
 def policy(size: str, *, lora_r: int = 0, dtype: str = "float32", device: str = "cpu", value: str = "none") -> Any:
