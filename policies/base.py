@@ -89,6 +89,9 @@ class Policy(nn.Module, ABC):
     ) -> TokenScores:
         """Score the masked tokens, with gradient to the trainable parameters (see `TokenScores`).
 
+        The tensors given may lie on the CPU, whatever the policy's device, and are best there: what must be known of
+        their shape is then known without waiting for the device.
+
         Raises UserError when values are asked of a policy that has none.
         """
 
