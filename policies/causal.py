@@ -106,6 +106,11 @@ class CausalPolicy(Policy):
         """The format that log-probs are computed in."""
         return self._compute
 
+    @property
+    def packs(self) -> bool:
+        """See `Policy.packs`; `lm.set_attn_implementation("sdpa")` turns it off."""
+        return self._backbone.packs
+
     def input_embeddings(self) -> Tensor:
         """Input embeddings [V, d] as they are now, without gradient."""
         weight: Tensor = self.lm.get_input_embeddings().weight
