@@ -1,7 +1,7 @@
 """Learning from scratch on Reverse (strings of two or three letters), and no learning where there is nothing to learn.
 
-At the start token_match + exact_match is about 0.13. Over seeds 0-5 the four algorithms were between 0.57 and 1.21 after
-80 steps, and the controls below 0.25; the thresholds leave room on both sides, for other machines round otherwise.
+At the start token_match + exact_match is about 0.13. Over seeds 0-5 the four algorithms were between 0.57 and 1.21
+after 80 steps, and the controls below 0.25; the thresholds leave room: other machines round otherwise.
 """
 
 import numpy as np
