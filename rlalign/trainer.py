@@ -224,12 +224,12 @@ class Trainer:
     # ---- held-out prompts ----
 
     def evaluate(self) -> Evaluation:
-        """Held-out (validation) performance now; draws from its own generator, so that it changes nothing."""
+        """Held-out performance now; draws from its own generator, so that it changes nothing."""
         e = self.config.evaluation
         return evaluate(
             self.policy,
             self.mdp,
-            held_out(self.mdp, "validation", e.prompts),
+            held_out(self.mdp, e.split, e.prompts),
             samples=e.samples,
             sampling=self.config.rollout.sampling,
             seed=self.config.seed,
