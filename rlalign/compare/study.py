@@ -45,7 +45,7 @@ EXTERNAL = ("trl:",)
 """Prefixes of competitors from outside; the rest of the name is the preset that says what they compute."""
 
 _CURVE_POINTS = 20
-_SAVE_EVERY = 50  # steps that a kill can cost a cell at most
+_SAVE_EVERY = 100  # steps that a kill can cost a cell at most
 _PROMPTS = 64  # held out
 
 
