@@ -17,7 +17,7 @@ import numpy as np
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
-from rlalign.types import Task
+from rlalign.types import Split, Task
 
 _MALFORMED = ("", "[]", "[ ]", "\x00", "[🙂]", "[-1e999]", "[[", "[a b c d]", "[99999 99999]", "x" * 300)
 
@@ -107,6 +107,23 @@ def screen(name: str) -> None:
         raise UserError(f"Games: '{name}' is left out: {type(error).__name__}: {reason.strip('*')}") from error
 
 
+class GameSource:
+    """The opening words of games by their seeds, which are split before any game is set up."""
+
+    def __init__(self, name: str, seed: int) -> None:
+        self._name = name
+        self._seeds = ProceduralSource(lambda rng: {"prompt": name, "seed": int(rng.integers(2**31))}, seed=seed)
+
+    def size(self, split: Split) -> int | None:
+        """Unbounded."""
+        return self._seeds.size(split)
+
+    def get(self, split: Split, index: int) -> Task:
+        """Game `index` of a split."""
+        columns = self._seeds.get(split, index).columns
+        return Task(Game(self._name, columns["seed"]).said + "\n", columns, split, index)
+
+
 class Games(TextMDP):
     """S: the rules, turns and what the game said. A: a token. R: what the game pays at its end, and 0 for winning.
 
@@ -131,11 +148,7 @@ class Games(TextMDP):
         screen(name)
         self.name = name
 
-        def make(rng: np.random.Generator) -> dict[str, Any]:
-            seed = int(rng.integers(2**31))
-            return {"prompt": Game(name, seed).said + "\n", "seed": seed}
-
-        super().__init__(**{"source": ProceduralSource(make, seed=seed), **kwargs})
+        super().__init__(**{"source": GameSource(name, seed), **kwargs})
         if self.max_turns < 2:
             raise UserError("Games: max_turns is 1, which is no game: give at least 2")
 

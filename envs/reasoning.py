@@ -126,10 +126,8 @@ class Reasoning(TextMDP):
         def make(rng: np.random.Generator) -> dict[str, Any]:
             for _ in range(_DRAWS):
                 entry = dataset(task, settings)[int(rng.integers(2**31))]
-                sizes = {
-                    "max_prompt": len(entry["question"].encode()) + 2,
-                    "max_new": len(entry["answer"].encode()) + 2,
-                }
+                question, answer = entry["question"] + "\n", entry["answer"].strip()
+                sizes = {"max_prompt": len(question.encode()) + 1, "max_new": len(answer.encode()) + 2}
                 if all(sizes[k] <= longest[k] for k in sizes):
                     break
             else:
