@@ -114,9 +114,9 @@ class GameSource:
         self._name = name
         self._seeds = ProceduralSource(lambda rng: {"prompt": name, "seed": int(rng.integers(2**31))}, seed=seed)
 
-    def size(self, split: Split) -> int | None:
+    def size(self, split: Split) -> None:
         """Unbounded."""
-        return self._seeds.size(split)
+        return None
 
     def get(self, split: Split, index: int) -> Task:
         """Game `index` of a split."""
