@@ -58,7 +58,7 @@ class Plan:
     """
 
     policy: str = "gru"
-    steps: int = 200
+    steps: int = 300
     warm: int = 0
     spec: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
