@@ -1,4 +1,4 @@
-"""Several rewards as one opinion: their mean, their least, or their mean less their disagreement."""
+"""Several rewards as one: their mean, their least, their mean less their disagreement, or their product."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from rlalign.rewards.reward import RewardFunction, reward
 from rlalign.rewards.specs import Specs
 from rlalign.types import FloatArray
 
-_HOW = ("mean", "min", "penalised")
+_HOW = ("mean", "min", "penalised", "product")
 
 
 def combine(values: FloatArray, how: str, coef: float) -> FloatArray:
-    """[members, B] -> [B]. mean; min; or mean - coef · std (population), which distrusts what members disagree on.
+    """[members, B] -> [B]: mean; min; mean - coef · std (population), against what members disagree on; product.
 
-    Source of the last two: Coste et al., Reward model ensembles help mitigate overoptimization, arXiv 2310.02743.
+    Source of min and penalised: Coste et al., Reward model ensembles help mitigate overoptimization, arXiv 2310.02743.
     """
     if how == "min":
         least: FloatArray = values.min(0)
         return least
+    if how == "product":
+        product: FloatArray = values.prod(0)
+        return product
     mean: FloatArray = values.mean(0)
     return mean - coef * values.std(0) if how == "penalised" else mean
 
@@ -33,7 +36,8 @@ class Ensemble:
     """One value of several rewards: `ensemble?of=vader|tfidf_sentiment&how=min`, or `ensemble(["vader", mine])`.
 
     `of` names episode rewards, separated by `|`; a weight rescales a member, `of=vader=0.5|tfidf_sentiment`. `how` is
-    mean, min, or penalised: mean - coef · std of the members. Members run with their own timeouts; one that fails makes
+    mean, min, penalised (mean - coef · std of the members) or product, which is also the reward `product?of=...`: good
+    only where every member is, for members of range [0, 1]. Members run with their own timeouts; one that fails makes
     the call fail, one that does not apply (None) leaves the sample out. Range: that of the members. Cost: the sum of
     theirs. Deterministic where they are. Hacked by: what fools every member; members should not share their data.
     Raises UserError without members, for an unknown `how`, and for a member of another scope.
@@ -44,7 +48,7 @@ class Ensemble:
         self._composed: dict[str, RewardSum] = {}
 
     def bind(self, policy: Any) -> Ensemble:
-        """The same ensemble, its members bound to a policy."""
+        """The same, its members bound to a policy."""
         return Ensemble(self._members, policy)
 
     def __call__(
@@ -60,7 +64,7 @@ class Ensemble:
     ) -> list[float | None]:
         """Opinions on B completions."""
         if how not in _HOW:
-            raise UserError(f"reward 'ensemble': unknown how '{how}'.{did_you_mean(how, _HOW)}")
+            raise UserError(f"an ensemble: unknown how '{how}'.{did_you_mean(how, _HOW)}")
         members = self._sum(of)
         texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
         scores = members.score("episode", prompts, texts, completion_ids, **columns)
@@ -75,10 +79,10 @@ class Ensemble:
             specs = self._members if self._members is not None else items_of(of)
             made = compose(specs)
             if len(made.weights) < 2:
-                raise UserError("reward 'ensemble' needs two members or more: ensemble?of=vader|tfidf_sentiment")
+                raise UserError("an ensemble or product needs two members or more: ensemble?of=vader|tfidf_sentiment")
             for name, scope in made.scopes.items():
                 if scope != "episode":
-                    raise UserError(f"reward 'ensemble': '{name}' has scope {scope}: members judge episodes")
+                    raise UserError(f"an ensemble of '{name}', which has scope {scope}: its members judge episodes")
             if self._policy is not None:
                 made.bind(self._policy)
             self._composed[of] = made
@@ -86,6 +90,7 @@ class Ensemble:
 
 
 by_name = reward("ensemble", timeout_s=None)(Ensemble())
+product = RewardFunction("product", Ensemble(), timeout_s=None, parameters={"how": "product"})
 
 
 def ensemble(members: Specs, how: str = "mean", coef: float = 1.0, name: str = "ensemble") -> RewardFunction:

@@ -170,6 +170,7 @@ REWARDS: Registry[Any] = Registry(
         "coverage": "rlalign.rewards.keywords:coverage",
         "keyword_order": "rlalign.rewards.keywords:keyword_order",
         "ensemble": "rlalign.rewards.ensemble:by_name",
+        "product": "rlalign.rewards.ensemble:product",
         "llm_judge": "rlalign.rewards.llm_judge:llm_judge",
         "code": "rlalign.rewards.code:code",
         "classifier": "rlalign.rewards.classifier:classifier",
