@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import unquote
 
 from rlalign.errors import UserError
@@ -102,6 +102,9 @@ def _weight(value: Any, name: str) -> float:
 
 def _value(text: str, kind: Any, where: str) -> Any:
     """A parameter's text as the type that the function's signature gives it; by its look where there is none."""
+    members = [k for k in get_args(kind) if k is not type(None)]
+    if len(members) == 1 and len(get_args(kind)) == 2:  # `int | None`: a text is never None
+        kind = members[0]
     if kind is bool:
         if text.lower() not in _TRUTH:
             raise UserError(f"{where}: '{text}' is neither true nor false")
