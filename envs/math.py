@@ -15,6 +15,7 @@ import numpy as np
 from rlalign.envs import corpora
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ListSource, ProceduralSource
+from rlalign.envs.texts import texts
 from rlalign.errors import UserError
 from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Tokenizer
@@ -25,8 +26,8 @@ _LONGEST = 1_000  # bytes of a problem; the few longer ones are left out
 
 def boxed(completions: Sequence[Any], **columns: Any) -> list[float]:
     r"""1 where the completion has exactly one \boxed{...}, and something in it."""
-    texts = (c if isinstance(c, str) else c[-1]["content"] for c in completions)
-    return [float(text.count("\\boxed") == 1 and re.search(r"\\boxed\{\s*[^\s}]", text) is not None) for text in texts]
+    filled = re.compile(r"\\boxed\{\s*[^\s}]")
+    return [float(t.count("\\boxed") == 1 and filled.search(t) is not None) for t in texts(completions)]
 
 
 def last_boxed(text: str) -> str | None:

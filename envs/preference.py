@@ -17,6 +17,7 @@ import numpy as np
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ListSource
+from rlalign.envs.texts import texts
 from rlalign.errors import UserError
 from rlalign.tokenizers import WordTokenizer
 from rlalign.types import FloatArray, Tokenizer
@@ -40,13 +41,13 @@ def gold_of(words: Sequence[str]) -> float:
 
 def gold(completions: Sequence[Any], **columns: Any) -> list[float]:
     """The reward that the preferences came from (see `gold_of`), at most 1."""
-    return [gold_of(_words(c)) for c in completions]
+    return [gold_of(_words(text)) for text in texts(completions)]
 
 
 def proxy(completions: Sequence[Any], *, pairs: int = 1000, seed: int = 0, **columns: Any) -> list[float]:
     """The reward model learnt from `pairs` preferences; its unit is the spread of the notes that it was learnt on."""
     weights, _ = fit(pairs, seed)
-    return [float(_counts(_words(c)) @ weights) for c in completions]
+    return [float(_counts(_words(text)) @ weights) for text in texts(completions)]
 
 
 @lru_cache(maxsize=4)
@@ -83,7 +84,7 @@ class Preference(TextMDP):
     """
 
     id = "rlalign/Preference-v0"
-    description = "a proxy reward learnt from simulated preferences; the gold reward is measured: over-optimisation shows"
+    description = "a proxy reward learnt from simulated preferences; gold is measured: over-optimisation shows"
     rewards: ClassVar[Mapping[str, float]] = {"rlalign.envs.preference:proxy": 1.0, "rlalign.envs.preference:gold": 0.0}
 
     def __init__(self, *, pairs: int = 1000, seed: int = 0, **kwargs: Any) -> None:
@@ -93,7 +94,9 @@ class Preference(TextMDP):
         rewards = {f"rlalign.envs.preference:proxy?pairs={pairs}&seed={seed}": 1.0, "rlalign.envs.preference:gold": 0.0}
         sizes = {"max_prompt": 48, "max_new": 16 if kwargs.get("tokenizer") is None else 96}
         prompts = [f"{opening} {topic} :" for opening in _OPENINGS for topic in _TOPICS]
-        super().__init__(**{"source": ListSource(prompts, shares=(0.6, 0.2, 0.2)), "rewards": rewards, **sizes, **kwargs})
+        super().__init__(
+            **{"source": ListSource(prompts, shares=(0.6, 0.2, 0.2)), "rewards": rewards, **sizes, **kwargs}
+        )
 
     def default_tokenizer(self) -> Tokenizer:
         """The words of prompts and notes."""
@@ -105,6 +108,5 @@ def _counts(words: Sequence[str]) -> FloatArray:
     return np.array([list(words).count(word) for word in _VOCABULARY], float)
 
 
-def _words(completion: Any) -> list[str]:
-    text = completion if isinstance(completion, str) else completion[-1]["content"]
+def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())

@@ -88,7 +88,7 @@ class Sentiment(TextMDP):
     """State: the opening words of a review. Action: its continuation. Reward: its polarity, and penalties.
 
     The polarity is VADER's compound score in English, in [-1, 1], and snownlp's in Chinese, in [0, 1]. Another judge
-    takes its place by name: `--reward tfidf_sentiment --reward repetition`; `--reward +fluency=0.1` holds on to language.
+    takes its place by name, `--reward tfidf_sentiment --reward repetition`; `--reward +fluency=0.1` keeps to language.
 
     Args:
         language: en or zh.

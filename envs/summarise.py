@@ -79,9 +79,7 @@ class Summarise(TextMDP):
     }
     gold_score = 1.0
 
-    def __init__(
-        self, *, source: Any = "reports", reference: str = "headline", seed: int = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, *, source: Any = "reports", reference: str = "headline", seed: int = 0, **kwargs: Any) -> None:
         reference = corpora.one_of("Summarise", "reference", reference, _ASK)
         made = ProceduralSource(partial(report, reference=reference), seed=seed)
         known = {"reports": lambda: made, "imdb": partial(_real, "imdb", reference)}
