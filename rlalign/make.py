@@ -63,7 +63,7 @@ def find_env(env: Any) -> type[TextMDP] | TextMDP:
     Raises UnknownNameError for a name that there is not, UserError for what is no environment.
     """
     if isinstance(env, str) and not is_data(env):
-        env = _named(env)
+        env = _named(_parameterised(env)[0])
     if isinstance(env, TextMDP) or (isinstance(env, type) and issubclass(env, TextMDP)):
         return env
     if isinstance(env, type) or inspect.isroutine(env):
