@@ -103,6 +103,7 @@ class TextMDP:
         source: Any = None,
         tokenizer: Any = None,
         reward: Reward | None = None,
+        rewards: Mapping[str, float] | None = None,
         max_prompt: int | None = None,
         max_new: int | None = None,
         max_turns: int | None = None,
@@ -116,6 +117,8 @@ class TextMDP:
         self.source = as_source(source)
         self.tokenizer = self.default_tokenizer() if tokenizer is None else as_tokenizer(tokenizer)
         self.reward = reward
+        if rewards is not None:  # the defaults of this configuration, where they are not the class's
+            self.rewards = rewards  # type: ignore[misc]
         self._limit(max_prompt=max_prompt, max_new=max_new, max_turns=max_turns, max_reply=max_reply)
 
     def with_tokenizer(self, tokenizer: Any) -> Self:

@@ -64,7 +64,7 @@ def find_env(env: Any) -> type[TextMDP] | TextMDP:
     Raises UnknownNameError for a name that there is not, UserError for what is no environment.
     """
     if isinstance(env, str) and not is_data(env):
-        env = _named(env)
+        env = _named(_parameterised(env)[0])
     if isinstance(env, TextMDP) or (isinstance(env, type) and issubclass(env, TextMDP)):
         return env
     if isinstance(env, type | RewardFunction) or inspect.isroutine(env):
@@ -184,7 +184,7 @@ def _named(spec: str) -> Any:
             f"'{spec}': an environment file is named as {spec}:Class, a data file ends in .jsonl, .csv or .parquet"
         )
     short = {name: re.sub(r"-v\d+$", "", name.casefold()) for name in ENVS}
-    wanted = spec.casefold()
+    wanted = spec.casefold().replace("_", "")  # guess_number is GuessNumber
     matches = [
         n
         for n, s in short.items()
