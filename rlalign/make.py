@@ -183,7 +183,7 @@ def _named(spec: str) -> Any:
             f"'{spec}': an environment file is named as {spec}:Class, a data file ends in .jsonl, .csv or .parquet"
         )
     short = {name: re.sub(r"-v\d+$", "", name.casefold()) for name in ENVS}
-    wanted = spec.casefold()
+    wanted = spec.casefold().replace("_", "")  # guess_number is GuessNumber
     matches = [
         n
         for n, s in short.items()
