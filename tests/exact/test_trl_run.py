@@ -65,6 +65,17 @@ def ours(config: Any, rollout: Any) -> tuple[dict[str, float], dict[str, torch.T
         ("trl:grpo", {"objective__scale": "batch_std", "rollout__temperature": 0.7}),
         ("trl:grpo", {"objective__ratio": "sequence_geomean"}),
         ("trl:grpo", {"objective__trust__kind": "soft_gate"}),
+        ("trl:grpo", {"objective__trust__kind": "dual_clip"}),
+        (
+            "trl:grpo",
+            {
+                "objective__trust__kind": "stopgrad_cap",
+                "objective__trust__low": 1.0,
+                "objective__aggregation": "token_global",
+            },
+        ),
+        ("trl:grpo", {"objective__ratio": "sequence_geomean", "objective__aggregation": "sequence_sum"}),
+        ("trl:grpo", {"objective__kl__coef": 0.5, "objective__kl__importance": "token"}),
         ("trl:grpo", {"objective__kl__coef": 0.5}),
         ("trl:grpo", {"objective__data__entropy_coef": 0.3, "objective__aggregation": "token_global"}),
         ("trl:rloo", {}),

@@ -39,6 +39,7 @@ from rlalign.progress import ProgressLine
 from rlalign.run import Lock, Run, write_config
 from rlalign.signals import StopRequest
 from rlalign.tracking import Tracker, read_metrics
+from rlalign.types import Task
 
 _LEFT_BEHIND = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")
 
@@ -94,7 +95,8 @@ def _train(
     config: TrainConfig, folder: Path, policy: CausalPolicy, mdp: TextMDP, stop: StopRequest, quiet: bool
 ) -> Run:
     console = Console(quiet=quiet, highlight=False)
-    before = _evaluate(config, policy, mdp)
+    tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
+    before = _evaluate(config, policy, mdp, tasks)
     console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
     tracker = Tracker(folder, config)
     every = config.evaluation.every
@@ -102,14 +104,14 @@ def _train(
 
         def on_step(step: int, metrics: dict[str, float], samples: list[dict[str, Any]]) -> None:
             if every and step % every == 0:
-                now = _evaluate(config, policy, mdp)
+                now = _evaluate(config, policy, mdp, tasks)
                 metrics = metrics | {f"eval/{name}": now.mean(name) for name in now.metrics}
             tracker.log(step, metrics, samples)
             line.show(step, metrics)
 
         recorder = Recorder(
             mdp,
-            _tasks(config, mdp),
+            _order(config, mdp),
             group_size=config.rollout.group_size,
             updates=config.learner.epochs * config.learner.minibatches,
             on_step=on_step,
@@ -127,24 +129,23 @@ def _train(
     policy.save_pretrained(folder / "policy")
     state = {"policy": dict(policy.trainable())}  # from which `rlalign evaluate` takes the trained weights
     checkpoint.save(folder / "checkpoints", recorder.step, state, config_hash=fingerprint(config), keep=config.keep)
-    run.comparison = Comparison(before, _evaluate(config, policy, mdp))
+    run.comparison = Comparison(before, _evaluate(config, policy, mdp, tasks))
     write_comparison(folder, run.comparison)
     return run
 
 
-def _tasks(config: TrainConfig, mdp: TextMDP) -> list[Any]:
+def _order(config: TrainConfig, mdp: TextMDP) -> list[Task]:
     """The prompts of the whole run, in the order in which our trainer takes them."""
     seed = int(np.random.SeedSequence(config.seed).generate_state(4)[3])
     return TaskStream(mdp.source, "train", seed=seed).next(config.steps * config.rollout.prompts)
 
 
-def _evaluate(config: TrainConfig, policy: Policy, mdp: TextMDP) -> Evaluation:
-    e = config.evaluation
+def _evaluate(config: TrainConfig, policy: Policy, mdp: TextMDP, tasks: list[Task]) -> Evaluation:
     return evaluate(
         policy,
         mdp,
-        held_out(mdp, "validation", e.prompts),
-        samples=e.samples,
+        tasks,
+        samples=config.evaluation.samples,
         sampling=config.rollout.sampling,
         seed=config.seed,
         sampler=config.rollout.sampler,
