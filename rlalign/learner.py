@@ -312,7 +312,7 @@ class Learner:
             order = list(self._micro_batches(rows, buffer.lengths))
             parts = [score(buffer.tokens[p], buffer.lengths[p], buffer.mask[p], **asked) for p in order]
             back = moved(torch.cat(order).argsort(), self.policy.device)
-            found = {f.name: [getattr(part, f.name) for part in parts] for f in fields(TokenScores)}
+            found: dict[str, Any] = {f.name: [getattr(part, f.name) for part in parts] for f in fields(TokenScores)}
             return TokenScores(**{k: None if v[0] is None else torch.cat(v)[back] for k, v in found.items()})
 
         return self._within_memory(work, len(rows))
