@@ -120,7 +120,7 @@ class Update:
         for i in range(0, self.steps * self.micro_batch, self.micro_batch):
             part = {name: x[i : i + self.micro_batch] for name, x in self.inputs.items()}
             loss = self.trainer._compute_loss(self.model, {**part, "num_items_in_batch": self.count})
-            self.trainer.accelerator.backward(loss, scale_wrt_gas=False)
+            self.trainer.accelerator.backward(loss)
 
     def __call__(self) -> None:
         """One optimizer step."""
