@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from rlalign.errors import UserError, did_you_mean
 from rlalign.policies.backbone import left_padded
-from rlalign.policies.base import Policy, Sampler, Samples
+from rlalign.policies.base import Kept, Policy, Sampler, Samples
 from rlalign.policies.processing import draw, process
 from rlalign.types import Sampling
 
@@ -25,8 +26,8 @@ _CHECK_EVERY = 8
 class DecodeSampler:
     """Draws token by token: each prompt is read once per group, finished rows leave, log-probs come from the drawing.
 
-    Equal weights, contexts and generator state give bitwise equal samples on a CPU. What a row draws may depend on the
-    other rows of the batch.
+    Equal weights, contexts and generator state give bitwise equal samples on a CPU. Every row draws by uniform numbers
+    of its own, so other rows touch what it draws by rounding only.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -42,41 +43,113 @@ class DecodeSampler:
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
+        kept: Sequence[Kept | None] | None = None,
     ) -> Samples:
         """Continue each context; see `Sampler.sample`."""
         limits = _limits(contexts, max_new)
         policy, n, width = self.policy, len(contexts), max(limits)
-        device = policy.device
-        tokens = torch.full((n, width), policy.tokenizer.pad_id, dtype=torch.int64, device=device)
-        logprobs = torch.zeros(n, width, device=device)
-        lengths = torch.zeros(n, dtype=torch.int64, device=device)
-        limit = torch.tensor(limits, device=device)
-        stops = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
-        every = 1 if device.type == "cpu" else _CHECK_EVERY
-
-        groups = [(list(c), len(list(same))) for c, same in groupby([tuple(c) for c in contexts])]
-        state, logits = policy.prefill([c for c, _ in groups], [k for _, k in groups])
-        rows = torch.arange(n, device=device)  # which rows are still in the batch
-        live = limit > 0
+        turns = Turns(limits, stop_ids, sampling, None if greedy else generator, policy)
+        if width == 0:
+            return turns.samples()
+        state, logits = self._read(contexts, kept)
+        left: list[tuple[Tensor, Any]] = []  # rows that have left, with their states
+        keeps = kept is not None and policy.resumes
+        every = 1 if policy.device.type == "cpu" else _CHECK_EVERY
         for column in range(width):
-            drawn, chosen = draw(logits, sampling, generator, greedy=greedy)
-            tokens[rows, column] = torch.where(live, drawn, tokens[rows, column])
-            logprobs[rows, column] = torch.where(live, chosen, 0.0)
-            lengths[rows] += live
-            live = live & ~torch.isin(drawn, stops) & (limit[rows] > column + 1)
+            drawn = turns.draw(logits)
             if column + 1 == width:
                 break
             if (column + 1) % every == 0:
-                count = int(live.sum())
+                count = int(turns.live.sum())
                 if count == 0:
                     break
-                if count <= _LIVE_SHARE * len(rows):
-                    keep = live.nonzero().squeeze(1)
-                    state.select(keep)
-                    rows, live, drawn = rows[keep], live[keep], drawn[keep]
+                if count <= _LIVE_SHARE * len(drawn):
+                    stay, go = turns.live.nonzero().squeeze(1), (~turns.live).nonzero().squeeze(1)
+                    if keeps:
+                        left.append((turns.rows[go], state.take(go)))
+                    state.select(stay)
+                    turns.select(stay)
+                    drawn = drawn[stay]
             logits = policy.decode(state, drawn)
-        lengths, used = lengths.cpu(), int(lengths.max())
-        return Samples(tokens[:, :used].cpu(), lengths, logprobs[:, :used].cpu())
+        samples = turns.samples()
+        return replace(samples, kept=_keep(contexts, samples, [*left, (turns.rows, state)])) if keeps else samples
+
+    def _read(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept | None] | None) -> tuple[Any, Tensor]:
+        """The contexts on from what was kept of them if that is their beginning, else afresh, a group once."""
+        if kept is not None:
+            known = [k for k, c in zip(kept, contexts, strict=True) if k is not None and _begins(c, k.tokens)]
+            if len(known) == len(contexts):
+                return self.policy.resume(contexts, known)
+        groups = [(list(c), len(list(same))) for c, same in groupby([tuple(c) for c in contexts])]
+        return self.policy.prefill([c for c, _ in groups], [k for _, k in groups])
+
+
+class Turns:
+    """The turns of n rows under way: what was drawn, and who may go on. On the policy's device.
+
+    Attributes:
+        rows: int64 [m], which rows are still in the batch.
+        live: bool [m], which of them have not finished.
+    """
+
+    def __init__(
+        self,
+        limits: list[int],
+        stop_ids: frozenset[int],
+        sampling: Sampling,
+        generator: torch.Generator | None,
+        policy: Policy,
+    ) -> None:
+        n, width, device = len(limits), max(limits), policy.device
+        self._sampling, self._column = sampling, 0
+        # column by column, so that a step writes to one row
+        self._tokens = torch.full((width, n), policy.tokenizer.pad_id, dtype=torch.int64, device=device)
+        self._logprobs = torch.zeros(width, n, device=device)
+        self._lengths = torch.zeros(n, dtype=torch.int64, device=device)
+        self._limit = torch.tensor(limits, device=device)
+        self._stops = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
+        self._u: Tensor | None = None
+        if generator is not None:
+            self._u = torch.rand(width, n, dtype=torch.float64, device=device, generator=generator)
+        self.rows = torch.arange(n, device=device)
+        self.live = self._limit > 0
+
+    def draw(self, logits: Tensor) -> Tensor:
+        """Draw the next token [m] of each row in the batch, and note those of the live ones."""
+        at, rows = self._column, self.rows
+        drawn, chosen = draw(logits, self._sampling, None if self._u is None else self._u[at, rows])
+        self._tokens[at, rows] = torch.where(self.live, drawn, self._tokens[at, rows])
+        self._logprobs[at, rows] = torch.where(self.live, chosen, 0.0)
+        self._lengths[rows] += self.live
+        self._column += 1
+        self.live = self.live & ~torch.isin(drawn, self._stops) & (self._limit[rows] > self._column)
+        return drawn
+
+    def select(self, stay: Tensor) -> None:
+        """Keep the given places of the batch."""
+        self.rows, self.live = self.rows[stay], self.live[stay]
+
+    def samples(self) -> Samples:
+        """What was said."""
+        lengths = self._lengths.cpu()
+        used = int(lengths.max())
+        return Samples(
+            self._tokens[:used].t().cpu().contiguous(), lengths, self._logprobs[:used].t().cpu().contiguous()
+        )
+
+
+def _begins(context: Sequence[int], tokens: Sequence[int]) -> bool:
+    return len(tokens) < len(context) and list(context[: len(tokens)]) == list(tokens)
+
+
+def _keep(contexts: Sequence[Sequence[int]], samples: Samples, left: Sequence[tuple[Tensor, Any]]) -> list[Kept | None]:
+    """What was read of each row: its context and what it said, as far as that reached the state."""
+    kept: list[Kept | None] = [None] * len(contexts)
+    for rows, state in left:
+        for place, (row, read) in enumerate(zip(rows.tolist(), state.positions.tolist(), strict=True)):
+            said = samples.tokens[row, : samples.lengths[row]].tolist()
+            kept[row] = Kept([*contexts[row], *said][:read], state, place)
+    return kept
 
 
 class GenerateSampler:
@@ -99,8 +172,9 @@ class GenerateSampler:
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
+        kept: Sequence[Kept | None] | None = None,
     ) -> Samples:
-        """Continue each context; see `Sampler.sample`. Draws from a seed that the generator gives."""
+        """Continue each context; see `Sampler.sample`. Draws from a seed that the generator gives; keeps nothing."""
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         limits = _limits(contexts, max_new)
