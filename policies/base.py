@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from rlalign.errors import FaultError, UserError
 from rlalign.types import Sampling, Tokenizer
+
+if TYPE_CHECKING:
+    from rlalign.policies.lean import LeanModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,13 +134,13 @@ class Policy(nn.Module, ABC):
         """Append one token to each of the n rows (int64 [n]); return the logits [n, V] of the next."""
 
     def resume(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> tuple[DecodeState, Tensor]:
-        """As `prefill`, each context once, but what was kept of its beginning is not read again; only if `resumes`."""
+        """As `prefill`, each context once, but what was kept of its beginning is not read again; of a lean policy."""
         raise NotImplementedError
 
     @property
-    def resumes(self) -> bool:
-        """True where a context can be read on from what was kept of it."""
-        return False
+    def lean(self) -> LeanModel | None:
+        """What decodes, where that is a `LeanModel`: then what it read can be kept, and steps can be captured."""
+        return None
 
     def begin_rollout(self) -> None:
         """Called before decoding whenever the weights may have changed: refresh whatever is derived from them."""

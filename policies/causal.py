@@ -174,6 +174,7 @@ class CausalPolicy(Policy):
     @torch.no_grad()
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
         """Read each context once and repeat it; see `Policy.prefill`."""
+        self._decoder.catch_up()
         backbone = self._decoder.backbone
         hidden, state = backbone.read(contexts, self.device)
         index = torch.arange(len(contexts)).repeat_interleave(torch.as_tensor(repeats)).to(self.device)
@@ -182,15 +183,15 @@ class CausalPolicy(Policy):
         return state, logits
 
     @property
-    def resumes(self) -> bool:
-        """Where it decodes with a `LeanModel`."""
-        return isinstance(self._decoder.backbone, LeanModel)
+    def lean(self) -> LeanModel | None:
+        """What decodes, if it is a `LeanModel`."""
+        return self._decoder.lean
 
     @torch.no_grad()
     def resume(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> tuple[DecodeState, Tensor]:
         """Read the contexts on from what was kept of them; see `Policy.resume`."""
-        lean = self._decoder.backbone
-        assert isinstance(lean, LeanModel)
+        lean = self._decoder.lean
+        assert lean is not None
         hidden, state = lean.resume(contexts, lean.recall(contexts, kept))
         return state, lean.head(hidden).float()
 

@@ -28,7 +28,7 @@ class Decoder:
     def __init__(self, lm: Any, backbone: Backbone, dtype: torch.dtype) -> None:
         self._source, self._plain, self._dtype = lm, backbone, dtype
         self._lm = lm
-        self._lean = LeanModel(lm, dtype) if is_lean(lm) else None
+        self.lean = LeanModel(lm, dtype) if is_lean(lm) else None
         self._rounds = (
             any(p.requires_grad and "lora_" not in n for n, p in lm.named_parameters()) and dtype != torch.float32
         )
@@ -36,13 +36,15 @@ class Decoder:
 
     @property
     def backbone(self) -> Backbone | LeanModel:
-        """What reads contexts and advances them, over the weights as they are now."""
-        if self._lean is None:
+        """What reads contexts and advances them."""
+        return self._plain if self.lean is None else self.lean
+
+    def catch_up(self) -> None:
+        """Bring the backbone's weights up to date if the training ones have moved."""
+        if self.lean is None:
             self._round()
-            return self._plain
-        if self._moved("lean"):
-            self._lean.refresh()
-        return self._lean
+        elif self._moved("lean"):
+            self.lean.refresh()
 
     @property
     def lm(self) -> Any:
@@ -60,7 +62,7 @@ class Decoder:
             return
         if self._lm is self._source:
             self._lm = copy.deepcopy(self._source).to(self._dtype).requires_grad_(False)
-            if self._lean is None:
+            if self.lean is None:
                 self._plain = Backbone(self._lm)
         for low, master in zip(self._lm.parameters(), self._source.parameters(), strict=True):
             low.copy_(master)
@@ -69,4 +71,4 @@ class Decoder:
         """True once after an optimizer step, or any other change in place, and after `refresh`."""
         clock = sum(p._version for p in self._source.parameters() if p.requires_grad)
         old, self._seen[what] = self._seen[what], clock
-        return old != clock
+        return bool(old != clock)

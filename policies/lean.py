@@ -95,8 +95,9 @@ class LeanModel:
 
     def refresh(self) -> None:
         """Take over the live weights as they are now."""
-        for part in (*self.layers, self._head):
-            part.refresh()
+        for layer in self.layers:
+            layer.refresh()
+        self._head.refresh()
 
     def head(self, hidden: Tensor) -> Tensor:
         """Logits [m, V] of hidden states [m, d]."""

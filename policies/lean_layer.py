@@ -70,7 +70,7 @@ class Norm:
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        self._eps: float = getattr(module, "variance_epsilon", None) or getattr(module, "eps", 0.0)
+        self._eps = float(module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [m, d] normed."""
@@ -83,7 +83,8 @@ def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension, in float32."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = length.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
-    return (x * scale).mul_(weight)
+    out: Tensor = (x * scale).mul_(weight)
+    return out
 
 
 @dataclass

@@ -23,7 +23,7 @@ _ROWS = 32
 def packs(device: torch.device) -> bool:
     """True where weights can be packed: on a CPU whose PyTorch has oneDNN's operators."""
     ops = ("_reorder_linear_weight", "_linear_pointwise")
-    return device.type == "cpu" and torch.backends.mkldnn.is_available() and all(hasattr(_mkldnn(), op) for op in ops)
+    return device.type == "cpu" and torch._C._has_mkldnn and all(hasattr(_mkldnn(), op) for op in ops)
 
 
 def _mkldnn() -> Any:
@@ -112,7 +112,7 @@ class Product:
     def _share(self, fused: Tensor) -> None:
         """Let frozen layers be views of the fused weight, so that it is in memory once."""
         sizes = [_matrix(base).shape[0] for base in self._bases]
-        for base, part in zip(self._bases, fused.split(sizes), strict=True):
+        for base, part in zip(self._bases, torch.split(fused, sizes), strict=True):
             if base.weight.dtype == fused.dtype:
                 base.weight.data = part if isinstance(base, nn.Linear) else part.t()
 
@@ -120,7 +120,6 @@ class Product:
 def is_known(layer: nn.Module) -> bool:
     """True for what `Product` computes: a plain linear layer, alone or under one LoRA adapter named "default"."""
     from peft.tuners.lora import Linear as PeftLinear
-
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(layer, PeftLinear):

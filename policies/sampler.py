@@ -13,14 +13,19 @@ from torch import Tensor
 
 from rlalign.errors import UserError, did_you_mean
 from rlalign.policies.backbone import left_padded
-from rlalign.policies.base import Kept, Policy, Sampler, Samples
-from rlalign.policies.processing import draw, process
+from rlalign.policies.base import DecodeState, Kept, Policy, Sampler, Samples
+from rlalign.policies.fixed import FixedLoop, fits
+from rlalign.policies.lean import LeanState
+from rlalign.policies.processing import process
+from rlalign.policies.turns import Turns
 from rlalign.types import Sampling
 
 _LIVE_SHARE = 0.75
 """Finished rows leave the batch when the share of live ones falls to this."""
 _CHECK_EVERY = 8
 """Tokens between looks at which rows have finished, on a device where looking means waiting for it."""
+_LOOPS = 4
+"""Kinds of rollout (training, evaluation, ...) whose buffers and graphs are kept."""
 
 
 class DecodeSampler:
@@ -28,10 +33,17 @@ class DecodeSampler:
 
     Equal weights, contexts and generator state give bitwise equal samples on a CPU. Every row draws by uniform numbers
     of its own, so other rows touch what it draws by rounding only.
+
+    Args:
+        policy: what speaks.
+        fixed: decode in buffers of fixed size, by captured graphs on CUDA, where the policy has a `LeanModel`; None:
+            on CUDA.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, fixed: bool | None = None) -> None:
         self.policy = policy
+        self._fixed = policy.device.type == "cuda" if fixed is None else fixed
+        self._loops: dict[tuple[Any, ...], tuple[Turns, FixedLoop]] = {}
 
     @torch.no_grad()
     def sample(
@@ -47,34 +59,25 @@ class DecodeSampler:
     ) -> Samples:
         """Continue each context; see `Sampler.sample`."""
         limits = _limits(contexts, max_new)
-        policy, n, width = self.policy, len(contexts), max(limits)
-        turns = Turns(limits, stop_ids, sampling, None if greedy else generator, policy)
+        n, width = len(contexts), max(limits)
         if width == 0:
-            return turns.samples()
+            return Samples(torch.zeros(n, 0, dtype=torch.int64), torch.zeros(n, dtype=torch.int64), torch.zeros(n, 0))
         state, logits = self._read(contexts, kept)
-        left: list[tuple[Tensor, Any]] = []  # rows that have left, with their states
-        keeps = kept is not None and policy.resumes
-        every = 1 if policy.device.type == "cpu" else _CHECK_EVERY
-        for column in range(width):
-            drawn = turns.draw(logits)
-            if column + 1 == width:
-                break
-            if (column + 1) % every == 0:
-                count = int(turns.live.sum())
-                if count == 0:
-                    break
-                if count <= _LIVE_SHARE * len(drawn):
-                    stay, go = turns.live.nonzero().squeeze(1), (~turns.live).nonzero().squeeze(1)
-                    if keeps:
-                        left.append((turns.rows[go], state.take(go)))
-                    state.select(stay)
-                    turns.select(stay)
-                    drawn = drawn[stay]
-            logits = policy.decode(state, drawn)
+        keep = kept is not None and isinstance(state, LeanState)
+        if self._fixed and isinstance(state, LeanState):
+            turns, loop = self._loop(limits, state.longest, stop_ids, sampling, greedy)
+            turns.begin(limits, generator)
+            left = loop.run(state, logits, width, keep=keep)
+        else:
+            turns = self._turns(n, width, stop_ids, sampling, greedy)
+            turns.begin(limits, generator)
+            left = self._run(turns, state, logits, width, keep)
         samples = turns.samples()
-        return replace(samples, kept=_keep(contexts, samples, [*left, (turns.rows, state)])) if keeps else samples
+        return replace(samples, kept=_keep(contexts, samples, left)) if keep else samples
 
-    def _read(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept | None] | None) -> tuple[Any, Tensor]:
+    def _read(
+        self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept | None] | None
+    ) -> tuple[DecodeState, Tensor]:
         """The contexts on from what was kept of them if that is their beginning, else afresh, a group once."""
         if kept is not None:
             known = [k for k, c in zip(kept, contexts, strict=True) if k is not None and _begins(c, k.tokens)]
@@ -83,59 +86,52 @@ class DecodeSampler:
         groups = [(list(c), len(list(same))) for c, same in groupby([tuple(c) for c in contexts])]
         return self.policy.prefill([c for c, _ in groups], [k for _, k in groups])
 
+    def _run(
+        self, turns: Turns, state: DecodeState, logits: Tensor, width: int, keep: bool
+    ) -> list[tuple[Tensor, LeanState]]:
+        """The loop over columns; returns the rows in the order in which they left, with their states, if asked to."""
+        left: list[tuple[Tensor, LeanState]] = []
+        every = 1 if self.policy.device.type == "cpu" else _CHECK_EVERY
+        for column in range(1, width + 1):
+            drawn = turns.draw(logits)
+            if column == width:
+                break
+            live = turns.live[: len(drawn)]
+            if column % every == 0:
+                count = int(live.sum())
+                if count == 0:
+                    break
+                if count <= _LIVE_SHARE * len(drawn):
+                    stay = live.nonzero().squeeze(1)
+                    if keep and isinstance(state, LeanState):
+                        go = (~live).nonzero().squeeze(1)
+                        left.append((turns.rows[go], state.take(go)))
+                    state.select(stay)
+                    turns.select(stay)
+                    drawn = drawn[stay]
+            logits = self.policy.decode(state, drawn)
+        if keep and isinstance(state, LeanState):
+            left.append((turns.rows[: len(drawn)], state))
+        return left
 
-class Turns:
-    """The turns of n rows under way: what was drawn, and who may go on. On the policy's device.
+    def _turns(self, size: int, width: int, stop_ids: frozenset[int], sampling: Sampling, greedy: bool) -> Turns:
+        pad, device = self.policy.tokenizer.pad_id, self.policy.device
+        return Turns(size, width, stop_ids, sampling, greedy=greedy, pad_id=pad, device=device)
 
-    Attributes:
-        rows: int64 [m], which rows are still in the batch.
-        live: bool [m], which of them have not finished.
-    """
-
-    def __init__(
-        self,
-        limits: list[int],
-        stop_ids: frozenset[int],
-        sampling: Sampling,
-        generator: torch.Generator | None,
-        policy: Policy,
-    ) -> None:
-        n, width, device = len(limits), max(limits), policy.device
-        self._sampling, self._column = sampling, 0
-        # column by column, so that a step writes to one row
-        self._tokens = torch.full((width, n), policy.tokenizer.pad_id, dtype=torch.int64, device=device)
-        self._logprobs = torch.zeros(width, n, device=device)
-        self._lengths = torch.zeros(n, dtype=torch.int64, device=device)
-        self._limit = torch.tensor(limits, device=device)
-        self._stops = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
-        self._u: Tensor | None = None
-        if generator is not None:
-            self._u = torch.rand(width, n, dtype=torch.float64, device=device, generator=generator)
-        self.rows = torch.arange(n, device=device)
-        self.live = self._limit > 0
-
-    def draw(self, logits: Tensor) -> Tensor:
-        """Draw the next token [m] of each row in the batch, and note those of the live ones."""
-        at, rows = self._column, self.rows
-        drawn, chosen = draw(logits, self._sampling, None if self._u is None else self._u[at, rows])
-        self._tokens[at, rows] = torch.where(self.live, drawn, self._tokens[at, rows])
-        self._logprobs[at, rows] = torch.where(self.live, chosen, 0.0)
-        self._lengths[rows] += self.live
-        self._column += 1
-        self.live = self.live & ~torch.isin(drawn, self._stops) & (self._limit[rows] > self._column)
-        return drawn
-
-    def select(self, stay: Tensor) -> None:
-        """Keep the given places of the batch."""
-        self.rows, self.live = self.rows[stay], self.live[stay]
-
-    def samples(self) -> Samples:
-        """What was said."""
-        lengths = self._lengths.cpu()
-        used = int(lengths.max())
-        return Samples(
-            self._tokens[:used].t().cpu().contiguous(), lengths, self._logprobs[:used].t().cpu().contiguous()
-        )
+    def _loop(
+        self, limits: Sequence[int], longest: int, stop_ids: frozenset[int], sampling: Sampling, greedy: bool
+    ) -> tuple[Turns, FixedLoop]:
+        """Buffers and graphs for such a rollout: those of an earlier one, when it was alike."""
+        size, width, slots = fits(limits, longest)
+        key = (size, width, slots, stop_ids, sampling, greedy)
+        if key not in self._loops:
+            if len(self._loops) == _LOOPS:
+                self._loops.pop(next(iter(self._loops)))
+            turns = self._turns(size, width, stop_ids, sampling, greedy)
+            model = self.policy.lean
+            assert model is not None
+            self._loops[key] = turns, FixedLoop(model, turns, slots, self.policy.device)
+        return self._loops[key]
 
 
 def _begins(context: Sequence[int], tokens: Sequence[int]) -> bool:
@@ -147,6 +143,8 @@ def _keep(contexts: Sequence[Sequence[int]], samples: Samples, left: Sequence[tu
     kept: list[Kept | None] = [None] * len(contexts)
     for rows, state in left:
         for place, (row, read) in enumerate(zip(rows.tolist(), state.positions.tolist(), strict=True)):
+            if row >= len(contexts):
+                continue  # a place that was only there to fill the buffers up
             said = samples.tokens[row, : samples.lengths[row]].tolist()
             kept[row] = Kept([*contexts[row], *said][:read], state, place)
     return kept
