@@ -166,12 +166,16 @@ class Comparison:
         return f"No difference can be claimed: {what}."
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: per metric before, after and the difference; verdict; texts."""
+        """JSON values: per metric before, after and the difference; verdict; texts; each prompt's own means."""
         return {
             "verdict": self.verdict,
             "metrics": {
                 k: {"before": self.before.mean(k), "after": self.after.mean(k), "difference": asdict(d)}
                 for k, d in self.differences.items()
+            },
+            "prompts": {
+                when: {k: _row_means(v).tolist() for k, v in e.metrics.items()}
+                for when, e in (("before", self.before), ("after", self.after))
             },
             "samples": [
                 {"prompt": p, "before": b, "after": a}
