@@ -91,14 +91,16 @@ def polarity(text: str, language: str) -> str:
     return "positive" if any(word in last for word in good) != negated else "negative"
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_lexicon_reviews_mean_their_label(language: str) -> None:
+def test_lexicon_reviews_mean_their_label(language: str, level: int) -> None:
     names = {"好评": "positive", "差评": "negative", "positive": "positive", "negative": "negative"}
     counts: Counter[str] = Counter()
     for rng in np.random.default_rng(1).spawn(400):
-        made = lexicon_review(rng, language)
+        made = lexicon_review(rng, language, level)
         text = made["prompt"].split("\n")[0].removeprefix("Review: ").removeprefix("评论：")
         assert polarity(text, language) == names[made["answer"]], text
+        assert level > 1 or not {"not", "but", "不", "但"} & {*text.split(), *text}
         counts[made["answer"]] += 1
     assert min(counts.values()) > 150  # both labels: 200 of 400 expected; below 150 once in 10 million
 
