@@ -95,6 +95,8 @@ class EvaluationConfig:
     """Held-out prompts."""
     samples: int = 1
     """Completions of each."""
+    split: Literal["validation", "test"] = "validation"
+    """Where they are from."""
 
 
 @dataclass(frozen=True)

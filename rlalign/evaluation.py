@@ -166,12 +166,16 @@ class Comparison:
         return f"No difference can be claimed: {what}."
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: per metric before, after and the difference; verdict; texts."""
+        """JSON values: per metric before, after and the difference; verdict; texts; each prompt's own means."""
         return {
             "verdict": self.verdict,
             "metrics": {
                 k: {"before": self.before.mean(k), "after": self.after.mean(k), "difference": asdict(d)}
                 for k, d in self.differences.items()
+            },
+            "prompts": {
+                when: {k: _row_means(v).tolist() for k, v in e.metrics.items()}
+                for when, e in (("before", self.before), ("after", self.after))
             },
             "samples": [
                 {"prompt": p, "before": b, "after": a}
@@ -194,7 +198,8 @@ def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluati
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
     """The first `count` tasks of a split with different prompts, or as many as there are.
 
-    A prompt that comes twice would count as two independent ones. Raises UserError when the split is empty.
+    A prompt that comes twice would count as two independent ones. Where the environment answers, tasks of one prompt
+    differ by their columns: what is hidden in them shows in the replies. Raises UserError when the split is empty.
     """
     from rlalign.errors import UserError
 
@@ -204,7 +209,7 @@ def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
     found: dict[str, Task] = {}
     for i in range(_LOOK * count if size is None else min(_LOOK * count, size)):
         task = mdp.source.get(split, i)
-        found.setdefault(repr(task.prompt), task)
+        found.setdefault(repr(task.prompt if mdp.max_turns == 1 else (task.prompt, dict(task.columns))), task)
         if len(found) == count:
             break
     return list(found.values())
