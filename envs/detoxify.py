@@ -50,7 +50,7 @@ def bias_gap(completions: Sequence[Any], side: Sequence[int | None], **columns: 
 
 @lru_cache(maxsize=1)
 def _judge() -> Any:
-    return corpora.package("profanity_check", "rewards").predict_prob
+    return corpora.package("Detoxify", "profanity_check", "rewards").predict_prob
 
 
 def provocations() -> dict[str, list[dict[str, Any]]]:

@@ -68,14 +68,14 @@ def faker(language: str, kind: str, rng: np.random.Generator) -> str:
 
 @lru_cache(maxsize=2)
 def _faker(language: str) -> Any:
-    return corpora.package("faker").Faker({"en": "en_GB", "zh": "zh_CN"}[language])
+    return corpora.package("Entities", "faker").Faker({"en": "en_GB", "zh": "zh_CN"}[language])
 
 
 @lru_cache(maxsize=2)
 def _countries(language: str) -> tuple[str, ...]:
     import gettext
 
-    pycountry = corpora.package("pycountry")
+    pycountry = corpora.package("Entities", "pycountry")
     names = [getattr(country, "common_name", country.name) for country in pycountry.countries]
     if language == "zh":
         chinese = gettext.translation("iso3166-1", pycountry.LOCALES_DIR, languages=["zh_CN"]).gettext

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -114,7 +115,8 @@ class Math(TextMDP):
             return {"prompt": f"{a}{sign}{b}=", "answer": str({"+": a + b, "-": a - b, "*": a * b}[sign])}
 
         made = ProceduralSource(make, seed=seed)
-        known = {"arithmetic": lambda: made, **{name: lambda name=name: problems(name) for name in _RESULTS}}
+        known: dict[str, Callable[[], Any]] = {name: partial(problems, name) for name in _RESULTS}
+        known["arithmetic"] = lambda: made
         found = corpora.named("Math", "arithmetic" if source is None else source, known)
         self.generated = found is made
         width = len(str(largest**2))

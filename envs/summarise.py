@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -93,7 +93,7 @@ class Summarise(TextMDP):
         reference = corpora.one_of("Summarise", "reference", reference, _ASK)
         self.words = corpora.within("Summarise", "words", words, 2, len(_VERBS))
         made = ProceduralSource(partial(report, reference=reference, words=words), seed=seed)
-        known = {"reports": lambda: made, "imdb": partial(_real, "imdb", reference)}
+        known: dict[str, Callable[[], Any]] = {"reports": lambda: made, "imdb": partial(_real, "imdb", reference)}
         found = corpora.named("Summarise", "reports" if source is None else source, known)
         self.generated = found is made
         in_words = self.generated and kwargs.get("tokenizer") is None

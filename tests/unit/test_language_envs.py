@@ -16,7 +16,7 @@ from rlalign.envs import constrained, corpora, detoxify, events, hack_me, math, 
 from rlalign.envs.alignment import chinese_sentences
 from rlalign.envs.classification import lexicon_review
 from rlalign.envs.translate import sentence
-from rlalign.errors import UserError
+from rlalign.errors import MissingExtraError, UserError
 from rlalign.make import make_mdp
 
 VARIANTS = [
@@ -331,7 +331,7 @@ def test_the_proxy_is_good_where_it_was_learnt_and_wrong_beyond() -> None:
     spam = [" ".join([best] * n) for n in (1, 4, 8, 16)]
     assert sorted(preference.proxy(spam)) == preference.proxy(spam)
     assert sorted(preference.gold(spam), reverse=True) == preference.gold(spam)
-    assert preference.gold(["clear kind useful honest", "clear kind useful rude", ""]) == pytest.approx([1, 0.5, 0])
+    assert preference.gold(["clear kind useful honest", "clear kind useful rude", ""]) == pytest.approx([1, 0.65, 0])
     with pytest.raises(UserError, match="at least 10"):
         make_mdp("preference", pairs=3)
 
@@ -387,8 +387,8 @@ def test_own_records_replace_the_tasks() -> None:
 
 
 def test_a_missing_package_names_its_extra() -> None:
-    with pytest.raises(UserError, match=r"pip install 'rlalign\[envs\]'"):
-        corpora.package("no_such_package_at_all")
+    with pytest.raises(MissingExtraError, match=r"Entities needs the package nowhere: pip install 'rlalign\[envs\]'"):
+        corpora.package("Entities", "nowhere")
 
 
 def test_cutting_breaks_no_character() -> None:
