@@ -65,7 +65,7 @@ class _Fused(torch.autograd.Function):
         ctx.unit = wants_hidden and not wants_weight and not spec.entropy
         keeps = wants_weight and 4 * len(hidden) * len(weight) <= _KEPT_BYTES
         kept, totals, logprobs, entropies, units = [], [], [], [], []
-        for h, y in zip(hidden.split(_ROWS), targets.split(_ROWS), strict=True):
+        for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
             z = _logits(h, weight, bias, y, spec)
             total = z.logsumexp(-1)
             logprobs.append(z.gather(-1, y[:, None]).squeeze(-1) - total)

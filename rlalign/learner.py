@@ -312,8 +312,12 @@ class Learner:
             order = list(self._micro_batches(rows, buffer.lengths))
             parts = [score(buffer.tokens[p], buffer.lengths[p], buffer.mask[p], **asked) for p in order]
             back = moved(torch.cat(order).argsort(), self.policy.device)
-            found = {f.name: [getattr(part, f.name) for part in parts] for f in fields(TokenScores)}
-            return TokenScores(**{k: None if v[0] is None else torch.cat(v)[back] for k, v in found.items()})
+
+            def whole(name: str) -> Any:
+                found = [getattr(part, name) for part in parts]
+                return None if found[0] is None else torch.cat(found)[back]
+
+            return TokenScores(**{f.name: whole(f.name) for f in fields(TokenScores)})
 
         return self._within_memory(work, len(rows))
 
