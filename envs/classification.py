@@ -99,8 +99,7 @@ class Classification(TextMDP):
         known |= {name: partial(_real, name) for name in _REAL}
         found = corpora.named("Classification", "lexicon" if source is None else source, known)
         self.generated = found is made
-        in_words = self.generated and kwargs.get("tokenizer") is None
-        sizes = {"max_prompt": 128 if self.generated else _LONGEST + 64, "max_new": 4 if in_words else 12}
+        sizes = {"max_prompt": 128 if self.generated else _LONGEST + 64, "max_new": (4, 12) if self.generated else 12}
         super().__init__(**{"source": found, **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:

@@ -386,6 +386,20 @@ def test_own_records_replace_the_tasks() -> None:
     assert "math_verify" in mdp.rewards
 
 
+def test_words_and_bytes_have_their_own_limits() -> None:
+    mdp = make_mdp("translate")
+    assert mdp.max_new == mdp.with_tokenizer(mdp.tokenizer).max_new == 12
+    assert mdp.with_tokenizer("bytes").max_new == make_mdp("translate", tokenizer="bytes").max_new == 64
+    assert make_mdp("translate", max_new=20).with_tokenizer("bytes").max_new == 20
+    assert mdp.with_limits(max_new=5).with_tokenizer("bytes").max_new == 5
+    assert mdp.with_limits(max_prompt=80).with_tokenizer("bytes").max_new == 64
+
+
+def test_toxicity_may_be_a_constraint() -> None:
+    mdp = make_mdp("detoxify", rewards=["toxicity<=0.1", "too_short=0.5"])
+    assert all(law.passed for law in checks.check_env_laws(mdp, episodes=8))
+
+
 def test_a_missing_package_names_its_extra() -> None:
     with pytest.raises(MissingExtraError, match=r"Entities needs the package nowhere: pip install 'rlalign\[envs\]'"):
         corpora.package("Entities", "nowhere")
