@@ -80,8 +80,7 @@ class Events(TextMDP):
             record = {"event": event, "who": who, "place": place, "day": day}
             return {"prompt": _ASK[language].format(report=report), "answer": json.dumps(record)}
 
-        in_words = kwargs.get("tokenizer") is None
-        sizes = {"max_prompt": 96, "max_new": 18 if in_words else 96}
+        sizes = {"max_prompt": 96, "max_new": (18, 96)}
         super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:

@@ -115,10 +115,8 @@ class Math(TextMDP):
             return {"prompt": f"{a}{sign}{b}=", "answer": str({"+": a + b, "-": a - b, "*": a * b}[sign])}
 
         made = ProceduralSource(make, seed=seed)
-        known: dict[str, Callable[[], Any]] = {
-            "arithmetic": lambda: made,
-            **{name: partial(problems, name) for name in _RESULTS},
-        }
+        known: dict[str, Callable[[], Any]] = {name: partial(problems, name) for name in _RESULTS}
+        known["arithmetic"] = lambda: made
         found = corpora.named("Math", "arithmetic" if source is None else source, known)
         self.generated = found is made
         width = len(str(largest**2))
