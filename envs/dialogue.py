@@ -80,7 +80,6 @@ class Dialogue(TextMDP):
     }
     gold_score = 1.1
     max_prompt = 96
-    max_new = 10
     max_turns = 4
     max_reply = 24
 
@@ -97,7 +96,7 @@ class Dialogue(TextMDP):
             order = int(rng.integers(1, orders + 1))
             return {"prompt": f"{greeting}{pause}my {item} is broken.\n", "remedy": remedy, "order": order}
 
-        sizes = {} if openings == "scripted" else {"max_new": 32}  # bytes instead of words
+        sizes = {"max_new": (10, 32) if openings == "scripted" else 32}  # words, bytes
         super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
         if self.max_turns < 2:
             raise UserError("Dialogue: max_turns is 1, but the customer's answers are the point: give at least 2")

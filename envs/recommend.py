@@ -59,7 +59,6 @@ class Recommend(TextMDP):
     }
     gold_score = 1.9
     max_prompt = 160
-    max_new = 3
     max_turns = 3
     max_reply = 12
 
@@ -76,7 +75,7 @@ class Recommend(TextMDP):
             names = [f"{mood} {topic}" for mood, topic in titles]
             return {"prompt": listed + "\n", "titles": names, "order": order, "answer": _LETTERS[order[0]]}
 
-        super().__init__(**{"source": ProceduralSource(make, seed=seed), **kwargs})
+        super().__init__(**{"source": ProceduralSource(make, seed=seed), "max_new": (3, 14), **kwargs})
         if self.max_turns < 2:
             raise UserError("Recommend: max_turns is 1, but the user's answers are the point: give at least 2")
 
