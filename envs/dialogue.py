@@ -57,7 +57,7 @@ def chitchat_openings() -> list[str]:
 
 
 class Dialogue(TextMDP):
-    """S: the conversation. A: a word. R: 1 goal + 0.1 politeness - 0.05 a turn beyond two.
+    """State: the conversation. Action: a word. Reward: 1 goal + 0.1 politeness - 0.05 a turn beyond two.
 
     The customer opens with `hi, my lamp is broken.`. A question (`?`) about the order is answered by its number, any
     other by the remedy that is wanted; `what and which order?` asks for both. A turn that names a remedy and a number

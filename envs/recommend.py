@@ -38,7 +38,7 @@ def turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
 
 
 class Recommend(TextMDP):
-    """S: the candidates, recommendations, what the user said. A: a word. R: 1 hit + 1 / rank - 0.1 a turn.
+    """State: titles, recommendations, what the user said. Action: a word. Reward: 1 hit + 1 / rank - 0.1 a turn.
 
     Prompt `a dark war, b odd love, c light space`, turns `b` or `odd love`, replies `more light` or `which?`. The user
     puts moods in an order of taste, then topics, and says first what mood, then what topic the favourite has.

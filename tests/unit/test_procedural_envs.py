@@ -179,7 +179,7 @@ def test_sets_that_fail_are_refused_with_the_reason(monkeypatch):
     with pytest.raises(UserError, match="cannot be made with 'max_terms=0'"):
         make_mdp("reasoning", config="max_terms=0")
     with pytest.raises(UserError, match="raise max_prompt"):
-        make_mdp("reasoning?task=sudoku")
+        make_mdp("reasoning?task=gcd&max_prompt=10")
 
     class Set:
         def __init__(self, score):
