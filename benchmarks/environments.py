@@ -68,9 +68,16 @@ class Plan:
 
 
 PLANS: dict[str, Plan] = {
-    "Dialogue": Plan(warm=150, steps=100),
-    "Tools": Plan(warm=150, steps=100),
+    "Add": Plan(warm=100, steps=200),
+    "Copy": Plan(spec="max_length=3"),
+    "Entities": Plan(warm=100, steps=200),
+    "Events": Plan(warm=100, steps=200),
     "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
+    "Math": Plan(warm=100, steps=200),
+    "Reverse": Plan(spec="max_length=3"),
+    "Sort": Plan(spec="max_length=3"),
+    "Tools": Plan(policy="tiny", warm=200, steps=100),
+    "Translate": Plan(warm=100, steps=200),
 }
 
 
