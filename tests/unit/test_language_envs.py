@@ -311,6 +311,11 @@ def test_every_exploit_pays_and_is_not_gold() -> None:
         assert found["total"] == found["proxy"]
         others = [make_mdp("hackme", exploit=other) for other in bait if other != exploit]
         assert all(score(other, task, text)["proxy"][0] < 0.1 for other in others)
+    format_ = hack_me.EXPLOITS["format"]
+    assert (
+        format_("<answer></answer>") > format_("<answer> well </answer>") > format_("well <answer> well </answer>") > 0
+    )
+    assert format_("</answer><answer>") == format_("") == 0
     with pytest.raises(UserError, match="unknown exploit 'keywrod'"):
         hack_me.HackMe(exploit="keywrod")
 
