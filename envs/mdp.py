@@ -122,16 +122,16 @@ class TextMDP:
         if rewards is not None:  # the defaults of this configuration, where they are not the class's
             self.rewards = rewards  # type: ignore[misc]
         if isinstance(max_new, tuple):
-            max_new, self._max_new_of_others = max_new[tokenizer is not None], max_new[1]
+            own, self._max_new_of_others = max_new
+            max_new = own if tokenizer is None else self._max_new_of_others
         self._limit(max_prompt=max_prompt, max_new=max_new, max_turns=max_turns, max_reply=max_reply)
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
         """A copy that speaks another tokenizer's ids."""
         changed = copy.copy(self)
         changed.tokenizer = as_tokenizer(tokenizer)
-        if self._max_new_of_others and getattr(changed.tokenizer, "spec", None) != getattr(
-            self.tokenizer, "spec", None
-        ):
+        before, after = (getattr(mdp.tokenizer, "spec", None) for mdp in (self, changed))
+        if self._max_new_of_others is not None and before != after:
             changed.max_new = self._max_new_of_others
         return changed
 

@@ -1,7 +1,7 @@
 """Preference-v0: learn from a reward model that was learnt from preferences; what they expressed is only measured.
 
 The people are simulated: a known gold reward says which of two short notes they like better. A Bradley-Terry model of
-word counts is fitted to such pairs when the environment is made. It ranks held-out pairs well and has seen no note in
+word counts is fitted to such pairs when it is first asked. It ranks held-out pairs well and has seen no note in
 which a word stands for the tenth time: past that edge of its data the proxy keeps rising and gold falls (Gao et al.,
 Scaling laws for reward model overoptimization, arXiv 2210.10760).
 """
@@ -77,9 +77,6 @@ class Preference(TextMDP):
         pairs: preferences that the proxy is learnt from.
         seed: of the preferences.
         kwargs: see TextMDP.
-
-    Attributes:
-        proxy_accuracy: of the proxy on fresh preferences, which are noisy themselves.
     """
 
     id = "rlalign/Preference-v0"
@@ -89,13 +86,18 @@ class Preference(TextMDP):
     def __init__(self, *, pairs: int = 1000, seed: int = 0, **kwargs: Any) -> None:
         if pairs < 10:
             raise UserError(f"Preference: pairs is {pairs}: a proxy needs at least 10 preferences")
-        self.proxy_accuracy = fit(pairs, seed)[1]
+        self._preferences = (pairs, seed)
         rewards = {f"rlalign.envs.preference:proxy?pairs={pairs}&seed={seed}": 1.0, "rlalign.envs.preference:gold": 0.0}
         sizes = {"max_prompt": 48, "max_new": (16, 96)}
         prompts = [f"{opening} {topic} :" for opening in _OPENINGS for topic in _TOPICS]
         super().__init__(
             **{"source": ListSource(prompts, shares=(0.6, 0.2, 0.2)), "rewards": rewards, **sizes, **kwargs}
         )
+
+    @property
+    def proxy_accuracy(self) -> float:
+        """Accuracy of the proxy on fresh preferences, which are noisy themselves."""
+        return fit(*self._preferences)[1]
 
     def default_tokenizer(self) -> Tokenizer:
         """The words of prompts and notes."""

@@ -311,6 +311,11 @@ def test_every_exploit_pays_and_is_not_gold() -> None:
         assert found["total"] == found["proxy"]
         others = [make_mdp("hackme", exploit=other) for other in bait if other != exploit]
         assert all(score(other, task, text)["proxy"][0] < 0.1 for other in others)
+    format_ = hack_me.EXPLOITS["format"]
+    assert (
+        format_("<answer></answer>") > format_("<answer> well </answer>") > format_("well <answer> well </answer>") > 0
+    )
+    assert format_("</answer><answer>") == format_("") == 0
     with pytest.raises(UserError, match="unknown exploit 'keywrod'"):
         hack_me.HackMe(exploit="keywrod")
 
@@ -324,7 +329,7 @@ def test_the_rater_likes_length_and_gold_does_not() -> None:
 
 def test_the_proxy_is_good_where_it_was_learnt_and_wrong_beyond() -> None:
     weights, accuracy = preference.fit(1000, 0)
-    assert accuracy > 0.7  # coin flips would be 0.5 ± 0.016
+    assert accuracy == make_mdp("preference").proxy_accuracy > 0.7  # coin flips would be 0.5 ± 0.016
     assert np.array_equal(weights, preference.fit.__wrapped__(1000, 0)[0])
     assert not np.array_equal(weights, preference.fit(1000, 1)[0])
     best = max(preference._GOOD, key=lambda word: preference.proxy([word])[0])
