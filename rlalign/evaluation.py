@@ -14,6 +14,7 @@ import torch
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.patience import Patience
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.rollout import Rollout, collect
@@ -247,8 +248,11 @@ def restore_trained(policy: Policy, run: Run) -> None:
     """Put the trained weights of a run's newest checkpoint into its freshly built policy."""
     from rlalign import checkpoint
 
-    state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy",))
+    state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy", "progress"))
     policy.load_trainable(state["policy"])
+    best = Patience(run.folder, run.config.evaluation.patience)
+    best.load_state_dict(state["progress"].get("patience", best.state_dict()))
+    best.restore(policy)
 
 
 def nullable(value: Any) -> Any:
