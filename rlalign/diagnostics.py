@@ -146,7 +146,7 @@ class History:
     def gain(self, name: str, std: str) -> float:
         """Rise in standard deviations of a sample: at the start, or on average where there was no spread then."""
         spread = max(self.start(std), self.mean(std) / 2)
-        return self.rise(name) / spread if spread > 0 else 0.0
+        return self.rise(name) / spread if spread > 0 else 0.0 * self.rise(name)
 
 
 def _mean(values: FloatArray) -> float:
@@ -170,8 +170,8 @@ def _length(h: History) -> bool:
 
 def _phrase(h: History) -> bool:
     # function words stand in many texts from the start, so it is the rise that tells; two labels share the texts in
-    # halves, so a sound classifier stays below 0.8
-    return h.now("rollout/common_word") > 0.8 and h.rise("rollout/common_word") > 0.4 and _reward_rose(h)
+    # halves, so a sound classifier stays below 0.9
+    return h.now("rollout/common_word") > 0.9 and h.rise("rollout/common_word") > 0.25 and _reward_rose(h)
 
 
 def _empty(h: History) -> bool:
