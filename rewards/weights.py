@@ -56,7 +56,7 @@ class Schedule:
         if self.function is not None:
             value = float(self.function(step))
         else:
-            value = float(np.interp(step, *zip(*self.points, strict=True)))
+            value = float(np.interp(step, [at for at, _ in self.points], [weight for _, weight in self.points]))
         if not math.isfinite(value):
             raise UserError(f"a schedule gave {value} as the weight of step {step}: give a finite number")
         return self.factor * value
