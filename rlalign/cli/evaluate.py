@@ -85,8 +85,8 @@ def print_reports(console: Console, comparison: Comparison) -> None:
         console.print(table)
     if comparison.folds:
         table = _table(f"mean ± standard deviation over {comparison.folds} folds", "", "before", "after", "difference")
-        for name, row in comparison.cross_validated.items():
-            shown = [f"{row[what]:.3f} ± {row[f'{what}_std']:.3f}" for what in ("before", "after", "difference")]
+        for name, fold in comparison.cross_validated.items():
+            shown = [f"{fold[what]:.3f} ± {fold[f'{what}_std']:.3f}" for what in ("before", "after", "difference")]
             table.add_row(plain(name), *shown)
         console.print(table)
 
