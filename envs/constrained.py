@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from rlalign.envs import corpora
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
 from rlalign.envs.texts import texts
@@ -21,7 +22,7 @@ from rlalign.types import Tokenizer
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
     "article": ("the",),
-    "quality": ("small", "old", "happy", "tired", "young", "quiet"),
+    "quality": ("small", "old", "happy", "tired", "young", "quiet", "big", "kind"),
     "actor": ("dog", "girl", "farmer", "horse", "boy", "cat", "doctor", "bird"),
     "verb": ("sings", "runs", "sleeps", "waits", "dances", "plays", "eats", "works"),
     "in": ("in",),
@@ -37,6 +38,9 @@ _FOLLOWS = {
     "place": ("",),  # the end
 }
 _CLASS = {word: kind for kind, words in _WORDS.items() for word in words}
+
+
+_JOINED = ("quality", "actor", "verb", "place")  # the classes that words are asked from
 
 
 def grammatical(completions: Sequence[Any], **columns: Any) -> list[float]:
@@ -62,6 +66,7 @@ class Constrained(TextMDP):
     them, in this order: `dog runs park` wants `the dog runs in the park`. Data: generated here.
 
     Args:
+        words: of each class that are in use, 2 to 8.
         quality: probability that a quality is among the words.
         seed: of the family of tasks.
         kwargs: see TextMDP.
@@ -72,21 +77,20 @@ class Constrained(TextMDP):
     rewards: ClassVar[Mapping[str, float]] = {
         "coverage": 1.0,
         "keyword_order": 0.5,
-        "rlalign.envs.constrained:grammatical": 0.5,
-        "rlalign.envs.constrained:brevity": 0.2,
+        "rlalign.envs.constrained:grammatical": 1.0,
+        "rlalign.envs.constrained:brevity": 0.5,
     }
-    gold_score = 2.0
+    gold_score = 2.5
 
-    def __init__(self, *, quality: float = 0.5, seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *, words: int = 4, quality: float = 0.5, seed: int = 0, **kwargs: Any) -> None:
         if not 0 <= quality <= 1:
             raise UserError(f"Constrained: quality is {quality}, a probability lies in [0, 1]")
+        self.words = corpora.within("Constrained", "words", words, 2, len(_WORDS["actor"]))
 
         def make(rng: np.random.Generator) -> dict[str, Any]:
-            actor, verb, place = (str(rng.choice(_WORDS[kind])) for kind in ("actor", "verb", "place"))
-            asked = [actor, verb, place]
-            if rng.random() < quality:
-                asked.insert(0, str(rng.choice(_WORDS["quality"])))
-            answer = f"the {' '.join(asked[:-1])} in the {place}"
+            asked = [_WORDS[kind][rng.integers(words)] for kind in _JOINED]
+            asked = asked if rng.random() < quality else asked[1:]
+            answer = f"the {' '.join(asked[:-1])} in the {asked[-1]}"
             return {"prompt": f"Use: {' '.join(asked)}\nSentence:", "keywords": asked, "answer": answer}
 
         in_words = kwargs.get("tokenizer") is None
@@ -95,10 +99,11 @@ class Constrained(TextMDP):
 
     def default_tokenizer(self) -> Tokenizer:
         """The words of the language and of the prompt."""
-        return WordTokenizer(["Use:", "Sentence:", "\n", *_CLASS])
+        asked = [word for kind in _JOINED for word in _WORDS[kind][: self.words]]
+        return WordTokenizer(["Use:", "Sentence:", "\n", "the", "in", *asked])
 
 
 def brevity(completions: Sequence[Any], keywords: Sequence[Sequence[str]], **columns: Any) -> list[float]:
-    """Minus a quarter for each word beyond the three that join the given ones, at most -1."""
+    """Minus an eighth for each word beyond the three that join the given ones, at most -1."""
     pairs = zip(texts(completions), keywords, strict=True)
-    return [-min(1.0, max(0, len(text.split()) - len(asked) - 3) / 4) for text, asked in pairs]
+    return [-min(1.0, max(0, len(text.split()) - len(asked) - 3) / 8) for text, asked in pairs]

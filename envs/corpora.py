@@ -40,6 +40,13 @@ def one_of(env: str, what: str, given: Any, known: Mapping[str, Any] | tuple[str
     return str(given)
 
 
+def within(env: str, what: str, given: int, least: int, most: int) -> int:
+    """An option's number. Raises UserError for one outside [least, most]."""
+    if not isinstance(given, int) or not least <= given <= most:
+        raise UserError(f"{env}: {what} is {given}, it must be from {least} to {most}")
+    return given
+
+
 def package(name: str, extra: str = "envs") -> Any:
     """An optional package's module. Raises UserError that names the extra which brings it."""
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,19 +23,19 @@ _TEMPLATES = {
         "{person} lives in {place}",
         "{person} met {person} in {place}",
         "in {place} they know {person}",
-        "{person} went to {place} and {person} to {place}",
+        "the {thing} of {person} is in {place}",
         "the train to {place} is late",
-        "nobody told {person}",
-        "it will rain tomorrow",
+        "nobody told {person} about the {thing}",
+        "nobody saw the {thing} and the {thing}",
     ),
     "zh": (
         "{person}住在{place}",
         "{person}在{place}遇见了{person}",
         "{place}的人都认识{person}",
-        "{person}去了{place}，{person}去了{place}",
+        "{person}的{thing}在{place}",
         "开往{place}的火车晚点了",
-        "没有人告诉{person}",
-        "明天会下雨",
+        "没有人给{person}看{thing}",
+        "没有人看见{thing}和{thing}",
     ),
 }
 _NAMES = {
@@ -44,15 +44,16 @@ _NAMES = {
     ("zh", "person"): ("王芳", "李强", "张敏", "刘洋", "陈静", "赵磊", "孙丽", "周杰"),
     ("zh", "place"): ("北京", "上海", "南京", "西安", "尼泊尔", "巴黎", "开罗", "智利"),
 }
+_THINGS = {"en": ("lamp", "boat", "letter", "dog", "hat", "key"), "zh": ("台灯", "小船", "信", "狗", "帽子", "钥匙")}
 _ASK = {"en": "{text}\nNames:\n", "zh": "{text}\n名称：\n"}
-_FIELD = re.compile(r"\{(person|place)\}")
+_FIELD = re.compile(r"\{(person|place|thing)\}")
 
 Filler = Callable[[str, str, np.random.Generator], str]
 
 
-def built_in(language: str, kind: str, rng: np.random.Generator) -> str:
-    """One of eight names of a kind, person or place."""
-    return str(rng.choice(_NAMES[language, kind]))
+def built_in(language: str, kind: str, rng: np.random.Generator, names: int) -> str:
+    """One of the first `names` names of a kind, person or place."""
+    return _NAMES[language, kind][rng.integers(names)]
 
 
 def faker(language: str, kind: str, rng: np.random.Generator) -> str:
@@ -82,9 +83,6 @@ def _countries(language: str) -> tuple[str, ...]:
     return tuple(sorted({name for name in names if not re.search(r"[|,(]", name)}))
 
 
-_FILLERS: Mapping[str, Filler] = {"names": built_in, "faker": faker}
-
-
 class Entities(TextMDP):
     """State: a sentence. Action: its names with their kinds, or `none`. Reward: span F1, span IoU, and BLEU.
 
@@ -95,6 +93,7 @@ class Entities(TextMDP):
 
     Args:
         language: en or zh.
+        names: built-in ones of each kind, 2 to 8.
         source: "names" (built in), "faker", or any task source with a column `answer`.
         seed: of the family of generated tasks.
         kwargs: see TextMDP.
@@ -105,14 +104,19 @@ class Entities(TextMDP):
     rewards: ClassVar[Mapping[str, float]] = {"span_f1": 1.0, "span_iou": 0.5, "bleu": 0.5}
     gold_score = 2.0
 
-    def __init__(self, *, language: str = "en", source: Any = "names", seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *, language: str = "en", source: Any = "names", names: int = 4, seed: int = 0, **kwargs: Any
+    ) -> None:
         self.language = corpora.one_of("Entities", "language", language, _TEMPLATES)
+        self.names = corpora.within("Entities", "names", names, 2, 8)
 
         def generated(fill: Filler) -> ProceduralSource:
             def make(rng: np.random.Generator) -> dict[str, str]:
                 spans: list[str] = []
 
                 def name(field: re.Match[str]) -> str:
+                    if field[1] == "thing":
+                        return str(rng.choice(_THINGS[language]))
                     said = fill(language, field[1], rng)
                     spans.append(f"{said} | {field[1]}")
                     return said
@@ -122,7 +126,7 @@ class Entities(TextMDP):
 
             return ProceduralSource(make, seed=seed)
 
-        known = {name: lambda fill=fill: generated(fill) for name, fill in _FILLERS.items()}
+        known = {"names": lambda: generated(partial(built_in, names=names)), "faker": lambda: generated(faker)}
         source = "names" if source is None else source
         self.in_words = source == "names"
         sizes = {"max_prompt": 256, "max_new": 18 if self.in_words and kwargs.get("tokenizer") is None else 224}
@@ -135,5 +139,6 @@ class Entities(TextMDP):
         if not self.in_words:
             return super().default_tokenizer()
         pieces = [word for text in _TEMPLATES[self.language] for word in _FIELD.sub(" ", text).split()]
-        names = [name for kind in ("person", "place") for name in _NAMES[self.language, kind]]
-        return WordTokenizer(["\n", "|", "person", "place", "none", "Names:", "名称：", *names, *pieces])
+        names = [name for kind in ("person", "place") for name in _NAMES[self.language, kind][: self.names]]
+        signs = ["\n", "|", "person", "place", "none", _ASK[self.language].split("\n")[1]]
+        return WordTokenizer([*signs, *names, *_THINGS[self.language], *pieces])

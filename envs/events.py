@@ -58,6 +58,7 @@ class Events(TextMDP):
 
     Args:
         language: of the report, en or zh.
+        names: of people and places that are in use, 2 to 6.
         seed: of the family of tasks.
         kwargs: see TextMDP.
     """
@@ -67,12 +68,13 @@ class Events(TextMDP):
     rewards: ClassVar[Mapping[str, float]] = {"json_fields": 1.0, "json_valid": 0.2, "rlalign.envs.events:pairs": 0.3}
     gold_score = 1.5
 
-    def __init__(self, *, language: str = "en", seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *, language: str = "en", names: int = 3, seed: int = 0, **kwargs: Any) -> None:
         self.language = corpora.one_of("Events", "language", language, _REPORTS)
+        self.names = corpora.within("Events", "names", names, 2, len(_WHO))
 
         def make(rng: np.random.Generator) -> dict[str, str]:
             event, day = str(rng.choice(list(_EVENTS))), str(rng.choice(list(_DAYS)))
-            who, place = str(rng.choice(_WHO)), str(rng.choice(_WHERE))
+            who, place = _WHO[rng.integers(names)], _WHERE[rng.integers(names)]
             template = str(rng.choice(_REPORTS[language]))
             report = template.format(who=who, place=place, event=_EVENTS[event][language], day=_DAYS[day][language])
             record = {"event": event, "who": who, "place": place, "day": day}
@@ -85,7 +87,8 @@ class Events(TextMDP):
     def default_tokenizer(self) -> Tokenizer:
         """The words of the reports, and quoted names, values and signs for the records."""
         reports = [text[self.language] for values in (_EVENTS, _DAYS) for text in values.values()]
-        words = [*_WHO, *_WHERE, *(word for text in reports for word in text.split()), ",", "，", "\n", "in", "在"]
-        values = [f'"{value}"' for value in (*_EVENTS, *_WHO, *_WHERE, *_DAYS)]
-        names = [f'"{name}":' for name in ("event", "who", "place", "day")]
-        return WordTokenizer([*words, *values, *names, "{", "}", _ASK[self.language].split("\n")[1]])
+        names = (*_WHO[: self.names], *_WHERE[: self.names])
+        words = [*names, *(word for text in reports for word in text.split()), ",", "，", "\n", "in", "在"]
+        values = [f'"{value}"' for value in (*_EVENTS, *names, *_DAYS)]
+        fields = [f'"{name}":' for name in ("event", "who", "place", "day")]
+        return WordTokenizer([*words, *values, *fields, "{", "}", _ASK[self.language].split("\n")[1]])

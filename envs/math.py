@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -21,6 +22,7 @@ from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Tokenizer
 
 _ASK = "{problem}\nPut the final answer into \\boxed{{}}.\n"
+_INTEGER = re.compile(r"\s*-?[0-9]{1,9}\s*")
 _LONGEST = 1_000  # bytes of a problem; the few longer ones are left out
 
 
@@ -28,6 +30,12 @@ def boxed(completions: Sequence[Any], **columns: Any) -> list[float]:
     r"""1 where the completion has exactly one \boxed{...}, and something in it."""
     filled = re.compile(r"\\boxed\{\s*[^\s}]")
     return [float(t.count("\\boxed") == 1 and filled.search(t) is not None) for t in texts(completions)]
+
+
+def near(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
+    """1 - error / 10 where the completion is an integer and less than 10 off, else 0: the way to exact sums."""
+    pairs = zip(texts(completions), answer, strict=True)
+    return [max(0.0, 1 - abs(int(t) - int(a)) / 10) if _INTEGER.fullmatch(t) else 0.0 for t, a in pairs]
 
 
 def last_boxed(text: str) -> str | None:
@@ -75,7 +83,7 @@ def _record(name: str, row: Mapping[str, Any]) -> dict[str, Any] | None:
 class Math(TextMDP):
     r"""State: a problem. Action: its solution. Reward: 1 for the right result, less for its shape.
 
-    Generated sums, `7+8=`, are answered with the number alone: an exact match, and half of the share of right digits.
+    Generated sums, `7+8=`, are answered with the number alone: 1 for the right one, and half of how near it is.
     Real problems want their result in \boxed{}: math-verify decides (1/2, 0.5 and \frac12 are equal), 0.2 is paid for
     the one box, and up to 0.2 is lost near the limit of tokens.
 
@@ -92,7 +100,7 @@ class Math(TextMDP):
 
     id = "rlalign/Math-v0"
     description = "solve sums (generated) or GSM8K, SVAMP and MATH problems (exact by math-verify)"
-    rewards: ClassVar[Mapping[str, float]] = {"exact_match": 1.0, "token_match": 0.5}
+    rewards: ClassVar[Mapping[str, float]] = {"exact_match": 1.0, "rlalign.envs.math:near": 0.5}
     gold_score = 1.5
 
     def __init__(
@@ -107,7 +115,10 @@ class Math(TextMDP):
             return {"prompt": f"{a}{sign}{b}=", "answer": str({"+": a + b, "-": a - b, "*": a * b}[sign])}
 
         made = ProceduralSource(make, seed=seed)
-        known = {"arithmetic": lambda: made, **{name: lambda name=name: problems(name) for name in _RESULTS}}
+        known: dict[str, Callable[[], Any]] = {
+            "arithmetic": lambda: made,
+            **{name: partial(problems, name) for name in _RESULTS},
+        }
         found = corpora.named("Math", "arithmetic" if source is None else source, known)
         self.generated = found is made
         width = len(str(largest**2))

@@ -78,7 +78,7 @@ class TextMDP:
     Attributes:
         id, description: name (`namespace/Name-v0`) and one line for `rlalign list envs`.
         rewards: default reward specs -> weights; `rlalign.make` composes them into `reward`.
-        gold_score: the largest episode reward, reached by answering with the task's `answer` column; None when unknown.
+        gold_score: the largest episode reward, reached by saying `gold_turns`; None when unknown.
         source: anything that `rlalign.envs.sources.as_source` takes.
         max_prompt: token ids of a prompt at most; a longer one raises UserError.
         max_new: token ids that the policy may say in a turn.
@@ -171,6 +171,15 @@ class TextMDP:
             rng: the only permitted source of randomness.
         """
         return None
+
+    def gold_turns(self, task: Task) -> Sequence[str] | None:
+        """What a policy that knows the task would say, turn by turn; the last again until the episode ends.
+
+        The `answer` column, unless the environment says otherwise. None: it is not known. Checks play it, and
+        supervised steps imitate it.
+        """
+        answer = task.columns.get("answer")
+        return [answer] if isinstance(answer, str) else None
 
     # ---- the steps of an episode, shared by the views ----
 

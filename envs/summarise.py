@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar
 
@@ -20,7 +20,14 @@ from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Tokenizer
 
 _ACTORS = ("mayor", "council", "museum", "school", "bank", "club")
-_VERBS = (("opened", "opens"), ("sold", "sells"), ("closed", "closes"), ("painted", "paints"), ("bought", "buys"))
+_VERBS = (
+    ("opened", "opens"),
+    ("sold", "sells"),
+    ("closed", "closes"),
+    ("painted", "paints"),
+    ("bought", "buys"),
+    ("cleaned", "cleans"),
+)
 _THINGS = ("bridge", "garden", "theatre", "library", "market", "station")
 _DETAILS = ("yesterday", "at noon", "on Monday", "in the rain", "after long talks", "with great care")
 _ASIDES = ("people came to see it", "nobody was surprised", "the papers wrote about it", "it took two years")
@@ -29,10 +36,10 @@ _LONGEST = 400  # bytes of a real document
 _KEYWORDS = 5
 
 
-def report(rng: np.random.Generator, reference: str) -> dict[str, str]:
+def report(rng: np.random.Generator, reference: str, words: int) -> dict[str, str]:
     """A report whose lead says who did what, among details. The headline is the lead's core in the present tense."""
-    actor, thing = str(rng.choice(_ACTORS)), str(rng.choice(_THINGS))
-    past, present = _VERBS[rng.integers(len(_VERBS))]
+    actor, thing = _ACTORS[rng.integers(words)], _THINGS[rng.integers(words)]
+    past, present = _VERBS[rng.integers(words)]
     detail, aside = str(rng.choice(_DETAILS)), str(rng.choice(_ASIDES))
     lead = f"the {actor} {past} the {thing} {detail}" if rng.integers(2) else f"{detail} the {actor} {past} the {thing}"
     answer = f"{actor} {present} {thing}" if reference == "headline" else f"{actor} {thing}"
@@ -66,6 +73,7 @@ class Summarise(TextMDP):
     Args:
         source: "reports" (generated), "imdb", or any task source with a column `answer`.
         reference: headline or keywords.
+        words: of each class (actors, verbs, things) in the generated reports, 2 to 6.
         seed: of the family of generated tasks.
         kwargs: see TextMDP.
     """
@@ -79,14 +87,17 @@ class Summarise(TextMDP):
     }
     gold_score = 1.0
 
-    def __init__(self, *, source: Any = "reports", reference: str = "headline", seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *, source: Any = "reports", reference: str = "headline", words: int = 4, seed: int = 0, **kwargs: Any
+    ) -> None:
         reference = corpora.one_of("Summarise", "reference", reference, _ASK)
-        made = ProceduralSource(partial(report, reference=reference), seed=seed)
-        known = {"reports": lambda: made, "imdb": partial(_real, "imdb", reference)}
+        self.words = corpora.within("Summarise", "words", words, 2, len(_VERBS))
+        made = ProceduralSource(partial(report, reference=reference, words=words), seed=seed)
+        known: dict[str, Callable[[], Any]] = {"reports": lambda: made, "imdb": partial(_real, "imdb", reference)}
         found = corpora.named("Summarise", "reports" if source is None else source, known)
         self.generated = found is made
         in_words = self.generated and kwargs.get("tokenizer") is None
-        longest = 10 if in_words else 48 if self.generated else 160
+        longest = 10 if in_words else 48 if self.generated else 192
         rewards = {"rouge": 1.0, "copy_penalty?ngram=3": 0.2 * self.generated}
         rewards[f"soft_overlong?limit={longest}&buffer={longest // 4}"] = 0.2
         sizes = {"max_prompt": 160 if self.generated else _LONGEST + 32, "max_new": longest}
@@ -96,7 +107,8 @@ class Summarise(TextMDP):
         """The words of the reports; bytes for real documents."""
         if not self.generated:
             return super().default_tokenizer()
-        texts = (*_ACTORS, *_THINGS, *(form for forms in _VERBS for form in forms), *_DETAILS, *_ASIDES, *_ASK.values())
+        verbs = [form for forms in _VERBS[: self.words] for form in forms]
+        texts = (*_ACTORS[: self.words], *_THINGS[: self.words], *verbs, *_DETAILS, *_ASIDES, *_ASK.values())
         return WordTokenizer(["the", ".", "\n", *(word for text in texts for word in text.split())])
 
 

@@ -22,7 +22,6 @@ _ACTORS = (
     ("dog", "Hund", "m", "狗", "只"),
     ("child", "Kind", "n", "孩子", "个"),
     ("woman", "Frau", "f", "女人", "个"),
-    ("horse", "Pferd", "n", "马", "匹"),
     ("teacher", "Lehrer", "m", "老师", "位"),
 )
 _THINGS = (
@@ -31,9 +30,14 @@ _THINGS = (
     ("flower", "Blume", "f", "花", "朵"),
     ("car", "Auto", "n", "车", "辆"),
     ("lamp", "Lampe", "f", "灯", "盏"),
-    ("tree", "Baum", "m", "树", "棵"),
 )
-_QUALITIES = (("small", "klein", "小"), ("big", "groß", "大"), ("red", "rot", "红"), ("new", "neu", "新"))
+_QUALITIES = (
+    ("small", "klein", "小"),
+    ("red", "rot", "红"),
+    ("new", "neu", "新"),
+    ("big", "groß", "大"),
+    ("good", "gut", "好"),
+)
 _VERBS = (
     ("sees", "sieht", "看见"),
     ("buys", "kauft", "买了"),
@@ -46,11 +50,11 @@ _A = {"m": ("einen", "en"), "f": ("eine", "e"), "n": ("ein", "es")}  # accusativ
 _NAMES = {"de": "German", "zh": "Chinese"}
 
 
-def sentence(rng: np.random.Generator) -> dict[str, str]:
-    """A sentence of the grammar in each language: 6 actors, 6 things, 4 qualities of each, 5 verbs (2,880)."""
-    actor, thing = _ACTORS[rng.integers(len(_ACTORS))], _THINGS[rng.integers(len(_THINGS))]
-    one, other = _QUALITIES[rng.integers(len(_QUALITIES))], _QUALITIES[rng.integers(len(_QUALITIES))]
-    verb = _VERBS[rng.integers(len(_VERBS))]
+def sentence(rng: np.random.Generator, words: int) -> dict[str, str]:
+    """A sentence in each language; `words` of a class are in use: words ** 5 sentences."""
+    actor, thing = _ACTORS[rng.integers(words)], _THINGS[rng.integers(words)]
+    one, other = _QUALITIES[rng.integers(words)], _QUALITIES[rng.integers(words)]
+    verb = _VERBS[rng.integers(words)]
     article, ending = _A[thing[2]]
     return {
         "en": f"the {one[0]} {actor[0]} {verb[0]} a {other[0]} {thing[0]}",
@@ -67,6 +71,7 @@ class Translate(TextMDP):
 
     Args:
         language: de or zh.
+        words: of each class (actors, things, qualities, verbs), 2 to 5.
         seed: of the family of tasks.
         kwargs: see TextMDP.
     """
@@ -76,11 +81,12 @@ class Translate(TextMDP):
     rewards: ClassVar[Mapping[str, float]] = {"bleu": 0.5, "chrf": 0.5}
     gold_score = 1.0
 
-    def __init__(self, *, language: str = "de", seed: int = 0, **kwargs: Any) -> None:
+    def __init__(self, *, language: str = "de", words: int = 3, seed: int = 0, **kwargs: Any) -> None:
         self.language = corpora.one_of("Translate", "language", language, _NAMES)
+        self.words = corpora.within("Translate", "words", words, 2, len(_VERBS))
 
         def make(rng: np.random.Generator) -> dict[str, str]:
-            made = sentence(rng)
+            made = sentence(rng, words)
             return {"prompt": f"English: {made['en']}\n{_NAMES[language]}:", "answer": made[language]}
 
         in_words = kwargs.get("tokenizer") is None  # a limit of words gives way to one of bytes
@@ -90,11 +96,12 @@ class Translate(TextMDP):
 
     def default_tokenizer(self) -> Tokenizer:
         """The words of the grammar."""
-        nouns, at = (*_ACTORS, *_THINGS), {"de": 1, "zh": 2}[self.language]
-        words = [w[0] for w in (*nouns, *_QUALITIES, *_VERBS)] + [w[at] for w in _VERBS]
+        nouns, at = (*_ACTORS[: self.words], *_THINGS[: self.words]), {"de": 1, "zh": 2}[self.language]
+        qualities, verbs = _QUALITIES[: self.words], _VERBS[: self.words]
+        words = [w[0] for w in (*nouns, *qualities, *verbs)] + [w[at] for w in verbs]
         if self.language == "de":
-            words += [n[1] for n in nouns] + [q[1] + end for q in _QUALITIES for end in ("e", "en", "es")]
+            words += [n[1] for n in nouns] + [q[1] + end for q in qualities for end in ("e", "en", "es")]
             words += [*_THE.values(), *(article for article, _ in _A.values())]
         else:
-            words += [part for n in nouns for part in n[3:]] + [q[2] for q in _QUALITIES] + ["那", "一"]
+            words += [part for n in nouns for part in n[3:]] + [q[2] for q in qualities] + ["那", "一"]
         return WordTokenizer(["English:", f"{_NAMES[self.language]}:", "\n", "the", "a", *words])

@@ -76,6 +76,7 @@ class TabularPolicy(Policy):
         """Log-probs of the masked tokens, and entropies and values when asked for; [N, L]."""
         if values and self.values is None:
             raise UserError("this tabular policy has no value table: set --objective.value.kind head")
+        tokens, lengths, action_mask = (t.to(self.device) for t in (tokens, lengths, action_mask))
         rows = self.rows(tokens)
         logprobs, z = token_logprobs(self.table[rows[:, :-1][action_mask]], tokens[action_mask], sampling)
 
@@ -92,6 +93,7 @@ class TabularPolicy(Policy):
     @torch.no_grad()
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
         """Log-probs under the table as it was at the start; [N, L]."""
+        tokens, action_mask = tokens.to(self.device), action_mask.to(self.device)
         logits = self.reference[self.rows(tokens)[:, :-1][action_mask]]
         logprobs, _ = token_logprobs(logits, tokens[action_mask], sampling)
         return logprobs.new_zeros(tokens.shape).masked_scatter(action_mask, logprobs)

@@ -99,6 +99,8 @@ class EvaluationConfig:
     """Completions of each."""
     patience: int = 0
     """Stop after so many validations without a better reward, and keep the best weights; 0: never."""
+    split: Literal["validation", "test"] = "validation"
+    """Where they are from."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +211,10 @@ def validate(config: TrainConfig) -> None:
     config.objective.validate(group_size=r.group_size)
     if config.evaluation.patience and not config.evaluation.every:
         raise UserError("evaluation.patience counts validations, and there are none: add --evaluation.every 10, say")
+    if config.evaluation.patience and config.evaluation.split == "test":
+        raise UserError(
+            "evaluation.patience would choose weights by the test split: leave evaluation.split at validation"
+        )
     if r.per_component and r.group_size < 2:
         raise UserError("rollout.per_component normalises within groups: use --rollout.group-size 2 or more")
     if r.per_component and config.objective.needs_greedy:

@@ -228,7 +228,7 @@ class Comparison:
         return f"No difference can be claimed: {what}."
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: per metric before, after and the difference; verdict; texts."""
+        """JSON values: per metric before, after and the difference; verdict; texts; each prompt's own means."""
         return {
             "verdict": self.verdict,
             "metrics": {
@@ -237,6 +237,10 @@ class Comparison:
             },
             "corpus": {"before": asdict(self.before.report), "after": asdict(self.after.report)},
             **({"folds": {"count": self.folds, "metrics": self.cross_validated}} if self.folds else {}),
+            "prompts": {
+                when: {k: _row_means(v).tolist() for k, v in e.metrics.items()}
+                for when, e in (("before", self.before), ("after", self.after))
+            },
             "samples": [
                 {"prompt": p, "before": b, "after": a}
                 for p, b, a in zip(self.before.prompts, self.before.completions, self.after.completions, strict=True)
@@ -258,7 +262,8 @@ def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluati
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
     """The first `count` tasks of a split with different prompts, or as many as there are.
 
-    A prompt that comes twice would count as two independent ones. Raises UserError when the split is empty.
+    A prompt that comes twice would count as two independent ones. Where the environment answers, tasks of one prompt
+    differ by their columns: what is hidden in them shows in the replies. Raises UserError when the split is empty.
     """
     from rlalign.errors import UserError
 
@@ -268,7 +273,7 @@ def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
     found: dict[str, Task] = {}
     for i in range(_LOOK * count if size is None else min(_LOOK * count, size)):
         task = mdp.source.get(split, i)
-        found.setdefault(repr(task.prompt), task)
+        found.setdefault(repr(task.prompt if mdp.max_turns == 1 else (task.prompt, dict(task.columns))), task)
         if len(found) == count:
             break
     return list(found.values())

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -264,13 +265,18 @@ class Trainer:
 
     # ---- held-out prompts ----
 
+    @cached_property
+    def held_out(self) -> list[Task]:
+        """The prompts of every evaluation; found once, since a small procedural family is searched for long."""
+        return held_out(self.mdp, self.config.evaluation.split, self.config.evaluation.prompts)
+
     def evaluate(self) -> Evaluation:
-        """Held-out (validation) performance now; draws from its own generator, so that it changes nothing."""
+        """Held-out performance now; draws from its own generator, so that it changes nothing."""
         e = self.config.evaluation
         found = evaluate(
             self.policy,
             self.mdp,
-            held_out(self.mdp, "validation", e.prompts),
+            self.held_out,
             samples=e.samples,
             sampling=self.config.rollout.sampling,
             seed=self.config.seed,
