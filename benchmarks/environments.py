@@ -67,17 +67,14 @@ class Plan:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+WARM = Plan(warm=150, steps=150)
 PLANS: dict[str, Plan] = {
-    "Add": Plan(warm=100, steps=200),
-    "Copy": Plan(spec="max_length=3"),
-    "Entities": Plan(warm=100, steps=200),
-    "Events": Plan(warm=100, steps=200),
+    **dict.fromkeys(
+        ("Add", "Classification", "Constrained", "Entities", "Events", "Math", "Summarise", "Translate"), WARM
+    ),
+    **dict.fromkeys(("Copy", "Reverse", "Sort"), Plan(spec="max_length=3")),
     "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
-    "Math": Plan(warm=100, steps=200),
-    "Reverse": Plan(spec="max_length=3"),
-    "Sort": Plan(spec="max_length=3"),
     "Tools": Plan(policy="tiny", warm=200, steps=100),
-    "Translate": Plan(warm=100, steps=200),
 }
 
 
