@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from rlalign.config import TrainConfig, from_dict, to_dict
 
-_PRELOADED = "rlalign.experiment rlalign.policies.gru rlalign.policies.causal matplotlib.figure scipy.stats".split()
+_PRELOADED = ["rlalign.experiment", "rlalign.policies.gru", "matplotlib.figure", "scipy.stats"]
 _GIB = 2**30
 _MEMORY = {True: 0.75 * _GIB, False: 6 * _GIB}  # of a run from scratch, of one with a pretrained policy
 
