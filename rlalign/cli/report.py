@@ -39,6 +39,6 @@ def write(folder: Path) -> Path:
 
         return write_run_report(Run(folder))
     raise UserError(
-        f"'{folder}' holds neither a study (results.json) nor a run (config.json): give the --output of rlalign compare "
-        "or of rlalign train"
+        f"'{folder}' holds neither a study (results.json) nor a run (config.json): give the --output of rlalign "
+        "compare or of rlalign train"
     )

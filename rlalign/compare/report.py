@@ -312,9 +312,9 @@ def _samples(results: Results, colours: Colours) -> Html | None:
             texts += [
                 said(
                     tag("h4", _name(a, colours), tag("span", number(s.rewards.get(a)), class_="score"), class_="name"),
-                    said,
+                    completion,
                 )
-                for a, said in s.completions.items()
+                for a, completion in s.completions.items()
             ]
             blocks.append(
                 tag(
@@ -326,8 +326,8 @@ def _samples(results: Results, colours: Colours) -> Html | None:
             )
     if not blocks:
         return None
-    note = note("Completions of held-out prompts, not chosen by hand; the number is their reward.")
-    return section("Completions side by side", note, *blocks, id_="samples")
+    words = note("Completions of held-out prompts, not chosen by hand; the number is their reward.")
+    return section("Completions side by side", words, *blocks, id_="samples")
 
 
 def said(heading: Html, text: str) -> Html:

@@ -21,6 +21,11 @@ from rlalign.errors import UserError
 from rlalign.run import Run
 
 _SAMPLES = 8
+_BESIDE = {
+    "rollout/kl": "KL to the start, nats per completion",
+    "rollout/length": "tokens per completion",
+    "rollout/entropy": "entropy, nats per token",
+}
 _OWN = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
 
 

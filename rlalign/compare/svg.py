@@ -202,7 +202,7 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     """Round numbers within a range: steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
-    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.999)
+    step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.8)
     first = math.ceil(low / step - 1e-9)
     count = math.floor(high / step + 1e-9) - first + 1
     return [round((first + i) * step, 12) + 0.0 for i in range(count)]
@@ -211,8 +211,10 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 def span(values: Iterable[float | None], *, zero: bool = False, margin: float = 0.05) -> tuple[float, float]:
     """The range of some numbers with a margin; `zero`: from 0 on without one."""
     seen = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
-    low, high = (min(0.0, *seen, 0.0) if zero else min(seen)), max(seen)
+    low, high = min(seen + [0.0] * zero), max(seen)
     gap = (high - low) or abs(high) or 1.0
+    if high == low:
+        high = low + gap
     return (low if zero and low == 0.0 else low - margin * gap), high + margin * gap
 
 
