@@ -16,8 +16,22 @@ import numpy as np
 import pytest
 
 from rlalign.compare.results import (
-    BUDGETS, Aggregate, AlgorithmResult, Curve, EnvResult, Estimate, Failure, Manifest, Pair, Profile, Results, Sample,
-    SettingDifference, Spread, ToThreshold, Tuning,
+    BUDGETS,
+    Aggregate,
+    AlgorithmResult,
+    Curve,
+    EnvResult,
+    Estimate,
+    Failure,
+    Manifest,
+    Pair,
+    Profile,
+    Results,
+    Sample,
+    SettingDifference,
+    Spread,
+    ToThreshold,
+    Tuning,
 )  # fmt: skip
 
 LEVELS = {"reinforce": 0.62, "rloo": 1.02, "grpo": 0.86, "ppo": 0.93, "trl:grpo": 0.84}
@@ -50,7 +64,7 @@ def algorithm_result(rng: np.random.Generator, level: float, seeds: int, scale: 
         spread=Spread(0.09, 0.04, 0.11), metrics={"kl": estimate(4.2, 0.3), "length": estimate(4.6, 0.1)},
         curves=curves, auc={b: estimate(mean * 0.7) for b in BUDGETS}, auc_seeds={b: [0.6] * seeds for b in BUDGETS},
         to_threshold=dict.fromkeys(BUDGETS, to),
-        profile=Profile(tau.tolist(), share.tolist(), (share - 0.12).clip(0).tolist(), (share + 0.12).clip(0, 1).tolist()),
+        profile=Profile(tau.tolist(), *(v.clip(0, 1).tolist() for v in (share, share - 0.12, share + 0.12))),
         at_equal_kl=estimate(mean * 0.9),
     )  # fmt: skip
 
@@ -92,6 +106,7 @@ def make_study(seeds: int = 10) -> Results:
     over = {a: estimate(LEVELS[a]) for a in names}
     aggregate = Aggregate(over, over, over, {a: envs["reverse"].algorithms[a].profile for a in names})
     crashed = Failure("reverse", "grpo", 3, "cells/reverse/grpo/seed-3", f"FaultError: not finite {HOSTILE}")
+    searched, found = {"learner.lr": "log:1e-4:1e-2"}, {"learner.lr": "0.003"}
     axes = ["ema", "leave_one_out", "group_mean", "value", "group_mean"]
     return Results(
         title="Five algorithms on three environments",
@@ -112,10 +127,7 @@ def make_study(seeds: int = 10) -> Results:
         ],
         failures=[crashed],
         excluded=[replace(crashed, seed=4, reason="another budget: 100 steps, the others have 200")],
-        tuning=[
-            Tuning("reverse", a, 20, 6, 0, 1_000_000, {"learner.lr": "log:1e-4:1e-2"}, {"learner.lr": "0.003"}, 0.8, 0.35)
-            for a in names
-        ],
+        tuning=[Tuning("reverse", a, 20, 6, 0, 1_000_000, searched, found, 0.8, 0.35) for a in names],
         manifest=Manifest(
             "rlalign compare --algorithms reinforce,rloo,grpo,ppo,trl:grpo --envs reverse,sentiment --seeds 10 "
             "--output runs/cmp",

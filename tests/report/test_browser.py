@@ -55,8 +55,11 @@ def test_it_opens_without_a_word_or_a_request_and_fits(browser, report, study, w
 def test_light_and_dark_have_paper_and_ink_that_differ(browser, report) -> None:
     contrast = """
     (() => {
-      const light = c => { const [r, g, b] = c.match(/[\\d.]+/g).map(v => v / 255)
-        .map(v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+      const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
+      const light = c => {
+        const [r, g, b] = c.match(/[\\d.]+/g).map(v => linear(v / 255));
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+      };
       const paper = light(getComputedStyle(document.body).backgroundColor);
       return [...document.querySelectorAll("p, td, svg .label, svg .tick, .note, .warn")].map(e => {
         const style = getComputedStyle(e), ink = light(e.closest("svg") ? style.fill : style.color);

@@ -6,6 +6,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -174,5 +175,5 @@ def test_axes_have_round_numbers_and_labels_keep_apart() -> None:
     low, high = span([2.0, 2.0, None])
     assert low < 2 < high
     moved = apart([10.0, 11.0, 12.0, 60.0], 13.0, 0.0, 64.0)
-    assert all(b - a >= 13 - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
+    assert all(b - a >= 13 - 1e-9 for a, b in pairwise(moved))
     assert moved[-1] <= 64
