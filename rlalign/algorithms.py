@@ -50,8 +50,14 @@ def register_algorithm(item: Algorithm) -> Algorithm:
     return ALGORITHMS.add(item.name, item)
 
 
+OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
+"""Trainers of other libraries, and the algorithm of ours at whose point on the axes each stands."""
+
+
 def algorithm(name: str) -> Algorithm:
     """The algorithm of a name, or of a `module:attr` or `file.py:attr`. Raises UnknownNameError with a suggestion."""
+    if name in OUTSIDE:
+        return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
     found: Any = ALGORITHMS.get(name)
     if isinstance(found, Objective):
         return Algorithm(name, found, "", "", "An objective of your own.", "")

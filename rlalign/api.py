@@ -10,7 +10,7 @@ from rlalign.config import TrainConfig, update
 from rlalign.defaults import default_config
 from rlalign.envs.mdp import TextMDP
 from rlalign.evaluation import Comparison
-from rlalign.experiment import train_run
+from rlalign.integrations import train_any
 from rlalign.objective.spec import Objective
 from rlalign.run import Run
 
@@ -58,7 +58,7 @@ def train(
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         pairs = list(rewards.items()) if isinstance(rewards, Mapping) else list(rewards)
         changes["reward"] = [_spec_of(r) for r in pairs]
-    run, comparison = train_run(update(base, changes), env=given, rewards=rewards, quiet=quiet)
+    run, comparison = train_any(update(base, changes), env=given, rewards=rewards, quiet=quiet)
     run.comparison = comparison
     run.objects = (given, rewards)  # what config.json can only name
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -110,7 +110,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config, total_updates))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(config, total_updates))
         self.state = ObjectiveState.start(objective)
         self.micro_batch = config.micro_batch
         self.updates = 0
@@ -333,7 +333,9 @@ class Learner:
         self.micro_batch = state["micro_batch"]
 
 
-def _schedule(config: LearnerConfig, total: int) -> Any:
+def lr_factor(config: LearnerConfig, total: int) -> Callable[[int], float]:
+    """Factor of the learning rate at an update, of `total`: linear warmup, then the schedule."""
+
     def factor(update: int) -> float:
         if update < config.warmup:
             return (update + 1) / config.warmup

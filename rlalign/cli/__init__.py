@@ -16,6 +16,7 @@ COMMANDS = {
     "list": "list envs, rewards, algorithms or policies",
     "check": "run the laws on an environment or a reward",
     "oracle": "prove what an algorithm's gradient is, exactly, on an enumerable MDP",
+    "report": "write the HTML report of a study or of a run",
     "plot": "draw the curves of one or several runs",
     "doctor": "say what this machine and installation can do",
 }

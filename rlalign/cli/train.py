@@ -22,9 +22,9 @@ _SHOWN = 3  # samples shown at the end
 def run(args: Sequence[str]) -> int:
     """Train."""
     config = parse(args)
-    from rlalign.experiment import train_run
+    from rlalign.integrations import train_any
 
-    run_, comparison = train_run(config)
+    run_, comparison = train_any(config)
     if comparison is None:
         return run_.exit_status
     console = make_console()

@@ -1,22 +1,18 @@
 """One cell: an ordinary run in a process of its own, whoever its trainer is.
 
-A competitor from outside is a module with `train_run(config, *, quiet=True)`, which leaves the same run folder behind:
-config.json, metrics.jsonl (step, reward/mean, rollout/tokens, time/step and, every `evaluation.every` steps,
-eval/reward and eval/kl), samples.jsonl and report/evaluation.json (`rlalign.evaluation.write_comparison`), the last
-of them last.
+A competitor from outside (`rlalign.integrations`) leaves the same run folder behind: config.json, metrics.jsonl (step,
+reward/mean, rollout/tokens, time/step and, every `evaluation.every` steps, eval/reward and eval/kl), samples.jsonl and
+report/evaluation.json, the last of them last.
 """
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
 from rlalign.config import TrainConfig
+from rlalign.integrations import train_any
 from rlalign.tracking import read_metrics
-
-TRAINERS = {"trl:": "rlalign.integrations.trl"}
-"""Prefix of an algorithm's name -> module that trains it."""
 
 
 def finished(folder: Path) -> bool:
@@ -32,11 +28,5 @@ def finished(folder: Path) -> bool:
 
 def train(config: TrainConfig) -> int:
     """Train a cell's run to its end; returns the exit status."""
-    module = next((m for prefix, m in TRAINERS.items() if config.algorithm.startswith(prefix)), None)
-    if module is not None:
-        importlib.import_module(module).train_run(config, quiet=True)
-        return 0
-    from rlalign.experiment import train_run
-
-    run, _ = train_run(config, quiet=True)
+    run, _ = train_any(config, quiet=True)
     return run.exit_status

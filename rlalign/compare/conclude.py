@@ -10,6 +10,7 @@ from rlalign.compare.fairness import differences, unequal_starts
 from rlalign.compare.manifest import manifest
 from rlalign.compare.pictures import draw
 from rlalign.compare.records import Record, read_record, seconds_of
+from rlalign.compare.report import write_report
 from rlalign.compare.results import Failure, Results, Tuning, write_results
 from rlalign.compare.study import Cell
 from rlalign.compare.tables import write_csv
@@ -76,4 +77,5 @@ def conclude(
     write_results(folder, results)
     write_csv(folder, results)
     draw(folder, results)
+    write_report(folder, results)
     return results
