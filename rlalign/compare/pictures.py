@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +28,11 @@ def draw(folder: Path, results: Results) -> list[Path]:
         paths.append(_save(folder / f"curves-{name}.png", (12.6, 3.2), 4, lambda axes, e=env: _curves(axes, e)))
         paths.append(_save(folder / f"frontier-{name}.png", (4.8, 3.4), 1, lambda axes, e=env: _frontier(axes[0], e)))
         profiles = {a: r.profile for a, r in env.algorithms.items()}
-        paths.append(
-            _save(
-                folder / f"profile-{name}.png",
-                (4.8, 3.4),
-                1,
-                lambda axes, p=profiles: _profiles(axes[0], p, "held-out reward"),
-            )
-        )
-    paths.append(
-        _save(
-            folder / "scores.png",
-            (3.2 * len(results.environments) + 1.2, 3.2),
-            len(results.environments),
-            lambda axes: _scores(axes, results),
-        )
-    )
+        paint = partial(_profiles, profiles=profiles, what="held-out reward")
+        paths.append(_save(folder / f"profile-{name}.png", (4.8, 3.4), 1, lambda axes, f=paint: f(axes[0])))
+    columns = len(results.environments)
+    size = (3.2 * columns + 1.2, 1.4 + 0.3 * len(results.algorithms))
+    paths.append(_save(folder / "scores.png", size, columns, lambda axes: _scores(axes, results)))
     if results.aggregate:
         profiles = results.aggregate.profile
         paths.append(_save(folder / "profile.png", (4.8, 3.4), 1, lambda axes: _profiles(axes[0], profiles, "score")))
