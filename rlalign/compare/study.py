@@ -158,7 +158,7 @@ def check(study: Study) -> Study:
     for what, names in (("algorithm", study.algorithms), ("environment", study.envs)):
         if not names:
             raise UserError(
-                f"a study needs {what}s: --{'algorithms rloo,grpo' if what == 'algorithm' else 'envs reverse'}"
+                f"the study names no {what}: --{'algorithms rloo,grpo' if what == 'algorithm' else 'envs reverse'}"
             )
         labels = [label(n) for n in names]
         twice = next((n for n in labels if labels.count(n) > 1), None)
