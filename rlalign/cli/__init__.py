@@ -14,6 +14,7 @@ COMMANDS = {
     "evaluate": "compare a run's policy with its start on held-out prompts",
     "generate": "continue a text with a run's policy, again until the reward reaches a level",
     "list": "list envs, rewards, algorithms or policies",
+    "new": "write a working environment or reward with its test, to be changed into your own",
     "check": "run the laws on an environment or a reward",
     "oracle": "prove what an algorithm's gradient is, exactly, on an enumerable MDP",
     "report": "write the HTML report of a study or of a run",
