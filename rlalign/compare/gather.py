@@ -1,4 +1,4 @@
-"""Runs that exist already as the cells of a study: what does not fit together is named, and left out only when asked."""
+"""Runs that exist already as the cells of a study: what does not fit is named, and left out only when asked."""
 
 from __future__ import annotations
 
