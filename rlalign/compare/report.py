@@ -10,7 +10,7 @@ from rlalign.compare import figures
 from rlalign.compare.html import Html, joined, tag, visible
 from rlalign.compare.numbers import interval, number, p_value, seconds
 from rlalign.compare.page import facts, page, panels, row, section, table
-from rlalign.compare.results import BUDGETS, Estimate, Failure, Results
+from rlalign.compare.results import BUDGETS, Estimate, Failure, Results, Spread
 from rlalign.compare.svg import shade
 
 Colours = Mapping[str, int]
@@ -67,7 +67,17 @@ def _head(results: Results) -> Html:
 
 
 def _finals(results: Results, colours: Colours) -> Html:
-    head = ["Algorithm", "mean", "IQM", "median", "gain over start", "KL, nats", "length", "SD, seeds", "failed"]
+    head = [
+        "Algorithm",
+        "mean",
+        "IQM",
+        "median",
+        "gain over start",
+        "KL, nats",
+        "length",
+        "SD: seeds, prompts, rest",
+        "failed",
+    ]
     numeric = set(range(1, len(head)))
     rows: list[Html] = []
     for name, env in results.environments.items():
@@ -81,7 +91,7 @@ def _finals(results: Results, colours: Colours) -> Html:
                     [
                         _name(algorithm, colours), _estimate(r.mean, strong=top), _estimate(r.iqm),
                         _estimate(r.median), _estimate(r.gain, sign=True), _plain(r.metrics.get("kl"), 2),
-                        _plain(r.metrics.get("length"), 2), number(r.spread.seeds),
+                        _plain(r.metrics.get("length"), 2), _spread(r.spread),
                         f"{failed} of {len(r.failed)}" if failed else "0",
                     ],
                     numeric,
@@ -95,7 +105,8 @@ def _finals(results: Results, colours: Colours) -> Html:
             "p",
             f"On {prompts} held-out {first.split if first else ''} prompts, the same for all. Brackets are 95 % "
             f"confidence intervals over seeds and prompts ({_methods(results)}). The highest mean is set in bold, "
-            "which by itself is no claim. A seed that failed counts with the reward it started from.",
+            "which by itself is no claim. A seed that failed counts with the reward it started from. Standard deviations: "
+            "between seeds, between prompts, and of what is left (sampling).",
             class_="note",
         ),
         table(head, rows, numeric),
@@ -153,7 +164,17 @@ def _pairs(results: Results) -> Html | None:
             class_="note",
         ),
         table(head, rows, numeric),
+        _in_words(results),
         id_="pairs",
+    )
+
+
+def _in_words(results: Results) -> Html | None:
+    sentences = [p.sentence for e in results.environments.values() for p in e.pairs if p.sentence]
+    if not sentences:
+        return None
+    return tag(
+        "details", tag("summary", "The same in words"), tag("ul", [tag("li", s) for s in sentences]), class_="note"
     )
 
 
@@ -422,6 +443,10 @@ def _estimate(estimate: Estimate | None, *, sign: bool = False, strong: bool = F
 
 def _plain(estimate: Estimate | None, fine: int = 3) -> str:
     return number(None if estimate is None else estimate.value, fine=fine)
+
+
+def _spread(spread: Spread) -> str:
+    return " · ".join(number(v) for v in (spread.seeds, spread.prompts, spread.rest))
 
 
 def _settings(given: Mapping[str, str]) -> str:

@@ -80,6 +80,8 @@ def test_the_report_is_whole_and_loads_nothing(study) -> None:
     assert document.text.index("Completions side by side") < document.text.index(study.manifest.command)
     envs = len(study.environments)
     assert len(document.of("svg")) == envs * 4 + envs + envs + (envs + 1) + envs
+    for pair in study.environments["reverse"].pairs:
+        assert pair.sentence in document.text
     for piece in (study.manifest.commit, study.manifest.fingerprint, "objective.baseline", "another budget", "2.13.0"):
         assert piece in document.text
 
