@@ -41,7 +41,7 @@ def tick(value: float) -> str:
     size = abs(value)
     if size >= 1e6:
         return _minus(f"{value / 1e6:g}M")
-    if size >= 1e4:
+    if size >= 1e3:
         return _minus(f"{value / 1e3:g}k")
     return _minus(f"{value:.6g}")
 

@@ -105,8 +105,8 @@ def _finals(results: Results, colours: Colours) -> Html:
             "p",
             f"On {prompts} held-out {first.split if first else ''} prompts, the same for all. Brackets are 95 % "
             f"confidence intervals over seeds and prompts ({_methods(results)}). The highest mean is set in bold, "
-            "which by itself is no claim. A seed that failed counts with the reward it started from. Standard deviations: "
-            "between seeds, between prompts, and of what is left (sampling).",
+            "which by itself is no claim. A seed that failed counts with the reward it started from. Standard "
+            "deviations: between seeds, between prompts, and of what is left (sampling).",
             class_="note",
         ),
         table(head, rows, numeric),
