@@ -15,11 +15,11 @@ import pytest
 import rlalign
 from rlalign.cli import main
 from rlalign.cli.report import write
-from rlalign.compare.html import Html, tag, visible
-from rlalign.compare.numbers import number, p_value, seconds, tick
 from rlalign.compare.report import render, write_report
+from rlalign.compare.report.html import Html, tag, visible
+from rlalign.compare.report.numbers import number, p_value, seconds, tick
+from rlalign.compare.report.svg import apart, span, ticks
 from rlalign.compare.results import Curve, read_results, write_results
-from rlalign.compare.svg import apart, span, ticks
 from rlalign.errors import UserError
 
 VOID = {"meta", "link", "input"}
