@@ -78,7 +78,7 @@ class TextMDP:
     Attributes:
         id, description: name (`namespace/Name-v0`) and one line for `rlalign list envs`.
         rewards: default reward specs -> weights; `rlalign.make` composes them into `reward`.
-        gold_score: the largest episode reward, reached by answering with the task's `answer` column; None when unknown.
+        gold_score: the largest episode reward, reached by saying `gold_turns`; None when unknown.
         source: anything that `rlalign.envs.sources.as_source` takes.
         max_prompt: token ids of a prompt at most; a longer one raises UserError.
         max_new: token ids that the policy may say in a turn.
@@ -103,6 +103,7 @@ class TextMDP:
         source: Any = None,
         tokenizer: Any = None,
         reward: Reward | None = None,
+        rewards: Mapping[str, float] | None = None,
         max_prompt: int | None = None,
         max_new: int | None = None,
         max_turns: int | None = None,
@@ -116,6 +117,8 @@ class TextMDP:
         self.source = as_source(source)
         self.tokenizer = self.default_tokenizer() if tokenizer is None else as_tokenizer(tokenizer)
         self.reward = reward
+        if rewards is not None:  # the defaults of this configuration, where they are not the class's
+            self.rewards = rewards  # type: ignore[misc]
         self._limit(max_prompt=max_prompt, max_new=max_new, max_turns=max_turns, max_reply=max_reply)
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
@@ -168,6 +171,15 @@ class TextMDP:
             rng: the only permitted source of randomness.
         """
         return None
+
+    def gold_turns(self, task: Task) -> Sequence[str] | None:
+        """What a policy that knows the task would say, turn by turn; the last again until the episode ends.
+
+        The `answer` column, unless the environment says otherwise. None: it is not known. Checks play it, and
+        supervised steps imitate it.
+        """
+        answer = task.columns.get("answer")
+        return [answer] if isinstance(answer, str) else None
 
     # ---- the steps of an episode, shared by the views ----
 

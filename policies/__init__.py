@@ -53,9 +53,13 @@ def make_policy(
     from rlalign.policies.causal import pretrained
     from rlalign.policies.folder import card_of
     from rlalign.policies.gru import load_gru
+    from rlalign.policies.tabular import load_tabular
 
-    if folder.is_dir() and (card_of(folder) or {}).get("kind") == "gru":
+    kind = (card_of(folder) or {}).get("kind") if folder.is_dir() else None
+    if kind == "gru":
         return load_gru(folder, tokenizer=tokenizer, options=options, device=device, keep_reference=keep_reference)
+    if kind == "tabular":
+        return load_tabular(folder, tokenizer=tokenizer, device=device)
     return pretrained(
         name, tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
     )
@@ -69,12 +73,16 @@ def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torc
     from rlalign.policies.causal import load_causal
     from rlalign.policies.folder import card_of
     from rlalign.policies.gru import load_gru
+    from rlalign.policies.tabular import load_tabular
 
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"no policy folder '{folder}'")
-    if (card_of(folder) or {}).get("kind") == "gru":
+    kind = (card_of(folder) or {}).get("kind")
+    if kind == "gru":
         return load_gru(folder, tokenizer=tokenizer, device=device)
+    if kind == "tabular":
+        return load_tabular(folder, tokenizer=tokenizer, device=device)
     return load_causal(folder, tokenizer=tokenizer, device=device)
 
 

@@ -1,21 +1,26 @@
 """Reading tokens with any transformers decoder: positions and masks always explicit, each shared prompt read once.
 
-Two layouts. Rows read from column 0 are right-padded, and causality alone keeps the pads out of sight. Contexts that
-will be continued from a cache are left-padded, so that they end together; there the pads are masked. Pads never move a
-result beyond rounding, and their gradient is exactly zero.
+Three layouts. Rows to be scored are packed into one without pads, each shared beginning once (packing.py), where the
+architecture allows it. Where it does not they are right-padded, and causality alone keeps the pads out of sight.
+Contexts that will be continued from a cache are left-padded, so that they end together; there the pads are masked. Pads
+never move a result beyond rounding, and their gradient is exactly zero.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
-from rlalign.policies.scoring import first_actions
+from rlalign.policies.head import fused_logprobs
+from rlalign.policies.linear import Linear
+from rlalign.policies.packing import NAME, moved, pack, register
+from rlalign.policies.scoring import first_actions, plain_scorer
+from rlalign.types import Sampling
 
 
 class CacheState:
@@ -66,7 +71,7 @@ class Backbone:
             raise UserError(
                 f"'{type(lm).__name__}' is not a decoder with a language-model head: give a causal language model"
             )
-        config = lm.config.get_text_config()
+        self._config = config = lm.config.get_text_config()
         self.vocab_size: int = self._head.weight.shape[0]
         self.max_positions: int | None = getattr(config, "max_position_embeddings", None)
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
@@ -84,6 +89,21 @@ class Backbone:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
 
+    def scorer(
+        self, states: Tensor, targets: Tensor, sampling: Sampling, entropy: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Log-probs and entropies of targets [A] from the states [A, d] before them; see `scoring.Scorer`."""
+        if self._softcap or type(self._head) is not Linear:
+            return plain_scorer(self.head, self.vocab_size)(states, targets, sampling, entropy)
+        kind = states.device.type
+        weight: Tensor = self._head.weight
+        bias: Tensor | None = self._head.bias
+        if torch.is_autocast_enabled(kind):
+            weight = weight.to(torch.get_autocast_dtype(kind))
+            bias = None if bias is None else bias.to(weight.dtype)
+        with torch.autocast(kind, enabled=False):
+            return fused_logprobs(states, weight, bias, targets, self._scale, sampling, entropy)
+
     def verify(self, lm: Any) -> None:
         """Check on three tokens that body and head make the logits of the whole model. Raises UserError otherwise."""
         device = next(lm.parameters()).device
@@ -96,13 +116,16 @@ class Backbone:
                 f"'{type(lm).__name__}' does more to its logits than a head: this architecture is not supported"
             )
 
+    @property
+    def _device(self) -> torch.device:
+        return next(self.body.parameters()).device
+
     def _run(
-        self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None, *, keep: bool = False
+        self, ids: Tensor, mask: Tensor | None, positions: Tensor, cache: Any = None, *, keep: bool = False, **more: Any
     ) -> tuple[Tensor, Any]:
         places = {"position_ids": positions} if self._takes_positions else {}
-        out = self.body(
-            input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=keep or cache is not None, **places
-        )
+        use = keep or cache is not None
+        out = self.body(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=use, **places, **more)
         return out.last_hidden_state, getattr(out, "past_key_values", None)
 
     def read(self, contexts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, CacheState]:
@@ -139,33 +162,68 @@ class Backbone:
                 f"a context of {length} tokens is longer than the model's {self.max_positions} positions: shorten it"
             )
 
-    def hidden_states(
+    def states(
         self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, *, whole: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states [N, S, d] and start [N]: hidden[i, j] is the state after column start[i] + j of row i.
-
-        They cover every position that predicts an action and, when `whole`, the last token of the row. Where rows share
-        what comes before their last prompt token (samples of one group), that is read once, with gradient.
-        """
+    ) -> tuple[Tensor, Tensor | None]:
+        """Hidden states [A, d] before each action, in the order of `action_mask.nonzero()`, and, when `whole`, [N, d]
+        after the last token of each row. The tensors given are on the CPU."""
         first = first_actions(action_mask, lengths)
-        columns = torch.arange(tokens.shape[1], device=tokens.device)
+        columns = torch.arange(tokens.shape[1])
         ends = lengths if whole else torch.where(action_mask, columns, first[:, None]).amax(dim=1)  # columns to be read
-        start = first - 1
-        prefixes = [row[:n] for row, n in zip(tokens.tolist(), start.tolist(), strict=True)]
-        unique: dict[tuple[int, ...], int] = {}
-        owner = [unique.setdefault(tuple(p), len(unique)) for p in prefixes]
-        shared = len(unique) < len(prefixes) and min(map(len, prefixes)) > 0
-        if not shared:
-            start = torch.zeros_like(start)
-        reach = ends - start
-        offsets = torch.arange(int(reach.max()), device=tokens.device)[None]
-        positions = torch.minimum(start[:, None] + offsets, ends[:, None] - 1)
         self.check_length(int(ends.max()))
-        ids = tokens.gather(1, positions)
-        if not shared:
-            hidden, _ = self._run(ids, None, offsets.expand_as(ids))
-            return hidden, start
-        _, state = self.read(list(unique), tokens.device)
-        state.select(torch.tensor(owner, device=tokens.device))
-        hidden, _ = self._run(ids, state.appended(ids.shape[1]), positions, state.cache)
-        return hidden, start
+        rows, at = action_mask.nonzero(as_tuple=True)
+        read = self._packed if self.packs else self._padded
+        hidden, slots = read(tokens, first, ends)
+        last = hidden[moved(slots.gather(1, lengths[:, None] - 1).squeeze(1), hidden.device)] if whole else None
+        return hidden[moved(slots[rows, at - 1], hidden.device)], last
+
+    def _packed(self, tokens: Tensor, first: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [M, d] of the columns before `ends` [N], and the slot [N, L] of each column among them."""
+        packing, slots = pack(tokens, first, ends)
+        packing = packing.to(self._device)
+        # a mask of four dimensions is handed on as it is: nothing is built that packed attention would not look at
+        unused = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self._device)
+        hidden, _ = self._run(packing.ids, unused, packing.positions, packing=packing)
+        return hidden[0], slots
+
+    def _padded(self, tokens: Tensor, first: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by whole rows, padded on the right: the reference, and what other architectures take."""
+        width = int(ends.max())
+        ids = moved(tokens[:, :width].contiguous(), self._device)
+        positions = torch.arange(width, device=self._device).expand_as(ids)
+        hidden, _ = self._run(ids, None, positions)
+        slots = torch.arange(tokens.shape[1]).clamp(max=width - 1) + width * torch.arange(len(tokens))[:, None]
+        return hidden.flatten(0, 1), slots
+
+    def try_packing(self, lm: Any) -> None:
+        """Take the packed layout from now on, as will copies of the model, if it gives the states of the padded one.
+
+        `lm.set_attn_implementation("sdpa")` goes back to the padded layout.
+        """
+        if lm.config.get_text_config()._attn_implementation != "sdpa":
+            return
+        tokens = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 1, 2, 6, 0, 0], [7, 1, 2, 3, 0, 0]]) % self.vocab_size
+        first, ends = torch.tensor([3, 3, 2]), torch.tensor([6, 4, 4])
+        inside = torch.arange(tokens.shape[1]) < ends[:, None]
+
+        def states(read: Callable[..., tuple[Tensor, Tensor]]) -> Tensor:
+            hidden, slots = read(tokens, first, ends)
+            return hidden[slots[inside].to(hidden.device)]
+
+        register()
+        with torch.no_grad():
+            want = states(self._padded)
+            try:
+                lm.set_attn_implementation(NAME)
+                got = states(self._packed)
+                close = 1e-4 if got.dtype == torch.float32 and not torch.is_autocast_enabled(got.device.type) else 5e-2
+                same = self.packs and bool((want - got).abs().max() <= close * want.abs().max())
+            except (NotImplementedError, TypeError, ValueError, KeyError, IndexError, RuntimeError):
+                same = False  # what a layer says that is handed something unknown
+        if not same:
+            lm.set_attn_implementation("sdpa")
+
+    @property
+    def packs(self) -> bool:
+        """Rows are read without pads, a shared beginning once; see packing.py."""
+        return bool(self._config._attn_implementation == NAME)

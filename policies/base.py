@@ -65,6 +65,11 @@ class Policy(nn.Module, ABC):
         """Width d of the input embeddings."""
         return int(self.input_embeddings().shape[1])
 
+    @property
+    def packs(self) -> bool:
+        """Rows are scored without padding, a beginning that they share once: the learner then keeps groups together."""
+        return False
+
     def input_embeddings(self) -> Tensor:
         """Input embeddings [V, d] as they are now, without gradient. Raises UserError where there are none."""
         raise UserError(f"a {type(self).__name__} has no input embeddings")
@@ -88,6 +93,9 @@ class Policy(nn.Module, ABC):
         values: bool = False,
     ) -> TokenScores:
         """Score the masked tokens, with gradient to the trainable parameters (see `TokenScores`).
+
+        The tensors given may lie on the CPU, whatever the policy's device, and are best there: what must be known of
+        their shape is then known without waiting for the device.
 
         Raises UserError when values are asked of a policy that has none.
         """

@@ -82,6 +82,8 @@ class CausalPolicy(Policy):
         self._lm = (lm,)  # in a tuple: the module tree has it already
         self._backbone = Backbone(lm)
         self._backbone.verify(lm)
+        with self._autocast():
+            self._backbone.try_packing(lm)
         self._decoder = Decoder(lm, self._backbone, self._compute)
         self.value_body: nn.Module | None = None
         if options.value == "model":
@@ -104,6 +106,11 @@ class CausalPolicy(Policy):
         """The format that log-probs are computed in."""
         return self._compute
 
+    @property
+    def packs(self) -> bool:
+        """See `Policy.packs`; `lm.set_attn_implementation("sdpa")` turns it off."""
+        return self._backbone.packs
+
     def input_embeddings(self) -> Tensor:
         """Input embeddings [V, d] as they are now, without gradient."""
         weight: Tensor = self.lm.get_input_embeddings().weight
@@ -125,12 +132,14 @@ class CausalPolicy(Policy):
         if values and self.value_head is None:
             raise UserError("values were asked of a policy without any: set --objective.value.kind head or model")
         head = self.value_head if values and self.value_body is None else None
+        tokens, lengths, action_mask = tokens.cpu(), lengths.cpu(), action_mask.cpu()
         with self._autocast():
             scores = _score(self._backbone, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
             if values and self.value_body is not None and self.value_head is not None:
-                hidden, start = self._value_backbone.hidden_states(tokens, lengths, action_mask, whole=True)
-                found, final = state_values(self.value_head, hidden, start, lengths, action_mask)
-                scores = replace(scores, values=found, final_values=final)
+                states, final = self._value_backbone.states(tokens, lengths, action_mask, whole=True)
+                assert final is not None
+                found, last = state_values(self.value_head, states, final, action_mask)
+                scores = replace(scores, values=found, final_values=last)
         return scores
 
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
@@ -143,7 +152,7 @@ class CausalPolicy(Policy):
         else:
             raise UserError("no reference was kept: build the policy with keep_reference=True")
         with torch.no_grad(), disabled:
-            return _score(backbone, tokens, lengths, action_mask, sampling).logprobs
+            return _score(backbone, tokens.cpu(), lengths.cpu(), action_mask.cpu(), sampling).logprobs
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Full training in bfloat16 keeps float32 masters and casts them for each product."""
@@ -229,16 +238,14 @@ def _score(
     entropy: bool = False,
     value_head: ValueHead | None = None,
 ) -> TokenScores:
-    hidden, start = backbone.hidden_states(tokens, lengths, action_mask, whole=value_head is not None)
+    states, final = backbone.states(tokens, lengths, action_mask, whole=value_head is not None)
     return score_actions(
-        hidden,
-        start,
+        states,
+        final,
         tokens,
-        lengths,
         action_mask,
         sampling,
-        head=backbone.head,
-        vocab_size=backbone.vocab_size,
+        scorer=backbone.scorer,
         entropy=entropy,
         value_head=value_head,
     )

@@ -16,7 +16,7 @@ from rlalign.errors import UserError
 from rlalign.policies.base import DecodeState, Policy, TokenScores
 from rlalign.policies.folder import card_of, save_card, saved_tokenizer
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.scoring import first_actions, score_actions
+from rlalign.policies.scoring import first_actions, plain_scorer, score_actions
 from rlalign.policies.seeds import seeded
 from rlalign.policies.value_head import ValueHead, state_values
 from rlalign.types import Sampling, Tokenizer
@@ -37,6 +37,12 @@ class _Body(nn.Module):
         """Hidden states [N, S, d] after each of the tokens [N, S], going on from memory [N, d]."""
         out: Tensor = self.gru(self.embedding(tokens), None if memory is None else memory[None])[0]
         return out
+
+    def states(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden states [A, d] before each masked token, and [N, d] after the last token of each row."""
+        hidden = self.read(tokens[:, : int(lengths.max())].to(self.embedding.weight.device))
+        rows, columns = action_mask.nonzero(as_tuple=True)
+        return hidden[rows, columns - 1], hidden[torch.arange(len(lengths)), lengths - 1]
 
 
 class _Memory:
@@ -117,9 +123,9 @@ class GRUPolicy(Policy):
         head = self.value_head if values and self.value_body is None else None
         scores = self._score(self.body, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
         if values and self.value_body is not None and self.value_head is not None:
-            hidden, start = self.value_body.read(tokens[:, : int(lengths.max())]), torch.zeros_like(lengths)
-            found, final = state_values(self.value_head, hidden, start, lengths, action_mask)
-            scores = replace(scores, values=found, final_values=final)
+            states, final = self.value_body.states(tokens, lengths, action_mask)
+            found, last = state_values(self.value_head, states, final, action_mask)
+            scores = replace(scores, values=found, final_values=last)
         return scores
 
     @torch.no_grad()
@@ -133,15 +139,14 @@ class GRUPolicy(Policy):
         self, body: _Body, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling, **asked: Any
     ) -> TokenScores:
         first_actions(action_mask, lengths)  # refuses an action without context
+        states, final = body.states(tokens, lengths, action_mask)
         return score_actions(
-            body.read(tokens[:, : int(lengths.max())]),
-            torch.zeros_like(lengths),
+            states,
+            final,
             tokens,
-            lengths,
             action_mask,
             sampling,
-            head=body.head,
-            vocab_size=self.tokenizer.vocab_size,
+            scorer=plain_scorer(body.head, self.tokenizer.vocab_size),
             entropy=asked.get("entropy", False),
             value_head=asked.get("value_head"),
         )

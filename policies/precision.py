@@ -1,8 +1,10 @@
-"""Which number format to compute in."""
+"""Where to compute, and in which number format."""
 
 from __future__ import annotations
 
 import torch
+
+from rlalign.errors import UserError
 
 
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
@@ -20,3 +22,16 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
+
+
+def device_of(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises UserError for a device that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"device '{name}' cannot be used here ({reason}): try --device auto") from error
+    return device

@@ -1,4 +1,4 @@
-"""From hidden states to log-probs: the head only at positions that predict an action, a bounded piece at a time."""
+"""From hidden states to scores: the head only at positions that predict an action, a bounded piece at a time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ _LOGIT_BYTES = 1 << 28
 """Logits held at once. A batch below it keeps them for the backward pass; above it they are computed again."""
 
 Head = Callable[[Tensor], Tensor]
+Scorer = Callable[[Tensor, Tensor, Sampling, bool], tuple[Tensor, Tensor | None]]
+"""(states [A, d], targets [A], sampling, entropy wanted) -> log-probs [A] and entropies [A], float32."""
 
 
 def first_actions(action_mask: Tensor, lengths: Tensor) -> Tensor:
@@ -31,58 +33,62 @@ def first_actions(action_mask: Tensor, lengths: Tensor) -> Tensor:
 
 
 def score_actions(
-    hidden: Tensor,
-    start: Tensor,
+    states: Tensor,
+    final: Tensor | None,
     tokens: Tensor,
-    lengths: Tensor,
     action_mask: Tensor,
     sampling: Sampling,
     *,
-    head: Head,
-    vocab_size: int,
+    scorer: Scorer,
     entropy: bool,
     value_head: ValueHead | None,
 ) -> TokenScores:
-    """Scores of the masked tokens; hidden[i, j] of [N, S, d] is the state after column start[i] + j of row i.
+    """Scores of the masked tokens [N, L], on the device of the states.
 
-    Values are computed when a value head is given; hidden must then reach the last token of every row.
+    Args:
+        states: [A, d], the hidden state before each action, in the order of `action_mask.nonzero()`.
+        final: [N, d], that after the last token of each row; needed for values.
+        tokens, action_mask: on the CPU, or nonzero() waits for the device.
+        sampling: the distribution.
+        scorer: makes log-probs and entropies of states.
+        entropy: whether they are wanted.
+        value_head: reads values off the same states when given.
     """
-    rows, columns = action_mask.nonzero(as_tuple=True)
-    predicting = hidden[rows, columns - 1 - start[rows]]  # [M, d]
-    targets = tokens[rows, columns]
-    logprobs, entropies = _apply_head(predicting, targets, sampling, head, vocab_size, entropy)
-    blank = torch.zeros(tokens.shape, dtype=torch.float32, device=hidden.device)
-    at = (rows, columns)
-    values = final = None
-    if value_head is not None:
-        values = blank.index_put(at, value_head(predicting))
-        every = torch.arange(len(tokens), device=hidden.device)
-        final = value_head(hidden[every, lengths - 1 - start])
+    at = action_mask.nonzero(as_tuple=True)
+    targets = tokens[at].to(states.device)
+    at = tuple(index.to(states.device) for index in at)
+    logprobs, entropies = scorer(states, targets, sampling, entropy)
+    blank = torch.zeros(tokens.shape, dtype=torch.float32, device=states.device)
+    values = last = None
+    if value_head is not None and final is not None:
+        values, last = blank.index_put(at, value_head(states)), value_head(final)
     return TokenScores(
         logprobs=blank.index_put(at, logprobs),
         entropies=None if entropies is None else blank.index_put(at, entropies),
         values=values,
-        final_values=final,
+        final_values=last,
     )
 
 
-def _apply_head(
-    hidden: Tensor, targets: Tensor, sampling: Sampling, head: Head, vocab_size: int, entropy: bool
-) -> tuple[Tensor, Tensor | None]:
-    def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logprobs, z = token_logprobs(head(h), y, sampling)
-        return logprobs, entropy_of(z) if entropy else logprobs.detach()
+def plain_scorer(head: Head, vocab_size: int) -> Scorer:
+    """The scorer of any function from states to logits."""
 
-    size = max(1, _LOGIT_BYTES // (4 * vocab_size))
-    if len(hidden) <= size:
-        logprobs, entropies = piece(hidden, targets)
-        return logprobs, entropies if entropy else None
-    parts = []
-    for i in range(0, len(hidden), size):
-        h, y = hidden[i : i + size], targets[i : i + size]
-        if torch.is_grad_enabled():
-            parts.append(checkpoint(piece, h, y, use_reentrant=False, preserve_rng_state=False))
-        else:
-            parts.append(piece(h, y))
-    logprobs = torch.cat([p[0] for p in parts])
-    return logprobs, torch.cat([p[1] for p in parts]) if entropy else None
+    def scorer(states: Tensor, targets: Tensor, sampling: Sampling, entropy: bool) -> tuple[Tensor, Tensor | None]:
+        def piece(h: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+            logprobs, z = token_logprobs(head(h), y, sampling)
+            return logprobs, entropy_of(z) if entropy else logprobs.detach()
+
+        size = max(1, _LOGIT_BYTES // (4 * vocab_size))
+        if len(states) <= size:
+            logprobs, entropies = piece(states, targets)
+            return logprobs, entropies if entropy else None
+        parts = []
+        for h, y in zip(torch.split(states, size), torch.split(targets, size), strict=True):
+            if torch.is_grad_enabled():
+                parts.append(checkpoint(piece, h, y, use_reentrant=False, preserve_rng_state=False))
+            else:
+                parts.append(piece(h, y))
+        logprobs = torch.cat([p[0] for p in parts])
+        return logprobs, torch.cat([p[1] for p in parts]) if entropy else None
+
+    return scorer

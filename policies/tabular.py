@@ -7,22 +7,23 @@ contexts where they are no longer than that, and an n-gram model where they are.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
 from rlalign.policies.base import Policy, TokenScores
+from rlalign.policies.folder import card_of, save_card, saved_tokenizer
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.processing import entropy as entropy_of
 from rlalign.policies.processing import token_logprobs
 from rlalign.types import Sampling, Tokenizer
 
+_WEIGHTS = "table.safetensors"
 MAX_ENTRIES = 4_000_000  # 32 MB of float64
 
 
@@ -75,6 +76,7 @@ class TabularPolicy(Policy):
         """Log-probs of the masked tokens, and entropies and values when asked for; [N, L]."""
         if values and self.values is None:
             raise UserError("this tabular policy has no value table: set --objective.value.kind head")
+        tokens, lengths, action_mask = (t.to(self.device) for t in (tokens, lengths, action_mask))
         rows = self.rows(tokens)
         logprobs, z = token_logprobs(self.table[rows[:, :-1][action_mask]], tokens[action_mask], sampling)
 
@@ -91,6 +93,7 @@ class TabularPolicy(Policy):
     @torch.no_grad()
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
         """Log-probs under the table as it was at the start; [N, L]."""
+        tokens, action_mask = tokens.to(self.device), action_mask.to(self.device)
         logits = self.reference[self.rows(tokens)[:, :-1][action_mask]]
         logprobs, _ = token_logprobs(logits, tokens[action_mask], sampling)
         return logprobs.new_zeros(tokens.shape).masked_scatter(action_mask, logprobs)
@@ -131,12 +134,23 @@ class TabularPolicy(Policy):
     # ---- files ----
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `table.safetensors` and `config.json` (vocabulary and horizon)."""
+        """Write `table.safetensors` and the policy's card."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.named_parameters()}
-        save_file(tensors, str(folder / "table.safetensors"))
-        about = {"policy": "tabular", "vocab_size": self.tokenizer.vocab_size, "horizon": self.horizon}
-        (folder / "config.json").write_text(json.dumps(about, indent=1) + "\n")
+        save_file(tensors, str(folder / _WEIGHTS))
+        save_card(folder, "tabular", self.tokenizer, horizon=self.horizon, values=self.values is not None)
+
+
+def load_tabular(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> TabularPolicy:
+    """A saved tabular policy; what was loaded is its reference. UserError where its tokenizer must be given."""
+    card = card_of(folder) or {}
+    speaks = saved_tokenizer(folder) or tokenizer
+    if speaks is None:
+        raise UserError(f"'{folder}' spoke a tokenizer that is not rlalign's own: give it")
+    policy = TabularPolicy(speaks, card["horizon"], value_head=card["values"])
+    policy.load_trainable(load_file(folder / _WEIGHTS))
+    policy.reference.copy_(policy.table.detach())
+    return policy.to(device)
 
 
 @dataclass

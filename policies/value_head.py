@@ -28,15 +28,11 @@ class ValueHead(nn.Module):
         return out.squeeze(-1)
 
 
-def state_values(
-    head: ValueHead, hidden: Tensor, start: Tensor, lengths: Tensor, action_mask: Tensor
-) -> tuple[Tensor, Tensor]:
+def state_values(head: ValueHead, states: Tensor, final: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:
     """Values [N, L] of the states before the actions (0 elsewhere) and [N] of the whole contexts.
 
-    hidden[i, j] of [N, S, d] is the state after column start[i] + j of row i; it must reach every row's last token.
+    states [A, d] are in the order of `action_mask.nonzero()`, final [N, d] in that of the rows.
     """
-    rows, columns = action_mask.nonzero(as_tuple=True)
-    blank = torch.zeros(action_mask.shape, dtype=torch.float32, device=hidden.device)
-    values = blank.index_put((rows, columns), head(hidden[rows, columns - 1 - start[rows]]))
-    every = torch.arange(len(lengths), device=hidden.device)
-    return values, head(hidden[every, lengths - 1 - start])
+    at = tuple(index.to(states.device) for index in action_mask.nonzero(as_tuple=True))
+    blank = torch.zeros(action_mask.shape, dtype=torch.float32, device=states.device)
+    return blank.index_put(at, head(states)), head(final)

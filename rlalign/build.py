@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
-
 from rlalign.config import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.errors import UserError
 from rlalign.make import make_mdp
 from rlalign.policies import make_policy
 from rlalign.policies.base import Policy
+from rlalign.policies.precision import device_of
 from rlalign.run import Run
 
 
@@ -65,16 +63,3 @@ def _bound(mdp: TextMDP, policy: Policy) -> TextMDP:
     if mdp.reward is not None:
         mdp.reward.bind(policy)
     return mdp
-
-
-def device_of(name: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises UserError for a device that is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"device '{name}' cannot be used here ({reason}): try --device auto") from error
-    return device

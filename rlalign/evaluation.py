@@ -198,7 +198,8 @@ def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluati
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
     """The first `count` tasks of a split with different prompts, or as many as there are.
 
-    A prompt that comes twice would count as two independent ones. Raises UserError when the split is empty.
+    A prompt that comes twice would count as two independent ones. Where the environment answers, tasks of one prompt
+    differ by their columns: what is hidden in them shows in the replies. Raises UserError when the split is empty.
     """
     from rlalign.errors import UserError
 
@@ -208,7 +209,7 @@ def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
     found: dict[str, Task] = {}
     for i in range(_LOOK * count if size is None else min(_LOOK * count, size)):
         task = mdp.source.get(split, i)
-        found.setdefault(repr(task.prompt), task)
+        found.setdefault(repr(task.prompt if mdp.max_turns == 1 else (task.prompt, dict(task.columns))), task)
         if len(found) == count:
             break
     return list(found.values())

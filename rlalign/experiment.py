@@ -14,10 +14,12 @@ from rlalign.build import build_mdp, build_policy
 from rlalign.config import TrainConfig, differences, resolve, unsafe, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
-from rlalign.evaluation import Comparison, write_comparison
-from rlalign.plots import plot_run
+from rlalign.evaluation import Comparison, held_out, write_comparison
+from rlalign.idle import idle_settings
+from rlalign.plots import draw
 from rlalign.run import Lock, Run, read_config, write_config
 from rlalign.signals import StopRequest
+from rlalign.supervised import demonstrations
 from rlalign.tracking import read_metrics
 from rlalign.trainer import Trainer
 
@@ -33,8 +35,12 @@ def train_run(
     config = resolve(config)
     validate(config)
     mdp = build_mdp(config, env=env, rewards=rewards)  # unknown names are refused before anything is touched
+    if config.supervised.align_interval:
+        demonstrations(mdp, held_out(mdp, "train", 1))  # so are answers that are not there
     folder = Path(config.output or default_output(config))
     console = Console(quiet=quiet, highlight=False)
+    for key, reason in idle_settings(config).items():
+        console.print(f"[yellow]warning[/]: {key} has no effect: {reason}", soft_wrap=True)
     with Lock(folder), StopRequest() as stop:
         config = _open(folder, config, console)
         policy, mdp = build_policy(config, mdp)
@@ -58,7 +64,7 @@ def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
         console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
     status = trainer.run()
     if trainer.step:
-        plot_run(folder)
+        draw(folder)
     if status:
         console.print(f"stopped at step {trainer.step} and saved; go on with: rlalign train --resume {folder}")
         return Run(folder, status), None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -26,10 +26,12 @@ from rlalign.objective import (
     value_loss,
 )
 from rlalign.policies.base import Policy, TokenScores
+from rlalign.policies.packing import moved
 from rlalign.rollout import Rollout
 from rlalign.supervised import Demonstrations
 from rlalign.types import Sampling
 
+T = TypeVar("T")
 _MISMATCH = 1e-2  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
 
 
@@ -37,11 +39,13 @@ _MISMATCH = 1e-2  # |sampled − scored log-prob| in float32 above which sampler
 class Buffer:
     """A rollout being learnt from: the tensors of the objective, the minibatches to come, and how far we are.
 
-    It is part of a checkpoint, so that a run may stop between two updates of one rollout.
+    It is part of a checkpoint, so that a run may stop between two updates of one rollout. What says how rows are laid
+    out (`tokens`, `lengths`, `mask`) stays on the CPU, where it can be looked at without waiting for a device.
     """
 
     tokens: Tensor
     lengths: Tensor
+    mask: Tensor
     batch: Batch
     plan: list[Tensor]
     position: int = 0
@@ -65,8 +69,9 @@ class Buffer:
     @classmethod
     def from_state(cls, state: dict[str, Any], device: torch.device) -> Buffer:
         """The buffer of a stored state, on a device."""
-        batch = Batch(**state["batch"], max_length=state["max_length"]).to(device)
-        return cls(state["tokens"].to(device), state["lengths"].to(device), batch, state["plan"], state["position"])
+        batch = Batch(**state["batch"], max_length=state["max_length"])
+        tokens, lengths, mask = state["tokens"].cpu(), state["lengths"].cpu(), batch.action_mask.cpu()
+        return cls(tokens, lengths, mask, batch.to(device), state["plan"], state["position"])
 
 
 class DivergedError(FaultError):
@@ -108,7 +113,7 @@ class Learner:
             own = [p for p in self.parameters if id(p) in of_value]
             groups = [{"params": self.body}, {"params": own, "lr": objective.value.lr}]
         self.optimizer = torch.optim.AdamW(
-            groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay
+            groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(config, total_updates))
         self.state = ObjectiveState.start(objective)
@@ -120,7 +125,6 @@ class Learner:
     def prepare(self, rollout: Rollout, *, greedy_rewards: Tensor | None = None) -> Buffer:
         """Ask for what the axes need (reference, values, old log-probs), compute advantages, plan the minibatches."""
         objective, device = self.objective, self.policy.device
-        tokens, lengths = rollout.tokens.to(device), rollout.lengths.to(device)
         batch = Batch(
             action_mask=rollout.action_mask,
             rewards=rollout.rewards,
@@ -132,25 +136,24 @@ class Learner:
             valid=rollout.valid,
             max_length=self.max_length,
         ).to(device)
-        plan = self._plan(len(rollout))
+        buffer = Buffer(rollout.tokens, rollout.lengths, rollout.action_mask, batch, self._plan(len(rollout)))
+        everything = torch.arange(len(rollout))
         with torch.no_grad():
             if objective.needs_reference:
-                batch = replace(
-                    batch,
-                    ref_logprobs=self.policy.reference_logprobs(tokens, lengths, batch.action_mask, self.sampling),
-                )
-            recompute = len(plan) > 1 and self._recompute_old()
+                scores = self._scored(buffer, everything, self._reference)
+                batch = replace(batch, ref_logprobs=scores.logprobs)
+            reused = len(buffer.plan) > 1
+            recompute = reused and self._recompute_old()
             if objective.needs_values or recompute:
-                scores = self._score(tokens, lengths, batch.action_mask, values=objective.needs_values)
+                scores = self._scored(buffer, everything, self._score, values=objective.needs_values)
                 batch = replace(batch, old_values=scores.values, final_values=scores.final_values)
                 if recompute:
                     batch = replace(batch, old_logprobs=scores.logprobs)
-            if batch.old_logprobs is None and len(plan) > 1:
+            if batch.old_logprobs is None and reused:
                 batch = replace(batch, old_logprobs=batch.sampler_logprobs)
             learnt = advantages(objective, batch, self.state)
             self.state.update(objective, batch)
-            batch = learnt
-        return Buffer(tokens, lengths, batch, plan)
+        return replace(buffer, batch=learnt)
 
     def _recompute_old(self) -> bool:
         choice = self.config.old_logprobs
@@ -174,81 +177,103 @@ class Learner:
         rows, first = buffer.plan[buffer.position], buffer.position == 0
         buffer.position += 1
         sums = self._gradient(buffer, rows)
-        metrics = {f"train/{name}": value for name, value in sums.means().items()}
+        norm = self._clip()
+        try:
+            numbers = sums.means(norm)  # the one time that an update waits for the device
+            self._refuse_diverged(numbers["loss"], numbers["grad_norm"])
+        except DivergedError:
+            self._gradient(buffer, rows, finite=True)  # raises with the name of the tensor that is to blame, if one is
+            self.optimizer.zero_grad(set_to_none=True)
+            raise
+        metrics = {f"train/{name}": value for name, value in numbers.items()}
         mismatch = metrics.get("train/mismatch", 0.0)  # not measured while only the value learns
         if first and self.policy.compute_dtype == torch.float32 and mismatch > _MISMATCH:
             raise FaultError(
                 f"sampled and scored log-probs differ by {mismatch:.3g} nats a token on the first "
                 "pass: sampler and policy are not the same distribution"
             )
-        return {**metrics, **self._step(metrics["train/loss"])}
+        return {**metrics, "train/lr": self._step()}
 
     def supervise(self, demonstrations: Demonstrations, weight: float) -> dict[str, float]:
         """Take one optimizer step on weight · mean over tokens of -log pi(answer token); return supervised/ metrics.
 
         Raises DivergedError as `update` does.
         """
-        device = self.policy.device
-        tokens, lengths = demonstrations.tokens.to(device), demonstrations.lengths.to(device)
-        mask = demonstrations.action_mask.to(device)
-        count = mask.sum()
+        d = demonstrations
+        count = int(d.action_mask.sum())
         losses: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
-        for part in torch.split(torch.arange(len(tokens)), self.micro_batch or len(tokens)):
+        for part in self._micro_batches(torch.arange(len(d.tokens)), d.lengths):
             # the model's own distribution: answers were not sampled, so no temperature and no truncation
-            scores = self._score(tokens[part], lengths[part], mask[part], sampling=Sampling())
+            scores = self._score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())
-        total = float(torch.stack(losses).sum())
-        step = self._step(total, scheduled=False)
-        return {"supervised/nll": total, "supervised/grad_norm": step["train/grad_norm"]}
+        total, norm = torch.stack([torch.stack(losses).sum(), self._clip()]).tolist()
+        self._refuse_diverged(total, norm)
+        self._step(scheduled=False)
+        return {"supervised/nll": total, "supervised/grad_norm": norm}
 
-    def _step(self, loss: float, *, scheduled: bool = True) -> dict[str, float]:
-        """Clip, step and, where it counts, move the schedule on, unless the loss or the gradient is not finite."""
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf).item()
+    def _clip(self) -> Tensor:
+        """The norm of the gradient, which is then clipped."""
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
+
+    def _refuse_diverged(self, loss: float, norm: float) -> None:
         if not (math.isfinite(norm) and math.isfinite(loss)):
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(f"loss {loss}, gradient norm {norm}")
+
+    def _step(self, *, scheduled: bool = True) -> float:
+        """Step and, where it counts, move the schedule on; return the learning rate."""
         lr = float(self.schedule.get_last_lr()[0])
         self.optimizer.step()
         if scheduled:
             self.schedule.step()
             self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
-        return {"train/grad_norm": norm, "train/lr": lr}
+        return lr
 
-    def _gradient(self, buffer: Buffer, rows: Tensor) -> _Sums:
-        """Accumulate the gradient over micro-batches, halving them when memory runs out; sums of all metrics."""
-        while True:
+    def _gradient(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> _Sums:
+        """Accumulate the gradient over micro-batches; sums of all metrics."""
+
+        def accumulate() -> _Sums:
             self.optimizer.zero_grad(set_to_none=True)
+            if not self.state.pretraining(self.objective):
+                return self._accumulate(buffer, rows, finite=finite)
+            with _frozen(self.body):
+                return self._accumulate(buffer, rows, finite=finite)
+
+        try:
+            return self._within_memory(accumulate, len(rows))
+        except NonFiniteError as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise DivergedError(str(error)) from error
+
+    def _within_memory(self, work: Callable[[], T], rows: int) -> T:
+        """The result of work that goes by micro-batches, these halved until it fits."""
+        while True:
             try:
-                if not self.state.pretraining(self.objective):
-                    return self._accumulate(buffer, rows)
-                with _frozen(self.body):
-                    return self._accumulate(buffer, rows)
-            except NonFiniteError as error:
-                raise DivergedError(str(error)) from error
+                return work()
             except torch.cuda.OutOfMemoryError:
-                size = self.micro_batch or len(rows)
+                size = min(self.micro_batch or rows, rows)
                 if size == 1:
                     raise
                 self.micro_batch = size // 2
-                torch.cuda.empty_cache()
+            torch.cuda.empty_cache()
 
-    def _accumulate(self, buffer: Buffer, rows: Tensor) -> _Sums:
+    def _accumulate(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> _Sums:
         objective, state = self.objective, self.state
-        whole = buffer.batch[rows]
+        whole = buffer.batch[moved(rows, self.policy.device)]
         # the one place that divides: by the counts of the whole minibatch, known before any forward
         policy_count = loss_count(objective, whole).clamp(min=1)
         tokens_count = value_count(whole).clamp(min=1)
         sums = _Sums()
         for part in self._micro_batches(rows, buffer.lengths):
-            micro = buffer.batch[part]
+            micro = buffer.batch[moved(part, self.policy.device)]
             scores = self._score(
                 buffer.tokens[part],
                 buffer.lengths[part],
-                micro.action_mask,
+                buffer.mask[part],
                 entropy=objective.needs_entropy,
                 values=objective.needs_values,
             )
@@ -259,11 +284,11 @@ class Learner:
             )
             loss = torch.zeros((), device=self.policy.device)
             if not state.pretraining(objective):
-                policy = policy_loss(objective, micro, state)
+                policy = policy_loss(objective, micro, state, finite=finite)
                 loss = loss + policy.total / policy_count
                 sums.add(policy)
             if objective.needs_values:
-                value = value_loss(objective, micro)
+                value = value_loss(objective, micro, finite=finite)
                 loss = loss + value.total / tokens_count
                 sums.add(value)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
@@ -275,9 +300,26 @@ class Learner:
         if size >= len(rows):
             yield rows
             return
-        # rows of like length together: less padding, the same sums
-        order = rows[torch.argsort(lengths[rows.to(lengths.device)].cpu(), stable=True)]
+        # Groups together where a policy reads their prompt once; elsewhere rows of like length, for less padding. The
+        # sums are the same.
+        order = rows.sort().values if self.policy.packs else rows[torch.argsort(lengths[rows], stable=True)]
         yield from torch.split(order, size)
+
+    def _scored(self, buffer: Buffer, rows: Tensor, score: Callable[..., TokenScores], **asked: Any) -> TokenScores:
+        """Scores of all rows, made by micro-batches."""
+
+        def work() -> TokenScores:
+            order = list(self._micro_batches(rows, buffer.lengths))
+            parts = [score(buffer.tokens[p], buffer.lengths[p], buffer.mask[p], **asked) for p in order]
+            back = moved(torch.cat(order).argsort(), self.policy.device)
+
+            def whole(name: str) -> Any:
+                found = [getattr(part, name) for part in parts]
+                return None if found[0] is None else torch.cat(found)[back]
+
+            return TokenScores(**{f.name: whole(f.name) for f in fields(TokenScores)})
+
+        return self._within_memory(work, len(rows))
 
     def _score(
         self,
@@ -304,6 +346,9 @@ class Learner:
             values=None if s.values is None else widen(s.values, pad),
             final_values=s.final_values,
         )
+
+    def _reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
+        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
 
     # ---- state ----
 
@@ -374,10 +419,10 @@ class _Sums:
         for name, value in part.maxima.items():
             self.maxima[name] = torch.maximum(self.maxima[name], value) if name in self.maxima else value
 
-    def means(self) -> dict[str, float]:
-        """Every metric as a number, brought over in one transfer."""
+    def means(self, norm: Tensor) -> dict[str, float]:
+        """Every metric, the loss and the norm of the gradient as numbers, brought over in one transfer."""
         found = {name: total / count.clamp(min=1) for name, (total, count) in self.pairs.items()}
-        found |= {**self.maxima, "loss": torch.as_tensor(self.loss)}
+        found |= {**self.maxima, "loss": torch.as_tensor(self.loss), "grad_norm": norm}
         device = found["loss"].device
         numbers = torch.stack([value.detach().double().to(device) for value in found.values()]).tolist()
         return dict(zip(found, numbers, strict=True))

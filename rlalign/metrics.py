@@ -10,7 +10,7 @@ import torch
 from rlalign.rollout import Rollout
 
 
-def rollout_metrics(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, float]:
+def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     """rollout/ and reward/ metrics of N trajectories."""
     returns = rollout.returns.double()
     seen = returns[torch.isfinite(returns)]
@@ -24,8 +24,6 @@ def rollout_metrics(rollout: Rollout, reference: torch.Tensor | None) -> dict[st
     for name, values in sorted(rollout.components.items()):
         key = f"reward/{name}"
         metrics[f"{key}_component" if key in metrics else key] = float(values.nanmean())
-    if reference is not None:
-        metrics["rollout/kl"] = float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())
     metrics |= {
         "rollout/length": float(rollout.num_actions.double().mean()),
         "rollout/tokens": float(rollout.num_actions.sum()),
@@ -35,6 +33,13 @@ def rollout_metrics(rollout: Rollout, reference: torch.Tensor | None) -> dict[st
         "rollout/signal": float(signal(rollout).double().mean()),
     }
     return metrics
+
+
+def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, float]:
+    """rollout/kl: log pi/ref of what was sampled, nats per completion; nothing where no reference [N, L] was asked."""
+    if reference is None:
+        return {}
+    return {"rollout/kl": float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())}
 
 
 def signal(rollout: Rollout) -> torch.Tensor:

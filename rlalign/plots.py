@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,14 @@ _INK, _GREY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
 def plot_run(folder: Path) -> Path:
     """Draw report/reward.png: reward with its 95 % CI, the components, and the KL to the start or the length."""
     return plot_runs([folder], folder / "report" / "reward.png")
+
+
+def draw(folder: Path) -> None:
+    """`plot_run` that cannot end a run: a picture that fails (a full disk, a broken font cache) is only warned of."""
+    try:
+        plot_run(folder)
+    except Exception as error:
+        warnings.warn(f"no picture of '{folder}': {error}; rlalign plot {folder} draws it later", stacklevel=2)
 
 
 def plot_runs(folders: Sequence[Path], path: Path) -> Path:

@@ -68,11 +68,12 @@ class Run:
     def policy(self) -> Policy:
         """The trained policy, loaded from `policy/`. Raises UserError when the run has not written it yet."""
         from rlalign.policies import load
+        from rlalign.policies.precision import device_of
 
         folder = self.folder / "policy"
         if not folder.is_dir():
             raise UserError(f"'{self.folder}' has no policy yet: finish it with rlalign train --resume {self.folder}")
-        return load(folder)
+        return load(folder, device=device_of(self.config.device))
 
     def evaluate(self, *, split: str = "test", prompts: int | None = None, samples: int | None = None) -> Comparison:
         """Before and after on held-out prompts; also written to report/evaluation.json."""
@@ -114,11 +115,17 @@ class Lock:
     """One process per run folder: an advisory lock that the kernel drops when the process dies, however it dies."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"'{folder}' cannot be made ({error.strerror}): choose another --output") from error
         self.path = folder / "run.lock"
 
     def __enter__(self) -> Lock:
-        self._file = self.path.open("a+")
+        try:
+            self._file = self.path.open("a+")
+        except OSError as error:
+            raise UserError(f"'{self.path}' cannot be written ({error.strerror}): choose another --output") from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.config import TrackingConfig, TrainConfig, to_dict
-from rlalign.errors import UserError
+from rlalign.errors import FaultError, UserError
 
 Metrics = Mapping[str, float]
 
@@ -25,18 +25,33 @@ _PATIENCE = 10.0  # seconds a tracker gets to finish
 
 
 class JsonLines:
-    """An append-only JSONL file that can be cut back to a known length, so that a resumed run writes no line twice."""
+    """An append-only JSONL file that can be cut back to a known length, so that a resumed run writes no line twice.
 
-    def __init__(self, path: Path, start: int = 0) -> None:
+    Raises FaultError when the file is shorter than that (unless lenient), and when it cannot be written.
+    """
+
+    def __init__(self, path: Path, start: int = 0, *, lenient: bool = False) -> None:
         self.path = path
+        size = path.stat().st_size if path.is_file() else 0
+        if size < start and not lenient:
+            raise FaultError(
+                f"'{path}' has {size} bytes, and {start} when the checkpoint was written: restore it, or go on without "
+                "the lines that are gone by --allow-change"
+            )
         self._file = path.open("ab")
-        self._file.truncate(start)
+        self._file.truncate(min(start, size))
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Append one line per row. NaN and infinities become null: JSON has none."""
-        for row in rows:
-            self._file.write(json.dumps(_finite(row), ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        try:
+            for row in rows:
+                self._file.write(json.dumps(_finite(row), ensure_ascii=False).encode() + b"\n")
+            self._file.flush()
+        except OSError as error:
+            raise FaultError(
+                f"'{self.path}' cannot be written ({error.strerror}): make room, then rlalign train --resume "
+                f"{self.path.parent}"
+            ) from error
 
     def tell(self) -> int:
         """Length in bytes, safely on the disk."""
@@ -51,10 +66,12 @@ class JsonLines:
 class Tracker:
     """Writes a run's metrics and samples; the state is how long the files were at the last checkpoint."""
 
-    def __init__(self, folder: Path, config: TrainConfig, state: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: TrainConfig, state: Mapping[str, int] | None = None, *, lenient: bool = False
+    ) -> None:
         state = state or {}
-        self.metrics = JsonLines(folder / "metrics.jsonl", state.get("metrics", 0))
-        self.samples = JsonLines(folder / "samples.jsonl", state.get("samples", 0))
+        self.metrics = JsonLines(folder / "metrics.jsonl", state.get("metrics", 0), lenient=lenient)
+        self.samples = JsonLines(folder / "samples.jsonl", state.get("samples", 0), lenient=lenient)
         self._mirrors = [_Mirror(name, open_) for name, open_ in _trackers(folder, config).items()]
 
     def log(self, step: int, metrics: Metrics, samples: Iterable[Mapping[str, Any]] = ()) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -22,12 +22,12 @@ from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.evaluation import Evaluation, evaluate, held_out
 from rlalign.learner import Buffer, DivergedError, Learner
-from rlalign.metrics import rollout_metrics, samples_of
-from rlalign.plots import plot_run
+from rlalign.metrics import kl_metric, rollout_metrics, samples_of
+from rlalign.plots import draw
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.progress import ProgressLine
-from rlalign.redraw import with_signal
+from rlalign.redraw import joined, with_signal
 from rlalign.rollout import Rollout, collect
 from rlalign.signals import StopRequest
 from rlalign.supervised import demonstrations
@@ -111,7 +111,7 @@ class Trainer:
                 line.show(self.step, self._log())
                 if self._due(config.save_every) and self.step < config.steps:
                     self.save()
-                    plot_run(self.folder)
+                    draw(self.folder)
         self.save()
         return self.stop.exit_status
 
@@ -129,19 +129,21 @@ class Trainer:
             # As if the rollout had never begun: with the reward mended, --resume goes on with the same prompts.
             self.tasks.load_state_dict(start[0])
             self._set_rng_state(start[1])
-            path = self.save()
-            raise RewardError(
-                f"{error} (saved: mend the reward, then rlalign train --resume {path.parents[1]})"
-            ) from error
+            self._stop_mending(error)
+
+    def _stop_mending(self, error: RewardError) -> NoReturn:
+        """Save, and say how to go on once the reward is mended."""
+        path = self.save()
+        raise RewardError(f"{error} (saved: mend the reward, then rlalign train --resume {path.parents[1]})") from error
 
     def _learnable(self, tasks: Sequence[Task], began: float) -> Buffer:
         """Trajectories of the tasks, scored by everything that the axes ask for."""
         r = self.config.rollout
         with torch.no_grad():
             rollout = self._play(self.env, tasks, r.group_size)
-            draws, greedy = 1, None
+            drawn, greedy = [rollout], None
             if self.config.objective.data.dynamic_sampling:
-                rollout, draws = with_signal(self._draw_again, rollout, max_draws=r.max_draws)
+                rollout, drawn = with_signal(self._draw_again, rollout, max_draws=r.max_draws)
                 tasks = rollout.tasks[:: r.group_size]
             if self.config.objective.needs_greedy:
                 best = self._play(TokenVectorEnv(self.mdp, r.prompts), tasks, 1, greedy=True)
@@ -152,8 +154,9 @@ class Trainer:
         rolled = time.perf_counter()
         buffer = self.learner.prepare(rollout, greedy_rewards=greedy)
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
-        metrics = rollout_metrics(rollout, buffer.batch.ref_logprobs) | self._failures() | times
-        metrics["rollout/draws"] = float(draws)
+        seen = rollout if len(drawn) == 1 else joined(drawn)
+        metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | self._failures() | times
+        metrics["rollout/draws"] = float(len(drawn))
         if not bool(rollout.valid.any()):
             self.console.print(f"[yellow]warning[/]: step {self.step + 1}: no sample has a valid reward: no gradient")
         self.rollout_log = (metrics, samples_of(rollout))
@@ -189,12 +192,9 @@ class Trainer:
             self.bad_updates = 0
         except DivergedError as error:
             stats = {"train/skipped": 1.0}
-            self.bad_updates += 1
-            path = self._keep_batch(buffer)
-            message = f"step {self.step + 1}: {error}; the update was skipped, its batch is in '{path}'"
-            if self.bad_updates >= self.config.learner.max_bad_updates:
-                raise FaultError(f"{message}; {self.bad_updates} in a row, so the run stops") from error
-            self.console.print(f"[yellow]warning[/]: {message}")
+            rows = buffer.plan[buffer.position - 1]
+            kept = {**buffer.batch[rows].tensors(), "tokens": buffer.tokens[rows], "lengths": buffer.lengths[rows]}
+            self._skip(self.step + 1, error, kept)
         for name, value in stats.items():
             self.pending.setdefault(name, []).append(value)
         self.rollout_log[0]["time/update"] += time.perf_counter() - began
@@ -202,9 +202,25 @@ class Trainer:
     def _align(self) -> None:
         """Every `align_interval` steps, a supervised update on the answers of the next prompts."""
         s = self.config.supervised
-        if s.align_interval and self.step % s.align_interval == 0:
-            answers = demonstrations(self.mdp, self.answers.next(self.config.rollout.prompts))
+        if not s.align_interval or self.step % s.align_interval:
+            return
+        answers = demonstrations(self.mdp, self.answers.next(self.config.rollout.prompts))
+        try:
             self.pending |= {k: [v] for k, v in self.learner.supervise(answers, s.weight).items()}
+        except DivergedError as error:
+            self.pending["supervised/skipped"] = [1.0]
+            self._skip(self.step, error, {f.name: getattr(answers, f.name) for f in fields(answers)})
+
+    def _skip(self, step: int, error: DivergedError, batch: dict[str, Any]) -> None:
+        """Say that an update was skipped and keep its batch; the run stops when that repeats."""
+        self.bad_updates += 1
+        path = checkpoint.save(
+            self.folder / "faults", step, {"batch": batch}, config_hash=fingerprint(self.config), keep=5
+        )
+        message = f"step {step}: {error}; the update was skipped, its batch is in '{path}'"
+        if self.bad_updates >= self.config.learner.max_bad_updates:
+            raise FaultError(f"{message}; {self.bad_updates} in a row, so the run stops") from error
+        self.console.print(f"[yellow]warning[/]: {message}")
 
     def _log(self) -> dict[str, float]:
         """Write the finished step: means over its updates."""
@@ -215,7 +231,11 @@ class Trainer:
             metrics["train/kl_coef"] = self.learner.state.kl_coef
         seconds = sum(v for k, v in metrics.items() if k in ("time/rollout", "time/prepare", "time/update"))
         metrics |= {"time/step": seconds, "time/tokens_per_s": metrics["rollout/tokens"] / max(seconds, 1e-9)}
-        metrics |= self._validate() if self._due(self.config.evaluation.every) else {}
+        try:
+            metrics |= self._validate() if self._due(self.config.evaluation.every) else {}
+        except RewardError as error:
+            self.tracker.log(self.step, metrics, samples)  # the step is done, only its validation is missing
+            self._stop_mending(error)
         self.tracker.log(self.step, metrics, samples)
         return metrics
 
@@ -232,7 +252,7 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """Held-out performance now; draws from its own generator, so that it changes nothing."""
         e = self.config.evaluation
-        return evaluate(
+        found = evaluate(
             self.policy,
             self.mdp,
             self.held_out,
@@ -241,6 +261,8 @@ class Trainer:
             seed=self.config.seed,
             sampler=self.config.rollout.sampler,
         )
+        self._failures()  # those of held-out prompts are no part of the next step's count
+        return found
 
     def _validate(self) -> dict[str, float]:
         now = self.evaluate()
@@ -255,14 +277,6 @@ class Trainer:
                 f"the weights are not finite {when} ({len(broken)} tensors, first '{broken[0]}'): "
                 "resume from the last checkpoint with a lower --learner.lr"
             )
-
-    def _keep_batch(self, buffer: Buffer) -> Path:
-        rows = buffer.plan[buffer.position - 1]
-        batch = buffer.batch[rows]
-        state = {"batch": {**batch.tensors(), "tokens": buffer.tokens[rows], "lengths": buffer.lengths[rows]}}
-        return checkpoint.save(
-            self.folder / "faults", self.step + 1, state, config_hash=fingerprint(self.config), keep=5
-        )
 
     def save(self) -> Path:
         """Write a checkpoint of everything that the next update depends on."""
@@ -290,7 +304,13 @@ class Trainer:
         )
 
     def resume(self) -> None:
-        """Take up the newest checkpoint. Raises UserError or FaultError when it is missing, damaged or incomplete."""
+        """Take up the newest checkpoint; without any (a kill before the first), the run begins again.
+
+        Raises UserError or FaultError when it is damaged, incomplete or of another configuration.
+        """
+        if not checkpoint.complete(self.folder / "checkpoints"):
+            self.console.print("no checkpoint was written yet: beginning again at step 0")
+            return
         path = checkpoint.latest(self.folder / "checkpoints")
         need = ("policy", "optimizer", "learner", "rng", "progress", "buffer")
         state, manifest = checkpoint.load(path, need=need, lenient=self.config.allow_change)
@@ -310,16 +330,26 @@ class Trainer:
         self.tasks.load_state_dict(progress["tasks"])
         self.answers.load_state_dict(progress["answers"])
         self.buffer = Buffer.from_state(state["buffer"], self.policy.device) if state.get("buffer") else None
-        self.tracker = Tracker(self.folder, self.config, progress["files"])
+        self.tracker = Tracker(self.folder, self.config, progress["files"], lenient=self.config.allow_change)
         if "rng" in state:
             self._set_rng_state(state["rng"])
 
     def _rng_state(self) -> dict[str, Any]:
         own = {"sampler": self.sampler_generator.get_state(), "shuffle": self.shuffle_generator.get_state()}
-        return {**checkpoint.rng_state(), **own}
+        return {**checkpoint.rng_state(), **own, "device": self.policy.device.type}
 
     def _set_rng_state(self, state: dict[str, Any]) -> None:
-        self.sampler_generator.set_state(state["sampler"])
+        device = self.policy.device.type
+        if state["device"] == device:
+            self.sampler_generator.set_state(state["sampler"])
+        else:
+            # each kind of device draws differently from one state: the run goes on with other draws
+            seed = np.random.SeedSequence([self.config.seed, self.step, 1]).generate_state(1)[0]
+            self.sampler_generator.manual_seed(int(seed))
+            self.console.print(
+                f"the run was on {state['device']} and goes on on {device}: its sampler is seeded anew, so it is not "
+                "bitwise what it would have been"
+            )
         self.shuffle_generator.set_state(state["shuffle"])
         checkpoint.set_rng_state(state)
 

@@ -92,8 +92,9 @@ def decide(environments: Mapping[str, EnvResult]) -> dict[str, EnvResult]:
     seeds = {name: len(next(iter(env.algorithms.values())).failed) for name, env in environments.items()}
     decided: dict[str, list[Pair]] = {name: [] for name in environments}
     for (name, pair), p in zip(pairs, adjusted, strict=True):
-        lost = environments[name].algorithms
-        detectable = st.detectable(*_error(lost[pair.a], lost[pair.b]), len(pairs))
+        both = environments[name].algorithms
+        gap = st.two_way(as_array(both[pair.a].final) - as_array(both[pair.b].final))
+        detectable = st.detectable(st.unbiased(gap.se, gap.df), gap.df, len(pairs))
         claimed = seeds[name] >= st.FEWEST_SEEDS and p < st.ALPHA
         better = pair.a if (pair.difference.value or 0.0) > 0 else pair.b
         found = replace(pair, p_holm=_finite(p), detectable=_finite(detectable), winner=better if claimed else None)
@@ -245,11 +246,6 @@ def _pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
         },
         sentence="",
     )
-
-
-def _error(x: AlgorithmResult, y: AlgorithmResult) -> tuple[float, float]:
-    gap = st.two_way(as_array(x.final) - as_array(y.final))
-    return gap.se, gap.df
 
 
 def _sentence(pair: Pair, env: str, seeds: int) -> str:

@@ -6,6 +6,7 @@ No shared disk is needed. A run that was half done here goes there with its chec
 from __future__ import annotations
 
 import io
+import logging
 import shutil
 import tarfile
 import tempfile
@@ -36,9 +37,11 @@ class RayWorkers:
             raise UserError("ray is not installed: pip install 'rlalign[ray]'") from None
         self._ray: Any = ray
         if not ray.is_initialized():
-            size = {"num_cpus": jobs} if address == "local" and jobs else {}
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="error", **size)
-        self.jobs = jobs or max(1, int(ray.cluster_resources().get("CPU", 1)))
+            size: dict[str, Any] = {"num_cpus": jobs} if address == "local" and jobs else {}
+            self._ray.init(
+                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **size
+            )
+        self.jobs = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         # a fresh process for each run, as on this machine
         self._task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(run_there)
         self._running: dict[str, tuple[Any, TrainConfig]] = {}

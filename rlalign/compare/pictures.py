@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,28 +25,17 @@ def draw(folder: Path, results: Results) -> list[Path]:
     """Write curves-ENV.png, frontier-ENV.png, profile-ENV.png and scores.png; returns their paths."""
     paths = []
     for name, env in results.environments.items():
-        paths.append(_save(folder / f"curves-{name}.png", (12.6, 3.2), 4, lambda axes, e=env: _curves(axes, e)))
-        paths.append(_save(folder / f"frontier-{name}.png", (4.8, 3.4), 1, lambda axes, e=env: _frontier(axes[0], e)))
+        paths.append(_save(folder / f"curves-{name}.png", (12.6, 3.2), 4, partial(_curves, env=env)))
+        paths.append(_save(folder / f"frontier-{name}.png", (4.8, 3.4), 1, partial(_frontier, env=env)))
         profiles = {a: r.profile for a, r in env.algorithms.items()}
-        paths.append(
-            _save(
-                folder / f"profile-{name}.png",
-                (4.8, 3.4),
-                1,
-                lambda axes, p=profiles: _profiles(axes[0], p, "held-out reward"),
-            )
-        )
-    paths.append(
-        _save(
-            folder / "scores.png",
-            (3.2 * len(results.environments) + 1.2, 3.2),
-            len(results.environments),
-            lambda axes: _scores(axes, results),
-        )
-    )
+        paint = partial(_profiles, profiles=profiles, what="held-out reward")
+        paths.append(_save(folder / f"profile-{name}.png", (4.8, 3.4), 1, paint))
+    columns = len(results.environments)
+    size = (3.2 * columns + 1.2, 1.4 + 0.3 * len(results.algorithms))
+    paths.append(_save(folder / "scores.png", size, columns, partial(_scores, results=results)))
     if results.aggregate:
         profiles = results.aggregate.profile
-        paths.append(_save(folder / "profile.png", (4.8, 3.4), 1, lambda axes: _profiles(axes[0], profiles, "score")))
+        paths.append(_save(folder / "profile.png", (4.8, 3.4), 1, partial(_profiles, profiles=profiles, what="score")))
     return paths
 
 
@@ -93,7 +83,8 @@ def _curves(axes: Sequence[Any], env: EnvResult) -> None:
     axes[0].legend(frameon=False, fontsize=8)
 
 
-def _frontier(axis: Any, env: EnvResult) -> None:
+def _frontier(axes: Sequence[Any], env: EnvResult) -> None:
+    axis = axes[0]
     for colour, (name, r) in zip(_cycle(), env.algorithms.items(), strict=False):
         for i, curve in enumerate(_alive(r)):
             kl, reward = as_array([curve.kl])[0], as_array([curve.reward])[0]
@@ -104,7 +95,8 @@ def _frontier(axis: Any, env: EnvResult) -> None:
     axis.legend(frameon=False, fontsize=8)
 
 
-def _profiles(axis: Any, profiles: dict[str, Profile], what: str) -> None:
+def _profiles(axes: Sequence[Any], profiles: dict[str, Profile], what: str) -> None:
+    axis = axes[0]
     for colour, (name, p) in zip(_cycle(), profiles.items(), strict=False):
         axis.plot(p.tau, p.share, color=colour, label=name, linewidth=1.6)
         axis.fill_between(p.tau, p.low, p.high, color=colour, alpha=0.12, linewidth=0)

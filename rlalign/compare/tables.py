@@ -26,6 +26,7 @@ def show(console: Console, results: Results) -> None:
     for name, env in results.environments.items():
         console.print()
         console.print(_algorithms(name, env, len(results.seeds)))
+        console.print(_course(name, env))
         if env.pairs:
             console.print(_pairs(name, env))
     if results.aggregate:
@@ -41,17 +42,25 @@ def show(console: Console, results: Results) -> None:
 
 def _algorithms(name: str, env: EnvResult, seeds: int) -> Table:
     title = f"{name}: held-out reward after {env.steps} steps, {seeds} seeds × {len(env.prompts)} prompts, 95 % CI"
-    budget = "" if env.threshold is None else f"samples to {env.threshold:.3f}"
-    columns = ["", "mean", "IQM", "median", "gain", "sd seeds", "sd prompts", "AUC (samples)"]
-    table = _table(title, [*columns, *([budget] if budget else []), "failed"])
+    failed = any(any(r.failed) for r in env.algorithms.values())
+    table = _table(title, ["", "mean", "IQM", "median", "gain", *(["failed"] if failed else [])])
     for algorithm, r in env.algorithms.items():
         cells = [_ci(r.mean), _ci(r.iqm), _ci(r.median), _ci(r.gain, sign=True)]
-        cells += [_number(r.spread.seeds), _number(r.spread.prompts), _ci(r.auc["samples"])]
-        if budget:
+        table.add_row(escape(algorithm), *cells, *([str(sum(r.failed))] if failed else []))
+    return table
+
+
+def _course(name: str, env: EnvResult) -> Table:
+    level = [] if env.threshold is None else [f"samples to {env.threshold:.3f}", "got there"]
+    columns = ["", "mean height of the curve", *level, "sd seeds", "sd prompts", "sd rest"]
+    table = _table(f"{name}: on the way, and where the noise comes from", columns)
+    for algorithm, r in env.algorithms.items():
+        cells = [_ci(r.auc["samples"])]
+        if level:
             reach = r.to_threshold["samples"]
-            got = sum(reach.reached)
-            cells.append(f"{_count(reach.median)} ({got} of {len(reach.reached)} got there)")
-        table.add_row(escape(algorithm), *cells, str(sum(r.failed) or "–"))
+            cells += [_count(reach.median), f"{sum(reach.reached)} of {len(reach.reached)}"]
+        cells += [_number(x) for x in (r.spread.seeds, r.spread.prompts, r.spread.rest)]
+        table.add_row(escape(algorithm), *cells)
     return table
 
 
@@ -91,7 +100,7 @@ def _differences(results: Results) -> Table:
 def _table(title: str, columns: list[str]) -> Table:
     table = Table(title=escape(title), title_justify="left")
     for i, column in enumerate(columns):
-        table.add_column(column, justify="right" if i else "left", no_wrap=not i)
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table
 
 
@@ -107,7 +116,7 @@ def _number(x: float | None) -> str:
 
 
 def _count(x: float | None) -> str:
-    return "not reached by half" if x is None else f"{x:,.0f}".replace(",", " ")
+    return "–" if x is None else f"{x:,.0f}".replace(",", " ")
 
 
 def write_csv(folder: Path, results: Results) -> Path:

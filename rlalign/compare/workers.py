@@ -125,11 +125,11 @@ def run_here(config: TrainConfig) -> int:
     """Train in this process, on one thread; prints the traceback of an error. Returns the exit status."""
     import torch
 
-    from rlalign.compare.cell import train
+    from rlalign.integrations import train_any
 
     torch.set_num_threads(1)
     try:
-        return train(config)
+        return train_any(config, quiet=True)[0].exit_status
     except BaseException:
         traceback.print_exc()
         return 1

@@ -39,8 +39,10 @@ class NonFiniteError(UserError):
         )
 
 
-def prepare(batch: Batch) -> Batch:
+def prepare(batch: Batch, *, finite: bool = True) -> Batch:
     """A batch with checked shapes, `valid` and `voters` filled in, and zeros off the mask and in rows without a say.
+
+    `finite=False` leaves out the look for NaN and inf, which waits for the device.
 
     Raises:
         UserError: a tensor's shape or kind is wrong; names it, the expected and the given shape.
@@ -59,22 +61,26 @@ def prepare(batch: Batch) -> Batch:
     valid = torch.ones(n, dtype=torch.bool, device=mask.device) if batch.valid is None else batch.valid
     voters = valid if batch.voters is None else batch.voters
     seen = mask & (valid | voters)[:, None]
-    clean: dict[str, Tensor] = {"valid": valid, "voters": voters}
+    clean: dict[str, Tensor] = {}
     for f in fields(batch):
         x = getattr(batch, f.name)
         if isinstance(x, Tensor) and x.is_floating_point():
-            clean[f.name] = _clean(f.name, x, seen if x.ndim == 2 else valid | voters)
-    return replace(batch, **clean)  # type: ignore[arg-type]  # every value is a tensor field
+            clean[f.name] = x.where(seen if x.ndim == 2 else valid | voters, 0)
+    if finite and clean:
+        _refuse_non_finite(clean)
+    return replace(batch, valid=valid, voters=voters, **clean)  # type: ignore[arg-type]  # every value is a tensor
 
 
-def _clean(name: str, x: Tensor, keep: Tensor) -> Tensor:
-    x = x.where(keep, 0)
-    if not bool(torch.isfinite(x.detach().sum())):  # one number to look at; the rows are sought only when it is bad
-        finite = torch.isfinite(x.detach())
-        bad = ~(finite if x.ndim == 1 else finite.all(1))
+def _refuse_non_finite(tensors: dict[str, Tensor]) -> None:
+    # one number to look at; where it comes from is sought only when it is bad
+    total = torch.stack([x.detach().sum().double() for x in tensors.values()]).sum()
+    if bool(torch.isfinite(total)):
+        return
+    for name, x in tensors.items():
+        at = torch.isfinite(x.detach())
+        bad = ~(at if x.ndim == 1 else at.all(1))
         if bool(bad.any()):
             raise NonFiniteError(name, bad.nonzero().flatten().tolist())
-    return x
 
 
 def _expect(batch: Batch, name: str, shape: tuple[int, ...]) -> None:

@@ -113,20 +113,25 @@ def value_count(batch: Batch) -> Tensor:
 
 
 def policy_loss(
-    objective: Objective, batch: Batch, state: ObjectiveState | None = None, *, measure: bool = True
+    objective: Objective,
+    batch: Batch,
+    state: ObjectiveState | None = None,
+    *,
+    measure: bool = True,
+    finite: bool = True,
 ) -> LossSum:
     """Policy term, KL in the loss, entropy bonus and NLL on positives, summed over the rows given.
 
     Needs `advantages` from the function of that name, and `logprobs` with gradient. Token losses:
     - gain(ratio, trust) · off-policy weight + beta · KL - entropy_coef · H - nll_coef · 1[reward > nll_above] · log pi.
-    `measure=False` leaves the metrics out.
+    `measure=False` leaves the metrics out, `finite=False` the look for NaN and inf, which waits for the device.
 
     Returns:
         total and count by the aggregation axis, and metrics: pg_loss, kl (nats per completion, k1), kl_k3 (per token),
         kl_clamped, entropy, ratio, ratio_max (a maximum, in `maxima`), clip_fraction, mismatch (|log pi - log
         sampler|), off_policy_weight.
     """
-    b = prepare(batch)
+    b = prepare(batch, finite=finite)
     state = state or ObjectiveState.start(objective)
     logprobs = b.need("logprobs", "the policy loss")
     b.need("advantages", "the policy loss (call rlalign.objective.advantages on the whole batch first)")
@@ -161,12 +166,12 @@ def surrogate(objective: Objective, batch: Batch) -> Tensor:
     return loss
 
 
-def value_loss(objective: Objective, batch: Batch) -> LossSum:
+def value_loss(objective: Objective, batch: Batch, *, finite: bool = True) -> LossSum:
     """value.coef · ½ squared error of `values` (with gradient) to `returns`, clipped by value.clip; per token.
 
     Metrics: value_loss (without the coefficient), value, return, and value_error² and return² for explained variance.
     """
-    b = prepare(batch)
+    b = prepare(batch, finite=finite)
     values, returns = b.need("values", "the value loss"), b.need("returns", "the value loss")
     old = b.need("old_values", "value.clip") if objective.value.clip > 0 else b.old_values
     loss = squared_error(values, returns, old, objective.value.clip)

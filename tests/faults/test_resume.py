@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from rlalign.config import update
 from rlalign.defaults import default_config
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.experiment import train_run
-from rlalign.learner import Learner
+from rlalign.learner import DivergedError, Learner
 from rlalign.run import Lock, Run
 from rlalign.tracking import read_metrics
 from rlalign.trainer import Trainer
@@ -59,7 +60,7 @@ def assert_bitwise_equal(a, b, where=""):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_bitwise_equal(x, y, f"{where}[{i}]")
     else:
-        assert a == b, where
+        assert a == b or (a != a and b != b), where  # NaN is NaN
 
 
 def same_run(folder_a, folder_b):
@@ -304,3 +305,108 @@ def test_run_reads_only_what_is_a_run(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"stpes": 3}))
     with pytest.raises(UserError, match=r"unknown setting 'stpes'.*Did you mean 'steps'"):
         _ = Run(tmp_path).config
+
+
+def scored(function):
+    import rlalign
+
+    return [rlalign.reward("steady", timeout_s=None, retries=0)(function)]
+
+
+def lengths(completions, **columns):
+    return [float(len(c)) for c in completions]
+
+
+def test_what_a_reward_returned_for_held_out_prompts_is_not_counted_in_the_next_step(tmp_path):
+    """Otherwise the first step after a resume, which measures the start again, would count more than it had."""
+
+    def sometimes(completions, **columns):
+        return [float(len(c)) if len(c) % 2 else None for c in completions]
+
+    train_run(config(tmp_path / "whole"), rewards=scored(sometimes), quiet=True)
+    train_run(config(tmp_path / "parts", steps=2), rewards=scored(sometimes), quiet=True)
+    train_run(config(tmp_path / "parts", resume=True), rewards=scored(sometimes), quiet=True)
+    assert any(k == "reward/steady/none" for k in read_metrics(tmp_path / "whole")[0])
+    same_run(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_reward_that_fails_in_a_validation_saves_the_step(tmp_path):
+    calls = 0
+
+    def flaky(completions, **columns):
+        nonlocal calls
+        calls += 1
+        if calls == 5:  # before, step 1, its validation, step 2, its validation
+            raise ValueError("the scorer is down")
+        return lengths(completions)
+
+    with pytest.raises(RewardError, match=r"steady.*saved: mend the reward"):
+        train_run(config(tmp_path / "cut", evaluation__every=1), rewards=scored(flaky), quiet=True)
+    assert checkpoint.latest(tmp_path / "cut" / "checkpoints").name == "step-2"
+    train_run(config(tmp_path / "cut", evaluation__every=1, resume=True), rewards=scored(lengths), quiet=True)
+    train_run(config(tmp_path / "whole", evaluation__every=1), rewards=scored(lengths), quiet=True)
+    assert_bitwise_equal(outcome(tmp_path / "cut")[0]["policy"], outcome(tmp_path / "whole")[0]["policy"])
+    assert [row["step"] for row in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+
+
+def test_a_kill_before_the_first_save_begins_again(tmp_path, capsys):
+    train_run(config(tmp_path / "whole"), quiet=True)
+    train_run(config(tmp_path / "cut"), quiet=True)
+    shutil.rmtree(tmp_path / "cut" / "checkpoints")
+    with pytest.raises(UserError, match="holds a run already: add --resume"):
+        train_run(config(tmp_path / "cut"), quiet=True)
+    train_run(config(tmp_path / "cut", resume=True))
+    assert "no checkpoint was written yet: beginning again" in capsys.readouterr().out
+    same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_log_that_lost_lines_is_refused_unless_allowed(tmp_path):
+    train_run(config(tmp_path / "r"), quiet=True)
+    (tmp_path / "r" / "metrics.jsonl").unlink()
+    with pytest.raises(FaultError, match=r"metrics\.jsonl' has 0 bytes, and \d+ when the checkpoint was written"):
+        train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
+    train_run(config(tmp_path / "r", resume=True, steps=5, allow_change=True), quiet=True)
+    assert (tmp_path / "r" / "metrics.jsonl").read_bytes().startswith(b"{")
+    assert [row["step"] for row in read_metrics(tmp_path / "r")] == [5]
+
+
+def test_a_run_that_changes_its_device_goes_on_with_a_sampler_seeded_anew(tmp_path, capsys):
+    """The generator's state of another kind of device is of another format: here it stands in as a short one."""
+    train_run(config(tmp_path / "r", steps=2), quiet=True)
+    path = checkpoint.latest(tmp_path / "r" / "checkpoints")
+    state, manifest = checkpoint.load(path)
+    state["rng"] |= {"device": "cuda", "sampler": torch.zeros(16, dtype=torch.uint8)}
+    checkpoint.save(path.parent, manifest["step"], state, config_hash=manifest["config"])
+    run, _ = train_run(config(tmp_path / "r", resume=True))
+    assert "the run was on cuda and goes on on cpu" in capsys.readouterr().out
+    assert run.metrics["step"] == [1, 2, 3, 4]
+
+
+def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch):
+    def diverged(self, answers, weight):
+        raise DivergedError("loss nan, gradient norm nan")
+
+    monkeypatch.setattr(Learner, "supervise", diverged)
+    train_run(config(tmp_path / "r", supervised__align_interval=2), quiet=True)
+    assert [row.get("supervised/skipped") for row in read_metrics(tmp_path / "r")] == [None, 1.0, None, 1.0]
+    assert (tmp_path / "r" / "faults" / "step-2" / "batch.safetensors").is_file()
+    settings = {"supervised__align_interval": 1, "learner__max_bad_updates": 1}
+    with pytest.raises(FaultError, match="so the run stops"):
+        train_run(config(tmp_path / "s", **settings), quiet=True)
+
+
+def test_answers_that_are_not_there_are_missed_before_anything_is_touched(tmp_path):
+    with pytest.raises(UserError, match=r"several turns"):
+        train_run(config(tmp_path / "r", env="guess_number", supervised__align_interval=1), quiet=True)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
+    def broken(folder):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("rlalign.plots.plot_run", broken)
+    with pytest.warns(UserWarning, match="no picture of"):
+        run, comparison = train_run(config(tmp_path / "r", save_every=1), quiet=True)
+    assert comparison is not None
+    assert len(run.metrics["step"]) == 4

@@ -1,7 +1,7 @@
 """Learning from scratch on Reverse (strings of two or three letters), and no learning where there is nothing to learn.
 
-At the start token_match + exact_match is about 0.13. Over seeds 0-2 the four algorithms were between 0.5 and 1.2 after
-80 steps, and the controls below 0.25; the thresholds leave room on both sides.
+At the start token_match + exact_match is about 0.13. Over seeds 0-5 the four algorithms were between 0.57 and 1.21
+after 80 steps, and the controls below 0.25; the thresholds leave room: other machines round otherwise.
 """
 
 import numpy as np
@@ -19,10 +19,12 @@ def last(run, key, count=10):
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "ppo"])
 def test_the_four_algorithms_learn(tmp_path, algorithm):
-    run = rlalign.train(ENV, "gru", algorithm, steps=80, output=tmp_path / "run", quiet=True)
+    run = rlalign.train(
+        ENV, "gru", algorithm, steps=80, output=tmp_path / "run", quiet=True, evaluation__samples=16
+    )  # fmt: skip
     assert run.metrics["reward/mean"][0] < 0.25
     assert last(run, "reward/mean") > 0.45
-    assert run.comparison.differences["reward"].low > 0
+    assert run.comparison.differences["reward"].low > 0  # over seeds 0-5 it was at least 0.11
 
 
 @pytest.mark.parametrize("baseline", ["batch_mean", "value"])
@@ -78,14 +80,16 @@ def test_controls_do_not_learn(tmp_path, control):
 def test_every_preset_learns_in_at_least_four_of_five_seeds(tmp_path, algorithm):
     """From the same starts, on strings of two letters: from at most 0.2 to above 0.3.
 
-    DAPO first learns to be short, and VAPO first its value; they get more steps.
+    Over seeds 0-5 the least was 0.49. DAPO first learns to be short, and VAPO first its value: they get more steps.
+    VAPO's alpha is meant for long chains; on three tokens 0.05 would make its lambda 0.
     """
-    steps = {"dapo": 80, "vapo": 100}.get(algorithm, 40)
+    steps = {"dapo": 80, "vapo": 60}.get(algorithm, 40)
+    settings = {"objective__credit__length_alpha": 1.0} if algorithm == "vapo" else {}
     reached = 0
     for seed in range(5):
         run = rlalign.train(
             "reverse?max_length=2", "gru", algorithm, steps=steps, seed=seed, quiet=True,
-            output=tmp_path / str(seed), evaluation__prompts=2,
+            output=tmp_path / str(seed), evaluation__prompts=2, **settings,
         )  # fmt: skip
         assert run.metrics["reward/mean"][0] < 0.25
         reached += last(run, "reward/mean", 5) > 0.3

@@ -27,6 +27,10 @@ def test_short_names(name: str) -> None:
     assert isinstance(make_mdp(name), Reverse)
 
 
+def test_a_file_s_name_is_a_short_name_too() -> None:
+    assert make_mdp("guess_number").id == "rlalign/GuessNumber-v0"
+
+
 def test_unknown_names_are_met_with_suggestions() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'rlalign/Sentiment-v0'"):
         make_mdp("sentment")

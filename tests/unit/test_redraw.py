@@ -4,7 +4,7 @@ import torch
 
 import rlalign
 from rlalign.metrics import signal
-from rlalign.redraw import with_signal
+from rlalign.redraw import joined, with_signal
 from rlalign.rollout import Rollout
 from rlalign.types import Task
 
@@ -42,19 +42,23 @@ def test_signal_is_a_spread_among_valid_rewards():
 
 def test_groups_without_signal_are_replaced_by_later_ones():
     later = iter([rollout([[0.0, 0.0], [0.0, 5.0]], width=5, tag=1), rollout([[7.0, 8.0], [9.0, 1.0]], tag=2)])
-    filled, draws = with_signal(lambda: next(later), rollout([[1.0, 2.0], [3.0, 3.0], [4.0, 4.0]]), max_draws=9)
-    assert draws == 3
+    filled, drawn = with_signal(lambda: next(later), rollout([[1.0, 2.0], [3.0, 3.0], [4.0, 4.0]]), max_draws=9)
+    assert len(drawn) == 3
     assert filled.prompts[::2] == ["0.0", "1.1", "2.0"]
     assert filled.group_ids.tolist() == [0, 0, 1, 1, 2, 2]
     assert filled.tokens.shape == (6, 5)
     assert filled.returns.tolist() == [1, 2, 0, 5, 7, 8]
     assert filled.components["r"].tolist() == [1, 2, 0, 5, 7, 8]
     assert bool(signal(filled).all())
+    # what is logged is everything that was drawn, not the groups that were chosen
+    everything = joined(drawn)
+    assert everything.returns.tolist() == [1, 2, 3, 3, 4, 4, 0, 0, 0, 5, 7, 8, 9, 1]
+    assert everything.group_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
 
 
 def test_what_is_missing_is_filled_so_that_the_batch_keeps_its_shape():
-    filled, draws = with_signal(lambda: rollout([[0.0, 0.0]]), rollout([[3.0, 3.0], [1.0, 2.0]]), max_draws=3)
-    assert draws == 3
+    filled, drawn = with_signal(lambda: rollout([[0.0, 0.0]]), rollout([[3.0, 3.0], [1.0, 2.0]]), max_draws=3)
+    assert len(drawn) == 3
     assert filled.prompts[::2] == ["0.1", "0.0"]
 
 

@@ -79,7 +79,10 @@ def reward_funcs(specs: Specs) -> tuple[list[RewardFunc], list[float]]:
     items = resolve(specs)
     if odd := [r.name for r, _ in items if r.scope in ("turn", "token", "group")]:
         raise UserError(f"reward '{odd[0]}' is of a scope that TRL has not: use reward_func(env, rewards=...)")
-    return [_function(RewardSum([(item, 1.0)]), item.name) for item, _ in items], [weight for _, weight in items]
+    weights = [weight for _, weight in items if isinstance(weight, int | float)]
+    if len(weights) < len(items):
+        raise UserError("a weight that moves (a schedule, a constraint) is one that TRL has not: give numbers")
+    return [_function(RewardSum([(item, 1.0)]), item.name) for item, _ in items], weights
 
 
 def _function(one: RewardSum, name: str) -> RewardFunc:

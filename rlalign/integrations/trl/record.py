@@ -63,7 +63,7 @@ class Recorder(TrainerCallback):
         rollout = played(self.mdp, [self.tasks[i] for i in task], completion_ids, self.group_size)
         failures = {} if self.mdp.reward is None else self.mdp.reward.pop_failures()
         counts = {f"reward/{name}/{kind}": float(n) for name, of in failures.items() for kind, n in of.items() if n}
-        self._metrics, self._samples = rollout_metrics(rollout, None) | counts, samples_of(rollout)
+        self._metrics, self._samples = rollout_metrics(rollout) | counts, samples_of(rollout)
         self._scored = time.perf_counter()
         return [None if r != r else r for r in rollout.returns.tolist()]
 

@@ -1,0 +1,126 @@
+"""What the speed benchmarks run on: models of a size with random weights, prompts, and how long completions are.
+
+Speed does not depend on what weights say, so none are fetched. Everything is drawn from seeds.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+SIZES = ("small", "mid", "smollm2", "0.5b", "1.5b")
+LENGTHS = ("equal", "uneven")
+PROMPTS, GROUP, LIMIT = 8, 8, 64
+SHORTEST, LONGEST = 12, 32
+"""Tokens of a prompt."""
+
+Lengths = Literal["equal", "uneven"]
+
+
+def config(size: str) -> Any:
+    """The transformers configuration of a size: Qwen3-shaped (small, mid), SmolLM2-135M, Qwen2.5-0.5B and -1.5B."""
+    from transformers import LlamaConfig, Qwen2Config, Qwen3Config
+
+    own: dict[str, Any] = {"bos_token_id": None, "eos_token_id": 1, "pad_token_id": 0, "tie_word_embeddings": True}
+    match size:
+        case "small":
+            shape = _shape(4096, width=128, inner=384, layers=4, heads=4, shared=2)
+            return Qwen3Config(**shape, **own, head_dim=32)
+        case "mid":
+            shape = _shape(32768, width=512, inner=1536, layers=8, heads=8, shared=4)
+            return Qwen3Config(**shape, **own, head_dim=64)
+        case "smollm2":
+            return LlamaConfig(**_shape(49152, width=576, inner=1536, layers=30, heads=9, shared=3), **own)
+        case "0.5b":
+            return Qwen2Config(**_shape(151936, width=896, inner=4864, layers=24, heads=14, shared=2), **own)
+        case "1.5b":
+            return Qwen2Config(**_shape(151936, width=1536, inner=8960, layers=28, heads=12, shared=2), **own)
+    raise SystemExit(f"no size '{size}': one of {', '.join(SIZES)}")
+
+
+def model(size: str, *, seed: int = 0) -> Any:
+    """A float32 `...ForCausalLM` of a size on the CPU, in eval mode, its weights drawn from the seed."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config(size), dtype=torch.float32).eval()
+
+
+def prompts(vocab: int, *, count: int = PROMPTS, shortest: int = SHORTEST, longest: int = LONGEST) -> list[list[int]]:
+    """`count` prompts of `shortest` to `longest` ids, evenly spread; no id is pad (0) or EOS (1)."""
+    import torch
+
+    generator = torch.Generator().manual_seed(count)
+    sizes = torch.linspace(shortest, longest, count).round().long()[torch.randperm(count, generator=generator)]
+    return [torch.randint(2, vocab, (n,), generator=generator).tolist() for n in sizes.tolist()]
+
+
+def limits(lengths: Lengths, rows: int = PROMPTS * GROUP, limit: int = LIMIT) -> list[int]:
+    """Tokens that each row is to be given: the limit (equal), or 1 to the limit with a mean of about a third (uneven).
+
+    A length is 1 + (limit - 1)·u² with u evenly spread over the rows, in an order drawn once.
+    """
+    import torch
+
+    if lengths == "equal":
+        return [limit] * rows
+    if lengths != "uneven":
+        raise SystemExit(f"no lengths '{lengths}': equal or uneven")
+    u = torch.linspace(0, 1, rows)[torch.randperm(rows, generator=torch.Generator().manual_seed(rows))]
+    return (1 + (limit - 1) * u.square()).round().long().tolist()  # type: ignore[no-any-return]
+
+
+class Ids:
+    """A tokenizer whose text is the ids, for policies that are only timed: `"17 4 250"`."""
+
+    eos_id, pad_id = 1, 0
+
+    def __init__(self, vocab_size: int) -> None:
+        self.vocab_size = vocab_size
+
+    def encode(self, text: str) -> list[int]:
+        """The ids that the text names."""
+        return [int(word) for word in text.split()]
+
+    def encode_prompt(self, prompt: Any) -> list[int]:
+        """As `encode`."""
+        return self.encode(prompt)
+
+    def decode(self, ids: Any) -> str:
+        """The ids as text."""
+        return " ".join(map(str, ids))
+
+
+def hf_tokenizer(vocab_size: int) -> Any:
+    """The same as `Ids`, as a transformers tokenizer."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<pad>": 0, "<eos>": 1} | {str(i): i for i in range(2, vocab_size)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token="<pad>")
+
+
+def policy(size: str, *, lora_r: int = 0, dtype: str = "float32", device: str = "cpu", value: str = "none") -> Any:
+    """A `CausalPolicy` of a size, trained in full unless there is a rank, without a reference."""
+    from rlalign.policies.causal import CausalPolicy
+    from rlalign.policies.options import PolicyOptions
+
+    options = PolicyOptions(lora_r=lora_r, dtype=dtype, value=value)  # type: ignore[arg-type]
+    lm = model(size)
+    ids = Ids(lm.config.vocab_size)
+    return CausalPolicy(lm, ids, options=options, device=device, keep_reference=False)
+
+
+def _shape(vocab: int, *, width: int, inner: int, layers: int, heads: int, shared: int) -> dict[str, Any]:
+    return {
+        "vocab_size": vocab,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": shared,
+        "max_position_embeddings": 2048,
+    }

@@ -1,0 +1,141 @@
+"""Log-probs and entropies of given tokens straight from hidden states, logits never whole in memory.
+
+For a token y of logits z = process(scale · (W h + b)), with p = softmax(z) and L = logsumexp(z):
+
+    log pi = z_y - L           d log pi / dz_j = 1[j = y] - p_j
+    H = L - Σ_j p_j z_j        d H / dz_j      = -p_j (z_j - L + H)
+
+Rows go through in chunks. What the backward pass needs of a chunk is its p again: where the head is frozen, W_y - pᵀW
+is formed while p is at hand and nothing is computed twice; otherwise the logits are kept up to a limit of memory, and
+computed again beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlalign.policies.processing import process
+from rlalign.types import Sampling
+
+_ROWS = 256
+"""Rows of a chunk."""
+_KEPT_BYTES = 1 << 28
+"""Logits kept for the backward pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadSpec:
+    """How logits come from W h + b, and what becomes of them."""
+
+    scale: float
+    sampling: Sampling
+    entropy: bool
+
+
+def fused_logprobs(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    scale: float,
+    sampling: Sampling,
+    entropy: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """Float32 log-probs [M] of the targets and, when asked for, entropies [M], with gradient; hidden [M, d], W [V, d].
+
+    Products run in the dtype of W, which hidden is cast to; all else is float32.
+    """
+    apply: Callable[..., tuple[Tensor, Tensor]] = _Fused.apply
+    logprobs, entropies = apply(hidden.to(weight.dtype), weight, bias, targets, HeadSpec(scale, sampling, entropy))
+    return logprobs, entropies if entropy else None
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, spec: HeadSpec
+    ) -> tuple[Tensor, Tensor]:
+        wants_hidden, wants_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
+        # with a frozen head the gradient to hidden is g · (W_y - pᵀW), whatever g will be
+        ctx.unit = wants_hidden and not wants_weight and not spec.entropy
+        keeps = wants_weight and 4 * len(hidden) * len(weight) <= _KEPT_BYTES
+        kept, totals, logprobs, entropies, units = [], [], [], [], []
+        for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
+            z = _logits(h, weight, bias, y, spec)
+            total = z.logsumexp(-1)
+            logprobs.append(z.gather(-1, y[:, None]).squeeze(-1) - total)
+            totals.append(total)
+            if keeps:
+                kept.append(z)
+            if spec.entropy or ctx.unit:
+                p = (z - total[:, None]).exp_()
+                if spec.entropy:
+                    entropies.append(total - (p * z.masked_fill(z == -torch.inf, 0.0)).sum(-1))
+                if ctx.unit:
+                    p.neg_().scatter_add_(-1, y[:, None], torch.ones_like(p[:, :1]))
+                    units.append(_factor(spec) * (p.to(weight.dtype) @ weight).float())
+        ctx.spec = spec
+        ctx.set_materialize_grads(False)  # an entropy that is only looked at costs nothing
+        logprob, total = torch.cat(logprobs), torch.cat(totals)
+        entropy = torch.cat(entropies) if spec.entropy else torch.zeros_like(logprob)
+        unit = torch.cat(units) if units else None
+        ctx.save_for_backward(hidden, weight, bias, targets, total, entropy, unit, *kept)
+        return logprob, entropy
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        hidden, weight, bias, targets, total, entropy, unit, *kept = ctx.saved_tensors
+        spec: HeadSpec = ctx.spec
+        g = torch.zeros_like(total) if grads[0] is None else grads[0]
+        ge = grads[1] if spec.entropy else None
+        if ctx.unit:
+            return (g[:, None] * unit).to(hidden.dtype), None, None, None, None
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        dh = torch.empty_like(hidden) if wants_hidden else None
+        dw = torch.zeros_like(weight) if wants_weight else None
+        db = torch.zeros_like(bias) if wants_bias else None
+        for i, start in enumerate(range(0, len(hidden), _ROWS)):
+            part = slice(start, start + _ROWS)
+            h, y = hidden[part], targets[part]
+            z = kept[i] if kept else _logits(h, weight, bias, y, spec)
+            dz = _dz(z, total[part], y, g[part], entropy[part], None if ge is None else ge[part])
+            dz = dz.mul_(_factor(spec)).to(weight.dtype)
+            if dh is not None:
+                torch.mm(dz, weight, out=dh[part])
+            if dw is not None:
+                dw.addmm_(dz.t(), h)
+            if db is not None:
+                db += dz.sum(0)
+        return dh, dw, db, None, None
+
+
+def _factor(spec: HeadSpec) -> float:
+    return spec.scale / spec.sampling.temperature
+
+
+def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec) -> Tensor:
+    """float32 [m, V], processed; the target, which was drawn, is in the support whatever rounding says."""
+    raw = (h @ weight.t() if bias is None else torch.addmm(bias, h, weight.t())).float()
+    if spec.scale != 1.0:
+        raw *= spec.scale
+    z = process(raw, spec.sampling)
+    if spec.sampling.top_k or spec.sampling.top_p < 1.0:
+        z = z.scatter(-1, y[:, None], raw.gather(-1, y[:, None]) / spec.sampling.temperature)
+    return z
+
+
+def _dz(z: Tensor, total: Tensor, y: Tensor, g: Tensor, entropy: Tensor, ge: Tensor | None) -> Tensor:
+    """g · (onehot(y) - p) - ge · p · (log p + H), [m, V]."""
+    log_p = z - total[:, None]
+    if ge is None:
+        dz = log_p.exp_().mul_(-g[:, None])
+    else:
+        p = log_p.exp()
+        factor = log_p.masked_fill_(log_p == -torch.inf, 0.0).add_(entropy[:, None]).mul_(-ge[:, None]).sub_(g[:, None])
+        dz = p.mul_(factor)
+    return dz.scatter_add_(-1, y[:, None], g[:, None])
