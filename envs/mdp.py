@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from rlalign.envs.sources import SPLITS, as_source
-from rlalign.errors import UserError
+from rlalign.errors import RLAlignError, UserError
 from rlalign.tokenizers import ByteTokenizer, as_tokenizer
 from rlalign.types import Reward, Scores, Task, TaskSource, Tokenizer
 
@@ -157,6 +157,11 @@ class TextMDP:
         """The tokenizer used when none is given: bytes, unless the environment has a smaller alphabet."""
         return ByteTokenizer()
 
+    @classmethod
+    def label(cls) -> str:
+        """What messages call it: its id, or its class's name where it was registered under none."""
+        return cls.__name__ if cls.id == TextMDP.id else cls.id
+
     @property
     def stop_ids(self) -> frozenset[int]:
         """Ids that end a turn: EOS; an environment may add others."""
@@ -216,19 +221,36 @@ class TextMDP:
         if self.max_turns == 1:
             episode.truncated = not stopped
             return TurnEnd(terminated=stopped, truncated=not stopped)
-        said = self.reply(episode.task, tuple(turn_ids), episode.state, episode.rng)
+        said = self._said(episode, turn_ids)
         if said is None:
             return TurnEnd(terminated=True)
         if len(episode.turns) == self.max_turns:
             episode.truncated = True
             return TurnEnd(truncated=True)
-        reply = [int(i) for i in said]
-        if len(reply) > self.max_reply:
+        if len(said) > self.max_reply:
             raise UserError(
-                f"a reply of {self.id} has {len(reply)} tokens, max_reply is {self.max_reply}: raise max_reply"
+                f"a reply of {self.label()} has {len(said)} tokens, max_reply is {self.max_reply}: raise max_reply"
             )
-        episode.replies.append(reply)
-        return TurnEnd(reply=tuple(reply))
+        episode.replies.append(said)
+        return TurnEnd(reply=tuple(said))
+
+    def _said(self, episode: Episode, turn_ids: Sequence[int]) -> list[int] | None:
+        """What `reply` answers. Raises UserError where it fails or says what is no ids."""
+        name = f"reply of {self.label()}"
+        try:
+            said = self.reply(episode.task, tuple(turn_ids), episode.state, episode.rng)
+        except RLAlignError:
+            raise
+        except Exception as error:
+            raise UserError(f"{name} failed: {type(error).__name__}: {error}") from error
+        if said is None:
+            return None
+        if isinstance(said, str):
+            raise UserError(f"{name} returned a text: it must return ids, self.tokenizer.encode(text)")
+        try:
+            return [int(i) for i in said]
+        except (TypeError, ValueError):
+            raise UserError(f"{name} returned {said!r}: it must return ids, self.tokenizer.encode(text)") from None
 
     def settle(self, episodes: Sequence[Episode], over: Sequence[bool]) -> Scores:
         """R: score n episodes whose turn has just ended, and as a whole those that are `over`.

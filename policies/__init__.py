@@ -48,6 +48,8 @@ def make_policy(
             tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
         )
         return made
+    elif name.startswith((".", "/", "~")) or name.count("/") > 1:  # a hub id is org/name
+        raise UserError(f"no folder '{name}': check the path of the policy")
     elif "/" not in name and difflib.get_close_matches(name, list(POLICIES), cutoff=0.6):
         raise UnknownNameError("policy", name, POLICIES)
     from rlalign.policies.causal import pretrained

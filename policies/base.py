@@ -157,11 +157,15 @@ class Policy(nn.Module, ABC):
         return {n: p for n, p in self.trainable().items() if n.startswith("value")}
 
     def load_trainable(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy named tensors into the trainable parameters. Raises FaultError when the names are not the same."""
+        """Copy named tensors into the trainable parameters. Raises FaultError when names or shapes differ."""
         own = self.trainable()
         if own.keys() != weights.keys():
             odd = sorted(own.keys() ^ weights.keys())[:3]
             raise FaultError(f"these weights belong to another policy: parameters {', '.join(odd)} differ")
+        for name, parameter in own.items():
+            if parameter.shape != weights[name].shape:
+                shapes = f"{tuple(weights[name].shape)}, not {tuple(parameter.shape)}"
+                raise FaultError(f"these weights belong to another policy: parameter {name} is {shapes}")
         with torch.no_grad():
             for name, parameter in own.items():
                 parameter.copy_(weights[name])

@@ -172,7 +172,7 @@ def tabular(
     device: torch.device | str = "cpu",
     keep_reference: bool = True,
 ) -> TabularPolicy:
-    """The registry's `tabular`: uniform at first, with the longest horizon whose table is small enough.
+    """A table of logits, uniform at first, over as many tokens as keep it small: for tasks of a few short answers.
 
     The reference is kept always: it is as small as the table.
     """

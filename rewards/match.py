@@ -40,7 +40,9 @@ def _agreement(said: str, wanted: str) -> float:
 
 
 @reward("regex", timeout_s=10.0, range=(0.0, 1.0))
-def regex(completions: Sequence[Any], *, pattern: str, full: bool = False, **columns: Any) -> list[float]:
+def regex(
+    completions: Sequence[Any], *, pattern: str | re.Pattern[str], full: bool = False, **columns: Any
+) -> list[float]:
     r"""1 where the pattern is found in the completion (`full`: matches all of it), else 0: `regex?pattern=\d+`.
 
     Range: {0, 1}. Cost: Python's `re`, which some patterns send into exponential time, hence the worker and its

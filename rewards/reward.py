@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, get_args, overload
 
-from rlalign.errors import UserError, did_you_mean
+from rlalign.errors import MissingColumnError, UserError, did_you_mean
 from rlalign.registry import REWARDS
 from rlalign.rewards.worker import call
 from rlalign.types import Scope
@@ -99,11 +99,7 @@ class RewardFunction:
         needed = [n for n, p in named.items() if p.default is p.empty and n not in given]
         for name in needed:
             if name not in _TRL_ONLY:
-                has = ", ".join(n for n in columns if n not in _TEXTS) or "none"
-                raise UserError(
-                    f"reward '{self.name}' needs '{name}': a column of the tasks (there is: {has}) or a parameter, "
-                    f"as in {self.name}?{name}=..."
-                )
+                raise MissingColumnError(self.name, name, [n for n in columns if n not in _TEXTS])
             given[name] = _TRL_ONLY[name]
         return given if self._takes_all else {n: v for n, v in given.items() if n in named}
 

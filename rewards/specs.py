@@ -8,6 +8,7 @@ as %26, `%` as %25, and a final `=NUMBER` that is no weight with %3D. Instead of
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -108,6 +109,11 @@ def _value(text: str, kind: Any, where: str) -> Any:
             return kind(text)
         except ValueError:
             raise UserError(f"{where}: '{text}' is no {kind.__name__}") from None
+    if re.Pattern[str] in members:
+        try:
+            re.compile(text)
+        except re.error as error:
+            raise UserError(f"{where}: '{text}' is no regular expression ({error})") from None
     if kind is None:
         for convert in (int, float, lambda t: _TRUTH[t.lower()]):
             try:

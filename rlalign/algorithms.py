@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlalign.errors import UnknownNameError, UserError
+from rlalign.fields import flatten
 from rlalign.objective.spec import KL, Credit, Data, Objective, Trust, Value
 from rlalign.registry import Registry
 
@@ -70,14 +71,7 @@ def algorithm(name: str) -> Algorithm:
 
 def axes(objective: Objective) -> dict[str, Any]:
     """Dotted axis -> value."""
-
-    def flat(data: dict[str, Any], prefix: str) -> dict[str, Any]:
-        out: dict[str, Any] = {}
-        for key, value in data.items():
-            out |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-        return out
-
-    return flat(dataclasses.asdict(objective), "")
+    return flatten(dataclasses.asdict(objective))
 
 
 def diff(a: Objective, b: Objective) -> dict[str, tuple[Any, Any]]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rlalign.config import TrainConfig, update
 from rlalign.defaults import default_config
 from rlalign.envs.mdp import TextMDP
+from rlalign.errors import UserError
 from rlalign.evaluation import Comparison
 from rlalign.integrations import train_any
 from rlalign.objective.spec import Objective
@@ -19,7 +20,7 @@ Rewards = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mappin
 
 def train(
     env: str | TextMDP | Any = TrainConfig.env,
-    policy: str = TrainConfig.policy,
+    policy: str | Path = TrainConfig.policy,
     algorithm: str = TrainConfig.algorithm,
     rewards: Rewards | None = None,
     *,
@@ -45,6 +46,11 @@ def train(
     Raises:
         UserError: for anything impossible, before weights are loaded.
     """
+    if not isinstance(policy, str | Path):
+        raise UserError(f"policy is {policy!r}: give a name of rlalign list policies, a model folder or a hub id")
+    if not isinstance(rewards, str | Mapping | Iterable | None) and not callable(rewards):
+        raise UserError(f"rewards is {rewards!r}: give names, specs, functions, or a mapping of them to weights")
+    policy = str(policy)
     name, given = (env, None) if isinstance(env, str) else (_name_of(env), _environment(env))
     base = config or default_config(env=name, policy=policy, algorithm=algorithm)
     changes = {key.replace("__", "."): value for key, value in settings.items()}

@@ -117,6 +117,9 @@ def check_env_laws(
 
     Raises UserError for an environment that cannot begin (no tasks, prompts too long, a group reward).
     """
+    for name, value, least in (("episodes", episodes, 1), ("seed", seed, 0)):
+        if value < least:
+            raise UserError(f"{name} is {value}: it must be at least {least}")
     traces: list[Trace] = []
 
     def views() -> str:

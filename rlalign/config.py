@@ -9,14 +9,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from rlalign.errors import UserError, did_you_mean
+from rlalign.fields import check_fields, checked, flatten
 from rlalign.objective.spec import Objective
 from rlalign.policies.options import PolicyOptions
 from rlalign.types import Sampling
@@ -33,9 +32,11 @@ class RolloutConfig:
     group_size: int = 8
     """Samples of each prompt."""
     temperature: float = 1.0
+    """Of the distribution that tokens are drawn from and scored under; above 0."""
     top_k: int = 0
     """Sample among the k most probable tokens; 0: all."""
     top_p: float = 1.0
+    """Sample among the most probable tokens that together reach this probability; 1: all."""
     sampler: str = "decode"
     """decode: our loop; generate: transformers.generate, the reference implementation."""
     max_new: int | None = None
@@ -127,6 +128,7 @@ class TrainConfig:
     steps: int = 20
     """Steps: a rollout and the updates made from it."""
     seed: int = 0
+    """Of the policy's start, the tasks and the sampling."""
     output: str | None = None
     """Run folder; None: runs/ENV-POLICY-ALGORITHM-TIME."""
     save_every: int = 0
@@ -159,6 +161,7 @@ _SAFE = ("steps", "output", "save_every", "keep", "resume", "allow_change", "dev
 
 def validate(config: TrainConfig) -> None:
     """Refuse impossible configurations with the numbers and the fix, before anything is loaded. Raises UserError."""
+    check_fields(config)
     r, ln = config.rollout, config.learner
     for name, value, least in (
         ("steps", config.steps, 1),
@@ -177,7 +180,6 @@ def validate(config: TrainConfig) -> None:
         ("evaluation.patience", config.evaluation.patience, 0),
         ("supervised.align_interval", config.supervised.align_interval, 0),
         ("supervised.weight", config.supervised.weight, 0),
-        ("rollout.top_k", r.top_k, 0),
         ("learner.max_grad_norm", ln.max_grad_norm, 0),
         ("learner.weight_decay", ln.weight_decay, 0),
         ("seed", config.seed, 0),
@@ -187,10 +189,7 @@ def validate(config: TrainConfig) -> None:
     for name, beta in (("learner.beta1", ln.beta1), ("learner.beta2", ln.beta2)):
         if not 0 <= beta < 1:
             raise UserError(f"{name} is {beta}: it must lie in [0, 1)")
-    if not 0 < r.temperature < math.inf:
-        raise UserError(f"rollout.temperature is {r.temperature}: it must be above 0 (greedy decoding has no gradient)")
-    if not 0 < r.top_p <= 1:
-        raise UserError(f"rollout.top_p is {r.top_p}: it must lie in (0, 1]")
+    _ = r.sampling  # refuses what is no distribution
     if r.sampler not in ("decode", "generate"):
         raise UserError(f"unknown sampler '{r.sampler}'.{did_you_mean(r.sampler, ('decode', 'generate'))}")
     if not ln.lr > 0:
@@ -244,26 +243,23 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(cls: type[D], data: Mapping[str, Any], where: str = "") -> D:
     """The dataclass of a plain dictionary; unknown keys are refused with a suggestion. Missing keys take defaults."""
+    if not isinstance(data, Mapping):
+        raise UserError(f"{where.removesuffix('.') or 'a configuration'} is {data!r}: it must be an object of settings")
     hints = typing.get_type_hints(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]  # D is a dataclass by contract
     values: dict[str, Any] = {}
     for key, value in data.items():
         if key not in names:
             raise UserError(f"unknown setting '{where}{key}'.{did_you_mean(key, names)}")
-        values[key] = _typed(hints[key], value, f"{where}{key}.")
+        values[key] = _typed(hints[key], value, where + key)
     return cls(**values)
 
 
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        return from_dict(hint, value, where)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        inner = [h for h in typing.get_args(hint) if dataclasses.is_dataclass(h)]
-        return _typed(inner[0], value, where) if inner and isinstance(value, Mapping) else value
-    if typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-        known = [str(v) for v in typing.get_args(hint)]
-        raise UserError(f"unknown {where.removesuffix('.')} '{value}'.{did_you_mean(str(value), known)}")
-    return tuple(value) if typing.get_origin(hint) is tuple and isinstance(value, list) else value
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    if not dataclasses.is_dataclass(hint):
+        return checked(hint, value, name)
+    assert isinstance(hint, type)
+    return value if isinstance(value, hint) else from_dict(hint, value, f"{name}.")
 
 
 def update(config: D, changes: Mapping[str, Any]) -> D:
@@ -279,14 +275,6 @@ def update(config: D, changes: Mapping[str, Any]) -> D:
                 at = at[part]
         at[parts[-1]] = list(value) if isinstance(value, tuple) else value
     return from_dict(type(config), data)
-
-
-def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionary -> dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
 
 
 def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:

@@ -44,6 +44,17 @@ class MissingExtraError(UserError):
         super().__init__(f"{what} needs the package {package}: pip install 'rlalign[{extra}]'")
 
 
+class MissingColumnError(UserError):
+    """A column that a reward needs, and neither the tasks nor its parameters have."""
+
+    def __init__(self, reward: str, column: str, there: Iterable[str]) -> None:
+        self.reward, self.column = reward, column
+        super().__init__(
+            f"reward '{reward}' needs '{column}': a column of the tasks (there is: {', '.join(there) or 'none'}) or a "
+            f"parameter, as in {reward}?{column}=..."
+        )
+
+
 class RewardError(RLAlignError):
     """A reward that raised, hung, died or returned something that is not a reward. The message names it."""
 

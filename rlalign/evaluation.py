@@ -17,8 +17,10 @@ from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.patience import Patience
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
+from rlalign.policies.folder import saved_tokenizer
 from rlalign.rollout import Rollout, collect
 from rlalign.text_metrics import Report, attempts, distinct, families_of, fold_means, report
+from rlalign.tracking import nullable
 from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
 
 if TYPE_CHECKING:
@@ -307,15 +309,22 @@ def evaluate_run(
     if split not in ("train", "validation", "test"):
         raise UserError(f"unknown split '{split}': use train, validation or test")
     config = run.config
+    prompts = config.evaluation.prompts if prompts is None else prompts
+    samples = config.evaluation.samples if samples is None else samples
+    for name, value, least in (("prompts", prompts, 2), ("samples", samples, 1)):
+        if value < least:
+            raise UserError(f"{name} is {value}: it must be at least {least}")
     given, rewards = run.objects
     if env is None:
         mdp = build_mdp(config, env=given, rewards=rewards)
     else:
         mdp = build_mdp(replace(config, env=env), rewards=rewards)
+        if (spoken := saved_tokenizer(run.folder / "policy")) is not None:  # the policy keeps its own tokens
+            mdp = mdp.with_tokenizer(spoken)
     policy, mdp = build_policy(config, mdp)
-    tasks = held_out(mdp, split, prompts or config.evaluation.prompts)  # type: ignore[arg-type]  # checked above
+    tasks = held_out(mdp, split, prompts)  # type: ignore[arg-type]  # checked above
     settings: dict[str, Any] = {
-        "samples": samples or config.evaluation.samples,
+        "samples": samples,
         "sampling": config.rollout.sampling,
         "seed": config.seed,
         "sampler": config.rollout.sampler,
@@ -352,12 +361,3 @@ def restore_trained(policy: Policy, run: Run) -> None:
     best = Patience(run.folder, run.config.evaluation.patience)
     best.load_state_dict(state["progress"].get("patience", best.state_dict()))
     best.restore(policy)
-
-
-def nullable(value: Any) -> Any:
-    """The same JSON value with null for every NaN and infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: nullable(v) for k, v in value.items()}
-    return [nullable(v) for v in value] if isinstance(value, list) else value

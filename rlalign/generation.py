@@ -11,6 +11,7 @@ import torch
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.errors import UserError
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.rollout import collect
@@ -47,6 +48,12 @@ def generate(
     and looked at in order. Returns the first that reaches the level, otherwise the best of all. Without a level there
     is one try.
     """
+    if seed < 0:
+        raise UserError(f"seed is {seed}: it must be at least 0")
+    if max_tries < 1:
+        raise UserError(f"max_tries is {max_tries}: it must be at least 1")
+    if until is not None and not math.isfinite(until):
+        raise UserError(f"until is {until}: it must be a finite reward")
     generator = torch.Generator(policy.device).manual_seed(seed)
     sampler = make_sampler("decode", policy)
     policy.begin_rollout()

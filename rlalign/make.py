@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlalign.envs.sources import is_data
 from rlalign.envs.token_env import TokenEnv
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UnknownNameError, UserError, did_you_mean
+from rlalign.fields import checked
 from rlalign.registry import ENVS, load
 from rlalign.rewards.reward import RewardFunction
 from rlalign.tokenizers import as_tokenizer
@@ -50,7 +52,7 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
         mdp = found.with_limits(**kwargs)
         mdp = mdp if tokenizer is None else mdp.with_tokenizer(tokenizer)
     else:
-        mdp = _build(found, {"tokenizer": tokenizer, **kwargs})
+        mdp = _build(found, kwargs if tokenizer is None else {"tokenizer": tokenizer, **kwargs})
     if rewards is not None:
         mdp.reward = _compose(rewards)
     elif mdp.reward is None and mdp.rewards:
@@ -159,18 +161,18 @@ def _register(name: str) -> None:
 
 
 def _parameterised(spec: str) -> tuple[str, dict[str, Any]]:
-    """`sentiment?source=imdb&max_new=24` as a name and arguments; a value is a number where it looks like one."""
+    """`sentiment?source=imdb&max_new=24` as a name and arguments; a number, true or false is what looks so."""
     name, _, query = spec.partition("?")
     return name, {key: _number(value) for key, value in parse_qsl(query)}
 
 
-def _number(text: str) -> int | float | str:
+def _number(text: str) -> int | float | bool | str:
     for kind in (int, float):
         try:
             return kind(text)
         except ValueError:
             continue
-    return text
+    return {"true": True, "false": False}.get(text.lower(), text)
 
 
 def _named(spec: str) -> Any:
@@ -199,23 +201,37 @@ def _named(spec: str) -> Any:
 
 def _build(cls: type[TextMDP], kwargs: dict[str, Any]) -> TextMDP:
     """An environment of a class. Raises UserError for arguments that it does not have."""
-    known = _parameters(cls)
-    for given in kwargs:
+    known, name = _parameters(cls), cls.label()
+    for given, value in kwargs.items():
+        if given not in known and given in _parameters(TextMDP):
+            raise UserError(
+                f"{name} has no argument '{given}': its __init__ must take **kwargs and hand them to super().__init__"
+            )
         if given not in known:
-            raise UserError(f"{cls.id} has no argument '{given}'.{did_you_mean(given, known)}")
+            raise UserError(f"{name} has no argument '{given}'.{did_you_mean(given, known)}")
+        kwargs[given] = checked(known[given], value, f"{given} of {name}")
     return cls(**kwargs)
 
 
-def _parameters(cls: type[TextMDP]) -> set[str]:
-    """Names of the arguments of a class, through **kwargs up to TextMDP."""
-    names: set[str] = set()
+def _parameters(cls: type[TextMDP]) -> dict[str, Any]:
+    """Names and annotations of the arguments of a class, through **kwargs up to TextMDP."""
+    names: dict[str, Any] = {}
     for ancestor in cls.__mro__:
         if "__init__" in vars(ancestor):
-            parameters = list(inspect.signature(vars(ancestor)["__init__"]).parameters.values())[1:]
-            names |= {p.name for p in parameters if p.kind is not p.VAR_KEYWORD}
+            init = vars(ancestor)["__init__"]
+            parameters = list(inspect.signature(init).parameters.values())[1:]
+            hints = _hints(init)
+            names = {p.name: hints.get(p.name) for p in parameters if p.kind is not p.VAR_KEYWORD} | names
             if not any(p.kind is p.VAR_KEYWORD for p in parameters):
                 return names
     return names
+
+
+def _hints(function: Any) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function)
+    except Exception:  # annotated with what only a type checker sees: nothing is known of the types
+        return {}
 
 
 def _compose(rewards: Rewards) -> Reward | None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlalign.objective.groups import Groups
 from rlalign.rollout import Rollout
 
 
@@ -44,15 +45,9 @@ def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, flo
 
 def signal(rollout: Rollout) -> torch.Tensor:
     """bool [groups]: the group's valid rewards are not all equal, so that a group baseline can learn from it."""
-    returns, ids = rollout.returns, rollout.group_ids
-    groups = int(ids.max()) + 1
-    low = torch.full((groups,), torch.inf).scatter_reduce(
-        0, ids, torch.where(rollout.valid, returns, torch.inf), "amin"
-    )
-    high = torch.full((groups,), -torch.inf).scatter_reduce(
-        0, ids, torch.where(rollout.valid, returns, -torch.inf), "amax"
-    )
-    return high > low
+    ids, returns = rollout.group_ids, rollout.returns
+    varied = Groups.of(ids, rollout.valid, returns.dtype).varied(returns)
+    return varied.new_zeros(int(ids.max()) + 1).scatter(0, ids, varied)
 
 
 def samples_of(rollout: Rollout, count: int = 4) -> list[dict[str, Any]]:

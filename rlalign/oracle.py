@@ -317,6 +317,9 @@ def report(
 
     The critic of objectives with values is wrong on purpose (exact values plus noise).
     """
+    for name, value in (("group_size", group_size), ("horizon", horizon)):
+        if value < 1:
+            raise UserError(f"{name} is {value}: it must be at least 1")
     if isinstance(which, Objective):
         chosen = [Algorithm("objective", which, "", "", "", "")]
     elif which == "all":

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from rlalign.errors import UserError
 from rlalign.tracking import read_metrics
 
 _INK, _GREY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
@@ -28,20 +29,29 @@ def draw(folder: Path) -> None:
 
 
 def plot_runs(folders: Sequence[Path], path: Path) -> Path:
-    """Draw the reward and KL curves of one or several runs into one picture."""
+    """Draw the reward and KL curves of one or several runs into one picture.
+
+    Raises UserError for a format that matplotlib does not write, a run given twice and a run without metrics.
+    """
     import matplotlib
+    from matplotlib.backend_bases import FigureCanvasBase
     from matplotlib.figure import Figure
 
+    formats = FigureCanvasBase.get_supported_filetypes()
+    if path.suffix[1:].lower() not in formats:
+        raise UserError(f"'{path}' has no suffix of a picture: use one of {', '.join(sorted(formats))}")
+    runs = {f: [r for r in read_metrics(f) if r.get("reward/mean") is not None] for f in folders}
+    if len({f.resolve() for f in folders}) < len(folders):
+        raise UserError("a run is named twice: name each once")
+    if empty := [f for f, rows in runs.items() if not rows]:
+        raise UserError(f"'{empty[0]}' has no metrics to draw: go on with rlalign train --resume {empty[0]}")
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         # Figure, not pyplot: no global state, so that a notebook's own backend is left alone
         figure = Figure(figsize=(8.4, 3.3), layout="constrained", dpi=150)
         reward, beside = figure.subplots(1, 2, width_ratios=[1.6, 1])
         colours: Any = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # listed colormaps have it
-        runs = {f: [r for r in read_metrics(f) if r.get("reward/mean") is not None] for f in folders}
         has_kl = any("rollout/kl" in row for rows in runs.values() for row in rows)
         for i, (folder, rows) in enumerate(runs.items()):
-            if not rows:
-                continue
             colour = _BLUE if len(folders) == 1 else colours[i % 10]
             _curve(reward, rows, "reward/mean", colour, folder.name if len(folders) > 1 else "reward", "reward/ci95")
             if len(folders) == 1:

@@ -55,6 +55,8 @@ class Registry(Generic[T]):
         if ":" in spec:
             item: T = load(spec)
             return item
+        if spec.endswith(".py"):
+            raise UserError(f"'{spec}' is a file: name the {self.kind} in it, {spec}:NAME")
         raise UnknownNameError(self.kind, spec, self)
 
     def __contains__(self, name: object) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,11 +60,6 @@ class Rollout:
     def num_actions(self) -> Tensor:
         """int64 [N], tokens that the policy chose."""
         return self.action_mask.sum(1)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Everything but the tasks' columns, which their source gives back."""
-        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tasks"}
-        return {**state, "tasks": [[t.split, t.index] for t in self.tasks]}
 
 
 def collect(

@@ -45,7 +45,7 @@ class JsonLines:
         """Append one line per row. NaN and infinities become null: JSON has none."""
         try:
             for row in rows:
-                self._file.write(json.dumps(_finite(row), ensure_ascii=False).encode() + b"\n")
+                self._file.write(json.dumps(nullable(row), ensure_ascii=False).encode() + b"\n")
             self._file.flush()
         except OSError as error:
             raise FaultError(
@@ -113,7 +113,7 @@ class _Mirror:
     """A tracker on a thread of its own; full queue or error: it loses lines, the run goes on."""
 
     def __init__(self, name: str, open_: _Open) -> None:
-        self.name, self._open = name, open_
+        self.name, self._open, self._warned = name, open_, False
         self._queue: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(maxsize=10_000)
         self._thread = threading.Thread(target=self._work, name=f"rlalign-{name}", daemon=True)
         self._thread.start()
@@ -122,14 +122,17 @@ class _Mirror:
         try:
             self._queue.put_nowait((step, dict(metrics)))
         except queue.Full:
-            return  # the tracker hangs; metrics.jsonl has the line
+            self._warn("is too slow and loses lines")
 
     def close(self) -> None:
         try:
             self._queue.put_nowait(None)
         except queue.Full:
+            self._warn("is too slow and loses lines")
             return
         self._thread.join(timeout=_PATIENCE)
+        if self._thread.is_alive():
+            self._warn(f"did not finish in {_PATIENCE:g} s and may lose lines")
 
     def _work(self) -> None:
         try:
@@ -138,7 +141,12 @@ class _Mirror:
                 log(*item)
             close()
         except Exception as error:
-            warnings.warn(f"{self.name} stopped ({error}); metrics.jsonl stays complete", stacklevel=1)
+            self._warn(f"stopped ({error})")
+
+    def _warn(self, what: str) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(f"{self.name} {what}; metrics.jsonl stays complete", stacklevel=2)
 
 
 def _trackers(folder: Path, config: TrainConfig) -> dict[str, _Open]:
@@ -181,9 +189,10 @@ def _tensorboard(folder: Path) -> tuple[_Log, Callable[[], None]]:
     return log, writer.close
 
 
-def _finite(value: Any) -> Any:
+def nullable(value: Any) -> Any:
+    """The same JSON value with null for every NaN and infinity."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, list | tuple) else value
+        return {k: nullable(v) for k, v in value.items()}
+    return [nullable(v) for v in value] if isinstance(value, list | tuple) else value

@@ -10,12 +10,15 @@ re-tokenised; the action mask is 1 on `7`, EOS, `3`, EOS and 0 elsewhere; reward
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+
+from rlalign.errors import UserError
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -82,6 +85,14 @@ class Sampling:
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise UserError(f"temperature is {self.temperature}: it must be above 0 and finite")
+        if self.top_k < 0:
+            raise UserError(f"top_k is {self.top_k}: it must be at least 0")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"top_p is {self.top_p}: it must lie in (0, 1]")
 
 
 @dataclass(frozen=True, slots=True)

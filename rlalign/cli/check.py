@@ -25,7 +25,9 @@ class Args:
     what: tyro.conf.Positional[str]
     """An environment or a reward (name, module:attr, file.py:attr), or `all` built-in ones."""
     episodes: int = 100
+    """Episodes to play."""
     seed: int = 0
+    """Of the tasks and of what is said."""
 
 
 def run(args: Sequence[str]) -> int:

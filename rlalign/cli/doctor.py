@@ -6,14 +6,15 @@ import os
 import platform
 import shutil
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
+from packaging.requirements import Requirement
 from rich.table import Table
 
 from rlalign.cli.console import console as make_console
 
+_OF_DEVELOPERS = ("test", "dev")
 _CORE = ("rlalign", "torch", "transformers", "gymnasium", "trl", "peft", "numpy", "wandb")
-_EXTRAS = ("tensorboard",)
 
 
 def run(args: Sequence[str]) -> int:
@@ -43,7 +44,7 @@ def facts() -> dict[str, str]:
     return {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
         **{name: _version(name) for name in _CORE},
-        "extras": ", ".join(f"{name} {_version(name)}" for name in _EXTRAS),
+        **{f"extra {name}": said for name, said in _extras().items()},
         "device": torch.cuda.get_device_name()
         if cuda
         else f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
@@ -51,6 +52,19 @@ def facts() -> dict[str, str]:
         "cache": f"{cache} ({', '.join(cached) if cached else 'empty'})",
         "free disk": f"{disk.free / 2**30:.1f} GiB",
     }
+
+
+def _extras() -> dict[str, str]:
+    """Extra -> whether it is complete, as the installed package's own metadata has it."""
+    required = [Requirement(text) for text in requires("rlalign") or ()]
+    found = {}
+    for extra in metadata("rlalign").get_all("Provides-Extra") or ():
+        if extra in _OF_DEVELOPERS:
+            continue
+        of_it = [r for r in required if r.marker and r.marker.evaluate({"extra": extra})]
+        missing = [r.name for r in of_it if not r.specifier.contains(_version(r.name), prereleases=True)]
+        found[extra] = f"pip install 'rlalign[{extra}]' brings {', '.join(missing)}" if missing else "complete"
+    return found
 
 
 def _version(name: str) -> str:

@@ -25,9 +25,10 @@ class Args:
     run: tyro.conf.Positional[Path]
     """Run folder."""
     split: Literal["train", "validation", "test"] = "test"
+    """Where the prompts are from."""
     prompts: int | None = None
     """Held-out prompts; None: as many as the run's own evaluation."""
-    k: int | None = None
+    samples: Annotated[int | None, tyro.conf.arg(aliases=["--k"])] = None
     """Completions of each, for pass@k and avg@k; None: as many as the run's own evaluation."""
     folds: int = 0
     """Disjoint parts of the prompts for a cross-validated estimate; 0: none."""
@@ -43,14 +44,15 @@ def run(args: Sequence[str]) -> int:
     """Evaluate."""
     given = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
     from rlalign.cli.train import print_comparison, print_samples
-    from rlalign.evaluation import evaluate_run, nullable
+    from rlalign.evaluation import evaluate_run
     from rlalign.run import Run
+    from rlalign.tracking import nullable
 
     comparison = evaluate_run(
         Run(given.run),
         split=given.split,
         prompts=given.prompts,
-        samples=given.k,
+        samples=given.samples,
         env=given.env,
         baseline=given.baseline,
         folds=given.folds,

@@ -20,24 +20,24 @@ class Args:
     until: float | None = None
     """Generate again until the run's reward reaches this level."""
     max_tries: int = 16
+    """Completions at most."""
     column: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE that the run's rewards need, such as answer=cba; repeatable."""
     seed: int = 0
+    """Of what is drawn."""
     temperature: float | None = None
-    """None: the run's."""
+    """Of the sampling, above 0; None: the run's."""
 
 
 def run(args: Sequence[str]) -> int:
     """Generate; exit status 1 when the level was not reached."""
     given = tyro.cli(Args, args=list(args), prog="rlalign generate")
     from rlalign.build import build_trained
-    from rlalign.errors import UserError
+    from rlalign.errors import MissingColumnError, UserError
     from rlalign.generation import generate
     from rlalign.run import Run
     from rlalign.types import Sampling
 
-    if given.max_tries < 1:
-        raise UserError(f"max-tries is {given.max_tries}: it must be at least 1")
     run_ = Run(given.run)
     policy, mdp = build_trained(run_)
     sampling = run_.config.rollout.sampling
@@ -46,16 +46,19 @@ def run(args: Sequence[str]) -> int:
     odd = [c for c in given.column if "=" not in c]
     if odd:
         raise UserError(f"--column '{odd[0]}' is no NAME=VALUE")
-    found = generate(
-        policy,
-        mdp,
-        given.text,
-        dict(c.split("=", 1) for c in given.column),
-        sampling=sampling,
-        seed=given.seed,
-        until=given.until,
-        max_tries=given.max_tries,
-    )
+    try:
+        found = generate(
+            policy,
+            mdp,
+            given.text,
+            dict(c.split("=", 1) for c in given.column),
+            sampling=sampling,
+            seed=given.seed,
+            until=given.until,
+            max_tries=given.max_tries,
+        )
+    except MissingColumnError as error:
+        raise UserError(f"reward '{error.reward}' needs '{error.column}': add --column {error.column}=...") from error
     print(given.text + found.text)
     parts = ", ".join(f"{k} {v:+.2f}" for k, v in found.components.items())
     tries = f"{found.tries} {'try' if found.tries == 1 else 'tries'}"

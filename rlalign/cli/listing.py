@@ -11,6 +11,7 @@ import tyro
 from rich.table import Table
 
 from rlalign.cli.console import console as make_console
+from rlalign.errors import UserError
 from rlalign.registry import ENVS, POLICIES, REWARDS, Registry
 
 
@@ -26,7 +27,9 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Print the table."""
     given = tyro.cli(Args, args=list(args), prog="rlalign list")
-    if given.diff or given.what == "algorithms":
+    if given.diff and given.what != "algorithms":
+        raise UserError(f"--diff compares two algorithms, not {given.what}: rlalign list algorithms --diff grpo dapo")
+    if given.what == "algorithms":
         from rlalign.cli.algorithms import show
 
         return show(given.diff)

@@ -20,7 +20,9 @@ class Args:
     objective: str | None = None
     """Your own instead: file.py:name of an Objective, a baseline, a trust region or a loss."""
     group_size: int = 2
+    """Completions of a group."""
     horizon: int = 4
+    """Tokens of a completion at most."""
 
 
 def run(args: Sequence[str]) -> int:

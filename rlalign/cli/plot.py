@@ -23,10 +23,13 @@ def run(args: Sequence[str]) -> int:
     """Draw."""
     given = tyro.cli(Args, args=list(args), prog="rlalign plot")
     from rlalign.errors import UserError
-    from rlalign.plots import plot_runs
+    from rlalign.plots import plot_run, plot_runs
     from rlalign.run import Run
 
     if not given.runs:
         raise UserError("name at least one run folder: rlalign plot runs/a runs/b")
-    print(plot_runs([Run(folder).folder for folder in given.runs], given.output))
+    folders = [Run(folder).folder for folder in given.runs]
+    print(plot_runs(folders, given.output))
+    if len(folders) == 1:
+        print(plot_run(folders[0]))
     return 0

@@ -76,8 +76,10 @@ def _default(args: list[str]) -> TrainConfig:
 
 def _resume_path(args: list[str]) -> list[str]:
     """Let `--resume runs/a` stand for `--output runs/a --resume`."""
-    for i, word in enumerate(args[:-1]):
-        if word == "--resume" and not args[i + 1].startswith("-"):
+    for i, word in enumerate(args):
+        if word.startswith("--resume="):
+            return [*args[:i], "--output", word.partition("=")[2], "--resume", *args[i + 1 :]]
+        if word == "--resume" and i + 1 < len(args) and not args[i + 1].startswith("-"):
             return [*args[:i], "--output", args[i + 1], "--resume", *args[i + 2 :]]
     return args
 

@@ -7,9 +7,11 @@ T]`, a loss is `f(objective, batch) -> per-token loss [N, T]`. Each may be named
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from rlalign.errors import UserError
 from rlalign.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -35,6 +37,8 @@ TRUSTS: Registry[Callable[..., Any]] = Registry(
 LOSSES: Registry[Callable[..., Any]] = Registry(
     "loss", {"surrogate": "rlalign.objective.loss:surrogate"}, group="rlalign.losses"
 )
+_BUILT_IN = (*BUILT_IN_BASELINES, *BUILT_IN_TRUSTS, "surrogate")
+_CALLED = {"baseline": "returns, batch", "trust region": "x, trust", "loss": "objective, batch"}
 
 
 def baseline(name: str) -> Callable[[F], F]:
@@ -58,6 +62,28 @@ def custom_loss(name: str) -> Callable[[F], F]:
     `batch.advantages` is filled. Aggregation, KL in the loss and the entropy bonus still apply.
     """
     return _register(LOSSES, name)
+
+
+def check_axis(registry: Registry[Callable[..., Any]], name: str) -> None:
+    """Refuse a name that there is not, or a function that could not be called as one of its axis: UserError.
+
+    Built-in ones are not loaded for it: they need torch.
+    """
+    if name in _BUILT_IN:
+        return
+    function, wanted = registry.get(name), _CALLED[registry.kind]
+    if not callable(function):
+        raise UserError(f"{registry.kind} '{name}' is a {type(function).__name__}: give a function f({wanted})")
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # written in C: what it takes shows when it is called
+        return
+    if "completions" in signature.parameters:
+        raise UserError(f"'{name}' is a reward, no {registry.kind} f({wanted}): use --reward {name}")
+    try:
+        signature.bind(*wanted.split(", "))
+    except TypeError:
+        raise UserError(f"{registry.kind} '{name}' takes {signature}: it is called as f({wanted})") from None
 
 
 def _register(registry: Registry[Callable[..., Any]], name: str) -> Callable[[F], F]:

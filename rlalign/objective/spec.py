@@ -6,14 +6,12 @@ only, so that a point on the axes is a JSON object and a set of command-line fla
 
 from __future__ import annotations
 
-import dataclasses
-import typing
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from rlalign.errors import UserError, did_you_mean
-from rlalign.objective.names import BASELINES, BUILT_IN_TRUSTS, LOSSES, TRUSTS
-from rlalign.registry import Registry
+from rlalign.errors import UserError
+from rlalign.fields import check_fields
+from rlalign.objective.names import BASELINES, BUILT_IN_TRUSTS, LOSSES, TRUSTS, check_axis
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted_group_mean")
 
@@ -164,11 +162,6 @@ class Objective:
         return self.value.kind != "none"
 
     @property
-    def needs_old_logprobs(self) -> bool:
-        """Log-probs at the start of the update are used (the sampler's, or scored again)."""
-        return self.ratio != "none" or self.kl.importance != "none"
-
-    @property
     def needs_greedy(self) -> bool:
         """Every prompt needs the reward of one greedy completion."""
         return self.baseline == "greedy"
@@ -192,10 +185,9 @@ class Objective:
 
     def validate(self, *, group_size: int | None = None) -> None:
         """Refuse unknown values and impossible or explosive combinations: UserError with the reason and the fix."""
-        _known_values(self, "objective.")
-        _known_name(BASELINES, self.baseline)
-        _known_name(TRUSTS, self.trust.kind)
-        _known_name(LOSSES, self.loss)
+        check_fields(self, "objective.")
+        for registry, name in ((BASELINES, self.baseline), (TRUSTS, self.trust.kind), (LOSSES, self.loss)):
+            check_axis(registry, name)
         for wrong, message in _conflicts(self, group_size):
             if wrong:
                 raise UserError(message)
@@ -294,20 +286,3 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
         (not 0 <= o.ema_decay < 1, f"ema_decay is {o.ema_decay}: it must lie in [0, 1)"),
         (o.scale_eps < 0, f"scale_eps is {o.scale_eps}: it must be 0 or more"),
     ]
-
-
-def _known_values(part: Any, where: str) -> None:
-    hints = typing.get_type_hints(type(part))
-    for f in dataclasses.fields(part):
-        value, hint = getattr(part, f.name), hints[f.name]
-        if dataclasses.is_dataclass(value):
-            _known_values(value, f"{where}{f.name}.")
-        elif typing.get_origin(hint) is Literal and value not in typing.get_args(hint):
-            raise UserError(f"unknown {where}{f.name} '{value}'.{did_you_mean(str(value), typing.get_args(hint))}")
-        elif hint is float and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
-            raise UserError(f"{where}{f.name} is {value!r}: it must be a number")
-
-
-def _known_name(registry: Registry[Any], name: str) -> None:
-    if name not in registry:
-        registry.get(name)  # raises, with a suggestion, unless it names a function of a module or file

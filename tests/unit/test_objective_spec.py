@@ -98,8 +98,8 @@ def test_diff_names_only_the_axes_that_differ() -> None:
 
 def test_what_the_learner_reads() -> None:
     ppo, rloo, remax = (algorithm(n).objective for n in ("ppo", "rloo", "remax"))
-    assert (ppo.needs_values, ppo.needs_old_logprobs, ppo.needs_reference, ppo.needs_group) == (True, True, True, False)
-    assert (rloo.needs_values, rloo.needs_old_logprobs, rloo.needs_group) == (False, False, True)
+    assert (ppo.needs_values, ppo.needs_reference, ppo.needs_group) == (True, True, False)
+    assert (rloo.needs_values, rloo.needs_group) == (False, True)
     assert remax.needs_greedy
     assert Objective(data=Data(entropy_coef=0.01)).needs_entropy
     assert not Objective().needs_reference
