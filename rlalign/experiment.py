@@ -93,7 +93,7 @@ def _open(folder: Path, config: TrainConfig, console: Console) -> TrainConfig:
         if done := checkpoint.complete(folder / "checkpoints"):
             step = int(done[-1].name.rpartition("-")[2])
             if config.steps < step:
-                raise UserError(f"'{folder}' has done {step} steps already: --steps must be more than {step}")
+                raise UserError(f"'{folder}' has done {step} steps already: give --steps {step} or more")
         changed = differences(read_config(folder), config)
         changed = {k: v for k, v in changed.items() if k not in ("resume", "output", "allow_change")}
         for key, (old, new) in changed.items():

@@ -110,6 +110,8 @@ def read_config(folder: Path) -> TrainConfig:
         return from_dict(TrainConfig, json.loads((folder / "config.json").read_text()))
     except json.JSONDecodeError as error:
         raise UserError(f"'{folder / 'config.json'}' is not valid JSON: {error}") from error
+    except UserError as error:
+        raise UserError(f"'{folder / 'config.json'}': {error}") from error
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
