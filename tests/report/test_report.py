@@ -16,6 +16,7 @@ import rlalign
 from rlalign.cli import main
 from rlalign.cli.report import write
 from rlalign.compare.report import render, write_report
+from rlalign.compare.report.figures import differences, learning_curves
 from rlalign.compare.report.html import Html, tag, visible
 from rlalign.compare.report.numbers import number, p_value, seconds, tick
 from rlalign.compare.report.svg import apart, span, ticks
@@ -120,6 +121,25 @@ def test_the_smallest_study_has_a_report(study) -> None:
     assert "nan" not in re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.S).replace("finance", "")
     ids = {a.get("id") for _, a in Document(text).elements}
     assert ids.isdisjoint({"pairs", "tuning", "frontier", "samples"})
+
+
+def test_twenty_algorithms_keep_their_labels_apart(study) -> None:
+    env = study.environments["reverse"]
+    names = [f"algorithm-{i}" for i in range(20)]
+    one, pair = env.algorithms["rloo"], env.pairs[0]
+    many = replace(
+        env,
+        algorithms=dict.fromkeys(names, one),
+        pairs=[replace(pair, a=a, b=b, winner=None) for i, a in enumerate(names) for b in names[i + 1 :]],
+    )
+    colours = {name: i for i, name in enumerate(names)}
+    drawn = learning_curves("reverse", many, colours, "samples")
+    at = sorted(float(y) for y in re.findall(r'y="([\d.]+)" class="label', drawn))
+    assert len(at) == 20
+    assert min(b - a for a, b in pairwise(at)) >= 12.9
+    assert at[0] > 40
+    assert "again" in drawn  # colours beyond the eighth come again, dashed
+    assert differences("reverse", many, colours).count("whisker") == 19
 
 
 def test_results_of_the_schema_make_a_report(tmp_path) -> None:

@@ -37,7 +37,8 @@ def pictures(results: Results, colours: Colours) -> Html:
                 "Learning curves",
                 note(
                     "Mean over seeds at equal steps, drawn against the mean budget spent by then; bands are pointwise "
-                    "95 % confidence intervals (Student’s t). Nothing is smoothed. Dashed: the threshold."
+                    "95 % confidence intervals (Student’s t). Nothing is smoothed; a seed that failed counts as "
+                    "far as it went. Dashed: the threshold."
                 ),
                 tag("fieldset", switch, class_="switch", aria_label="budget"),
                 *curves,
@@ -52,7 +53,8 @@ def pictures(results: Results, colours: Colours) -> Html:
             ),
             section(
                 "Differences",
-                note("Paired, with 95 % confidence intervals before correction. Coloured where a winner is named."),
+                note("Paired, with 95 % confidence intervals before correction. Coloured where a winner is named. Of "
+                     f"more than {figures.MOST_PAIRS} pairs, those of the algorithm with the highest mean."),
                 panels([*pairs]),
                 id_="differences",
             )
