@@ -70,8 +70,8 @@ def _curves(results: Results, colours: Colours) -> Html:
     ]
     words = (
         "Mean over seeds at equal steps, drawn against the mean budget spent by then; bands are pointwise 95 % "
-        "confidence intervals (Student’s t). Nothing is smoothed; a seed that failed counts as far as it went. Dashed: the "
-        "threshold."
+        "confidence intervals (Student’s t). Nothing is smoothed; a seed that failed counts as far as it went. "
+        "Dashed: the threshold."
     )
     drawn = [
         panels([figures.learning_curves(n, e, colours, b) for n, e in results.environments.items()], f"by by-{b}")
