@@ -133,8 +133,10 @@ def test_the_folder_is_an_ordinary_run(tmp_path) -> None:
     assert run.comparison is not None
     np.testing.assert_allclose(again.after.metrics["reward"], run.comparison.after.metrics["reward"])
     assert again.after.completions == run.comparison.after.completions
-    with pytest.raises(UserError, match="holds a run already"):
-        train_trl(run.config, quiet=True)
+    for resume, words in ((False, "holds a run already"), (True, "holds a finished run")):
+        with pytest.raises(UserError, match=words):
+            train_trl(replace(run.config, resume=resume), quiet=True)
+    assert run.metrics["step"] == [1, 2]
 
 
 def test_the_same_command_gives_the_same_run(tmp_path) -> None:

@@ -67,7 +67,7 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     trl_arguments(config, max_new=mdp.max_new, cpu=True, bf16=False)  # refused before anything is loaded
     folder = Path(config.output or default_output(config))
     with Lock(folder), StopRequest() as stop:
-        _open(folder, resume=config.resume)
+        _open(folder, config)
         policy, mdp = build_policy(config, mdp)
         if not isinstance(policy, CausalPolicy):
             raise UserError(
@@ -83,9 +83,13 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
                 mdp.reward.close()
 
 
-def _open(folder: Path, *, resume: bool) -> None:
-    if read_metrics(folder) and not resume:
+def _open(folder: Path, config: TrainConfig) -> None:
+    """Refuse a folder that holds a run, unless it is to start over and has not come to its end; clear what it left."""
+    done = len(read_metrics(folder))
+    if done and not config.resume:
         raise UserError(f"'{folder}' holds a run already: choose another --output, or --resume to start it over")
+    if done >= config.steps and (folder / "report" / "evaluation.json").is_file():
+        raise UserError(f"'{folder}' holds a finished run, and TRL's start over: choose another --output")
     for name in _LEFT_BEHIND:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
