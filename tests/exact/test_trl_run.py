@@ -183,6 +183,8 @@ def test_adapters_train_and_stay_one(tmp_path) -> None:
         ("trl:grpo", {"objective__data__dynamic_sampling": True}, "dynamic_sampling"),
         ("trl:rloo", {"objective__data__drop_truncated": True}, "drop_truncated"),
         ("trl:rloo", {"objective__scale": "group_std"}, "scale"),
+        ("trl:grpo", {"rollout__per_component": True}, "per_component"),
+        ("trl:grpo", {"evaluation__patience": 2, "evaluation__every": 1}, "patience"),
         ("trl:grpo", {"supervised__align_interval": 1}, "supervised"),
         ("trl:grpo", {"learner__micro_batch": 5}, "micro_batch"),
         ("trl:grpo", {"policy": "gru"}, "no transformers model"),

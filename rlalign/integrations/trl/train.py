@@ -32,7 +32,7 @@ from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.learner import lr_factor
-from rlalign.plots import plot_run
+from rlalign.plots import draw
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.progress import ProgressLine
@@ -40,6 +40,7 @@ from rlalign.run import Lock, Run, write_config
 from rlalign.signals import StopRequest
 from rlalign.tracking import Tracker, read_metrics
 from rlalign.types import Task
+from rlalign.watch import Watch
 
 _LEFT_BEHIND = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")
 
@@ -102,7 +103,7 @@ def _train(
     tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
     before = _evaluate(config, policy, mdp, tasks)
     console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
-    tracker = Tracker(folder, config)
+    tracker, watch = Tracker(folder, config), Watch(folder, console)
     every = config.evaluation.every
     with ProgressLine(config.steps, quiet=quiet) as line:
 
@@ -110,6 +111,7 @@ def _train(
             if every and step % every == 0:
                 now = _evaluate(config, policy, mdp, tasks)
                 metrics = metrics | {f"eval/{name}": now.mean(name) for name in now.metrics}
+            metrics = metrics | watch.look(step, metrics)
             tracker.log(step, metrics, samples)
             line.show(step, metrics)
 
@@ -126,12 +128,15 @@ def _train(
         finally:
             tracker.close()
     if recorder.step:
-        plot_run(folder)
+        draw(folder)
     run = Run(folder, stop.exit_status)
     if stop:
         return run
     policy.save_pretrained(folder / "policy")
-    state = {"policy": dict(policy.trainable())}  # from which `rlalign evaluate` takes the trained weights
+    state = {
+        "policy": dict(policy.trainable()),
+        "progress": {},
+    }  # from which `rlalign evaluate` takes the trained weights
     checkpoint.save(folder / "checkpoints", recorder.step, state, config_hash=fingerprint(config), keep=config.keep)
     run.comparison = Comparison(before, _evaluate(config, policy, mdp, tasks))
     write_comparison(folder, run.comparison)
@@ -145,7 +150,7 @@ def _order(config: TrainConfig, mdp: TextMDP) -> list[Task]:
 
 
 def _evaluate(config: TrainConfig, policy: Policy, mdp: TextMDP, tasks: list[Task]) -> Evaluation:
-    return evaluate(
+    found = evaluate(
         policy,
         mdp,
         tasks,
@@ -154,6 +159,9 @@ def _evaluate(config: TrainConfig, policy: Policy, mdp: TextMDP, tasks: list[Tas
         seed=config.seed,
         sampler=config.rollout.sampler,
     )
+    if mdp.reward is not None:
+        mdp.reward.pop_failures()  # those of held-out prompts are no part of the next step's count
+    return found
 
 
 def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, recorder: Recorder) -> None:
