@@ -10,7 +10,7 @@ from typing import Any
 
 from rlalign.checkpoint import versions
 from rlalign.compare.report.html import Html, joined, tag
-from rlalign.compare.report.numbers import interval, number
+from rlalign.compare.report.numbers import interval, number, typeset
 from rlalign.compare.report.page import facts, page, panels, row, section, table
 from rlalign.compare.report.pieces import note, said
 from rlalign.compare.report.svg import Panel, Series, span
@@ -51,7 +51,7 @@ def render(run: Run) -> str:
         tag("p", "One run", class_="kind"),
         tag("h1", title),
         tag("p", facts_line, class_="facts"),
-        tag("div", tag("p", found["verdict"] if found else unfinished), class_="verdict", id_="verdict"),
+        tag("div", tag("p", typeset(found["verdict"]) if found else unfinished), class_="verdict", id_="verdict"),
     )
     return page(
         title,
