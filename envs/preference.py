@@ -2,8 +2,8 @@
 
 The people are simulated: a known gold reward says which of two short notes they like better. A Bradley-Terry model of
 word counts is fitted to such pairs when it is first asked. It ranks held-out pairs well and has seen no note in
-which a word stands for the tenth time: past that edge of its data the proxy keeps rising and gold falls (Gao et al.,
-Scaling laws for reward model overoptimization, arXiv 2210.10760).
+which a word stands for the tenth time: past that edge of its data the proxy keeps rising and gold, which rose at first,
+falls (Gao et al., Scaling laws for reward model overoptimization, arXiv 2210.10760).
 """
 
 from __future__ import annotations
