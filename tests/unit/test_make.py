@@ -31,6 +31,10 @@ def test_a_file_s_name_is_a_short_name_too() -> None:
     assert make_mdp("guess_number").id == "rlalign/GuessNumber-v0"
 
 
+def test_a_name_with_arguments_is_found_without_them() -> None:
+    assert find_env("reverse?max_length=3") is Reverse
+
+
 def test_unknown_names_are_met_with_suggestions() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'rlalign/Sentiment-v0'"):
         make_mdp("sentment")
