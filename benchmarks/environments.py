@@ -61,20 +61,20 @@ class Plan:
     """
 
     policy: str = "gru"
-    steps: int = 300
+    steps: int = 200
     warm: int = 0
     spec: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-WARM = Plan(warm=150, steps=150)
+WARM = Plan(warm=100, steps=100)
 PLANS: dict[str, Plan] = {
     **dict.fromkeys(
         ("Add", "Classification", "Constrained", "Entities", "Events", "Math", "Summarise", "Translate"), WARM
     ),
     **dict.fromkeys(("Copy", "Reverse", "Sort"), Plan(spec="max_length=3")),
     "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
-    "Tools": Plan(policy="tiny", warm=200, steps=100),
+    "Tools": Plan(warm=200, steps=100),
 }
 
 
