@@ -1,7 +1,7 @@
 """Translate-v0: a small grammar in English, German and Chinese. Agreement and measure words make it more than look-up.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to
-300 steps with `--supervised.align-interval 1`.
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
+`--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
