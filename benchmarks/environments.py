@@ -74,6 +74,7 @@ PLANS: dict[str, Plan] = {
     ),
     **dict.fromkeys(("Copy", "Reverse", "Sort"), Plan(spec="max_length=3")),
     "Parity": Plan(spec="max_length=7"),
+    **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
     "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
     "Tools": Plan(warm=200, steps=100),
 }
