@@ -34,7 +34,7 @@ def write(folder: Path) -> Path:
 
         return write_report(folder, read_results(folder))
     if (folder / "config.json").is_file():
-        from rlalign.compare.run_report import write_run_report
+        from rlalign.compare.report import write_run_report
         from rlalign.run import Run
 
         return write_run_report(Run(folder))

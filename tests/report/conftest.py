@@ -81,7 +81,8 @@ def environment(seed: int, algorithms: list[str], seeds: int, scale: float) -> E
             pairs.append(
                 Pair(
                     a, b, estimate(d, 0.1 * scale), 0.0004 if clear else 0.21, 0.004 if clear else 0.63,
-                    estimate(0.5 + d / (2 * scale), 0.1), 0.13, winner, {}, estimate(d * 0.8, 0.12), {}, "",
+                    estimate(0.5 + d / (2 * scale), 0.1), 0.13, winner, {}, estimate(d * 0.8, 0.12), {},
+                    f"{a} − {b} in words",
                 )
             )  # fmt: skip
     said = {a: ("cba" if LEVELS[a] > 0.9 else "cbb") for a in algorithms}

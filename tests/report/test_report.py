@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 import rlalign
+from rlalign.cli import main
 from rlalign.cli.report import write
-from rlalign.compare.html import Html, tag, visible
-from rlalign.compare.numbers import number, p_value, seconds, tick
 from rlalign.compare.report import render, write_report
+from rlalign.compare.report.html import Html, tag, visible
+from rlalign.compare.report.numbers import number, p_value, seconds, tick
+from rlalign.compare.report.svg import apart, span, ticks
 from rlalign.compare.results import Curve, read_results, write_results
-from rlalign.compare.svg import apart, span, ticks
 from rlalign.errors import UserError
 
 VOID = {"meta", "link", "input"}
@@ -79,6 +80,8 @@ def test_the_report_is_whole_and_loads_nothing(study) -> None:
     assert document.text.index("Completions side by side") < document.text.index(study.manifest.command)
     envs = len(study.environments)
     assert len(document.of("svg")) == envs * 4 + envs + envs + (envs + 1) + envs
+    for pair in study.environments["reverse"].pairs:
+        assert pair.sentence in document.text
     for piece in (study.manifest.commit, study.manifest.fingerprint, "objective.baseline", "another budget", "2.13.0"):
         assert piece in document.text
 
@@ -149,6 +152,13 @@ def test_a_run_has_a_report(tmp_path) -> None:
     assert "evaluation.every" in document.text
 
 
+def test_the_command_writes_the_report_and_says_where(study, tmp_path, capsys) -> None:
+    write_results(tmp_path, study)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+
+
 def test_a_folder_with_nothing_to_report_is_refused(tmp_path) -> None:
     with pytest.raises(UserError, match="neither a study"):
         write(tmp_path)
@@ -156,7 +166,15 @@ def test_a_folder_with_nothing_to_report_is_refused(tmp_path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, "–"), (float("nan"), "–"), (-0.12345, "−0.123"), (12.34, "12.3"), (61000.0, "61000"), (2.5e6, "2.50 M")],
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (-0.12345, "−0.123"),
+        (-1e-9, "0.000"),
+        (12.34, "12.3"),
+        (61000.0, "61000"),
+        (2.5e6, "2.50 M"),
+    ],
 )
 def test_numbers(value, text) -> None:
     assert number(value) == text

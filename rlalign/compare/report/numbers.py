@@ -17,6 +17,7 @@ def number(value: float | None, *, sign: bool = False, fine: int = 3) -> str:
     if size >= 1e5:
         return _minus(f"{value / 1e6:.2f} M" if size >= 1e6 else f"{value / 1e3:.0f} k")
     decimals = fine if size < 10 else 1 if size < 1000 else 0
+    value = round(value, decimals) + 0.0  # so that there is no −0.000
     text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
     return _minus(text)
 
@@ -40,7 +41,7 @@ def tick(value: float) -> str:
     size = abs(value)
     if size >= 1e6:
         return _minus(f"{value / 1e6:g}M")
-    if size >= 1e4:
+    if size >= 1e3:
         return _minus(f"{value / 1e3:g}k")
     return _minus(f"{value:.6g}")
 

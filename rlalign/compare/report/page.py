@@ -6,12 +6,12 @@ import base64
 import hashlib
 from importlib import resources
 
-from rlalign.compare.html import Html, joined, tag
+from rlalign.compare.report.html import Html, joined, tag
 
 
 def page(title: str, *sections: object) -> str:
     """A whole HTML document. The browser runs our script alone: it is named by its hash."""
-    here = resources.files("rlalign.compare")
+    here = resources.files("rlalign.compare.report")
     style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"

@@ -11,8 +11,8 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rlalign.compare.html import Html, joined, tag
-from rlalign.compare.numbers import tick
+from rlalign.compare.report.html import Html, joined, tag
+from rlalign.compare.report.numbers import tick
 
 WIDTH, HEIGHT = 400, 268
 _CHAR = 6.3  # width of a character of a label
@@ -108,12 +108,6 @@ class Panel:
             edge += [self.at(x, self._inside(a)) for x, a, _ in reversed(rows)]
             points = " ".join(f"{px:.1f},{py:.1f}" for px, py in edge)
             self._add("polygon", points=points, class_=f"band {shade(series.colour)}")
-
-    def steps(self, x: Sequence[float], y: Sequence[float], colour: int) -> None:
-        """A line that jumps at each x."""
-        xs = [v for value in x for v in (value, value)][1:]
-        ys = [v for value in y for v in (value, value)][:-1]
-        self.line(xs, ys, colour)
 
     def dot(self, x: float, y: float, colour: int, *, class_: str = "dot", r: float = 3.4, note: str = "") -> None:
         """A dot; `note` is what hovering shows."""

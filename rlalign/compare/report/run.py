@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.checkpoint import versions
-from rlalign.compare.html import Html, joined, tag
-from rlalign.compare.numbers import interval, number
-from rlalign.compare.page import facts, page, panels, row, section, table
-from rlalign.compare.report import note, said
+from rlalign.compare.report.html import Html, joined, tag
+from rlalign.compare.report.numbers import interval, number
+from rlalign.compare.report.page import facts, page, panels, row, section, table
+from rlalign.compare.report.pieces import note, said
+from rlalign.compare.report.svg import Panel, Series, span
 from rlalign.compare.results import Estimate
-from rlalign.compare.svg import Panel, Series, span
 from rlalign.config import TrainConfig, flatten, to_dict
 from rlalign.defaults import default_config
 from rlalign.errors import UserError

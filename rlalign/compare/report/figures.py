@@ -6,11 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlalign.compare.html import Html
-from rlalign.compare.numbers import interval, number
+from rlalign.compare.report.html import Html
+from rlalign.compare.report.numbers import interval, number
+from rlalign.compare.report.svg import WIDTH, Panel, Series, room, span
 from rlalign.compare.results import Curve, EnvResult, Estimate, Profile
 from rlalign.compare.statistics import t_interval
-from rlalign.compare.svg import WIDTH, Panel, Series, room, span
 
 BUDGET_WORDS = {
     "samples": "samples drawn",
