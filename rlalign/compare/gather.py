@@ -27,7 +27,7 @@ class Excluding:
     incomplete: bool = False
 
 
-def gather(folders: Sequence[Path], leave_out: Excluding = Excluding()) -> tuple[list[Cell], list[Failure]]:
+def gather(folders: Sequence[Path], leave_out: Excluding) -> tuple[list[Cell], list[Failure]]:
     """(cells, runs left out) of run folders or of folders of studies.
 
     Raises UserError naming each run that is not finished, is of another budget or policy than most, or is missing.

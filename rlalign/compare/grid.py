@@ -16,7 +16,7 @@ from rlalign.compare.study import Cell
 from rlalign.compare.workers import Workers, log_of
 from rlalign.config import TrainConfig, differences
 from rlalign.errors import UserError
-from rlalign.run import read_config
+from rlalign.run import Lock, read_config
 from rlalign.signals import StopRequest
 
 _LOOK = 0.3  # seconds between two looks at the runs
@@ -75,7 +75,12 @@ def prepared(config: TrainConfig) -> TrainConfig:
     folder = Path(str(config.output))
     if (folder / "config.json").is_file() and checkpoint.complete(folder / "checkpoints"):
         return replace(config, resume=True)
-    shutil.rmtree(folder, ignore_errors=True)
+    with Lock(folder):  # a process of an earlier attempt may still be saving
+        for path in folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "run.lock":
+                path.unlink()
     log_of(config).unlink(missing_ok=True)
     return config
 
