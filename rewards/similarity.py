@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlalign.rewards.columns import per_sample
+from rlalign.rewards.placed import Placed
 from rlalign.rewards.reward import reward
 from rlalign.rewards.text import plain, words
 from rlalign.types import FloatArray
@@ -131,12 +132,13 @@ embedding_f1 = reward("embedding_f1", timeout_s=None, range=(0.0, 1.0))(Embeddin
 
 
 @reward("minilm_cosine", timeout_s=None, range=(-1.0, 1.0))
+@Placed
 def minilm_cosine(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     *,
     folder: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     **columns: Any,
 ) -> list[float]:
     """Cosine of the sentence embeddings of prompt and completion by all-MiniLM-L6-v2 (mean of the last hidden states).
@@ -149,7 +151,7 @@ def minilm_cosine(
     """
     sides = [[plain(text) for text in side] for side in (prompts, completions)]
     distinct = {text: i for i, text in enumerate(dict.fromkeys(t for side in sides for t in side))}
-    vectors = _sentence_vectors(list(distinct), folder, device)
+    vectors = _sentence_vectors(list(distinct), folder, device or "cpu")
     a, b = (vectors[[distinct[text] for text in side]] for side in sides)
     return [float(x) for x in cosine(a, b)]
 
