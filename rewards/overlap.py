@@ -19,8 +19,12 @@ _ROUGE = ("rouge1", "rouge2", "rougeL", "rougeLsum")
 
 
 def _scored(completions: Sequence[Any], answer: Any, score: Callable[[str, list[str]], float]) -> list[float | None]:
-    pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
-    return [None if a is None else score(plain(c)[:_LIMIT], [t[:_LIMIT] for t in texts_of(a)]) for c, a in pairs]
+    """Scores in [0, 1] against the references of each sample; None where there is no reference."""
+    values: list[float | None] = []
+    for completion, entry in zip(completions, per_sample(answer, len(completions)), strict=True):
+        wanted = [] if entry is None else [text[:_LIMIT] for text in texts_of(entry)]
+        values.append(min(1.0, score(plain(completion)[:_LIMIT], wanted)) if wanted else None)
+    return values
 
 
 @reward("bleu", timeout_s=None, range=(0.0, 1.0))

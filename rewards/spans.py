@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from rlalign.errors import UserError
 from rlalign.rewards.columns import per_sample
 from rlalign.rewards.reward import reward
 from rlalign.rewards.structured import f1
@@ -48,10 +49,13 @@ def write_spans(spans: Sequence[Span]) -> str:
 
 
 def spans_of(answer: Any) -> list[Span]:
-    """The spans of an answer: a text in the format above, or (text, label) pairs."""
+    """The spans of an answer: a text in the format above, or (text, label) pairs. Raises UserError for the rest."""
     if isinstance(answer, str):
         return parse_spans(answer)
-    return [(str(text).strip(), str(label).strip().casefold()) for text, label in answer]
+    pairs = answer if isinstance(answer, list | tuple) else [answer]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise UserError(f"an answer of spans is lines of 'text | label' or (text, label) pairs, not {answer!r:.80}")
+    return [(str(text).strip(), str(label).strip().casefold()) for text, label in pairs]
 
 
 @reward("span_f1", timeout_s=None, range=(0.0, 1.0))

@@ -150,11 +150,16 @@ def check_reward_laws(spec: Any) -> list[LawResult]:
     """Run every law of a reward: on texts of every kind, alone and together.
 
     Args:
-        spec: as for `rlalign.rewards.compose`. A reward that needs a parameter which was not given is not checked.
+        spec: as for `rlalign.rewards.compose`. A reward that needs a parameter which was not given is not checked. One
+            that asks for the policy gets a small random one.
     """
     from rlalign.rewards.compose import compose
 
     with compose([spec]) as reward:
+        if reward.asks_for_policy:
+            from rlalign.policies import make_policy
+
+            reward.bind(make_policy("gru", tokenizer=ByteTokenizer()))
         return _reward_laws(reward)
 
 

@@ -188,6 +188,23 @@ def test_a_missing_package_names_its_extra(monkeypatch):
         optional("no_such_package", "rewards")
 
 
+REFERENCED = ["bleu", "chrf", "rouge", "edit_distance", "json_fields", "span_f1", "span_iou", "label_match", "coverage"]
+REFERENCED += ["keyword_order", "math_verify", "embedding_f1", "exact_match", "token_match"]
+
+
+@pytest.mark.parametrize("name", REFERENCED)
+@pytest.mark.parametrize("answer", [None, 42, "", "plain", ["a", "b"], [("a", "b")], {"a": 1}, [], 1.5, True])
+def test_an_answer_of_any_type_is_scored_or_refused_in_words(name, answer):
+    try:
+        values = REWARDS.get(name)(completions=["a", ""], answer=[answer] * 2)
+    except UserError:
+        assert name in ("json_fields", "span_f1", "span_iou")  # whose answers have a form
+        assert answer is not None
+    else:
+        assert all(v is None or 0 <= v <= 1 for v in values)  # false for NaN
+        assert (values[0] is None) == (answer is None or (answer == [] and name in REFERENCED[:4]))
+
+
 def refusing(completions):
     raise UserError("give me something else")
 
