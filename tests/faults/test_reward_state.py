@@ -106,6 +106,20 @@ def test_a_rollout_that_failed_leaves_the_weights_of_evaluation(tmp_path):
     trainer.close()
 
 
+def test_per_component_trains_on_other_rewards_than_it_logs(tmp_path):
+    rewards = ("token_match=100", "exact_match")
+    for name, apart in (("sum", False), ("apart", True)):
+        trainer = trainer_of(config(tmp_path / name, reward=rewards, rollout__per_component=apart), tmp_path / name)
+        trainer.run()
+        trainer.close()
+    first, other = (rows_of(tmp_path / name)[0] for name in ("sum", "apart"))
+    assert {k: v for k, v in first.items() if k.startswith("reward/")} == {
+        k: v for k, v in other.items() if k.startswith("reward/")
+    }
+    weights, changed = weights_of(tmp_path / "sum")[0], weights_of(tmp_path / "apart")[0]
+    assert any(not torch.equal(weights[name], changed[name]) for name in weights)
+
+
 # ---- early stopping ----
 
 
