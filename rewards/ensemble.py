@@ -37,8 +37,9 @@ class Ensemble:
 
     `of` names episode rewards, separated by `|`; a weight rescales a member, `of=vader=0.5|tfidf_sentiment`. `how` is
     mean, min, penalised (mean - coef · std of the members) or product. Members run with their own timeouts; one that
-    fails makes the call fail, one that does not apply (None) leaves the sample out. Range: that of the members. Cost: the
-    sum of theirs. Deterministic where they are. Hacked by: what fools every member; members should not share their data.
+    fails makes the call fail, one that does not apply (None) leaves the sample out. Range: that of the members.
+    Cost: the sum of theirs. Deterministic where they are.
+    Hacked by: what fools every member; members should not share their data.
     Raises UserError without members, for an unknown `how`, and for a member of another scope.
     """
 
