@@ -122,15 +122,8 @@ def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> 
     return found.float().cpu()
 
 
-_OWN = (
-    "reward",
-    "length",
-    "kl",
-    "fluency",
-    "entropy",
-    "distinct_2",
-    "truncated",
-)  # a component of such a name is shown as reward/NAME
+# a component of such a name is shown as reward/NAME
+_OWN = ("reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated")
 
 
 def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
