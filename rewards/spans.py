@@ -51,7 +51,10 @@ def write_spans(spans: Sequence[Span]) -> str:
 def spans_of(answer: Any) -> list[Span]:
     """The spans of an answer: a text in the format above, or (text, label) pairs. Raises UserError for the rest."""
     if isinstance(answer, str):
-        return parse_spans(answer)
+        found = parse_spans(answer)
+        if not all(label for _, label in found):
+            raise UserError(f"an answer of spans has lines of 'text | label', not {answer!r:.80}")
+        return found
     pairs = answer if isinstance(answer, list | tuple) else [answer]
     if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
         raise UserError(f"an answer of spans is lines of 'text | label' or (text, label) pairs, not {answer!r:.80}")
@@ -99,7 +102,7 @@ def mean_iou(said: Sequence[Span], wanted: Sequence[Span]) -> float:
 
 
 def _iou(a: Span, b: Span) -> float:
-    if a[1] != b[1] or not a[1]:
+    if a[1] != b[1]:
         return 0.0
     left, right = Counter(words(a[0])), Counter(words(b[0]))
     union = (left | right).total()

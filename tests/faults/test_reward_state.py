@@ -206,3 +206,15 @@ def test_alarms_are_said_once_and_written_down(tmp_path, capsys):
     again.resume()
     assert again.look(13, row)["alarm/kl"] == 1.0
     assert capsys.readouterr().out == ""
+
+
+def test_alarms_stand_in_the_runs_report(tmp_path):
+    from rlalign.compare.report.run import write_run_report
+
+    run, _ = train_run(config(tmp_path / "a", steps=1), quiet=True)
+    assert 'id="alarms"' not in write_run_report(run).read_text()
+    alarm = {"kl": {"step": 7, "says": "far from <the start>"}}
+    (run.folder / "report" / "alarms.json").write_text(json.dumps(alarm))
+    page = write_run_report(run).read_text()
+    assert 'id="alarms"' in page
+    assert "far from &lt;the start&gt;" in page

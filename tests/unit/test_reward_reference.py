@@ -117,6 +117,8 @@ def test_spans():
     for name in ("span_f1", "span_iou"):
         assert run(name, ["none", "", "a | b"], answer=["none"] * 3) == [1, 1, 0]
         assert run(name, ["nonsense"], answer=["nonsense | x"]) == [0]
+        with pytest.raises(UserError, match="lines of 'text"):
+            run(name, ["a | b"], answer=["nonsense"])
 
 
 def test_span_iou_matches_for_the_largest_sum():
