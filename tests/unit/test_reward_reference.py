@@ -160,6 +160,7 @@ def test_coverage_and_order():
 def test_keyword_order_finds_the_longest_run_not_the_first():
     assert run("keyword_order?keywords=a|b|c|d", ["d b c a"]) == [pytest.approx(2 / 4)]
     assert run("keyword_order?keywords=a|b|c", ["c a b"]) == [pytest.approx(2 / 3)]
+    assert run("keyword_order?keywords=a|b", ["b b a"]) == [1 / 2]  # one keyword is not two
 
 
 def test_soft_overlong_is_daposs():
