@@ -490,10 +490,11 @@ _ANSWERS = ("42", "Ann | person")  # a number, a text and JSON; a list of spans
 
 
 def _columns(texts: Sequence[str], answer: str) -> dict[str, list[Any]]:
-    """The columns that every environment gives, and an answer."""
+    """The columns that every environment gives, an answer and the labels of a classification."""
     n = len(texts)
     return {
         "answer": [answer] * n,
+        "labels": [["42", "nan"]] * n,
         "state": [{} for _ in texts],
         "turns": [[text] for text in texts],
         "replies": [[] for _ in texts],
