@@ -1,11 +1,12 @@
 """A run and its folder.
 
 config.json                 what was asked
-metrics.jsonl               one line a step: rollout/ reward/ train/ eval/ time/
+metrics.jsonl               one line a step: rollout/ reward/ train/ eval/ alarm/ time/
 samples.jsonl               some completions of every step
 checkpoints/step-N/         state to go on from, with its manifest
+best/step-N/                the weights of the best validation, with evaluation.patience
 policy/                     the trained policy; transformers loads it without us
-report/                     reward.png, evaluation.json, samples before and after
+report/                     reward.png, evaluation.json, samples before and after, alarms.json where there were any
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ class Args:
     split: Literal["train", "validation", "test"] = "test"
     prompts: int | None = None
     """Held-out prompts; None: as many as the run's own evaluation."""
-    k: int | None = None
+    k: Annotated[int | None, tyro.conf.arg(aliases=["--samples"])] = None
     """Completions of each, for pass@k and avg@k; None: as many as the run's own evaluation."""
     folds: int = 0
     """Disjoint parts of the prompts for a cross-validated estimate; 0: none."""
