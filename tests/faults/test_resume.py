@@ -398,8 +398,8 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
 
 
 def test_answers_that_are_not_there_are_missed_before_anything_is_touched(tmp_path):
-    with pytest.raises(UserError, match=r"several turns"):
-        train_run(config(tmp_path / "r", env="guess_number", supervised__align_interval=1), quiet=True)
+    with pytest.raises(UserError, match=r"Sentiment-v0 has no `answer` column"):
+        train_run(config(tmp_path / "r", env="sentiment", supervised__align_interval=1), quiet=True)
     assert not (tmp_path / "r").exists()
 
 
