@@ -43,5 +43,14 @@ def write(name: str, result: dict[str, Any]) -> Path:
     return path
 
 
+def merge(name: str, cells: list[dict[str, Any]], *, key: tuple[str, ...]) -> Path:
+    """Write cells to benchmarks/results/NAME.json, each with its commit and load; older cells of other keys stay."""
+    path, here = RESULTS / f"{name}.json", machine()
+    new = [{**cell, "commit": here["commit"], "load": here["load"]} for cell in cells]
+    taken = {tuple(cell[k] for k in key) for cell in new}
+    old = json.loads(path.read_text())["cells"] if path.is_file() else []
+    return write(name, {"cells": [c for c in old if tuple(c[k] for k in key) not in taken] + new})
+
+
 def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines() if Path(path).is_file() else []
