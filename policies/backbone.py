@@ -96,7 +96,8 @@ class Backbone:
         if self._softcap or type(self._head) is not Linear:
             return plain_scorer(self.head, self.vocab_size)(states, targets, sampling, entropy)
         kind = states.device.type
-        weight, bias = self._head.weight, self._head.bias
+        weight: Tensor = self._head.weight
+        bias: Tensor | None = self._head.bias
         if torch.is_autocast_enabled(kind):
             weight = weight.to(torch.get_autocast_dtype(kind))
             bias = None if bias is None else bias.to(weight.dtype)

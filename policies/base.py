@@ -11,13 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from rlalign.errors import FaultError, UserError
 from rlalign.types import Sampling, Tokenizer
+
+if TYPE_CHECKING:
+    from rlalign.policies.lean import LeanModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,18 @@ class DecodeState(Protocol):
     def select(self, rows: Tensor) -> None:
         """Keep the given rows (int64 indices, in order) and forget the others."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What a sampler keeps of a context for the next turn: `tokens` were read, and stand in row `row` of a state.
+
+    It is worth something only while the weights stay as they are.
+    """
+
+    tokens: Sequence[int]
+    state: Any
+    row: int
 
 
 class Policy(nn.Module, ABC):
@@ -118,6 +133,15 @@ class Policy(nn.Module, ABC):
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
         """Append one token to each of the n rows (int64 [n]); return the logits [n, V] of the next."""
 
+    def resume(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> tuple[DecodeState, Tensor]:
+        """As `prefill`, each context once, but what was kept of its beginning is not read again; of a lean policy."""
+        raise NotImplementedError
+
+    @property
+    def lean(self) -> LeanModel | None:
+        """What decodes, where that is a `LeanModel`: then what it read can be kept, and steps can be captured."""
+        return None
+
     def begin_rollout(self) -> None:
         """Called before decoding whenever the weights may have changed: refresh whatever is derived from them."""
         return None
@@ -155,11 +179,13 @@ class Samples:
         tokens: int64 [N, T], right-padded with the tokenizer's pad id.
         lengths: int64 [N], sampled tokens per row, the stop token included when it was sampled.
         logprobs: float32 [N, T], log-prob of each sampled token under the sampling distribution, 0 past the length.
+        kept: for the next turn, when asked for; see `Sampler.sample`.
     """
 
     tokens: Tensor
     lengths: Tensor
     logprobs: Tensor
+    kept: Sequence[Kept | None] | None = None
 
 
 class Sampler(Protocol):
@@ -174,9 +200,12 @@ class Sampler(Protocol):
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
+        kept: Sequence[Kept | None] | None = None,
     ) -> Samples:
         """Draw until a stop id or max_new tokens a row. Equal neighbouring contexts (a group) are read once.
 
-        Greedy takes the most probable token; its log-probs are still those of the sampling distribution.
+        Greedy takes the most probable token; its log-probs are still those of the sampling distribution. Episodes of
+        several turns give what was `kept` of each context in the last turn, None at first; where a sampler can, it
+        reads on from there instead of reading the whole context again.
         """
         ...

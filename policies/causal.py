@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from rlalign import assets
 from rlalign.errors import UserError
-from rlalign.policies.backbone import Backbone, CacheState
-from rlalign.policies.base import DecodeState, Policy, TokenScores
+from rlalign.policies.backbone import Backbone
+from rlalign.policies.base import DecodeState, Kept, Policy, TokenScores
 from rlalign.policies.decoder import Decoder
 from rlalign.policies.folder import save_card, saved_tokenizer
+from rlalign.policies.lean import LeanModel
 from rlalign.policies.linear import LoraLinear, speed_up
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.precision import compute_dtype
@@ -162,19 +163,18 @@ class CausalPolicy(Policy):
     # ---- decoding ----
 
     def begin_rollout(self) -> None:
-        """Bring the model that decodes up to date: merged with its adapters, or in the compute dtype; see `Decoder`."""
+        """Bring what decodes up to date; see `Decoder`."""
         self._decoder.refresh()
 
     @property
     def decoder(self) -> Any:
-        """The transformers model that decodes, up to date."""
-        self._decoder.refresh_if_moved()
+        """The transformers model of the sampling distribution, up to date."""
         return self._decoder.lm
 
     @torch.no_grad()
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
         """Read each context once and repeat it; see `Policy.prefill`."""
-        self._decoder.refresh_if_moved()
+        self._decoder.catch_up()
         backbone = self._decoder.backbone
         hidden, state = backbone.read(contexts, self.device)
         index = torch.arange(len(contexts)).repeat_interleave(torch.as_tensor(repeats)).to(self.device)
@@ -182,12 +182,25 @@ class CausalPolicy(Policy):
         state.select(index)
         return state, logits
 
+    @property
+    def lean(self) -> LeanModel | None:
+        """What decodes, if it is a `LeanModel`."""
+        return self._decoder.lean
+
+    @torch.no_grad()
+    def resume(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> tuple[DecodeState, Tensor]:
+        """Read the contexts on from what was kept of them; see `Policy.resume`."""
+        lean = self._decoder.lean
+        assert lean is not None
+        hidden, state = lean.resume(contexts, lean.recall(contexts, kept))
+        return state, lean.head(hidden).float()
+
     @torch.no_grad()
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
         """Append one token to each row; see `Policy.decode`."""
-        assert isinstance(state, CacheState)
-        backbone = self._decoder.backbone
-        return backbone.head(backbone.advance(state, tokens)).float()
+        backbone: Any = self._decoder.backbone
+        logits: Tensor = backbone.head(backbone.advance(state, tokens))
+        return logits.float()
 
     # ---- files ----
 

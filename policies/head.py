@@ -67,7 +67,7 @@ class _Fused(torch.autograd.Function):
         keeps = wants_weight and 4 * len(hidden) * len(weight) <= _KEPT_BYTES
         kept, totals, logprobs, entropies, units = [], [], [], [], []
         room = _room(hidden, weight)
-        for h, y in zip(hidden.split(_ROWS), targets.split(_ROWS), strict=True):
+        for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
             z = _logits(h, weight, bias, y, spec, _room(h, weight) if keeps else room)
             total = torch.cat([rows.logsumexp(-1) for rows in _cached(z)])
             logprobs.append(z.gather(-1, y[:, None]).squeeze(-1) - total)
@@ -126,7 +126,7 @@ def _room(hidden: Tensor, weight: Tensor) -> Tensor:
 
 def _cached(x: Tensor) -> tuple[Tensor, ...]:
     """The rows of x [m, ...] in parts whose logits stay in a processor's cache; on a GPU in one."""
-    return x.split(_CACHED_ROWS) if x.device.type == "cpu" else (x,)
+    return torch.split(x, _CACHED_ROWS) if x.device.type == "cpu" else (x,)
 
 
 def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, room: Tensor) -> Tensor:

@@ -1,172 +1,195 @@
-"""One decode step of a Llama-shaped model, by products that lie the way the machine likes them.
+"""Decoder-only transformers of the known families (Llama, Qwen2, Qwen3, GPT-2), written for decoding.
 
-A step of n rows reads every weight once for little arithmetic, so its cost is the layout of its products and the number
-of its operations. Here activations lie feature by feature, x [d, n]: W·x then runs at two to three times the rate of
-x·Wᵀ. Queries, keys and values are one product, gate and up another; keys and values are written in place.
+A step of n rows reads every weight once for little arithmetic, so its cost is the rate of its products and the number
+of its operations. Queries, keys and values are one product, gate and up another; keys and values are written in place.
+Weights are those of the live modules as of the last `refresh`; norms and embeddings are read where they are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
 
-from rlalign.policies.backbone import Backbone, CacheState
+from rlalign.errors import UserError
+from rlalign.policies.backbone import left_padded
+from rlalign.policies.base import Kept
+from rlalign.policies.lean_layer import Block, Column, Norm, gpt2_layer, llama_layer
+from rlalign.policies.products import Product, is_known
 
-_FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+_FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
+_MODULES = ("transformers.", "torch.nn.", "peft.tuners.lora.", "rlalign.policies.linear")
+_FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 _ROOM = 64
 """Slots that a full cache grows by."""
 
 
 def is_lean(lm: Any) -> bool:
-    """True for the models that `LeanBackbone` computes exactly: the known families, in float32 on a CPU."""
-    config, weight = lm.config, lm.get_input_embeddings().weight
+    """True for the models that `LeanModel` computes exactly: the known families with nothing changed about them."""
+    config = lm.config
+    if type(lm).__name__ not in _FAMILIES or not all(type(m).__module__.startswith(_MODULES) for m in lm.modules()):
+        return False
+    rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    adapted = [m for m in lm.modules() if hasattr(m, "base_layer")]
+    inside = {id(part) for m in adapted for part in m.modules()} - {id(m) for m in adapted}
+    products = [m for m in lm.modules() if id(m) not in inside and (isinstance(m, nn.Linear) or m in adapted)]
     return (
-        type(lm).__name__ in _FAMILIES
-        and type(lm).__module__.startswith("transformers.")
-        and config.hidden_act == "silu"
-        and set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
-        and weight.dtype == torch.float32
-        and weight.device.type == "cpu"
+        set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
+        and rotary in _FIXED_ROTARY
+        and not getattr(config, "add_cross_attention", False)
+        and all(map(is_known, products))
     )
 
 
-class LeanBackbone(Backbone):
-    """A backbone whose `advance` takes the short way; contexts are read by the transformers model.
+class LeanState:
+    """n contexts that end together, with room for tokens to come.
 
-    Args:
-        lm: a model that `is_lean`, of which no weight trains. Its linear layers become views of the fused weights, so
-            that what is written to them later is what decodes.
+    Attributes:
+        keys: [layers, n, heads, width, slots]; values: [layers, n, heads, slots, width].
+        hidden: [n, slots], -inf before a context's start and 0 elsewhere; None where all start at slot 0.
+        positions: int64 [n], the lengths.
+        longest: slots in use.
     """
 
-    def __init__(self, lm: Any) -> None:
-        super().__init__(lm)
-        body: Any = self.body
-        self._embed, self._rotary, self._norm = body.embed_tokens, body.rotary_emb, body.norm
-        self._layers = [_Layer(layer) for layer in body.layers[: lm.config.num_hidden_layers]]
+    def __init__(self, keys: Tensor, values: Tensor, hidden: Tensor | None, positions: Tensor, longest: int) -> None:
+        self.keys, self.values, self.hidden, self.positions, self.longest = keys, values, hidden, positions, longest
 
-    def advance(self, state: CacheState, tokens: Tensor) -> Tensor:
-        """Append one token to each row [n]; return the hidden states [n, d] after it."""
-        if not isinstance(state.cache, _Slots):
-            state.cache = _Slots(state.cache)
-        at = state.longest
-        state.longest += 1
-        self.check_length(state.longest)
-        state.mask = state.appended(1)
-        state.cache.make_room(state.longest)
-        x = self._embed(tokens)
-        cos, sin = (t[:, 0].t().contiguous() for t in self._rotary(x, state.positions[:, None]))
-        x = x.t().contiguous()
-        hidden = None if state.mask is None else torch.zeros(state.mask.shape).masked_fill_(~state.mask, -torch.inf)
-        seen = None if hidden is None else hidden[:, None, None]
-        for layer, keys, values in zip(self._layers, state.cache.keys, state.cache.values, strict=True):
-            layer.step(x, cos, sin, keys, values, at, seen)
-        state.positions = state.positions + 1
-        return _rms(x, self._norm.weight[:, None], self._norm.variance_epsilon, 0).t()
+    def take(self, rows: Tensor) -> LeanState:
+        """A copy of the given rows, in order."""
+        hidden = None if self.hidden is None else self.hidden[rows]
+        return LeanState(self.keys[:, rows], self.values[:, rows], hidden, self.positions[rows], self.longest)
 
-
-class _Slots:
-    """Keys and values [n, heads, slots, head_dim] of each layer, with room for tokens to come."""
-
-    def __init__(self, cache: Any) -> None:
-        self.keys = [layer.keys for layer in cache.layers]
-        self.values = [layer.values for layer in cache.layers]
+    def select(self, rows: Tensor) -> None:
+        """Keep the given rows, in order."""
+        self.__dict__.update(vars(self.take(rows)))
 
     def make_room(self, slots: int) -> None:
         """Let there be at least so many slots."""
-        if slots > self.keys[0].shape[2]:
-            self.keys, self.values = ([_grown(t) for t in ts] for ts in (self.keys, self.values))
-
-    def batch_select_indices(self, rows: Tensor) -> None:
-        """Keep the given rows, in order."""
-        self.keys, self.values = ([t[rows] for t in ts] for ts in (self.keys, self.values))
-
-
-class _Layer:
-    """A decoder layer: h += O·attend(norm(h)), h += D·(silu(G·norm(h)) * U·norm(h)), all [features, n]."""
-
-    def __init__(self, layer: Any) -> None:
-        attn, mlp = layer.self_attn, layer.mlp
-        self.qkv = _Fused(attn.q_proj, attn.k_proj, attn.v_proj)
-        self.o, self.gate_up, self.down = _Fused(attn.o_proj), _Fused(mlp.gate_proj, mlp.up_proj), _Fused(mlp.down_proj)
-        self.norms = [
-            (n.weight[:, None], n.variance_epsilon) for n in (layer.input_layernorm, layer.post_attention_layernorm)
-        ]
-        self.width, self.scale = attn.head_dim, attn.scaling
-        self.queries, self.shared = (p.out_features // self.width for p in (attn.q_proj, attn.k_proj))
-        self.head_norm: tuple[Tensor, float] | None = None
-        if hasattr(attn, "q_norm"):
-            q, k = (n.weight.expand(m, -1) for n, m in ((attn.q_norm, self.queries), (attn.k_norm, self.shared)))
-            self.head_norm = torch.cat([q, k])[:, :, None], attn.q_norm.variance_epsilon
-
-    def step(
-        self, h: Tensor, cos: Tensor, sin: Tensor, keys: Tensor, values: Tensor, at: int, seen: Tensor | None
-    ) -> None:
-        """Change h [d, n] to the layer's output for one new token a row, whose key and value go to slot `at`."""
-        n, heads = h.shape[1], self.queries + self.shared
-        qkv = self.qkv(_rms(h, *self.norms[0], 0)).view(-1, self.width, n)
-        turned = qkv[:heads]
-        if self.head_norm is not None:
-            turned = _rms(turned, *self.head_norm, 1)
-        turned = _rotate(turned, cos, sin)
-        keys[:, :, at] = turned[self.queries :].permute(2, 0, 1)
-        values[:, :, at] = qkv[heads:].permute(2, 0, 1)
-        # the queries that share a key stand as positions of one head, so that keys and values need no repeating
-        query = turned[: self.queries].permute(2, 0, 1).reshape(n, self.shared, -1, self.width)
-        k, v = keys[:, :, : at + 1], values[:, :, : at + 1]
-        scores = query.mul_(self.scale) @ k.transpose(-1, -2)
-        mixed = (scores if seen is None else scores.add_(seen)).softmax(-1) @ v
-        self.o.add_to(h, mixed.permute(1, 2, 3, 0).reshape(-1, n))
-        gate, up = self.gate_up(_rms(h, *self.norms[1], 0)).chunk(2)
-        self.down.add_to(h, silu(gate, inplace=True).mul_(up))
+        have = self.values.shape[3]
+        if slots > have:
+            more = (0, slots + _ROOM - have)
+            self.keys, self.values = nn.functional.pad(self.keys, more), nn.functional.pad(self.values, (0, 0, *more))
+            self.hidden = None if self.hidden is None else nn.functional.pad(self.hidden, more)
 
 
-class _Fused:
-    """Linear layers of one input as one product, their weights views of its weight."""
+class LeanModel:
+    """A model that `is_lean`, for decoding.
 
-    def __init__(self, *parts: Any) -> None:
-        sizes, width = [p.out_features for p in parts], parts[0].in_features
-        # rows whose distance is a multiple of 1 KiB collide in the processor's cache: half the speed
-        apart = width + 16 if width % 256 == 0 else width
-        self.weight = parts[0].weight.new_empty(sum(sizes), apart)[:, :width]
-        for part, view in zip(parts, self.weight.split(sizes), strict=True):
-            part.weight = nn.Parameter(view.copy_(part.weight.detach()), requires_grad=False)
-        self.bias: Tensor | None = None
-        if any(p.bias is not None for p in parts):
-            biases = [p.weight.new_zeros(p.out_features) if p.bias is None else p.bias.detach() for p in parts]
-            self.bias = torch.cat(biases)[:, None]
+    Args:
+        lm: the live transformers model.
+        dtype: what to multiply in; between the layers numbers keep the embedding's own dtype.
+    """
 
-    def __call__(self, x: Tensor) -> Tensor:
-        y: Tensor = self.weight @ x
-        if self.bias is not None:
-            y += self.bias
-        return y
+    def __init__(self, lm: Any, dtype: torch.dtype) -> None:
+        body = lm.base_model
+        self.max_positions: int = lm.config.max_position_embeddings
+        self._dtype, self._embed = dtype, lm.get_input_embeddings()
+        self._places, self._rotary = getattr(body, "wpe", None), getattr(body, "rotary_emb", None)
+        if self._rotary is None:
+            self.layers, self._norm = [gpt2_layer(block, dtype) for block in body.h], Norm(body.ln_f)
+        else:
+            self.layers, self._norm = [llama_layer(layer, dtype) for layer in body.layers], Norm(body.norm)
+        self._head = Product([lm.get_output_embeddings()], dtype)
 
-    def add_to(self, h: Tensor, x: Tensor) -> None:
-        h.addmm_(self.weight, x)
-        if self.bias is not None:
-            h += self.bias
+    def refresh(self) -> None:
+        """Take over the live weights as they are now."""
+        for layer in self.layers:
+            layer.refresh()
+        self._head.refresh()
 
+    def head(self, hidden: Tensor) -> Tensor:
+        """Logits [m, V] of hidden states [m, d]."""
+        return self._head(hidden)
 
-def _rms(x: Tensor, weight: Tensor, eps: float, dim: int) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight, the mean over `dim`."""
-    out: Tensor = x * x.square().mean(dim, keepdim=True).add_(eps).rsqrt_()
-    return out.mul_(weight)
+    def read(self, contexts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, LeanState]:
+        """Read n contexts; return the hidden states [n, d] after their last tokens and a state that continues them."""
+        return self.resume(contexts, self._empty(contexts, device))
 
+    def recall(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> LeanState:
+        """A state of the left-padded contexts up to the first column that was not kept of one of them."""
+        state = self._empty(contexts, kept[0].state.positions.device)
+        width = max(map(len, contexts))
+        state.longest = width - max(len(c) - len(k.tokens) for c, k in zip(contexts, kept, strict=True))
+        for row, (context, old) in enumerate(zip(contexts, kept, strict=True)):
+            source: LeanState = old.state
+            count = state.longest - (width - len(context))
+            if count > 0:
+                to = slice(state.longest - count, state.longest)
+                began = source.longest - int(source.positions[old.row])
+                state.keys[:, row, ..., to] = source.keys[:, old.row, ..., began : began + count]
+                state.values[:, row, :, to] = source.values[:, old.row, :, began : began + count]
+        return state
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions of x [heads, width, n]: x·cos + (-second half, first half)·sin."""
-    half = x.shape[1] // 2
-    out = x * cos
-    out[:, :half].addcmul_(x[:, half:], sin[:half], value=-1)
-    out[:, half:].addcmul_(x[:, :half], sin[half:])
-    return out
+    def resume(self, contexts: Sequence[Sequence[int]], state: LeanState) -> tuple[Tensor, LeanState]:
+        """Read what lies beyond the `longest` slots of a state that holds the contexts' beginnings; see `read`."""
+        ids, real = (t.to(state.positions.device) for t in left_padded(contexts))
+        slots = ids.shape[1]
+        self.check_length(slots)
+        state.make_room(slots)
+        at = state.longest
+        positions = (real.cumsum(dim=1) - 1).clamp(min=0)
+        # nobody sees a pad but itself: a softmax over nothing would be NaN
+        column = torch.arange(slots, device=ids.device)
+        seen = ((column <= column[at:, None]) & real[:, None]) | (column == column[at:, None])
+        h, turn = self._embedded(ids[:, at:], positions[:, at:])
+        block = Block(at, seen[:, None])
+        for layer, keys, values in zip(self.layers, state.keys, state.values, strict=True):
+            h = layer.step(h, turn, keys, values, block)
+        state.longest, state.positions = slots, positions[:, -1] + 1
+        return self._norm(h.view(len(contexts), slots - at, -1)[:, -1]), state
 
+    def advance(self, state: LeanState, tokens: Tensor) -> Tensor:
+        """Append one token to each row [n]; return the hidden states [n, d] after it."""
+        at = state.longest
+        self.check_length(at + 1)
+        state.make_room(at + 1)
+        hidden = None if state.hidden is None else state.hidden[:, None, None, : at + 1]
+        h = self.step(tokens, state.positions, state.keys, state.values, Column(at, at + 1, hidden))
+        state.longest, state.positions = at + 1, state.positions + 1
+        return h
 
-def _grown(t: Tensor) -> Tensor:
-    n, heads, slots, width = t.shape
-    out = t.new_empty(n, heads, slots + _ROOM, width)
-    out[:, :, :slots] = t
-    return out
+    def step(self, tokens: Tensor, positions: Tensor, keys: Tensor, values: Tensor, column: Column) -> Tensor:
+        """Hidden states [n, d] after one more token a row, at the given positions [n]."""
+        h, turn = self._embedded(tokens[:, None], positions[:, None])
+        for layer, k, v in zip(self.layers, keys, values, strict=True):
+            h = layer.step(h, turn, k, v, column)
+        return self._norm(h)
+
+    def check_length(self, length: int) -> None:
+        """Raise UserError when a context is longer than the model's positions."""
+        if length > self.max_positions:
+            raise UserError(
+                f"a context of {length} tokens is longer than the model's {self.max_positions} positions: shorten it"
+            )
+
+    def room(self, rows: int, slots: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Keys and values for so many rows and slots, all 0."""
+        count, heads, width = len(self.layers), self.layers[0].shared, self.layers[0].width
+        keys = torch.zeros(count, rows, heads, width, slots, dtype=self._dtype, device=device)
+        return keys, torch.zeros(count, rows, heads, slots, width, dtype=self._dtype, device=device)
+
+    def _empty(self, contexts: Sequence[Sequence[int]], device: torch.device) -> LeanState:
+        if not all(contexts):
+            raise UserError(
+                "a context is empty, and a language model has nothing to predict a token from: start it with BOS"
+            )
+        lengths = torch.tensor([len(c) for c in contexts], device=device)
+        longest = max(map(len, contexts))
+        keys, values = self.room(len(contexts), longest + _ROOM, device)
+        hidden = None
+        if min(map(len, contexts)) < longest:
+            hidden = torch.zeros(len(contexts), longest + _ROOM, dtype=self._dtype, device=device)
+            before = torch.arange(longest + _ROOM, device=device) < (longest - lengths)[:, None]
+            hidden.masked_fill_(before, -torch.inf)
+        return LeanState(keys, values, hidden, torch.zeros_like(lengths), 0)
+
+    def _embedded(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """The tokens [n, T] as vectors [n·T, d], and cosine and signed sine [n·T, 1, width] of where they stand."""
+        h: Tensor = self._embed(ids)
+        if self._rotary is None:
+            return (h + self._places(positions)).flatten(0, 1), None  # type: ignore[misc]
+        cos, sin = (t.flatten(0, 1)[:, None] for t in self._rotary(h, positions))
+        half = sin.shape[-1] // 2
+        return h.flatten(0, 1), (cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1))

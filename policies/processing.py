@@ -5,11 +5,13 @@ The distribution of a token is softmax(z), z = process(logits). Everything is fl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rlalign.types import Sampling
 
@@ -78,34 +80,33 @@ def entropy(z: Tensor) -> Tensor:
     return z.logsumexp(dim=-1) - (z.softmax(dim=-1) * finite).sum(dim=-1)
 
 
-def draw(
-    logits: Tensor, sampling: Sampling, generator: torch.Generator, *, greedy: bool = False
-) -> tuple[Tensor, Tensor]:
+def draw(logits: Tensor, sampling: Sampling, u: Tensor | None) -> tuple[Tensor, Tensor]:
     """Draw a token from each row of logits [n, V]; return (tokens int64 [n], log-probs float32 [n]).
 
-    Inverse CDF on two levels: one uniform a row picks a block of 256 tokens by the blocks' sums and then a token by the
-    sums inside that block. Sums over blocks are float64, so a token's share is right to about 1e-7 whatever the size of
-    the vocabulary, and no [n, V] noise is made. Greedy takes the most probable token and draws nothing.
+    Inverse CDF on two levels: one uniform a row, u float64 [n], picks a block of up to 256 tokens by the blocks' sums
+    and then a token by the sums inside that block. Sums over blocks are float64, so a token's share is right to about
+    1e-7 whatever the size of the vocabulary, and no [n, V] noise is made. Without u it is the most probable token.
     """
-    z = process(logits, sampling)
-    top = z.amax(dim=-1, keepdim=True)
-    n, size = z.shape
-    # into rows that lie token by token, whichever way the head's product left them
-    weights = z.new_zeros(n, size + -size % _BLOCK)
-    torch.sub(z, top, out=weights[:, :size]).exp_()
-    blocks = weights.view(n, -1, _BLOCK)
-    cumulated = blocks.sum(dim=-1).double().cumsum(dim=-1)
-    total = cumulated[:, -1:]
-    if greedy:
-        tokens = z.argmax(dim=-1)
+    p = process(logits, sampling).softmax(dim=-1)
+    vocab = p.shape[1]
+    if u is None:
+        tokens = p.argmax(dim=-1, keepdim=True)
+    elif vocab <= 2 * _BLOCK:
+        cumulated = p.double().cumsum(dim=-1)
+        tokens = _invert(cumulated, u[:, None] * cumulated[:, -1:])
     else:
-        u = torch.rand(n, 1, dtype=torch.float64, device=z.device, generator=generator) * total
-        block = _invert(cumulated, u)
-        before = torch.where(block > 0, cumulated.gather(-1, (block - 1).clamp(min=0)), 0.0)
-        inside = blocks[torch.arange(n, device=z.device), block.squeeze(-1)].double().cumsum(dim=-1)
-        tokens = (block * _BLOCK + _invert(inside, u - before)).squeeze(-1).clamp(max=size - 1)
-    chosen = z.gather(-1, tokens[:, None]) - top - total.log().float()
-    return tokens, chosen.squeeze(-1)
+        size = math.gcd(vocab, _BLOCK)
+        if size < 32:  # too many blocks: rather a last one that is filled up
+            size = _BLOCK
+            p = pad(p, (0, -vocab % size))
+        blocks = p.view(len(p), -1, size)
+        cumulated = blocks.sum(dim=-1).double().cumsum(dim=-1)
+        left = u[:, None] * cumulated[:, -1:]
+        block = _invert(cumulated, left)
+        left = left - torch.where(block > 0, cumulated.gather(-1, (block - 1).clamp(min=0)), 0.0)
+        inside = blocks.gather(1, block[..., None].expand(-1, 1, size)).squeeze(1).double().cumsum(dim=-1)
+        tokens = (block * size + _invert(inside, left)).clamp(max=vocab - 1)
+    return tokens.squeeze(-1), p.gather(-1, tokens).log().squeeze(-1)
 
 
 def _invert(cumulated: Tensor, u: Tensor) -> Tensor:

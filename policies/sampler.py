@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import groupby
 from typing import Any
 
@@ -12,25 +13,37 @@ from torch import Tensor
 
 from rlalign.errors import UserError, did_you_mean
 from rlalign.policies.backbone import left_padded
-from rlalign.policies.base import Policy, Sampler, Samples
-from rlalign.policies.processing import draw, process
+from rlalign.policies.base import DecodeState, Kept, Policy, Sampler, Samples
+from rlalign.policies.fixed import FixedLoop, fits
+from rlalign.policies.lean import LeanState
+from rlalign.policies.processing import process
+from rlalign.policies.turns import Turns
 from rlalign.types import Sampling
 
 _LIVE_SHARE = 0.75
 """Finished rows leave the batch when the share of live ones falls to this."""
 _CHECK_EVERY = 8
 """Tokens between looks at which rows have finished, on a device where looking means waiting for it."""
+_LOOPS = 4
+"""Kinds of rollout (training, evaluation, ...) whose buffers and graphs are kept."""
 
 
 class DecodeSampler:
     """Draws token by token: each prompt is read once per group, finished rows leave, log-probs come from the drawing.
 
-    Equal weights, contexts and generator state give bitwise equal samples on a CPU. What a row draws may depend on the
-    other rows of the batch.
+    Equal weights, contexts and generator state give bitwise equal samples on a CPU. Every row draws by uniform numbers
+    of its own, so other rows touch what it draws by rounding only.
+
+    Args:
+        policy: what speaks.
+        fixed: decode in buffers of fixed size, by captured graphs on CUDA, where the policy has a `LeanModel`; None:
+            on CUDA.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, fixed: bool | None = None) -> None:
         self.policy = policy
+        self._fixed = policy.device.type == "cuda" if fixed is None else fixed
+        self._loops: dict[tuple[Any, ...], tuple[Turns, FixedLoop]] = {}
 
     @torch.no_grad()
     def sample(
@@ -42,41 +55,99 @@ class DecodeSampler:
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
+        kept: Sequence[Kept | None] | None = None,
     ) -> Samples:
         """Continue each context; see `Sampler.sample`."""
         limits = _limits(contexts, max_new)
-        policy, n, width = self.policy, len(contexts), max(limits)
-        device = policy.device
-        tokens = torch.full((n, width), policy.tokenizer.pad_id, dtype=torch.int64, device=device)
-        logprobs = torch.zeros(n, width, device=device)
-        lengths = torch.zeros(n, dtype=torch.int64, device=device)
-        limit = torch.tensor(limits, device=device)
-        stops = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
-        every = 1 if device.type == "cpu" else _CHECK_EVERY
+        n, width = len(contexts), max(limits)
+        if width == 0:
+            return Samples(torch.zeros(n, 0, dtype=torch.int64), torch.zeros(n, dtype=torch.int64), torch.zeros(n, 0))
+        state, logits = self._read(contexts, kept)
+        keep = kept is not None and isinstance(state, LeanState)
+        if self._fixed and isinstance(state, LeanState):
+            turns, loop = self._loop(limits, state.longest, stop_ids, sampling, greedy)
+            turns.begin(limits, generator)
+            left = loop.run(state, logits, width, keep=keep)
+        else:
+            turns = self._turns(n, width, stop_ids, sampling, greedy)
+            turns.begin(limits, generator)
+            left = self._run(turns, state, logits, width, keep)
+        samples = turns.samples()
+        return replace(samples, kept=_keep(contexts, samples, left)) if keep else samples
 
+    def _read(
+        self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept | None] | None
+    ) -> tuple[DecodeState, Tensor]:
+        """The contexts on from what was kept of them if that is their beginning, else afresh, a group once."""
+        if kept is not None:
+            known = [k for k, c in zip(kept, contexts, strict=True) if k is not None and _begins(c, k.tokens)]
+            if len(known) == len(contexts):
+                return self.policy.resume(contexts, known)
         groups = [(list(c), len(list(same))) for c, same in groupby([tuple(c) for c in contexts])]
-        state, logits = policy.prefill([c for c, _ in groups], [k for _, k in groups])
-        rows = torch.arange(n, device=device)  # which rows are still in the batch
-        live = limit > 0
-        for column in range(width):
-            drawn, chosen = draw(logits, sampling, generator, greedy=greedy)
-            tokens[rows, column] = torch.where(live, drawn, tokens[rows, column])
-            logprobs[rows, column] = torch.where(live, chosen, 0.0)
-            lengths[rows] += live
-            live = live & ~torch.isin(drawn, stops) & (limit[rows] > column + 1)
-            if column + 1 == width:
+        return self.policy.prefill([c for c, _ in groups], [k for _, k in groups])
+
+    def _run(
+        self, turns: Turns, state: DecodeState, logits: Tensor, width: int, keep: bool
+    ) -> list[tuple[Tensor, LeanState]]:
+        """The loop over columns; returns the rows in the order in which they left, with their states, if asked to."""
+        left: list[tuple[Tensor, LeanState]] = []
+        every = 1 if self.policy.device.type == "cpu" else _CHECK_EVERY
+        for column in range(1, width + 1):
+            drawn = turns.draw(logits)
+            if column == width:
                 break
-            if (column + 1) % every == 0:
+            live = turns.live[: len(drawn)]
+            if column % every == 0:
                 count = int(live.sum())
                 if count == 0:
                     break
-                if count <= _LIVE_SHARE * len(rows):
-                    keep = live.nonzero().squeeze(1)
-                    state.select(keep)
-                    rows, live, drawn = rows[keep], live[keep], drawn[keep]
-            logits = policy.decode(state, drawn)
-        lengths, used = lengths.cpu(), int(lengths.max())
-        return Samples(tokens[:, :used].cpu(), lengths, logprobs[:, :used].cpu())
+                if count <= _LIVE_SHARE * len(drawn):
+                    stay = live.nonzero().squeeze(1)
+                    if keep and isinstance(state, LeanState):
+                        go = (~live).nonzero().squeeze(1)
+                        left.append((turns.rows[go], state.take(go)))
+                    state.select(stay)
+                    turns.select(stay)
+                    drawn = drawn[stay]
+            logits = self.policy.decode(state, drawn)
+        if keep and isinstance(state, LeanState):
+            left.append((turns.rows[: len(drawn)], state))
+        return left
+
+    def _turns(self, size: int, width: int, stop_ids: frozenset[int], sampling: Sampling, greedy: bool) -> Turns:
+        pad, device = self.policy.tokenizer.pad_id, self.policy.device
+        return Turns(size, width, stop_ids, sampling, greedy=greedy, pad_id=pad, device=device)
+
+    def _loop(
+        self, limits: Sequence[int], longest: int, stop_ids: frozenset[int], sampling: Sampling, greedy: bool
+    ) -> tuple[Turns, FixedLoop]:
+        """Buffers and graphs for such a rollout: those of an earlier one, when it was alike."""
+        size, width, slots = fits(limits, longest)
+        key = (size, width, slots, stop_ids, sampling, greedy)
+        if key not in self._loops:
+            if len(self._loops) == _LOOPS:
+                self._loops.pop(next(iter(self._loops)))
+            turns = self._turns(size, width, stop_ids, sampling, greedy)
+            model = self.policy.lean
+            assert model is not None
+            self._loops[key] = turns, FixedLoop(model, turns, slots, self.policy.device)
+        return self._loops[key]
+
+
+def _begins(context: Sequence[int], tokens: Sequence[int]) -> bool:
+    return len(tokens) < len(context) and list(context[: len(tokens)]) == list(tokens)
+
+
+def _keep(contexts: Sequence[Sequence[int]], samples: Samples, left: Sequence[tuple[Tensor, Any]]) -> list[Kept | None]:
+    """What was read of each row: its context and what it said, as far as that reached the state."""
+    kept: list[Kept | None] = [None] * len(contexts)
+    for rows, state in left:
+        for place, (row, read) in enumerate(zip(rows.tolist(), state.positions.tolist(), strict=True)):
+            if row >= len(contexts):
+                continue  # a place that was only there to fill the buffers up
+            said = samples.tokens[row, : samples.lengths[row]].tolist()
+            kept[row] = Kept([*contexts[row], *said][:read], state, place)
+    return kept
 
 
 class GenerateSampler:
@@ -99,8 +170,9 @@ class GenerateSampler:
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
+        kept: Sequence[Kept | None] | None = None,
     ) -> Samples:
-        """Continue each context; see `Sampler.sample`. Draws from a seed that the generator gives."""
+        """Continue each context; see `Sampler.sample`. Draws from a seed that the generator gives; keeps nothing."""
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
         limits = _limits(contexts, max_new)

@@ -83,7 +83,7 @@ def plain_scorer(head: Head, vocab_size: int) -> Scorer:
             logprobs, entropies = piece(states, targets)
             return logprobs, entropies if entropy else None
         parts = []
-        for h, y in zip(states.split(size), targets.split(size), strict=True):
+        for h, y in zip(torch.split(states, size), torch.split(targets, size), strict=True):
             if torch.is_grad_enabled():
                 parts.append(checkpoint(piece, h, y, use_reentrant=False, preserve_rng_state=False))
             else:

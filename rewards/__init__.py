@@ -2,5 +2,6 @@
 
 from rlalign.rewards.compose import RewardSum, compose
 from rlalign.rewards.reward import RewardFunction, reward
+from rlalign.rewards.weights import Constraint, Schedule
 
-__all__ = ["RewardFunction", "RewardSum", "compose", "reward"]
+__all__ = ["Constraint", "RewardFunction", "RewardSum", "Schedule", "compose", "reward"]

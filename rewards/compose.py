@@ -8,6 +8,9 @@ What a component says of a sample, and what becomes of the sample:
     a failure with a number       that number
     ±inf, wrong length or type    RewardError
 A component of weight 0 is a metric: it is reported, and its None, NaN or failure never touches total or validity.
+
+A weight may follow a schedule or be the multiplier of a constraint (`rlalign.rewards.weights`). Then it moves between
+`begin_step` and `end_step`, at every moment total = Σ weight · component holds, and both sides are logged.
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from rlalign.errors import RewardError, UserError
 from rlalign.rewards.guard import CallFailed, Guard
 from rlalign.rewards.results import Values, read, same
 from rlalign.rewards.specs import Specs, Weighted, resolve
+from rlalign.rewards.weights import Constraint, Schedule
 from rlalign.types import FloatArray, Prompt, Scope, Scores
 
 Event = Literal["turn", "episode", "group"]
@@ -49,13 +53,54 @@ class RewardSum:
     def __init__(self, items: Sequence[Weighted]) -> None:
         self._guards = {reward.name: Guard(reward) for reward, _ in items}
         self._weights = {reward.name: weight for reward, weight in items}
+        self._multipliers = {name: 0.0 for name, weight in self._weights.items() if isinstance(weight, Constraint)}
+        self._step: int | None = None
         self._counts: dict[str, Counter[str]] = {name: Counter() for name in self._guards}
         self._warned: set[tuple[str, str]] = set()
 
     @property
     def weights(self) -> Mapping[str, float]:
-        """Component name -> weight."""
-        return dict(self._weights)
+        """Component name -> weight, as it is now."""
+        return {name: self._weight(name) for name in self._weights}
+
+    @property
+    def moving(self) -> list[str]:
+        """Names of the components whose weight is no constant."""
+        return [name for name, weight in self._weights.items() if isinstance(weight, Schedule | Constraint)]
+
+    def _weight(self, name: str) -> float:
+        weight = self._weights[name]
+        if isinstance(weight, Schedule):
+            return weight.at(self._step)
+        if isinstance(weight, Constraint):
+            return 0.0 if self._step is None else weight.weight(self._multipliers[name])
+        return weight
+
+    def _is_metric(self, name: str) -> bool:
+        return self._weights[name] == 0.0  # one that has come to 0 on its way is none
+
+    def begin_step(self, step: int) -> None:
+        """Training step `step` (from 0) begins: give the weights that belong to it."""
+        self._step = step
+
+    def end_step(self, means: Mapping[str, float] | None = None) -> None:
+        """The step's rollout is over, with these means of its components: let the multipliers follow.
+
+        Without means it was given up: nothing is remembered of it.
+        """
+        self._step = None
+        for name, mean in (means or {}).items():
+            constraint = self._weights.get(name)
+            if isinstance(constraint, Constraint):
+                self._multipliers[name] = constraint.follow(self._multipliers[name], mean)
+
+    def state_dict(self) -> dict[str, float]:
+        """The multipliers of the constraints: all that a composition remembers."""
+        return dict(self._multipliers)
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up multipliers; those of constraints that are no more are left out."""
+        self._multipliers |= {name: float(state[name]) for name in self._multipliers if name in state}
 
     @property
     def scopes(self) -> Mapping[str, Scope]:
@@ -119,8 +164,8 @@ class RewardSum:
                 continue
             found = self._values(guard, {**texts, **columns}, completions, sizes)
             components[name] = found.values
-            weight = self._weights[name]
-            if weight == 0.0:
+            weight = self._weight(name)
+            if self._is_metric(name):
                 continue
             judged = True
             applies |= ~found.absent
@@ -152,7 +197,7 @@ class RewardSum:
     def _worth_of_failure(self, guard: Guard, failure: CallFailed) -> float:
         """The value that stands for a failure; NaN: dropped. Raises RewardError where a failure ends the run."""
         reward = guard.reward
-        on_error = "drop" if self._weights[reward.name] == 0.0 and reward.on_error == "fail" else reward.on_error
+        on_error = "drop" if self._is_metric(reward.name) and reward.on_error == "fail" else reward.on_error
         attempts = f"in {reward.retries + 1} attempts" if reward.retries else "in its only attempt"
         if on_error == "fail":
             error = RewardError(

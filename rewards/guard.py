@@ -182,6 +182,8 @@ class InWorker:
             kind, *content = pickle.loads(answer)
         except Exception as error:
             raise CallFailed("raised", f"its result cannot be read here: {worker.describe(error)}") from error
+        if kind == "refused":
+            raise UserError(content[0])
         if kind == "raised":
             raise CallFailed("raised", *content)
         return content[0]

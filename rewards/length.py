@@ -46,3 +46,26 @@ def too_short(completions: Sequence[Any], *, words: int = 5, **columns: Any) -> 
     Range: {-1, 0}. Cost: none to speak of. Deterministic. Hacked by: any `words` words.
     """
     return [-1.0 if len(words_of(plain(c))) < words else 0.0 for c in completions]
+
+
+@reward("soft_overlong", timeout_s=None, range=(-1.0, 0.0))
+def soft_overlong(
+    completions: Sequence[Any],
+    completion_ids: Sequence[Sequence[int]],
+    *,
+    limit: int,
+    buffer: int | None = None,
+    **columns: Any,
+) -> list[float]:
+    """A penalty that grows over the last `buffer` tokens before `limit`: `soft_overlong?limit=64&buffer=16`.
+
+    0 up to limit - buffer tokens, then (limit - buffer - n) / buffer, and -1 above the limit. Set `limit` to the turn's
+    `max_new`; `buffer` is a fifth of it where it is not given. Range: [-1, 0]. Cost: none to speak of. Deterministic.
+    Hacked by: stopping at once, where nothing else rewards saying something.
+    Source: equation 13 of Yu et al., DAPO, arXiv 2503.14476.
+    Raises UserError for a limit below 1 or a buffer outside 1..limit.
+    """
+    buffer = max(limit // 5, 1) if buffer is None else buffer
+    if not 1 <= buffer <= limit:
+        raise UserError(f"reward 'soft_overlong': buffer is {buffer}, limit {limit}: give 1 <= buffer <= limit")
+    return [max(-1.0, min(0.0, (limit - buffer - len(ids)) / buffer)) for ids in completion_ids]

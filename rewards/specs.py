@@ -1,26 +1,28 @@
 """Reading how a user names rewards: `SPEC[?parameter=value&...][=WEIGHT]`, callables, pairs, mappings.
 
 SPEC is a registered name, `package.module:function` or `path/to/file.py:function`. A value may contain `=`; write `&`
-as %26, `%` as %25, and a final `=NUMBER` that is no weight with %3D.
+as %26, `%` as %25, and a final `=NUMBER` that is no weight with %3D. Instead of a weight there may be a schedule,
+`length=0.5@0:1.0@100`, or a bound, `toxicity<=0.1` (see `rlalign.rewards.weights`; write a final `<=` that is none with
+%3C).
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, get_args
 from urllib.parse import unquote
 
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards.reward import RewardFunction, as_reward
+from rlalign.rewards.weights import Constraint, Schedule, Weight, as_weight, is_points, split_bound, times
 
-Spec = str | Callable[..., Any] | tuple[str | Callable[..., Any], float]
-Specs = Spec | Iterable[Spec] | Mapping[str | Callable[..., Any], float]
+Spec = str | Callable[..., Any] | tuple[str | Callable[..., Any], Weight]
+Specs = Spec | Iterable[Spec] | Mapping[str | Callable[..., Any], Weight]
 
-Weighted = tuple[RewardFunction, float]
+Weighted = tuple[RewardFunction, Weight]
 
 
 def resolve(specs: Specs | None) -> list[Weighted]:
@@ -38,7 +40,7 @@ def resolve(specs: Specs | None) -> list[Weighted]:
 
 
 def _is_pair(specs: object) -> bool:
-    return isinstance(specs, tuple) and len(specs) == 2 and isinstance(specs[1], int | float)
+    return isinstance(specs, tuple) and len(specs) == 2 and isinstance(specs[1], int | float | Schedule | Constraint)
 
 
 def _one(spec: Any) -> Weighted:
@@ -46,15 +48,17 @@ def _one(spec: Any) -> Weighted:
         if len(spec) != 2:
             raise UserError(f"reward {spec!r} is no pair: give (reward, weight)")
         item, weight = _one(spec[0])
-        return item, weight * _weight(spec[1], item.name)
+        return item, times(weight, as_weight(spec[1], item.name), item.name)
     if not isinstance(spec, str):
         return as_reward(spec), 1.0
+    spec, bound = split_bound(spec)
     name, parameters, weight_text = split(spec)
     item = as_reward(REWARDS.get(name))
     if parameters:
         known = item.using(**dict.fromkeys(parameters))  # refuse unknown names before reading values
         item = item.using(**{k: _value(v, known.annotation(k), f"{item.name}?{k}") for k, v in parameters.items()})
-    return item, 1.0 if weight_text is None else _weight(weight_text, item.name)
+    weight = 1.0 if weight_text is None else as_weight(weight_text, item.name)
+    return item, weight if bound is None else times(weight, bound, item.name)
 
 
 def split(spec: str) -> tuple[str, dict[str, str], str | None]:
@@ -67,11 +71,11 @@ def split(spec: str) -> tuple[str, dict[str, str], str | None]:
     weight: str | None = None
     if not mark:
         head, equals, tail = name.rpartition("=")
-        if equals and not any(c in tail for c in "/:"):  # else the `=` belongs to a path
+        if equals and (is_points(tail) or not any(c in tail for c in "/:")):  # else the `=` belongs to a path
             name, weight = head, tail
         return name.strip(), {}, weight
     pairs = query.split("&")
-    if pairs[-1].count("=") > 1 and _is_number(pairs[-1].rpartition("=")[2]):
+    if pairs[-1].count("=") > 1 and _is_weight(pairs[-1].rpartition("=")[2]):
         pairs[-1], _, weight = pairs[-1].rpartition("=")
     parameters = {}
     for pair in pairs:
@@ -82,26 +86,19 @@ def split(spec: str) -> tuple[str, dict[str, str], str | None]:
     return name.strip(), parameters, weight
 
 
-def _is_number(text: str) -> bool:
+def _is_weight(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return False
+        return is_points(text)
     return True
-
-
-def _weight(value: Any, name: str) -> float:
-    try:
-        weight = float(value)
-    except (TypeError, ValueError):
-        weight = math.nan
-    if not math.isfinite(weight):
-        raise UserError(f"reward '{name}': weight '{value}' is no finite number: write {name}=0.5, say")
-    return weight
 
 
 def _value(text: str, kind: Any, where: str) -> Any:
     """A parameter's text as the type that the function's signature gives it; by its look where there is none."""
+    members = [k for k in get_args(kind) if k is not type(None)]
+    if len(members) == 1 and len(get_args(kind)) == 2:  # `int | None`: a text is never None
+        kind = members[0]
     if kind is bool:
         if text.lower() not in _TRUTH:
             raise UserError(f"{where}: '{text}' is neither true nor false")

@@ -108,6 +108,8 @@ def _answer(work: Callable[[], Any]) -> bytes:
     try:
         return pickle.dumps(("returned", work()))
     except BaseException as error:
+        if "UserError" in (kind.__name__ for kind in type(error).__mro__):  # its module may not be imported here
+            return pickle.dumps(("refused", str(error)))
         return pickle.dumps(("raised", describe(error), traceback.format_exc()))
 
 

@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from rlalign.errors import UserError
+from rlalign.errors import UnknownNameError, UserError
 from rlalign.objective.spec import KL, Credit, Data, Objective, Trust, Value
 from rlalign.registry import Registry
 
@@ -50,8 +50,16 @@ def register_algorithm(item: Algorithm) -> Algorithm:
     return ALGORITHMS.add(item.name, item)
 
 
+OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
+"""Trainers of other libraries, and the algorithm of ours at whose point on the axes each stands."""
+
+
 def algorithm(name: str) -> Algorithm:
     """The algorithm of a name, or of a `module:attr` or `file.py:attr`. Raises UnknownNameError with a suggestion."""
+    if name in OUTSIDE:
+        return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
+    if name.startswith("trl:"):
+        raise UnknownNameError("algorithm", name, OUTSIDE)
     found: Any = ALGORITHMS.get(name)
     if isinstance(found, Objective):
         return Algorithm(name, found, "", "", "An objective of your own.", "")

@@ -10,7 +10,7 @@ from rlalign.config import TrainConfig, update
 from rlalign.defaults import default_config
 from rlalign.envs.mdp import TextMDP
 from rlalign.evaluation import Comparison
-from rlalign.experiment import train_run
+from rlalign.integrations import train_any
 from rlalign.objective.spec import Objective
 from rlalign.run import Run
 
@@ -33,7 +33,7 @@ def train(
     Args:
         env: an environment's id, a data file, or a TextMDP object; anything that `datasets` loads counts as data.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
-        algorithm: a preset of `rlalign list algorithms`.
+        algorithm: a preset of `rlalign list algorithms`, or `trl:grpo` and `trl:rloo` for TRL's trainers.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of spec to weight; they
             replace the environment's own.
         objective: a whole objective instead of the preset's.
@@ -58,7 +58,7 @@ def train(
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         pairs = list(rewards.items()) if isinstance(rewards, Mapping) else list(rewards)
         changes["reward"] = [_spec_of(r) for r in pairs]
-    run, comparison = train_run(update(base, changes), env=given, rewards=rewards, quiet=quiet)
+    run, comparison = train_any(update(base, changes), env=given, rewards=rewards, quiet=quiet)
     run.comparison = comparison
     run.objects = (given, rewards)  # what config.json can only name
     return run

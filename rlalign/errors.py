@@ -36,6 +36,14 @@ class UnknownNameError(UserError, KeyError):
         return str(self.args[0])
 
 
+class MissingExtraError(UserError):
+    """An optional package that is not installed: what needs it, and the extra that brings it."""
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        self.package, self.extra = package, extra
+        super().__init__(f"{what} needs the package {package}: pip install 'rlalign[{extra}]'")
+
+
 class RewardError(RLAlignError):
     """A reward that raised, hung, died or returned something that is not a reward. The message names it."""
 

@@ -115,7 +115,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
         )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, _schedule(config, total_updates))
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(config, total_updates))
         self.state = ObjectiveState.start(objective)
         self.micro_batch = config.micro_batch
         self.updates = 0
@@ -312,8 +312,12 @@ class Learner:
             order = list(self._micro_batches(rows, buffer.lengths))
             parts = [score(buffer.tokens[p], buffer.lengths[p], buffer.mask[p], **asked) for p in order]
             back = moved(torch.cat(order).argsort(), self.policy.device)
-            found = {f.name: [getattr(part, f.name) for part in parts] for f in fields(TokenScores)}
-            return TokenScores(**{k: None if v[0] is None else torch.cat(v)[back] for k, v in found.items()})
+
+            def whole(name: str) -> Any:
+                found = [getattr(part, name) for part in parts]
+                return None if found[0] is None else torch.cat(found)[back]
+
+            return TokenScores(**{f.name: whole(f.name) for f in fields(TokenScores)})
 
         return self._within_memory(work, len(rows))
 
@@ -374,7 +378,9 @@ class Learner:
         self.micro_batch = state["micro_batch"]
 
 
-def _schedule(config: LearnerConfig, total: int) -> Any:
+def lr_factor(config: LearnerConfig, total: int) -> Callable[[int], float]:
+    """Factor of the learning rate at an update, of `total`: linear warmup, then the schedule."""
+
     def factor(update: int) -> float:
         if update < config.warmup:
             return (update + 1) / config.warmup

@@ -18,6 +18,7 @@ from rlalign.envs.token_env import TokenEnv
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UnknownNameError, UserError, did_you_mean
 from rlalign.registry import ENVS, load
+from rlalign.rewards.reward import RewardFunction
 from rlalign.tokenizers import as_tokenizer
 from rlalign.types import Reward, Split
 
@@ -63,10 +64,10 @@ def find_env(env: Any) -> type[TextMDP] | TextMDP:
     Raises UnknownNameError for a name that there is not, UserError for what is no environment.
     """
     if isinstance(env, str) and not is_data(env):
-        env = _named(env)
+        env = _named(_parameterised(env)[0])
     if isinstance(env, TextMDP) or (isinstance(env, type) and issubclass(env, TextMDP)):
         return env
-    if isinstance(env, type) or inspect.isroutine(env):
+    if isinstance(env, type | RewardFunction) or inspect.isroutine(env):
         raise UserError(f"{env!r} is no environment: give a subclass of rlalign.TextMDP")
     name = env if isinstance(env, str) else type(env).__name__
     return type("Data", (TextMDP,), {"id": name, "source": env, "__doc__": f"Prompts of {name}."})

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.policies.base import Sampler
+from rlalign.policies.base import Kept, Sampler
 from rlalign.types import Sampling, Task
 
 
@@ -98,6 +98,7 @@ def collect(
     valid = np.ones(n, np.bool_)
     components: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    kept: list[Kept | None] | None = [None] * n if env.mdp.max_turns > 1 else None
 
     while (live := np.flatnonzero(~env.done)).size:
         samples = sampler.sample(
@@ -107,7 +108,11 @@ def collect(
             sampling=sampling,
             generator=generator,
             greedy=greedy,
+            kept=None if kept is None else [kept[i] for i in live],
         )
+        if kept is not None and samples.kept is not None:
+            for i, what in zip(live, samples.kept, strict=True):
+                kept[i] = what
         width = samples.tokens.shape[1]
         tokens, lengths = np.zeros((n, width), np.int64), np.zeros(n, np.int64)
         tokens[live], lengths[live] = samples.tokens.numpy(), samples.lengths.numpy()

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
 from rlalign.types import Task
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """N prompts with answers and EOS: tokens int64 [N, L], lengths [N], action_mask bool [N, L] on the answers."""
+    """N played episodes: tokens int64 [N, L], lengths [N], action_mask bool [N, L] on what a policy would say."""
 
     tokens: Tensor
     lengths: Tensor
@@ -23,26 +26,30 @@ class Demonstrations:
 
 
 def demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> Demonstrations:
-    """The tasks' `answer` columns in the layout that policies score.
+    """The tasks' gold turns (see `TextMDP.gold_turns`), played in the environment, unscored.
 
-    Raises UserError when a task has no answer or the environment has several turns.
+    Raises UserError when none are known.
     """
-    if mdp.max_turns > 1:
-        raise UserError(f"{mdp.id} has several turns: an `answer` column is no demonstration of them")
-    rows: list[list[int]] = []
-    starts: list[int] = []
-    for task in tasks:
-        answer = task.columns.get("answer")
-        if not isinstance(answer, str):
-            raise UserError(f"{mdp.id} has no `answer` column to learn from: leave out --supervised.align-interval")
-        prompt = mdp.prompt_ids(task)
-        # cut like a rollout would be: max_new tokens, EOS among them
-        rows.append(prompt + [*mdp.tokenizer.encode(answer), mdp.tokenizer.eos_id][: mdp.max_new])
-        starts.append(len(prompt))
-    lengths = torch.tensor([len(row) for row in rows])
-    tokens = torch.full((len(rows), int(lengths.max())), mdp.tokenizer.pad_id)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
-    column = torch.arange(tokens.shape[1])
-    mask = (column >= torch.tensor(starts)[:, None]) & (column < lengths[:, None])
-    return Demonstrations(tokens, lengths, mask)
+    said = [mdp.gold_turns(task) for task in tasks]
+    unscored = copy.copy(mdp)
+    unscored.reward = None
+    env = TokenVectorEnv(unscored, len(tasks))
+    env.reset(seed=0, options={"tasks": list(tasks)})
+    turn = 0
+    while not env.done.all():
+        tokens, lengths = np.zeros((len(tasks), mdp.max_new), np.int64), np.zeros(len(tasks), np.int64)
+        for row, gold in enumerate(said):
+            if not gold:
+                raise UserError(f"{mdp.id} has no `answer` column to learn from: leave out --supervised.align-interval")
+            if env.done[row]:
+                continue
+            ids = [*mdp.tokenizer.encode(gold[min(turn, len(gold) - 1)]), mdp.tokenizer.eos_id][: mdp.max_new]
+            tokens[row, : len(ids)], lengths[row] = ids, len(ids)
+        env.step_tokens(tokens, lengths)
+        turn += 1
+    width = int(env.lengths.max())
+    return Demonstrations(
+        torch.from_numpy(env.tokens[:, :width].copy()),
+        torch.from_numpy(env.lengths.copy()),
+        torch.from_numpy(env.action_mask[:, :width].copy()),
+    )

@@ -1,8 +1,9 @@
-"""Tokenizers: bytes (any text, nothing to download), a small alphabet (fast to learn), Hugging Face (real models)."""
+"""Tokenizers: bytes (any text, nothing to download), letters or words (fast to learn), Hugging Face (real models)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,58 @@ class CharTokenizer:
         return "".join(self.alphabet[i - 2] for i in ids if 2 <= i < self.vocab_size)
 
 
+class WordTokenizer:
+    """PAD 0, EOS 1, then one id for each word of a list: sentences that a policy learns to say from scratch.
+
+    A text is cut at blanks, and what is no word then, from its left into the longest words there are. Decoding puts a
+    blank between two words, but none beside an ideograph or a line break (a line break may be a word).
+    Raises UserError when a text holds anything else.
+    """
+
+    pad_id, eos_id = 0, 1
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self.words = tuple(dict.fromkeys(words))
+        if wrong := [word for word in self.words if not word or " " in word]:
+            raise UserError(f"'{wrong[0]}' is no word: the words of a WordTokenizer have no blanks in them")
+        self.spec = "words:" + " ".join(self.words)
+        self.vocab_size = len(self.words) + 2
+        self._ids = {word: i + 2 for i, word in enumerate(self.words)}
+        self._longest = re.compile("|".join(re.escape(w) for w in sorted(self.words, key=len, reverse=True)))
+
+    def encode(self, text: str) -> list[int]:
+        """One id a word."""
+        return [i for part in text.split(" ") if part for i in self._cut(part)]
+
+    def encode_prompt(self, prompt: Prompt) -> list[int]:
+        """One id a word, nothing added."""
+        return self.encode(chat_text(prompt))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words of the ids; PAD, EOS and ids out of range are left out."""
+        text = ""
+        for word in (self.words[i - 2] for i in ids if 2 <= i < self.vocab_size):
+            text += word if not text or _close(text[-1]) or _close(word[0]) else f" {word}"
+        return text
+
+    def _cut(self, part: str) -> list[int]:
+        if part in self._ids:
+            return [self._ids[part]]
+        found, at = [], 0
+        while at < len(part):
+            match = self._longest.match(part, at)
+            if match is None:
+                raise UserError(f"'{part[at:]}' is not among the tokenizer's words: {' '.join(self.words[:20])} ...")
+            found.append(self._ids[match.group()])
+            at = match.end()
+        return found
+
+
+def _close(char: str) -> bool:
+    """Whether a character takes no blank beside it: a line break, an ideograph or full-width punctuation."""
+    return char == "\n" or "\u3000" <= char <= "\u9fff" or "\uff00" <= char <= "\uffef"
+
+
 class HFTokenizer:
     """A transformers tokenizer: by hub id, by local path, or the object itself.
 
@@ -126,18 +179,20 @@ class HFTokenizer:
 
 
 def as_tokenizer(given: Any) -> Tokenizer:
-    """A tokenizer from `bytes`, `chars:ALPHABET`, a hub id or path, a transformers tokenizer, or a tokenizer itself."""
+    """A tokenizer from `bytes`, `chars:ALPHABET`, `words:A B C`, a hub id or path, a transformers one, or itself."""
     if given == "bytes":
         return ByteTokenizer()
     if isinstance(given, str) and given.startswith("chars:"):
         return CharTokenizer(given.removeprefix("chars:"))
+    if isinstance(given, str) and given.startswith("words:"):
+        return WordTokenizer(word for word in given.removeprefix("words:").split(" ") if word)
     if isinstance(given, str | Path) or hasattr(given, "eos_token_id"):
         return HFTokenizer(given)
     if isinstance(given, Tokenizer):
         return given
     raise UserError(
         f"{type(given).__name__} is no tokenizer: "
-        "give 'bytes', 'chars:ALPHABET', a hub id, a path or a transformers tokenizer"
+        "give 'bytes', 'chars:ALPHABET', 'words:A B C', a hub id, a path or a transformers tokenizer"
     )
 
 

@@ -133,6 +133,27 @@ class Reward(Protocol):
         """Component -> kind of failure -> count, since the last call."""
         ...
 
+    @property
+    def moving(self) -> Sequence[str]:
+        """Names of the components whose weight changes during training."""
+        ...
+
+    def begin_step(self, step: int) -> None:
+        """A training step begins: take its weights."""
+        ...
+
+    def end_step(self, means: Mapping[str, float] | None = None) -> None:
+        """Its rollout is over, with these means of the components; None: it was given up."""
+        ...
+
+    def state_dict(self) -> Mapping[str, float]:
+        """What the weights depend on besides the step."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Take up a saved state."""
+        ...
+
     def close(self) -> None:
         """End worker processes."""
         ...

@@ -22,9 +22,9 @@ _SHOWN = 3  # samples shown at the end
 def run(args: Sequence[str]) -> int:
     """Train."""
     config = parse(args)
-    from rlalign.experiment import train_run
+    from rlalign.integrations import train_any
 
-    run_, comparison = train_run(config)
+    run_, comparison = train_any(config)
     if comparison is None:
         return run_.exit_status
     console = make_console()
@@ -113,11 +113,11 @@ def print_samples(console: Console, comparison: Comparison, count: int = _SHOWN)
         table.add_column(name, ratio=1, overflow="fold")
     rows = zip(comparison.before.prompts, comparison.before.completions, comparison.after.completions, strict=True)
     for prompt, before, after in list(rows)[:count]:
-        table.add_row(_plain(prompt), _plain(before[0]), _plain(after[0]))
+        table.add_row(plain(prompt), plain(before[0]), plain(after[0]))
     console.print(table)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that rich shows as it is: no markup, no control characters, not endless."""
     shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:400])
     return shown.replace("[", r"\[")

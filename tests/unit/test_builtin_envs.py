@@ -123,13 +123,13 @@ def test_openings_are_many_short_and_neutral() -> None:
 
 def test_imdb_openings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "reviews.csv"
-    rows = [f'"One two<br />three four {i} and more",{"pos" if i % 2 else "neg"},imdb' for i in range(10)]
-    path.write_text("text,label,source\n" + "\n".join([*rows, rows[0], "short,pos,imdb", '"a b c d e f",pos,rt']))
+    rows = [f'"One two<br />three four {i} and more",{i % 2},imdb' for i in range(10)]
+    path.write_text("text,label,source\n" + "\n".join([*rows, rows[0], "short,1,imdb", '"a b c d e f",1,rt']))
     monkeypatch.setattr("rlalign.assets.wheel_member", lambda name: path)
     mdp = make_mdp("sentiment", source="imdb")
     tasks = [mdp.source.get(s, i) for s in ("train", "validation", "test") for i in range(mdp.source.size(s) or 0)]  # type: ignore[arg-type]
     assert {t.prompt for t in tasks} == {f"One two three four {i}" for i in range(10)}
-    assert tasks[0].columns["label"] in ("pos", "neg")
+    assert tasks[0].columns["label"] in ("positive", "negative")
     with pytest.raises(UserError, match="no source 'imbd'"):
         make_mdp("sentiment", source="imbd")
 

@@ -8,7 +8,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
 from rlalign.errors import UserError
-from rlalign.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, as_tokenizer
+from rlalign.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer, WordTokenizer, as_tokenizer
 from rlalign.types import Tokenizer
 
 WORDS = {"<pad>": 0, "<eos>": 1, "<bos>": 2, "a": 3, "b": 4, "user": 5, "assistant": 6, ":": 7}
@@ -90,3 +90,19 @@ def test_as_tokenizer() -> None:
     assert all(isinstance(t, Tokenizer) for t in (ByteTokenizer(), small, HFTokenizer(words())))
     with pytest.raises(UserError, match="int is no tokenizer"):
         as_tokenizer(3)
+
+
+def test_words() -> None:
+    tokenizer = WordTokenizer(["the", "cat", "cats", "小", "猫", "\n", '"a":', "{", "1", "}"])
+    assert tokenizer.decode(tokenizer.encode("the  cats\nthe cat")) == "the cats\nthe cat"
+    assert tokenizer.decode(tokenizer.encode("小猫")) == "小猫"
+    assert tokenizer.decode([2, 1, 0, 3, 99]) == "the cat"
+    assert tokenizer.encode("cats") == [4]  # the longest, not `cat` and an `s` that there is not
+    assert tokenizer.encode('{"a":1}') == tokenizer.encode('{ "a": 1 }')
+    again = as_tokenizer(tokenizer.spec)
+    assert again.encode("the cats\n小猫") == tokenizer.encode("the cats\n小猫")
+    assert again.vocab_size == tokenizer.vocab_size == 12
+    with pytest.raises(UserError, match="'dog' is not among"):
+        tokenizer.encode("the dog")
+    with pytest.raises(UserError, match="no blanks"):
+        WordTokenizer(["two words"])

@@ -21,7 +21,12 @@ ODD = [
     "!!!???",
     "x" * 100_000,
 ]
-LOCAL = ["vader", "embedding_cosine", "length", "too_short", "repetition", "exact_match", "token_match", "regex"]
+LOCAL = [
+    *("vader", "embedding_cosine", "length", "too_short", "repetition", "exact_match", "token_match", "regex"),
+    *("bleu", "chrf", "rouge", "edit_distance", "json_valid", "span_f1", "span_iou", "label_match", "label_valid"),
+    *("coverage", "keyword_order", "soft_overlong", "distinct_n", "copy_penalty", "readability", "embedding_f1"),
+]
+NEEDED = {"regex": {"pattern": "a+"}, "label_valid": {"labels": "a|b"}, "soft_overlong": {"limit": 64}}
 
 
 def run(name, completions, prompts=None, ids=None, **columns):
@@ -32,7 +37,7 @@ def run(name, completions, prompts=None, ids=None, **columns):
 
 @pytest.mark.parametrize("name", LOCAL)
 def test_odd_texts_give_finite_values_in_the_declared_range(name):
-    parameters = {"pattern": "a+"} if name == "regex" else {}
+    parameters = NEEDED.get(name, {})
     for prompts in (ODD, ODD[::-1]):
         values = run(name, ODD, prompts=prompts, answer=ODD[::-1], **parameters)
         low, high = REWARDS.get(name).range
@@ -40,14 +45,14 @@ def test_odd_texts_give_finite_values_in_the_declared_range(name):
         assert all(isinstance(v, float) and low <= v <= high for v in values), values
 
 
-@pytest.mark.parametrize("name", LOCAL)
+@pytest.mark.parametrize("name", sorted(REWARDS._paths))
 def test_docstring_tells_what_a_user_must_know(name):
     text = REWARDS.get(name).__doc__
     assert all(word in text for word in ("Range", "Cost", "Deterministic", "Hacked by")), name
 
 
 def test_every_registered_built_in_loads_under_its_own_name():
-    for name in [*LOCAL, "minilm_cosine", "classifier"]:
+    for name in REWARDS._paths:
         assert REWARDS.get(name).name == name
 
 

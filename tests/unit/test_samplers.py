@@ -5,6 +5,7 @@ import torch
 
 from rlalign.errors import UserError
 from rlalign.policies import PolicyOptions, make_policy, make_sampler
+from rlalign.policies.sampler import DecodeSampler
 from rlalign.types import Sampling
 
 V = 12
@@ -141,3 +142,44 @@ def test_generate_leaves_the_models_settings_and_the_global_generator_alone():
     draw("generate", policy, [[3, 4]])
     assert policy.lm.generation_config is settings
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("limits", [[12] * 7, [0, 1, 2, 3, 30, 30, 30]], ids=["equal", "uneven"])
+def test_buffers_of_fixed_size_change_nothing(limits, greedy):
+    """What CUDA captures, run step by step: rows that fill the buffers up, slots of earlier rollouts, compaction."""
+    policy = policy_of()
+    contexts = [[3, 4, 5, 6]] * 3 + [[5]] * 4
+    loose, fixed = DecodeSampler(policy, fixed=False), DecodeSampler(policy, fixed=True)
+    for seed in range(4):
+        settings = {"max_new": limits, "stop_ids": frozenset({1, 7}), "sampling": Sampling(0.9), "greedy": greedy}
+        a, b = (s.sample(contexts, **settings, generator=torch.Generator().manual_seed(seed)) for s in (loose, fixed))
+        assert torch.equal(a.tokens, b.tokens)
+        assert torch.equal(a.lengths, b.lengths)
+        assert (a.logprobs - b.logprobs).abs().max() < 1e-5
+    assert len(fixed._loops) == 1
+    sizes = next(iter(fixed._loops.values()))[1]._graphs
+    assert set(sizes) <= {8, 4, 2, 1}
+    assert len(sizes) > 1 or limits[0] == 12
+
+
+def test_turns_go_on_from_buffers_of_fixed_size():
+    policy = policy_of()
+    contexts = [[3, 4, 5]] * 3 + [[6, 7]] * 2
+    found = []
+    for fixed in (False, True):
+        sampler, said, kept = DecodeSampler(policy, fixed=fixed), contexts, [None] * 5
+        for turn in range(3):
+            samples = sampler.sample(
+                said, max_new=[3, 20, 2, 20, 9], stop_ids=frozenset({1}), sampling=Sampling(),
+                generator=torch.Generator().manual_seed(turn), kept=kept,
+            )  # fmt: skip
+            found.append((samples.tokens, samples.logprobs))
+            turns = zip(said, samples.tokens.tolist(), samples.lengths.tolist(), strict=True)
+            said = [[*c, *t[:n], 8, 9] for c, t, n in turns]
+            kept = samples.kept
+            assert all(list(k.tokens) == s[: len(k.tokens)] for k, s in zip(kept, said, strict=True))
+            assert all(len(k.tokens) >= len(s) - 3 for k, s in zip(kept, said, strict=True))
+    for a, b in zip(found[:3], found[3:], strict=True):
+        assert torch.equal(a[0], b[0])
+        assert (a[1] - b[1]).abs().max() < 1e-5

@@ -1,0 +1,155 @@
+"""Do the intervals cover, are the verdicts right, is the printed detectable difference true? Synthetic studies.
+
+    python benchmarks/statistics_coverage.py [STUDIES]
+
+Each row simulates so many studies with the functions that `rlalign compare` uses and prints how often the 95 % interval
+held the truth. Writes benchmarks/results/statistics_coverage.json.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from machine import write
+from scipy import stats
+
+from rlalign.compare import statistics as st
+
+STUDIES = int(sys.argv[1]) if len(sys.argv) > 1 else 4000
+SEEDS = (5, 8, 10)
+SPREADS = {
+    "only sampling noise": (0.0, 0.0, 1.0),
+    "seeds": (1.0, 0.1, 0.1),
+    "seeds and sampling": (0.3, 0.0, 1.0),
+    "prompts and sampling": (0.1, 0.3, 1.0),
+    "prompts most of all": (0.1, 1.0, 0.3),
+    "all three alike": (0.3, 0.3, 1.0),
+}
+POPULATIONS: dict[str, Callable[[np.random.Generator, Any], Any]] = {
+    "normal": lambda rng, size: rng.normal(size=size),
+    "exponential": lambda rng, size: rng.exponential(size=size),
+    "Student's t, 3 df": lambda rng, size: rng.standard_t(3, size=size),
+    "near a ceiling (beta 8, 1)": lambda rng, size: rng.beta(8, 1, size=size),
+}
+
+
+def layout(rng: np.random.Generator, seeds: int, prompts: int, sd: tuple[float, float, float]) -> np.ndarray:
+    a, b, e = sd
+    shape = (seeds, prompts)
+    return a * rng.normal(size=(seeds, 1)) + b * rng.normal(size=(1, prompts)) + e * rng.normal(size=shape)
+
+
+def means(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """The interval of means and differences, beside Student's t over seeds alone."""
+    rows = []
+    for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
+        crossed = alone = 0
+        for _ in range(STUDIES):
+            x = layout(rng, seeds, 32, sd)
+            i, j = st.two_way(x).interval, st.t_interval(x.mean(1))
+            crossed += i.low <= 0 <= i.high
+            alone += j.low <= 0 <= j.high
+        rows.append({"noise": name, "seeds": seeds, "two-way": crossed / STUDIES, "over seeds": alone / STUDIES})
+    return rows
+
+
+def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """IQM, median and probability of improvement."""
+    rows = []
+    for (name, draw), seeds in itertools.product(POPULATIONS.items(), SEEDS):
+        many = draw(rng, 1_000_000)
+        truth, middle = float(st.iqm(many)), float(np.median(many))
+        shift = 1.0 * float(np.std(many))
+        superior = float((many[: len(many) // 2] + shift > many[len(many) // 2 :]).mean())
+        hits = np.zeros(4)
+        for _ in range(STUDIES):
+            x, y = draw(rng, seeds), draw(rng, seeds)
+            i = st.bootstrap([x], st.iqm)
+            plain = np.quantile(st.iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
+            j, _ = st.median_interval(x)
+            q = st.probability_of_improvement(x + shift, y)
+            hits += (
+                i.low <= truth <= i.high,
+                plain[0] <= truth <= plain[1],
+                j.low <= middle <= j.high,
+                q.low <= superior <= q.high,
+            )
+        names = ("IQM", "IQM, plain percentile", "median", "probability of improvement")
+        rows.append({"population": name, "seeds": seeds, **dict(zip(names, hits / STUDIES, strict=True))})
+    return rows
+
+
+def aggregates(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Stratified bootstrap over four environments of different level and spread."""
+    level, spread, rows = np.array([0.0, 0.3, 0.6, 0.8]), np.array([0.1, 0.2, 0.2, 0.1]), []
+    big = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
+    for seeds in SEEDS:
+        hits = np.zeros(2)
+        for _ in range(STUDIES):
+            strata = [m + s * rng.normal(size=seeds) for m, s in zip(level, spread, strict=True)]
+            for at, (statistic, truth) in enumerate(((np.mean, level.mean()), (st.iqm, float(st.iqm(big))))):
+                i = st.bootstrap(strata, lambda x, f=statistic: f(x, axis=-1) if f is np.mean else f(x))
+                hits[at] += i.low <= truth <= i.high
+        rows.append({"seeds": seeds, "mean": hits[0] / STUDIES, "IQM": hits[1] / STUDIES})
+    return rows
+
+
+def verdicts(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Four algorithms on two environments, all alike: how often is anything claimed? At most 5 %, says Holm."""
+    rows = []
+    for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
+        claimed = 0
+        for _ in range(STUDIES):
+            p = []
+            for _ in range(2):
+                runs = [layout(rng, seeds, 32, sd) for _ in range(4)]
+                p += [st.two_way(a - b).p for a, b in itertools.combinations(runs, 2)]
+            claimed += min(st.holm(p)) < st.ALPHA
+        rows.append({"noise": name, "seeds": seeds, "studies with a false claim": claimed / STUDIES})
+    return rows
+
+
+def power(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """A true difference of the detectable size: found in 80 % of studies; and the printed size on average."""
+    rows = []
+    for seeds, tests in itertools.product(SEEDS, (1, 6)):
+        sd = 0.5
+        true = st.detectable(sd / seeds**0.5, seeds - 1, tests)
+        found, printed = 0, []
+        for _ in range(STUDIES):
+            w = st.two_way(true + sd * rng.normal(size=(seeds, 1)))
+            found += w.p < st.ALPHA / tests
+            printed.append(st.detectable(st.unbiased(w.se, w.df), w.df, tests))
+        rows.append(
+            {
+                "seeds": seeds,
+                "pairs": tests,
+                "found": found / STUDIES,
+                "printed / true, mean": float(np.mean(printed) / true),
+            }
+        )
+    return rows
+
+
+def main() -> None:
+    rng = np.random.default_rng(0)
+    parts = {"means": means, "robust": robust, "aggregates": aggregates, "verdicts": verdicts, "power": power}
+    result: dict[str, Any] = {
+        "studies": STUDIES,
+        "error": float(stats.norm.ppf(0.975) * (0.95 * 0.05 / STUDIES) ** 0.5),
+    }
+    for name, part in parts.items():
+        result[name] = part(rng)
+        print(f"\n{name}")
+        print("  ".join(result[name][0]))
+        for row in result[name]:
+            print("  ".join(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()), flush=True)
+    print(write("statistics_coverage", result))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,94 @@
+"""Events-v0: turn a report into a JSON record of the event.
+
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
+`--supervised.align-interval 1`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+
+from rlalign.envs import corpora
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.sources import ProceduralSource
+from rlalign.envs.texts import texts
+from rlalign.tokenizers import WordTokenizer
+from rlalign.types import Tokenizer
+
+# values as they stand in a record -> as they stand in a report, in either language
+_EVENTS = {
+    "meeting": {"en": "will meet their friends", "zh": "见朋友"},
+    "concert": {"en": "will play in a concert", "zh": "演出"},
+    "wedding": {"en": "will marry", "zh": "结婚"},
+    "match": {"en": "will play chess", "zh": "下棋"},
+}
+_WHO = ("Anna", "Omar", "Rosa", "Ivan", "Maya", "Tom")
+_WHERE = ("Cairo", "Lima", "Oslo", "Paris", "Rome", "Delhi")
+_DAYS = {
+    "Monday": {"en": "on Monday", "zh": "星期一"},
+    "Friday": {"en": "on Friday", "zh": "星期五"},
+    "Sunday": {"en": "on Sunday", "zh": "星期天"},
+}
+_REPORTS = {
+    "en": ("{who} {event} in {place} {day}", "{day} , {who} {event} in {place}", "in {place} {who} {event} {day}"),
+    "zh": ("{who}{day}在{place}{event}", "{day}，{who}在{place}{event}", "在{place}，{who}{day}{event}"),
+}
+_ASK = {"en": "{report}\nJSON:", "zh": "{report}\nJSON："}
+
+
+def pairs(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
+    """Share of the record's fields that are said as `"name": "value"`, in JSON or not; a name's first value counts."""
+    values = []
+    for text, wanted in zip(texts(completions), map(json.loads, answer), strict=True):
+        said = dict(reversed(re.findall(r'"(\w+)"\s*:\s*"([^"]*)"', text)))
+        values.append(sum(said.get(name) == value for name, value in wanted.items()) / len(wanted))
+    return values
+
+
+class Events(TextMDP):
+    """State: a report of an event. Action: its record as JSON. Reward: F1 of the fields, and less for the way there.
+
+    0.2 is paid for valid JSON, 0.3 for the share of right pairs in whatever was said.
+
+    The record has `event`, `who`, `place` and `day`, in English whatever the report's language. Data: generated here.
+
+    Args:
+        language: of the report, en or zh.
+        names: of people and places that are in use, 2 to 6.
+        seed: of the family of tasks.
+        kwargs: see TextMDP.
+    """
+
+    id = "rlalign/Events-v0"
+    description = "turn a report, English or Chinese, into a JSON record (field F1, valid JSON)"
+    rewards: ClassVar[Mapping[str, float]] = {"json_fields": 1.0, "json_valid": 0.2, "rlalign.envs.events:pairs": 0.3}
+    gold_score = 1.5
+
+    def __init__(self, *, language: str = "en", names: int = 3, seed: int = 0, **kwargs: Any) -> None:
+        self.language = corpora.one_of("Events", "language", language, _REPORTS)
+        self.names = corpora.within("Events", "names", names, 2, len(_WHO))
+
+        def make(rng: np.random.Generator) -> dict[str, str]:
+            event, day = str(rng.choice(list(_EVENTS))), str(rng.choice(list(_DAYS)))
+            who, place = _WHO[rng.integers(names)], _WHERE[rng.integers(names)]
+            template = str(rng.choice(_REPORTS[language]))
+            report = template.format(who=who, place=place, event=_EVENTS[event][language], day=_DAYS[day][language])
+            record = {"event": event, "who": who, "place": place, "day": day}
+            return {"prompt": _ASK[language].format(report=report), "answer": json.dumps(record)}
+
+        sizes = {"max_prompt": 96, "max_new": (18, 96)}
+        super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
+
+    def default_tokenizer(self) -> Tokenizer:
+        """The words of the reports, and quoted names, values and signs for the records."""
+        reports = [text[self.language] for values in (_EVENTS, _DAYS) for text in values.values()]
+        names = (*_WHO[: self.names], *_WHERE[: self.names])
+        words = [*names, *(word for text in reports for word in text.split()), ",", "，", "\n", "in", "在"]
+        values = [f'"{value}"' for value in (*_EVENTS, *names, *_DAYS)]
+        fields = [f'"{name}":' for name in ("event", "who", "place", "day")]
+        return WordTokenizer([*words, *values, *fields, "{", "}", _ASK[self.language].split("\n")[1]])

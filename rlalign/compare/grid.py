@@ -1,0 +1,121 @@
+"""All cells of a study, as many at once as there is room for, going on from wherever an earlier attempt stopped."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from rlalign import checkpoint
+from rlalign.compare.cell import finished
+from rlalign.compare.study import Cell
+from rlalign.compare.workers import Workers, log_of
+from rlalign.config import TrainConfig, differences
+from rlalign.errors import UserError
+from rlalign.run import read_config
+from rlalign.signals import StopRequest
+
+_LOOK = 0.3  # seconds between two looks at the runs
+_FREE = ("resume", "allow_change", "output", "save_every", "keep", "tracking", "device")
+
+
+def run_cells(
+    cells: Sequence[Cell], workers: Workers, console: Console, stop: StopRequest | None = None
+) -> dict[str, str]:
+    """Run what is not finished yet. Returns name -> reason of the cells that failed.
+
+    A stop asks the cells under way to save and leaves; the same call goes on from there. Raises UserError when a
+    folder holds a run with other settings.
+    """
+    stop = StopRequest() if stop is None else stop
+    for cell in cells:
+        refuse_other(cell.folder, cell.config)
+    waiting = [c for c in cells if not finished(c.folder)]
+    done = len(cells) - len(waiting)
+    if done:
+        console.print(f"{done} of {len(cells)} cells are finished already")
+    failed: dict[str, str] = {}
+    under_way: dict[str, Cell] = {}
+    with _Display(console, len(cells), done) as display:
+        while (waiting or under_way) and not stop:
+            while waiting and len(under_way) < workers.jobs:
+                cell = waiting.pop(0)
+                workers.start(cell.name, prepared(cell.config))
+                under_way[cell.name] = cell
+            for ended in workers.wait(_LOOK):
+                cell = under_way.pop(ended.name)
+                if ended.status or not finished(cell.folder):
+                    failed[cell.name] = ended.reason or f"not finished (exit status {ended.status})"
+                    console.print(f"[red]failed[/] {cell.name}: {failed[cell.name]}", soft_wrap=True)
+                display.ended(cell.name)
+            display.show(under_way)
+        if stop:
+            workers.close()
+    return failed
+
+
+def refuse_other(folder: Path, config: TrainConfig) -> None:
+    """Raise UserError when a folder holds a run with other settings than these."""
+    if not (folder / "config.json").is_file():
+        return
+    changed = {k: v for k, v in differences(read_config(folder), config).items() if k.split(".")[0] not in _FREE}
+    if changed:
+        key, (old, new) = next(iter(changed.items()))
+        raise UserError(
+            f"'{folder}' holds a run with {key} {old!r} where this study says {new!r}: choose another --output"
+        )
+
+
+def prepared(config: TrainConfig) -> TrainConfig:
+    """The configuration to start with: resumed from a checkpoint, or from nothing when there is none."""
+    folder = Path(str(config.output))
+    if (folder / "config.json").is_file() and checkpoint.complete(folder / "checkpoints"):
+        return replace(config, resume=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    log_of(config).unlink(missing_ok=True)
+    return config
+
+
+class _Display:
+    """One line for the study and one for each cell under way."""
+
+    def __init__(self, console: Console, total: int, done: int) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._all = self._progress.add_task("cells", total=total, completed=done)
+        self._rows: dict[str, TaskID] = {}
+
+    def __enter__(self) -> _Display:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._progress.stop()
+
+    def show(self, under_way: dict[str, Cell]) -> None:
+        for name, cell in under_way.items():
+            if name not in self._rows:
+                self._rows[name] = self._progress.add_task(name, total=cell.config.steps)
+            self._progress.update(self._rows[name], completed=steps_of(cell.folder))
+
+    def ended(self, name: str) -> None:
+        self._progress.advance(self._all)
+        if name in self._rows:
+            self._progress.remove_task(self._rows.pop(name))
+
+
+def steps_of(folder: Path) -> int:
+    """Steps that a run has logged so far."""
+    path = folder / "metrics.jsonl"
+    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -1,0 +1,341 @@
+"""What a study found, as plain data: the schema of results.json, which tables, pictures and reports are made from.
+
+Everything that a reader is shown stands in here; whoever draws a report computes nothing. A missing number is null.
+Labels of algorithms and environments are the keys throughout, in the order of `Results.algorithms` and
+`Results.environments`; lists that run over seeds follow `Results.seeds`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlalign.errors import UserError
+
+FORMAT = 1
+BUDGETS = ("samples", "tokens", "updates", "seconds")
+"""What a curve is drawn against: samples drawn, tokens generated, optimizer steps, seconds of computing."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % confidence interval; `method` names the interval."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    method: str = ""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One seed's course, point for point; the first point is the start, with every budget 0."""
+
+    step: list[int]
+    samples: list[float]
+    tokens: list[float]
+    updates: list[float]
+    seconds: list[float]
+    reward: list[float | None]
+    kl: list[float | None]
+    """Nats per completion, to the start."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Standard deviations of the reward: between seeds, between prompts, and of what is left (sampling noise and
+    what a seed does to single prompts), from the two-way layout seeds × prompts."""
+
+    seeds: float | None
+    prompts: float | None
+    rest: float | None
+
+
+@dataclass(frozen=True)
+class ToThreshold:
+    """How much of a budget it took until the curve reached the threshold.
+
+    Attributes:
+        spent: per seed; where not reached, what was spent in vain.
+        reached: per seed; false = right-censored.
+        median: Kaplan-Meier median; None when fewer than half got there.
+        restricted_mean: mean budget until the threshold, or until the smallest budget that all seeds had (area under
+            the Kaplan-Meier curve), with its CI.
+    """
+
+    spent: list[float]
+    reached: list[bool]
+    median: float | None
+    restricted_mean: Estimate
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Performance profile: the share of seeds whose final reward is above tau, with a pointwise 95 % band."""
+
+    tau: list[float]
+    share: list[float]
+    low: list[float]
+    high: list[float]
+
+
+@dataclass(frozen=True)
+class AlgorithmResult:
+    """One algorithm on one environment.
+
+    Attributes:
+        final: held-out reward [seeds][prompts], mean over the completions of a prompt; a failed seed has its start's.
+        start: the same before training.
+        failed: per seed, true when the cell crashed.
+        mean: mean over seeds and prompts of `final`.
+        iqm: interquartile mean over seeds of the mean over prompts.
+        median: median over seeds of the mean over prompts.
+        gain: final − start, paired.
+        spread: seed noise and evaluation noise kept apart.
+        metrics: other held-out metrics after training (reward components, length, kl, fluency, truncated), mean.
+        curves: one per seed; a failed seed keeps the points it has.
+        auc: budget -> mean height of the curve over the budget that all cells had (area / budget).
+        auc_seeds: budget -> the same per seed.
+        to_threshold: budget -> how much it took to reach the environment's threshold.
+        profile: performance profile.
+        at_equal_kl: reward at the KL that every run of the environment reached (`EnvResult.kl_level`), on the way.
+        at_equal_kl_seeds: the same per seed.
+    """
+
+    final: list[list[float | None]]
+    start: list[list[float | None]]
+    failed: list[bool]
+    mean: Estimate
+    iqm: Estimate
+    median: Estimate
+    gain: Estimate
+    spread: Spread
+    metrics: dict[str, Estimate]
+    curves: list[Curve]
+    auc: dict[str, Estimate]
+    auc_seeds: dict[str, list[float | None]]
+    to_threshold: dict[str, ToThreshold]
+    profile: Profile
+    at_equal_kl: Estimate | None = None
+    at_equal_kl_seeds: list[float | None] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """`a` against `b` on one environment, seed against seed.
+
+    Attributes:
+        difference: final reward, a − b.
+        p: two-sided, of no difference.
+        p_holm: after Holm's correction over all pairs and environments of the study.
+        probability_of_improvement: that a seed of `a` ends above a seed of `b`; ties count half.
+        detectable: smallest true difference that this study had 80 % power to claim.
+        winner: label, or None when none may be named.
+        auc: budget -> difference of `auc`, a − b.
+        at_equal_kl: difference of `at_equal_kl`, a − b.
+        threshold_p: budget -> p of the log-rank test on budget to threshold, not corrected.
+        sentence: what the data support, in words.
+    """
+
+    a: str
+    b: str
+    difference: Estimate
+    p: float | None
+    p_holm: float | None
+    probability_of_improvement: Estimate
+    detectable: float | None
+    winner: str | None
+    auc: dict[str, Estimate]
+    at_equal_kl: Estimate | None
+    threshold_p: dict[str, float | None]
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out prompt and what became of it, algorithm for algorithm, at one seed."""
+
+    prompt: str
+    seed: int
+    start: str
+    completions: dict[str, str]
+    rewards: dict[str, float | None]
+
+
+@dataclass(frozen=True)
+class EnvResult:
+    """One environment.
+
+    Attributes:
+        steps: of every run.
+        samples_per_step: of every run.
+        prompts: the held-out prompts, the same for all.
+        split: the split they are from.
+        curve: what the curves show: "held-out reward" or "reward of the training samples".
+        threshold: reward that counts as reached.
+        threshold_rule: how it was chosen, in words.
+        kl_level: nats at which algorithms are compared at equal KL; None when there is no common level.
+        reward_scale: what 0 and 1 stand for in `Aggregate`: (mean start, best seed of the study).
+        samples: completions side by side.
+    """
+
+    steps: int
+    samples_per_step: int
+    prompts: list[str]
+    split: str
+    curve: str
+    threshold: float | None
+    threshold_rule: str
+    kl_level: float | None
+    reward_scale: tuple[float | None, float | None]
+    algorithms: dict[str, AlgorithmResult]
+    pairs: list[Pair]
+    samples: list[Sample]
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """Over all environments, each rescaled so that 0 is its start and 1 the best seed of the study."""
+
+    mean: dict[str, Estimate]
+    iqm: dict[str, Estimate]
+    median: dict[str, Estimate]
+    profile: dict[str, Profile]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A cell that crashed, or a run that was left out."""
+
+    env: str
+    algorithm: str
+    seed: int
+    folder: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SettingDifference:
+    """A setting that is not the same for all: an axis of the objective, or anything else."""
+
+    key: str
+    axis: bool
+    values: dict[str, str]
+    """Algorithm -> value, as text; with an environment's name in front where the value depends on it."""
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The search that an algorithm was given on an environment before it was compared."""
+
+    env: str
+    algorithm: str
+    trials: int
+    pruned: int
+    failed: int
+    seed: int
+    search: dict[str, str]
+    best: dict[str, str]
+    best_value: float | None
+    sensitivity: float | None
+    """Share of the trials within 95 % of the best improvement."""
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Where the numbers come from."""
+
+    command: str
+    created: str
+    """ISO 8601, UTC."""
+    policy: str
+    versions: dict[str, str]
+    machine: dict[str, str]
+    commit: str | None
+    fingerprint: str
+    """sha256 of all cells' settings: two studies with the same one asked the same question."""
+    seconds: float
+    """Computing time of all cells together."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study's findings. `verdict` is two or three plain sentences and comes first everywhere."""
+
+    title: str
+    verdict: list[str]
+    warnings: list[str]
+    algorithms: list[str]
+    seeds: list[int]
+    environments: dict[str, EnvResult]
+    aggregate: Aggregate | None
+    differences: list[SettingDifference]
+    failures: list[Failure]
+    excluded: list[Failure]
+    tuning: list[Tuning]
+    manifest: Manifest
+    format: int = field(default=FORMAT)
+
+    def to_json(self) -> str:
+        """results.json as text."""
+        return json.dumps(_plain(dataclasses.asdict(self)), ensure_ascii=False, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Results:
+        """Results of `to_json`. Raises UserError for another format."""
+        data = json.loads(text)
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise UserError(f"this is no results.json of format {FORMAT}: make it again with rlalign compare")
+        found: Results = _typed(cls, data)
+        return found
+
+
+def write_results(folder: Path, results: Results) -> Path:
+    """Write results.json, atomically, and return its path."""
+    tmp, path = folder / "results.json.tmp", folder / "results.json"
+    tmp.write_text(results.to_json(), encoding="utf-8")
+    os.replace(tmp, path)
+    return path
+
+
+def read_results(folder: str | Path) -> Results:
+    """The results of a study's folder. Raises UserError when it has none."""
+    path = Path(folder) / "results.json"
+    if not path.is_file():
+        raise UserError(f"'{folder}' has no results.json: is it the --output of rlalign compare?")
+    return Results.from_json(path.read_text(encoding="utf-8"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    """A JSON value as what the annotation says: dataclasses, lists, tuples, dictionaries and optionals of them."""
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        hints = typing.get_type_hints(hint)
+        return hint(**{k: _typed(hints[k], v) for k, v in value.items()})
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if value is None:
+        return None
+    if origin in (typing.Union, types.UnionType):
+        return _typed(next(h for h in inner if h is not type(None)), value)
+    if origin is list:
+        return [_typed(inner[0], v) for v in value]
+    if origin is tuple:
+        return tuple(_typed(h, v) for h, v in zip(inner, value, strict=True))
+    if origin is dict:
+        return {k: _typed(inner[1], v) for k, v in value.items()}
+    return float(value) if hint is float else value

@@ -1,0 +1,170 @@
+"""Runs in processes of their own on this machine: one thread each, a crash of one is nobody else's.
+
+Processes are forked from a server that has imported everything and done nothing, so that a run starts in a fraction
+of a second and from the same clean state each time.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any, Protocol
+
+from rlalign.config import TrainConfig, from_dict, to_dict
+
+_PRELOADED = ["rlalign.experiment", "rlalign.policies.gru", "matplotlib.figure", "scipy.stats"]
+_GIB = 2**30
+_MEMORY = {True: 0.75 * _GIB, False: 6 * _GIB}  # of a run from scratch, of one with a pretrained policy
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A run that has ended: its name, its exit status (0: done), and what it said last if it failed."""
+
+    name: str
+    status: int
+    reason: str = ""
+
+
+class Workers(Protocol):
+    """Where runs are sent: processes here, or a cluster."""
+
+    jobs: int
+    """How many at once."""
+
+    def start(self, name: str, config: TrainConfig) -> None:
+        """Begin a run."""
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Runs that have ended, waiting for one at most so long."""
+
+    def stop(self, name: str) -> None:
+        """Ask a run to save and leave."""
+
+    def close(self) -> None:
+        """Ask all to stop and wait until they have."""
+
+
+class LocalWorkers:
+    """Processes on this machine."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._context = multiprocessing.get_context("forkserver")
+        self._context.set_forkserver_preload(_PRELOADED)
+        self._running: dict[str, tuple[Any, Path]] = {}
+
+    def start(self, name: str, config: TrainConfig) -> None:
+        """Begin a run; what it prints goes to a file beside its folder."""
+        log = log_of(config)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        process = self._context.Process(target=_work, args=(to_dict(config), str(log)), name=name)
+        process.start()
+        self._running[name] = process, log
+
+    def wait(self, seconds: float) -> list[Ended]:
+        """Runs that have ended, waiting for one at most so long."""
+        wait([p.sentinel for p, _ in self._running.values()], timeout=seconds)
+        ended = []
+        for name, (process, log) in list(self._running.items()):
+            if process.exitcode is not None:
+                process.join()
+                ended.append(Ended(name, process.exitcode, _reason(process.exitcode, log)))
+                del self._running[name]
+        return ended
+
+    def stop(self, name: str) -> None:
+        """Ask a run to save and leave."""
+        if name in self._running:
+            self._running[name][0].terminate()
+
+    def close(self) -> None:
+        """Ask all to stop and wait until they have."""
+        for process, _ in self._running.values():
+            process.terminate()
+        for process, _ in self._running.values():
+            process.join()
+        self._running.clear()
+
+
+def log_of(config: TrainConfig) -> Path:
+    """Where a run's output goes: beside its folder."""
+    return Path(f"{config.output}.log")
+
+
+def capacity(scratch: bool) -> int:
+    """How many runs this machine holds at once: a core and the memory for each; one on a machine with a GPU."""
+    import torch
+
+    if torch.cuda.is_available():
+        return 1
+    return max(1, min(len(os.sched_getaffinity(0)), int(_free_memory() // _MEMORY[scratch])))
+
+
+def _free_memory() -> float:
+    free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    meminfo = Path("/proc/meminfo")  # knows of caches that can be given up
+    for line in meminfo.read_text().splitlines() if meminfo.is_file() else ():
+        if line.startswith("MemAvailable:"):
+            free = float(line.split()[1]) * 1024
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and (most := limit.read_text().strip()) != "max":
+        free = min(free, float(most) - float(used.read_text()))
+    return free
+
+
+def run_here(config: TrainConfig) -> int:
+    """Train in this process, on one thread; prints the traceback of an error. Returns the exit status."""
+    import torch
+
+    from rlalign.integrations import train_any
+
+    torch.set_num_threads(1)
+    try:
+        return train_any(config, quiet=True)[0].exit_status
+    except BaseException:
+        traceback.print_exc()
+        return 1
+
+
+def _work(config: Mapping[str, Any], log: str) -> None:
+    with open(log, "ab", buffering=0) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    faulthandler.enable()
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os._exit(_flushed(run_here(from_dict(TrainConfig, config))))
+
+
+def _flushed(status: int) -> int:
+    import sys
+
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return status
+
+
+def _follow_parent() -> None:
+    """When the study's process dies without a word, its runs save and leave instead of going on unseen."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _reason(status: int, log: Path) -> str:
+    if status == 0:
+        return ""
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines()] if log.is_file() else []
+    return next((line for line in reversed(lines) if line), f"exit status {status}")

@@ -1,0 +1,196 @@
+"""A run by TRL is the run that its configuration says: its first update is, to rounding, the one our learner makes of
+the same completions from the same start. What is compared is the gradient's norm and the weights after the step."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rlalign
+from rlalign import checkpoint
+from rlalign.build import build_mdp, build_policy
+from rlalign.config import resolve, update
+from rlalign.defaults import default_config
+from rlalign.errors import UserError
+from rlalign.evaluation import evaluate_run
+from rlalign.integrations.trl import record, train_trl
+from rlalign.learner import Learner
+
+ENV = "reverse?max_length=2"
+SMALL = {"rollout.prompts": 3, "rollout.group_size": 4, "steps": 1, "evaluation.prompts": 2, "model.hidden_size": 32}
+
+
+def configuration(algorithm: str, output: Any, **changes: Any) -> Any:
+    config = default_config(ENV, "tiny", algorithm)
+    return update(config, {**SMALL, "output": str(output), **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+@pytest.fixture
+def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What TRL's trainer played."""
+    seen: list[Any] = []
+    real = record.played
+
+    def played(*args: Any, **kwargs: Any) -> Any:
+        seen.append(real(*args, **kwargs))
+        return seen[-1]
+
+    monkeypatch.setattr(record, "played", played)
+    return seen
+
+
+def ours(config: Any, rollout: Any) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Metrics and weights of our learner's update from the same start on the same completions."""
+    policy, mdp = build_policy(config, build_mdp(config))
+    learner = Learner(
+        policy, config.objective, config.learner, sampling=config.rollout.sampling, total_updates=1,
+        generator=torch.Generator(), max_length=mdp.max_new,
+    )  # fmt: skip
+    with torch.no_grad():
+        drawn = policy.score(rollout.tokens, rollout.lengths, rollout.action_mask, config.rollout.sampling)
+    metrics = learner.update(learner.prepare(replace(rollout, sampler_logprobs=drawn.logprobs)))
+    return metrics, {n: p.detach().clone() for n, p in policy.trainable().items()}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes"),
+    [
+        ("trl:grpo", {}),
+        ("trl:grpo", {"learner__micro_batch": 3}),
+        ("trl:grpo", {"objective__aggregation": "token_global", "learner__micro_batch": 4}),
+        ("trl:grpo", {"objective__aggregation": "constant", "objective__scale": "none"}),
+        ("trl:grpo", {"objective__scale": "batch_std", "rollout__temperature": 0.7}),
+        ("trl:grpo", {"objective__ratio": "sequence_geomean"}),
+        ("trl:grpo", {"objective__trust__kind": "soft_gate"}),
+        ("trl:grpo", {"objective__trust__kind": "dual_clip"}),
+        (
+            "trl:grpo",
+            {
+                "objective__trust__kind": "stopgrad_cap",
+                "objective__trust__low": 1.0,
+                "objective__aggregation": "token_global",
+            },
+        ),
+        ("trl:grpo", {"objective__ratio": "sequence_geomean", "objective__aggregation": "sequence_sum"}),
+        ("trl:grpo", {"objective__kl__coef": 0.5, "objective__kl__importance": "token"}),
+        ("trl:grpo", {"objective__kl__coef": 0.5}),
+        ("trl:grpo", {"objective__data__entropy_coef": 0.3, "objective__aggregation": "token_global"}),
+        ("trl:rloo", {}),
+        ("trl:rloo", {"learner__micro_batch": 6, "learner__weight_decay": 0.1, "learner__warmup": 4}),
+        ("trl:rloo", {"objective__kl__coef": 0.5}),
+    ],
+    ids=str,
+)
+def test_the_first_update_is_ours(tmp_path, rollouts, algorithm, changes) -> None:
+    config = resolve(configuration(algorithm, tmp_path / "run", **changes))
+    run = train_trl(config, quiet=True)
+    metrics, weights = ours(config, rollouts[0])
+    assert run.metrics["train/grad_norm"][0] == pytest.approx(metrics["train/grad_norm"], rel=2e-3)
+    state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy",))
+    for name, ours_after in weights.items():
+        # Adam's first step has the size of the learning rate whatever the gradient's: rounding shows where that is ~0
+        assert (state["policy"][name] - ours_after).abs().median() < 1e-5
+    assert run.metrics["reward/mean"][0] == pytest.approx(float(rollouts[0].returns.nanmean()), abs=1e-6)
+
+
+def test_prompts_start_and_rows_are_those_of_our_own_run(tmp_path, rollouts) -> None:
+    """Order of prompts, their ids, the number of samples and steps, and the keys of a row."""
+    from rlalign.experiment import train_run
+
+    common = {"steps": 3, "learner__epochs": 2, "learner__minibatches": 2, "evaluation__every": 2}
+    run = train_trl(configuration("trl:grpo", tmp_path / "trl", **common), quiet=True)
+    other, before_after = train_run(configuration("grpo", tmp_path / "ours", **common), quiet=True)
+    assert len(rollouts) == 3
+    assert [s["prompt"] for s in run.samples] == [s["prompt"] for s in other.samples]
+    mdp = build_mdp(run.config)
+    first = rollouts[0]
+    for row, task in enumerate(first.tasks):
+        prompt = mdp.prompt_ids(task)
+        assert first.tokens[row, : len(prompt)].tolist() == prompt
+    assert first.num_actions.max() <= mdp.max_new
+    assert before_after is not None
+    assert run.comparison is not None
+    assert run.comparison.before.completions == before_after.before.completions
+    wanted = {k for k in other.metrics if k.split("/")[0] in ("reward", "rollout", "eval", "step")}
+    assert wanted <= set(run.metrics)
+    assert {"time/step", "time/rollout", "time/update", "time/tokens_per_s", "train/loss"} <= set(run.metrics)
+    assert run.metrics["rollout/tokens"] == [float(r.num_actions.sum()) for r in rollouts]
+    assert run.metrics["eval/reward"][1] is not None
+
+
+def test_the_folder_is_an_ordinary_run(tmp_path) -> None:
+    run = train_trl(configuration("trl:rloo", tmp_path / "run", steps=2), quiet=True)
+    assert run.config.algorithm == "trl:rloo"
+    assert (run.folder / "report" / "evaluation.json").is_file()
+    assert (run.folder / "report" / "reward.png").is_file()
+    again = evaluate_run(run, split="validation")
+    assert run.comparison is not None
+    np.testing.assert_allclose(again.after.metrics["reward"], run.comparison.after.metrics["reward"])
+    assert again.after.completions == run.comparison.after.completions
+    with pytest.raises(UserError, match="holds a run already"):
+        train_trl(run.config, quiet=True)
+
+
+def test_the_same_command_gives_the_same_run(tmp_path) -> None:
+    a, b = (train_trl(configuration("trl:grpo", tmp_path / n, steps=2), quiet=True) for n in "ab")
+    assert a.metrics["reward/mean"] == b.metrics["reward/mean"]
+    assert a.metrics["train/grad_norm"] == b.metrics["train/grad_norm"]
+
+
+def test_a_run_that_is_told_to_stop_says_so_and_starts_over(tmp_path) -> None:
+    calls = []
+
+    def impatient(completions, **columns):
+        calls.append(1)
+        if len(calls) == 4:  # of which the evaluation before is one
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [0.0] * len(completions)
+
+    reward = [rlalign.reward("impatient", timeout_s=None)(impatient)]
+    config = configuration("trl:grpo", tmp_path / "run", steps=6)
+    run = train_trl(config, rewards=reward, quiet=True)
+    assert run.exit_status == 128 + signal.SIGTERM
+    assert run.comparison is None
+    assert len(run.metrics["step"]) == 3
+    again = train_trl(replace(config, resume=True), rewards=reward, quiet=True)
+    assert again.metrics["step"] == [1, 2, 3, 4, 5, 6]
+    assert again.comparison is not None
+
+
+def test_adapters_train_and_stay_one(tmp_path) -> None:
+    base = train_trl(configuration("trl:rloo", tmp_path / "base"), quiet=True)
+    config = default_config(str(base.folder / "policy"), str(base.folder / "policy"), "trl:grpo")
+    config = update(config, {**SMALL, "env": ENV, "steps": 2, "output": str(tmp_path / "lora"), "model.lora_r": 2})
+    run = train_trl(config, quiet=True)
+    assert config.objective.kl.coef > 0
+    assert sorted(p.name for p in (run.folder / "policy" / "adapter").iterdir() if p.is_dir()) == []
+    assert run.metrics["rollout/kl"][0] is not None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "words"),
+    [
+        ("trl:ppo", {}, "no trainer of TRL"),
+        ("trl:grpo", {"objective__baseline": "leave_one_out"}, "baseline"),
+        ("trl:grpo", {"objective__data__dynamic_sampling": True}, "dynamic_sampling"),
+        ("trl:rloo", {"objective__data__drop_truncated": True}, "drop_truncated"),
+        ("trl:rloo", {"objective__scale": "group_std"}, "scale"),
+        ("trl:grpo", {"supervised__align_interval": 1}, "supervised"),
+        ("trl:grpo", {"learner__micro_batch": 5}, "micro_batch"),
+        ("trl:grpo", {"policy": "gru"}, "no transformers model"),
+        ("trl:grpo", {"env": "rlalign/GuessNumber-v0"}, "turns"),
+    ],
+    ids=str,
+)
+def test_what_trl_cannot_do_is_refused_with_the_reason(tmp_path, algorithm, changes, words) -> None:
+    config = configuration("trl:grpo" if algorithm == "trl:ppo" else algorithm, tmp_path / "run", **changes)
+    config = replace(config, algorithm=algorithm)
+    with pytest.raises(UserError, match=words):
+        train_trl(config, quiet=True)
+    assert not (tmp_path / "run" / "config.json").exists()
