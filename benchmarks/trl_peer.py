@@ -58,7 +58,7 @@ def trainer(
     )
     return GRPOTrainer(
         model=lm,
-        reward_funcs=_parity,
+        reward_funcs=parity,
         args=config,
         train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
         processing_class=shapes.hf_tokenizer(vocab),
@@ -73,6 +73,7 @@ class ForcedLengths:
         self.limits, self.prompt, self.eos = torch.tensor(limits), prompt, eos
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores of the next token, changed in place."""
         scores[:, self.eos] = -torch.inf
         last = (self.limits <= input_ids.shape[1] - self.prompt + 1).to(scores.device)
         scores.masked_fill_(last[:, None], -torch.inf)
@@ -93,7 +94,7 @@ def force_lengths(lm: Any, limits: Sequence[int]) -> None:
     lm.generate = forced
 
 
-def _parity(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+def parity(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
     """A reward that costs nothing and differs within a group."""
     return [float(ids[0] % 2) for ids in completion_ids]
 

@@ -13,6 +13,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import shapes
@@ -21,6 +22,7 @@ import trl_peer
 from machine import merge
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from rlalign.config import LearnerConfig
 from rlalign.learner import Learner
@@ -41,23 +43,32 @@ def completions(vocab: int, lengths: shapes.Lengths) -> tuple[list[list[int]], l
 
 
 def rollout_of(policy: Any, prompts: list[list[int]], said: list[list[int]]) -> Rollout:
-    """The rollout that these completions would have been."""
+    """The rollout that these completions would have been, drawn from the policy as it is."""
+    bare = rollout_from(prompts, said, trl_peer.parity(said), None)
+    with torch.no_grad():
+        drawn = policy.score(bare.tokens, bare.lengths, bare.action_mask, Sampling()).logprobs.cpu()
+    return replace(bare, sampler_logprobs=drawn)
+
+
+def rollout_from(
+    prompts: list[list[int]], said: list[list[int]], rewards: list[float], logprobs: Tensor | None
+) -> Rollout:
+    """Rows of prompt and completion, a reward on each last token; logprobs [N, T] of the completions' tokens."""
     rows = [[*p, *c] for p, c in zip(prompts, said, strict=True)]
     n, width = len(rows), max(map(len, rows))
     tokens, mask = torch.zeros(n, width, dtype=torch.int64), torch.zeros(n, width, dtype=torch.bool)
-    rewards = torch.zeros(n, width)
+    reward, drawn = torch.zeros(n, width), torch.zeros(n, width)
     for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         tokens[i, : len(row)] = torch.tensor(row)
         mask[i, len(prompt) : len(row)] = True
-        rewards[i, len(row) - 1] = said[i][0] % 2
-    lengths = torch.tensor([len(row) for row in rows])
-    with torch.no_grad():
-        drawn = policy.score(tokens, lengths, mask, Sampling()).logprobs.cpu()
+        reward[i, len(row) - 1] = rewards[i]
+        if logprobs is not None:
+            drawn[i, len(prompt) : len(row)] = logprobs[i, : len(said[i])]
     yes = torch.ones(n, dtype=torch.bool)
     return Rollout(
-        tokens=tokens, lengths=lengths, action_mask=mask, sampler_logprobs=drawn, rewards=rewards, valid=yes,
-        components={}, group_ids=torch.arange(n) // shapes.GROUP, terminated=~yes, truncated=yes,
-        tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n,
+        tokens=tokens, lengths=torch.tensor([len(row) for row in rows]), action_mask=mask, sampler_logprobs=drawn,
+        rewards=reward, valid=yes, components={}, group_ids=torch.arange(n) // shapes.GROUP, terminated=~yes,
+        truncated=yes, tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n,
     )  # fmt: skip
 
 
