@@ -3,9 +3,9 @@
     python benchmarks/step.py [--sizes small mid] [--lengths equal uneven] [--dtypes float32 bfloat16] [--repeats 3]
 
 Same shapes of model, prompts, samples and tokens, a reward that costs nothing, the same loss, clipping and AdamW. A
-step of ours runs between two of TRL's, in one process. Lengths are forced on both sides: TRL's rows by EOS at their limit,
-ours by a limit of their own. Ours is sampler, reward, advantages and update; our environment is left out, as is TRL's
-dataset.
+step of ours runs between two of TRL's, in one process. Lengths are forced on both sides: TRL's rows by EOS at their
+limit, ours by a limit of their own. Ours is sampler, reward, advantages and update; our environment is left out, as is
+TRL's dataset.
 """
 
 from __future__ import annotations
