@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,15 @@ def write(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def clock(device: str, kind: str = "wall") -> float:
+    """Seconds now: wall-clock, or of processor time, which other work on the machine hardly touches (one thread)."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.process_time() if kind == "cpu" else time.perf_counter()
 
 
 def merge(name: str, cells: list[dict[str, Any]], *, key: tuple[str, ...]) -> Path:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import shapes
 import torch
 import trl_peer
-from machine import merge
+from machine import clock, merge
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
@@ -32,9 +32,9 @@ from rlalign.types import Sampling
 class Ours:
     """Our step; `seconds` holds its parts, one entry a step."""
 
-    def __init__(self, size: str, lengths: shapes.Lengths, dtype: str, device: str) -> None:
+    def __init__(self, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
         self.policy = shapes.policy(size, dtype=dtype, device=device)
-        self.learner = learner_of(self.policy)
+        self.learner, self._now = learner_of(self.policy), partial(clock, device, kind)
         self.sampler = make_sampler("decode", self.policy)
         self.generator = torch.Generator(device).manual_seed(0)
         self.prompts = [p for p in shapes.prompts(self.policy.tokenizer.vocab_size) for _ in range(shapes.GROUP)]
@@ -43,24 +43,24 @@ class Ours:
 
     def __call__(self) -> None:
         """One step."""
-        began = time.perf_counter()
+        began = self._now()
         self.policy.begin_rollout()
         samples = self.sampler.sample(
             self.prompts, max_new=self.limits, stop_ids=frozenset(), sampling=Sampling(), generator=self.generator
         )
         said = [row[:n] for row, n in zip(samples.tokens.tolist(), samples.lengths.tolist(), strict=True)]
         rollout = rollout_from(self.prompts, said, trl_peer.parity(said), samples.logprobs)
-        rolled = time.perf_counter()
+        rolled = self._now()
         self.learner.update(self.learner.prepare(rollout))
         self.seconds["rollout"].append(rolled - began)
-        self.seconds["update"].append(time.perf_counter() - rolled)
+        self.seconds["update"].append(self._now() - rolled)
 
 
 class Between(TrainerCallback):
     """Times TRL's steps and runs `work` after each."""
 
-    def __init__(self, work: Callable[[], None], device: str) -> None:
-        self.work, self.device, self.seconds = work, device, list[float]()
+    def __init__(self, work: Callable[[], None], device: str, kind: str) -> None:
+        self.work, self.seconds, self._now = work, list[float](), partial(clock, device, kind)
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
         """Start the clock."""
@@ -71,19 +71,21 @@ class Between(TrainerCallback):
         self.seconds.append(self._now() - self._began)
         self.work()
 
-    def _now(self) -> float:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
 
 def theirs(
-    size: str, lengths: shapes.Lengths, dtype: str, device: str, micro_batch: int, steps: int, work: Callable[[], None]
+    size: str,
+    lengths: shapes.Lengths,
+    dtype: str,
+    device: str,
+    kind: str,
+    micro_batch: int,
+    steps: int,
+    work: Callable[[], None],
 ) -> list[float]:
     """Seconds of TRL's steps, the first one left out, with `work` done after each."""
     lm = shapes.model(size).to(device)
     trl_peer.force_lengths(lm, shapes.limits(lengths))
-    between = Between(work, device)
+    between = Between(work, device, kind)
     trl_peer.trainer(
         lm,
         micro_batch=micro_batch,
@@ -96,12 +98,12 @@ def theirs(
     return between.seconds[1:]
 
 
-def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int) -> dict[str, Any]:
+def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, kind: str) -> dict[str, Any]:
     """One row of the table."""
-    tried = {m: theirs(size, lengths, dtype, device, m, 1, lambda: None)[0] for m in CANDIDATES[:-1]}
+    tried = {m: theirs(size, lengths, dtype, device, kind, m, 1, lambda: None)[0] for m in CANDIDATES[:-1]}
     best = min(tried, key=lambda m: tried[m])
-    ours = Ours(size, lengths, dtype, device)
-    peer = theirs(size, lengths, dtype, device, best, repeats, ours)
+    ours = Ours(size, lengths, dtype, device, kind)
+    peer = theirs(size, lengths, dtype, device, kind, best, repeats, ours)
     parts = {name: values[1:] for name, values in ours.seconds.items()}
     own = [a + b for a, b in zip(*parts.values(), strict=True)]
     ratios = [b / a for a, b in zip(own, peer, strict=True)]
@@ -110,6 +112,8 @@ def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: i
         "lengths": lengths,
         "dtype": dtype,
         "device": device,
+        "clock": kind,
+        "threads": torch.get_num_threads(),
         "tokens": sum(ours.limits),
         "ours_s": round(statistics.median(own), 4),
         **{f"ours_{name}_s": round(statistics.median(values), 4) for name, values in parts.items()},
@@ -143,13 +147,14 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for size in args.sizes:
         for dtype in args.dtypes:
             for lengths in args.lengths:
-                rows.append(cell(size, lengths, dtype, args.device, args.repeats))
-                merge("step", rows[-1:], key=("size", "lengths", "dtype", "device"))
+                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.clock))
+                merge("step", rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
     Console(width=140).print(table_of(rows))
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import shapes
 import torch
 import trl_peer
-from machine import merge
+from machine import clock, merge
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -81,18 +80,16 @@ def learner_of(policy: Any, **settings: Any) -> Learner:
     )  # fmt: skip
 
 
-def timed(work: Callable[[], Any], device: str) -> float:
-    """Wall-clock seconds of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
+def timed(work: Callable[[], Any], device: str, kind: str = "wall") -> float:
+    """Seconds of one call."""
+    began = clock(device, kind)
     work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock(device, kind) - began
 
 
-def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, micro_batch: int) -> dict[str, Any]:
+def cell(
+    size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, micro_batch: int, kind: str
+) -> dict[str, Any]:
     """One row of the table."""
     policy = shapes.policy(size, dtype=dtype, device=device)
     prompts, said = completions(policy.tokenizer.vocab_size, lengths)
@@ -112,12 +109,12 @@ def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: i
     theirs = {m: peer(m) for m in CANDIDATES}
     same = difference(learner, rollout, theirs[max(CANDIDATES)])
     timed(ours, device)
-    first = {m: timed(u, device) for m, u in theirs.items()}
+    first = {m: timed(u, device, kind) for m, u in theirs.items()}
     best = min(first, key=lambda m: first[m])
     runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(CANDIDATES)]]}
     for _ in range(repeats):
-        runs["ours"].append(timed(ours, device))
-        runs["best"].append(timed(theirs[best], device))
+        runs["ours"].append(timed(ours, device, kind))
+        runs["best"].append(timed(theirs[best], device, kind))
     ratios = [b / a for a, b in zip(runs["ours"], runs["best"], strict=True)]
     median = {name: statistics.median(values) for name, values in runs.items()}
     flops = products(policy, prompts, said)
@@ -126,6 +123,8 @@ def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: i
         "lengths": lengths,
         "dtype": dtype,
         "device": device,
+        "clock": kind,
+        "threads": torch.get_num_threads(),
         "tokens": sum(map(len, said)),
         "ours_s": round(median["ours"], 4),
         "trl_s": round(median["best"], 4),
@@ -135,7 +134,7 @@ def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: i
         "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         "gradient_difference": same,
         "gflop": round(flops / 1e9, 1),
-        "floor_s": round(flops / rate(policy, device), 4),
+        "floor_s": round(flops / rate(policy, device, kind), 4),
         "runs": {name: [round(v, 4) for v in values] for name, values in runs.items()},
     }
 
@@ -165,7 +164,7 @@ def products(policy: Any, prompts: list[list[int]], said: list[list[int]]) -> fl
     return 6.0 * (layers * read + head * scored)
 
 
-def rate(policy: Any, device: str) -> float:
+def rate(policy: Any, device: str, kind: str) -> float:
     """FLOP/s of the products of this model's widest layer, forward and backward, as measured now."""
     weight = next(m for n, m in policy.lm.named_modules() if n.endswith("gate_proj")).weight
     dtype = policy.compute_dtype
@@ -178,7 +177,7 @@ def rate(policy: Any, device: str) -> float:
 
     for _ in range(2):
         three()
-    return 6.0 * 2048 * weight.numel() / min(timed(three, device) for _ in range(5))
+    return 6.0 * 2048 * weight.numel() / min(timed(three, device, kind) for _ in range(5))
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
@@ -215,13 +214,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batch", type=int, default=0, help="ours; 0: the learner's own choice")
     parser.add_argument("--output", default="update")
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for size in args.sizes:
         for dtype in args.dtypes:
             for lengths in args.lengths:
-                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch))
-                merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device"))
+                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch, args.clock))
+                merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
     Console(width=140).print(table_of(rows))
 
 
