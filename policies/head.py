@@ -24,7 +24,8 @@ from rlalign.types import Sampling
 
 _ROWS = 256
 """Rows of a chunk."""
-_CACHED_ROWS = 8
+_CACHED = 1 << 18
+"""Logits that a processor's cache holds."""
 _KEPT_BYTES = 1 << 28
 """Logits kept for the backward pass."""
 
@@ -69,13 +70,13 @@ class _Fused(torch.autograd.Function):
         room = _room(hidden, weight)
         for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
             z = _logits(h, weight, bias, y, spec, _room(h, weight) if keeps else room)
-            total = torch.cat([rows.logsumexp(-1) for rows in _cached(z)])
+            total = _total(z)
             logprobs.append(z.gather(-1, y[:, None]).squeeze(-1) - total)
             totals.append(total)
             if keeps:
                 kept.append(z)
             if spec.entropy:
-                entropies.append(torch.cat([_entropy(*rows) for rows in zip(_cached(z), _cached(total), strict=True)]))
+                entropies.append(_entropy(z, total))
             if ctx.unit:
                 p = z.sub_(total[:, None]).exp_().neg_().scatter_add_(-1, y[:, None], torch.ones_like(z[:, :1]))
                 units.append(_factor(spec) * (p.to(weight.dtype) @ weight).float())
@@ -124,9 +125,10 @@ def _room(hidden: Tensor, weight: Tensor) -> Tensor:
     return torch.empty(min(len(hidden), _ROWS), len(weight), dtype=torch.float32, device=hidden.device)
 
 
-def _cached(x: Tensor) -> tuple[Tensor, ...]:
-    """The rows of x [m, ...] in parts whose logits stay in a processor's cache; on a GPU in one."""
-    return torch.split(x, _CACHED_ROWS) if x.device.type == "cpu" else (x,)
+def _total(z: Tensor) -> Tensor:
+    """logsumexp of the rows of z, a few at a time on a CPU, so that what it makes on its way stays in the cache."""
+    rows = max(1, _CACHED // z.shape[-1]) if z.device.type == "cpu" else len(z)
+    return torch.cat([part.logsumexp(-1) for part in torch.split(z, max(1, rows))])
 
 
 def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, room: Tensor) -> Tensor:
