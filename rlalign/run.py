@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from rlalign.policies.base import Policy
 
 
+OBJECT = "object:"
+"""Marks the name of an environment or reward that was given as a Python object: no name can stand for it later."""
+
+
 class Run:
     """A run folder, finished or not.
 
@@ -83,10 +87,16 @@ class Run:
         samples: int | None = None,
         baseline: str | None = None,
         folds: int = 0,
+        env: Any = None,
+        rewards: Any = None,
     ) -> Comparison:
-        """Before (or a baseline) and after on held-out prompts; also written to report/ (see `evaluate_run`)."""
+        """Before (or a baseline) and after on held-out prompts; also written to report/ (see `evaluate_run`).
+
+        `env` and `rewards`: those that the run was trained with, where they were objects and this is another process.
+        """
         from rlalign.evaluation import evaluate_run
 
+        self.objects = (self.objects[0] if env is None else env, self.objects[1] if rewards is None else rewards)
         return evaluate_run(self, split=split, prompts=prompts, samples=samples, baseline=baseline, folds=folds)
 
     def plot(self) -> Path:

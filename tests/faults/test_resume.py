@@ -95,6 +95,8 @@ def stop_after(monkeypatch, updates):
         ("grpo", "tiny", REUSED, 5),
         ("ppo", "gru", {**REUSED, "objective__kl__target": 1.0, "learner__lr_schedule": "cosine"}, 7),
         ("rloo", "gru", {"supervised__align_interval": 2}, 3),
+        ("dapo", "gru", {}, 3),  # groups that were drawn again
+        ("remax", "gru", {}, 3),
         # a value model at its own rate, in the middle of its pre-training, and after it
         ("vc_ppo", "gru", {**REUSED, **VALUE_MODEL}, 6),
         ("vc_ppo", "tiny", {**REUSED, **VALUE_MODEL, "learner__lr_schedule": "cosine"}, 11),
