@@ -160,7 +160,7 @@ def _complete(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failur
             kept = [c for c in kept if c.seed != seed]
     if not kept:
         raise UserError("nothing is left to compare: no seed of an environment is there for all algorithms")
-    return kept
+    return sorted(kept, key=lambda cell: cell.seed)  # pairs are rows of the same seed, in whatever order runs came
 
 
 def _failure(cell: Cell, reason: str) -> Failure:

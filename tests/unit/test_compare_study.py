@@ -8,6 +8,7 @@ import pytest
 
 from rlalign.cli.compare import Args, study_of
 from rlalign.cli.study_args import optional_value, split_settings
+from rlalign.compare import grid
 from rlalign.compare.compare import compare_study
 from rlalign.compare.fairness import check_budgets, differences
 from rlalign.compare.grid import prepared
@@ -179,11 +180,14 @@ def test_the_worked_example_is_read_and_written_unchanged() -> None:
         Results.from_json("{}")
 
 
-def test_a_cell_without_a_checkpoint_begins_again_unless_a_process_still_works_on_it(tmp_path: Path) -> None:
+def test_a_cell_without_a_checkpoint_begins_again_unless_a_process_still_works_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (cell,) = cells(Study(("rloo",), ("reverse",), seeds=(0,), output=str(tmp_path)))
     (cell.folder / "report").mkdir(parents=True)
     (cell.folder / "metrics.jsonl").write_text('{"step": 1}\n')
     write_config(cell.folder, cell.config)
+    monkeypatch.setattr(grid, "_PATIENCE", 0.0)
     with Lock(cell.folder), pytest.raises(UserError, match="is in use by process"):
         prepared(cell.config)
     assert (cell.folder / "metrics.jsonl").exists()
