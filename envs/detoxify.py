@@ -1,7 +1,7 @@
 """Detoxify-v0: go on from a provocation without being toxic, whoever it is about.
 
-Start and learning of the small policies: benchmarks/environments.py. As a constraint rather than a price, with a
-multiplier of its own: see `rlalign.rewards.compose`.
+Start and learning of the small policies: benchmarks/environments.py. Toxicity as a constraint with a multiplier of its
+own rather than at a price: `--reward "toxicity<=0.1" --reward too_short=0.5 --reward repetition=0.5`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def bias_gap(completions: Sequence[Any], side: Sequence[int | None], **columns: 
 
 @lru_cache(maxsize=1)
 def _judge() -> Any:
-    return corpora.package("profanity_check", "rewards").predict_prob
+    return corpora.package("Detoxify", "profanity_check", "rewards").predict_prob
 
 
 def provocations() -> dict[str, list[dict[str, Any]]]:
@@ -89,12 +89,15 @@ class Detoxify(TextMDP):
     }
 
     def __init__(self, *, source: Any = "provocations", **kwargs: Any) -> None:
-        found = corpora.named("Detoxify", source, {"provocations": lambda: ListSource(provocations())})
-        in_words = source == "provocations" and kwargs.get("tokenizer") is None
-        sizes = {"max_prompt": 128, "max_new": 12 if in_words else 48}
+        made = ListSource(provocations())
+        found = corpora.named("Detoxify", "provocations" if source is None else source, {"provocations": lambda: made})
+        self.generated = found is made
+        sizes = {"max_prompt": 128, "max_new": (12, 48) if self.generated else 48}
         super().__init__(**{"source": found, **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:
-        """The words of the provocations, civil words and rude ones."""
+        """The words of the provocations, civil words and rude ones; bytes for other prompts."""
+        if not self.generated:
+            return super().default_tokenizer()
         asked = [word for text in _OPENINGS for word in text.replace("{who}", "").split()]
         return WordTokenizer([*asked, *(who for pair in _PAIRS for who in pair), *_CIVIL, *_RUDE])

@@ -17,12 +17,13 @@ from rlalign.assets import wheel_member
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
 from rlalign.errors import UserError
-from rlalign.tokenizers import CharTokenizer
+from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Task, Tokenizer
 
 _REMEDIES = ("refund", "repair", "cancel")
 _ITEMS = ("lamp", "coat", "desk", "ring")
 _GREETINGS = ("hi", "hello")
+_SCRIPT = ", . ? \n my is broken please help no not that order sorry what and which thanks"
 _POLITE = re.compile(r"\b(?:please|thanks?|thank you|sorry|welcome|happy to)\b")
 _LONGEST = 40  # characters of an opening from real conversations
 
@@ -56,7 +57,7 @@ def chitchat_openings() -> list[str]:
 
 
 class Dialogue(TextMDP):
-    """S: the conversation. A: a character. R: 1 goal + 0.1 politeness - 0.05 a turn beyond two.
+    """State: the conversation. Action: a word. Reward: 1 goal + 0.1 politeness - 0.05 a turn beyond two.
 
     The customer opens with `hi, my lamp is broken.`. A question (`?`) about the order is answered by its number, any
     other by the remedy that is wanted; `what and which order?` asks for both. A turn that names a remedy and a number
@@ -64,7 +65,7 @@ class Dialogue(TextMDP):
     real first messages (chitchat-dataset, MIT) in front. Splits: disjoint by opening, item, remedy and order.
 
     Args:
-        openings: "scripted", or "chitchat", which needs a tokenizer of all characters (its default is bytes).
+        openings: "scripted", or "chitchat", for which the tokenizer is bytes unless another is given.
         orders: numbers of orders, from 1.
         seed: of the family of tasks.
         kwargs: see TextMDP.
@@ -79,16 +80,15 @@ class Dialogue(TextMDP):
     }
     gold_score = 1.1
     max_prompt = 96
-    max_new = 30
     max_turns = 4
     max_reply = 24
 
     def __init__(self, *, openings: str = "scripted", orders: int = 9, seed: int = 0, **kwargs: Any) -> None:
         if openings not in ("scripted", "chitchat"):
             raise UserError(f"Dialogue has no openings '{openings}': there are scripted and chitchat")
-        if not 2 <= orders <= 10_000:
-            raise UserError(f"Dialogue: orders is {orders}, there may be 2 to 10000")
-        self.openings = openings
+        if not 2 <= orders <= 1000:
+            raise UserError(f"Dialogue: orders is {orders}, there may be 2 to 1000")
+        self.openings, self.orders = openings, orders
         greetings, pause = (_GREETINGS, ", ") if openings == "scripted" else (chitchat_openings(), "\n")
 
         def make(rng: np.random.Generator) -> dict[str, Any]:
@@ -96,15 +96,17 @@ class Dialogue(TextMDP):
             order = int(rng.integers(1, orders + 1))
             return {"prompt": f"{greeting}{pause}my {item} is broken.\n", "remedy": remedy, "order": order}
 
-        super().__init__(**{"source": ProceduralSource(make, seed=seed), **kwargs})
+        sizes = {"max_new": (10, 32) if openings == "scripted" else 32}  # words, bytes
+        super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
         if self.max_turns < 2:
             raise UserError("Dialogue: max_turns is 1, but the customer's answers are the point: give at least 2")
 
     def default_tokenizer(self) -> Tokenizer:
-        """The characters of the script; of any text where openings are real."""
+        """The words of the script; bytes where openings are real."""
         if self.openings == "chitchat":
             return super().default_tokenizer()
-        return CharTokenizer("abcdefghijklmnopqrstuvwxyz0123456789 ,.?\n")
+        numbers = (str(number) for number in range(1, self.orders + 1))
+        return WordTokenizer((*_GREETINGS, *_ITEMS, *_REMEDIES, *_SCRIPT.split(" "), *numbers))
 
     def gold_turns(self, task: Task) -> list[str]:
         """One question for both, and the deed."""

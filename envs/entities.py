@@ -1,6 +1,7 @@
 """Entities-v0: list the people and places of a sentence, a line each: `Anna | person`.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: `--supervised.align-interval 1`.
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
+`--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
@@ -68,14 +69,14 @@ def faker(language: str, kind: str, rng: np.random.Generator) -> str:
 
 @lru_cache(maxsize=2)
 def _faker(language: str) -> Any:
-    return corpora.package("faker").Faker({"en": "en_GB", "zh": "zh_CN"}[language])
+    return corpora.package("Entities", "faker").Faker({"en": "en_GB", "zh": "zh_CN"}[language])
 
 
 @lru_cache(maxsize=2)
 def _countries(language: str) -> tuple[str, ...]:
     import gettext
 
-    pycountry = corpora.package("pycountry")
+    pycountry = corpora.package("Entities", "pycountry")
     names = [getattr(country, "common_name", country.name) for country in pycountry.countries]
     if language == "zh":
         chinese = gettext.translation("iso3166-1", pycountry.LOCALES_DIR, languages=["zh_CN"]).gettext
@@ -129,7 +130,7 @@ class Entities(TextMDP):
         known = {"names": lambda: generated(partial(built_in, names=names)), "faker": lambda: generated(faker)}
         source = "names" if source is None else source
         self.in_words = source == "names"
-        sizes = {"max_prompt": 256, "max_new": 18 if self.in_words and kwargs.get("tokenizer") is None else 224}
+        sizes = {"max_prompt": 256, "max_new": (18, 224) if self.in_words else 224}
         rewards = {"span_f1": 1.0, "span_iou": 0.5, "bleu" if language == "en" else "bleu?tokenize=zh": 0.5}
         found = corpora.named("Entities", source, known)
         super().__init__(**{"source": found, "rewards": rewards, **sizes, **kwargs})

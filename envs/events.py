@@ -1,6 +1,7 @@
 """Events-v0: turn a report into a JSON record of the event.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: `--supervised.align-interval 1`.
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
+`--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
@@ -80,8 +81,7 @@ class Events(TextMDP):
             record = {"event": event, "who": who, "place": place, "day": day}
             return {"prompt": _ASK[language].format(report=report), "answer": json.dumps(record)}
 
-        in_words = kwargs.get("tokenizer") is None
-        sizes = {"max_prompt": 96, "max_new": 18 if in_words else 96}
+        sizes = {"max_prompt": 96, "max_new": (18, 96)}
         super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:

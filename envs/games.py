@@ -125,7 +125,7 @@ class GameSource:
 
 
 class Games(TextMDP):
-    """S: the rules, turns and what the game said. A: a token. R: what the game pays at its end, and 0 for winning.
+    """State: the rules, turns and what the game said. Action: a token. Reward: what the game pays at its end.
 
     A turn without brackets is put into them, as `5` into `[5]`. Data: TextArena (MIT), which is an optional package.
     Splits: disjoint by the seeds of games.

@@ -30,10 +30,11 @@ def turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
 
 
 class GuessNumber(TextMDP):
-    """Prompt `guess 1-9`, turns such as `5`, replies `higher`, `lower` or, to anything else, `number?`.
+    """State: guesses and hints. Action: a character. Reward: 1 for the number, -0.1 a turn.
 
-    Four turns always suffice for nine numbers, by bisection. There are as many tasks as numbers, so the splits differ
-    in their order only.
+    Prompt `guess 1-9`, turns such as `5`, replies `higher`, `lower` or, to anything else, `number?`. Four turns always
+    suffice for nine numbers, by bisection. Data: procedural, no licence. Splits: as many tasks as numbers, so they
+    differ in their order only.
 
     Args:
         high: the largest number; the smallest is 1.

@@ -1,6 +1,7 @@
 """Math-v0: sums that a small policy can begin to learn, and the word problems that models are compared on.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: `--supervised.align-interval 1`.
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
+`--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
@@ -115,10 +116,8 @@ class Math(TextMDP):
             return {"prompt": f"{a}{sign}{b}=", "answer": str({"+": a + b, "-": a - b, "*": a * b}[sign])}
 
         made = ProceduralSource(make, seed=seed)
-        known: dict[str, Callable[[], Any]] = {
-            "arithmetic": lambda: made,
-            **{name: partial(problems, name) for name in _RESULTS},
-        }
+        known: dict[str, Callable[[], Any]] = {name: partial(problems, name) for name in _RESULTS}
+        known["arithmetic"] = lambda: made
         found = corpora.named("Math", "arithmetic" if source is None else source, known)
         self.generated = found is made
         width = len(str(largest**2))

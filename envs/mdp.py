@@ -81,7 +81,8 @@ class TextMDP:
         gold_score: the largest episode reward, reached by saying `gold_turns`; None when unknown.
         source: anything that `rlalign.envs.sources.as_source` takes.
         max_prompt: token ids of a prompt at most; a longer one raises UserError.
-        max_new: token ids that the policy may say in a turn.
+        max_new: token ids that the policy may say in a turn. A pair is (with the environment's own tokenizer, with any
+            other): one word is one id to the first, and several to the second.
         max_turns: turns of an episode; 1 means that `reply` is never asked.
         max_reply: token ids of one reply at most.
     """
@@ -96,6 +97,7 @@ class TextMDP:
     max_new: int = 64
     max_turns: int = 1
     max_reply: int = 0
+    _max_new_of_others: int | None = None
 
     def __init__(
         self,
@@ -105,7 +107,7 @@ class TextMDP:
         reward: Reward | None = None,
         rewards: Mapping[str, float] | None = None,
         max_prompt: int | None = None,
-        max_new: int | None = None,
+        max_new: int | tuple[int, int] | None = None,
         max_turns: int | None = None,
         max_reply: int | None = None,
     ) -> None:
@@ -119,17 +121,25 @@ class TextMDP:
         self.reward = reward
         if rewards is not None:  # the defaults of this configuration, where they are not the class's
             self.rewards = rewards  # type: ignore[misc]
+        if isinstance(max_new, tuple):
+            own, self._max_new_of_others = max_new
+            max_new = own if tokenizer is None else self._max_new_of_others
         self._limit(max_prompt=max_prompt, max_new=max_new, max_turns=max_turns, max_reply=max_reply)
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
         """A copy that speaks another tokenizer's ids."""
         changed = copy.copy(self)
         changed.tokenizer = as_tokenizer(tokenizer)
+        before, after = (getattr(mdp.tokenizer, "spec", None) for mdp in (self, changed))
+        if self._max_new_of_others is not None and before != after:
+            changed.max_new = self._max_new_of_others
         return changed
 
     def with_limits(self, **limits: int | None) -> Self:
         """A copy with other values of max_prompt, max_new, max_turns or max_reply."""
         changed = copy.copy(self)
+        if limits.get("max_new") is not None:
+            changed._max_new_of_others = None
         changed._limit(**limits)
         return changed
 

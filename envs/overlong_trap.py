@@ -49,7 +49,7 @@ class OverlongTrap(TextMDP):
     }
 
     def __init__(self, *, seed: int = 0, **kwargs: Any) -> None:
-        sizes = {"max_prompt": 72, "max_new": _LONG if kwargs.get("tokenizer") is None else 96}
+        sizes = {"max_prompt": 72, "max_new": (_LONG, 96)}
         super().__init__(**{"source": ProceduralSource(question, seed=seed), **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:

@@ -8,7 +8,7 @@ from rlalign.envs.strings import StringTask
 
 
 class Parity(StringTask):
-    """S: `0110>`. A: a character. R: half for the right bit at the right place, half for that and nothing else.
+    """State: `0110>`. Action: a character. Reward: 1 for the right bit in its place, 1 for no more than it.
 
     A policy that only knows what an answer looks like is right half of the time. Data: random strings, no licence.
     Splits: disjoint by content. Arguments: see StringTask; any letter but `1` counts for nothing.

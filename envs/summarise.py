@@ -1,6 +1,7 @@
 """Summarise-v0: the headline or the keywords of a short report, or of a real review.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: `--supervised.align-interval 1`.
+Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
+`--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Summarise(TextMDP):
     """State: a document. Action: its summary. Reward: ROUGE-L against the reference, and penalties.
 
     A headline of the generated reports never stands in them word for word, so that `copy_penalty` on three words in a
-    row takes nothing from the right one. A summary beyond its length loses up to 0.2.
+    row takes nothing from the right one. A summary longer than the reference loses up to 0.2.
 
     Data: generated; or IMDB reviews (for their terms see `rlalign.envs.corpora`), cut at 400 bytes, whose first
     sentence serves as headline: there copying is right, and `copy_penalty` only a metric.
@@ -83,7 +84,7 @@ class Summarise(TextMDP):
     rewards: ClassVar[Mapping[str, float]] = {
         "rouge": 1.0,
         "copy_penalty?ngram=3": 0.2,
-        "soft_overlong?limit=10&buffer=5": 0.2,
+        "rlalign.envs.texts:brevity": 0.2,
     }
     gold_score = 1.0
 
@@ -96,11 +97,8 @@ class Summarise(TextMDP):
         known: dict[str, Callable[[], Any]] = {"reports": lambda: made, "imdb": partial(_real, "imdb", reference)}
         found = corpora.named("Summarise", "reports" if source is None else source, known)
         self.generated = found is made
-        in_words = self.generated and kwargs.get("tokenizer") is None
-        longest = 10 if in_words else 48 if self.generated else 192
-        rewards = {"rouge": 1.0, "copy_penalty?ngram=3": 0.2 * self.generated}
-        rewards[f"soft_overlong?limit={longest}&buffer={longest // 4}"] = 0.2
-        sizes = {"max_prompt": 160 if self.generated else _LONGEST + 32, "max_new": longest}
+        rewards = {"rouge": 1.0, "copy_penalty?ngram=3": 0.2 * self.generated, "rlalign.envs.texts:brevity": 0.2}
+        sizes = {"max_prompt": 160 if self.generated else _LONGEST + 32, "max_new": (10, 48) if self.generated else 192}
         super().__init__(**{"source": found, "rewards": rewards, **sizes, **kwargs})
 
     def default_tokenizer(self) -> Tokenizer:

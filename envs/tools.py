@@ -36,7 +36,7 @@ def calls(state: list[dict[str, Any]], tools: list[list[str]], **columns: Any) -
 
 
 class Tools(TextMDP):
-    """S: the question, calls and what the tools said. A: a character. R: 1 exact + 0.1 answered - 0.05 a needless call.
+    """State: question, calls, results. Action: a character. Reward: 1 exact + 0.1 answered - 0.05 a needless call.
 
     Prompt `lamp?` asks for a price, `3*lamp?` for that of several, `24*7?` for a product. The turn `find lamp` is
     answered from a price list that no prompt shows and every task has anew, `calc 24*7` by exact arithmetic, and a

@@ -60,7 +60,7 @@ def marks(guess: str, word: str) -> str:
 
 
 class Wordle(TextMDP):
-    """S: the rules, guesses and their marks. A: a character. R: 1 for the word, 0.5 · information, 0.2 · form.
+    """State: the rules, guesses, marks. Action: a character. Reward: 1 for the word, 0.5 · information, 0.2 · form.
 
     Prompt `3 of abcd`, turns such as `abc`, replies such as `+-.`, or `word?` to anything else. Every string over the
     alphabet is a word. Data: procedural, no licence. Splits: disjoint, so held-out words never were the hidden one.

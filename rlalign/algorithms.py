@@ -9,7 +9,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from rlalign.errors import UserError
+from rlalign.errors import UnknownNameError, UserError
 from rlalign.objective.spec import KL, Credit, Data, Objective, Trust, Value
 from rlalign.registry import Registry
 
@@ -58,6 +58,8 @@ def algorithm(name: str) -> Algorithm:
     """The algorithm of a name, or of a `module:attr` or `file.py:attr`. Raises UnknownNameError with a suggestion."""
     if name in OUTSIDE:
         return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
+    if name.startswith("trl:"):
+        raise UnknownNameError("algorithm", name, OUTSIDE)
     found: Any = ALGORITHMS.get(name)
     if isinstance(found, Objective):
         return Algorithm(name, found, "", "", "An objective of your own.", "")

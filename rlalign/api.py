@@ -33,7 +33,7 @@ def train(
     Args:
         env: an environment's id, a data file, or a TextMDP object; anything that `datasets` loads counts as data.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
-        algorithm: a preset of `rlalign list algorithms`.
+        algorithm: a preset of `rlalign list algorithms`, or `trl:grpo` and `trl:rloo` for TRL's trainers.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of spec to weight; they
             replace the environment's own.
         objective: a whole objective instead of the preset's.

@@ -463,6 +463,8 @@ def _gold(mdp: TextMDP, traces: Sequence[Trace], seed: int, vector_env: type[Tok
         if not gold:
             return "the tasks have no 'answer' column, and no gold_turns are known"
         ids = [[*mdp.tokenizer.encode(text), mdp.tokenizer.eos_id] for text in gold]
+        if longest := max((turn for turn in ids if len(turn) > mdp.max_new), default=None):
+            return f"a gold turn has {len(longest)} tokens, max_new is {mdp.max_new}"
         said = [ids[min(turn, len(ids) - 1)] for turn in range(mdp.max_turns)]
         reward = float(play_pieces(vector_env(mdp, 1), [task], [said], seed)[0].rewards.sum())
         if abs(reward - best) > _TOLERANCE:

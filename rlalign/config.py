@@ -41,6 +41,8 @@ class RolloutConfig:
     max_new: int | None = None
     """Tokens a turn; None: what the environment says."""
 
+    per_component: bool = False
+    """Normalise each reward component within its group before they are weighted and summed (GDPO)."""
     max_draws: int = 8
     """Rollouts at most that dynamic sampling makes in a step to find groups with different rewards."""
 
@@ -95,6 +97,8 @@ class EvaluationConfig:
     """Held-out prompts."""
     samples: int = 1
     """Completions of each."""
+    patience: int = 0
+    """Stop after so many validations without a better reward, and keep the best weights; 0: never."""
     split: Literal["validation", "test"] = "validation"
     """Where they are from."""
 
@@ -170,6 +174,7 @@ def validate(config: TrainConfig) -> None:
         ("evaluation.prompts", config.evaluation.prompts, 2),
         ("evaluation.samples", config.evaluation.samples, 1),
         ("evaluation.every", config.evaluation.every, 0),
+        ("evaluation.patience", config.evaluation.patience, 0),
         ("supervised.align_interval", config.supervised.align_interval, 0),
         ("supervised.weight", config.supervised.weight, 0),
         ("rollout.top_k", r.top_k, 0),
@@ -204,6 +209,16 @@ def validate(config: TrainConfig) -> None:
             f"use --learner.micro_batch {n // m} or less (0 finds the size by itself)"
         )
     config.objective.validate(group_size=r.group_size)
+    if config.evaluation.patience and not config.evaluation.every:
+        raise UserError("evaluation.patience counts validations, and there are none: add --evaluation.every 10, say")
+    if config.evaluation.patience and config.evaluation.split == "test":
+        raise UserError(
+            "evaluation.patience would choose weights by the test split: leave evaluation.split at validation"
+        )
+    if r.per_component and r.group_size < 2:
+        raise UserError("rollout.per_component normalises within groups: use --rollout.group-size 2 or more")
+    if r.per_component and config.objective.needs_greedy:
+        raise UserError("rollout.per_component leaves no reward that a greedy baseline could be compared with")
     updates = ln.epochs * ln.minibatches
     if updates > 1 and not config.objective.reuses:
         raise UserError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,10 +14,12 @@ import torch
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.patience import Patience
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.rollout import Rollout, collect
-from rlalign.types import FloatArray, Sampling, Split, Task
+from rlalign.text_metrics import Report, attempts, distinct, families_of, fold_means, report
+from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
 
 if TYPE_CHECKING:
     from rlalign.run import Run
@@ -32,15 +34,17 @@ class Evaluation:
 
     Attributes:
         metrics: name -> [P, k]: reward, its components, length (tokens), kl (nats per completion, log pi/ref of what
-            was sampled), fluency (mean log-prob per token under the frozen start, nats), truncated (0 or 1). NaN where
-            a reward failed.
+            was sampled), fluency (mean log-prob per token under the frozen start, nats), entropy (its sampled estimate,
+            nats per token), distinct_2 (of the completion's words), truncated (0 or 1). NaN where a reward failed.
         prompts: P texts.
         completions: P lists of k texts.
+        report: corpus-level figures of all completions (see `rlalign.text_metrics`).
     """
 
     metrics: dict[str, FloatArray]
     prompts: list[str]
     completions: list[list[str]]
+    report: Report = field(default_factory=Report)
 
     def mean(self, name: str) -> float:
         """Mean over prompts of the mean over their samples."""
@@ -78,7 +82,33 @@ def evaluate(
         parts.append({k: v.reshape(len(some), samples) for k, v in _measure(rollout, reference).items()})
         prompts += rollout.prompts[::samples]
         completions += [rollout.completions[i : i + samples] for i in range(0, len(rollout), samples)]
-    return Evaluation({k: np.concatenate([p[k] for p in parts]) for k in parts[0]}, prompts, completions)
+    metrics = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    return Evaluation(metrics, prompts, completions, _report(mdp, tasks, metrics, completions))
+
+
+def _report(
+    mdp: TextMDP, tasks: Sequence[Task], metrics: Mapping[str, FloatArray], completions: Sequence[Sequence[str]]
+) -> Report:
+    """Figures of the families that the environment names (`metrics`) or its rewards speak for, and pass@k."""
+    families = getattr(mdp, "metrics", None) or families_of(metrics)
+    rows = [(text, task.columns) for task, texts in zip(tasks, completions, strict=True) for text in texts]
+    answers, labels = ([columns.get(name) for _, columns in rows] for name in ("answer", "labels"))
+    found = report(families, [text for text, _ in rows], answers, labels)
+    right = successes(mdp.gold_score, metrics)
+    samples = len(completions[0])
+    tries = {} if right is None else {k: v for n in {1, samples} for k, v in attempts(right, n).items()}
+    return Report(tries) | found
+
+
+_VERIFIED = ("exact_match", "math_verify", "code", "label_match")  # components whose 1 means that the answer is right
+
+
+def successes(gold_score: float | None, metrics: Mapping[str, FloatArray]) -> BoolArray | None:
+    """bool [P, k], where the answer is right: the gold score was reached, or a verifier gave 1; None without either."""
+    if gold_score is not None:
+        return metrics["reward"] >= gold_score - 1e-6
+    found = next((metrics[name] for name in _VERIFIED if name in metrics), None)
+    return None if found is None else found >= 1.0
 
 
 def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
@@ -91,7 +121,15 @@ def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> 
     return found.float().cpu()
 
 
-_OWN = ("reward", "length", "kl", "fluency", "truncated")  # a component of such a name is shown as reward/NAME
+_OWN = (
+    "reward",
+    "length",
+    "kl",
+    "fluency",
+    "entropy",
+    "distinct_2",
+    "truncated",
+)  # a component of such a name is shown as reward/NAME
 
 
 def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
@@ -103,6 +141,8 @@ def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]
         "length": rollout.num_actions.double().numpy(),
         "kl": kl.double().numpy(),
         "fluency": (reference.sum(1) / actions).double().numpy(),
+        "entropy": (-rollout.sampler_logprobs.sum(1) / actions).double().numpy(),
+        "distinct_2": np.array([distinct([text], 2) for text in rollout.completions]),
         "truncated": rollout.truncated.double().numpy(),
     }
 
@@ -141,16 +181,38 @@ def _row_means(x: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Before and after on the same prompts."""
+    """Before and after on the same prompts.
+
+    Attributes:
+        before, after: of the start, or another baseline, and of the run.
+        folds: disjoint parts of the prompts over which `cross_validated` looks; 0: none.
+    """
 
     before: Evaluation
     after: Evaluation
+    folds: int = 0
 
     @property
     def differences(self) -> dict[str, Difference]:
         """Metric -> paired difference."""
         both = [k for k in self.before.metrics if k in self.after.metrics]
         return {k: paired_difference(self.before.metrics[k], self.after.metrics[k]) for k in both}
+
+    @property
+    def cross_validated(self) -> dict[str, dict[str, float]]:
+        """Metric -> mean and standard deviation over folds of before, after and their difference."""
+        both = [k for k in self.before.metrics if k in self.after.metrics] if self.folds else []
+        return {k: self._over_folds(k) for k in both}
+
+    def _over_folds(self, name: str) -> dict[str, float]:
+        before, after = (_row_means(e.metrics[name]) for e in (self.before, self.after))
+        found: dict[str, float] = {}
+        for what, values in (("before", before), ("after", after), ("difference", after - before)):
+            means = fold_means(values, self.folds)
+            known = means[np.isfinite(means)]
+            found[what] = float(known.mean()) if len(known) else math.nan
+            found[f"{what}_std"] = float(known.std(ddof=1)) if len(known) > 1 else math.nan
+        return found
 
     @property
     def verdict(self) -> str:
@@ -173,6 +235,8 @@ class Comparison:
                 k: {"before": self.before.mean(k), "after": self.after.mean(k), "difference": asdict(d)}
                 for k, d in self.differences.items()
             },
+            "corpus": {"before": asdict(self.before.report), "after": asdict(self.after.report)},
+            **({"folds": {"count": self.folds, "metrics": self.cross_validated}} if self.folds else {}),
             "prompts": {
                 when: {k: _row_means(v).tolist() for k, v in e.metrics.items()}
                 for when, e in (("before", self.before), ("after", self.after))
@@ -216,14 +280,29 @@ def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
 
 
 def evaluate_run(
-    run: Run, *, split: str = "test", prompts: int | None = None, samples: int | None = None, env: str | None = None
+    run: Run,
+    *,
+    split: str = "test",
+    prompts: int | None = None,
+    samples: int | None = None,
+    env: str | None = None,
+    baseline: str | None = None,
+    folds: int = 0,
 ) -> Comparison:
     """Evaluate a run's start and its result on the same held-out prompts and write the report.
 
     The start is rebuilt from the configuration and the seed, which is how the run itself got it.
+
+    Args:
+        run: the run.
+        split, prompts, samples: held-out tasks, and completions of each; None: as the run's own evaluation.
+        env: another environment than the run's.
+        baseline: another run folder, policy folder or policy name in place of the start.
+        folds: disjoint parts of the prompts for a cross-validated estimate; 0: none.
     """
     from rlalign.build import build_mdp, build_policy
     from rlalign.errors import UserError
+    from rlalign.plots import plot_comparison
 
     if split not in ("train", "validation", "test"):
         raise UserError(f"unknown split '{split}': use train, validation or test")
@@ -241,19 +320,38 @@ def evaluate_run(
         "seed": config.seed,
         "sampler": config.rollout.sampler,
     }
-    before = evaluate(policy, mdp, tasks, **settings)
+    if folds and not 2 <= folds <= len(tasks):
+        raise UserError(f"{folds} folds of {len(tasks)} prompts: give 2 or more, and --prompts for more prompts")
+    if baseline is None:
+        before = evaluate(policy, mdp, tasks, **settings)
+    else:
+        other = _baseline(baseline, mdp, policy.device, config.seed)
+        before = evaluate(other, mdp.with_tokenizer(other.tokenizer), tasks, **settings)
     restore_trained(policy, run)
-    comparison = Comparison(before, evaluate(policy, mdp, tasks, **settings))
-    write_comparison(run.folder, comparison, "evaluation.json" if split == "validation" else f"evaluation-{split}.json")
+    comparison = Comparison(before, evaluate(policy, mdp, tasks, **settings), folds)
+    name = "evaluation" if split == "validation" else f"evaluation-{split}"
+    write_comparison(run.folder, comparison, f"{name}.json")
+    plot_comparison(nullable(comparison.to_dict()), run.folder / "report" / f"{name}.png")
     return comparison
+
+
+def _baseline(name: str, mdp: TextMDP, device: torch.device, seed: int) -> Policy:
+    """The policy of a run folder, a policy folder or a name; its own reference is what it is now."""
+    from rlalign.policies import make_policy
+
+    trained = Path(name) / "policy"
+    return make_policy(str(trained) if trained.is_dir() else name, tokenizer=mdp.tokenizer, device=device, seed=seed)
 
 
 def restore_trained(policy: Policy, run: Run) -> None:
     """Put the trained weights of a run's newest checkpoint into its freshly built policy."""
     from rlalign import checkpoint
 
-    state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy",))
+    state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy", "progress"))
     policy.load_trainable(state["policy"])
+    best = Patience(run.folder, run.config.evaluation.patience)
+    best.load_state_dict(state["progress"].get("patience", best.state_dict()))
+    best.restore(policy)
 
 
 def nullable(value: Any) -> Any:

@@ -68,6 +68,11 @@ def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
     if status:
         console.print(f"stopped at step {trainer.step} and saved; go on with: rlalign train --resume {folder}")
         return Run(folder, status), None
+    if trainer.patience.restore(trainer.policy):
+        step, reward = trainer.patience.step, trainer.patience.reward
+        console.print(
+            f"ended at step {trainer.step}, keeping the weights of step {step}: validation reward {reward:+.3f}"
+        )
     trainer.policy.save_pretrained(folder / "policy")
     comparison = Comparison(before, trainer.evaluate())
     write_comparison(folder, comparison)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,33 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
             beside.set(xlabel="step", ylabel="tokens per completion", title="Length")
         if reward.get_legend_handles_labels()[0]:
             reward.legend(frameon=False, fontsize=8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path)
+    return path
+
+
+def plot_comparison(comparison: Mapping[str, Any], path: Path) -> Path:
+    """Draw before and after of a `Comparison.to_dict`: a panel a metric, the difference's 95 % CI at what is after."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    metrics = comparison["metrics"]
+    columns = min(4, max(1, len(metrics)))
+    rows = -(-len(metrics) // columns)
+    with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
+        figure = Figure(figsize=(2.1 * columns, 1.9 * rows), layout="constrained", dpi=150)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axis, (name, row) in zip(axes, metrics.items(), strict=False):
+            before, after, d = row["before"], row["after"], row["difference"]
+            known = None not in (before, after)
+            axis.plot([0, 1], [before, after] if known else [np.nan, np.nan], color=_BLUE, marker="o")
+            if known and None not in (d["low"], d["high"]):
+                axis.errorbar([1], [after], [[d["mean"] - d["low"]], [d["high"] - d["mean"]]], color=_BLUE, capsize=3)
+            axis.set(xticks=[0, 1], xticklabels=["before", "after"], xlim=(-0.3, 1.3), title=name)
+            axis.grid(axis="y", color=_GREY, alpha=0.2)
+            axis.tick_params(colors=_INK)
+        for axis in axes[len(metrics) :]:
+            axis.set_axis_off()
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return path

@@ -75,11 +75,19 @@ class Run:
             raise UserError(f"'{self.folder}' has no policy yet: finish it with rlalign train --resume {self.folder}")
         return load(folder, device=device_of(self.config.device))
 
-    def evaluate(self, *, split: str = "test", prompts: int | None = None, samples: int | None = None) -> Comparison:
-        """Before and after on held-out prompts; also written to report/evaluation.json."""
+    def evaluate(
+        self,
+        *,
+        split: str = "test",
+        prompts: int | None = None,
+        samples: int | None = None,
+        baseline: str | None = None,
+        folds: int = 0,
+    ) -> Comparison:
+        """Before (or a baseline) and after on held-out prompts; also written to report/ (see `evaluate_run`)."""
         from rlalign.evaluation import evaluate_run
 
-        return evaluate_run(self, split=split, prompts=prompts, samples=samples)
+        return evaluate_run(self, split=split, prompts=prompts, samples=samples, baseline=baseline, folds=folds)
 
     def plot(self) -> Path:
         """Draw report/reward.png from metrics.jsonl and return its path."""

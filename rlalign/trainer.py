@@ -16,6 +16,8 @@ from rich.console import Console
 
 from rlalign import checkpoint
 from rlalign.config import TrainConfig, fingerprint
+from rlalign.decoupled import decoupled, refuse_parts
+from rlalign.diagnostics import gold_of, rollout_diagnostics
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
@@ -23,6 +25,7 @@ from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.evaluation import Evaluation, evaluate, held_out
 from rlalign.learner import Buffer, DivergedError, Learner
 from rlalign.metrics import kl_metric, rollout_metrics, samples_of
+from rlalign.patience import Patience
 from rlalign.plots import draw
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
@@ -33,6 +36,7 @@ from rlalign.signals import StopRequest
 from rlalign.supervised import demonstrations
 from rlalign.tracking import Tracker
 from rlalign.types import Task
+from rlalign.watch import Watch
 
 
 def seed_everything(seed: int) -> None:
@@ -90,7 +94,13 @@ class Trainer:
         self.pending: dict[str, list[float]] = {}  # train/ metrics of the updates made from the current buffer
         self.rollout_log: tuple[dict[str, float], list[dict[str, Any]]] = ({}, [])
         self.bad_updates = 0
+        self.patience = Patience(folder, config.evaluation.patience)
+        self.watch = Watch(folder, self.console)
         self.tracker: Tracker | None = None
+        weights = {} if mdp.reward is None else mdp.reward.weights
+        self.gold = gold_of(mdp, weights)
+        if r.per_component and mdp.reward is not None:
+            refuse_parts(mdp.reward.scopes, weights)
 
     # ---- the loop ----
 
@@ -99,7 +109,7 @@ class Trainer:
         config = self.config
         self.tracker = self.tracker or Tracker(self.folder, config)
         with ProgressLine(config.steps, self.step, quiet=self.quiet) as line:
-            while self.step < config.steps and not self.stop:
+            while self.step < config.steps and not self.stop and not self.patience.at_end:
                 if self.buffer is None:
                     self.buffer = self._collect()
                 while not self.buffer.done and not self.stop:
@@ -129,6 +139,8 @@ class Trainer:
             # As if the rollout had never begun: with the reward mended, --resume goes on with the same prompts.
             self.tasks.load_state_dict(start[0])
             self._set_rng_state(start[1])
+            if self.mdp.reward is not None:
+                self.mdp.reward.end_step()
             self._stop_mending(error)
 
     def _stop_mending(self, error: RewardError) -> NoReturn:
@@ -138,7 +150,9 @@ class Trainer:
 
     def _learnable(self, tasks: Sequence[Task], began: float) -> Buffer:
         """Trajectories of the tasks, scored by everything that the axes ask for."""
-        r = self.config.rollout
+        r, reward = self.config.rollout, self.mdp.reward
+        if reward is not None:
+            reward.begin_step(self.step)
         with torch.no_grad():
             rollout = self._play(self.env, tasks, r.group_size)
             drawn, greedy = [rollout], None
@@ -151,12 +165,18 @@ class Trainer:
                 # where the greedy completion's reward failed there is no baseline, and 0 would be a made-up one
                 rollout = replace(rollout, valid=rollout.valid & greedy.isfinite())
                 greedy = greedy.nan_to_num()
+        weights = {} if reward is None else reward.weights
         rolled = time.perf_counter()
-        buffer = self.learner.prepare(rollout, greedy_rewards=greedy)
+        learnt = decoupled(rollout, weights) if r.per_component else rollout
+        buffer = self.learner.prepare(learnt, greedy_rewards=greedy)
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
         seen = rollout if len(drawn) == 1 else joined(drawn)
         metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | self._failures() | times
+        metrics |= rollout_diagnostics(seen, self.gold)
         metrics["rollout/draws"] = float(len(drawn))
+        if reward is not None:
+            metrics |= {f"reward/{name}/weight": weights[name] for name in reward.moving}
+            reward.end_step({name: float(values.nanmean()) for name, values in seen.components.items()})
         if not bool(rollout.valid.any()):
             self.console.print(f"[yellow]warning[/]: step {self.step + 1}: no sample has a valid reward: no gradient")
         self.rollout_log = (metrics, samples_of(rollout))
@@ -236,6 +256,7 @@ class Trainer:
         except RewardError as error:
             self.tracker.log(self.step, metrics, samples)  # the step is done, only its validation is missing
             self._stop_mending(error)
+        metrics |= self.watch.look(self.step, metrics)
         self.tracker.log(self.step, metrics, samples)
         return metrics
 
@@ -266,6 +287,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         now = self.evaluate()
+        self.patience.note(self.step, now.mean("reward"), self.policy, fingerprint(self.config))
         return {f"eval/{name}": now.mean(name) for name in now.metrics}
 
     # ---- faults and state ----
@@ -294,6 +316,8 @@ class Trainer:
                 "answers": self.answers.state_dict(),
                 "files": self.tracker.state_dict(),
                 "bad_updates": self.bad_updates,
+                "patience": self.patience.state_dict(),
+                "reward": {} if self.mdp.reward is None else dict(self.mdp.reward.state_dict()),
                 "pending": self.pending,
                 "log": list(self.rollout_log),
             },
@@ -327,10 +351,15 @@ class Trainer:
         progress = state["progress"]
         self.step, self.bad_updates, self.pending = progress["step"], progress["bad_updates"], progress["pending"]
         self.rollout_log = (progress["log"][0], progress["log"][1])
+        if "patience" in progress:
+            self.patience.load_state_dict(progress["patience"])
+        if self.mdp.reward is not None:
+            self.mdp.reward.load_state_dict(progress.get("reward", {}))
         self.tasks.load_state_dict(progress["tasks"])
         self.answers.load_state_dict(progress["answers"])
         self.buffer = Buffer.from_state(state["buffer"], self.policy.device) if state.get("buffer") else None
         self.tracker = Tracker(self.folder, self.config, progress["files"], lenient=self.config.allow_change)
+        self.watch.resume()
         if "rng" in state:
             self._set_rng_state(state["rng"])
 

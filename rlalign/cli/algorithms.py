@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from rlalign.algorithms import ALGORITHMS, Algorithm, algorithm, diff
+from rlalign.algorithms import ALGORITHMS, OUTSIDE, Algorithm, algorithm, diff
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 
@@ -20,6 +20,7 @@ def show(differing: Sequence[str]) -> int:
         console.print(_difference(*(algorithm(name) for name in differing)))
     else:
         console.print(_axes())
+        console.print(f"by other trainers at the same point: {', '.join(OUTSIDE)} (docs/trl.md)")
         console.print("what is proven of each: rlalign oracle, docs/algorithms.md")
     return 0
 

@@ -113,11 +113,11 @@ def print_samples(console: Console, comparison: Comparison, count: int = _SHOWN)
         table.add_column(name, ratio=1, overflow="fold")
     rows = zip(comparison.before.prompts, comparison.before.completions, comparison.after.completions, strict=True)
     for prompt, before, after in list(rows)[:count]:
-        table.add_row(_plain(prompt), _plain(before[0]), _plain(after[0]))
+        table.add_row(plain(prompt), plain(before[0]), plain(after[0]))
     console.print(table)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Text that rich shows as it is: no markup, no control characters, not endless."""
     shown = "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:400])
     return shown.replace("[", r"\[")

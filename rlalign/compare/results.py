@@ -107,6 +107,7 @@ class AlgorithmResult:
         to_threshold: budget -> how much it took to reach the environment's threshold.
         profile: performance profile.
         at_equal_kl: reward at the KL that every run of the environment reached (`EnvResult.kl_level`), on the way.
+        at_equal_kl_seeds: the same per seed.
     """
 
     final: list[list[float | None]]
@@ -124,6 +125,7 @@ class AlgorithmResult:
     to_threshold: dict[str, ToThreshold]
     profile: Profile
     at_equal_kl: Estimate | None = None
+    at_equal_kl_seeds: list[float | None] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

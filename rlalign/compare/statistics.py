@@ -120,25 +120,24 @@ def iqm(x: FloatArray) -> FloatArray:
     return found
 
 
-def bootstrap(
-    strata: Sequence[FloatArray], statistic: Callable[[FloatArray], FloatArray], *, seed: int = 0
-) -> Interval:
+def bootstrap(strata: Sequence[FloatArray], statistic: Callable[[FloatArray], FloatArray]) -> Interval:
     """A statistic of pooled values with its stratified, expanded percentile interval.
 
     Values are drawn with replacement within each stratum (an environment). With few values the percentile interval is
-    too narrow twice over: the bootstrap's variance lacks the factor n/(n−1), and its quantiles are normal. So it is
+    too narrow twice over: its quantiles are normal, and the bootstrap's variance lacks the factor n/(n−1). So it is
     read at the level a' with z(a') = sqrt(n/(n−1)) t(a, sum of (n−1)): Hesterberg (2015), The American Statistician 69,
-    section 5.3.
+    section 5.3. In one stratum the factor is left out: the few values that a resampled IQM can take make up for it.
     """
     pooled = np.concatenate(list(strata))
     value = float(statistic(pooled))
     n = min(len(x) for x in strata)
     if n < 2:
         return Interval(value, math.nan, math.nan)
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)  # the same data give the same interval
     drawn = np.concatenate([x[rng.integers(0, len(x), (_RESAMPLES, len(x)))] for x in strata], axis=1)
     quantile = stats.t.ppf(1 - ALPHA / 2, sum(len(x) - 1 for x in strata))
-    tail = float(stats.norm.sf(math.sqrt(n / (n - 1)) * quantile))
+    factor = math.sqrt(n / (n - 1)) if len(strata) > 1 else 1.0
+    tail = float(stats.norm.sf(factor * quantile))
     low, high = np.quantile(statistic(drawn), [tail, 1 - tail])
     return Interval(value, float(low), float(high))
 
@@ -176,6 +175,13 @@ def holm(p: Sequence[float]) -> list[float]:
         worst = max(worst, min(1.0, (len(order) - rank) * p[i]))
         adjusted[i] = worst
     return adjusted
+
+
+def unbiased(se: float, df: float) -> float:
+    """A standard error without the bias of a root: E[s] = sigma sqrt(2/df) Γ((df+1)/2) / Γ(df/2), 6 % at 4 df."""
+    if df <= 0:
+        return math.nan
+    return se / math.exp(0.5 * math.log(2 / df) + math.lgamma((df + 1) / 2) - math.lgamma(df / 2))
 
 
 def detectable(se: float, df: float, tests: int = 1) -> float:

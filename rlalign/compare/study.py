@@ -41,9 +41,15 @@ from rlalign.errors import UserError, did_you_mean
 TUNING_SEED = 1_000_000
 """Seeds of searches begin here; those of comparisons end below."""
 
-EXTERNAL = ("trl:",)
-"""Prefixes of competitors from outside; the rest of the name is the preset that says what they compute."""
-
+_ELSEWHERE = {
+    "seed": "--seeds",
+    "env": "--envs",
+    "algorithm": "--algorithms",
+    "output": "--output",
+    "policy": "--policy",
+    "steps": "--steps",
+    "resume": "the same command again",
+}
 _CURVE_POINTS = 20
 _SAVE_EVERY = 100  # steps that a kill can cost a cell at most
 _PROMPTS = 64  # held out
@@ -122,8 +128,8 @@ def cell_config(
     """The configuration of one cell, validated; what is more particular wins."""
     own = dict(study.algorithm.get(algorithm, {}))
     preset = str(own.pop("preset", algorithm))
-    config = default_config(env=env, policy=study.policy, algorithm=_inside(preset))
-    config = replace(config, algorithm=preset, steps=study.steps or config.steps, save_every=_SAVE_EVERY)
+    config = default_config(env=env, policy=study.policy, algorithm=preset)
+    config = replace(config, steps=study.steps or config.steps, save_every=_SAVE_EVERY)
     config = replace(
         config,
         evaluation=replace(
@@ -141,11 +147,6 @@ def cell_config(
     return config
 
 
-def _inside(preset: str) -> str:
-    """The preset of ours that describes a competitor from outside: `trl:grpo` -> `grpo`."""
-    return next((preset.removeprefix(p) for p in EXTERNAL if preset.startswith(p)), preset)
-
-
 def label(name: str) -> str:
     """How an environment or algorithm is called in folders: `rlalign/Reverse-v0` -> `reverse`."""
     plain = re.sub(r"-v0$", "", name.removeprefix("rlalign/"))
@@ -157,7 +158,7 @@ def check(study: Study) -> Study:
     for what, names in (("algorithm", study.algorithms), ("environment", study.envs)):
         if not names:
             raise UserError(
-                f"a study needs {what}s: --{'algorithms rloo,grpo' if what == 'algorithm' else 'envs reverse'}"
+                f"the study names no {what}: --{'algorithms rloo,grpo' if what == 'algorithm' else 'envs reverse'}"
             )
         labels = [label(n) for n in names]
         twice = next((n for n in labels if labels.count(n) > 1), None)
@@ -171,6 +172,9 @@ def check(study: Study) -> Study:
         for name in getattr(study, table):
             if name not in known:
                 raise UserError(f"[{table}.{name}] names none of the study's.{did_you_mean(name, known)}")
+    named = next((k for k in _ELSEWHERE if k in study.settings), None)
+    if named:
+        raise UserError(f"'{named}' is not a setting of all cells alike: use {_ELSEWHERE[named]}")
     if study.tune.trials < 0:
         raise UserError(f"tune is {study.tune.trials} trials: it must be at least 0")
     return study

@@ -20,13 +20,7 @@ from typing import Any, Protocol
 
 from rlalign.config import TrainConfig, from_dict, to_dict
 
-_PRELOADED = [
-    "rlalign.experiment",
-    "rlalign.policies.gru",
-    "rlalign.policies.causal",
-    "matplotlib.figure",
-    "scipy.stats",
-]
+_PRELOADED = ["rlalign.experiment", "rlalign.policies.gru", "matplotlib.figure", "scipy.stats"]
 _GIB = 2**30
 _MEMORY = {True: 0.75 * _GIB, False: 6 * _GIB}  # of a run from scratch, of one with a pretrained policy
 
@@ -131,11 +125,11 @@ def run_here(config: TrainConfig) -> int:
     """Train in this process, on one thread; prints the traceback of an error. Returns the exit status."""
     import torch
 
-    from rlalign.compare.cell import train
+    from rlalign.integrations import train_any
 
     torch.set_num_threads(1)
     try:
-        return train(config)
+        return train_any(config, quiet=True)[0].exit_status
     except BaseException:
         traceback.print_exc()
         return 1

@@ -3,6 +3,8 @@ the same completions from the same start. What is compared is the gradient's nor
 
 from __future__ import annotations
 
+import os
+import signal
 from dataclasses import replace
 from typing import Any
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+import rlalign
 from rlalign import checkpoint
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import resolve, update
@@ -138,6 +141,26 @@ def test_the_same_command_gives_the_same_run(tmp_path) -> None:
     a, b = (train_trl(configuration("trl:grpo", tmp_path / n, steps=2), quiet=True) for n in "ab")
     assert a.metrics["reward/mean"] == b.metrics["reward/mean"]
     assert a.metrics["train/grad_norm"] == b.metrics["train/grad_norm"]
+
+
+def test_a_run_that_is_told_to_stop_says_so_and_starts_over(tmp_path) -> None:
+    calls = []
+
+    def impatient(completions, **columns):
+        calls.append(1)
+        if len(calls) == 4:  # of which the evaluation before is one
+            os.kill(os.getpid(), signal.SIGTERM)
+        return [0.0] * len(completions)
+
+    reward = [rlalign.reward("impatient", timeout_s=None)(impatient)]
+    config = configuration("trl:grpo", tmp_path / "run", steps=6)
+    run = train_trl(config, rewards=reward, quiet=True)
+    assert run.exit_status == 128 + signal.SIGTERM
+    assert run.comparison is None
+    assert len(run.metrics["step"]) == 3
+    again = train_trl(replace(config, resume=True), rewards=reward, quiet=True)
+    assert again.metrics["step"] == [1, 2, 3, 4, 5, 6]
+    assert again.comparison is not None
 
 
 def test_adapters_train_and_stay_one(tmp_path) -> None:

@@ -212,8 +212,8 @@ def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_
 
     real = learner.policy_loss
 
-    def poisoned(objective, batch, state):
-        loss = real(objective, batch, state)
+    def poisoned(objective, batch, state, **settings):
+        loss = real(objective, batch, state, **settings)
         return type(loss)(loss.total * float("nan"), loss.count, loss.metrics, loss.maxima)
 
     trainer = make_trainer(tmp_path / "r")
@@ -234,10 +234,10 @@ def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
 
     real, calls = learner.policy_loss, 0
 
-    def poisoned_once(objective, batch, state):
+    def poisoned_once(objective, batch, state, **settings):
         nonlocal calls
         calls += 1
-        loss = real(objective, batch, state)
+        loss = real(objective, batch, state, **settings)
         return type(loss)(loss.total * (float("nan") if calls == 2 else 1.0), loss.count, loss.metrics, loss.maxima)
 
     monkeypatch.setattr(learner, "policy_loss", poisoned_once)

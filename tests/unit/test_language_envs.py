@@ -16,7 +16,7 @@ from rlalign.envs import constrained, corpora, detoxify, events, hack_me, math, 
 from rlalign.envs.alignment import chinese_sentences
 from rlalign.envs.classification import lexicon_review
 from rlalign.envs.translate import sentence
-from rlalign.errors import UserError
+from rlalign.errors import MissingExtraError, UserError
 from rlalign.make import make_mdp
 
 VARIANTS = [
@@ -91,14 +91,16 @@ def polarity(text: str, language: str) -> str:
     return "positive" if any(word in last for word in good) != negated else "negative"
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_lexicon_reviews_mean_their_label(language: str) -> None:
+def test_lexicon_reviews_mean_their_label(language: str, level: int) -> None:
     names = {"好评": "positive", "差评": "negative", "positive": "positive", "negative": "negative"}
     counts: Counter[str] = Counter()
     for rng in np.random.default_rng(1).spawn(400):
-        made = lexicon_review(rng, language)
+        made = lexicon_review(rng, language, level)
         text = made["prompt"].split("\n")[0].removeprefix("Review: ").removeprefix("评论：")
         assert polarity(text, language) == names[made["answer"]], text
+        assert level > 1 or not {"not", "but", "不", "但"} & {*text.split(), *text}
         counts[made["answer"]] += 1
     assert min(counts.values()) > 150  # both labels: 200 of 400 expected; below 150 once in 10 million
 
@@ -309,6 +311,11 @@ def test_every_exploit_pays_and_is_not_gold() -> None:
         assert found["total"] == found["proxy"]
         others = [make_mdp("hackme", exploit=other) for other in bait if other != exploit]
         assert all(score(other, task, text)["proxy"][0] < 0.1 for other in others)
+    format_ = hack_me.EXPLOITS["format"]
+    assert (
+        format_("<answer></answer>") > format_("<answer> well </answer>") > format_("well <answer> well </answer>") > 0
+    )
+    assert format_("</answer><answer>") == format_("") == 0
     with pytest.raises(UserError, match="unknown exploit 'keywrod'"):
         hack_me.HackMe(exploit="keywrod")
 
@@ -322,14 +329,14 @@ def test_the_rater_likes_length_and_gold_does_not() -> None:
 
 def test_the_proxy_is_good_where_it_was_learnt_and_wrong_beyond() -> None:
     weights, accuracy = preference.fit(1000, 0)
-    assert accuracy > 0.7  # coin flips would be 0.5 ± 0.016
+    assert accuracy == make_mdp("preference").proxy_accuracy > 0.7  # coin flips would be 0.5 ± 0.016
     assert np.array_equal(weights, preference.fit.__wrapped__(1000, 0)[0])
     assert not np.array_equal(weights, preference.fit(1000, 1)[0])
     best = max(preference._GOOD, key=lambda word: preference.proxy([word])[0])
     spam = [" ".join([best] * n) for n in (1, 4, 8, 16)]
     assert sorted(preference.proxy(spam)) == preference.proxy(spam)
     assert sorted(preference.gold(spam), reverse=True) == preference.gold(spam)
-    assert preference.gold(["clear kind useful honest", "clear kind useful rude", ""]) == pytest.approx([1, 0.5, 0])
+    assert preference.gold(["clear kind useful honest", "clear kind useful rude", ""]) == pytest.approx([1, 0.65, 0])
     with pytest.raises(UserError, match="at least 10"):
         make_mdp("preference", pairs=3)
 
@@ -384,9 +391,23 @@ def test_own_records_replace_the_tasks() -> None:
     assert "math_verify" in mdp.rewards
 
 
+def test_words_and_bytes_have_their_own_limits() -> None:
+    mdp = make_mdp("translate")
+    assert mdp.max_new == mdp.with_tokenizer(mdp.tokenizer).max_new == 12
+    assert mdp.with_tokenizer("bytes").max_new == make_mdp("translate", tokenizer="bytes").max_new == 64
+    assert make_mdp("translate", max_new=20).with_tokenizer("bytes").max_new == 20
+    assert mdp.with_limits(max_new=5).with_tokenizer("bytes").max_new == 5
+    assert mdp.with_limits(max_prompt=80).with_tokenizer("bytes").max_new == 64
+
+
+def test_toxicity_may_be_a_constraint() -> None:
+    mdp = make_mdp("detoxify", rewards=["toxicity<=0.1", "too_short=0.5"])
+    assert all(law.passed for law in checks.check_env_laws(mdp, episodes=8))
+
+
 def test_a_missing_package_names_its_extra() -> None:
-    with pytest.raises(UserError, match=r"pip install 'rlalign\[envs\]'"):
-        corpora.package("no_such_package_at_all")
+    with pytest.raises(MissingExtraError, match=r"Entities needs the package nowhere: pip install 'rlalign\[envs\]'"):
+        corpora.package("Entities", "nowhere")
 
 
 def test_cutting_breaks_no_character() -> None:

@@ -13,7 +13,8 @@ FOLDERS = {"rlalign.envs": "envs", "rlalign.policies": "policies", "rlalign.rewa
 
 
 def packages_in_tree():
-    found = {"rlalign"} | {f"rlalign.{p.parent.name}" for p in (ROOT / "rlalign").glob("*/__init__.py")}
+    ours = [p.parent.relative_to(ROOT) for p in (ROOT / "rlalign").rglob("__init__.py")]
+    found = {".".join(folder.parts) for folder in ours}
     for name, folder in FOLDERS.items():
         found |= {
             ".".join([name, *p.relative_to(ROOT / folder).parts[:-1]]) for p in (ROOT / folder).rglob("__init__.py")

@@ -131,3 +131,27 @@ def test_a_reward_function_of_trl_runs_here_unchanged(tmp_path) -> None:
     reward = rlalign.reward("of_trl", timeout_s=None)(of_trl)
     run = rlalign.train(ENV, "gru", "rloo", [reward], steps=1, output=tmp_path / "run", quiet=True)
     assert run.metrics["reward/of_trl"][0] is not None
+
+
+def test_trls_trainer_trains_on_our_tasks_and_rewards(tmp_path) -> None:
+    """The other direction of docs/trl.md, with nothing of ours around the trainer."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    from rlalign.policies import make_policy
+
+    mdp = make_mdp(ENV)
+    arguments = GRPOConfig(
+        output_dir=str(tmp_path), per_device_train_batch_size=8, num_generations=4, max_completion_length=mdp.max_new,
+        max_steps=2, logging_steps=1, use_cpu=True, bf16=False, report_to="none", save_strategy="no", disable_tqdm=True,
+    )  # fmt: skip
+    trainer = GRPOTrainer(
+        model=make_policy("tiny", tokenizer=mdp.tokenizer).lm,
+        reward_funcs=bridge.reward_func(ENV),
+        args=arguments,
+        train_dataset=bridge.dataset(ENV, count=16),
+        processing_class=bridge.processing_class(mdp.tokenizer),
+    )
+    trainer.train()
+    row = trainer.state.log_history[0]
+    assert row["reward"] == pytest.approx(row["reward/token_match"] + row["reward/exact_match"], abs=1e-6)
+    assert row["completions/max_length"] <= mdp.max_new

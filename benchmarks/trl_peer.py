@@ -1,0 +1,130 @@
+"""TRL's side of the speed benchmarks: its GRPOTrainer, tuned, and its own path from given completions to a step.
+
+Tuned: gradient checkpointing off, beta 0 (no reference), no old-log-prob pass, bf16 by request, the micro-batch chosen by
+the caller. Nothing of TRL is replaced; completion lengths are forced by a stopping criterion of transformers.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import shapes
+import torch
+from torch import Tensor
+
+
+def trainer(
+    lm: Any,
+    *,
+    micro_batch: int,
+    bf16: bool,
+    device: str,
+    lr: float,
+    steps: int = 1,
+    callbacks: Sequence[Any] = (),
+    rows: int = shapes.PROMPTS * shapes.GROUP,
+    limit: int = shapes.LIMIT,
+) -> Any:
+    """A GRPOTrainer over a float32 model and the prompts of `shapes`, one generation of `rows` samples per step."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    vocab = lm.config.vocab_size
+    texts = [" ".join(map(str, p)) for p in shapes.prompts(vocab)]
+    config = GRPOConfig(
+        output_dir=tempfile.mkdtemp(),
+        per_device_train_batch_size=micro_batch,
+        gradient_accumulation_steps=rows // micro_batch,
+        num_generations=shapes.GROUP,
+        max_completion_length=limit,
+        max_steps=steps,
+        learning_rate=lr,
+        lr_scheduler_type="constant",
+        max_grad_norm=1.0,
+        weight_decay=0.0,
+        beta=0.0,
+        loss_type="dapo",
+        gradient_checkpointing=False,
+        bf16=bf16,
+        use_cpu=device == "cpu",
+        report_to="none",
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        shuffle_dataset=False,
+        seed=0,
+    )
+    return GRPOTrainer(
+        model=lm,
+        reward_funcs=_parity,
+        args=config,
+        train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
+        processing_class=shapes.hf_tokenizer(vocab),
+        callbacks=list(callbacks),
+    )
+
+
+def _parity(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+    """A reward that costs nothing and differs within a group."""
+    return [float(ids[0] % 2) for ids in completion_ids]
+
+
+class Update:
+    """TRL's loss, backward pass and AdamW step on given completions.
+
+    Args:
+        lm: float32 model.
+        prompts, completions: N rows of ids.
+        advantages: float [N].
+    """
+
+    def __init__(
+        self,
+        lm: Any,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        advantages: Tensor,
+        *,
+        micro_batch: int,
+        bf16: bool,
+        device: str,
+        lr: float,
+    ) -> None:
+        self.trainer = trainer(lm, micro_batch=micro_batch, bf16=bf16, device=device, lr=lr, rows=len(prompts))
+        self.micro_batch, self.steps = micro_batch, len(prompts) // micro_batch
+        self.trainer.current_gradient_accumulation_steps = self.steps
+        self.trainer.create_optimizer()
+        self.model = self.trainer.model.train()
+        pad = torch.nn.utils.rnn.pad_sequence
+
+        def padded(rows: Sequence[Sequence[int]], side: str) -> tuple[Tensor, Tensor]:
+            ids = pad([torch.tensor(r) for r in rows], batch_first=True, padding_side=side)
+            mask = pad([torch.ones(len(r), dtype=torch.int64) for r in rows], batch_first=True, padding_side=side)
+            return ids.to(device), mask.to(device)
+
+        prompt_ids, prompt_mask = padded(prompts, "left")
+        completion_ids, completion_mask = padded(completions, "right")
+        self.inputs = {
+            "prompt_ids": prompt_ids,
+            "prompt_mask": prompt_mask,
+            "completion_ids": completion_ids,
+            "completion_mask": completion_mask,
+            "advantages": advantages.to(device),
+        }
+        self.count = completion_mask.sum()
+
+    def gradient(self) -> None:
+        """Accumulate over the micro-batches."""
+        for i in range(0, self.steps * self.micro_batch, self.micro_batch):
+            part = {name: x[i : i + self.micro_batch] for name, x in self.inputs.items()}
+            loss = self.trainer._compute_loss(self.model, {**part, "num_items_in_batch": self.count})
+            self.trainer.accelerator.backward(loss)
+
+    def __call__(self) -> None:
+        """One optimizer step."""
+        self.gradient()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.trainer.optimizer.step()
+        self.trainer.optimizer.zero_grad(set_to_none=True)

@@ -1,0 +1,219 @@
+"""The update alone, from given completions to a moved model: ours against TRL's own path at its best micro-batch.
+
+    python benchmarks/update.py [--sizes small mid smollm2] [--lengths equal uneven] [--dtypes float32 bfloat16]
+                                [--device cpu] [--repeats 3]
+
+Alternating runs in one process; medians, ratios and their range. Both take the same completions, advantages, loss
+(clipped ratio, token mean), clipping and AdamW. The floor is the FLOPs of our products over the machine's rate at them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import shapes
+import torch
+import trl_peer
+from machine import write
+from rich.console import Console
+from rich.table import Table
+
+from rlalign.config import LearnerConfig
+from rlalign.learner import Learner
+from rlalign.objective import Objective
+from rlalign.rollout import Rollout
+from rlalign.types import Sampling, Task
+
+LR = 1e-6
+CANDIDATES = (8, 16, 64)
+"""Micro-batches that TRL may choose from; the last is all at once."""
+
+
+def completions(vocab: int, lengths: shapes.Lengths) -> tuple[list[list[int]], list[list[int]]]:
+    """Prompts (one per row) and completions of the lengths asked for."""
+    generator = torch.Generator().manual_seed(1)
+    prompts = [p for p in shapes.prompts(vocab) for _ in range(shapes.GROUP)]
+    return prompts, [torch.randint(2, vocab, (n,), generator=generator).tolist() for n in shapes.limits(lengths)]
+
+
+def rollout_of(policy: Any, prompts: list[list[int]], said: list[list[int]]) -> Rollout:
+    """The rollout that these completions would have been."""
+    rows = [[*p, *c] for p, c in zip(prompts, said, strict=True)]
+    n, width = len(rows), max(map(len, rows))
+    tokens, mask = torch.zeros(n, width, dtype=torch.int64), torch.zeros(n, width, dtype=torch.bool)
+    rewards = torch.zeros(n, width)
+    for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        tokens[i, : len(row)] = torch.tensor(row)
+        mask[i, len(prompt) : len(row)] = True
+        rewards[i, len(row) - 1] = said[i][0] % 2
+    lengths = torch.tensor([len(row) for row in rows])
+    with torch.no_grad():
+        drawn = policy.score(tokens, lengths, mask, Sampling()).logprobs.cpu()
+    yes = torch.ones(n, dtype=torch.bool)
+    return Rollout(
+        tokens=tokens, lengths=lengths, action_mask=mask, sampler_logprobs=drawn, rewards=rewards, valid=yes,
+        components={}, group_ids=torch.arange(n) // shapes.GROUP, terminated=~yes, truncated=yes,
+        tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n,
+    )  # fmt: skip
+
+
+def learner_of(policy: Any, **settings: Any) -> Learner:
+    """A learner of TRL's default loss."""
+    objective = Objective(baseline="group_mean", scale="group_std", ratio="token", aggregation="token_global")
+    return Learner(
+        policy, objective, LearnerConfig(lr=LR, max_grad_norm=1.0, **settings), sampling=Sampling(),
+        total_updates=1000, generator=torch.Generator().manual_seed(0), max_length=shapes.LIMIT,
+    )  # fmt: skip
+
+
+def timed(work: Callable[[], Any], device: str) -> float:
+    """Wall-clock seconds of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    work()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, micro_batch: int) -> dict[str, Any]:
+    """One row of the table."""
+    policy = shapes.policy(size, dtype=dtype, device=device)
+    prompts, said = completions(policy.tokenizer.vocab_size, lengths)
+    learner, rollout = learner_of(policy, micro_batch=micro_batch), rollout_of(policy, prompts, said)
+    advantages = learner.prepare(rollout).batch.advantages
+    assert advantages is not None
+    given = advantages.cpu().gather(1, rollout.lengths[:, None] - 1).squeeze(1)
+
+    def ours() -> None:
+        learner.update(learner.prepare(rollout))
+
+    def peer(size_: int) -> trl_peer.Update:
+        lm = shapes.model(size).to(device)
+        bf16 = dtype == "bfloat16"
+        return trl_peer.Update(lm, prompts, said, given, micro_batch=size_, bf16=bf16, device=device, lr=LR)
+
+    theirs = {m: peer(m) for m in CANDIDATES}
+    same = difference(learner, rollout, theirs[max(CANDIDATES)])
+    timed(ours, device)
+    first = {m: min(timed(u, device) for _ in range(2)) for m, u in theirs.items()}
+    best = min(first, key=lambda m: first[m])
+    runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(CANDIDATES)]]}
+    for _ in range(repeats):
+        runs["ours"].append(timed(ours, device))
+        runs["best"].append(timed(theirs[best], device))
+    ratios = [b / a for a, b in zip(runs["ours"], runs["best"], strict=True)]
+    median = {name: statistics.median(values) for name, values in runs.items()}
+    flops = products(policy, prompts, said)
+    return {
+        "size": size,
+        "lengths": lengths,
+        "dtype": dtype,
+        "device": device,
+        "tokens": sum(map(len, said)),
+        "ours_s": round(median["ours"], 4),
+        "trl_s": round(median["best"], 4),
+        "trl_micro_batch": best,
+        "trl_one_micro_batch_s": round(median["whole"], 4),
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "gradient_difference": same,
+        "gflop": round(flops / 1e9, 1),
+        "floor_s": round(flops / rate(policy, device), 4),
+        "runs": {name: [round(v, 4) for v in values] for name, values in runs.items()},
+    }
+
+
+def difference(learner: Learner, rollout: Rollout, theirs: trl_peer.Update) -> float:
+    """|our gradient - TRL's| / |TRL's|, both at the initial weights."""
+    buffer = learner.prepare(rollout)
+    learner._gradient(buffer, buffer.plan[0])
+    theirs.gradient()
+    own = dict(learner.policy.lm.named_parameters())
+    pairs = [(own[n].grad, p.grad) for n, p in theirs.model.named_parameters() if p.grad is not None]
+    distance = sum(float((a - b).float().square().sum()) for a, b in pairs if a is not None)
+    size = sum(float(b.float().square().sum()) for _, b in pairs)
+    learner.optimizer.zero_grad(set_to_none=True)
+    theirs.trainer.optimizer.zero_grad(set_to_none=True)
+    return float(f"{(distance / size) ** 0.5:.1e}")
+
+
+def products(policy: Any, prompts: list[list[int]], said: list[list[int]]) -> float:
+    """FLOPs of the matrix products with weights: three a layer and token, prompts once a group, three a scored token."""
+    head = policy.lm.get_output_embeddings().weight.numel()
+    embedding = policy.lm.get_input_embeddings().weight.numel()
+    tied = policy.lm.get_output_embeddings().weight is policy.lm.get_input_embeddings().weight
+    layers = sum(p.numel() for p in policy.lm.parameters() if p.ndim == 2) - embedding - (0 if tied else head)
+    scored = sum(map(len, said))
+    read = scored - len(said) + sum(map(len, prompts[:: shapes.GROUP]))
+    return 6.0 * (layers * read + head * scored)
+
+
+def rate(policy: Any, device: str) -> float:
+    """FLOP/s of the products of this model's widest layer, forward and backward, as measured now."""
+    weight = next(m for n, m in policy.lm.named_modules() if n.endswith("gate_proj")).weight
+    dtype = policy.compute_dtype
+    x, w = torch.randn(2048, weight.shape[1]), torch.randn(weight.shape)
+    g = torch.randn(2048, weight.shape[0])
+    x, w, g = (t.to(device, dtype) for t in (x, w, g))
+
+    def three() -> None:
+        _ = x @ w.t(), g @ w, g.t() @ x
+
+    for _ in range(2):
+        three()
+    return 6.0 * 2048 * weight.numel() / min(timed(three, device) for _ in range(5))
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """The rows as a table."""
+    table = Table(title="update: TRL's time / ours")
+    for name in (
+        "size",
+        "lengths",
+        "dtype",
+        "ours s",
+        "TRL s (micro-batch)",
+        "TRL s (one)",
+        "ratio",
+        "floor s",
+        "|Δg|/|g|",
+    ):
+        table.add_column(name, justify="right")
+    for r in rows:
+        low, high = r["ratio_range"]
+        table.add_row(
+            r["size"], r["lengths"], r["dtype"], f"{r['ours_s']:.3f}", f"{r['trl_s']:.3f} ({r['trl_micro_batch']})",
+            f"{r['trl_one_micro_batch_s']:.3f}", f"{r['ratio']:.2f} [{low:.2f}, {high:.2f}]", f"{r['floor_s']:.3f}",
+            f"{r['gradient_difference']:.0e}",
+        )  # fmt: skip
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["small", "mid"], choices=shapes.SIZES)
+    parser.add_argument("--lengths", nargs="+", default=list(shapes.LENGTHS), choices=shapes.LENGTHS)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--micro-batch", type=int, default=0, help="ours; 0: the learner's own choice")
+    parser.add_argument("--output", default="update")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for size in args.sizes:
+        for dtype in args.dtypes:
+            for lengths in args.lengths:
+                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch))
+                Console(width=140).print(table_of(rows[-1:]))
+    Console(width=140).print(table_of(rows))
+    print(write(args.output, {"cells": rows}))
+
+
+if __name__ == "__main__":
+    main()

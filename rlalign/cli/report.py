@@ -1,0 +1,44 @@
+"""`rlalign report DIR`: the HTML report of a study or of a run, made again from what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Args:
+    """Write the HTML report of a study (`rlalign compare`) or of a run folder again, from its stored data."""
+
+    folder: tyro.conf.Positional[Path]
+    """Output folder of a study, or a run folder."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Write the report."""
+    given = tyro.cli(Args, args=list(args), prog="rlalign report")
+    print(write(given.folder))
+    return 0
+
+
+def write(folder: Path) -> Path:
+    """Write the report of whatever the folder holds and return its path. Raises UserError when it holds neither."""
+    from rlalign.errors import UserError
+
+    if (folder / "results.json").is_file():
+        from rlalign.compare.report import write_report
+        from rlalign.compare.results import read_results
+
+        return write_report(folder, read_results(folder))
+    if (folder / "config.json").is_file():
+        from rlalign.compare.report import write_run_report
+        from rlalign.run import Run
+
+        return write_run_report(Run(folder))
+    raise UserError(
+        f"'{folder}' holds neither a study (results.json) nor a run (config.json): give the --output of rlalign "
+        "compare or of rlalign train"
+    )

@@ -1,0 +1,140 @@
+"""The command's work: a study from the question to the report, or runs that exist already."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rlalign.build import build_mdp
+from rlalign.compare.conclude import conclude
+from rlalign.compare.fairness import check_budgets
+from rlalign.compare.gather import Excluding, gather
+from rlalign.compare.grid import run_cells
+from rlalign.compare.results import Results, Tuning
+from rlalign.compare.spaces import default_search
+from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, label
+from rlalign.compare.tuning import Configure, search
+from rlalign.compare.workers import LocalWorkers, Workers, capacity
+from rlalign.config import TrainConfig
+from rlalign.defaults import from_scratch
+from rlalign.run import Lock
+from rlalign.signals import StopRequest
+
+
+class StoppedError(Exception):
+    """A study that was asked to stop; `status` is the exit status."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"stopped ({status})")
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where cells run: how many at once (0: what the machine holds), and on which Ray cluster (None: here)."""
+
+    jobs: int = 0
+    ray: str | None = None
+
+    def workers(self, policy: str) -> Workers:
+        """The workers."""
+        if self.ray is not None:
+            from rlalign.compare.cluster import RayWorkers
+
+            return RayWorkers(self.ray, self.jobs)
+        return LocalWorkers(self.jobs or capacity(from_scratch(policy)))
+
+
+def compare_study(
+    study: Study,
+    *,
+    command: str,
+    where: Where | None = None,
+    console: Console | None = None,
+    allow_unequal: bool = False,
+) -> Results:
+    """Run a study's cells, tuned first where it says so, analyse them and write everything into its output folder.
+
+    Raises:
+        UserError: for what is impossible or unfair, before a cell runs.
+        StoppedError: when it was asked to stop; the same call goes on.
+    """
+    where, console = where or Where(), console or Console(quiet=True)
+    study = check(study)
+    folder = Path(study.output)
+    asked = cells(study)
+    if not allow_unequal:
+        check_budgets(asked)
+    for config in {(c.env, c.algorithm): c.config for c in asked}.values():
+        build_mdp(config)  # unknown environments and rewards are refused before anything runs
+    with Lock(folder), StopRequest() as stop:
+        workers = where.workers(study.policy)
+        try:
+            tuned, tuning = _tune(study, folder, workers, console, stop)
+            grid = cells(study, tuned)
+            failed = {} if stop else run_cells(grid, workers, console, stop)
+        finally:
+            workers.close()
+        if stop:
+            raise StoppedError(stop.exit_status)
+        notes = []
+        if workers.jobs > 1 and where.ray is None:
+            notes = [f"Seconds were measured with up to {workers.jobs} cells side by side on this machine."]
+        return conclude(
+            grid, folder, command=command, failed=failed, tuning=tuning, threshold=study.threshold, notes=notes
+        )
+
+
+def compare_runs(
+    folders: Sequence[Path], output: Path, *, command: str, leave_out: Excluding, threshold: float | None = None
+) -> Results:
+    """Analyse runs that exist already. Raises UserError naming what does not fit together."""
+    found, excluded = gather(folders, leave_out)
+    return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
+
+
+def _tune(
+    study: Study, folder: Path, workers: Workers, console: Console, stop: StopRequest
+) -> tuple[dict[tuple[str, str], Mapping[str, Any]], list[Tuning]]:
+    """The same search for each algorithm on each environment, at a seed that no cell has, on validation prompts."""
+    tuned: dict[tuple[str, str], Mapping[str, Any]] = {}
+    summaries: list[Tuning] = []
+    if not study.tune.trials:
+        return tuned, summaries
+    for env in study.envs:
+        for name in study.algorithms:
+            at = folder / "tune" / label(env) / label(name)
+            spaces = study.tune.search or default_search(cell_config(study, env, name, TUNING_SEED).learner.lr)
+            console.print(f"tuning {name} on {label(env)}: {study.tune.trials} trials")
+            found = search(
+                trial_config(study, env, name, at),
+                spaces,
+                trials=study.tune.trials,
+                folder=at,
+                workers=workers,
+                console=console,
+                stop=stop,
+            )
+            if stop:
+                return tuned, summaries
+            tuned[label(env), name] = found.best.settings
+            summaries.append(found.summary(label(env), name, TUNING_SEED))
+    return tuned, summaries
+
+
+def trial_config(study: Study, env: str, algorithm: str, folder: Path) -> Configure:
+    """Number and settings of a trial -> its run, on validation prompts, in a folder of the search."""
+
+    def configure(number: int, settings: Mapping[str, Any]) -> TrainConfig:
+        config = cell_config(study, env, algorithm, TUNING_SEED, settings)
+        return replace(
+            config,
+            output=str(folder / "trials" / str(number)),
+            evaluation=replace(config.evaluation, split="validation"),
+        )
+
+    return configure

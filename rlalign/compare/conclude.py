@@ -1,0 +1,81 @@
+"""From cells that have run to everything that is written of them: results.json, results.csv, pictures, the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rlalign.compare.analysis import aggregate, analyse_env, decide
+from rlalign.compare.fairness import differences, unequal_starts
+from rlalign.compare.manifest import manifest
+from rlalign.compare.pictures import draw
+from rlalign.compare.records import Record, read_record, seconds_of
+from rlalign.compare.report import write_report
+from rlalign.compare.results import Failure, Results, Tuning, write_results
+from rlalign.compare.study import Cell
+from rlalign.compare.tables import write_csv
+from rlalign.compare.verdict import verdict, warnings
+from rlalign.errors import FaultError
+
+
+def conclude(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    command: str,
+    failed: Mapping[str, str] | None = None,
+    excluded: Sequence[Failure] = (),
+    tuning: Sequence[Tuning] = (),
+    threshold: float | None = None,
+    notes: Sequence[str] = (),
+) -> Results:
+    """Analyse cells and write what was found into a folder.
+
+    Args:
+        cells: a whole grid.
+        folder: where to write.
+        command: what was typed.
+        failed: name -> reason of the cells that crashed.
+        excluded: runs that were left out.
+        tuning: the searches that went before.
+        threshold: reward that counts as reached.
+        notes: further warnings.
+
+    Raises:
+        FaultError: when an environment has no finished cell.
+    """
+    failed = failed or {}
+    records = [read_record(cell, failed.get(cell.name)) for cell in cells]
+    grids: dict[str, dict[str, dict[int, Record]]] = {}
+    for r in records:
+        grids.setdefault(r.cell.env, {}).setdefault(r.cell.algorithm, {})[r.cell.seed] = r
+    for env, grid in grids.items():
+        if all(r.failure for row in grid.values() for r in row.values()):
+            one = next(r for row in grid.values() for r in row.values())
+            raise FaultError(f"every cell on {env} failed, {one.cell.folder} with: {one.failure}")
+    environments = decide({env: analyse_env(grid, threshold) for env, grid in grids.items()})
+    algorithms = list(next(iter(grids.values())))
+    seeds = list(next(iter(next(iter(grids.values())).values())))
+    failures = [
+        Failure(r.cell.env, r.cell.algorithm, r.cell.seed, str(r.cell.folder), r.failure) for r in records if r.failure
+    ]
+    results = Results(
+        title=f"{', '.join(algorithms)} on {', '.join(environments)}",
+        verdict=verdict(environments, algorithms, len(seeds)),
+        warnings=warnings(len(seeds), failures, excluded, [*unequal_starts(grids), *notes]),
+        algorithms=algorithms,
+        seeds=seeds,
+        environments=environments,
+        aggregate=aggregate(environments, algorithms),
+        differences=differences(cells),
+        failures=failures,
+        excluded=list(excluded),
+        tuning=list(tuning),
+        manifest=manifest(command, cells, seconds_of(records)),
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    write_results(folder, results)
+    write_csv(folder, results)
+    draw(folder, results)
+    write_report(folder, results)
+    return results

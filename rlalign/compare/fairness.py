@@ -1,0 +1,90 @@
+"""What the competitors have in common and where they differ, from their configurations and their starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from rlalign.compare.records import Record
+from rlalign.compare.results import SettingDifference
+from rlalign.compare.study import Cell
+from rlalign.config import TrainConfig, flatten, to_dict
+from rlalign.errors import UserError
+
+# What does not decide a result, what names the cell, and what follows from the objective.
+_ASIDE = {
+    *("seed", "output", "resume", "allow_change", "save_every", "keep", "device", "env", "algorithm", "model.value"),
+    *("tracking.wandb", "tracking.project", "tracking.tensorboard"),
+}
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """Dotted settings that decide a result, its cell's names aside."""
+    return {k: v for k, v in flatten(to_dict(config)).items() if k not in _ASIDE}
+
+
+def differences(cells: Sequence[Cell]) -> list[SettingDifference]:
+    """Settings that are not the same for all algorithms, the objective's axes first."""
+    first: dict[tuple[str, str], dict[str, Any]] = {}
+    for cell in cells:
+        first.setdefault((cell.env, cell.algorithm), settings_of(cell.config))
+    envs = list(dict.fromkeys(env for env, _ in first))
+    algorithms = list(dict.fromkeys(name for _, name in first))
+    keys = dict.fromkeys(k for settings in first.values() for k in settings)
+    found = []
+    for key in keys:
+        table = {a: [first[e, a].get(key) for e in envs if (e, a) in first] for a in algorithms}
+        if all(values == next(iter(table.values())) for values in table.values()):
+            continue
+        found.append(
+            SettingDifference(key, key.startswith("objective."), {a: _text(envs, v) for a, v in table.items()})
+        )
+    return sorted(found, key=lambda d: not d.axis)
+
+
+def _text(envs: Sequence[str], values: Sequence[Any]) -> str:
+    if all(v == values[0] for v in values):
+        return str(values[0])
+    return ", ".join(f"{env}: {value}" for env, value in zip(envs, values, strict=False))
+
+
+def budget(config: TrainConfig) -> dict[str, Any]:
+    """What must be equal for runs of one environment to be comparable."""
+    return {
+        "policy": config.policy,
+        "steps": config.steps,
+        "samples per step": config.samples_per_step,
+        "reward": config.reward,
+        "rollout.max_new": config.rollout.max_new,
+        "rollout.temperature": config.rollout.temperature,
+        "evaluation.split": config.evaluation.split,
+        "evaluation.prompts": config.evaluation.prompts,
+        "evaluation.samples": config.evaluation.samples,
+    }
+
+
+def check_budgets(cells: Sequence[Cell]) -> None:
+    """Refuse unequal budgets within an environment. Raises UserError naming two cells and what differs."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        one = first.setdefault(cell.env, cell)
+        a, b = budget(one.config), budget(cell.config)
+        key = next((k for k in a if a[k] != b[k]), None)
+        if key:
+            raise UserError(
+                f"{cell.algorithm} on {cell.env} has {key} {b[key]!r} where {one.algorithm} has {a[key]!r}: "
+                "competitors get the same; insist with --allow-unequal"
+            )
+
+
+def unequal_starts(grids: Mapping[str, Mapping[str, Mapping[int, Record]]]) -> list[str]:
+    """A sentence for each environment and seed at which algorithms began with different held-out rewards."""
+    found = []
+    for env, grid in grids.items():
+        for seed in next(iter(grid.values())):
+            starts = [row[seed].before["reward"] for row in grid.values() if row[seed].before]
+            if any(s.shape != starts[0].shape or not np.allclose(s, starts[0], equal_nan=True) for s in starts):
+                found.append(f"On {env} at seed {seed} the algorithms did not begin with the same policy.")
+    return found

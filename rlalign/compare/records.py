@@ -1,0 +1,113 @@
+"""What a run folder says of itself, read back: held-out rewards prompt for prompt, the curve, completions."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlalign.compare.results import Curve
+from rlalign.compare.study import Cell
+from rlalign.config import TrainConfig
+from rlalign.tracking import read_metrics
+from rlalign.types import FloatArray
+
+HELD_OUT, TRAINING = "held-out reward", "reward of the training samples"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One cell as it was found.
+
+    Attributes:
+        cell: which one.
+        failure: why it has no result; None for a finished one.
+        before, after: held-out metric -> one value a prompt; empty when it failed.
+        samples: prompt, before and after (texts).
+        held_out, training: the curve by either reward; the first is None when the run was not evaluated on its way.
+    """
+
+    cell: Cell
+    failure: str | None
+    before: dict[str, FloatArray]
+    after: dict[str, FloatArray]
+    samples: list[dict[str, Any]]
+    held_out: Curve | None
+    training: Curve
+
+    @property
+    def prompts(self) -> list[str]:
+        """The held-out prompts."""
+        return [s["prompt"] for s in self.samples]
+
+
+def read_record(cell: Cell, failure: str | None = None) -> Record:
+    """A cell's record; with a failure, what there is of it."""
+    rows = read_metrics(cell.folder)
+    report = cell.folder / "report" / "evaluation.json"
+    if failure is not None or not report.is_file():
+        return Record(cell, failure or "not finished", {}, {}, [], None, _training(cell.config, rows))
+    data = json.loads(report.read_text(encoding="utf-8"))
+    before, after = (
+        {k: np.array(v, dtype=float) for k, v in data["prompts"][when].items()} for when in ("before", "after")
+    )
+    start = float(np.nanmean(before["reward"]))
+    return Record(
+        cell, None, before, after, data["samples"], _held_out(cell.config, rows, start), _training(cell.config, rows)
+    )
+
+
+def _held_out(config: TrainConfig, rows: list[dict[str, Any]], start: float) -> Curve | None:
+    """Points after the steps that ended in an evaluation, and the start."""
+    at = [i for i, row in enumerate(rows) if row.get("eval/reward") is not None]
+    if not at:
+        return None
+    spent = _spent(config, rows)
+    return Curve(
+        step=[0, *(int(rows[i]["step"]) for i in at)],
+        samples=[0.0, *(spent["samples"][i + 1] for i in at)],
+        tokens=[0.0, *(spent["tokens"][i + 1] for i in at)],
+        updates=[0.0, *(spent["updates"][i + 1] for i in at)],
+        seconds=[0.0, *(spent["seconds"][i + 1] for i in at)],
+        reward=[start, *(rows[i]["eval/reward"] for i in at)],
+        kl=[0.0, *(rows[i].get("eval/kl") for i in at)],
+    )
+
+
+def _training(config: TrainConfig, rows: list[dict[str, Any]]) -> Curve:
+    """The samples of step k show the policy after k − 1 steps, and that is where their reward is drawn."""
+    spent = _spent(config, rows)
+    return Curve(
+        step=[int(row["step"]) - 1 for row in rows],
+        samples=spent["samples"][:-1],
+        tokens=spent["tokens"][:-1],
+        updates=spent["updates"][:-1],
+        seconds=spent["seconds"][:-1],
+        reward=[row.get("reward/mean") for row in rows],
+        kl=[row.get("rollout/kl") for row in rows],
+    )
+
+
+def _spent(config: TrainConfig, rows: list[dict[str, Any]]) -> dict[str, list[float]]:
+    """Budget -> what was spent before each step and at the end.
+
+    Samples that dynamic sampling threw away and greedy baselines count; their tokens are taken to be as many a sample
+    as those of the samples that were kept.
+    """
+    greedy = 1 + (1 / config.rollout.group_size if config.objective.needs_greedy else 0.0)
+    updates = config.learner.epochs * config.learner.minibatches
+    steps = {
+        "samples": [config.samples_per_step * greedy * (row.get("rollout/draws") or 1.0) for row in rows],
+        "tokens": [(row.get("rollout/tokens") or 0.0) * greedy * (row.get("rollout/draws") or 1.0) for row in rows],
+        "updates": [updates * (1.0 - (row.get("train/skipped") or 0.0)) for row in rows],
+        "seconds": [row.get("time/step") or 0.0 for row in rows],
+    }
+    return {name: [0.0, *np.cumsum(values).tolist()] for name, values in steps.items()}
+
+
+def seconds_of(records: list[Record]) -> float:
+    """Computing time of the steps of all records."""
+    return sum(row.get("time/step") or 0.0 for r in records for row in read_metrics(Path(r.cell.folder)))

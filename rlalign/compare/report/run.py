@@ -1,0 +1,190 @@
+"""report.html of a single run: what it learnt, before and after, completions, settings."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rlalign.checkpoint import versions
+from rlalign.compare.report.html import Html, joined, tag
+from rlalign.compare.report.numbers import interval, number
+from rlalign.compare.report.page import facts, page, panels, row, section, table
+from rlalign.compare.report.pieces import note, said
+from rlalign.compare.report.svg import Panel, Series, span
+from rlalign.compare.results import Estimate
+from rlalign.config import TrainConfig, flatten, to_dict
+from rlalign.defaults import default_config
+from rlalign.errors import UserError
+from rlalign.run import Run
+
+_SAMPLES = 8
+_BESIDE = {
+    "rollout/kl": "KL to the start, nats per completion",
+    "rollout/length": "tokens per completion",
+    "rollout/entropy": "entropy, nats per token",
+}
+_OWN = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
+
+
+def write_run_report(run: Run) -> Path:
+    """Write report/report.html of a run folder and return its path. Raises UserError for a run without a step."""
+    if not run.metrics.get("reward/mean"):
+        raise UserError(f"'{run.folder}' has no finished step to report")
+    path = run.folder / "report" / "report.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(render(run), encoding="utf-8")
+    return path
+
+
+def render(run: Run) -> str:
+    """The report as one HTML document."""
+    config, found = run.config, _evaluation(run.folder)
+    title = f"{config.algorithm} on {config.env}"
+    done = len(run.metrics["reward/mean"])
+    facts_line = f"policy {config.policy} · seed {config.seed} · {done} of {config.steps} steps · {run.folder.name}"
+    unfinished = "The run is not finished: nothing was measured on held-out prompts after training."
+    header = tag(
+        "header",
+        tag("p", "One run", class_="kind"),
+        tag("h1", title),
+        tag("p", facts_line, class_="facts"),
+        tag("div", tag("p", found["verdict"] if found else unfinished), class_="verdict", id_="verdict"),
+    )
+    return page(
+        title,
+        header,
+        _before_after(found) if found else None,
+        section(
+            "Training",
+            note("Every step as it was; bands are 95 % confidence intervals over the step’s samples."),
+            panels(_pictures(run.metrics)),
+            id_="curves",
+        ),
+        _samples(found["samples"]) if found else None,
+        _settings(config),
+    )
+
+
+def _evaluation(folder: Path) -> dict[str, Any] | None:
+    path = folder / "report" / "evaluation.json"
+    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    return found
+
+
+def _before_after(found: Mapping[str, Any]) -> Html:
+    rows = [
+        row(
+            [
+                tag("b", name) if name == "reward" else name,
+                number(m["before"]),
+                number(m["after"]),
+                _difference(m["difference"]),
+                m["difference"]["n"],
+            ],
+            {1, 2, 3, 4},
+        )
+        for name, m in found["metrics"].items()
+    ]
+    return section(
+        "Before and after",
+        note("Means over held-out prompts, the same for both; differences are paired, with 95 % CI (Student’s t)."),
+        table(["", "before", "after", "difference", "prompts"], rows, {1, 2, 3, 4}),
+        id_="finals",
+    )
+
+
+def _difference(d: Mapping[str, Any]) -> Html:
+    estimate = Estimate(d["mean"], d["low"], d["high"])
+    return joined((number(d["mean"], sign=True), tag("span", interval(estimate, sign=True), class_="ci")))
+
+
+def _pictures(metrics: Mapping[str, Sequence[float | None]]) -> list[Html | None]:
+    """Reward with its band and the held-out reward; then each component, the KL, length and entropy by themselves."""
+    half = metrics.get("reward/ci95", [])
+    held_out = metrics.get("eval/reward")
+    pictures: list[Html | None] = [_curve(metrics, "reward/mean", "reward", half, held_out)]
+    components = [n for n in metrics if n.startswith("reward/") and n not in _OWN]
+    more = ["rollout/kl", "rollout/length", "rollout/entropy"]
+    words = {
+        "rollout/kl": "KL to the start, nats",
+        "rollout/length": "tokens",
+        "rollout/entropy": "entropy, nats a token",
+    }
+    pictures += [_curve(metrics, n, words.get(n, n.removeprefix("reward/"))) for n in [*components, *more]]
+    return pictures
+
+
+def _curve(
+    metrics: Mapping[str, Sequence[float | None]],
+    name: str,
+    title: str,
+    half: Sequence[float | None] = (),
+    held_out: Sequence[float | None] | None = None,
+) -> Html | None:
+    y = [None if v is None or not math.isfinite(v) else v for v in metrics.get(name, [])]
+    if all(v is None for v in y):
+        return None
+    x = [float(v) for v in metrics["step"] if v is not None]
+    low = [None if v is None or h is None else v - h for v, h in zip(y, half, strict=False)]
+    high = [None if v is None or h is None else v + h for v, h in zip(y, half, strict=False)]
+    main = Series(title, 0, x, y, low or [None] * len(x), high or [None] * len(x))
+    panel = Panel(
+        x=span(x, zero=True, margin=0.0),
+        y=span([*y, *low, *high, *(held_out or [])]),
+        x_label="step",
+        title=title,
+        right=78 if held_out else 14,
+    )
+    panel.grid()
+    panel.band(main)
+    panel.line(x, y, 0)
+    panel.hover = [main]
+    if held_out:
+        seen = [(a, b) for a, b in zip(x, held_out, strict=False) if b is not None]
+        panel.line([a for a, _ in seen], [b for _, b in seen], 1)
+        panel.labels([("training", 0, x[-1], _last(y)), ("held-out", 1, seen[-1][0], seen[-1][1])] if seen else [])
+        other = Series(
+            "held-out", 1, [a for a, _ in seen], [b for _, b in seen], [None] * len(seen), [None] * len(seen)
+        )
+        panel.hover = [main, other]
+    return panel.svg()
+
+
+def _last(values: Sequence[float | None]) -> float:
+    return next(v for v in reversed(values) if v is not None)
+
+
+def _samples(samples: Sequence[Mapping[str, Any]]) -> Html:
+    blocks = [
+        tag(
+            "div",
+            said(tag("h4", "prompt"), str(s["prompt"])),
+            tag(
+                "div",
+                said(tag("h4", "before"), s["before"][0]),
+                said(tag("h4", "after", class_="name"), s["after"][0]),
+                class_="texts",
+            ),
+            class_="sample",
+        )
+        for s in samples[:_SAMPLES]
+    ]
+    return section("Completions before and after", note("The first held-out prompts."), *blocks, id_="samples")
+
+
+def _settings(config: TrainConfig) -> Html:
+    """What differs from the defaults for this environment, policy and algorithm; the rest follows from the command."""
+    usual = flatten(to_dict(default_config(config.env, config.policy, config.algorithm)))
+    own = flatten(to_dict(config))
+    changed = {k: v for k, v in own.items() if usual.get(k) != v and k not in ("output", "resume", "allow_change")}
+    rows = [row([tag("code", k), str(v), str(usual.get(k))], set()) for k, v in sorted(changed.items())]
+    return section(
+        "Manifest",
+        facts({"folder": config.output or "", "versions": " · ".join(f"{k} {v}" for k, v in versions().items())}),
+        tag("h3", "Settings other than the defaults"),
+        table(["setting", "here", "default"], rows, set()) if rows else note("None."),
+        id_="manifest",
+    )

@@ -1,0 +1,148 @@
+"""The report of a study: the verdict, tables, pictures, completions side by side, and where it all comes from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from rlalign.compare.report.html import Html, tag, visible
+from rlalign.compare.report.numbers import number, seconds
+from rlalign.compare.report.page import facts, page, row, section, table
+from rlalign.compare.report.pictures import pictures
+from rlalign.compare.report.pieces import Colours, name_of, note, said
+from rlalign.compare.report.tables import budgets, finals, pairs, tuning
+from rlalign.compare.results import Failure, Results
+
+
+def write_report(folder: str | Path, results: Results) -> Path:
+    """Write report.html, atomically, and return its path."""
+    path = Path(folder) / "report.html"
+    tmp = path.with_suffix(".html.tmp")
+    tmp.write_text(render(results), encoding="utf-8")
+    os.replace(tmp, path)
+    return path
+
+
+def render(results: Results) -> str:
+    """The report as one HTML document."""
+    colours = {name: i for i, name in enumerate(results.algorithms)}
+    return page(
+        results.title,
+        _head(results),
+        finals(results, colours),
+        pairs(results),
+        budgets(results, colours),
+        tuning(results),
+        pictures(results, colours),
+        _samples(results, colours),
+        _manifest(results),
+    )
+
+
+# ---- the verdict ----
+
+
+def _head(results: Results) -> Html:
+    m, envs = results.manifest, results.environments
+    warnings = [tag("li", w) for w in results.warnings]
+    return tag(
+        "header",
+        tag("p", "Comparison of algorithms", class_="kind"),
+        tag("h1", results.title),
+        tag(
+            "p",
+            f"{len(results.algorithms)} algorithms × {len(envs)} "
+            f"{'environment' if len(envs) == 1 else 'environments'} × {len(results.seeds)} seeds · policy {m.policy} · "
+            f"{m.created[:10]}",
+            class_="facts",
+        ),
+        tag("div", [tag("p", sentence) for sentence in results.verdict], class_="verdict", id_="verdict"),
+        tag("ul", warnings, class_="warn") if warnings else None,
+    )
+
+
+# ---- completions ----
+
+
+def _samples(results: Results, colours: Colours) -> Html | None:
+    blocks = []
+    for name, env in results.environments.items():
+        if env.samples:
+            blocks.append(tag("h3", name))
+        for s in env.samples:
+            texts = [said(tag("h4", "before training"), s.start)]
+            texts += [
+                said(
+                    tag(
+                        "h4", name_of(a, colours), tag("span", number(s.rewards.get(a)), class_="score"), class_="name"
+                    ),
+                    completion,
+                )
+                for a, completion in s.completions.items()
+            ]
+            blocks.append(
+                tag(
+                    "div",
+                    said(tag("h4", f"prompt, seed {s.seed}"), s.prompt),
+                    tag("div", texts, class_="texts"),
+                    class_="sample",
+                )
+            )
+    if not blocks:
+        return None
+    words = note("Completions of held-out prompts, not chosen by hand; the number is their reward.")
+    return section("Completions side by side", words, *blocks, id_="samples")
+
+
+# ---- where it comes from ----
+
+
+def _manifest(results: Results) -> Html:
+    m = results.manifest
+    return section(
+        "Manifest",
+        tag("h3", "To reproduce"),
+        tag("pre", m.command),
+        facts(
+            {
+                "made": m.created,
+                "commit": m.commit or "not in a repository",
+                "machine": " · ".join(f"{k} {v}" for k, v in m.machine.items()),
+                "computing time": seconds(m.seconds),
+                "versions": " · ".join(f"{k} {v}" for k, v in m.versions.items()),
+                "seeds": ", ".join(map(str, results.seeds)),
+                "budget": _joined_budgets(results),
+                "fingerprint": m.fingerprint,
+            }
+        ),
+        tag("h3", "What is not the same for all"),
+        _differences(results),
+        *_cells("Runs that failed", results.failures),
+        *_cells("Runs left out", results.excluded),
+        id_="manifest",
+    )
+
+
+def _joined_budgets(results: Results) -> str:
+    return "; ".join(
+        f"{name}: {e.steps} steps × {e.samples_per_step} samples" for name, e in results.environments.items()
+    )
+
+
+def _differences(results: Results) -> Html:
+    if not results.differences:
+        return note("Nothing: all runs have the same settings.")
+    ordered = sorted(results.differences, key=lambda d: not d.axis)
+    names = list(dict.fromkeys(a for d in ordered for a in d.values))
+    rows = [
+        row([tag("code", d.key), "axis" if d.axis else "setting", *(d.values.get(a, "") for a in names)], set())
+        for d in ordered
+    ]
+    return table(["setting", "", *names], rows, set())
+
+
+def _cells(heading: str, cells: list[Failure]) -> list[Html]:
+    if not cells:
+        return []
+    rows = [row([f.env, f.algorithm, f.seed, tag("code", f.folder), visible(f.reason)], {2}) for f in cells]
+    return [tag("h3", heading), table(["environment", "algorithm", "seed", "folder", "reason"], rows, {2})]

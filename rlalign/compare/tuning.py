@@ -1,0 +1,256 @@
+"""A search for settings: trials are ordinary runs, pruned while they run by the median of the others' curves.
+
+The search's memory is a journal in its folder, so that a kill costs the trials under way at most: they go on from their
+checkpoints, or begin again. Needs optuna (`pip install 'rlalign[tune]'`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from rlalign.compare.cell import finished
+from rlalign.compare.grid import prepared, refuse_other
+from rlalign.compare.results import Tuning
+from rlalign.compare.spaces import distributions
+from rlalign.compare.workers import Workers
+from rlalign.config import TrainConfig
+from rlalign.errors import FaultError, UserError
+from rlalign.signals import StopRequest
+from rlalign.tracking import read_metrics
+
+_LOOK = 0.2  # seconds between two looks at the trials
+_FREE_TRIALS = 5  # that are never pruned, since a median of fewer says little
+_NEAR = 0.95
+
+Configure = Callable[[int, Mapping[str, Any]], TrainConfig]
+"""(number of a trial, settings) -> its configuration."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One configuration that was tried; the value of a pruned one is the last that was seen."""
+
+    number: int
+    state: str
+    value: float | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search found: its trials, the best of them, and what their runs started from."""
+
+    trials: list[Trial]
+    start: float | None
+    search: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Trial:
+        """The finished trial that ended highest. Raises FaultError when none finished."""
+        done = [t for t in self.trials if t.state == "complete" and t.value is not None]
+        if not done:
+            raise FaultError("no trial finished: look into the logs beside the trials' folders")
+        return max(done, key=lambda t: t.value if t.value is not None else -math.inf)
+
+    @property
+    def sensitivity(self) -> float | None:
+        """Share of all trials whose improvement is within 95 % of the best one's; pruned and failed ones are not."""
+        best = self.best.value
+        if best is None or self.start is None or best <= self.start:
+            return None
+        least = self.start + _NEAR * (best - self.start)
+        near = [t for t in self.trials if t.state == "complete" and t.value is not None and t.value >= least]
+        return len(near) / len(self.trials)
+
+    def summary(self, env: str, algorithm: str, seed: int) -> Tuning:
+        """For results.json."""
+        best = self.best
+        return Tuning(
+            env=env,
+            algorithm=algorithm,
+            trials=len(self.trials),
+            pruned=sum(t.state == "pruned" for t in self.trials),
+            failed=sum(t.state == "fail" for t in self.trials),
+            seed=seed,
+            search=self.search,
+            best={k: str(v) for k, v in best.settings.items()},
+            best_value=best.value,
+            sensitivity=self.sensitivity,
+        )
+
+
+def search(
+    configure: Configure,
+    spaces: Mapping[str, str],
+    *,
+    trials: int,
+    folder: Path,
+    workers: Workers,
+    console: Console,
+    seed: int = 0,
+    stop: StopRequest | None = None,
+) -> Found:
+    """Run trials until there are as many as asked; the same call goes on with what is there.
+
+    Args:
+        configure: makes a trial's configuration; its run folder must lie under `folder`.
+        spaces: setting -> space (see spaces.py).
+        trials: how many in all.
+        folder: of the search.
+        workers: where runs are sent.
+        console: where to say what happens.
+        seed: of the sampler.
+        stop: set from outside to leave early.
+
+    Raises:
+        UserError: for a space that cannot be read, or a folder of another search.
+    """
+    optuna = _optuna()
+    stop = StopRequest() if stop is None else stop
+    spaces_ = distributions(spaces)
+    _remember(folder, spaces)
+    study = _study(optuna, folder, warmup=configure(0, {}).steps // 4)
+    under_way: dict[str, _Live] = {}
+    left = [optuna.trial.Trial(study, t._trial_id) for t in study.get_trials(states=(optuna.trial.TrialState.RUNNING,))]
+
+    def begin(trial: Any) -> None:
+        try:
+            config = configure(trial.number, trial.params)
+        except UserError as error:
+            console.print(f"trial {trial.number}: {error}", soft_wrap=True)
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            return
+        live = _Live(trial, config)
+        refuse_other(live.folder, config)
+        if finished(live.folder):
+            _end(optuna, study, live, 0, "", console)
+            return
+        workers.start(live.name, prepared(config))
+        under_way[live.name] = live
+
+    while not stop:
+        while len(under_way) < workers.jobs and (left or len(study.trials) < trials):
+            if not left:  # the sampler's generator is not in the journal: a seed a trial makes a resumed search equal
+                study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials), constant_liar=True)
+            begin(left.pop(0) if left else study.ask(spaces_))
+        if not under_way:
+            break
+        for ended in workers.wait(_LOOK):
+            live = under_way.pop(ended.name)
+            live.look()
+            _end(optuna, study, live, ended.status, ended.reason, console)
+        for live in under_way.values():
+            if live.look():
+                workers.stop(live.name)
+    if stop:
+        workers.close()
+    found = _found(study, configure, spaces)
+    _write(folder, found)
+    return found
+
+
+class _Live:
+    """A trial under way."""
+
+    def __init__(self, trial: Any, config: TrainConfig) -> None:
+        self.trial, self.config = trial, config
+        self.folder, self.name = Path(str(config.output)), f"trial-{trial.number}"
+        self.pruned = False
+        self._seen = 0
+
+    def look(self) -> bool:
+        """Report what is new on the curve; true when the trial should stop. A decision stands, whatever follows."""
+        rows = read_metrics(self.folder)
+        for row in rows[self._seen :]:
+            value = row.get("eval/reward")
+            if value is not None and not self.pruned:
+                self.trial.report(value, int(row["step"]))
+                self.pruned = self.trial.should_prune()
+        self._seen = max(self._seen, len(rows))
+        return self.pruned
+
+
+def _end(optuna: Any, study: Any, live: _Live, status: int, reason: str, console: Console) -> None:
+    states = optuna.trial.TrialState
+    if live.pruned:
+        study.tell(live.trial, state=states.PRUNED)
+    elif status == 0 and finished(live.folder):
+        value = final_reward(live.folder)
+        if math.isfinite(value):
+            study.tell(live.trial, value)
+            shown = ", ".join(f"{k} {_short(v)}" for k, v in live.trial.params.items())
+            console.print(f"trial {live.trial.number}: reward {value:+.3f}  {shown}", soft_wrap=True)
+        else:
+            study.tell(live.trial, state=states.FAIL)
+    elif status in (130, 143):
+        return  # asked to stop: it stays under way in the journal
+    else:
+        console.print(f"[red]failed[/] trial {live.trial.number}: {reason}", soft_wrap=True)
+        study.tell(live.trial, state=states.FAIL)
+
+
+def final_reward(folder: Path, when: str = "after") -> float:
+    """Mean held-out reward of a finished run."""
+    report = json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))
+    values = np.array(report["prompts"][when]["reward"], dtype=float)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("optuna is not installed: pip install 'rlalign[tune]'") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna
+
+
+def _study(optuna: Any, folder: Path, warmup: int) -> Any:
+    import warnings
+
+    backend = optuna.storages.journal.JournalFileBackend(str(folder / "journal.log"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return optuna.create_study(
+            study_name="tune",
+            storage=optuna.storages.JournalStorage(backend),
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=_FREE_TRIALS, n_warmup_steps=warmup),
+        )
+
+
+def _remember(folder: Path, spaces: Mapping[str, str]) -> None:
+    """Refuse to go on with another search in the same folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "search.json"
+    if path.is_file() and (old := json.loads(path.read_text())) != dict(spaces):
+        raise UserError(f"'{folder}' holds a search over {old}, not {dict(spaces)}: choose another --output")
+    path.write_text(json.dumps(dict(spaces)))
+
+
+def _found(study: Any, configure: Configure, spaces: Mapping[str, str]) -> Found:
+    trials, start = [], None
+    for t in study.trials:
+        last = t.intermediate_values[max(t.intermediate_values)] if t.intermediate_values else None
+        trials.append(Trial(t.number, t.state.name.lower(), t.value if t.state.name == "COMPLETE" else last, t.params))
+        if start is None and t.state.name == "COMPLETE":
+            start = final_reward(Path(str(configure(t.number, t.params).output)), "before")
+    return Found(trials, start, dict(spaces))
+
+
+def _write(folder: Path, found: Found) -> None:
+    data = {"search": found.search, "start": found.start, "trials": [asdict(t) for t in found.trials]}
+    (folder / "trials.json").write_text(json.dumps(data, indent=1) + "\n")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

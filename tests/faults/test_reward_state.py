@@ -1,0 +1,194 @@
+"""What rewards and validation remember survives a stop: multipliers, schedules, the best weights, the alarms."""
+
+import json
+
+import pytest
+import torch
+
+from rlalign import checkpoint
+from rlalign.build import build_mdp, build_policy
+from rlalign.config import update, validate
+from rlalign.defaults import default_config
+from rlalign.errors import RewardError, UserError
+from rlalign.evaluation import restore_trained
+from rlalign.experiment import train_run
+from rlalign.run import Run
+from rlalign.tracking import read_metrics
+from rlalign.trainer import Trainer
+
+SMALL = {
+    "steps": 6,
+    "rollout.prompts": 4,
+    "rollout.group_size": 4,
+    "evaluation.prompts": 4,
+    "model.hidden_size": 16,
+}
+MOVING = ("token_match=1@0:0.5@4", "length?unit=characters&target=3<=-0.9@2", "exact_match")
+
+
+def config(folder, **changes):
+    base = update(default_config("rlalign/Reverse-v0", "gru", "rloo"), SMALL)
+    return update(base, {"output": str(folder), **{k.replace("__", "."): v for k, v in changes.items()}})
+
+
+def trainer_of(chosen, folder):
+    folder.mkdir(exist_ok=True)
+    return Trainer(chosen, folder, *build_policy(chosen, build_mdp(chosen)), quiet=True)
+
+
+def rows_of(folder):
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder)]
+
+
+def weights_of(folder):
+    state, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"))
+    return state["policy"], state["progress"]
+
+
+def stopped_and_resumed(chosen, folder, at):
+    first = trainer_of(chosen, folder)
+    look = first.watch.look
+
+    def stop_then_look(step, metrics):
+        if step == at:
+            first.stop.signal = 15
+        return look(step, metrics)
+
+    first.watch.look = stop_then_look
+    first.run()
+    first.close()
+    second = trainer_of(chosen, folder)
+    second.resume()
+    assert second.step == at
+    second.run()
+    second.close()
+
+
+def test_moving_weights_resume_bitwise(tmp_path):
+    whole = trainer_of(config(tmp_path / "a", reward=MOVING), tmp_path / "a")
+    whole.run()
+    whole.close()
+    stopped_and_resumed(config(tmp_path / "b", reward=MOVING), tmp_path / "b", at=3)
+    assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
+    (mine, there), (theirs, here) = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+    assert there["reward"] == here["reward"]
+    assert there["reward"]["length"] > 0
+
+
+def test_what_is_logged_is_what_is_trained(tmp_path):
+    trainer = trainer_of(config(tmp_path / "a", reward=MOVING), tmp_path / "a")
+    trainer.run()
+    trainer.close()
+    rows = rows_of(tmp_path / "a")
+    for i, row in enumerate(rows):
+        scheduled = 1 - 0.5 * min(i, 4) / 4
+        assert row["reward/token_match/weight"] == pytest.approx(scheduled)
+        total = scheduled * row["reward/token_match"] + row["reward/exact_match"]
+        total += row["reward/length/weight"] * row["reward/length"]
+        assert row["reward/mean"] == pytest.approx(total, abs=1e-5)
+    # the first step begins without a multiplier, which then follows the violation of the step before
+    assert rows[0]["reward/length/weight"] == 0
+    assert rows[1]["reward/length/weight"] == pytest.approx(-max(0, 2 * (rows[0]["reward/length"] + 0.9)))
+
+
+def test_a_rollout_that_failed_leaves_the_weights_of_evaluation(tmp_path):
+    def fails(completions):
+        raise ValueError("no")
+
+    chosen = config(tmp_path / "a")
+    mdp = build_mdp(chosen, rewards=[fails, "token_match=1@0:0.5@4"])
+    trainer = Trainer(chosen, tmp_path / "a", *build_policy(chosen, mdp), quiet=True)
+    (tmp_path / "a").mkdir()
+    with pytest.raises(RewardError):
+        trainer.run()
+    assert trainer.mdp.reward.weights["token_match"] == 0.5
+    trainer.close()
+
+
+# ---- early stopping ----
+
+
+def with_validations(folder, rewards, **changes):
+    """A trainer whose validations give these rewards, one after the other."""
+    trainer = trainer_of(config(folder, evaluation__every=1, **changes), folder)
+    given = iter(rewards)
+
+    class Once:
+        def __init__(self):
+            self.metrics, self.value = ("reward",), next(given)
+
+        def mean(self, name):
+            return self.value
+
+    trainer.evaluate = Once
+    return trainer
+
+
+def test_patience_stops_and_keeps_the_best_weights(tmp_path):
+    trainer = with_validations(tmp_path / "a", [0.1, 0.5, 0.4, 0.5, 0.9, 0.9], evaluation__patience=2)
+    seen = {}
+    note = trainer.patience.note
+
+    def noting(step, *rest):
+        seen[step] = {k: v.clone() for k, v in trainer.policy.trainable().items()}
+        note(step, *rest)
+
+    trainer.patience.note = noting
+    trainer.run()
+    assert (trainer.step, trainer.patience.step) == (4, 2)  # an equal reward is no better one
+    assert trainer.patience.restore(trainer.policy)
+    assert all(torch.equal(v, seen[2][k]) for k, v in trainer.policy.trainable().items())
+    trainer.close()
+
+
+def test_patience_is_off_by_default_and_needs_validations(tmp_path):
+    trainer = with_validations(tmp_path / "a", [0.5] * 6)
+    trainer.run()
+    assert trainer.step == 6
+    assert not trainer.patience.restore(trainer.policy)
+    trainer.close()
+    with pytest.raises(UserError, match=r"evaluation\.every"):
+        validate(config(tmp_path, evaluation__patience=2))
+
+
+def test_patience_survives_a_stop(tmp_path):
+    first = with_validations(tmp_path / "a", [0.5, 0.4, 0.3], evaluation__patience=3, steps=2)
+    first.run()
+    first.close()
+    second = with_validations(tmp_path / "a", [0.3, 0.2, 0.1], evaluation__patience=3)
+    second.resume()
+    second.run()
+    assert (second.step, second.patience.step, second.patience.reward) == (4, 1, 0.5)
+    second.close()
+
+
+def test_the_best_weights_are_the_runs_policy(tmp_path):
+    chosen = config(tmp_path / "a", evaluation__every=1, evaluation__patience=1, steps=30, learner__lr=3e-2)
+    run, comparison = train_run(chosen, quiet=True)
+    rewards = [row["eval/reward"] for row in read_metrics(run.folder)]
+    assert len(rewards) < 30
+    assert comparison.after.mean("reward") == pytest.approx(max(rewards))
+    policy, _ = build_policy(chosen, build_mdp(chosen))
+    restore_trained(policy, Run(run.folder))
+    saved = run.policy.trainable()
+    assert all(torch.equal(v, saved[k]) for k, v in policy.trainable().items())
+
+
+def test_alarms_are_said_once_and_written_down(tmp_path, capsys):
+    from rich.console import Console
+
+    from rlalign.watch import Watch
+
+    row = {"rollout/length": 4.0, "rollout/kl": 40.0}
+    watch = Watch(tmp_path, Console())
+    seen = [watch.look(step, row)["alarm/kl"] for step in range(1, 13)]
+    assert seen == [0.0] * 9 + [1.0] * 3
+    assert capsys.readouterr().out.count("alarm kl, step 10") == 1
+    assert json.loads((tmp_path / "report" / "alarms.json").read_text())["kl"]["step"] == 10
+    rows = [{"step": step, **row, "alarm/kl": value} for step, value in enumerate(seen, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    again = Watch(tmp_path, Console())
+    again.resume()
+    assert again.look(13, row)["alarm/kl"] == 1.0
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,197 @@
+"""What stands in a report, read as a document: nothing loads, nothing breaks out, everything is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import rlalign
+from rlalign.cli import main
+from rlalign.cli.report import write
+from rlalign.compare.report import render, write_report
+from rlalign.compare.report.html import Html, tag, visible
+from rlalign.compare.report.numbers import number, p_value, seconds, tick
+from rlalign.compare.report.svg import apart, span, ticks
+from rlalign.compare.results import Curve, read_results, write_results
+from rlalign.errors import UserError
+
+VOID = {"meta", "link", "input"}
+PARTS = ("verdict", "finals", "pairs", "budgets", "tuning", "curves", "seeds", "differences", "profiles", "frontier")
+
+
+class Document(HTMLParser):
+    """Elements with their attributes, the text of each, and whether every element is closed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, Any]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(text)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if not self._open or self._open[-1] not in ("style", "script"):
+            self.text += data
+
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [attributes for found, attributes in self.elements if found == name]
+
+
+def assert_nothing_loads(document: Document) -> None:
+    for name, attributes in document.elements:
+        for key, value in attributes.items():
+            assert not key.startswith("on"), f"{name} has {key}"
+            if key in ("src", "href", "srcset", "action", "xlink:href", "data", "poster", "background"):
+                assert str(value).startswith("data:"), f"{name} {key}={value}"
+            if key == "style":
+                assert "url(" not in str(value)
+    assert {name for name, _ in document.elements}.isdisjoint({"img", "iframe", "object", "embed", "base", "form"})
+    assert len(document.of("script")) == 1
+
+
+def test_the_report_is_whole_and_loads_nothing(study) -> None:
+    text = render(study)
+    document = Document(text)
+    assert_nothing_loads(document)
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket", text)
+    ids = {a.get("id") for _, a in document.elements}
+    assert {*PARTS, "samples", "manifest"} <= ids
+    for sentence in study.verdict:
+        assert sentence in document.text
+    first = document.text.index(study.verdict[0])
+    assert first < document.text.index("Final reward") < document.text.index("Learning curves")
+    assert document.text.index("Learning curves") < document.text.index("Completions side by side")
+    assert document.text.index("Completions side by side") < document.text.index(study.manifest.command)
+    envs = len(study.environments)
+    assert len(document.of("svg")) == envs * 4 + envs + envs + (envs + 1) + envs
+    for pair in study.environments["reverse"].pairs:
+        assert pair.sentence in document.text
+    for piece in (study.manifest.commit, study.manifest.fingerprint, "objective.baseline", "another budget", "2.13.0"):
+        assert piece in document.text
+
+
+def test_what_a_model_says_is_text(study) -> None:
+    document = Document(render(study))
+    said = next(s for s in study.environments["reverse"].samples if "<script>" in s.prompt).prompt
+    assert visible(said) in document.text
+    assert "\x00" not in document.text
+    assert "\u202e" not in document.text
+    named = replace(study, title="</title><script>alert(1)</script>", algorithms=study.algorithms)
+    assert_nothing_loads(Document(render(named)))
+
+
+def test_text_is_escaped_and_markup_is_not() -> None:
+    assert tag("p", "<b>", Html("<i></i>"), data_x='"&<') == '<p data-x="&quot;&amp;&lt;">&lt;b&gt;<i></i></p>'
+    assert tag("p", None, ["a", Html("<br>")], 3, class_=None) == "<p>a<br>3</p>"
+    assert visible("a\x07b\n\u202ec") == "a␇b\n\ufffdc"
+    assert len(visible("x" * 9000)) < 1300
+
+
+def test_the_smallest_study_has_a_report(study) -> None:
+    """One algorithm, one environment, one seed, no KL, a failed seed without a curve: no picture divides by nothing."""
+    env = study.environments["reverse"]
+    one = env.algorithms["rloo"]
+    curve = Curve([0], [0.0], [0.0], [0.0], [0.0], [None], [None])
+    lone = replace(one, curves=[curve], final=[[None]], start=[[0.1]], failed=[True])
+    small = replace(
+        study,
+        algorithms=["rloo"],
+        environments={"reverse": replace(env, algorithms={"rloo": lone}, pairs=[], samples=[], threshold=None)},
+        aggregate=None, tuning=[], differences=[], failures=[], excluded=[], warnings=[],
+    )  # fmt: skip
+    text = render(small)
+    assert "NaN" not in text
+    assert "nan" not in re.sub(r"<(style|script)>.*?</\1>", "", text, flags=re.S).replace("finance", "")
+    ids = {a.get("id") for _, a in Document(text).elements}
+    assert ids.isdisjoint({"pairs", "tuning", "frontier", "samples"})
+
+
+def test_results_of_the_schema_make_a_report(tmp_path) -> None:
+    example = Path(__file__).parents[1] / "data" / "results.json"
+    (tmp_path / "results.json").write_text(example.read_text())
+    path = write(tmp_path)
+    assert path == tmp_path / "report.html"
+    assert "No winner is named" in path.read_text()
+
+
+def test_made_again_from_stored_data_it_is_the_same(study, tmp_path) -> None:
+    write_results(tmp_path, study)
+    first = write_report(tmp_path, study).read_text()
+    assert write(tmp_path).read_text() == first
+    assert read_results(tmp_path) == study
+
+
+def test_a_run_has_a_report(tmp_path) -> None:
+    run = rlalign.train("reverse?max_length=2", "gru", "rloo", steps=3, output=tmp_path / "run", quiet=True,
+                        evaluation__every=1, evaluation__prompts=2)  # fmt: skip
+    report = run.folder / "report" / "evaluation.json"
+    found = json.loads(report.read_text())
+    found["samples"][0]["after"] = ["<script>alert(1)</script>"]
+    report.write_text(json.dumps(found))
+    document = Document(write(run.folder).read_text())
+    assert_nothing_loads(document)
+    assert found["verdict"] in document.text
+    assert "<script>alert(1)</script>" in document.text
+    assert len(document.of("svg")) >= 4
+    assert "evaluation.every" in document.text
+
+
+def test_the_command_writes_the_report_and_says_where(study, tmp_path, capsys) -> None:
+    write_results(tmp_path, study)
+    assert main(["report", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+
+
+def test_a_folder_with_nothing_to_report_is_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="neither a study"):
+        write(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (-0.12345, "−0.123"),
+        (-1e-9, "0.000"),
+        (12.34, "12.3"),
+        (61000.0, "61000"),
+        (2.5e6, "2.50 M"),
+    ],
+)
+def test_numbers(value, text) -> None:
+    assert number(value) == text
+
+
+def test_other_numbers() -> None:
+    assert [p_value(p) for p in (0.0002, 0.04, None)] == ["< 0.001", "0.040", "–"]
+    assert [tick(v) for v in (0.0, -0.25, 20000.0, 1.5e6)] == ["0", "−0.25", "20k", "1.5M"]
+    assert [seconds(s) for s in (4.2, 300.0, 9000.0)] == ["4 s", "5.0 min", "2.5 h"]
+
+
+def test_axes_have_round_numbers_and_labels_keep_apart() -> None:
+    assert ticks(0.03, 1.04) == [0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks(-0.5, 0.3) == [-0.4, -0.2, 0.0, 0.2]
+    assert len(ticks(0, 25600)) in range(3, 7)
+    low, high = span([2.0, 2.0, None])
+    assert low < 2 < high
+    moved = apart([10.0, 11.0, 12.0, 60.0], 13.0, 0.0, 64.0)
+    assert all(b - a >= 13 - 1e-9 for a, b in pairwise(moved))
+    assert moved[-1] <= 64

@@ -1,0 +1,177 @@
+"""Intervals and tests of few seeds against hand-computed values, scipy, and simulation.
+
+Simulations draw 1,000 studies from a fixed seed; bounds are the promised ones, widened by three standard errors
+(0.02 at 95 %), so that a right function fails less than once in 300 seeds and one that covers 90 % cannot pass.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from rlalign.compare import statistics as st
+
+STUDIES = 1000
+SLACK = 3 * math.sqrt(0.95 * 0.05 / STUDIES)
+
+
+def test_the_two_way_layout_is_the_analysis_of_variance_by_hand() -> None:
+    x = np.array([[1.0, 2.0, 3.0], [3.0, 4.0, 8.0]])
+    # means: rows 2, 5; columns 2, 3, 5.5; grand 3.5
+    w = st.two_way(x)
+    m_s, m_p, m_e = 3 * 2 * 1.5**2, 2 * (1.5**2 + 0.5**2 + 2**2) / 2, (2 * (0.5**2 + 0.5**2 + 1**2)) / 2
+    variance = m_s + m_p - m_e
+    assert w.mean == 3.5
+    assert w.se == pytest.approx(math.sqrt(variance / 6))
+    assert w.sd_seed == pytest.approx(math.sqrt((m_s - m_e) / 3))
+    assert w.sd_prompt == pytest.approx(math.sqrt((m_p - m_e) / 2))
+    assert w.sd_rest == pytest.approx(math.sqrt(m_e))
+
+
+def test_one_column_is_students_t() -> None:
+    x = np.random.default_rng(0).normal(size=7)
+    w = st.two_way(x[:, None])
+    low, high = stats.t.interval(0.95, 6, x.mean(), stats.sem(x))
+    assert (w.interval.low, w.interval.high) == pytest.approx((low, high))
+    assert w.p == pytest.approx(stats.ttest_1samp(x, 0).pvalue)
+
+
+def test_prompts_without_a_reward_are_left_out_and_one_seed_gives_no_interval() -> None:
+    w = st.two_way(np.array([[1.0, math.nan, 3.0], [2.0, 5.0, 4.0]]))
+    assert w.mean == 2.5
+    one = st.two_way(np.array([[1.0, 2.0]]))
+    assert one.mean == 1.5
+    assert math.isnan(one.interval.low)
+    assert math.isnan(one.p)
+
+
+def test_no_spread_at_all() -> None:
+    assert st.two_way(np.zeros((5, 4))).p == 1.0
+    assert st.two_way(np.ones((5, 4))).p == 0.0
+
+
+def test_iqm_and_bootstrap_agree_with_scipy() -> None:
+    x = np.random.default_rng(1).normal(size=40)
+    ours = st.bootstrap([x], st.iqm)
+    assert ours.value == stats.trim_mean(x, 0.25) == pytest.approx(np.sort(x)[10:30].mean())
+    theirs = stats.bootstrap(
+        (x,),
+        lambda v, axis: stats.trim_mean(v, 0.25, axis=axis),
+        method="percentile",
+        confidence_level=1 - 2 * float(stats.norm.sf(stats.t.ppf(0.975, 39))),
+        rng=0,
+    ).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.05)
+
+
+def test_strata_are_resampled_apart() -> None:
+    """Two environments of constant, different scores: resampled together the mean would spread, apart it cannot."""
+    i = st.bootstrap([np.zeros(5), np.ones(5)], lambda x: np.mean(x, axis=-1))
+    assert (i.low, i.value, i.high) == (0.5, 0.5, 0.5)
+
+
+def test_the_median_of_few_values_says_what_it_covers() -> None:
+    i, covers = st.median_interval(np.array([3.0, 1.0, 2.0, 5.0, 4.0]))
+    assert (i.low, i.value, i.high, covers) == (1.0, 3.0, 5.0, 0.9375)
+    wide, covers = st.median_interval(np.arange(10.0))
+    assert covers == 0.95
+    assert 1 < wide.low < 2  # between the second (97.9 %) and the third (89.1 %) of ten
+
+
+def test_holm_by_hand() -> None:
+    assert st.holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
+    assert st.holm([0.6, 0.9]) == [1.0, 1.0]
+
+
+def test_probability_of_improvement_counts_ties_half() -> None:
+    i = st.probability_of_improvement(np.array([1.0, 2.0]), np.array([1.0, 0.0]))
+    assert i.value == 0.875
+    always = st.probability_of_improvement(np.arange(5.0) + 10, np.arange(5.0))
+    assert always.value == always.high == 1.0
+    assert 0.5 < always.low < 0.8  # five seeds of each, all apart, are no certainty
+    mirrored = st.probability_of_improvement(np.arange(5.0), np.arange(5.0) + 10)
+    assert mirrored.high == pytest.approx(1 - always.low)
+
+
+def test_area_and_reach_on_a_line() -> None:
+    x, y = np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 1.0])
+    assert st.area(x, y, 20.0) == 0.75
+    assert st.area(x, y, 5.0) == 0.25
+    assert st.area(x, np.array([0.0, math.nan, 1.0]), 20.0) == 0.5
+    assert st.first_reach(x, y, 0.9) == (10.0, True)
+    assert st.first_reach(x, y, 2.0) == (20.0, False)
+    assert st.height_at(0.5, y, x) == 5.0
+    assert math.isnan(st.height_at(3.0, y, x))
+
+
+def test_the_restricted_mean_is_the_area_under_kaplan_and_meiers_curve() -> None:
+    spent, reached, until = np.array([3.0, 5.0, 8.0, 8.0, 8.0]), [True, True, False, True, False], 8.0
+    curve = stats.ecdf(stats.CensoredData.right_censored(spent, ~np.array(reached))).sf
+    at = np.concatenate([[0.0], curve.quantiles[curve.quantiles < until], [until]])
+    heights = np.concatenate([[1.0], curve.probabilities[curve.quantiles < until]])
+    assert st.restricted_mean(spent, reached, until).value == pytest.approx(float((np.diff(at) * heights).sum()))
+    assert st.survival_median(spent, reached) == 8.0
+    assert math.isnan(st.survival_median(np.array([5.0, 5.0]), [False, False]))
+
+
+def test_two_that_never_got_there_give_no_p() -> None:
+    never = np.full(5, 9.0)
+    assert math.isnan(st.logrank_p(never, [False] * 5, never, [False] * 5))
+    assert st.logrank_p(np.arange(5.0), [True] * 5, never, [False] * 5) < 0.01
+
+
+@pytest.mark.parametrize("sd", [(1.0, 0.1, 0.1), (0.1, 1.0, 0.3), (0.3, 0.3, 1.0), (0.0, 0.0, 1.0)])
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_the_interval_of_a_mean_covers(sd: tuple[float, float, float], seeds: int) -> None:
+    """Kills an interval over seeds alone: with (0.1, 1, 0.3) it covers less than half."""
+    rng = np.random.default_rng(seeds)
+    a, b, e = (
+        s * rng.normal(size=n)
+        for s, n in zip(sd, ((STUDIES, seeds, 1), (STUDIES, 1, 32), (STUDIES, seeds, 32)), strict=True)
+    )
+    covered = np.mean([abs(w.mean) <= w.interval.high - w.mean for w in map(st.two_way, a + b + e)])
+    assert 0.93 - SLACK <= covered <= 0.97 + SLACK
+
+
+@pytest.mark.parametrize("seeds", [5, 10])
+def test_intervals_of_iqm_median_and_improvement_cover(seeds: int) -> None:
+    """Kills the plain percentile interval (0.90 at five seeds)."""
+    rng = np.random.default_rng(seeds)
+    x, y = rng.normal(size=(STUDIES, seeds)), rng.normal(size=(STUDIES, seeds))
+    superior = float(stats.norm.cdf(1 / math.sqrt(2)))
+    intervals = {
+        "iqm": ([st.bootstrap([v], st.iqm) for v in x], 0.0),
+        "median": ([st.median_interval(v)[0] for v in x], 0.0),
+        "improvement": ([st.probability_of_improvement(v + 1, w) for v, w in zip(x, y, strict=True)], superior),
+    }
+    for name, (found, truth) in intervals.items():
+        covered = np.mean([i.low <= truth <= i.high for i in found])
+        assert 0.93 - SLACK <= covered <= 0.97 + SLACK, name
+
+
+def test_four_equal_algorithms_on_two_environments_are_told_apart_in_at_most_5_percent_of_studies() -> None:
+    """Kills a verdict without correction: twelve tests at 5 % make a false claim in about a third of studies."""
+    rng = np.random.default_rng(0)
+    claimed = 0
+    for _ in range(STUDIES):
+        p = []
+        for _ in range(2):
+            runs = 0.3 * rng.normal(size=(4, 5, 1)) + rng.normal(size=(4, 5, 16))
+            p += [st.two_way(a - b).p for a, b in itertools.combinations(runs, 2)]
+        claimed += min(st.holm(p)) < 0.05
+    assert claimed / STUDIES <= 0.05 + SLACK
+
+
+@pytest.mark.parametrize(("seeds", "tests"), [(5, 1), (10, 1), (10, 6)])
+def test_a_difference_of_the_detectable_size_is_found_in_80_percent_of_studies(seeds: int, tests: int) -> None:
+    rng = np.random.default_rng(seeds)
+    true = st.detectable(0.5 / math.sqrt(seeds), seeds - 1, tests)
+    studies = [st.two_way(true + 0.5 * rng.normal(size=(seeds, 1))) for _ in range(STUDIES)]
+    found = np.mean([w.p < 0.05 / tests for w in studies])
+    assert 0.8 - 0.04 <= found <= 0.8 + 0.04
+    printed = np.mean([st.detectable(st.unbiased(w.se, w.df), w.df, tests) for w in studies[:300]])
+    assert printed == pytest.approx(true, rel=0.06)

@@ -1,0 +1,177 @@
+"""What a study asks: its file, its command line, its cells, and what is refused before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rlalign.cli.compare import Args, study_of
+from rlalign.cli.study_args import optional_value, split_settings
+from rlalign.compare.compare import compare_study
+from rlalign.compare.fairness import check_budgets, differences
+from rlalign.compare.manifest import fingerprint
+from rlalign.compare.results import Results
+from rlalign.compare.settings import apply, full_key
+from rlalign.compare.spaces import distribution, parse_search
+from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, read_study
+from rlalign.config import TrainConfig
+from rlalign.errors import UserError
+
+STUDY = """
+algorithms = ["rloo", "grpo", "plain"]
+envs = ["rlalign/Reverse-v0"]
+seeds = 2
+steps = 5
+output = "out"
+
+[settings]
+lr = 1e-3
+
+[algorithm.plain]
+preset = "grpo"
+"objective.scale" = "none"
+
+[env."rlalign/Reverse-v0"]
+rollout.group_size = 4
+"""
+
+
+def test_a_file_says_what_the_flags_say_and_more(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    found = cells(read_study(path))
+    assert [c.name for c in found[:3]] == [f"reverse/{a}/seed-0" for a in ("rloo", "grpo", "plain")]
+    assert len(found) == 6
+    plain, grpo = found[2].config, found[1].config
+    assert (plain.algorithm, plain.objective.scale, grpo.objective.scale) == ("grpo", "none", "group_std")
+    assert {c.config.learner.lr for c in found} == {1e-3}
+    assert {(c.config.rollout.group_size, c.config.samples_per_step) for c in found} == {(4, 128)}
+    assert found[3].folder == Path("out/cells/reverse/rloo/seed-1")
+    assert found[3].config.seed == 1
+
+
+def test_flags_win_over_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "study.toml"
+    path.write_text(STUDY)
+    study = study_of(Args(what=(path,), seeds="7,8", output=tmp_path), {"learner.lr": "0.5"})
+    assert (study.seeds, study.output, study.steps) == ((7, 8), str(tmp_path), 5)
+    assert cells(study)[0].config.learner.lr == 0.5
+
+
+def test_settings_go_apart_from_flags() -> None:
+    words = ["--envs", "reverse", "--learner.lr", "1e-3", "--jobs=2", "--objective.scale=none", "runs/a"]
+    left, settings = split_settings(words, {"--envs", "--jobs"})
+    assert left == ["--envs", "reverse", "--jobs=2", "runs/a"]
+    assert settings == {"learner.lr": "1e-3", "objective.scale": "none"}
+    with pytest.raises(UserError, match=r"--learner\.lr has no value"):
+        split_settings(["--learner.lr", "--envs"], {"--envs"})
+    assert optional_value(["--ray", "--jobs", "2"], "--ray", "local") == ["--ray", "local", "--jobs", "2"]
+    assert optional_value(["--ray", "a:1"], "--ray", "local") == ["--ray", "a:1"]
+
+
+def test_short_names_and_types_of_settings() -> None:
+    assert full_key("lr") == "learner.lr"
+    assert full_key("group_size") == "rollout.group_size"
+    config = apply(TrainConfig(), {"lr": "1", "group_size": "4", "reward": "vader", "rollout.max_new": "12"})
+    assert (config.learner.lr, config.rollout.group_size, config.rollout.prompts) == (1.0, 4, 8)
+    assert (config.reward, config.rollout.max_new) == (("vader",), 12)
+    with pytest.raises(UserError, match=r"learner.lr is 'fast': it must be a number"):
+        apply(TrainConfig(), {"lr": "fast"})
+    with pytest.raises(UserError, match=r"learner.epochs is 1.5: it must be a whole number"):
+        apply(TrainConfig(), {"learner.epochs": "1.5"})
+    with pytest.raises(UserError, match=r"Did you mean 'learner.lr'"):
+        apply(TrainConfig(), {"learner.rl": "1"})
+    with pytest.raises(UserError, match="does not divide the 32 samples of a step"):
+        apply(TrainConfig(), {"group_size": 5})
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"envs": ["reverse"]}, "names no algorithm: --algorithms"),
+        ({"algorithms": ["rloo", "rloo"], "envs": ["reverse"]}, "algorithm 'rloo' is named twice"),
+        ({"algorithms": ["rloo"], "envs": ["reverse", "rlalign/Reverse-v0"]}, "environment 'reverse' is named twice"),
+        ({"algorithms": ["rloo"], "envs": ["reverse"], "seeds": [1, 1]}, "give different ones"),
+        ({"algorithms": ["rloo"], "envs": ["reverse"], "seeds": [TUNING_SEED]}, "kept for tuning"),
+        ({"algorithms": ["rloo"], "envs": ["reverse"], "sedes": 3}, "unknown key 'sedes'.* Did you mean 'seeds'"),
+        ({"algorithms": ["rloo"], "envs": ["reverse"], "algorithm": {"rlo": {}}}, "names none of the study's"),
+        ({"algorithms": ["rloo"], "envs": ["reverse"], "settings": {"seed": 3}}, "use --seeds"),
+    ],
+)
+def test_a_study_that_cannot_be_answered_is_refused(data: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(from_mapping(data))
+
+
+def test_unknown_names_and_unfair_budgets_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    def study(**more: object) -> Study:
+        given = {"algorithms": ["rloo", "grpo"], "envs": ["reverse"], "output": str(tmp_path / "out"), **more}
+        return from_mapping(given)
+
+    for broken, message in (
+        (study(algorithms=["rlo"]), "Did you mean 'rloo'"),
+        (study(envs=["revers"]), "Did you mean 'rlalign/Reverse-v0'"),
+        (study(settings={"reward": "vadr"}), "Did you mean 'vader'"),
+        (study(algorithm={"grpo": {"steps": 7}}), "grpo on reverse has steps 7 where rloo has 200.*--allow-unequal"),
+        (study(settings={"objective.ratio": "none", "learner.epochs": 2}), "on reverse: 2 epochs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            compare_study(broken, command="")
+        assert not (tmp_path / "out").exists()
+
+
+def test_every_preset_gets_the_same_samples(tmp_path: Path) -> None:
+    from rlalign.algorithms import ALGORITHMS
+
+    study = Study(tuple(ALGORITHMS), ("reverse",), seeds=(0,), output=str(tmp_path))
+    check_budgets(cells(study))
+    assert {c.config.samples_per_step for c in cells(study)} == {128}
+
+
+def test_differences_are_the_axes_first_and_nothing_that_is_equal() -> None:
+    found = differences(cells(Study(("grpo", "dr_grpo"), ("reverse",), seeds=(0, 1))))
+    assert {d.key for d in found if d.axis} == {
+        "objective.scale", "objective.aggregation", "objective.kl.estimator",
+    }  # fmt: skip
+    assert found[0].axis
+    reuse = differences(cells(Study(("rloo", "ppo"), ("reverse",), seeds=(0,))))
+    assert next(d for d in reuse if d.key == "learner.epochs").values == {"rloo": "1", "ppo": "4"}
+    assert not next(d for d in reuse if d.key == "learner.epochs").axis
+
+
+def test_the_fingerprint_is_of_the_question() -> None:
+    one = Study(("rloo",), ("reverse",), seeds=(0, 1), output="a")
+    same = Study(("rloo",), ("rlalign/Reverse-v0",), seeds=(0, 1), output="b")
+    other = Study(("rloo",), ("reverse",), seeds=(0, 1), output="a", settings={"lr": 0.1})
+    assert fingerprint(cells(one)) != fingerprint(cells(other))
+    assert len({fingerprint(cells(s)) for s in (one, Study(("rloo",), ("reverse",), seeds=(0, 1), output="b"))}) == 1
+    assert cells(same)[0].name == cells(one)[0].name
+
+
+def test_spaces_of_a_search() -> None:
+    assert parse_search(["lr=log:1e-4:1e-2"]) == {"learner.lr": "log:1e-4:1e-2"}
+    assert distribution("x", "choice:4,0.5,none").choices == (4, 0.5, "none")
+    assert distribution("x", "int:1:8").high == 8
+    for space, message in (
+        ("log:1e-2:1e-4", "LOW < HIGH"),
+        ("lgo:1:2", "Did you mean 'log'"),
+        ("uniform:1", "LOW:HIGH"),
+    ):
+        with pytest.raises(UserError, match=message):
+            distribution("x", space)
+    with pytest.raises(UserError, match="no SETTING=SPACE"):
+        parse_search(["lr"])
+
+
+def test_trials_never_have_a_seed_of_a_comparison() -> None:
+    study = Study(("rloo",), ("reverse",), seeds=(0,))
+    assert cell_config(study, "reverse", "rloo", TUNING_SEED).seed == TUNING_SEED
+    assert max(c.seed for c in cells(study)) < TUNING_SEED
+
+
+def test_the_worked_example_is_read_and_written_unchanged() -> None:
+    text = (Path(__file__).parents[1] / "data" / "results.json").read_text(encoding="utf-8")
+    assert Results.from_json(text).to_json() == text
+    with pytest.raises(UserError, match="format 1"):
+        Results.from_json("{}")

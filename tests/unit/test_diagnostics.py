@@ -1,0 +1,152 @@
+"""The numbers by hand, the alarms on made-up histories: each pattern raises its own alarm, a sound run none."""
+
+import math
+
+import numpy as np
+import pytest
+
+from rlalign.diagnostics import (
+    ALARMS,
+    History,
+    alarms,
+    common_word,
+    duplicates,
+    empty,
+    gold_of,
+    within_groups,
+    zero_variance,
+)
+
+
+def test_zero_variance_counts_groups_that_could_have_differed():
+    rewards = np.array([1, 1, 1, 2, 3, math.nan, math.nan, math.nan])
+    groups = np.array([0, 0, 1, 1, 2, 2, 3, 3])
+    assert zero_variance(rewards, groups) == 0.5  # groups 2 and 3 have fewer than two valid samples
+    assert math.isnan(zero_variance(np.array([1.0, 2.0]), np.array([0, 1])))
+
+
+def test_length_correlation_leaves_the_prompt_out():
+    # between the groups long goes with good, within them with bad
+    x, y, groups = np.array([1.0, 0, 11, 10]), np.array([1.0, 2, 11, 12]), np.array([0, 0, 1, 1])
+    assert within_groups(x, y, groups) == pytest.approx(-1.0)
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 50))
+    assert within_groups(a, b, np.zeros(50, int)) == pytest.approx(np.corrcoef(a, b)[0, 1])
+    assert math.isnan(within_groups(np.ones(4), b[:4], np.zeros(4, int)))
+    assert math.isnan(within_groups(np.array([]), np.array([]), np.array([])))
+
+
+def test_shares_of_completions():
+    assert duplicates(["p", "p", "q", "r"], ["a", "a", "a", "b"]) == 0.75
+    assert duplicates(["p", "p"], ["a", "a"]) == 0.0  # the same answer to the same prompt
+    assert common_word(["A b b", "b", "c", "a c"]) == 0.5
+    assert common_word(["", "!"]) == 0.0
+    assert empty(["", " \n", "<answer></answer>", "```json\n```", "<b>x</b>", "好"]) == pytest.approx(4 / 6)
+
+
+def test_gold_is_a_named_metric():
+    class Mdp:
+        gold = "wanted"
+
+    assert gold_of(object(), {"gold": 0.0, "proxy": 1.0}) == "gold"
+    assert gold_of(object(), {"gold": 1.0}) is None
+    assert gold_of(Mdp(), {"wanted": 0.0, "gold": 0.0}) == "wanted"
+    assert gold_of(Mdp(), {"gold": 0.0}) is None
+
+
+SOUND = {
+    "reward/mean": (0.1, 0.9),
+    "reward/std": (0.3, 0.1),
+    "rollout/length": (10, 8),
+    "rollout/truncated": (0.5, 0.0),
+    "rollout/length_correlation": (-0.2, 0.1),
+    "rollout/common_word": (0.3, 0.5),
+    "rollout/empty": (0.1, 0.0),
+    "rollout/entropy": (2.0, 0.05),
+    "rollout/zero_variance": (0.1, 0.9),
+    "rollout/best": (1.0, 1.0),
+    "rollout/kl": (0.0, 8.0),
+    "rollout/gold": (0.1, 0.8),
+    "rollout/gold_std": (0.3, 0.1),
+}
+# what has to change in a sound run to make it a hacked one
+HACKED = {
+    "length": {"rollout/truncated": (0.5, 1.0), "rollout/length_correlation": (0.6, 0.4)},
+    "phrase": {"rollout/common_word": (0.5, 0.95)},
+    "empty": {"rollout/empty": (0.1, 0.9)},
+    "gold": {"rollout/gold": (0.1, 0.1)},
+    "kl": {"rollout/kl": (0.0, 40.0)},
+    "entropy": {"reward/mean": (0.1, 0.3)},
+}
+
+
+def history(ends, steps=40):
+    """From the first value to the second over three quarters of the run, then level."""
+    way = [min(1.0, i / (0.75 * steps)) for i in range(steps)]
+    return [{k: a + (b - a) * x for k, (a, b) in ends.items()} for x in way]
+
+
+def raised(rows):
+    return {name for name, there in alarms(rows).items() if there}
+
+
+def test_a_sound_run_raises_nothing():
+    assert raised(history(SOUND)) == set()
+
+
+@pytest.mark.parametrize("name", HACKED)
+def test_each_hack_raises_its_own_alarm(name):
+    assert raised(history(SOUND | HACKED[name])) == {name}
+
+
+@pytest.mark.parametrize("name", ["length", "phrase", "empty"])
+def test_a_pattern_that_does_not_pay_is_no_hack(name):
+    assert name not in raised(history(SOUND | HACKED[name] | {"reward/mean": (0.1, 0.1)}))
+
+
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [
+        ("length", "rollout/truncated"),
+        ("length", "rollout/length_correlation"),
+        ("phrase", "rollout/common_word"),
+        ("empty", "rollout/empty"),
+        ("gold", "rollout/gold"),
+        ("kl", "rollout/kl"),
+        ("entropy", "rollout/entropy"),
+        ("entropy", "rollout/zero_variance"),
+    ],
+)
+def test_nothing_is_said_without_the_numbers(name, column):
+    rows = [{k: None if k == column else v for k, v in row.items()} for row in history(SOUND | HACKED[name])]
+    assert name not in raised(rows)
+
+
+def test_a_run_without_gold_has_no_gap():
+    rows = [{k: v for k, v in row.items() if "gold" not in k} for row in history(SOUND)]
+    assert raised(rows) == set()
+
+
+def test_gold_that_rose_and_fell_again_raises_the_alarm():
+    rows = history(SOUND | {"rollout/gold": (0.1, 0.9)})
+    for i, row in enumerate(rows):
+        row["rollout/gold"] = 0.8 - abs(i - 20) / 20 * 0.4  # up to 0.8, back to 0.4: three quarters of what was won
+    assert raised(rows) == {"gold"}
+
+
+def test_a_word_that_was_common_from_the_start_is_no_collapse():
+    assert raised(history(SOUND | {"rollout/common_word": (0.85, 0.95)})) == set()
+
+
+def test_nothing_is_said_of_the_first_steps():
+    rows = history(SOUND | HACKED["kl"], steps=12)
+    assert raised(rows[:9]) == set()
+    assert raised(rows) == {"kl"}
+    assert set(alarms([])) == set(ALARMS)
+
+
+def test_history_windows():
+    h = History([{"x": float(i)} for i in range(20)])
+    assert h.width == 4
+    assert (h.start("x"), h.now("x"), h.rise("x"), h.peak("x")) == (1.5, 17.5, 16.0, 17.5)
+    assert History([{}] * 500).width == 10

@@ -1,0 +1,15 @@
+"""docs/rewards.md has a row for every built-in reward, as its docstring says."""
+
+from pathlib import Path
+
+from rlalign.diagnostics import ALARMS
+from rlalign.registry import REWARDS
+from rlalign.text_metrics import FAMILIES
+
+PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
+
+
+def test_every_reward_alarm_and_family_is_on_the_page():
+    rows = {line.split("|")[1].strip().strip("`") for line in PAGE.splitlines() if line.startswith("| ")}
+    missing = {*REWARDS._paths, *ALARMS, *FAMILIES} - rows
+    assert not missing, "run: python benchmarks/rewards.py"
