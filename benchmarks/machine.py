@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,24 @@ def write(name: str, result: dict[str, Any]) -> Path:
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps({"machine": machine(), **result}, indent=1, ensure_ascii=False) + "\n")
     return path
+
+
+def clock(device: str, kind: str = "wall") -> float:
+    """Seconds now: wall-clock, or of processor time, which other work on the machine hardly touches (one thread)."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+    return time.process_time() if kind == "cpu" else time.perf_counter()
+
+
+def merge(name: str, cells: list[dict[str, Any]], *, key: tuple[str, ...]) -> Path:
+    """Write cells to benchmarks/results/NAME.json, each with its commit and load; older cells of other keys stay."""
+    path, here = RESULTS / f"{name}.json", machine()
+    new = [{**cell, "commit": here["commit"], "load": here["load"]} for cell in cells]
+    taken = {tuple(cell[k] for k in key) for cell in new}
+    old = json.loads(path.read_text())["cells"] if path.is_file() else []
+    return write(name, {"cells": [c for c in old if tuple(c[k] for k in key) not in taken] + new})
 
 
 def _lines(path: str) -> list[str]:

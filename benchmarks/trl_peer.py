@@ -1,7 +1,7 @@
 """TRL's side of the speed benchmarks: its GRPOTrainer, tuned, and its own path from given completions to a step.
 
-Tuned: gradient checkpointing off, beta 0 (no reference), no old-log-prob pass, bf16 by request, the micro-batch chosen by
-the caller. Nothing of TRL is replaced; completion lengths are forced by a stopping criterion of transformers.
+Tuned: gradient checkpointing off, beta 0 (no reference), no old-log-prob pass, bf16 by request, the micro-batch chosen
+by the caller. Nothing of TRL is replaced; completion lengths are forced by a logits processor of transformers.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def trainer(
     )
     return GRPOTrainer(
         model=lm,
-        reward_funcs=_parity,
+        reward_funcs=parity,
         args=config,
         train_dataset=Dataset.from_list([{"prompt": text} for text in texts]),
         processing_class=shapes.hf_tokenizer(vocab),
@@ -66,7 +66,35 @@ def trainer(
     )
 
 
-def _parity(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+class ForcedLengths:
+    """A logits processor that ends row i with EOS as its token number limits[i], and no earlier."""
+
+    def __init__(self, limits: Sequence[int], prompt: int, eos: int) -> None:
+        self.limits, self.prompt, self.eos = torch.tensor(limits), prompt, eos
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Scores of the next token, changed in place."""
+        scores[:, self.eos] = -torch.inf
+        last = (self.limits <= input_ids.shape[1] - self.prompt + 1).to(scores.device)
+        scores.masked_fill_(last[:, None], -torch.inf)
+        scores[:, self.eos].masked_fill_(last, 0.0)
+        return scores
+
+
+def force_lengths(lm: Any, limits: Sequence[int]) -> None:
+    """Let `lm.generate` end its rows after the given numbers of tokens."""
+    from transformers import LogitsProcessorList
+
+    generate = lm.generate
+
+    def forced(*args: Any, input_ids: Tensor, **kwargs: Any) -> Any:
+        processor = ForcedLengths(limits, input_ids.shape[1], shapes.Ids.eos_id)
+        return generate(*args, input_ids=input_ids, logits_processor=LogitsProcessorList([processor]), **kwargs)
+
+    lm.generate = forced
+
+
+def parity(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
     """A reward that costs nothing and differs within a group."""
     return [float(ids[0] % 2) for ids in completion_ids]
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import shapes
 import torch
 import trl_peer
-from machine import write
+from machine import clock, merge
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from rlalign.config import LearnerConfig
 from rlalign.learner import Learner
@@ -41,23 +42,32 @@ def completions(vocab: int, lengths: shapes.Lengths) -> tuple[list[list[int]], l
 
 
 def rollout_of(policy: Any, prompts: list[list[int]], said: list[list[int]]) -> Rollout:
-    """The rollout that these completions would have been."""
+    """The rollout that these completions would have been, drawn from the policy as it is."""
+    bare = rollout_from(prompts, said, trl_peer.parity(said), None)
+    with torch.no_grad():
+        drawn = policy.score(bare.tokens, bare.lengths, bare.action_mask, Sampling()).logprobs.cpu()
+    return replace(bare, sampler_logprobs=drawn)
+
+
+def rollout_from(
+    prompts: list[list[int]], said: list[list[int]], rewards: list[float], logprobs: Tensor | None
+) -> Rollout:
+    """Rows of prompt and completion, a reward on each last token; logprobs [N, T] of the completions' tokens."""
     rows = [[*p, *c] for p, c in zip(prompts, said, strict=True)]
     n, width = len(rows), max(map(len, rows))
     tokens, mask = torch.zeros(n, width, dtype=torch.int64), torch.zeros(n, width, dtype=torch.bool)
-    rewards = torch.zeros(n, width)
+    reward, drawn = torch.zeros(n, width), torch.zeros(n, width)
     for i, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         tokens[i, : len(row)] = torch.tensor(row)
         mask[i, len(prompt) : len(row)] = True
-        rewards[i, len(row) - 1] = said[i][0] % 2
-    lengths = torch.tensor([len(row) for row in rows])
-    with torch.no_grad():
-        drawn = policy.score(tokens, lengths, mask, Sampling()).logprobs.cpu()
+        reward[i, len(row) - 1] = rewards[i]
+        if logprobs is not None:
+            drawn[i, len(prompt) : len(row)] = logprobs[i, : len(said[i])]
     yes = torch.ones(n, dtype=torch.bool)
     return Rollout(
-        tokens=tokens, lengths=lengths, action_mask=mask, sampler_logprobs=drawn, rewards=rewards, valid=yes,
-        components={}, group_ids=torch.arange(n) // shapes.GROUP, terminated=~yes, truncated=yes,
-        tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n,
+        tokens=tokens, lengths=torch.tensor([len(row) for row in rows]), action_mask=mask, sampler_logprobs=drawn,
+        rewards=reward, valid=yes, components={}, group_ids=torch.arange(n) // shapes.GROUP, terminated=~yes,
+        truncated=yes, tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n,
     )  # fmt: skip
 
 
@@ -70,18 +80,16 @@ def learner_of(policy: Any, **settings: Any) -> Learner:
     )  # fmt: skip
 
 
-def timed(work: Callable[[], Any], device: str) -> float:
-    """Wall-clock seconds of one call."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
+def timed(work: Callable[[], Any], device: str, kind: str = "wall") -> float:
+    """Seconds of one call."""
+    began = clock(device, kind)
     work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock(device, kind) - began
 
 
-def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, micro_batch: int) -> dict[str, Any]:
+def cell(
+    size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, micro_batch: int, kind: str
+) -> dict[str, Any]:
     """One row of the table."""
     policy = shapes.policy(size, dtype=dtype, device=device)
     prompts, said = completions(policy.tokenizer.vocab_size, lengths)
@@ -101,12 +109,12 @@ def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: i
     theirs = {m: peer(m) for m in CANDIDATES}
     same = difference(learner, rollout, theirs[max(CANDIDATES)])
     timed(ours, device)
-    first = {m: min(timed(u, device) for _ in range(2)) for m, u in theirs.items()}
+    first = {m: timed(u, device, kind) for m, u in theirs.items()}
     best = min(first, key=lambda m: first[m])
     runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(CANDIDATES)]]}
     for _ in range(repeats):
-        runs["ours"].append(timed(ours, device))
-        runs["best"].append(timed(theirs[best], device))
+        runs["ours"].append(timed(ours, device, kind))
+        runs["best"].append(timed(theirs[best], device, kind))
     ratios = [b / a for a, b in zip(runs["ours"], runs["best"], strict=True)]
     median = {name: statistics.median(values) for name, values in runs.items()}
     flops = products(policy, prompts, said)
@@ -115,6 +123,8 @@ def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: i
         "lengths": lengths,
         "dtype": dtype,
         "device": device,
+        "clock": kind,
+        "threads": torch.get_num_threads(),
         "tokens": sum(map(len, said)),
         "ours_s": round(median["ours"], 4),
         "trl_s": round(median["best"], 4),
@@ -124,7 +134,7 @@ def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: i
         "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
         "gradient_difference": same,
         "gflop": round(flops / 1e9, 1),
-        "floor_s": round(flops / rate(policy, device), 4),
+        "floor_s": round(flops / rate(policy, device, kind), 4),
         "runs": {name: [round(v, 4) for v in values] for name, values in runs.items()},
     }
 
@@ -144,7 +154,7 @@ def difference(learner: Learner, rollout: Rollout, theirs: trl_peer.Update) -> f
 
 
 def products(policy: Any, prompts: list[list[int]], said: list[list[int]]) -> float:
-    """FLOPs of the matrix products with weights: three a layer and token, prompts once a group, three a scored token."""
+    """FLOPs of the products with weights, three for each weight and token; prompts once a group, head at actions."""
     head = policy.lm.get_output_embeddings().weight.numel()
     embedding = policy.lm.get_input_embeddings().weight.numel()
     tied = policy.lm.get_output_embeddings().weight is policy.lm.get_input_embeddings().weight
@@ -154,7 +164,7 @@ def products(policy: Any, prompts: list[list[int]], said: list[list[int]]) -> fl
     return 6.0 * (layers * read + head * scored)
 
 
-def rate(policy: Any, device: str) -> float:
+def rate(policy: Any, device: str, kind: str) -> float:
     """FLOP/s of the products of this model's widest layer, forward and backward, as measured now."""
     weight = next(m for n, m in policy.lm.named_modules() if n.endswith("gate_proj")).weight
     dtype = policy.compute_dtype
@@ -167,7 +177,7 @@ def rate(policy: Any, device: str) -> float:
 
     for _ in range(2):
         three()
-    return 6.0 * 2048 * weight.numel() / min(timed(three, device) for _ in range(5))
+    return 6.0 * 2048 * weight.numel() / min(timed(three, device, kind) for _ in range(5))
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
@@ -204,15 +214,15 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batch", type=int, default=0, help="ours; 0: the learner's own choice")
     parser.add_argument("--output", default="update")
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for size in args.sizes:
         for dtype in args.dtypes:
             for lengths in args.lengths:
-                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch))
-                Console(width=140).print(table_of(rows[-1:]))
+                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch, args.clock))
+                merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
     Console(width=140).print(table_of(rows))
-    print(write(args.output, {"cells": rows}))
 
 
 if __name__ == "__main__":

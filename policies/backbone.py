@@ -9,7 +9,8 @@ never move a result beyond rounding, and their gradient is exactly zero.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -173,9 +174,25 @@ class Backbone:
         self.check_length(int(ends.max()))
         rows, at = action_mask.nonzero(as_tuple=True)
         read = self._packed if self.packs else self._padded
-        hidden, slots = read(tokens, first, ends)
+        with self._checkpointing():
+            hidden, slots = read(tokens, first, ends)
         last = hidden[moved(slots.gather(1, lengths[:, None] - 1).squeeze(1), hidden.device)] if whole else None
         return hidden[moved(slots[rows, at - 1], hidden.device)], last
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """Layers that were told to checkpoint do it in training mode only, and there they keep no cache: so, just here.
+
+        The mode of a layer itself changes nothing else; what is inside it stays in eval mode.
+        """
+        layers = [m for m in self.body.modules() if getattr(m, "gradient_checkpointing", False)]
+        for layer in layers if torch.is_grad_enabled() else ():
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def _packed(self, tokens: Tensor, first: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states [M, d] of the columns before `ends` [N], and the slot [N, L] of each column among them."""

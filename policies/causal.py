@@ -82,6 +82,8 @@ class CausalPolicy(Policy):
         self.eval()
         self._lm = (lm,)  # in a tuple: the module tree has it already
         self._backbone = Backbone(lm)
+        if options.gradient_checkpointing:
+            lm.gradient_checkpointing_enable({"use_reentrant": False})
         self._backbone.verify(lm)
         with self._autocast():
             self._backbone.try_packing(lm)

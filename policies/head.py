@@ -24,6 +24,8 @@ from rlalign.types import Sampling
 
 _ROWS = 256
 """Rows of a chunk."""
+_CACHED = 1 << 18
+"""Logits that a processor's cache holds."""
 _KEPT_BYTES = 1 << 28
 """Logits kept for the backward pass."""
 
@@ -65,20 +67,19 @@ class _Fused(torch.autograd.Function):
         ctx.unit = wants_hidden and not wants_weight and not spec.entropy
         keeps = wants_weight and 4 * len(hidden) * len(weight) <= _KEPT_BYTES
         kept, totals, logprobs, entropies, units = [], [], [], [], []
+        room = _room(hidden, weight)
         for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
-            z = _logits(h, weight, bias, y, spec)
-            total = z.logsumexp(-1)
+            z = _logits(h, weight, bias, y, spec, _room(h, weight) if keeps else room)
+            total = _total(z)
             logprobs.append(z.gather(-1, y[:, None]).squeeze(-1) - total)
             totals.append(total)
             if keeps:
                 kept.append(z)
-            if spec.entropy or ctx.unit:
-                p = (z - total[:, None]).exp_()
-                if spec.entropy:
-                    entropies.append(total - (p * z.masked_fill(z == -torch.inf, 0.0)).sum(-1))
-                if ctx.unit:
-                    p.neg_().scatter_add_(-1, y[:, None], torch.ones_like(p[:, :1]))
-                    units.append(_factor(spec) * (p.to(weight.dtype) @ weight).float())
+            if spec.entropy:
+                entropies.append(_entropy(z, total))
+            if ctx.unit:
+                p = z.sub_(total[:, None]).exp_().neg_().scatter_add_(-1, y[:, None], torch.ones_like(z[:, :1]))
+                units.append(_factor(spec) * (p.to(weight.dtype) @ weight).float())
         ctx.spec = spec
         ctx.set_materialize_grads(False)  # an entropy that is only looked at costs nothing
         logprob, total = torch.cat(logprobs), torch.cat(totals)
@@ -99,11 +100,12 @@ class _Fused(torch.autograd.Function):
         dh = torch.empty_like(hidden) if wants_hidden else None
         dw = torch.zeros_like(weight) if wants_weight else None
         db = torch.zeros_like(bias) if wants_bias else None
+        room = _room(hidden, weight)
         for i, start in enumerate(range(0, len(hidden), _ROWS)):
             part = slice(start, start + _ROWS)
             h, y = hidden[part], targets[part]
-            z = kept[i] if kept else _logits(h, weight, bias, y, spec)
-            dz = _dz(z, total[part], y, g[part], entropy[part], None if ge is None else ge[part])
+            z = kept[i] if kept else _logits(h, weight, bias, y, spec, room)
+            dz = _dz(z, total[part], y, g[part], entropy[part], None if ge is None else ge[part], room)
             dz = dz.mul_(_factor(spec)).to(weight.dtype)
             if dh is not None:
                 torch.mm(dz, weight, out=dh[part])
@@ -118,9 +120,26 @@ def _factor(spec: HeadSpec) -> float:
     return spec.scale / spec.sampling.temperature
 
 
-def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec) -> Tensor:
+def _room(hidden: Tensor, weight: Tensor) -> Tensor:
+    """float32 [m, V] for a chunk: made once, because fresh memory of this size costs as much as a product."""
+    return torch.empty(min(len(hidden), _ROWS), len(weight), dtype=torch.float32, device=hidden.device)
+
+
+def _total(z: Tensor) -> Tensor:
+    """logsumexp of the rows of z, a few at a time on a CPU, so that what it makes on its way stays in the cache."""
+    rows = max(1, _CACHED // z.shape[-1]) if z.device.type == "cpu" else len(z)
+    return torch.cat([part.logsumexp(-1) for part in torch.split(z, max(1, rows))])
+
+
+def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, room: Tensor) -> Tensor:
     """float32 [m, V], processed; the target, which was drawn, is in the support whatever rounding says."""
-    raw = (h @ weight.t() if bias is None else torch.addmm(bias, h, weight.t())).float()
+    raw = room[: len(h)]
+    if weight.dtype == torch.float32:
+        torch.mm(h, weight.t(), out=raw)
+    else:
+        raw.copy_(h @ weight.t())
+    if bias is not None:
+        raw += bias
     if spec.scale != 1.0:
         raw *= spec.scale
     z = process(raw, spec.sampling)
@@ -129,9 +148,14 @@ def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: Hea
     return z
 
 
-def _dz(z: Tensor, total: Tensor, y: Tensor, g: Tensor, entropy: Tensor, ge: Tensor | None) -> Tensor:
-    """g · (onehot(y) - p) - ge · p · (log p + H), [m, V]."""
+def _entropy(z: Tensor, total: Tensor) -> Tensor:
     log_p = z - total[:, None]
+    return -(log_p.exp() * log_p.masked_fill_(log_p == -torch.inf, 0.0)).sum(-1)
+
+
+def _dz(z: Tensor, total: Tensor, y: Tensor, g: Tensor, entropy: Tensor, ge: Tensor | None, room: Tensor) -> Tensor:
+    """g · (onehot(y) - p) - ge · p · (log p + H), [m, V], in `room`, where z may lie too."""
+    log_p = torch.sub(z, total[:, None], out=room[: len(z)])
     if ge is None:
         dz = log_p.exp_().mul_(-g[:, None])
     else:

@@ -22,8 +22,8 @@ from rlalign.policies.products import Product, is_known
 _FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
 _MODULES = ("transformers.", "torch.nn.", "peft.tuners.lora.", "rlalign.policies.linear")
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
-_ROOM = 64
-"""Slots that a full cache grows by."""
+_ROOM = 16
+"""Slots that a full cache grows by, or a quarter of what it holds."""
 
 
 def is_lean(lm: Any) -> bool:
@@ -59,7 +59,8 @@ class LeanState:
     def take(self, rows: Tensor) -> LeanState:
         """A copy of the given rows, in order."""
         hidden = None if self.hidden is None else self.hidden[rows]
-        return LeanState(self.keys[:, rows], self.values[:, rows], hidden, self.positions[rows], self.longest)
+        keys, values = (t.index_select(1, rows) for t in (self.keys, self.values))
+        return LeanState(keys, values, hidden, self.positions[rows], self.longest)
 
     def select(self, rows: Tensor) -> None:
         """Keep the given rows, in order."""
@@ -69,7 +70,7 @@ class LeanState:
         """Let there be at least so many slots."""
         have = self.values.shape[3]
         if slots > have:
-            more = (0, slots + _ROOM - have)
+            more = (0, slots + max(_ROOM, slots // 4) - have)
             self.keys, self.values = nn.functional.pad(self.keys, more), nn.functional.pad(self.values, (0, 0, *more))
             self.hidden = None if self.hidden is None else nn.functional.pad(self.hidden, more)
 
@@ -79,7 +80,7 @@ class LeanModel:
 
     Args:
         lm: the live transformers model.
-        dtype: what to multiply in; between the layers numbers keep the embedding's own dtype.
+        dtype: what to multiply in; between the layers numbers are float32, which halves what bfloat16 rounds away.
     """
 
     def __init__(self, lm: Any, dtype: torch.dtype) -> None:
@@ -177,17 +178,17 @@ class LeanModel:
             )
         lengths = torch.tensor([len(c) for c in contexts], device=device)
         longest = max(map(len, contexts))
-        keys, values = self.room(len(contexts), longest + _ROOM, device)
+        keys, values = self.room(len(contexts), longest, device)
         hidden = None
         if min(map(len, contexts)) < longest:
-            hidden = torch.zeros(len(contexts), longest + _ROOM, dtype=self._dtype, device=device)
-            before = torch.arange(longest + _ROOM, device=device) < (longest - lengths)[:, None]
+            hidden = torch.zeros(len(contexts), longest, dtype=self._dtype, device=device)
+            before = torch.arange(longest, device=device) < (longest - lengths)[:, None]
             hidden.masked_fill_(before, -torch.inf)
         return LeanState(keys, values, hidden, torch.zeros_like(lengths), 0)
 
     def _embedded(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
         """The tokens [n, T] as vectors [n·T, d], and cosine and signed sine [n·T, 1, width] of where they stand."""
-        h: Tensor = self._embed(ids)
+        h: Tensor = self._embed(ids).float()
         if self._rotary is None:
             return (h + self._places(positions)).flatten(0, 1), None  # type: ignore[misc]
         cos, sin = (t.flatten(0, 1)[:, None] for t in self._rotary(h, positions))

@@ -75,7 +75,8 @@ class Norm:
     def __call__(self, x: Tensor) -> Tensor:
         """x [m, d] normed."""
         if getattr(self._module, "bias", None) is not None:
-            return layer_norm(x, x.shape[-1:], self._module.weight, self._module.bias, self._eps)
+            weight, bias = self._module.weight.to(x.dtype), self._module.bias.to(x.dtype)
+            return layer_norm(x, x.shape[-1:], weight, bias, self._eps)
         return rms(x, self._module.weight, self._eps)
 
 

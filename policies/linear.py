@@ -44,7 +44,8 @@ class Linear(nn.Linear):
 class LoraLinear(PeftLinear):  # type: ignore[misc]
     """peft's LoRA layer in one step: y = W x + b + (alpha / r) B A x, with W and b frozen.
 
-    Anything out of the ordinary (merged, several adapters, a variant, mixed dtypes) goes peft's own way.
+    Over weights in bfloat16 the float32 adapters are rounded to it for the product, which costs little: they are thin.
+    Anything out of the ordinary (merged, several adapters, a variant) goes peft's own way.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -57,14 +58,16 @@ class LoraLinear(PeftLinear):  # type: ignore[misc]
             not (args or kwargs or self.disable_adapters or self.merged or self.lora_variant)
             and a is not None
             and self.active_adapters == ["default"]
-            and x.dtype == base.weight.dtype == a.dtype
+            and x.dtype == base.weight.dtype
         )
         if not plain:
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
         flat = x.reshape(-1, x.shape[-1])
         apply: Callable[..., Tensor] = _LoraProduct.apply
-        y = apply(flat, base.weight, base.bias, a, b, self.scaling["default"])
+        assert a is not None
+        assert b is not None
+        y = apply(flat, base.weight, base.bias, a.to(x.dtype), b.to(x.dtype), self.scaling["default"])
         return y.view(*x.shape[:-1], y.shape[-1])
 
 

@@ -22,6 +22,9 @@ class PolicyOptions:
     """What estimates values. A run takes it from --objective.value.kind."""
     value_detached: bool = False
     """Keep the value loss out of the body under the head: the head trains alone."""
+    gradient_checkpointing: bool = False
+    """Keep only the layers' inputs in the update and compute the rest again: a third slower, for models that do not
+    fit otherwise."""
     trust_remote_code: bool = False
     """Run the Python that a hub model brings along. It can do anything that you can."""
     hidden_size: int = 64

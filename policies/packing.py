@@ -77,8 +77,9 @@ class Packing:
 
 
 def moved(x: Tensor, device: torch.device) -> Tensor:
-    """A CPU tensor on a device, without waiting for it."""
-    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x.to(device)
+    """A tensor on a device, without waiting for it where it comes from the CPU."""
+    pinned = device.type == "cuda" and x.device.type == "cpu"
+    return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
 
 
 def pack(tokens: Tensor, shared: Tensor, ends: Tensor) -> tuple[Packing, Tensor]:

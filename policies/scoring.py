@@ -10,6 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlalign.errors import UserError
 from rlalign.policies.base import TokenScores
+from rlalign.policies.packing import moved
 from rlalign.policies.processing import entropy as entropy_of
 from rlalign.policies.processing import token_logprobs
 from rlalign.policies.value_head import ValueHead
@@ -55,8 +56,8 @@ def score_actions(
         value_head: reads values off the same states when given.
     """
     at = action_mask.nonzero(as_tuple=True)
-    targets = tokens[at].to(states.device)
-    at = tuple(index.to(states.device) for index in at)
+    targets = moved(tokens[at], states.device)
+    at = tuple(moved(index, states.device) for index in at)
     logprobs, entropies = scorer(states, targets, sampling, entropy)
     blank = torch.zeros(tokens.shape, dtype=torch.float32, device=states.device)
     values = last = None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rlalign.policies.packing import moved
+
 
 class ValueHead(nn.Module):
     """hidden [..., d] -> value [...], float32. It starts at zero, so that a first advantage is the reward itself.
@@ -33,6 +35,6 @@ def state_values(head: ValueHead, states: Tensor, final: Tensor, action_mask: Te
 
     states [A, d] are in the order of `action_mask.nonzero()`, final [N, d] in that of the rows.
     """
-    at = tuple(index.to(states.device) for index in action_mask.nonzero(as_tuple=True))
+    at = tuple(moved(index, states.device) for index in action_mask.nonzero(as_tuple=True))
     blank = torch.zeros(action_mask.shape, dtype=torch.float32, device=states.device)
     return blank.index_put(at, head(states)), head(final)

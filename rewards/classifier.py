@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from rlalign.errors import UserError, did_you_mean
+from rlalign.rewards.placed import Placed
 from rlalign.rewards.reward import reward
 from rlalign.rewards.text import plain
 
@@ -14,6 +15,7 @@ _BATCH = 32
 
 
 @reward("classifier", timeout_s=None, range=(0.0, 1.0))
+@Placed
 def classifier(
     prompts: Sequence[Any],
     completions: Sequence[Any],
@@ -21,19 +23,20 @@ def classifier(
     model: str,
     label: str = "1",
     with_prompt: bool = False,
-    device: str = "cpu",
+    device: str | None = None,
     **columns: Any,
 ) -> list[float]:
     """Probability that a Hugging Face sequence classifier gives a label: `classifier?model=PATH&label=POSITIVE`.
 
     `model` is a folder or hub id with safetensors weights (pickles and remote code are refused), `label` a name or
     index of its labels. It reads the completion, after the prompt if `with_prompt`, cut from the left to what the model
-    takes. Range: [0, 1]; a model with one output: its sigmoid. Cost: one forward of the model for each completion.
-    Deterministic on one machine. Hacked by: whatever the model mistakes for the label, far from its training data.
+    takes. It runs on the policy's device unless `device` names another. Range: [0, 1]; a model with one output: its
+    sigmoid. Cost: one forward of the model for each completion. Deterministic on one machine.
+    Hacked by: whatever the model mistakes for the label, far from its training data.
     Raises UserError for an unknown label.
     """
     texts = [(plain(p) if with_prompt else "") + plain(c) for p, c in zip(prompts, completions, strict=True)]
-    return _probabilities(texts, model, label, device)
+    return _probabilities(texts, model, label, device or "cpu")
 
 
 def _probabilities(texts: Sequence[str], path: str, label: str, device: str) -> list[float]:

@@ -80,7 +80,7 @@ def code(
     an empty folder, without the environment's variables and network, killed with its children after `seconds`, with
     limits on memory and files. Off by default: `code?allow=true` says that model-written code may run here. This is no
     security boundary (see `rlalign.rewards.code`). Code that fails to run scores 0; None without tests. Range: [0, 1].
-    Cost: about 20 programs a second on one core. Deterministic as far as the program is.
+    Cost: about 30 programs a second on one core. Deterministic as far as the program is.
     Hacked by: special cases for the tests that are seen, and code that tampers with the interpreter of both.
     Raises UserError when it is not allowed, or where no network namespace can be made (`network=true` does without).
     """

@@ -125,6 +125,11 @@ class RewardSum:
             self._counts[name].clear()
         return counted
 
+    @property
+    def asks_for_policy(self) -> bool:
+        """Whether a function has `bind`."""
+        return any(hasattr(guard.reward.function, "bind") for guard in self._guards.values())
+
     def bind(self, policy: Any) -> None:
         """Give the policy to the functions that ask for it: those with `bind(policy)`, which may return the function
         to use from then on. Raises UserError for one that is to run in a worker, where no policy is."""

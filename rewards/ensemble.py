@@ -36,10 +36,10 @@ class Ensemble:
     """One value of several rewards: `ensemble?of=vader|tfidf_sentiment&how=min`, or `ensemble(["vader", mine])`.
 
     `of` names episode rewards, separated by `|`; a weight rescales a member, `of=vader=0.5|tfidf_sentiment`. `how` is
-    mean, min, penalised (mean - coef · std of the members) or product, which is also the reward `product?of=...`: good
-    only where every member is, for members of range [0, 1]. Members run with their own timeouts; one that fails makes
-    the call fail, one that does not apply (None) leaves the sample out. Range: that of the members. Cost: the sum of
-    theirs. Deterministic where they are. Hacked by: what fools every member; members should not share their data.
+    mean, min, penalised (mean - coef · std of the members) or product. Members run with their own timeouts; one that
+    fails makes the call fail, one that does not apply (None) leaves the sample out. Range: that of the members.
+    Cost: the sum of theirs. Deterministic where they are.
+    Hacked by: what fools every member; members should not share their data.
     Raises UserError without members, for an unknown `how`, and for a member of another scope.
     """
 
@@ -49,7 +49,7 @@ class Ensemble:
 
     def bind(self, policy: Any) -> Ensemble:
         """The same, its members bound to a policy."""
-        return Ensemble(self._members, policy)
+        return type(self)(self._members, policy)
 
     def __call__(
         self,
@@ -80,6 +80,8 @@ class Ensemble:
             made = compose(specs)
             if len(made.weights) < 2:
                 raise UserError("an ensemble or product needs two members or more: ensemble?of=vader|tfidf_sentiment")
+            if made.moving:
+                raise UserError(f"an ensemble of '{made.moving[0]}': its members have plain weights")
             for name, scope in made.scopes.items():
                 if scope != "episode":
                     raise UserError(f"an ensemble of '{name}', which has scope {scope}: its members judge episodes")
@@ -89,8 +91,17 @@ class Ensemble:
         return self._composed[of]
 
 
+class Product(Ensemble):
+    """Product of several rewards, good only where every one of them is: `product?of=json_valid|json_fields`.
+
+    For members of range [0, 1]; `of` as in `ensemble`. Add the members with weight 0 to see each of them. Range: the
+    product of theirs. Cost: the sum of theirs. Deterministic where they are.
+    Hacked by: what fools every member. It is sparse: one 0 hides what the others say.
+    """
+
+
 by_name = reward("ensemble", timeout_s=None)(Ensemble())
-product = RewardFunction("product", Ensemble(), timeout_s=None, parameters={"how": "product"})
+product = RewardFunction("product", Product(), timeout_s=None, parameters={"how": "product"})
 
 
 def ensemble(members: Specs, how: str = "mean", coef: float = 1.0, name: str = "ensemble") -> RewardFunction:

@@ -35,7 +35,7 @@ def label_match(
 
     Case and the blanks around it are left out, nothing else. `labels` is a column of lists, or a parameter:
     `label_match?labels=positive|negative&invalid=-1`; without it every other text is invalid. None without an answer.
-    Range: 1, `wrong` and `invalid`, which should lie in [-1, 1]. Cost: about a million texts a second on one core.
+    Range: 1, `wrong` and `invalid`, which should lie in [-1, 1]. Cost: about 400,000 texts a second on one core.
     Deterministic. Hacked by: the most frequent label for everything; look at balanced accuracy or MCC too.
     """
     n = len(completions)
@@ -50,9 +50,9 @@ def _worth(said: str, wanted: str, labels: Sequence[str], wrong: float, invalid:
 
 @reward("label_valid", timeout_s=None, range=(0.0, 1.0))
 def label_valid(completions: Sequence[Any], labels: Any, **columns: Any) -> list[float]:
-    """1 where the completion is one of `labels` (a column of lists, or a parameter: `labels=yes|no`), else 0.
+    """1 where the completion is one of `labels`, else 0; `labels` as in `label_match`.
 
-    Range: {0, 1}. Cost: about a million texts a second on one core. Deterministic. Hacked by: any label, always.
+    Range: {0, 1}. Cost: about 400,000 texts a second on one core. Deterministic. Hacked by: any label, always.
     """
     rows = zip(completions, _label_rows(labels, len(completions)), strict=True)
     return [float(parse_label(plain(c), known) != INVALID) for c, known in rows]

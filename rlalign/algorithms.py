@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.fields import flatten
@@ -29,6 +29,7 @@ class Algorithm:
         group_size: samples of each prompt that it was published with, or a modest number.
         epochs: passes over each rollout.
         minibatches: optimizer steps in each pass.
+        old_logprobs: denominator of the ratio, see `LearnerConfig.old_logprobs`.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Algorithm:
     group_size: int = 8
     epochs: int = 1
     minibatches: int = 1
+    old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
 
 
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm", group="rlalign.algorithms")
@@ -194,8 +196,10 @@ for _item in (
         Objective(**_GROUP, trust=Trust("divergence_mask"), aggregation="token_global"),
         "Qi et al. 2026",
         "2602.04879",
-        "Stops tokens by how much probability they moved, not by their ratio, so that rare tokens are not cut first.",
+        "Stops tokens by how much probability they moved away from the sampler's, not by their ratio, so that rare "
+        "tokens are not cut first. The sampler itself is the anchor, so that its own numerical distance counts too.",
         "Biased: the token mean and the group's spread, as dapo.",
+        old_logprobs="sampler",
     ),
     Algorithm(
         "reinforce_pp",
@@ -269,7 +273,8 @@ for _item in (
         "Schulman et al. 2017",
         "1707.06347",
         "Clipped token ratios, advantages from a learned value by GAE and whitened over the batch, several passes over "
-        "each rollout; the KL in the reward is steered to a target as in 1909.08593.",
+        "each rollout; the KL in the reward is steered to a target as in 1909.08593. What is cut by the limit is paid "
+        "in full there, so nothing is bootstrapped (--objective.credit.bootstrap true where it is not).",
         "Biased: lambda < 1 with a wrong value, whitening, and the token mean. With lambda = 1, no scale and "
         "sequence_sum it is exact for any value.",
         epochs=4,
@@ -287,7 +292,7 @@ for _item in (
         "Yuan et al. 2025",
         "2503.01491",
         "PPO whose value learns first, alone, and from Monte-Carlo returns (lambda 1), while the policy keeps "
-        "lambda 0.95.",
+        "lambda 0.95. What is cut by the limit is not bootstrapped, as in ppo.",
         "Biased: lambda < 1 with a wrong value, and the token mean.",
         epochs=2,
     ),
@@ -305,8 +310,10 @@ for _item in (
         "Yue et al. 2025",
         "2504.05118",
         "VC-PPO with a lambda that grows with the completion's length, a higher ceiling, one token mean over the "
-        "batch, and the log-likelihood of samples with positive reward.",
-        "Biased: lambda < 1 with a wrong value, the token mean, and the likelihood term, which is another objective.",
+        "batch, and the log-likelihood of samples with positive reward. alpha is meant for long chains of thought: "
+        "up to 1/alpha = 20 tokens lambda is 0. What is cut by the limit is not bootstrapped, as in ppo.",
+        "Biased: lambda < 1 with a wrong value (0 at the oracle's four tokens), the token mean, and the likelihood "
+        "term, which is another objective.",
         epochs=2,
     ),
 ):

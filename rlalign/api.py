@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from rlalign.errors import UserError
 from rlalign.evaluation import Comparison
 from rlalign.integrations import train_any
 from rlalign.objective.spec import Objective
-from rlalign.run import Run
+from rlalign.run import OBJECT, Run
 
 Rewards = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mapping[str, float]
 
@@ -82,13 +83,17 @@ def _environment(env: Any) -> TextMDP:
 
 
 def _name_of(env: Any) -> str:
-    return str(getattr(env, "id", None) or type(env).__name__)
+    return OBJECT + str(getattr(env, "id", None) or type(env).__name__)
 
 
 def _spec_of(reward: Any) -> str:
-    """How a reward is written into config.json; a function of a notebook has only its name."""
+    """How a reward is written into config.json: a spec that finds it again, or its name marked as an object's."""
     if isinstance(reward, str):
         return reward
     if isinstance(reward, tuple):
         return f"{_spec_of(reward[0])}={reward[1]}"
-    return str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__))
+    where, what = getattr(reward, "__module__", ""), getattr(reward, "__qualname__", "")
+    module = sys.modules.get(where)
+    if getattr(module, what, None) is reward and getattr(module, "__spec__", None):  # a script's __main__ has no spec
+        return f"{where}:{what}"
+    return OBJECT + str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__))

@@ -7,11 +7,12 @@ from typing import Any
 
 from rlalign.config import TrainConfig
 from rlalign.envs.mdp import TextMDP
+from rlalign.errors import UserError
 from rlalign.make import make_mdp
 from rlalign.policies import make_policy
 from rlalign.policies.base import Policy
 from rlalign.policies.precision import device_of
-from rlalign.run import Run
+from rlalign.run import OBJECT, Run
 
 
 def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
@@ -21,10 +22,18 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         config: names the environment, its rewards and the limit of a turn.
         env, rewards: objects instead of the configuration's names.
     """
+    if env is None and config.env.startswith(OBJECT):
+        raise UserError(f"the environment '{config.env}' was a Python object, which no name brings back: give env=...")
+    if rewards is None and (lost := [spec for spec in config.reward if spec.removeprefix("+").startswith(OBJECT)]):
+        raise UserError(f"the reward '{lost[0]}' was a Python object, which no name brings back: give rewards=...")
     mdp = make_mdp(config.env if env is None else env)
     chosen = config.reward if rewards is None else rewards
     if chosen:
         mdp = make_mdp(mdp, rewards=_with_own(mdp, chosen))
+    if mdp.reward is None and not config.supervised.align_interval:
+        raise UserError(
+            f"{mdp.id} has no reward, so there is nothing to learn: add --reward SPEC (rlalign list rewards)"
+        )
     return mdp.with_limits(max_new=config.rollout.max_new)
 
 

@@ -153,11 +153,16 @@ def check_reward_laws(spec: Any) -> list[LawResult]:
     """Run every law of a reward: on texts of every kind, alone and together.
 
     Args:
-        spec: as for `rlalign.rewards.compose`. A reward that needs a parameter which was not given is not checked.
+        spec: as for `rlalign.rewards.compose`. A reward that needs a parameter which was not given is not checked. One
+            that asks for the policy gets a small random one.
     """
     from rlalign.rewards.compose import compose
 
     with compose([spec]) as reward:
+        if reward.asks_for_policy:
+            from rlalign.policies import make_policy
+
+            reward.bind(make_policy("gru", tokenizer=ByteTokenizer()))
         return _reward_laws(reward)
 
 
@@ -165,15 +170,21 @@ def _reward_laws(reward: Reward) -> list[LawResult]:
     scope = next(iter(reward.scopes.values()))
     texts = [*FUZZ, *(text[:40] for text in FUZZ)]
 
+    answer = _ANSWERS[0]
+
     def score(rows: Sequence[int]) -> Scores:
         event: Any = {"token": "turn", "turn": "turn"}.get(scope, scope)
         said = [texts[i] for i in rows]
         ids = [[*ByteTokenizer().encode(text), ByteTokenizer.eos_id] for text in said]
-        return reward.score(event, ["Say something."] * len(rows), said, ids, **_columns(said))
+        return reward.score(event, ["Say something."] * len(rows), said, ids, **_columns(said, answer))
 
     everything = list(range(len(texts)))
     try:
-        score([len(FUZZ) - 1])
+        try:
+            score([len(FUZZ) - 1])
+        except UserError:
+            answer = _ANSWERS[1]
+            score([len(FUZZ) - 1])
     except UserError as error:
         return [LawResult("can be scored", True, f"not checked: {error}")]
     except Exception:
@@ -478,11 +489,15 @@ def _gold(mdp: TextMDP, traces: Sequence[Trace], seed: int, vector_env: type[Tok
     return f"another answer scores {most}, above {best}" if most > best + _TOLERANCE else ""
 
 
-def _columns(texts: Sequence[str]) -> dict[str, list[Any]]:
-    """The columns that every environment gives, and an answer."""
+_ANSWERS = ("42", "Ann | person")  # a number, a text and JSON; a list of spans
+
+
+def _columns(texts: Sequence[str], answer: str) -> dict[str, list[Any]]:
+    """The columns that every environment gives, an answer and the labels of a classification."""
     n = len(texts)
     return {
-        "answer": ["42"] * n,
+        "answer": [answer] * n,
+        "labels": [["42", "nan"]] * n,
         "state": [{} for _ in texts],
         "turns": [[text] for text in texts],
         "replies": [[] for _ in texts],

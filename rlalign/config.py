@@ -73,7 +73,8 @@ class LearnerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
-    """Denominator of the ratio when a rollout is used again; auto: the sampler's in float32, else recomputed."""
+    """Denominator of the ratio when a rollout is used again; auto: the sampler's in float32, else recomputed. `sampler`
+    holds for a rollout that is used once, too, whose ratio would be 1 otherwise."""
     max_bad_updates: int = 3
     """Non-finite updates in a row that are skipped before the run stops."""
 

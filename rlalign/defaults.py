@@ -21,7 +21,12 @@ def default_config(
     config = replace(
         config,
         rollout=replace(config.rollout, group_size=preset.group_size),
-        learner=replace(config.learner, epochs=preset.epochs, minibatches=preset.minibatches),
+        learner=replace(
+            config.learner,
+            epochs=preset.epochs,
+            minibatches=preset.minibatches,
+            old_logprobs=preset.old_logprobs,
+        ),
     )
     return _scratch(config) if from_scratch(policy) else config
 

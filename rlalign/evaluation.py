@@ -96,7 +96,8 @@ def _report(
     rows = [(text, task.columns) for task, texts in zip(tasks, completions, strict=True) for text in texts]
     answers, labels = ([columns.get(name) for _, columns in rows] for name in ("answer", "labels"))
     found = report(families, [text for text, _ in rows], answers, labels)
-    right = successes(mdp.gold_score, metrics)
+    own = mdp.reward is not None and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
+    right = successes(mdp.gold_score if own else None, metrics)
     samples = len(completions[0])
     tries = {} if right is None else {k: v for n in {1, samples} for k, v in attempts(right, n).items()}
     return Report(tries) | found
@@ -123,15 +124,8 @@ def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> 
     return found.float().cpu()
 
 
-_OWN = (
-    "reward",
-    "length",
-    "kl",
-    "fluency",
-    "entropy",
-    "distinct_2",
-    "truncated",
-)  # a component of such a name is shown as reward/NAME
+# a component of such a name is shown as reward/NAME
+_OWN = ("reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated")
 
 
 def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:

@@ -17,7 +17,7 @@ from rlalign.errors import UserError
 from rlalign.evaluation import Comparison, held_out, write_comparison
 from rlalign.idle import idle_settings
 from rlalign.plots import draw
-from rlalign.run import Lock, Run, read_config, write_config
+from rlalign.run import OBJECT, Lock, Run, read_config, write_config
 from rlalign.signals import StopRequest
 from rlalign.supervised import demonstrations
 from rlalign.tracking import read_metrics
@@ -96,6 +96,11 @@ def _open(folder: Path, config: TrainConfig, console: Console) -> TrainConfig:
                 raise UserError(f"'{folder}' has done {step} steps already: give --steps {step} or more")
         changed = differences(read_config(folder), config)
         changed = {k: v for k, v in changed.items() if k not in ("resume", "output", "allow_change")}
+        if "algorithm" in changed:
+            raise UserError(
+                f"this is a run of {changed['algorithm'][0]}, and another name alone would change nothing: start a new "
+                "run, or change single axes with --objective.* and --allow-change"
+            )
         for key, (old, new) in changed.items():
             console.print(f"changed: {key}  {old!r} -> {new!r}")
         refused = [k for k in changed if unsafe(k, config)]
@@ -109,7 +114,7 @@ def _open(folder: Path, config: TrainConfig, console: Console) -> TrainConfig:
 
 def default_output(config: TrainConfig) -> Path:
     """runs/ENV-POLICY-ALGORITHM-TIME, not taken yet."""
-    words = [Path(config.env).stem.removesuffix("-v0"), Path(config.policy).name, config.algorithm]
+    words = [Path(config.env.removeprefix(OBJECT)).stem.removesuffix("-v0"), Path(config.policy).name, config.algorithm]
     stem = "-".join(words).lower().replace(":", "-").replace(" ", "-") + time.strftime("-%Y%m%d-%H%M%S")
     path, n = Path("runs") / stem, 1
     while path.exists():

@@ -58,7 +58,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "supervised", "weight", "supervised.align_interval is 0"
     elif c.supervised.weight == 0:
         yield "supervised", "align_interval", "supervised.weight is 0"
-    if updates == c.steps:
+    if updates == c.steps and c.learner.old_logprobs == "recompute":
         yield "learner", "old_logprobs", "each rollout is used once"
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +21,8 @@ from rlalign.objective import (
     Objective,
     ObjectiveState,
     advantages,
+    likelihood_count,
+    likelihood_loss,
     loss_count,
     policy_loss,
     value_count,
@@ -32,7 +35,7 @@ from rlalign.supervised import Demonstrations
 from rlalign.types import Sampling
 
 T = TypeVar("T")
-_MISMATCH = 1e-2  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
+_MISMATCH = 1e-3  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
 
 
 @dataclass
@@ -149,7 +152,7 @@ class Learner:
                 batch = replace(batch, old_values=scores.values, final_values=scores.final_values)
                 if recompute:
                     batch = replace(batch, old_logprobs=scores.logprobs)
-            if batch.old_logprobs is None and reused:
+            if batch.old_logprobs is None and (reused or self.config.old_logprobs == "sampler"):
                 batch = replace(batch, old_logprobs=batch.sampler_logprobs)
             learnt = advantages(objective, batch, self.state)
             self.state.update(objective, batch)
@@ -190,7 +193,7 @@ class Learner:
         if first and self.policy.compute_dtype == torch.float32 and mismatch > _MISMATCH:
             raise FaultError(
                 f"sampled and scored log-probs differ by {mismatch:.3g} nats a token on the first "
-                "pass: sampler and policy are not the same distribution"
+                "pass: sampler and policy are not the same distribution (try --rollout.sampler generate)"
             )
         return {**metrics, "train/lr": self._step()}
 
@@ -262,11 +265,10 @@ class Learner:
             torch.cuda.empty_cache()
 
     def _accumulate(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> _Sums:
-        objective, state = self.objective, self.state
+        objective = self.objective
         whole = buffer.batch[moved(rows, self.policy.device)]
         # the one place that divides: by the counts of the whole minibatch, known before any forward
-        policy_count = loss_count(objective, whole).clamp(min=1)
-        tokens_count = value_count(whole).clamp(min=1)
+        terms = [(count(whole).clamp(min=1), term) for count, term in self._terms(finite=finite)]
         sums = _Sums()
         for part in self._micro_batches(rows, buffer.lengths):
             micro = buffer.batch[moved(part, self.policy.device)]
@@ -283,17 +285,25 @@ class Learner:
                 micro, logprobs=scores.logprobs, old_logprobs=old, entropies=scores.entropies, values=scores.values
             )
             loss = torch.zeros((), device=self.policy.device)
-            if not state.pretraining(objective):
-                policy = policy_loss(objective, micro, state, finite=finite)
-                loss = loss + policy.total / policy_count
-                sums.add(policy)
-            if objective.needs_values:
-                value = value_loss(objective, micro, finite=finite)
-                loss = loss + value.total / tokens_count
-                sums.add(value)
+            for count, term in terms:
+                part_of = term(micro)
+                loss = loss + part_of.total / count
+                sums.add(part_of)
             loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             sums.loss += loss.detach()
         return sums
+
+    def _terms(self, *, finite: bool) -> list[tuple[Callable[[Batch], Tensor], Callable[[Batch], LossSum]]]:
+        """(count, loss) of each part of the objective that is trained now."""
+        o = self.objective
+        terms: list[tuple[Callable[[Batch], Tensor], Callable[[Batch], LossSum]]] = []
+        if not self.state.pretraining(o):
+            terms.append((partial(loss_count, o), partial(policy_loss, o, state=self.state, finite=finite)))
+            if o.data.nll_coef:
+                terms.append((partial(likelihood_count, o), partial(likelihood_loss, o)))
+        if o.needs_values:
+            terms.append((value_count, partial(value_loss, o, finite=finite)))
+        return terms
 
     def _micro_batches(self, rows: Tensor, lengths: Tensor) -> Iterator[Tensor]:
         size = self.micro_batch or len(rows)

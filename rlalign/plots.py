@@ -98,7 +98,7 @@ def plot_comparison(comparison: Mapping[str, Any], path: Path) -> Path:
 
 def _components(axis: Any, rows: Sequence[dict[str, float]]) -> None:
     own = {"reward/mean", "reward/ci95", "reward/std", "reward/invalid"}
-    names = [n for n in rows[0] if n.startswith("reward/") and n not in own]
+    names = [n for n in rows[0] if n.startswith("reward/") and n not in own and not n.endswith("/weight")]
     for name, style in zip(names, ("--", ":", "-.", (0, (1, 3)), (0, (5, 5))), strict=False):
         _curve(axis, rows, name, _GREY, name.removeprefix("reward/"), style=style)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -129,7 +130,9 @@ def collect(
             _add(components, name, value)
 
     group_ids = np.repeat(np.arange(len(tasks)), group_size)
+    began = time.perf_counter()
     _score_groups(env, group_ids, rewards, valid, components)
+    env.reward_seconds += time.perf_counter() - began
     rewards[~valid] = 0.0
     width = int(env.lengths.max())
     return Rollout(

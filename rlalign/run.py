@@ -1,11 +1,12 @@
 """A run and its folder.
 
 config.json                 what was asked
-metrics.jsonl               one line a step: rollout/ reward/ train/ eval/ time/
+metrics.jsonl               one line a step: rollout/ reward/ train/ eval/ alarm/ time/
 samples.jsonl               some completions of every step
 checkpoints/step-N/         state to go on from, with its manifest
+best/step-N/                the weights of the best validation, with evaluation.patience
 policy/                     the trained policy; transformers loads it without us
-report/                     reward.png, evaluation.json, samples before and after
+report/                     reward.png, evaluation.json, samples before and after, alarms.json where there were any
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ from rlalign.tracking import read_metrics
 if TYPE_CHECKING:
     from rlalign.evaluation import Comparison
     from rlalign.policies.base import Policy
+
+
+OBJECT = "object:"
+"""Marks the name of an environment or reward that was given as a Python object: no name can stand for it later."""
 
 
 class Run:
@@ -83,10 +88,16 @@ class Run:
         samples: int | None = None,
         baseline: str | None = None,
         folds: int = 0,
+        env: Any = None,
+        rewards: Any = None,
     ) -> Comparison:
-        """Before (or a baseline) and after on held-out prompts; also written to report/ (see `evaluate_run`)."""
+        """Before (or a baseline) and after on held-out prompts; also written to report/ (see `evaluate_run`).
+
+        `env` and `rewards`: those that the run was trained with, where they were objects and this is another process.
+        """
         from rlalign.evaluation import evaluate_run
 
+        self.objects = (self.objects[0] if env is None else env, self.objects[1] if rewards is None else rewards)
         return evaluate_run(self, split=split, prompts=prompts, samples=samples, baseline=baseline, folds=folds)
 
     def plot(self) -> Path:

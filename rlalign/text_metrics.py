@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from rlalign.errors import UserError, did_you_mean
 from rlalign.rewards.columns import texts_of
 from rlalign.rewards.labels import INVALID, parse_label
 from rlalign.rewards.spans import mean_iou, parse_spans, spans_of
@@ -51,7 +52,7 @@ def families_of(components: Iterable[str]) -> list[str]:
     return [family for family, speakers in FAMILIES.items() if names.intersection(speakers)]
 
 
-def report(families: Iterable[str], said: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
+def report(families: Sequence[str], said: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
     """The figures of some families over all completions; those without an answer are left out.
 
     Args:
@@ -59,7 +60,12 @@ def report(families: Iterable[str], said: Sequence[str], answers: Sequence[Any],
         said: n completions.
         answers: n reference answers, None where there is none.
         labels: n lists of labels, or None where a task names none.
+
+    Raises UserError for an unknown family.
     """
+    for family in families:
+        if family not in FAMILIES:
+            raise UserError(f"unknown family of metrics '{family}'.{did_you_mean(family, FAMILIES)}")
     found = Report({f"distinct_{n}_corpus": distinct(said, n) for n in (1, 2)})
     known = [i for i, answer in enumerate(answers) if answer is not None]
     if not known:

@@ -153,6 +153,7 @@ class Trainer:
         r, reward = self.config.rollout, self.mdp.reward
         if reward is not None:
             reward.begin_step(self.step)
+        self.env.reward_seconds = 0.0
         with torch.no_grad():
             rollout = self._play(self.env, tasks, r.group_size)
             drawn, greedy = [rollout], None
@@ -170,6 +171,7 @@ class Trainer:
         learnt = decoupled(rollout, weights) if r.per_component else rollout
         buffer = self.learner.prepare(learnt, greedy_rewards=greedy)
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
+        times["time/reward"] = self.env.reward_seconds  # a part of time/rollout
         seen = rollout if len(drawn) == 1 else joined(drawn)
         metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | self._failures() | times
         metrics |= rollout_diagnostics(seen, self.gold)

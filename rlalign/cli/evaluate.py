@@ -28,7 +28,7 @@ class Args:
     """Where the prompts are from."""
     prompts: int | None = None
     """Held-out prompts; None: as many as the run's own evaluation."""
-    samples: Annotated[int | None, tyro.conf.arg(aliases=["--k"])] = None
+    k: Annotated[int | None, tyro.conf.arg(aliases=["--samples"])] = None
     """Completions of each, for pass@k and avg@k; None: as many as the run's own evaluation."""
     folds: int = 0
     """Disjoint parts of the prompts for a cross-validated estimate; 0: none."""
@@ -52,7 +52,7 @@ def run(args: Sequence[str]) -> int:
         Run(given.run),
         split=given.split,
         prompts=given.prompts,
-        samples=given.samples,
+        samples=given.k,
         env=given.env,
         baseline=given.baseline,
         folds=given.folds,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import tyro
 from rich.console import Console
@@ -42,20 +43,36 @@ def parse(args: Sequence[str]) -> TrainConfig:
     Defaults depend on three of them: the preset gives the axes, the policy its learning rate and batch; a run folder to
     resume gives everything.
     """
-    args = _resume_path(list(args))
-    default = _default(args)
+    args, file = _config_file(_resume_path(list(args)))
+    default = _default(args, file)
     parsed: TrainConfig = tyro.cli(
         TrainConfig,
         args=args,
         default=default,
         prog="rlalign train",
-        description="Train a policy by reinforcement learning from a reward.",
+        description="Train a policy by reinforcement learning from a reward. "
+        "--config FILE takes settings from a TOML file, such as best.toml of rlalign tune.",
         config=(tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands),
     )
     return parsed
 
 
-def _default(args: list[str]) -> TrainConfig:
+def _config_file(args: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Take `--config FILE` out: a TOML file of settings by their dotted names, which flags win over."""
+    path = _value(args, "--config")
+    if path is None:
+        return args, {}
+    import tomllib
+
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"'{path}' holds no settings: {error}") from error
+    at = next(i for i, word in enumerate(args) if word.partition("=")[0] == "--config")
+    return args[:at] + args[at + (1 if "=" in args[at] else 2) :], found
+
+
+def _default(args: list[str], file: Mapping[str, Any]) -> TrainConfig:
     from rlalign.defaults import default_config
 
     output = _value(args, "--output")
@@ -66,12 +83,14 @@ def _default(args: list[str]) -> TrainConfig:
         if not (folder / "config.json").is_file():
             raise UserError(f"'{folder}' holds no run to resume: check the path")
         return replace(read_config(folder), reward=() if "--reward" in args else read_config(folder).reward)
+    from rlalign.compare.settings import apply
+
     base = TrainConfig()
-    return default_config(
-        env=_value(args, "--env") or base.env,
-        policy=_value(args, "--policy") or base.policy,
-        algorithm=_value(args, "--algorithm") or base.algorithm,
+    env, policy, algorithm = (
+        _value(args, f"--{name}") or str(file.get(name, getattr(base, name))) for name in ("env", "policy", "algorithm")
     )
+    config = default_config(env=env, policy=policy, algorithm=algorithm)
+    return apply(config, {k: v for k, v in file.items() if k not in ("env", "policy", "algorithm")})
 
 
 def _resume_path(args: list[str]) -> list[str]:

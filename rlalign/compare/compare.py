@@ -52,7 +52,7 @@ class Where:
 def compare_study(
     study: Study,
     *,
-    command: str,
+    command: str = "",
     where: Where | None = None,
     console: Console | None = None,
     allow_unequal: bool = False,
@@ -90,10 +90,15 @@ def compare_study(
 
 
 def compare_runs(
-    folders: Sequence[Path], output: Path, *, command: str, leave_out: Excluding, threshold: float | None = None
+    folders: Sequence[Path],
+    output: Path,
+    *,
+    command: str = "",
+    leave_out: Excluding | None = None,
+    threshold: float | None = None,
 ) -> Results:
     """Analyse runs that exist already. Raises UserError naming what does not fit together."""
-    found, excluded = gather(folders, leave_out)
+    found, excluded = gather(folders, leave_out or Excluding())
     return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
 
 

@@ -27,7 +27,7 @@ class Excluding:
     incomplete: bool = False
 
 
-def gather(folders: Sequence[Path], leave_out: Excluding = Excluding()) -> tuple[list[Cell], list[Failure]]:
+def gather(folders: Sequence[Path], leave_out: Excluding) -> tuple[list[Cell], list[Failure]]:
     """(cells, runs left out) of run folders or of folders of studies.
 
     Raises UserError naming each run that is not finished, is of another budget or policy than most, or is missing.
@@ -160,7 +160,7 @@ def _complete(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failur
             kept = [c for c in kept if c.seed != seed]
     if not kept:
         raise UserError("nothing is left to compare: no seed of an environment is there for all algorithms")
-    return kept
+    return sorted(kept, key=lambda cell: cell.seed)  # pairs are rows of the same seed, in whatever order runs came
 
 
 def _failure(cell: Cell, reason: str) -> Failure:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +18,11 @@ from rlalign.compare.study import Cell
 from rlalign.compare.workers import Workers, log_of
 from rlalign.config import TrainConfig, differences
 from rlalign.errors import UserError
-from rlalign.run import read_config
+from rlalign.run import Lock, read_config
 from rlalign.signals import StopRequest
 
 _LOOK = 0.3  # seconds between two looks at the runs
+_PATIENCE = 10.0  # seconds for a dying process to let go of its folder
 _FREE = ("resume", "allow_change", "output", "save_every", "keep", "tracking", "device")
 
 
@@ -74,10 +77,35 @@ def prepared(config: TrainConfig) -> TrainConfig:
     """The configuration to start with: resumed from a checkpoint, or from nothing when there is none."""
     folder = Path(str(config.output))
     if (folder / "config.json").is_file() and checkpoint.complete(folder / "checkpoints"):
-        return replace(config, resume=True)
-    shutil.rmtree(folder, ignore_errors=True)
+        with _own(folder):
+            return replace(config, resume=True)
+    if folder.is_dir():
+        with _own(folder):
+            for path in folder.iterdir():
+                if path.is_dir():
+                    shutil.rmtree(path)
+                elif path.name != "run.lock":
+                    path.unlink()
     log_of(config).unlink(missing_ok=True)
     return config
+
+
+@contextmanager
+def _own(folder: Path) -> Iterator[None]:
+    """The folder's lock; a process of an attempt that was killed a moment ago gets some seconds to be gone."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            lock = Lock(folder).__enter__()
+            break
+        except UserError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(_LOOK)
+    try:
+        yield
+    finally:
+        lock.__exit__(None, None, None)
 
 
 class _Display:

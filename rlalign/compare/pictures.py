@@ -113,7 +113,7 @@ def _scores(axes: Sequence[Any], results: Results) -> None:
                 error = [[r.mean.value - r.mean.low], [r.mean.high - r.mean.value]]
                 axis.errorbar(r.mean.value, at, xerr=error, fmt="o", color=colour, capsize=3)
         axis.set_yticks(range(len(env.algorithms)), list(env.algorithms) if i == 0 else [""] * len(env.algorithms))
-        axis.invert_yaxis()
+        axis.set_ylim(len(env.algorithms) - 0.5, -0.5)
         axis.set(title=name, xlabel="held-out reward (95 % CI; dots: seeds)")
 
 

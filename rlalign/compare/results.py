@@ -266,7 +266,7 @@ class Manifest:
     """Computing time of all cells together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Results:
     """A study's findings. `verdict` is two or three plain sentences and comes first everywhere."""
 
@@ -283,6 +283,9 @@ class Results:
     tuning: list[Tuning]
     manifest: Manifest
     format: int = field(default=FORMAT)
+
+    def __repr__(self) -> str:
+        return "\n".join(self.verdict)
 
     def to_json(self) -> str:
         """results.json as text."""

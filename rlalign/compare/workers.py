@@ -7,6 +7,7 @@ of a second and from the same clean state each time.
 from __future__ import annotations
 
 import faulthandler
+import math
 import multiprocessing
 import os
 import signal
@@ -106,12 +107,14 @@ def capacity(scratch: bool) -> int:
 
     if torch.cuda.is_available():
         return 1
-    return max(1, min(len(os.sched_getaffinity(0)), int(_free_memory() // _MEMORY[scratch])))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(max(1, min(cores, _free_memory() // _MEMORY[scratch])))
 
 
 def _free_memory() -> float:
-    free = float(os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    meminfo = Path("/proc/meminfo")  # knows of caches that can be given up
+    """Bytes that may be used, as far as Linux says; infinite elsewhere."""
+    free = math.inf
+    meminfo = Path("/proc/meminfo")
     for line in meminfo.read_text().splitlines() if meminfo.is_file() else ():
         if line.startswith("MemAvailable:"):
             free = float(line.split()[1]) * 1024

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlalign.objective.batch import Batch, LossSum
     from rlalign.objective.inputs import NonFiniteError
-    from rlalign.objective.loss import advantages, loss_count, policy_loss, value_count, value_loss
+    from rlalign.objective.loss import (
+        advantages,
+        likelihood_count,
+        likelihood_loss,
+        loss_count,
+        policy_loss,
+        value_count,
+        value_loss,
+    )
     from rlalign.objective.names import BASELINES, LOSSES, TRUSTS, baseline, custom_loss, trust_region
     from rlalign.objective.spec import KL, Credit, Data, Objective, OffPolicy, Trust, Value
     from rlalign.objective.state import ObjectiveState
@@ -40,6 +48,8 @@ __all__ = [
     "advantages",
     "baseline",
     "custom_loss",
+    "likelihood_count",
+    "likelihood_loss",
     "loss_count",
     "policy_loss",
     "trust_region",
@@ -50,7 +60,15 @@ __all__ = [
 _WHERE = {
     "batch": ("Batch", "LossSum"),
     "inputs": ("NonFiniteError",),
-    "loss": ("advantages", "loss_count", "policy_loss", "value_count", "value_loss"),
+    "loss": (
+        "advantages",
+        "likelihood_count",
+        "likelihood_loss",
+        "loss_count",
+        "policy_loss",
+        "value_count",
+        "value_loss",
+    ),
     "names": ("BASELINES", "LOSSES", "TRUSTS", "baseline", "trust_region", "custom_loss"),
     "spec": ("KL", "Credit", "Data", "Objective", "OffPolicy", "Trust", "Value"),
     "state": ("ObjectiveState",),

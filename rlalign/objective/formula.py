@@ -78,7 +78,7 @@ def _loss(o: Objective) -> str:
     if o.data.entropy_coef:
         text += f"  - {o.data.entropy_coef:g} · H"
     if o.data.nll_coef:
-        text += f"  - {o.data.nll_coef:g} · log pi where r > {o.data.nll_above:g}"
+        text += f"  - {o.data.nll_coef:g} · mean of log pi over the tokens of r > {o.data.nll_above:g}"
     return text
 
 

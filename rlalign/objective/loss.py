@@ -120,11 +120,11 @@ def policy_loss(
     measure: bool = True,
     finite: bool = True,
 ) -> LossSum:
-    """Policy term, KL in the loss, entropy bonus and NLL on positives, summed over the rows given.
+    """Policy term, KL in the loss and entropy bonus, summed over the rows given.
 
     Needs `advantages` from the function of that name, and `logprobs` with gradient. Token losses:
-    - gain(ratio, trust) · off-policy weight + beta · KL - entropy_coef · H - nll_coef · 1[reward > nll_above] · log pi.
-    `measure=False` leaves the metrics out, `finite=False` the look for NaN and inf, which waits for the device.
+    - gain(ratio, trust) · off-policy weight + beta · KL - entropy_coef · H. `measure=False` leaves the metrics out,
+    `finite=False` the look for NaN and inf, which waits for the device.
 
     Returns:
         total and count by the aggregation axis, and metrics: pg_loss, kl (nats per completion, k1), kl_k3 (per token),
@@ -145,9 +145,6 @@ def policy_loss(
         per_token = per_token + state.kl_coef * in_loss(objective.kl, logprobs, ref, old, b.action_mask)
     if objective.data.entropy_coef:
         per_token = per_token - objective.data.entropy_coef * b.need("entropies", "the entropy bonus")
-    if objective.data.nll_coef:
-        positive = (_raw_returns(b) > objective.data.nll_above)[:, None]
-        per_token = per_token - objective.data.nll_coef * torch.where(positive, logprobs, 0)
     count = aggregation.count(objective.aggregation, b)
     total = aggregation.total(objective.aggregation, per_token, b)
     if not measure:
@@ -155,6 +152,28 @@ def policy_loss(
     metrics, maxima = _metrics(objective, b, mask)
     metrics["pg_loss"] = (aggregation.total(objective.aggregation, policy_term, b), count)
     return LossSum(total, count, metrics, maxima)
+
+
+def likelihood_count(objective: Objective, batch: Batch) -> Tensor:
+    """The denominator that `likelihood_loss` will report for these rows: the tokens of the positive ones."""
+    b = prepare(batch, finite=False)
+    return aggregation.count("token_global", _positive(objective, b))
+
+
+def likelihood_loss(objective: Objective, batch: Batch) -> LossSum:
+    """- data.nll_coef · Σ log pi over the tokens of rows whose reward is above data.nll_above, and how many those are.
+
+    L = -1 / Σ_{i in T} |o_i| · Σ_{i in T} Σ_t log pi, T the positive rows (VAPO, arXiv 2504.05118).
+    """
+    b = _positive(objective, prepare(batch, finite=False))
+    nll = -b.need("logprobs", "the likelihood of positive samples")
+    total, count = aggregation.total("token_global", nll, b), aggregation.count("token_global", b)
+    return LossSum(objective.data.nll_coef * total, count, {"positive_nll": (total.detach(), count)})
+
+
+def _positive(objective: Objective, b: Batch) -> Batch:
+    assert b.valid is not None
+    return replace(b, valid=b.valid & (_raw_returns(b) > objective.data.nll_above))
 
 
 def surrogate(objective: Objective, batch: Batch) -> Tensor:

@@ -122,7 +122,7 @@ class Data:
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     nll_coef: float = 0.0
-    """Weight of -log pi on samples whose reward is above nll_above (VAPO: 0.1)."""
+    """Weight of the mean of -log pi over the tokens of samples whose reward is above nll_above (VAPO: 0.1)."""
     nll_above: float = 0.0
 
 

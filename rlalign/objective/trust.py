@@ -1,7 +1,8 @@
 """How far one batch may move the policy: `f(x, trust) -> (gain [N, T] to be maximised, cut [N, T])`.
 
-`cut` is true where the bound took the gradient away; a function of one's own may return the gain alone. At pi = old
-every gain here has the gradient A · grad log pi of its ratio's level: bounds only act once the policy has moved.
+`cut` is true where the bound acts: where it took the gradient away or, for CISPO, capped its weight. A function of
+one's own may return the gain alone. At pi = old every gain here has the gradient A · grad log pi of its ratio's level:
+bounds only act once the policy has moved.
 """
 
 from __future__ import annotations

@@ -133,8 +133,10 @@ def test_the_folder_is_an_ordinary_run(tmp_path) -> None:
     assert run.comparison is not None
     np.testing.assert_allclose(again.after.metrics["reward"], run.comparison.after.metrics["reward"])
     assert again.after.completions == run.comparison.after.completions
-    with pytest.raises(UserError, match="holds a run already"):
-        train_trl(run.config, quiet=True)
+    for resume, words in ((False, "holds a run already"), (True, "holds a finished run")):
+        with pytest.raises(UserError, match=words):
+            train_trl(replace(run.config, resume=resume), quiet=True)
+    assert run.metrics["step"] == [1, 2]
 
 
 def test_the_same_command_gives_the_same_run(tmp_path) -> None:
@@ -181,6 +183,8 @@ def test_adapters_train_and_stay_one(tmp_path) -> None:
         ("trl:grpo", {"objective__data__dynamic_sampling": True}, "dynamic_sampling"),
         ("trl:rloo", {"objective__data__drop_truncated": True}, "drop_truncated"),
         ("trl:rloo", {"objective__scale": "group_std"}, "scale"),
+        ("trl:grpo", {"rollout__per_component": True}, "per_component"),
+        ("trl:grpo", {"evaluation__patience": 2, "evaluation__every": 1}, "patience"),
         ("trl:grpo", {"supervised__align_interval": 1}, "supervised"),
         ("trl:grpo", {"learner__micro_batch": 5}, "micro_batch"),
         ("trl:grpo", {"policy": "gru"}, "no transformers model"),

@@ -95,6 +95,8 @@ def stop_after(monkeypatch, updates):
         ("grpo", "tiny", REUSED, 5),
         ("ppo", "gru", {**REUSED, "objective__kl__target": 1.0, "learner__lr_schedule": "cosine"}, 7),
         ("rloo", "gru", {"supervised__align_interval": 2}, 3),
+        ("dapo", "gru", {}, 3),  # groups that were drawn again
+        ("remax", "gru", {}, 3),
         # a value model at its own rate, in the middle of its pre-training, and after it
         ("vc_ppo", "gru", {**REUSED, **VALUE_MODEL}, 6),
         ("vc_ppo", "tiny", {**REUSED, **VALUE_MODEL, "learner__lr_schedule": "cosine"}, 11),
@@ -396,8 +398,8 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
 
 
 def test_answers_that_are_not_there_are_missed_before_anything_is_touched(tmp_path):
-    with pytest.raises(UserError, match=r"several turns"):
-        train_run(config(tmp_path / "r", env="guess_number", supervised__align_interval=1), quiet=True)
+    with pytest.raises(UserError, match=r"Sentiment-v0 has no `answer` column"):
+        train_run(config(tmp_path / "r", env="sentiment", supervised__align_interval=1), quiet=True)
     assert not (tmp_path / "r").exists()
 
 

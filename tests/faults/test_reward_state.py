@@ -106,6 +106,20 @@ def test_a_rollout_that_failed_leaves_the_weights_of_evaluation(tmp_path):
     trainer.close()
 
 
+def test_per_component_trains_on_other_rewards_than_it_logs(tmp_path):
+    rewards = ("token_match=100", "exact_match")
+    for name, apart in (("sum", False), ("apart", True)):
+        trainer = trainer_of(config(tmp_path / name, reward=rewards, rollout__per_component=apart), tmp_path / name)
+        trainer.run()
+        trainer.close()
+    first, other = (rows_of(tmp_path / name)[0] for name in ("sum", "apart"))
+    assert {k: v for k, v in first.items() if k.startswith("reward/")} == {
+        k: v for k, v in other.items() if k.startswith("reward/")
+    }
+    weights, changed = weights_of(tmp_path / "sum")[0], weights_of(tmp_path / "apart")[0]
+    assert any(not torch.equal(weights[name], changed[name]) for name in weights)
+
+
 # ---- early stopping ----
 
 
@@ -192,3 +206,15 @@ def test_alarms_are_said_once_and_written_down(tmp_path, capsys):
     again.resume()
     assert again.look(13, row)["alarm/kl"] == 1.0
     assert capsys.readouterr().out == ""
+
+
+def test_alarms_stand_in_the_runs_report(tmp_path):
+    from rlalign.compare.report.run import write_run_report
+
+    run, _ = train_run(config(tmp_path / "a", steps=1), quiet=True)
+    assert 'id="alarms"' not in write_run_report(run).read_text()
+    alarm = {"kl": {"step": 7, "says": "far from <the start>"}}
+    (run.folder / "report" / "alarms.json").write_text(json.dumps(alarm))
+    page = write_run_report(run).read_text()
+    assert 'id="alarms"' in page
+    assert "far from &lt;the start&gt;" in page

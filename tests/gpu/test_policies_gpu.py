@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from rlalign.policies import PolicyOptions, make_policy, make_sampler
+from rlalign.policies.sampler import DecodeSampler
 from rlalign.types import Sampling
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
@@ -77,3 +78,46 @@ def test_auto_is_bfloat16_for_a_pretrained_model(tmp_path):
     native = torch.cuda.is_bf16_supported(including_emulation=False)
     assert policy.compute_dtype == (torch.bfloat16 if native else torch.float32)
     assert {p.dtype for p in policy.trainable().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize(
+    ("lora", "dtype", "tolerance"), [(0, "float32", 1e-4), (4, "float32", 1e-4), (4, "bfloat16", 5e-2)]
+)
+def test_captured_graphs_say_what_single_steps_say(lora, dtype, tolerance, greedy):
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora, dtype=dtype), device="cuda")
+    loose, fixed = (DecodeSampler(policy, fixed=fixed) for fixed in (False, True))
+    limits = [1, 2, 3, 40, 40, 5, 5, 5] * 2
+    for seed in range(3):
+        policy.begin_rollout()
+        settings = {"max_new": limits, "stop_ids": frozenset({1}), "sampling": Sampling(0.9, 12), "greedy": greedy}
+        a, b = (
+            s.sample(CONTEXTS, **settings, generator=torch.Generator("cuda").manual_seed(seed)) for s in (loose, fixed)
+        )
+        if dtype == "float32":
+            assert torch.equal(a.tokens, b.tokens)
+            assert (a.logprobs - b.logprobs).abs().max() < tolerance
+        with torch.no_grad():  # graphs read the weights where they are: they must see the next ones
+            for p in policy.trainable().values():
+                p.mul_(1.05)
+    ((_, loop),) = fixed._loops.values()
+    assert loop._captures
+    assert any(graph is not None for graph in loop._graphs.values())
+
+
+def test_without_capture_the_steps_run_one_by_one(monkeypatch):
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(dtype="float32"), device="cuda")
+    settings = {"max_new": 24, "stop_ids": frozenset({1}), "sampling": Sampling()}
+
+    def say():
+        return DecodeSampler(policy).sample(CONTEXTS, **settings, generator=torch.Generator("cuda").manual_seed(0))
+
+    captured = say()
+
+    def refused(*_, **__):
+        raise RuntimeError("no capture here")
+
+    monkeypatch.setattr(torch.cuda, "graph", refused)
+    with pytest.warns(UserWarning, match="without CUDA graphs"):
+        plain = say()
+    assert torch.equal(captured.tokens, plain.tokens)

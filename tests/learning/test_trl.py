@@ -13,7 +13,9 @@ ENV = "reverse?max_length=2"
 def test_ours_and_trl_learn_the_same_environment(tmp_path, algorithm):
     """From below 0.25 to above 0.4 in 40 steps of 128 samples (both end near 0.6 to 0.8), and from the same start."""
     runs = {
-        name: rlalign.train(ENV, "tiny", name, steps=40, output=tmp_path / name.replace(":", "-"), quiet=True)
+        name: rlalign.train(
+            ENV, "tiny", name, steps=40, output=tmp_path / name.replace(":", "-"), quiet=True, evaluation__prompts=2
+        )
         for name in (algorithm, f"trl:{algorithm}")
     }
     for run in runs.values():

@@ -16,8 +16,9 @@ import rlalign
 from rlalign.cli import main
 from rlalign.cli.report import write
 from rlalign.compare.report import render, write_report
+from rlalign.compare.report.figures import differences, learning_curves
 from rlalign.compare.report.html import Html, tag, visible
-from rlalign.compare.report.numbers import number, p_value, seconds, tick
+from rlalign.compare.report.numbers import number, p_value, seconds, tick, typeset
 from rlalign.compare.report.svg import apart, span, ticks
 from rlalign.compare.results import Curve, read_results, write_results
 from rlalign.errors import UserError
@@ -73,8 +74,8 @@ def test_the_report_is_whole_and_loads_nothing(study) -> None:
     ids = {a.get("id") for _, a in document.elements}
     assert {*PARTS, "samples", "manifest"} <= ids
     for sentence in study.verdict:
-        assert sentence in document.text
-    first = document.text.index(study.verdict[0])
+        assert typeset(sentence) in document.text
+    first = document.text.index(typeset(study.verdict[0]))
     assert first < document.text.index("Final reward") < document.text.index("Learning curves")
     assert document.text.index("Learning curves") < document.text.index("Completions side by side")
     assert document.text.index("Completions side by side") < document.text.index(study.manifest.command)
@@ -122,6 +123,25 @@ def test_the_smallest_study_has_a_report(study) -> None:
     assert ids.isdisjoint({"pairs", "tuning", "frontier", "samples"})
 
 
+def test_twenty_algorithms_keep_their_labels_apart(study) -> None:
+    env = study.environments["reverse"]
+    names = [f"algorithm-{i}" for i in range(20)]
+    one, pair = env.algorithms["rloo"], env.pairs[0]
+    many = replace(
+        env,
+        algorithms=dict.fromkeys(names, one),
+        pairs=[replace(pair, a=a, b=b, winner=None) for i, a in enumerate(names) for b in names[i + 1 :]],
+    )
+    colours = {name: i for i, name in enumerate(names)}
+    drawn = learning_curves("reverse", many, colours, "samples")
+    at = sorted(float(y) for y in re.findall(r'y="([\d.]+)" class="label', drawn))
+    assert len(at) == 20
+    assert min(b - a for a, b in pairwise(at)) >= 12.9
+    assert at[0] > 40
+    assert "again" in drawn  # colours beyond the eighth come again, dashed
+    assert differences("reverse", many, colours).count("whisker") == 19
+
+
 def test_results_of_the_schema_make_a_report(tmp_path) -> None:
     example = Path(__file__).parents[1] / "data" / "results.json"
     (tmp_path / "results.json").write_text(example.read_text())
@@ -146,7 +166,7 @@ def test_a_run_has_a_report(tmp_path) -> None:
     report.write_text(json.dumps(found))
     document = Document(write(run.folder).read_text())
     assert_nothing_loads(document)
-    assert found["verdict"] in document.text
+    assert typeset(found["verdict"]) in document.text
     assert "<script>alert(1)</script>" in document.text
     assert len(document.of("svg")) >= 4
     assert "evaluation.every" in document.text
@@ -181,6 +201,7 @@ def test_numbers(value, text) -> None:
 
 
 def test_other_numbers() -> None:
+    assert typeset("a-b, 95 % CI [-0.2, 3-4]") == "a-b, 95\u00a0% CI [−0.2, 3-4]"
     assert [p_value(p) for p in (0.0002, 0.04, None)] == ["< 0.001", "0.040", "–"]
     assert [tick(v) for v in (0.0, -0.25, 20000.0, 1.5e6)] == ["0", "−0.25", "20k", "1.5M"]
     assert [seconds(s) for s in (4.2, 300.0, 9000.0)] == ["4 s", "5.0 min", "2.5 h"]

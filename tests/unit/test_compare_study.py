@@ -8,8 +8,10 @@ import pytest
 
 from rlalign.cli.compare import Args, study_of
 from rlalign.cli.study_args import optional_value, split_settings
+from rlalign.compare import grid
 from rlalign.compare.compare import compare_study
 from rlalign.compare.fairness import check_budgets, differences
+from rlalign.compare.grid import prepared
 from rlalign.compare.manifest import fingerprint
 from rlalign.compare.results import Results
 from rlalign.compare.settings import apply, full_key
@@ -17,6 +19,7 @@ from rlalign.compare.spaces import distribution, parse_search
 from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, read_study
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
+from rlalign.run import Lock, write_config
 
 STUDY = """
 algorithms = ["rloo", "grpo", "plain"]
@@ -175,3 +178,18 @@ def test_the_worked_example_is_read_and_written_unchanged() -> None:
     assert Results.from_json(text).to_json() == text
     with pytest.raises(UserError, match="format 1"):
         Results.from_json("{}")
+
+
+def test_a_cell_without_a_checkpoint_begins_again_unless_a_process_still_works_on_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (cell,) = cells(Study(("rloo",), ("reverse",), seeds=(0,), output=str(tmp_path)))
+    (cell.folder / "report").mkdir(parents=True)
+    (cell.folder / "metrics.jsonl").write_text('{"step": 1}\n')
+    write_config(cell.folder, cell.config)
+    monkeypatch.setattr(grid, "_PATIENCE", 0.0)
+    with Lock(cell.folder), pytest.raises(UserError, match="is in use by process"):
+        prepared(cell.config)
+    assert (cell.folder / "metrics.jsonl").exists()
+    assert prepared(cell.config) == cell.config
+    assert not cell.folder.exists()

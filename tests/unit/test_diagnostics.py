@@ -150,3 +150,7 @@ def test_history_windows():
     assert h.width == 4
     assert (h.start("x"), h.now("x"), h.rise("x"), h.peak("x")) == (1.5, 17.5, 16.0, 17.5)
     assert History([{}] * 500).width == 10
+
+
+def test_the_distance_from_the_start_counts_by_the_token():
+    assert raised(history(SOUND | {"rollout/kl": (0.0, 40.0), "rollout/length": (10, 30)})) == set()

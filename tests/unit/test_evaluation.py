@@ -1,5 +1,7 @@
 """Before and after: the paired interval against scipy's, failed samples, and reproducibility."""
 
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -7,7 +9,8 @@ from scipy import stats
 import rlalign
 from rlalign.build import build_mdp, build_policy
 from rlalign.defaults import default_config
-from rlalign.evaluation import Comparison, Evaluation, evaluate, held_out, paired_difference
+from rlalign.errors import UserError
+from rlalign.evaluation import Comparison, Evaluation, evaluate, held_out, paired_difference, successes
 from rlalign.types import Sampling
 
 
@@ -54,5 +57,56 @@ def test_a_run_evaluates_its_start_against_its_result(tmp_path):
     found = run.evaluate(prompts=16, samples=2)
     assert found.differences["reward"].mean > 0
     assert (tmp_path / "run" / "report" / "evaluation-test.json").is_file()
+    assert (tmp_path / "run" / "report" / "evaluation-test.png").stat().st_size > 1000
     again = run.evaluate(split="validation")
     assert again.after.completions == run.comparison.after.completions  # the saved policy is the trained one
+
+
+def test_folds_are_disjoint_parts_of_the_prompts():
+    before, after = np.zeros((6, 1)), np.array([[1.0], [2], [3], [4], [5], [6]])
+    texts = ([""] * 6, [[""]] * 6)
+    comparison = Comparison(Evaluation({"reward": before}, *texts), Evaluation({"reward": after}, *texts), folds=2)
+    found = comparison.cross_validated["reward"]  # folds 1, 3, 5 and 2, 4, 6
+    assert (found["before"], found["after"], found["difference"]) == (0.0, 3.5, 3.5)
+    assert found["difference_std"] == pytest.approx(np.std([3, 4], ddof=1))
+    assert comparison.to_dict()["folds"]["count"] == 2
+    assert "folds" not in Comparison(comparison.before, comparison.after).to_dict()
+
+
+def test_success_is_the_gold_score_or_a_verifiers_word():
+    metrics = {"reward": np.array([[2.0, 1.9]]), "exact_match": np.array([[0.0, 1.0]])}
+    assert successes(2.0, metrics).tolist() == [[True, False]]
+    assert successes(None, metrics).tolist() == [[False, True]]
+    assert successes(None, {"reward": metrics["reward"]}) is None
+
+
+def test_a_policy_is_measured_as_a_paper_reports_it():
+    config = default_config("rlalign/Reverse-v0", "gru", "rloo")
+    policy, mdp = build_policy(config, build_mdp(config))
+    found = evaluate(policy, mdp, held_out(mdp, "test", 4), samples=4, sampling=Sampling(), seed=0)
+    assert {"entropy", "distinct_2", "kl", "length", "truncated", "fluency"} <= found.metrics.keys()
+    np.testing.assert_allclose(found.metrics["entropy"], -found.metrics["fluency"], atol=1e-4)  # it is its own start
+    right = found.metrics["reward"] == mdp.gold_score
+    assert found.report.figures["avg@4"] == pytest.approx(right.mean())
+    assert found.report.figures["pass@4"] == pytest.approx(right.any(1).mean())
+    assert found.report.figures["pass@1"] == pytest.approx(right.mean())
+    assert "accuracy" not in found.report.figures
+    mdp.metrics = ("classification",)
+    labelled = evaluate(policy, mdp, held_out(mdp, "test", 4), samples=4, sampling=Sampling(), seed=0)
+    assert "accuracy" in labelled.report.figures
+
+
+def test_the_command_compares_with_another_policy_over_folds(tmp_path, capsys):
+    from rlalign.cli import main
+
+    run = rlalign.train("reverse", "gru", steps=2, output=tmp_path / "run", quiet=True, rollout__prompts=2)
+    words = ["evaluate", str(run.folder), "--baseline", str(run.folder), "--k", "2", "--folds", "3", "--prompts", "6"]
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "over 3 folds" in said
+    assert "pass@2" in said
+    report = json.loads((run.folder / "report" / "evaluation-test.json").read_text())
+    assert report["metrics"]["reward"]["difference"]["mean"] == 0.0  # the baseline is the run itself
+    assert report["corpus"]["after"]["figures"].keys() >= {"pass@1", "pass@2", "avg@2"}
+    with pytest.raises(UserError, match="9 folds of 6 prompts"):
+        run.evaluate(prompts=6, folds=9)

@@ -24,6 +24,8 @@ from rlalign.objective import (
     advantages,
     baseline,
     custom_loss,
+    likelihood_count,
+    likelihood_loss,
     loss_count,
     policy_loss,
     trust_region,
@@ -155,8 +157,12 @@ def test_aggregations_by_hand(aggregation: Any, total: float, count: float) -> N
 def test_entropy_and_nll_enter_the_loss() -> None:
     b = replace(tiny(), advantages=torch.zeros(4, 3))
     assert policy_loss(Objective(data=Data(entropy_coef=0.1)), b).total.item() == pytest.approx(-0.07 * 9)
-    # rewards above 0.4: rows 0, 2, 3 with 3 + 2 + 3 tokens of log pi = -1
-    assert policy_loss(Objective(data=Data(nll_coef=0.1, nll_above=0.4)), b).total.item() == pytest.approx(0.8)
+    # rewards above 0.4: rows 0, 2, 3 with 3 + 2 + 3 tokens of log pi = -1, and those tokens are the denominator
+    likely = Objective(data=Data(nll_coef=0.1, nll_above=0.4))
+    found = likelihood_loss(likely, b)
+    assert (found.total.item(), found.count.item()) == (pytest.approx(0.8), 8)
+    assert likelihood_count(likely, b).item() == 8
+    assert policy_loss(likely, b).total.item() == 0.0
 
 
 def test_trust_regions_by_hand() -> None:

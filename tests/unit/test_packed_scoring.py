@@ -174,6 +174,18 @@ def test_gradient_with_logits_computed_again_and_blocked_attention(lora, monkeyp
     check_equal(build("qwen3", lora), batch_of(BATCHES["turns"]), Sampling(), False, "right")
 
 
+@pytest.mark.parametrize("family", ["smollm", "gpt2"])
+def test_gradient_with_checkpointing(family):
+    policy = build(family, gradient_checkpointing=True)
+    calls = []
+    policy._backbone.body.register_forward_hook(lambda *_: calls.append("body"))
+    layer = next(m for m in policy.lm.modules() if type(m).__name__ in ("LlamaMLP", "GPT2MLP"))
+    layer.register_forward_hook(lambda *_: calls.append("layer"))
+    check_equal(policy, batch_of(BATCHES["turns"]), Sampling(), False, "right")
+    assert calls[:3] == ["layer", "body", "layer"]  # the layer once more than the body: in the backward pass
+    policy.prefill([[3, 4]], [2])[0].select(torch.tensor([1]))  # and decoding keeps its cache
+
+
 def test_padded_layout_is_reachable_and_equal():
     policy, batch = build("llama"), batch_of(BATCHES["groups"])
     got, fast_gradient = fast(policy, batch, Sampling(), False)

@@ -117,6 +117,8 @@ def test_spans():
     for name in ("span_f1", "span_iou"):
         assert run(name, ["none", "", "a | b"], answer=["none"] * 3) == [1, 1, 0]
         assert run(name, ["nonsense"], answer=["nonsense | x"]) == [0]
+        with pytest.raises(UserError, match="lines of 'text"):
+            run(name, ["a | b"], answer=["nonsense"])
 
 
 def test_span_iou_matches_for_the_largest_sum():
@@ -158,6 +160,7 @@ def test_coverage_and_order():
 def test_keyword_order_finds_the_longest_run_not_the_first():
     assert run("keyword_order?keywords=a|b|c|d", ["d b c a"]) == [pytest.approx(2 / 4)]
     assert run("keyword_order?keywords=a|b|c", ["c a b"]) == [pytest.approx(2 / 3)]
+    assert run("keyword_order?keywords=a|b", ["b b a"]) == [1 / 2]  # one keyword is not two
 
 
 def test_soft_overlong_is_daposs():
@@ -186,6 +189,23 @@ def test_a_missing_package_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "no_such_package", None)
     with pytest.raises(UserError, match=r"needs 'no_such_package': pip install 'rlalign\[rewards\]'"):
         optional("no_such_package", "rewards")
+
+
+REFERENCED = ["bleu", "chrf", "rouge", "edit_distance", "json_fields", "span_f1", "span_iou", "label_match", "coverage"]
+REFERENCED += ["keyword_order", "math_verify", "embedding_f1", "exact_match", "token_match"]
+
+
+@pytest.mark.parametrize("name", REFERENCED)
+@pytest.mark.parametrize("answer", [None, 42, "", "plain", ["a", "b"], [("a", "b")], {"a": 1}, [], 1.5, True])
+def test_an_answer_of_any_type_is_scored_or_refused_in_words(name, answer):
+    try:
+        values = REWARDS.get(name)(completions=["a", ""], answer=[answer] * 2)
+    except UserError:
+        assert name in ("json_fields", "span_f1", "span_iou")  # whose answers have a form
+        assert answer is not None
+    else:
+        assert all(v is None or 0 <= v <= 1 for v in values)  # false for NaN
+        assert (values[0] is None) == (answer is None or (answer == [] and name in REFERENCED[:4]))
 
 
 def refusing(completions):

@@ -55,12 +55,13 @@ def test_any_function_of_the_step_is_a_schedule():
 def test_a_multiplier_rises_while_the_bound_is_passed_and_falls_to_0_after():
     total = compose([(fixed("bad", [1.0, 0.0]), Constraint(0.25, rate=0.5)), (fixed("good", [1.0, 1.0]), 1.0)])
     seen = []
-    for step, mean in enumerate([0.75, 0.75, 0.25, 0.0, 0.0, 0.0, 0.0, float("nan")]):
+    for step, mean in enumerate([0.75, 0.75, 0.25, float("nan"), 0, 0, 0, 0, 0, 0.75, 0.25]):
         total.begin_step(step)
         seen.append(total.weights["bad"])
         np.testing.assert_allclose(score(total).total, [1 + seen[-1], 1.0])
         total.end_step({"bad": mean, "good": 1.0})
-    assert seen == pytest.approx([0, -0.25, -0.5, -0.5, -0.375, -0.25, -0.125, 0])
+    assert seen == pytest.approx([0, -0.25, -0.5, -0.5, -0.5, -0.375, -0.25, -0.125, 0, 0, -0.25])
+    assert total.state_dict() == {"bad": 0.25}
     assert total.weights["bad"] == 0.0  # outside of training: before and after are measured alike
 
 

@@ -6,6 +6,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from rlalign.errors import UserError
 from rlalign.rewards.labels import INVALID
 from rlalign.text_metrics import (
     attempts,
@@ -93,4 +94,6 @@ def test_rewards_speak_for_families():
     assert families_of(["bleu[tokenize=zh]", "span_iou", "vader"]) == ["translation", "spans"]
     found = report(["classification"], ["yes", "x"], ["yes", None], [None, None])
     assert found.figures["accuracy"] == 1.0
+    with pytest.raises(UserError, match="Did you mean 'spans'"):
+        report(["span"], ["yes"], ["yes"], [None])
     assert "accuracy" not in report(["classification"], ["yes"], [None], [None]).figures

@@ -157,8 +157,8 @@ def test_numbers_of_numpy_and_integers_for_floats_become_what_json_holds():
 @pytest.mark.parametrize(
     ("hint", "value", "fits"),
     [
-        (int | None, None, True), (int | None, "a", False), (int, True, False), (float, 2, True), (str, 2, False), (None, object(), True),
-        (tuple[str, ...], ["a"], True), (tuple[int, int], [1, 2, 3], False),
+        (int | None, None, True), (int | None, "a", False), (int, True, False), (float, 2, True), (str, 2, False),
+        (None, object(), True), (tuple[str, ...], ["a"], True), (tuple[int, int], [1, 2, 3], False),
         (int | tuple[int, int] | None, (1, 2), True), (int | tuple[int, int] | None, "a", False),
     ],
 )  # fmt: skip

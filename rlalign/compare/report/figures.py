@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from rlalign.compare.report.html import Html
 from rlalign.compare.report.numbers import interval, number
-from rlalign.compare.report.svg import WIDTH, Panel, Series, room, span
+from rlalign.compare.report.svg import WIDTH, Panel, Series, room, span, tall
 from rlalign.compare.results import Curve, EnvResult, Estimate, Profile
 from rlalign.compare.statistics import t_interval
 
@@ -18,6 +18,7 @@ BUDGET_WORDS = {
     "updates": "optimizer steps",
     "seconds": "seconds of computing",
 }
+MOST_PAIRS = 15
 _ROW = 26.0
 
 
@@ -65,6 +66,7 @@ def learning_curves(name: str, env: EnvResult, colours: Mapping[str, int], budge
         x_label=BUDGET_WORDS[budget],
         y_label=env.curve,
         title=name,
+        height=tall(len(courses)),
         right=room(courses),
         top=46,
     )
@@ -102,13 +104,20 @@ def final_scores(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html:
 
 
 def differences(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html:
-    """Paired differences with their 95 % intervals; to the right of 0 the first of the pair is better."""
-    names = [f"{p.a} − {p.b}" for p in env.pairs]
-    panel = _rows(name, names, span([0.0, *(v for p in env.pairs for v in _three(p.difference))]))
+    """Paired differences with their 95 % intervals; to the right of 0 the first of the pair is better.
+
+    Of many pairs, those of the algorithm with the highest mean.
+    """
+    pairs = env.pairs
+    if len(pairs) > MOST_PAIRS:
+        best = max(env.algorithms, key=lambda a: env.algorithms[a].mean.value or -math.inf)
+        pairs = [p for p in pairs if best in (p.a, p.b)]
+    names = [f"{p.a} − {p.b}" for p in pairs]
+    panel = _rows(name, names, span([0.0, *(v for p in pairs for v in _three(p.difference))]))
     panel.x_label = "difference of final reward, 95 % CI"
     panel.grid(horizontal=False, vertical=True)
     panel.rule(x=0.0)
-    for row, pair in enumerate(env.pairs):
+    for row, pair in enumerate(pairs):
         d, y = pair.difference, -float(row)
         colour = colours[pair.winner] if pair.winner is not None else -1
         _estimate(panel, d.value, d.low, d.high, y, colour)
@@ -150,6 +159,7 @@ def frontier(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html | No
         x_label="KL to the start, nats per completion",
         y_label=env.curve,
         title=name,
+        height=tall(len(ways)),
         right=room(ways),
         top=46,
     )

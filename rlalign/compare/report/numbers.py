@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 from rlalign.compare.results import Estimate
 
@@ -51,6 +52,11 @@ def seconds(value: float) -> str:
     if value < 120:
         return f"{value:.0f} s"
     return f"{value / 60:.1f} min" if value < 7200 else f"{value / 3600:.1f} h"
+
+
+def typeset(sentence: str) -> str:
+    """A sentence with true minus signs, and per cents that stay with their numbers."""
+    return re.sub(r"(?<![\w.)])-(?=\d)", "−", sentence).replace(" %", "\u00a0%")
 
 
 def _minus(text: str) -> str:

@@ -10,8 +10,56 @@ from rlalign.compare.results import BUDGETS, Results
 
 
 def pictures(results: Results, colours: Colours) -> Html:
-    """All pictures; of the learning curves, the reader chooses the budget that they are drawn against."""
+    """All pictures, environment by environment."""
     envs = results.environments
+    shares = [
+        figures.profiles(n, {a: r.profile for a, r in e.algorithms.items()}, colours, "final reward")
+        for n, e in envs.items()
+    ]
+    if results.aggregate is not None and len(envs) > 1:
+        shares.append(figures.profiles("all environments", results.aggregate.profile, colours, "scaled final reward"))
+    return joined(
+        (
+            _curves(results, colours),
+            _pictures(
+                "Final reward, seed by seed",
+                "Each pale dot is a seed, open where it failed; the full dot is the mean with its 95 % interval. "
+                "Dashed: the mean before training.",
+                [figures.final_scores(n, e, colours) for n, e in envs.items()],
+                "seeds",
+            ),
+            _pictures(
+                "Differences",
+                "Paired, with 95 % confidence intervals before correction. Coloured where a winner is named. Of more "
+                f"than {figures.MOST_PAIRS} pairs, those of the algorithm with the highest mean.",
+                [figures.differences(n, e, colours) for n, e in envs.items() if e.pairs],
+                "differences",
+            ),
+            _pictures(
+                "Performance profiles",
+                "Share of seeds whose final reward is above the value on the axis, with pointwise 95 % bands at the "
+                "steps. A curve that lies above another everywhere dominates it.",
+                shares,
+                "profiles",
+                tag("ul", [tag("li", name_of(a, colours)) for a in results.algorithms], class_="legend"),
+            ),
+            _pictures(
+                "Reward against KL",
+                "Mean course of training in the plane of reward and distance from the start; dots are single seeds at "
+                "their end. Dashed: the level at which algorithms are compared at equal KL.",
+                [f for n, e in envs.items() if (f := figures.frontier(n, e, colours)) is not None],
+                "frontier",
+            ),
+        )
+    )
+
+
+def _pictures(heading: str, words: str, drawn: list[Html], id_: str, legend: Html | None = None) -> Html | None:
+    return section(heading, note(words), legend, panels([*drawn]), id_=id_) if drawn else None
+
+
+def _curves(results: Results, colours: Colours) -> Html:
+    """The learning curves once for each budget; the reader chooses, and the style sheet shows one."""
     switch = [
         tag(
             "label",
@@ -20,64 +68,19 @@ def pictures(results: Results, colours: Colours) -> Html:
         )
         for b in BUDGETS
     ]
-    curves = [
-        panels([figures.learning_curves(n, e, colours, b) for n, e in envs.items()], f"by by-{b}") for b in BUDGETS
+    words = (
+        "Mean over seeds at equal steps, drawn against the mean budget spent by then; bands are pointwise 95 % "
+        "confidence intervals (Student’s t). Nothing is smoothed; a seed that failed counts as far as it went. "
+        "Dashed: the threshold."
+    )
+    drawn = [
+        panels([figures.learning_curves(n, e, colours, b) for n, e in results.environments.items()], f"by by-{b}")
+        for b in BUDGETS
     ]
-    frontiers = [f for n, e in envs.items() if (f := figures.frontier(n, e, colours)) is not None]
-    shares = [
-        figures.profiles(n, {a: r.profile for a, r in e.algorithms.items()}, colours, "final reward")
-        for n, e in envs.items()
-    ]
-    if results.aggregate is not None and len(envs) > 1:
-        shares.append(figures.profiles("all environments", results.aggregate.profile, colours, "scaled final reward"))
-    pairs = [figures.differences(n, e, colours) for n, e in envs.items() if e.pairs]
-    return joined(
-        (
-            section(
-                "Learning curves",
-                note(
-                    "Mean over seeds at equal steps, drawn against the mean budget spent by then; bands are pointwise "
-                    "95 % confidence intervals (Student’s t). Nothing is smoothed. Dashed: the threshold."
-                ),
-                tag("fieldset", switch, class_="switch", aria_label="budget"),
-                *curves,
-                id_="curves",
-            ),
-            section(
-                "Final reward, seed by seed",
-                note("Each pale dot is a seed, open where it failed; the full dot is the mean with its 95 % interval. "
-                      "Dashed: the mean before training."),
-                panels([figures.final_scores(n, e, colours) for n, e in envs.items()]),
-                id_="seeds",
-            ),
-            section(
-                "Differences",
-                note("Paired, with 95 % confidence intervals before correction. Coloured where a winner is named."),
-                panels([*pairs]),
-                id_="differences",
-            )
-            if pairs
-            else None,
-            section(
-                "Performance profiles",
-                note("Share of seeds whose final reward is above the value on the axis, with pointwise 95 % bands at "
-                      "the steps. A curve that lies above another everywhere dominates it."),
-                _legend(results.algorithms, colours),
-                panels([*shares]),
-                id_="profiles",
-            ),
-            section(
-                "Reward against KL",
-                note("Mean course of training in the plane of reward and distance from the start; dots are single "
-                      "seeds at their end. Dashed: the level at which algorithms are compared at equal KL."),
-                panels([*frontiers]),
-                id_="frontier",
-            )
-            if frontiers
-            else None,
-        )
-    )  # fmt: skip
-
-
-def _legend(names: list[str], colours: Colours) -> Html:
-    return tag("ul", [tag("li", name_of(n, colours)) for n in names], class_="legend")
+    return section(
+        "Learning curves",
+        note(words),
+        tag("fieldset", switch, class_="switch", aria_label="budget"),
+        *drawn,
+        id_="curves",
+    )

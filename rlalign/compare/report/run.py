@@ -10,7 +10,7 @@ from typing import Any
 
 from rlalign.checkpoint import versions
 from rlalign.compare.report.html import Html, joined, tag
-from rlalign.compare.report.numbers import interval, number
+from rlalign.compare.report.numbers import interval, number, typeset
 from rlalign.compare.report.page import facts, page, panels, row, section, table
 from rlalign.compare.report.pieces import note, said
 from rlalign.compare.report.svg import Panel, Series, span
@@ -51,11 +51,12 @@ def render(run: Run) -> str:
         tag("p", "One run", class_="kind"),
         tag("h1", title),
         tag("p", facts_line, class_="facts"),
-        tag("div", tag("p", found["verdict"] if found else unfinished), class_="verdict", id_="verdict"),
+        tag("div", tag("p", typeset(found["verdict"]) if found else unfinished), class_="verdict", id_="verdict"),
     )
     return page(
         title,
         header,
+        _alarms(run.folder),
         _before_after(found) if found else None,
         section(
             "Training",
@@ -72,6 +73,20 @@ def _evaluation(folder: Path) -> dict[str, Any] | None:
     path = folder / "report" / "evaluation.json"
     found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
     return found
+
+
+def _alarms(folder: Path) -> Html | None:
+    path = folder / "report" / "alarms.json"
+    if not path.is_file():
+        return None
+    raised = json.loads(path.read_text(encoding="utf-8"))
+    rows = [row([name, alarm["step"], alarm["says"]], {1}) for name, alarm in raised.items()]
+    return section(
+        "Alarms",
+        note("Patterns that reward hacking is known to show, and the step at which each was first seen. Look there."),
+        table(["alarm", "step", "what was seen"], rows, {1}),
+        id_="alarms",
+    )
 
 
 def _before_after(found: Mapping[str, Any]) -> Html:

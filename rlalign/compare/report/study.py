@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from rlalign.compare.report.html import Html, tag, visible
-from rlalign.compare.report.numbers import number, seconds
+from rlalign.compare.report.numbers import number, seconds, typeset
 from rlalign.compare.report.page import facts, page, row, section, table
 from rlalign.compare.report.pictures import pictures
 from rlalign.compare.report.pieces import Colours, name_of, note, said
@@ -56,7 +56,7 @@ def _head(results: Results) -> Html:
             f"{m.created[:10]}",
             class_="facts",
         ),
-        tag("div", [tag("p", sentence) for sentence in results.verdict], class_="verdict", id_="verdict"),
+        tag("div", [tag("p", typeset(sentence)) for sentence in results.verdict], class_="verdict", id_="verdict"),
         tag("ul", warnings, class_="warn") if warnings else None,
     )
 

@@ -187,6 +187,11 @@ def shade(colour: int) -> str:
     return f"c{colour % 8}" + (" again" if colour >= 8 else "")
 
 
+def tall(labels: int) -> float:
+    """Height of a panel that has room for so many labels one above the other."""
+    return max(HEIGHT, 88 + _LEADING * labels)
+
+
 def room(names: Iterable[str]) -> float:
     """Right margin that holds the longest of some labels."""
     return 16 + _CHAR * max((len(n) for n in names), default=0)

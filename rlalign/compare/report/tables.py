@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from rlalign.compare.report.figures import BUDGET_WORDS
 from rlalign.compare.report.html import Html, joined, tag
-from rlalign.compare.report.numbers import number, p_value
+from rlalign.compare.report.numbers import number, p_value, typeset
 from rlalign.compare.report.page import row, section, table
 from rlalign.compare.report.pieces import Colours, estimate, group, name_of, note, plain
 from rlalign.compare.results import BUDGETS, Results, Spread
@@ -121,9 +121,8 @@ def _in_words(results: Results) -> Html | None:
     sentences = [p.sentence for e in results.environments.values() for p in e.pairs if p.sentence]
     if not sentences:
         return None
-    return tag(
-        "details", tag("summary", "The same in words"), tag("ul", [tag("li", s) for s in sentences]), class_="note"
-    )
+    words = [tag("li", typeset(s)) for s in sentences]
+    return tag("details", tag("summary", "The same in words"), tag("ul", words), class_="note")
 
 
 def budgets(results: Results, colours: Colours) -> Html:

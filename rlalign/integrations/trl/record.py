@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
+from rlalign.diagnostics import gold_of, rollout_diagnostics
 from rlalign.envs.mdp import TextMDP
+from rlalign.errors import UserError
 from rlalign.integrations.trl.bridge import score
 from rlalign.metrics import rollout_metrics, samples_of
 from rlalign.rollout import Rollout
@@ -48,7 +50,10 @@ class Recorder(TrainerCallback):
         on_step: OnStep,
         stop: StopRequest,
     ) -> None:
+        if mdp.reward is None:
+            raise UserError(f"{mdp.id} has no reward: say --reward")
         self.mdp, self.tasks, self.group_size, self.updates = mdp, tasks, group_size, updates
+        self.reward, self.gold = mdp.reward, gold_of(mdp, mdp.reward.weights)
         self.on_step, self.stop = on_step, stop
         self.step = 0
         self._metrics: dict[str, float] = {}
@@ -60,10 +65,15 @@ class Recorder(TrainerCallback):
 
     def __call__(self, completion_ids: Sequence[Sequence[int]], task: Sequence[int], **given: Any) -> Any:
         """The environment's reward of each completion, None where it failed."""
+        self.reward.begin_step(self.step)
+        weights = self.reward.weights
         rollout = played(self.mdp, [self.tasks[i] for i in task], completion_ids, self.group_size)
-        failures = {} if self.mdp.reward is None else self.mdp.reward.pop_failures()
-        counts = {f"reward/{name}/{kind}": float(n) for name, of in failures.items() for kind, n in of.items() if n}
-        self._metrics, self._samples = rollout_metrics(rollout) | counts, samples_of(rollout)
+        self._samples = samples_of(rollout)
+        self._metrics = rollout_metrics(rollout) | rollout_diagnostics(rollout, self.gold)
+        for name, kinds in self.reward.pop_failures().items():
+            self._metrics |= {f"reward/{name}/{kind}": float(n) for kind, n in kinds.items() if n}
+        self._metrics |= {f"reward/{name}/weight": weights[name] for name in self.reward.moving}
+        self.reward.end_step({name: float(values.nanmean()) for name, values in rollout.components.items()})
         self._scored = time.perf_counter()
         return [None if r != r else r for r in rollout.returns.tolist()]
 

@@ -82,6 +82,8 @@ def _of_both(config: TrainConfig) -> dict[str, bool]:
     return {
         "learner.micro_batch: it must divide a minibatch": bool(ln.micro_batch) and update % ln.micro_batch != 0,
         "rollout.group_size: it must be at least 2": config.rollout.group_size < 2,
+        "rollout.per_component: the weighted sum is what TRL sees": config.rollout.per_component,
+        "evaluation.patience: it trains to the last step": config.evaluation.patience > 0,
         "supervised.align_interval: TRL has no supervised steps in between": config.supervised.align_interval > 0,
         "learner.old_logprobs": ln.old_logprobs == "sampler",
         "objective.credit: TRL gives every token the whole return": o.credit.kind != "trajectory",

@@ -32,7 +32,7 @@ from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.learner import lr_factor
-from rlalign.plots import plot_run
+from rlalign.plots import draw
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.progress import ProgressLine
@@ -40,6 +40,7 @@ from rlalign.run import Lock, Run, write_config
 from rlalign.signals import StopRequest
 from rlalign.tracking import Tracker, read_metrics
 from rlalign.types import Task
+from rlalign.watch import Watch
 
 _LEFT_BEHIND = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")
 
@@ -67,7 +68,7 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     trl_arguments(config, max_new=mdp.max_new, cpu=True, bf16=False)  # refused before anything is loaded
     folder = Path(config.output or default_output(config))
     with Lock(folder), StopRequest() as stop:
-        _open(folder, resume=config.resume)
+        _open(folder, config)
         policy, mdp = build_policy(config, mdp)
         if not isinstance(policy, CausalPolicy):
             raise UserError(
@@ -83,9 +84,13 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
                 mdp.reward.close()
 
 
-def _open(folder: Path, *, resume: bool) -> None:
-    if read_metrics(folder) and not resume:
+def _open(folder: Path, config: TrainConfig) -> None:
+    """Refuse a folder that holds a run, unless it is to start over and has not come to its end; clear what it left."""
+    done = len(read_metrics(folder))
+    if done and not config.resume:
         raise UserError(f"'{folder}' holds a run already: choose another --output, or --resume to start it over")
+    if done >= config.steps and (folder / "report" / "evaluation.json").is_file():
+        raise UserError(f"'{folder}' holds a finished run, and TRL's start over: choose another --output")
     for name in _LEFT_BEHIND:
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
@@ -98,7 +103,7 @@ def _train(
     tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
     before = _evaluate(config, policy, mdp, tasks)
     console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
-    tracker = Tracker(folder, config)
+    tracker, watch = Tracker(folder, config), Watch(folder, console)
     every = config.evaluation.every
     with ProgressLine(config.steps, quiet=quiet) as line:
 
@@ -106,6 +111,7 @@ def _train(
             if every and step % every == 0:
                 now = _evaluate(config, policy, mdp, tasks)
                 metrics = metrics | {f"eval/{name}": now.mean(name) for name in now.metrics}
+            metrics = metrics | watch.look(step, metrics)
             tracker.log(step, metrics, samples)
             line.show(step, metrics)
 
@@ -122,12 +128,15 @@ def _train(
         finally:
             tracker.close()
     if recorder.step:
-        plot_run(folder)
+        draw(folder)
     run = Run(folder, stop.exit_status)
     if stop:
         return run
     policy.save_pretrained(folder / "policy")
-    state = {"policy": dict(policy.trainable())}  # from which `rlalign evaluate` takes the trained weights
+    state = {
+        "policy": dict(policy.trainable()),
+        "progress": {},
+    }  # from which `rlalign evaluate` takes the trained weights
     checkpoint.save(folder / "checkpoints", recorder.step, state, config_hash=fingerprint(config), keep=config.keep)
     run.comparison = Comparison(before, _evaluate(config, policy, mdp, tasks))
     write_comparison(folder, run.comparison)
@@ -141,7 +150,7 @@ def _order(config: TrainConfig, mdp: TextMDP) -> list[Task]:
 
 
 def _evaluate(config: TrainConfig, policy: Policy, mdp: TextMDP, tasks: list[Task]) -> Evaluation:
-    return evaluate(
+    found = evaluate(
         policy,
         mdp,
         tasks,
@@ -150,6 +159,9 @@ def _evaluate(config: TrainConfig, policy: Policy, mdp: TextMDP, tasks: list[Tas
         seed=config.seed,
         sampler=config.rollout.sampler,
     )
+    if mdp.reward is not None:
+        mdp.reward.pop_failures()  # those of held-out prompts are no part of the next step's count
+    return found
 
 
 def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, recorder: Recorder) -> None:

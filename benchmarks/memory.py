@@ -1,0 +1,101 @@
+"""Peak memory of scoring and its gradient at a large vocabulary: fused head against log-softmax of whole logits.
+
+    python benchmarks/memory.py [--device cpu] [--rows 1024] [--width 128] [--vocab 151936]
+
+Each variant runs in a process of its own; on a CPU the growth of its peak resident set counts, on CUDA the allocator's
+peak. The weights and their gradient are in both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+VARIANTS = ("fused", "log_softmax")
+DTYPES = ("float32", "bfloat16")
+
+
+def measure(variant: str, dtype: str, device: str, rows: int, width: int, vocab: int) -> dict[str, float]:
+    """Peak MiB over what was held before, and seconds, of one forward and backward pass."""
+    import torch
+
+    from rlalign.policies.head import fused_logprobs
+    from rlalign.types import Sampling
+
+    kind = getattr(torch, dtype)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, width, generator=generator).to(device, kind).requires_grad_()
+    weight = (0.05 * torch.randn(vocab, width, generator=generator)).to(device, kind).requires_grad_()
+    targets = torch.randint(vocab, (rows,), generator=generator).to(device)
+    (torch.randn(64, 64, device=device) @ torch.randn(64, 64, device=device)).sum().item()  # the libraries are loaded
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    before = peak(device) if device == "cpu" else torch.cuda.memory_allocated() / 2**20
+    began = time.perf_counter()
+    if variant == "fused":
+        logprobs, _ = fused_logprobs(hidden, weight, None, targets, 1.0, Sampling(), False)
+    else:
+        logits = (hidden @ weight.t()).float()
+        logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
+    logprobs.sum().backward()  # type: ignore[no-untyped-call]
+    after = peak(device)
+    return {"mib": after - before, "seconds": time.perf_counter() - began}
+
+
+def peak(device: str) -> float:
+    """The most memory held so far, in MiB."""
+    if device == "cuda":
+        import torch
+
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--rows", type=int, default=1024)
+    parser.add_argument("--width", type=int, default=128)
+    parser.add_argument("--vocab", type=int, default=151936)
+    parser.add_argument("--one", nargs=2, metavar=("VARIANT", "DTYPE"), help="measure one variant in this process")
+    args = parser.parse_args()
+    shape = {"rows": args.rows, "width": args.width, "vocab": args.vocab}
+    if args.one:
+        print(json.dumps(measure(*args.one, args.device, **shape)))
+        return
+    from machine import write
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=f"{args.rows} rows, width {args.width}, vocabulary {args.vocab}")
+    for name in ("dtype", "fused MiB", "log-softmax MiB", "share", "fused s", "log-softmax s"):
+        table.add_column(name, justify="right")
+    found: list[dict[str, Any]] = []
+    for dtype in DTYPES:
+        cells = {v: _apart(v, dtype, args.device, shape) for v in VARIANTS}
+        fused, plain = (cells[v] for v in VARIANTS)
+        share = fused["mib"] / plain["mib"]
+        found.append({"dtype": dtype, **cells, "share": round(share, 3)})
+        table.add_row(
+            dtype, f"{fused['mib']:.0f}", f"{plain['mib']:.0f}", f"{share:.2f}",
+            f"{fused['seconds']:.2f}", f"{plain['seconds']:.2f}",
+        )  # fmt: skip
+    Console().print(table)
+    print(write("memory", {**shape, "device": args.device, "cells": found}))
+
+
+def _apart(variant: str, dtype: str, device: str, shape: dict[str, int]) -> dict[str, float]:
+    given = [w for name, value in shape.items() for w in (f"--{name}", str(value))]
+    command = [sys.executable, __file__, "--one", variant, dtype, "--device", device, *given]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+if __name__ == "__main__":
+    main()

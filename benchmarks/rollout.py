@@ -1,0 +1,156 @@
+"""Our rollout against transformers.generate: the same model, prompts, number of tokens and dtype, alternating runs.
+
+    python benchmarks/rollout.py --sizes small mid --dtypes float32 bfloat16
+    python benchmarks/rollout.py --device cuda --sizes 0.5b 1.5b --dtypes bfloat16
+
+Both sides get the same prompts (each of a group again, as generate takes them), sample from the whole softmax and keep
+each token's log-prob; every row is given its number of tokens, so that both do the same work. generate runs the plain
+transformers model in the dtype, its weights resident in it. Ours includes what is prepared once per rollout.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import statistics
+import time
+from typing import Any
+
+import shapes
+import torch
+from machine import write
+
+from rlalign.policies import make_sampler
+from rlalign.types import Sampling
+
+
+def ours(policy: Any, contexts: list[list[int]], limits: list[int], seed: int) -> Any:
+    policy.begin_rollout()
+    return policy.bench_sampler.sample(
+        contexts,
+        max_new=limits,
+        stop_ids=frozenset(),
+        sampling=Sampling(),
+        generator=torch.Generator(policy.device).manual_seed(seed),
+    )
+
+
+def generated(lm: Any, contexts: list[list[int]], limits: list[int], seed: int) -> torch.Tensor:
+    """transformers.generate with the log-prob of each token from the logits that it returns."""
+    from transformers import StoppingCriteriaList
+
+    longest = max(map(len, contexts))
+    ids = torch.zeros(len(contexts), longest, dtype=torch.int64)
+    mask = torch.zeros_like(ids)
+    for i, context in enumerate(contexts):
+        ids[i, longest - len(context) :], mask[i, longest - len(context) :] = torch.tensor(context), 1
+    ids, mask = ids.to(lm.device), mask.to(lm.device)
+    limit = torch.tensor(limits, device=lm.device)
+
+    def given(sequences: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+        return limit <= sequences.shape[1] - longest
+
+    torch.manual_seed(seed)
+    out = lm.generate(
+        ids,
+        attention_mask=mask,
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        temperature=1.0,
+        max_new_tokens=max(limits),
+        eos_token_id=None,
+        pad_token_id=0,
+        stopping_criteria=StoppingCriteriaList([given]),
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    tokens = out.sequences[:, longest:]
+    chosen = [z.float().log_softmax(-1).gather(1, tokens[:, t : t + 1]) for t, z in enumerate(out.logits)]
+    return torch.cat(chosen, dim=1)
+
+
+def seconds(run: Any, device: str) -> tuple[float, float]:
+    """Wall-clock and processor seconds; the second is what a busy machine leaves alone, nearly."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter(), time.process_time()
+    run()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began[0], time.process_time() - began[1]
+
+
+@torch.no_grad()
+def cell(size: str, dtype: str, lengths: Any, *, lora_r: int, device: str, repeats: int) -> dict[str, Any]:
+    """One line of the table."""
+    policy = shapes.policy(size, lora_r=lora_r, dtype=dtype, device=device)
+    policy.bench_sampler = make_sampler("decode", policy)
+    lm = shapes.model(size).to(device=device, dtype=getattr(torch, dtype))
+    vocab = policy.tokenizer.vocab_size
+    contexts = [p for p in shapes.prompts(vocab) for _ in range(shapes.GROUP)]
+    limits = shapes.limits(lengths)
+    sides = {
+        "rlalign": lambda seed: ours(policy, contexts, limits, seed),
+        "generate": lambda seed: generated(lm, contexts, limits, seed),
+    }
+    wall: dict[str, list[float]] = {name: [] for name in sides}
+    cpu: dict[str, list[float]] = {name: [] for name in sides}
+    ours(policy, contexts, [2] * len(limits), 0)
+    generated(lm, contexts, [2] * len(limits), 0)
+    if device == "cuda":
+        ours(policy, contexts, limits, 0)  # graphs are captured once
+    for i in range(repeats):
+        for name, side in sides.items():
+            gc.collect()
+            for times, t in zip((wall, cpu), seconds(lambda side=side, i=i: side(i), device), strict=True):
+                times[name].append(t)
+    tokens = sum(limits)
+    return {
+        "size": size,
+        "dtype": dtype,
+        "lengths": lengths,
+        "lora_r": lora_r,
+        "tokens": tokens,
+        "tokens_per_s": {name: round(tokens / statistics.median(ts)) for name, ts in wall.items()},
+        "wall": ratios(wall),
+        "cpu": ratios(cpu),
+    }
+
+
+def ratios(times: dict[str, list[float]]) -> dict[str, Any]:
+    """generate / rlalign of each pair of runs: the median, the smallest and the largest, and the seconds."""
+    each = [g / o for g, o in zip(times["generate"], times["rlalign"], strict=True)]
+    spread = [round(f(each), 2) for f in (statistics.median, min, max)]
+    return {"ratio": spread, "seconds": {name: [round(t, 4) for t in ts] for name, ts in times.items()}}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--sizes", nargs="+", default=["small", "mid"], choices=shapes.SIZES)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
+    parser.add_argument("--lengths", nargs="+", default=list(shapes.LENGTHS), choices=shapes.LENGTHS)
+    parser.add_argument("--lora-r", type=int, default=0, help="of our side; generate runs without adapters")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--name", default="rollout", help="of the file in benchmarks/results")
+    args = parser.parse_args()
+    cells = []
+    head = f"{'size':8} {'dtype':9} {'lengths':8} {'rlalign':>9} {'generate':>9} tokens/s"
+    print(f"{head}   wall ratio            cpu ratio")
+    for size in args.sizes:
+        for dtype in args.dtypes:
+            for lengths in args.lengths:
+                c = cell(size, dtype, lengths, lora_r=args.lora_r, device=args.device, repeats=args.repeats)
+                cells.append(c)
+                speed, told = c["tokens_per_s"], []
+                for kind in ("wall", "cpu"):
+                    middle, low, high = c[kind]["ratio"]
+                    told.append(f"{middle:5.2f} ({low:.2f} to {high:.2f})")
+                line = f"{size:8} {dtype:9} {lengths:8} {speed['rlalign']:9} {speed['generate']:9}"
+                print(f"{line}             {'   '.join(told)}", flush=True)
+    print(write(args.name, {"prompts": shapes.PROMPTS, "group": shapes.GROUP, "limit": shapes.LIMIT, "cells": cells}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""A whole step, from prompts to a moved model: ours against TRL's GRPOTrainer, tuned, at its best micro-batch.
+
+    python benchmarks/step.py [--sizes small mid] [--lengths equal uneven] [--dtypes float32 bfloat16] [--repeats 3]
+
+Same shapes of model, prompts, samples and tokens, a reward that costs nothing, the same loss, clipping and AdamW. A
+step of ours runs between two of TRL's, in one process. Lengths are forced on both sides: TRL's rows by EOS at their
+limit, ours by a limit of their own. Ours is sampler, reward, advantages and update; our environment is left out, as is
+TRL's dataset.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import shapes
+import torch
+import trl_peer
+from machine import clock, merge
+from rich.console import Console
+from rich.table import Table
+from transformers import TrainerCallback
+from update import CANDIDATES, LR, learner_of, rollout_from
+
+from rlalign.policies import make_sampler
+from rlalign.types import Sampling
+
+
+class Ours:
+    """Our step; `seconds` holds its parts, one entry a step."""
+
+    def __init__(self, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
+        self.policy = shapes.policy(size, dtype=dtype, device=device)
+        self.learner, self._now = learner_of(self.policy), partial(clock, device, kind)
+        self.sampler = make_sampler("decode", self.policy)
+        self.generator = torch.Generator(device).manual_seed(0)
+        self.prompts = [p for p in shapes.prompts(self.policy.tokenizer.vocab_size) for _ in range(shapes.GROUP)]
+        self.limits = shapes.limits(lengths)
+        self.seconds: dict[str, list[float]] = {"rollout": [], "update": []}
+
+    def __call__(self) -> None:
+        """One step."""
+        began = self._now()
+        self.policy.begin_rollout()
+        samples = self.sampler.sample(
+            self.prompts, max_new=self.limits, stop_ids=frozenset(), sampling=Sampling(), generator=self.generator
+        )
+        said = [row[:n] for row, n in zip(samples.tokens.tolist(), samples.lengths.tolist(), strict=True)]
+        rollout = rollout_from(self.prompts, said, trl_peer.parity(said), samples.logprobs)
+        rolled = self._now()
+        self.learner.update(self.learner.prepare(rollout))
+        self.seconds["rollout"].append(rolled - began)
+        self.seconds["update"].append(self._now() - rolled)
+
+
+class Between(TrainerCallback):
+    """Times TRL's steps and runs `work` after each."""
+
+    def __init__(self, work: Callable[[], None], device: str, kind: str) -> None:
+        self.work, self.seconds, self._now = work, list[float](), partial(clock, device, kind)
+
+    def on_step_begin(self, *_: Any, **__: Any) -> None:
+        """Start the clock."""
+        self._began = self._now()
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        """Stop it; our turn."""
+        self.seconds.append(self._now() - self._began)
+        self.work()
+
+
+def theirs(
+    size: str,
+    lengths: shapes.Lengths,
+    dtype: str,
+    device: str,
+    kind: str,
+    micro_batch: int,
+    steps: int,
+    work: Callable[[], None],
+) -> list[float]:
+    """Seconds of TRL's steps, the first one left out, with `work` done after each."""
+    lm = shapes.model(size).to(device)
+    trl_peer.force_lengths(lm, shapes.limits(lengths))
+    between = Between(work, device, kind)
+    trl_peer.trainer(
+        lm,
+        micro_batch=micro_batch,
+        bf16=dtype == "bfloat16",
+        device=device,
+        lr=LR,
+        steps=steps + 1,
+        callbacks=[between],
+    ).train()
+    return between.seconds[1:]
+
+
+def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, kind: str) -> dict[str, Any]:
+    """One row of the table."""
+    tried = {m: theirs(size, lengths, dtype, device, kind, m, 1, lambda: None)[0] for m in CANDIDATES[:-1]}
+    best = min(tried, key=lambda m: tried[m])
+    ours = Ours(size, lengths, dtype, device, kind)
+    peer = theirs(size, lengths, dtype, device, kind, best, repeats, ours)
+    parts = {name: values[1:] for name, values in ours.seconds.items()}
+    own = [a + b for a, b in zip(*parts.values(), strict=True)]
+    ratios = [b / a for a, b in zip(own, peer, strict=True)]
+    return {
+        "size": size,
+        "lengths": lengths,
+        "dtype": dtype,
+        "device": device,
+        "clock": kind,
+        "threads": torch.get_num_threads(),
+        "tokens": sum(ours.limits),
+        "ours_s": round(statistics.median(own), 4),
+        **{f"ours_{name}_s": round(statistics.median(values), 4) for name, values in parts.items()},
+        "trl_s": round(statistics.median(peer), 4),
+        "trl_micro_batch": best,
+        "ratio": round(statistics.median(ratios), 2),
+        "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
+        "runs": {"ours": [round(v, 4) for v in own], "trl": [round(v, 4) for v in peer]},
+    }
+
+
+def table_of(rows: list[dict[str, Any]]) -> Table:
+    """The rows as a table."""
+    table = Table(title="whole step: TRL's time / ours")
+    for name in ("size", "lengths", "dtype", "ours s", "rollout s", "update s", "TRL s (micro-batch)", "ratio"):
+        table.add_column(name, justify="right")
+    for r in rows:
+        low, high = r["ratio_range"]
+        table.add_row(
+            r["size"], r["lengths"], r["dtype"], f"{r['ours_s']:.3f}", f"{r['ours_rollout_s']:.3f}",
+            f"{r['ours_update_s']:.3f}", f"{r['trl_s']:.3f} ({r['trl_micro_batch']})",
+            f"{r['ratio']:.2f} [{low:.2f}, {high:.2f}]",
+        )  # fmt: skip
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", nargs="+", default=["small", "mid"], choices=shapes.SIZES)
+    parser.add_argument("--lengths", nargs="+", default=list(shapes.LENGTHS), choices=shapes.LENGTHS)
+    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
+    args = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for size in args.sizes:
+        for dtype in args.dtypes:
+            for lengths in args.lengths:
+                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.clock))
+                merge("step", rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
+    Console(width=140).print(table_of(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,319 @@
+"""Studies that really run: the grid, what a kill costs, a crash, runs that exist already, a search, a cluster.
+
+Small: Reverse with the GRU, three steps a run.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+import rlalign
+from rlalign.cli import main
+from rlalign.compare.cell import finished
+from rlalign.compare.compare import compare_runs, compare_study
+from rlalign.compare.gather import Excluding
+from rlalign.compare.grid import run_cells
+from rlalign.compare.results import Results, read_results
+from rlalign.compare.study import Study, cells
+from rlalign.compare.tuning import search
+from rlalign.compare.workers import LocalWorkers
+from rlalign.errors import FaultError, UserError
+from rlalign.run import Run, read_config, write_config
+
+NOTHING = Excluding()
+SEEDS = 5
+FLAGS = ["--algorithms", "rloo,grpo", "--envs", "rlalign/Reverse-v0", "--policy", "gru", "--steps", "3"]
+FLAGS += ["--seeds", str(SEEDS), "--jobs", "2", "--evaluation.prompts", "8"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished study of 2 algorithms × 1 environment × 5 seeds."""
+    folder = tmp_path_factory.mktemp("study") / "cmp"
+    assert main(["compare", *FLAGS, "--output", str(folder)]) == 0
+    return folder
+
+
+_CLOCK = ("seconds", "created", "command", "folder", "commit")
+
+
+def without_clock(results: Results) -> Any:
+    """results.json without what two runs of one study may differ in: paths, times, and all that is made of seconds."""
+    data = json.loads(results.to_json())
+
+    def cleaned(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: cleaned(v) for k, v in value.items() if k not in _CLOCK}
+        return [cleaned(v) for v in value] if isinstance(value, list) else value
+
+    return cleaned(data)
+
+
+def test_everything_is_written(study: Path) -> None:
+    results = read_results(study)
+    names = {p.name for p in study.iterdir()}
+    pictures = {"curves-reverse.png", "frontier-reverse.png", "profile-reverse.png", "scores.png"}
+    assert {"results.json", "results.csv", "report.html", *pictures} <= names
+    env = results.environments["reverse"]
+    assert results.algorithms == list(env.algorithms) == ["rloo", "grpo"]
+    assert results.seeds == list(range(SEEDS))
+    assert len(env.prompts) == 8
+    for result in env.algorithms.values():
+        assert [len(row) for row in result.final] == [8] * SEEDS
+        assert result.curves[0].step == [0, 1, 2, 3]
+        assert result.curves[0].samples == [0, 128, 256, 384]
+    with (study / "results.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 2 * SEEDS
+    assert results.verdict
+    assert "80 % power" in results.verdict[-1]
+
+
+def test_one_seed_is_the_same_start_for_all_and_other_seeds_are_not(study: Path) -> None:
+    """Pairs are pairs: equal initial weights, held-out prompts and prompt order at a seed."""
+    env = read_results(study).environments["reverse"]
+    rloo, grpo = env.algorithms["rloo"], env.algorithms["grpo"]
+    assert rloo.start == grpo.start
+    assert rloo.start[0] != rloo.start[1]
+    first = [Run(study / "cells" / "reverse" / a / "seed-0").samples[0]["prompt"] for a in ("rloo", "grpo")]
+    assert first[0] == first[1]
+    assert not [w for w in read_results(study).warnings if "same policy" in w]
+
+
+def test_a_study_killed_in_the_middle_and_continued_equals_the_uninterrupted_one(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "cmp"
+    command = [sys.executable, "-m", "rlalign.cli", "compare", *FLAGS, "--output", str(folder)]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
+    )
+    every = cells(_asked(folder))
+    while sum(finished(c.folder) for c in every) < 3:
+        try:
+            process.wait(timeout=0.05)
+            break
+        except subprocess.TimeoutExpired:
+            continue
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    done = {c.name: (c.folder / "policy" / "gru.safetensors").stat().st_mtime_ns for c in every if finished(c.folder)}
+    assert 3 <= len(done) < len(every)
+    assert not (folder / "results.json").exists()
+    assert main(["compare", *FLAGS, "--output", str(folder)]) == 0
+    after = {c.name: (c.folder / "policy" / "gru.safetensors").stat().st_mtime_ns for c in every}
+    assert {name: after[name] for name in done} == done  # what was finished is not run again
+    assert without_clock(read_results(folder)) == without_clock(read_results(study))
+
+
+def _asked(folder: Path) -> Study:
+    settings = {"evaluation.prompts": 8}
+    envs, seeds = ("rlalign/Reverse-v0",), tuple(range(SEEDS))
+    return Study(("rloo", "grpo"), envs, seeds=seeds, steps=3, output=str(folder), settings=settings)
+
+
+def test_an_unfinished_cell_goes_on_from_its_checkpoint(study: Path, tmp_path: Path) -> None:
+    """A run of 3 steps saved at step 2 and cut there: the grid resumes it and ends in the same weights, bit for bit."""
+    settings = {"evaluation.prompts": 8}
+    (cell,) = cells(Study(("rloo",), ("reverse",), seeds=(0,), steps=3, output=str(tmp_path), settings=settings))
+    rlalign.train(config=cell.config, steps=2, quiet=True)
+    write_config(cell.folder, cell.config)
+    assert not finished(cell.folder)
+    workers = LocalWorkers(1)
+    assert run_cells([cell], workers, Console(quiet=True)) == {}
+    theirs = study / "cells" / "reverse" / "rloo" / "seed-0"
+    for name in ("policy/gru.safetensors", "samples.jsonl"):
+        assert (cell.folder / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_a_folder_of_another_study_is_refused(study: Path) -> None:
+    asked = _asked(study)
+    other = Study(asked.algorithms, asked.envs, seeds=asked.seeds, steps=3, output=asked.output, settings={"lr": 0.5})
+    with pytest.raises(UserError, match="choose another --output"):
+        compare_study(other, command="")
+
+
+def test_a_crashed_cell_is_reported_and_counts_as_its_start(tmp_path: Path) -> None:
+    """An infinite learning rate breaks the weights of one of the two."""
+    asked = Study(
+        ("rloo", "grpo"),
+        ("reverse",),
+        seeds=(0, 1),
+        steps=1,
+        output=str(tmp_path),
+        settings={"evaluation.prompts": 8},
+        algorithm={"grpo": {"learner.lr": 1e39}},
+    )
+    results = compare_study(asked, command="")
+    assert {(f.algorithm, f.seed) for f in results.failures} == {("grpo", 0), ("grpo", 1)}
+    assert "not finite" in results.failures[0].reason
+    grpo = results.environments["reverse"].algorithms["grpo"]
+    assert grpo.failed == [True, True]
+    assert grpo.final == grpo.start
+    assert grpo.to_threshold == {} or not any(grpo.to_threshold["samples"].reached)
+    assert any("2 cells failed" in w for w in results.warnings)
+
+
+def test_a_study_of_which_nothing_finished_says_why(tmp_path: Path) -> None:
+    asked = Study(("rloo",), ("reverse",), seeds=(0,), steps=1, output=str(tmp_path), settings={"lr": 1e39})
+    with pytest.raises(FaultError, match=r"every cell on reverse failed.*not finite"):
+        compare_study(asked, command="")
+
+
+@pytest.fixture
+def runs(study: Path, tmp_path: Path) -> dict[str, Path]:
+    """Copies of two seeds of both algorithms, as loose runs."""
+    found = {}
+    for algorithm in ("rloo", "grpo"):
+        for seed in (0, 1):
+            at = tmp_path / f"{algorithm}-{seed}"
+            shutil.copytree(study / "cells" / "reverse" / algorithm / f"seed-{seed}", at)
+            found[at.name] = at
+    return found
+
+
+def _compare(runs: dict[str, Path], tmp_path: Path, leave_out: Excluding = NOTHING) -> Results:
+    return compare_runs(list(runs.values()), tmp_path / "out", command="", leave_out=leave_out)
+
+
+def test_runs_that_exist_give_the_numbers_of_the_study(study: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    mixed = [runs[name] for name in ("grpo-1", "rloo-0", "grpo-0", "rloo-1")]  # in no order of seeds
+    results = compare_runs(mixed, tmp_path / "out", leave_out=NOTHING)
+    assert results.seeds == [0, 1]
+    found = results.environments["reverse"].algorithms["grpo"]
+    assert found.final == read_results(study).environments["reverse"].algorithms["grpo"].final[:2]
+
+
+def test_a_studys_folder_stands_for_its_cells(study: Path, tmp_path: Path) -> None:
+    found = compare_runs([study], tmp_path / "out", command="", leave_out=Excluding())
+    ours, theirs = (without_clock(r)["environments"]["reverse"]["algorithms"] for r in (found, read_results(study)))
+    assert ours == theirs
+
+
+def test_an_unfinished_run_is_named_and_left_out_only_when_asked(runs: dict[str, Path], tmp_path: Path) -> None:
+    (runs["grpo-1"] / "report" / "evaluation.json").unlink()
+    with pytest.raises(UserError, match=r"grpo-1' is not finished.*--exclude-unfinished"):
+        _compare(runs, tmp_path)
+    with pytest.raises(UserError, match=r"grpo on reverse has no seed 1.*--exclude-incomplete"):
+        _compare(runs, tmp_path, Excluding(unfinished=True))
+    found = _compare(runs, tmp_path, Excluding(unfinished=True, incomplete=True))
+    assert found.seeds == [0]
+    assert {(f.algorithm, f.seed) for f in found.excluded} == {("grpo", 1), ("rloo", 1)}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 2}, "steps 2 where others have 3"),
+        ({"policy": "tiny"}, "policy 'tiny' where others have 'gru'"),
+        ({"rollout": {"prompts": 1}}, "samples per step 8 where others have 128"),
+    ],
+)
+def test_a_run_of_another_budget_is_named(
+    runs: dict[str, Path], tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    path = runs["grpo-1"] / "config.json"
+    data = json.loads(path.read_text())
+    for key, value in change.items():
+        data[key] = {**data[key], **value} if isinstance(value, dict) else value
+    path.write_text(json.dumps(data))
+    with pytest.raises(UserError, match=f"grpo-1' has {message}.*--exclude-mixed"):
+        _compare(runs, tmp_path)
+    found = _compare(runs, tmp_path, Excluding(mixed=True, incomplete=True))
+    assert message in found.excluded[0].reason
+    assert found.seeds == [0]
+
+
+def test_a_run_of_another_environment_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
+    path = runs["grpo-1"] / "config.json"
+    path.write_text(path.read_text().replace("rlalign/Reverse-v0", "rlalign/Copy-v0"))
+    with pytest.raises(UserError, match=r"rloo has no run on copy.*--exclude-mixed"):
+        _compare(runs, tmp_path)
+
+
+def test_one_experiment_twice_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
+    shutil.copytree(runs["grpo-1"], tmp_path / "again")
+    with pytest.raises(UserError, match="the same experiment at the same seed"):
+        _compare({**runs, "again": tmp_path / "again"}, tmp_path)
+
+
+def test_one_algorithm_under_two_settings_is_two_competitors(runs: dict[str, Path], tmp_path: Path) -> None:
+    for seed in (0, 1):
+        path = runs[f"grpo-{seed}"] / "config.json"
+        config = read_config(path.parent)
+        data = json.loads((runs[f"rloo-{seed}"] / "config.json").read_text())
+        data["learner"]["lr"] = 0.5
+        path.write_text(json.dumps(data))
+        assert config.algorithm == "grpo"
+    assert _compare(runs, tmp_path).algorithms == ["rloo (lr 0.003)", "rloo (lr 0.5)"]
+
+
+def test_a_search_prunes_resumes_and_ends_in_settings_that_train_takes(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    folder = tmp_path / "tune"
+    flags = ["--env", "reverse", "--algorithm", "grpo", "--steps", "2", "--search", "lr=log:1e-4:1e-2"]
+    flags += ["--search", "group_size=choice:4,8", "--output", str(folder), "--jobs", "1", "--evaluation.prompts", "8"]
+    assert main(["tune", *flags, "--trials", "2"]) == 0
+    first = json.loads((folder / "trials.json").read_text())["trials"]
+    assert main(["tune", *flags, "--trials", "3"]) == 0
+    trials = json.loads((folder / "trials.json").read_text())["trials"]
+    assert trials[:2] == first
+    assert len(trials) == 3
+    best = max(trials, key=lambda t: t["value"])
+    config = _parsed(["--config", str(folder / "best.toml"), "--steps", "9"])
+    assert config.learner.lr == best["settings"]["learner.lr"]
+    assert (config.algorithm, config.policy, config.steps, config.samples_per_step) == ("grpo", "gru", 9, 128)
+    assert config.rollout.group_size == best["settings"]["rollout.group_size"]
+    with pytest.raises(UserError, match="holds a search over"):
+        search(_never, {"learner.lr": "log:1e-5:1e-2"}, trials=1, folder=folder, workers=LocalWorkers(1),
+               console=Console(quiet=True))  # fmt: skip
+
+
+def _never(number: int, settings: Any) -> Any:
+    raise AssertionError("no trial should begin")
+
+
+def _parsed(args: list[str]) -> Any:
+    from rlalign.cli.train import parse
+
+    return parse(args)
+
+
+def test_each_algorithm_is_tuned_alike_before_it_is_compared(tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    flags = ["--algorithms", "rloo,grpo", "--envs", "reverse", "--steps", "1", "--seeds", "2", "--tune", "2"]
+    assert main(["compare", *flags, "--output", str(tmp_path), "--jobs", "2", "--evaluation.prompts", "8"]) == 0
+    results = read_results(tmp_path)
+    assert [(t.algorithm, t.trials) for t in results.tuning] == [("rloo", 2), ("grpo", 2)]
+    for t in results.tuning:
+        config = read_config(tmp_path / "cells" / "reverse" / t.algorithm / "seed-0")
+        assert str(config.learner.lr) == t.best["learner.lr"]
+        assert t.seed not in results.seeds
+        trial = read_config(tmp_path / "tune" / "reverse" / t.algorithm / "trials" / "0")
+        assert (trial.evaluation.split, config.evaluation.split) == ("validation", "test")
+
+
+def test_a_cluster_gives_the_same_runs_bit_for_bit(study: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    asked = _asked(tmp_path / "cmp")
+    two = [c for c in cells(asked) if c.seed == 0]
+    from rlalign.compare.cluster import RayWorkers
+
+    workers = RayWorkers("local", jobs=2)
+    try:
+        assert run_cells(two, workers, Console(quiet=True)) == {}
+    finally:
+        workers.close()
+    for cell in two:
+        theirs = study / "cells" / cell.name
+        for name in ("policy/gru.safetensors", "samples.jsonl", "report/evaluation.json"):
+            assert (cell.folder / name).read_bytes() == (theirs / name).read_bytes()
+        assert read_config(cell.folder).output == str(cell.folder)
