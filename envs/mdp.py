@@ -238,7 +238,7 @@ class TextMDP:
         """What `reply` answers. Raises UserError where it fails or says what is no ids."""
         name = f"reply of {self.label()}"
         try:
-            said = self.reply(episode.task, tuple(turn_ids), episode.state, episode.rng)
+            said: Any = self.reply(episode.task, tuple(turn_ids), episode.state, episode.rng)
         except RLAlignError:
             raise
         except Exception as error:

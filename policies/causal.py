@@ -20,6 +20,7 @@ from rlalign.errors import UserError
 from rlalign.policies.backbone import Backbone
 from rlalign.policies.base import DecodeState, Kept, Policy, TokenScores
 from rlalign.policies.decoder import Decoder
+from rlalign.policies.exported import as_transformers
 from rlalign.policies.folder import save_card, saved_tokenizer
 from rlalign.policies.lean import LeanModel
 from rlalign.policies.linear import LoraLinear, speed_up
@@ -208,16 +209,19 @@ class CausalPolicy(Policy):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a folder that `AutoModelForCausalLM.from_pretrained` loads: merged weights (safetensors), tokenizer,
-        the adapters in `adapter/` (peft), and the value's head and body (merged), as far as there are any."""
+        the adapters in `adapter/` (peft) with what they stand on in `base/` where that is nowhere else, and the value's
+        head and body (merged), as far as there are any."""
         folder.mkdir(parents=True, exist_ok=True)
         with _quiet():
             if self._has_lora:
-                self.model.save_pretrained(folder / "adapter")
+                self._save_adapter(folder)
                 merged = copy.deepcopy(self.model).merge_and_unload()
                 merged.save_pretrained(folder)
             else:
                 self.lm.save_pretrained(folder)
         save_card(folder, "causal", self.tokenizer, vocab_size=self._backbone.vocab_size)
+        if (hf := as_transformers(self.tokenizer)) is not None:
+            hf.save_pretrained(folder)
         for name in (_VALUE_HEAD, _VALUE_BODY):  # one that lies there would be taken for this policy's
             (folder / name).unlink(missing_ok=True)
         if self.value_head is not None:
@@ -225,6 +229,15 @@ class CausalPolicy(Policy):
             save_file(weights, folder / _VALUE_HEAD)
         if self.value_body is not None:
             save_file(_merged(self.value_body), folder / _VALUE_BODY)
+
+    def _save_adapter(self, folder: Path) -> None:
+        """The adapter, which names its base: a hub id, the absolute path of a folder, or of `base/` here."""
+        name, config = self.lm.name_or_path, self.model.peft_config["default"]
+        if not name:  # made from scratch: the frozen weights are nowhere else
+            copy.deepcopy(self.model).unload().save_pretrained(folder / "base")
+            name = str(folder / "base")
+        config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
+        self.model.save_pretrained(folder / "adapter")
 
     def load_value(self, folder: Path) -> None:
         """Take up the value that `save_pretrained` wrote if it is of this policy's kind; else it stays at its start."""

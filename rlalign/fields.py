@@ -51,7 +51,7 @@ def checked(hint: Any, value: Any, name: str) -> Any:
     elif hint is int:
         fits = isinstance(value, Integral) and not isinstance(value, bool)
     elif hint is float:
-        fits = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+        fits = isinstance(value, Real) and value is not True and value is not False and math.isfinite(value)
     elif hint in (str, bool):
         fits = isinstance(value, hint)
     else:

@@ -61,10 +61,17 @@ def _extras() -> dict[str, str]:
     for extra in metadata("rlalign").get_all("Provides-Extra") or ():
         if extra in _OF_DEVELOPERS:
             continue
-        of_it = [r for r in required if r.marker and r.marker.evaluate({"extra": extra})]
-        missing = [r.name for r in of_it if not r.specifier.contains(_version(r.name), prereleases=True)]
+        of_it = [r for r in required if "extra" in str(r.marker) and r.marker.evaluate({"extra": extra})]
+        missing = [r.name for r in of_it if not _has(r)]
         found[extra] = f"pip install 'rlalign[{extra}]' brings {', '.join(missing)}" if missing else "complete"
     return found
+
+
+def _has(required: Requirement) -> bool:
+    try:
+        return required.specifier.contains(version(required.name), prereleases=True)
+    except PackageNotFoundError:
+        return False
 
 
 def _version(name: str) -> str:

@@ -10,8 +10,9 @@ import numpy as np
 from rlalign.compare.records import Record
 from rlalign.compare.results import SettingDifference
 from rlalign.compare.study import Cell
-from rlalign.config import TrainConfig, flatten, to_dict
+from rlalign.config import TrainConfig, to_dict
 from rlalign.errors import UserError
+from rlalign.fields import flatten
 
 # What does not decide a result, what names the cell, and what follows from the objective.
 _ASIDE = {

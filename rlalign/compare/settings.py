@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from rlalign.config import TrainConfig, flatten, to_dict, update
+from rlalign.config import TrainConfig, to_dict, update
 from rlalign.errors import UserError, did_you_mean
+from rlalign.fields import flatten
 
 
 def full_key(key: str) -> str:

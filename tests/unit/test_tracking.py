@@ -2,6 +2,7 @@
 
 import json
 import math
+import queue
 import threading
 
 import pytest
@@ -57,20 +58,33 @@ def test_a_broken_tracker_stops_nothing(tmp_path, monkeypatch, fault):
 
     monkeypatch.setattr(tracking, "_wandb", broken)
     monkeypatch.setattr(tracking, "_PATIENCE", 0.1)
-    with pytest.warns(UserWarning, match="wandb stopped") if fault != "hangs" else _nothing():
+    said = "wandb did not finish in 0.1 s" if fault == "hangs" else "wandb stopped"
+
+    def track():
         tracker = open_tracker(tmp_path, wandb="online")
         for step in range(50):
             tracker.log(step, {"a": 1.0})
         tracker.close()
+
+    with pytest.warns(UserWarning, match=said):
+        track()
     assert len(read_metrics(tmp_path)) == 50
 
 
-class _nothing:
-    def __enter__(self):
-        return self
+def test_a_tracker_that_is_too_slow_is_said_to_lose_lines_once(monkeypatch):
+    small = queue.Queue(1)
+    monkeypatch.setattr(queue, "Queue", lambda maxsize: small)
+    never = threading.Event()
 
-    def __exit__(self, *args):
-        return None
+    def track():
+        mirror = tracking._Mirror("wandb", lambda: (lambda *line: never.wait(), lambda: None))
+        for step in range(9):
+            mirror.put(step, {})
+        mirror.close()
+
+    with pytest.warns(UserWarning, match="wandb is too slow and loses lines") as said:
+        track()
+    assert len(said) == 1
 
 
 def test_tensorboard_gets_the_scalars(tmp_path):

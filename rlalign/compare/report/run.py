@@ -15,9 +15,10 @@ from rlalign.compare.report.page import facts, page, panels, row, section, table
 from rlalign.compare.report.pieces import note, said
 from rlalign.compare.report.svg import Panel, Series, span
 from rlalign.compare.results import Estimate
-from rlalign.config import TrainConfig, flatten, to_dict
+from rlalign.config import TrainConfig, to_dict
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
+from rlalign.fields import flatten
 from rlalign.run import Run
 
 _SAMPLES = 8
