@@ -56,12 +56,14 @@ def facts() -> dict[str, str]:
 
 def _extras() -> dict[str, str]:
     """Extra -> whether it is complete, as the installed package's own metadata has it."""
+    found: dict[str, str] = {}
+    if _version("rlalign") == "not installed":  # a source tree on the path
+        return found
     required = [Requirement(text) for text in requires("rlalign") or ()]
-    found = {}
     for extra in metadata("rlalign").get_all("Provides-Extra") or ():
         if extra in _OF_DEVELOPERS:
             continue
-        of_it = [r for r in required if "extra" in str(r.marker) and r.marker.evaluate({"extra": extra})]
+        of_it = [r for r in required if r.marker and "extra" in str(r.marker) and r.marker.evaluate({"extra": extra})]
         missing = [r.name for r in of_it if not _has(r)]
         found[extra] = f"pip install 'rlalign[{extra}]' brings {', '.join(missing)}" if missing else "complete"
     return found

@@ -1,10 +1,12 @@
 """The command line: what a person sees, and what a person's mistakes look like."""
 
+import email
 import json
 
 import pytest
 
 from rlalign import cli
+from rlalign.cli import doctor
 from rlalign.cli.train import parse
 from rlalign.errors import UserError
 
@@ -137,9 +139,33 @@ def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
     assert status == 0
     assert "reached -99.000 in 1 try" in out
 
+    own = tmp_path / "run" / "report" / "reward.png"
+    own.unlink()
     status, out, _ = run(capsys, "plot", folder, "--output", str(tmp_path / "curves.png"))
     assert status == 0
-    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    for picture in (tmp_path / "curves.png", own):
+        assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_doctor_says_of_each_extra_what_it_lacks(monkeypatch):
+    def version(name):
+        if name == "there":
+            return "2.0"
+        if name == "rlalign":
+            return "0.1"
+        raise doctor.PackageNotFoundError(name)
+
+    of = {"whole": ["there>=1"], "old": ["there>=3"], "half": ["gone", "there"], "dev": ["gone"]}
+    needs = ["torch>=2", *(f'{n}; extra == "{extra}"' for extra, names in of.items() for n in names)]
+    extras = email.message_from_string("".join(f"Provides-Extra: {extra}\n" for extra in of))
+    monkeypatch.setattr(doctor, "version", version)
+    monkeypatch.setattr(doctor, "requires", lambda name: needs)
+    monkeypatch.setattr(doctor, "metadata", lambda name: extras)
+    assert doctor._extras() == {
+        "whole": "complete",
+        "old": "pip install 'rlalign[old]' brings there",
+        "half": "pip install 'rlalign[half]' brings gone",
+    }
 
 
 def test_doctor_says_versions_and_device(capsys):
