@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from rlalign.envs.sources import SPLITS, as_source
-from rlalign.errors import RLAlignError, UserError
+from rlalign.errors import ReplyError, RLAlignError, UserError
 from rlalign.tokenizers import ByteTokenizer, as_tokenizer
 from rlalign.types import Reward, Scores, Task, TaskSource, Tokenizer
 
@@ -235,22 +235,22 @@ class TextMDP:
         return TurnEnd(reply=tuple(said))
 
     def _said(self, episode: Episode, turn_ids: Sequence[int]) -> list[int] | None:
-        """What `reply` answers. Raises UserError where it fails or says what is no ids."""
+        """What `reply` answers. Raises ReplyError where it fails or says what is no ids."""
         name = f"reply of {self.label()}"
         try:
             said: Any = self.reply(episode.task, tuple(turn_ids), episode.state, episode.rng)
         except RLAlignError:
             raise
         except Exception as error:
-            raise UserError(f"{name} failed: {type(error).__name__}: {error}") from error
+            raise ReplyError(f"{name} failed: {type(error).__name__}: {error}") from error
         if said is None:
             return None
         if isinstance(said, str):
-            raise UserError(f"{name} returned a text: it must return ids, self.tokenizer.encode(text)")
+            raise ReplyError(f"{name} returned a text: it must return ids, self.tokenizer.encode(text)")
         try:
             return [int(i) for i in said]
         except (TypeError, ValueError):
-            raise UserError(f"{name} returned {said!r}: it must return ids, self.tokenizer.encode(text)") from None
+            raise ReplyError(f"{name} returned {said!r}: it must return ids, self.tokenizer.encode(text)") from None
 
     def settle(self, episodes: Sequence[Episode], over: Sequence[bool]) -> Scores:
         """R: score n episodes whose turn has just ended, and as a whole those that are `over`.

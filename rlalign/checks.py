@@ -20,7 +20,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import SPLITS, digest
 from rlalign.envs.token_env import TokenEnv, draw_task
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.errors import UserError
+from rlalign.errors import ReplyError, UserError
 from rlalign.tokenizers import ByteTokenizer
 from rlalign.types import FloatArray, Reward, Scores, Split, Task, TaskSource
 
@@ -363,9 +363,9 @@ def _law(name: str, test: Callable[[], str], applies: bool = True) -> LawResult:
         return LawResult(name, True, "does not apply")
     try:
         detail = test()
-    except UserError:
-        raise
     except Exception as error:
+        if isinstance(error, UserError) and not isinstance(error, ReplyError):
+            raise
         detail = f"{type(error).__name__}: {error}"
     return LawResult(name, not detail, detail)
 

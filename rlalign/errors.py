@@ -55,6 +55,10 @@ class MissingColumnError(UserError):
         )
 
 
+class ReplyError(UserError):
+    """An environment whose `reply` raised, or returned something that is no ids. The message names it."""
+
+
 class RewardError(RLAlignError):
     """A reward that raised, hung, died or returned something that is not a reward. The message names it."""
 
