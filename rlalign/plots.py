@@ -44,7 +44,7 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
     if len({f.resolve() for f in folders}) < len(folders):
         raise UserError("a run is named twice: name each once")
     if empty := [f for f, rows in runs.items() if not rows]:
-        raise UserError(f"'{empty[0]}' has no metrics to draw: go on with rlalign train --resume {empty[0]}")
+        raise UserError(f"'{empty[0]}' has no metrics to draw: no step of it ended with a reward")
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         # Figure, not pyplot: no global state, so that a notebook's own backend is left alone
         figure = Figure(figsize=(8.4, 3.3), layout="constrained", dpi=150)
