@@ -62,6 +62,7 @@ class LocalWorkers:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
         self._running: dict[str, tuple[Any, Path]] = {}
+        self._gone: set[str] = set()
 
     def start(self, name: str, config: TrainConfig) -> None:
         """Begin a run; what it prints goes to a file beside its folder."""
@@ -76,9 +77,13 @@ class LocalWorkers:
         wait([p.sentinel for p, _ in self._running.values()], timeout=seconds)
         ended = []
         for name, (process, log) in list(self._running.items()):
-            if process.exitcode is not None:
-                process.join()
-                ended.append(Ended(name, process.exitcode, _reason(process.exitcode, log)))
+            status = process.exitcode
+            if status is None and not _exists(process.pid):
+                # The server forgot to tell: what the run left in its folder says how it ended. But look once more first.
+                status = 0 if name in self._gone else None
+                self._gone.add(name)
+            if status is not None:
+                ended.append(Ended(name, status, _reason(status, log)))
                 del self._running[name]
         return ended
 
@@ -91,9 +96,18 @@ class LocalWorkers:
         """Ask all to stop and wait until they have."""
         for process, _ in self._running.values():
             process.terminate()
-        for process, _ in self._running.values():
-            process.join()
-        self._running.clear()
+        while self._running:
+            self.wait(1.0)
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def log_of(config: TrainConfig) -> Path:

@@ -317,3 +317,16 @@ def test_a_cluster_gives_the_same_runs_bit_for_bit(study: Path, tmp_path: Path) 
         for name in ("policy/gru.safetensors", "samples.jsonl", "report/evaluation.json"):
             assert (cell.folder / name).read_bytes() == (theirs / name).read_bytes()
         assert read_config(cell.folder).output == str(cell.folder)
+
+
+def test_a_process_whose_end_nobody_told_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server of processes that lost a child's exit status must not keep the study waiting for ever."""
+
+    class Silent:
+        pid, exitcode, sentinel = 2**22 - 1, None, None  # no process has that number
+
+    monkeypatch.setattr("rlalign.compare.workers.wait", lambda sentinels, timeout: [])
+    workers = LocalWorkers(1)
+    workers._running["cell"] = Silent(), Path("none.log")  # type: ignore[assignment]
+    assert workers.wait(0) == []
+    assert [ended.name for ended in workers.wait(0)] == ["cell"]
