@@ -79,7 +79,7 @@ class LocalWorkers:
         for name, (process, log) in list(self._running.items()):
             status = process.exitcode
             if status is None and not _exists(process.pid):
-                # The server forgot to tell: what the run left in its folder says how it ended. But look once more first.
+                # The server forgot to tell: what the run left in its folder says how it ended. But look once more.
                 status = 0 if name in self._gone else None
                 self._gone.add(name)
             if status is not None:
