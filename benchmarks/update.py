@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -88,7 +88,14 @@ def timed(work: Callable[[], Any], device: str, kind: str = "wall") -> float:
 
 
 def cell(
-    size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, micro_batch: int, kind: str
+    size: str,
+    lengths: shapes.Lengths,
+    dtype: str,
+    device: str,
+    repeats: int,
+    micro_batch: int,
+    kind: str,
+    candidates: Sequence[int],
 ) -> dict[str, Any]:
     """One row of the table."""
     policy = shapes.policy(size, dtype=dtype, device=device)
@@ -106,12 +113,12 @@ def cell(
         bf16 = dtype == "bfloat16"
         return trl_peer.Update(lm, prompts, said, given, micro_batch=size_, bf16=bf16, device=device, lr=LR)
 
-    theirs = {m: peer(m) for m in CANDIDATES}
-    same = difference(learner, rollout, theirs[max(CANDIDATES)])
+    theirs = {m: peer(m) for m in candidates}
+    same = difference(learner, rollout, theirs[max(candidates)])
     timed(ours, device)
     first = {m: timed(u, device, kind) for m, u in theirs.items()}
     best = min(first, key=lambda m: first[m])
-    runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(CANDIDATES)]]}
+    runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(candidates)]]}
     for _ in range(repeats):
         runs["ours"].append(timed(ours, device, kind))
         runs["best"].append(timed(theirs[best], device, kind))
@@ -213,6 +220,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--micro-batch", type=int, default=0, help="ours; 0: the learner's own choice")
+    parser.add_argument("--candidates", nargs="+", type=int, default=CANDIDATES, help="micro-batches of TRL to try")
     parser.add_argument("--output", default="update")
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
     args = parser.parse_args()
@@ -220,7 +228,9 @@ def main() -> None:
     for size in args.sizes:
         for dtype in args.dtypes:
             for lengths in args.lengths:
-                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch, args.clock))
+                rows.append(
+                    cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch, args.clock, args.candidates)
+                )
                 merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
     Console(width=140).print(table_of(rows))
 
