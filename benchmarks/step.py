@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -98,10 +98,14 @@ def theirs(
     return between.seconds[1:]
 
 
-def cell(size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, kind: str) -> dict[str, Any]:
+def cell(
+    size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, kind: str, candidates: Sequence[int]
+) -> dict[str, Any]:
     """One row of the table."""
-    tried = {m: theirs(size, lengths, dtype, device, kind, m, 1, lambda: None)[0] for m in CANDIDATES[:-1]}
-    best = min(tried, key=lambda m: tried[m])
+    best = candidates[0]
+    if len(candidates) > 1:
+        tried = {m: theirs(size, lengths, dtype, device, kind, m, 1, lambda: None)[0] for m in candidates}
+        best = min(tried, key=lambda m: tried[m])
     ours = Ours(size, lengths, dtype, device, kind)
     peer = theirs(size, lengths, dtype, device, kind, best, repeats, ours)
     parts = {name: values[1:] for name, values in ours.seconds.items()}
@@ -147,13 +151,14 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--candidates", nargs="+", type=int, default=CANDIDATES[:-1], help="TRL's micro-batches to try")
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for size in args.sizes:
         for dtype in args.dtypes:
             for lengths in args.lengths:
-                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.clock))
+                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.clock, args.candidates))
                 merge("step", rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
     Console(width=140).print(table_of(rows))
 
