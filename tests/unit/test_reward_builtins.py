@@ -38,8 +38,10 @@ def run(name, completions, prompts=None, ids=None, **columns):
 @pytest.mark.parametrize("name", LOCAL)
 def test_odd_texts_give_finite_values_in_the_declared_range(name):
     parameters = NEEDED.get(name, {})
+    # an answer that is no answer is the author's mistake, and said; what the policy says may be anything
+    answers = ["42 | number"] * len(ODD) if name.startswith("span_") else ODD[::-1]
     for prompts in (ODD, ODD[::-1]):
-        values = run(name, ODD, prompts=prompts, answer=ODD[::-1], **parameters)
+        values = run(name, ODD, prompts=prompts, answer=answers, **parameters)
         low, high = REWARDS.get(name).range
         assert len(values) == len(ODD)
         assert all(isinstance(v, float) and low <= v <= high for v in values), values
