@@ -43,16 +43,16 @@ def _winners(environments: Mapping[str, EnvResult], algorithms: Sequence[str]) -
     if len(best) > 1 and len({tuple(b) for b in best.values()}) == 1 and len(next(iter(best.values()))) == 1:
         return f"{next(iter(best.values()))[0]} ended above every other algorithm on all {len(best)} environments."
     parts = []
-    for name, unbeaten in best.items():
-        if len(unbeaten) == len(algorithms):
-            parts.append(f"on {name} nobody was beaten")
-        elif len(unbeaten) == 1:
-            beaten = [p for p in environments[name].pairs if p.winner == unbeaten[0]]
-            all_ = len(beaten) == len(algorithms) - 1
-            what = "above every other algorithm" if all_ else f"above {_and([_other(p) for p in beaten])}, unbeaten"
-            parts.append(f"on {name} {unbeaten[0]} ended {what}")
-        else:
-            parts.append(f"on {name} nothing beat {_and(unbeaten)}")
+    for name, env in environments.items():
+        beaten: dict[str, list[str]] = {}
+        for pair in env.pairs:
+            if pair.winner:
+                beaten.setdefault(pair.winner, []).append(_other(pair))
+        wins = [
+            f"{winner} ended above {'every other algorithm' if len(losers) == len(algorithms) - 1 else _and(losers)}"
+            for winner, losers in beaten.items()
+        ]
+        parts.append(f"on {name} {_and(wins)}" if wins else f"on {name} no difference can be claimed")
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
 
