@@ -10,6 +10,7 @@ from multiprocessing import get_context
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 
 from rlalign import checks
 from rlalign.cli.console import console as make_console
@@ -53,7 +54,7 @@ def _show(console: Console, name: str, results: Sequence[checks.LawResult]) -> i
     console.print(f"[bold]{name}[/]")
     for law in results:
         mark = "[green]holds[/] " if law.passed else "[red]broken[/]"
-        console.print(f"  {mark} {law.name}" + (f": {law.detail}" if law.detail else ""), soft_wrap=True)
+        console.print(f"  {mark} {law.name}" + (f": {escape(law.detail)}" if law.detail else ""), soft_wrap=True)
     return sum(not law.passed for law in results)
 
 
