@@ -21,6 +21,7 @@ from rlalign.compare.tuning import Configure, search
 from rlalign.compare.workers import LocalWorkers, Workers, capacity
 from rlalign.config import TrainConfig
 from rlalign.defaults import from_scratch
+from rlalign.errors import UserError
 from rlalign.run import Lock
 from rlalign.signals import StopRequest
 
@@ -39,6 +40,10 @@ class Where:
 
     jobs: int = 0
     ray: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.jobs < 0:
+            raise UserError(f"jobs is {self.jobs}: give how many runs at once, or 0 for what the machine holds")
 
     def workers(self, policy: str) -> Workers:
         """The workers."""

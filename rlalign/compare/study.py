@@ -26,6 +26,7 @@ A cell is one algorithm on one environment at one seed: an ordinary run folder, 
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -129,7 +130,7 @@ def cell_config(
     own = dict(study.algorithm.get(algorithm, {}))
     preset = str(own.pop("preset", algorithm))
     config = default_config(env=env, policy=study.policy, algorithm=preset)
-    config = replace(config, steps=study.steps or config.steps, save_every=_SAVE_EVERY)
+    config = replace(config, steps=config.steps if study.steps is None else study.steps, save_every=_SAVE_EVERY)
     config = replace(
         config,
         evaluation=replace(
@@ -175,6 +176,8 @@ def check(study: Study) -> Study:
     named = next((k for k in _ELSEWHERE if k in study.settings), None)
     if named:
         raise UserError(f"'{named}' is not a setting of all cells alike: use {_ELSEWHERE[named]}")
+    if study.threshold is not None and not math.isfinite(study.threshold):
+        raise UserError(f"threshold is {study.threshold}: give a finite reward")
     if study.tune.trials < 0:
         raise UserError(f"tune is {study.tune.trials} trials: it must be at least 0")
     return study

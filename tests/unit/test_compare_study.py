@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from rlalign.cli import main
 from rlalign.cli.compare import Args, study_of
 from rlalign.cli.study_args import optional_value, split_settings
 from rlalign.compare import grid
@@ -193,3 +194,20 @@ def test_a_cell_without_a_checkpoint_begins_again_unless_a_process_still_works_o
     assert (cell.folder / "metrics.jsonl").exists()
     assert prepared(cell.config) == cell.config
     assert not cell.folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--jobs", "-1"], "jobs is -1"),  # it would wait for ever for runs that it never starts
+        (["--threshold", "nan"], "threshold is nan"),
+        (["--steps", "0"], "steps is 0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    command = ["compare", "--algorithms", "rloo,grpo", "--envs", "reverse", "--output", str(tmp_path / "cmp")]
+    assert main([*command, *flags]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "cmp").exists()
