@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -25,6 +26,7 @@ from torch import Tensor
 from rlalign.errors import FaultError, UserError
 
 MANIFEST = "manifest.json"
+_NAME = re.compile(r"step-(\d+)(\.old)?")
 _TENSOR = "__tensor__"
 
 State = dict[str, Any]  # part name ("policy", "optimizer", ...) -> nested dict/list of tensors and JSON values
@@ -76,12 +78,17 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
 
 def complete(folder: Path) -> list[Path]:
     """Checkpoints with a manifest, oldest first."""
-    there = [p for p in folder.glob("step-*") if (p / MANIFEST).is_file()]
-    found = {p.name[5:]: p for p in there if p.name[5:].isdigit()}
-    for p in there:  # a kill between putting the old one aside and the new one in its place
-        if p.suffix == ".old" and p.stem[5:] not in found:
-            found[p.stem[5:]] = p
-    return [found[step] for step in sorted(found, key=int)]
+    there = [p for p in folder.glob("step-*") if (p / MANIFEST).is_file() and _NAME.fullmatch(p.name)]
+    # a kill between putting the old one aside and the new one in its place leaves the .old alone
+    found = {step_of(p): p for p in sorted(there, key=lambda p: p.suffix != ".old")}
+    return [found[step] for step in sorted(found)]
+
+
+def step_of(path: Path) -> int:
+    """The step of a checkpoint that `complete` gave."""
+    match = _NAME.fullmatch(path.name)
+    assert match is not None
+    return int(match[1])
 
 
 def latest(folder: Path) -> Path:

@@ -91,7 +91,7 @@ def _open(folder: Path, config: TrainConfig, console: Console) -> TrainConfig:
         raise UserError(f"'{folder}' holds no run to resume: leave out --resume, or check --output")
     else:
         if done := checkpoint.complete(folder / "checkpoints"):
-            step = int(done[-1].name.rpartition("-")[2])
+            step = checkpoint.step_of(done[-1])
             if config.steps < step:
                 raise UserError(f"'{folder}' has done {step} steps already: give --steps {step} or more")
         changed = differences(read_config(folder), config)

@@ -412,3 +412,16 @@ def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
         run, comparison = train_run(config(tmp_path / "r", save_every=1), quiet=True)
     assert comparison is not None
     assert len(run.metrics["step"]) == 4
+
+
+def test_a_kill_while_a_step_was_saved_again_leaves_a_run_that_resumes(tmp_path):
+    """What is left is the copy put aside, `step-N.old`; its number counts like any other."""
+    train_run(config(tmp_path / "r"), quiet=True)
+    path = checkpoint.latest(tmp_path / "r" / "checkpoints")
+    for other in checkpoint.complete(path.parent)[:-1]:
+        shutil.rmtree(other)
+    path.rename(path.with_name(f"{path.name}.old"))
+    with pytest.raises(UserError, match="has done 4 steps already"):
+        train_run(config(tmp_path / "r", resume=True, steps=3), quiet=True)
+    run, _ = train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
+    assert run.metrics["step"] == [1, 2, 3, 4, 5]
