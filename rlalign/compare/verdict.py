@@ -39,27 +39,26 @@ def warnings(seeds: int, failures: Sequence[Failure], excluded: Sequence[Failure
 
 
 def _winners(environments: Mapping[str, EnvResult], algorithms: Sequence[str]) -> str:
-    best = {name: _unbeaten(env.pairs, algorithms) for name, env in environments.items()}
-    if len(best) > 1 and len({tuple(b) for b in best.values()}) == 1 and len(next(iter(best.values()))) == 1:
-        return f"{next(iter(best.values()))[0]} ended above every other algorithm on all {len(best)} environments."
+    beaten = {name: _beaten(env.pairs) for name, env in environments.items()}
+    others = len(algorithms) - 1
+    best = next((a for a in algorithms if all(list(w) == [a] and len(w[a]) == others for w in beaten.values())), None)
+    if best is not None and len(beaten) > 1:
+        return f"{best} ended above every other algorithm on all {len(beaten)} environments."
     parts = []
-    for name, env in environments.items():
-        beaten: dict[str, list[str]] = {}
-        for pair in env.pairs:
-            if pair.winner:
-                beaten.setdefault(pair.winner, []).append(_other(pair))
-        wins = [
-            f"{winner} ended above {'every other algorithm' if len(losers) == len(algorithms) - 1 else _and(losers)}"
-            for winner, losers in beaten.items()
-        ]
-        parts.append(f"on {name} {_and(wins)}" if wins else f"on {name} no difference can be claimed")
+    for name, wins in beaten.items():
+        said = [f"{a} ended above {'every other algorithm' if len(w) == others else _and(w)}" for a, w in wins.items()]
+        parts.append(f"on {name} {_and(said)}" if said else f"on {name} no difference can be claimed")
     text = "; ".join(parts)
     return text[0].upper() + text[1:] + "."
 
 
-def _unbeaten(pairs: Sequence[Pair], algorithms: Sequence[str]) -> list[str]:
-    beaten = {_other(p) for p in pairs if p.winner}
-    return [a for a in algorithms if a not in beaten]
+def _beaten(pairs: Sequence[Pair]) -> dict[str, list[str]]:
+    """Winner -> those that it ended above."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        if pair.winner:
+            found.setdefault(pair.winner, []).append(_other(pair))
+    return found
 
 
 def _other(pair: Pair) -> str:
