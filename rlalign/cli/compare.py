@@ -61,7 +61,6 @@ def run(args: Sequence[str]) -> int:
     """Compare."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign compare")
-    from rlalign.cli.report import write as write_report
     from rlalign.compare.compare import StoppedError, Where, compare_runs, compare_study
     from rlalign.compare.gather import Excluding
     from rlalign.compare.tables import show
@@ -88,9 +87,8 @@ def run(args: Sequence[str]) -> int:
         except StoppedError as stopped:
             console.print(f"stopped; go on with: {command}", soft_wrap=True)
             return stopped.status
-    path = write_report(output)
     show(console, results)
-    console.print(f"\nreport   {path}\nresults  {output / 'results.json'}", soft_wrap=True)
+    console.print(f"\nreport   {output / 'report.html'}\nresults  {output / 'results.json'}", soft_wrap=True)
     return 1 if results.failures else 0
 
 
