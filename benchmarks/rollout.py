@@ -10,7 +10,6 @@ transformers model in the dtype, its weights resident in it. Ours includes what 
 
 from __future__ import annotations
 
-import argparse
 import gc
 import statistics
 import time
@@ -126,29 +125,22 @@ def ratios(times: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--sizes", nargs="+", default=["small", "mid"], choices=shapes.SIZES)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--lengths", nargs="+", default=list(shapes.LENGTHS), choices=shapes.LENGTHS)
+    parser = shapes.parser(__doc__)
     parser.add_argument("--lora-r", type=int, default=0, help="of our side; generate runs without adapters")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--name", default="rollout", help="of the file in benchmarks/results")
     args = parser.parse_args()
     cells = []
     head = f"{'size':8} {'dtype':9} {'lengths':8} {'rlalign':>9} {'generate':>9} tokens/s"
     print(f"{head}   wall ratio            cpu ratio")
-    for size in args.sizes:
-        for dtype in args.dtypes:
-            for lengths in args.lengths:
-                c = cell(size, dtype, lengths, lora_r=args.lora_r, device=args.device, repeats=args.repeats)
-                cells.append(c)
-                speed, told = c["tokens_per_s"], []
-                for kind in ("wall", "cpu"):
-                    middle, low, high = c[kind]["ratio"]
-                    told.append(f"{middle:5.2f} ({low:.2f} to {high:.2f})")
-                line = f"{size:8} {dtype:9} {lengths:8} {speed['rlalign']:9} {speed['generate']:9}"
-                print(f"{line}             {'   '.join(told)}", flush=True)
+    for size, dtype, lengths in shapes.cells(args):
+        c = cell(size, dtype, lengths, lora_r=args.lora_r, device=args.device, repeats=args.repeats)
+        cells.append(c)
+        speed, told = c["tokens_per_s"], []
+        for kind in ("wall", "cpu"):
+            middle, low, high = c[kind]["ratio"]
+            told.append(f"{middle:5.2f} ({low:.2f} to {high:.2f})")
+        line = f"{size:8} {dtype:9} {lengths:8} {speed['rlalign']:9} {speed['generate']:9}"
+        print(f"{line}             {'   '.join(told)}", flush=True)
     print(write(args.name, {"prompts": shapes.PROMPTS, "group": shapes.GROUP, "limit": shapes.LIMIT, "cells": cells}))
 
 

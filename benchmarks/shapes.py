@@ -5,6 +5,9 @@ Speed does not depend on what weights say, so none are fetched. Everything is dr
 
 from __future__ import annotations
 
+import argparse
+from collections.abc import Iterator
+from itertools import product
 from typing import Any, Literal
 
 SIZES = ("small", "mid", "smollm2", "0.5b", "1.5b")
@@ -14,6 +17,22 @@ SHORTEST, LONGEST = 12, 32
 """Tokens of a prompt."""
 
 Lengths = Literal["equal", "uneven"]
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """A command line with the axes that `cells` goes through."""
+    made = argparse.ArgumentParser(description=about)
+    made.add_argument("--sizes", nargs="+", default=["small", "mid"], choices=SIZES)
+    made.add_argument("--lengths", nargs="+", default=list(LENGTHS), choices=LENGTHS)
+    made.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
+    made.add_argument("--device", default="cpu")
+    made.add_argument("--repeats", type=int, default=3)
+    return made
+
+
+def cells(args: argparse.Namespace) -> Iterator[tuple[str, str, Any]]:
+    """(size, dtype, lengths) of everything that was asked for."""
+    return product(args.sizes, args.dtypes, args.lengths)
 
 
 def config(size: str) -> Any:

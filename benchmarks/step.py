@@ -10,7 +10,6 @@ TRL's dataset.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -145,21 +144,14 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", nargs="+", default=["small", "mid"], choices=shapes.SIZES)
-    parser.add_argument("--lengths", nargs="+", default=list(shapes.LENGTHS), choices=shapes.LENGTHS)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = shapes.parser(__doc__)
     parser.add_argument("--candidates", nargs="+", type=int, default=CANDIDATES[:-1], help="TRL's micro-batches to try")
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for size in args.sizes:
-        for dtype in args.dtypes:
-            for lengths in args.lengths:
-                rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.clock, args.candidates))
-                merge("step", rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
+    for size, dtype, lengths in shapes.cells(args):
+        rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.clock, args.candidates))
+        merge("step", rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
     Console(width=140).print(table_of(rows))
 
 

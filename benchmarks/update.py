@@ -9,7 +9,6 @@ Alternating runs in one process; medians, ratios and their range. Both take the 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -214,25 +213,18 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", nargs="+", default=["small", "mid"], choices=shapes.SIZES)
-    parser.add_argument("--lengths", nargs="+", default=list(shapes.LENGTHS), choices=shapes.LENGTHS)
-    parser.add_argument("--dtypes", nargs="+", default=["float32", "bfloat16"], choices=["float32", "bfloat16"])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = shapes.parser(__doc__)
     parser.add_argument("--micro-batch", type=int, default=0, help="ours; 0: the learner's own choice")
     parser.add_argument("--candidates", nargs="+", type=int, default=CANDIDATES, help="micro-batches of TRL to try")
     parser.add_argument("--output", default="update")
     parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
-    for size in args.sizes:
-        for dtype in args.dtypes:
-            for lengths in args.lengths:
-                rows.append(
-                    cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch, args.clock, args.candidates)
-                )
-                merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
+    for size, dtype, lengths in shapes.cells(args):
+        rows.append(
+            cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch, args.clock, args.candidates)
+        )
+        merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
     Console(width=140).print(table_of(rows))
 
 
