@@ -34,6 +34,7 @@ _TAUS = 41
 TWO_WAY = "t, seeds × prompts"
 OVER_SEEDS = "t, over seeds"
 BOOTSTRAP = "expanded percentile bootstrap"
+NOTHING = Estimate(None, None, None)
 
 Grid = Mapping[str, Mapping[int, Record]]
 """Algorithm -> seed -> record, every seed for every algorithm."""
@@ -88,13 +89,14 @@ def analyse_env(grid: Grid, threshold: float | None = None) -> EnvResult:
 def decide(environments: Mapping[str, EnvResult]) -> dict[str, EnvResult]:
     """Holm's correction over all pairs of all environments; winners, where there are seeds enough; sentences."""
     pairs = [(name, pair) for name, env in environments.items() for pair in env.pairs]
+    tests = sum(pair.p is not None for _, pair in pairs)
     adjusted = st.holm([math.nan if p.p is None else p.p for _, p in pairs])
     seeds = {name: len(next(iter(env.algorithms.values())).failed) for name, env in environments.items()}
     decided: dict[str, list[Pair]] = {name: [] for name in environments}
     for (name, pair), p in zip(pairs, adjusted, strict=True):
         both = environments[name].algorithms
         gap = st.two_way(as_array(both[pair.a].final) - as_array(both[pair.b].final))
-        detectable = st.detectable(st.unbiased(gap.se, gap.df), gap.df, len(pairs))
+        detectable = math.nan if pair.failed else st.detectable(st.unbiased(gap.se, gap.df), gap.df, tests)
         claimed = seeds[name] >= st.FEWEST_SEEDS and p < st.ALPHA
         better = pair.a if (pair.difference.value or 0.0) > 0 else pair.b
         found = replace(pair, p_holm=_finite(p), detectable=_finite(detectable), winner=better if claimed else None)
@@ -171,7 +173,7 @@ def _algorithm(
         failed=failed,
         mean=_estimate(layout.interval, TWO_WAY),
         iqm=_estimate(st.bootstrap([scores], st.iqm), BOOTSTRAP),
-        median=_estimate(median, "order statistics" + (f" ({covers:.1%})" if covers < st.LEVEL else "")),
+        median=_estimate(median, "order statistics", covers if covers < st.LEVEL else st.LEVEL),
         gain=_estimate(st.two_way(final - begin).interval, TWO_WAY),
         spread=Spread(_finite(layout.sd_seed), _finite(layout.sd_prompt), _finite(layout.sd_rest)),
         metrics={k: _estimate(st.two_way(_matrix(row, k, start)).interval, TWO_WAY) for k in names},
@@ -216,15 +218,17 @@ def _profile(scores: FloatArray, taus: FloatArray) -> Profile:
 
 def _pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
     x, y = algorithms[a], algorithms[b]
-    gap = st.two_way(as_array(x.final) - as_array(y.final))
-    scores = [np.nanmean(as_array(r.final), axis=1) for r in (x, y)]
+    finals = as_array(x.final), as_array(y.final)
+    gap = st.two_way(finals[0] - finals[1])
+    scores = [np.nanmean(final, axis=1) for final in finals]
+    failed = [name for name in (a, b) if all(algorithms[name].failed)]
     return Pair(
         a=a,
         b=b,
-        difference=_estimate(gap.interval, TWO_WAY),
-        p=_finite(gap.p),
+        difference=NOTHING if failed else _estimate(gap.interval, TWO_WAY),
+        p=None if failed else _finite(gap.p),
         p_holm=None,
-        probability_of_improvement=_estimate(st.probability_of_improvement(*scores), "Newcombe"),
+        probability_of_improvement=NOTHING if failed else _estimate(st.probability_of_improvement(*scores), "Newcombe"),
         detectable=None,
         winner=None,
         auc={
@@ -245,13 +249,19 @@ def _pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
             for k in x.to_threshold
         },
         sentence="",
+        identical=not failed and np.array_equal(*finals, equal_nan=True),
+        failed=failed,
     )
 
 
 def _sentence(pair: Pair, env: str, seeds: int) -> str:
     d = pair.difference
+    if pair.failed:
+        return f"{' and '.join(pair.failed)} failed at every seed on {env}, so {pair.a} and {pair.b} are not compared."
     if d.value is None:
         return f"Nothing can be said of {pair.a} and {pair.b} on {env}."
+    if pair.identical:
+        return f"{pair.a} and {pair.b} gave identical results on {env}: the same reward on every prompt at every seed."
     up = d.value >= 0
     high, low = (pair.a, pair.b) if up else (pair.b, pair.a)
     size = f"{abs(d.value):.3f}"
@@ -260,17 +270,17 @@ def _sentence(pair: Pair, env: str, seeds: int) -> str:
     bounds = (d.low, d.high) if up else (-d.high, -d.low)
     what = f"{size} above {low} on {env}, 95 % CI [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
     if pair.winner:
-        return f"{high} ended {what}, p = {_p(pair.p_holm)} after Holm's correction."
+        return f"{high} ended {what}, {_p(pair.p_holm)} after Holm's correction."
     why = (
         f"{seeds} seeds are too few to name a winner"
         if seeds < st.FEWEST_SEEDS
-        else f"no difference can be claimed, p = {_p(pair.p_holm)} after Holm's correction"
+        else f"no difference can be claimed, {_p(pair.p_holm)} after Holm's correction"
     )
     return f"{high} ended {what}; {why}."
 
 
 def _p(p: float | None) -> str:
-    return "unknown" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return "p unknown" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 # ---- pieces ----
@@ -320,8 +330,8 @@ def _samples(grid: Grid) -> list[Sample]:
     return found
 
 
-def _estimate(interval: st.Interval, method: str) -> Estimate:
-    return Estimate(_finite(interval.value), _finite(interval.low), _finite(interval.high), method)
+def _estimate(interval: st.Interval, method: str, level: float = st.LEVEL) -> Estimate:
+    return Estimate(_finite(interval.value), _finite(interval.low), _finite(interval.high), method, level)
 
 
 def _finite(x: float) -> float | None:

@@ -27,12 +27,13 @@ BUDGETS = ("samples", "tokens", "updates", "seconds")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its 95 % confidence interval; `method` names the interval."""
+    """A number with its confidence interval; `method` names the interval, `level` is what it covers at least."""
 
     value: float | None
     low: float | None
     high: float | None
     method: str = ""
+    level: float = 0.95
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class ToThreshold:
         reached: per seed; false = right-censored.
         median: Kaplan-Meier median; None when fewer than half got there.
         restricted_mean: mean budget until the threshold, or until the smallest budget that all seeds had (area under
-            the Kaplan-Meier curve), with its CI.
+            the Kaplan-Meier curve), with its CI; that budget itself, and no CI, where no seed got there.
     """
 
     spent: list[float]
@@ -137,8 +138,11 @@ class Pair:
         p: two-sided, of no difference.
         p_holm: after Holm's correction over all pairs and environments of the study.
         probability_of_improvement: that a seed of `a` ends above a seed of `b`; ties count half.
-        detectable: smallest true difference that this study had 80 % power to claim.
+        detectable: smallest true difference that this study had 80 % power to claim; None where the differences of
+            seeds and prompts do not vary.
         winner: label, or None when none may be named.
+        identical: both ended with the same reward on every prompt at every seed.
+        failed: those of the two of which no cell finished: there is no difference to speak of, no test and no winner.
         auc: budget -> difference of `auc`, a − b.
         at_equal_kl: difference of `at_equal_kl`, a − b.
         threshold_p: budget -> p of the log-rank test on budget to threshold, not corrected.
@@ -157,6 +161,8 @@ class Pair:
     at_equal_kl: Estimate | None
     threshold_p: dict[str, float | None]
     sentence: str
+    identical: bool = False
+    failed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

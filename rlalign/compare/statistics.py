@@ -19,7 +19,7 @@ LEVEL = 0.95
 ALPHA = 1 - LEVEL
 POWER = 0.8
 FEWEST_SEEDS = 5
-"""With fewer no winner is named."""
+"""With fewer no winner is named, and neither a bootstrap nor order statistics make an interval of 95 %."""
 _RESAMPLES = 2000
 
 
@@ -127,11 +127,12 @@ def bootstrap(strata: Sequence[FloatArray], statistic: Callable[[FloatArray], Fl
     too narrow twice over: its quantiles are normal, and the bootstrap's variance lacks the factor n/(n−1). So it is
     read at the level a' with z(a') = sqrt(n/(n−1)) t(a, sum of (n−1)): Hesterberg (2015), The American Statistician 69,
     section 5.3. In one stratum the factor is left out: the few values that a resampled IQM can take make up for it.
+    Below FEWEST_SEEDS values it does not hold what it says (two values reach 50 % at most), and there is none.
     """
     pooled = np.concatenate(list(strata))
     value = float(statistic(pooled))
     n = min(len(x) for x in strata)
-    if n < 2:
+    if n < FEWEST_SEEDS:
         return Interval(value, math.nan, math.nan)
     rng = np.random.default_rng(0)  # the same data give the same interval
     drawn = np.concatenate([x[rng.integers(0, len(x), (_RESAMPLES, len(x)))] for x in strata], axis=1)
@@ -146,18 +147,19 @@ def median_interval(x: FloatArray) -> tuple[Interval, float]:
     """Median with the interval between order statistics, and what it covers at least.
 
     Distribution-free: P(x_(d) <= median <= x_(n+1−d)) = 1 − 2 P(Binomial(n, 1/2) < d), interpolated between two d to
-    95 % as in Hettmansperger and Sheather (1986). Five values reach 93.75 % at most, four 87.5 %.
+    95 % as in Hettmansperger and Sheather (1986). Five values reach 93.75 % at most; fewer than FEWEST_SEEDS (four
+    reach 87.5 %) are given none.
     """
     x = np.sort(x)
     n = len(x)
-    if n < 2:
-        return Interval(float(x[0]) if n else math.nan, math.nan, math.nan), math.nan
+    middle = float(np.median(x)) if n else math.nan
+    if n < FEWEST_SEEDS:
+        return Interval(middle, math.nan, math.nan), math.nan
 
     def covers(d: int) -> float:
         return float(1 - 2 * stats.binom.cdf(d - 1, n, 0.5))
 
     d = max((k for k in range(1, n // 2 + 1) if covers(k) >= LEVEL), default=0)
-    middle = float(np.median(x))
     if d == 0:
         return Interval(middle, float(x[0]), float(x[-1])), covers(1)
     share = (covers(d) - LEVEL) / (covers(d) - covers(d + 1))
@@ -188,8 +190,9 @@ def detectable(se: float, df: float, tests: int = 1) -> float:
     """The smallest true difference that a two-sided t-test finds in 80 % of studies with this standard error.
 
     At level 5 % / tests, the first and strictest of Holm's steps. Power is that of the non-central t distribution.
+    NaN for a standard error of 0: differences that do not vary say nothing of how much they might.
     """
-    if math.isnan(se) or df <= 0:
+    if math.isnan(se) or se == 0 or df <= 0:
         return math.nan
     critical = float(stats.t.ppf(1 - ALPHA / max(tests, 1) / 2, df))
 
@@ -268,9 +271,14 @@ def restricted_mean(spent: FloatArray, reached: Sequence[bool], until: float) ->
     """Mean of min(what it took, until).
 
     `until` is a budget that every run had, so that nothing is censored below it: the area under the Kaplan-Meier curve
-    is then this mean, and its interval Student's.
+    is then this mean, and its interval Student's, cut to where the mean can lie: [0, until]. Where nobody got there it
+    is `until` and has no interval: all that is known is that it takes more.
     """
-    return t_interval(np.where(np.asarray(reached), np.minimum(spent, until), until))
+    if not any(reached):
+        return Interval(until, math.nan, math.nan)
+    found = t_interval(np.where(np.asarray(reached), np.minimum(spent, until), until))
+    low, high = (float(np.clip(edge, 0.0, until)) for edge in (found.low, found.high))
+    return Interval(found.value, low, high)
 
 
 def logrank_p(a: FloatArray, reached_a: Sequence[bool], b: FloatArray, reached_b: Sequence[bool]) -> float:

@@ -12,9 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlalign.compare.analysis import as_array
-from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Results
-
-_UNITS = {"samples": "samples", "tokens": "tokens", "updates": "updates", "seconds": "s"}
+from rlalign.compare.report.numbers import headed
+from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Pair, Results, ToThreshold
 
 
 def show(console: Console, results: Results) -> None:
@@ -43,7 +42,9 @@ def show(console: Console, results: Results) -> None:
 def _algorithms(name: str, env: EnvResult, seeds: int) -> Table:
     title = f"{name}: held-out reward after {env.steps} steps, {seeds} seeds × {len(env.prompts)} prompts, 95 % CI"
     failed = any(any(r.failed) for r in env.algorithms.values())
-    table = _table(title, ["", "mean", "IQM", "median", "gain", *(["failed"] if failed else [])])
+    one = next(iter(env.algorithms.values()))
+    names = ["", "mean", headed("IQM", one.iqm), headed("median", one.median), "gain"]
+    table = _table(title, [*names, *(["failed"] if failed else [])])
     for algorithm, r in env.algorithms.items():
         cells = [_ci(r.mean), _ci(r.iqm), _ci(r.median), _ci(r.gain, sign=True)]
         table.add_row(escape(algorithm), *cells, *([str(sum(r.failed))] if failed else []))
@@ -58,7 +59,7 @@ def _course(name: str, env: EnvResult) -> Table:
         cells = [_ci(r.auc["samples"])]
         if level:
             reach = r.to_threshold["samples"]
-            cells += [_count(reach.median), f"{sum(reach.reached)} of {len(reach.reached)}"]
+            cells += [_to(reach), f"{sum(reach.reached)} of {len(reach.reached)}"]
         cells += [_number(x) for x in (r.spread.seeds, r.spread.prompts, r.spread.rest)]
         table.add_row(escape(algorithm), *cells)
     return table
@@ -75,9 +76,17 @@ def _pairs(name: str, env: EnvResult) -> Table:
             _ci(pair.probability_of_improvement),
             "–" if pair.at_equal_kl is None else _ci(pair.at_equal_kl, sign=True),
             _number(pair.detectable),
-            f"[bold green]{escape(pair.winner)}[/]" if pair.winner else "–",
+            _named(pair),
         )
     return table
+
+
+def _named(pair: Pair) -> str:
+    if pair.failed:
+        return f"[red]{escape(' and '.join(pair.failed))} failed[/]"
+    if pair.identical:
+        return "identical results"
+    return f"[bold green]{escape(pair.winner)}[/]" if pair.winner else "–"
 
 
 def _aggregate(results: Results) -> Table:
@@ -108,15 +117,23 @@ def _ci(e: Estimate, *, sign: bool = False) -> str:
     f = "+.3f" if sign else ".3f"
     if e.value is None:
         return "–"
-    return f"{e.value:{f}}" if e.low is None or e.high is None else rf"{e.value:{f}} \[{e.low:{f}}, {e.high:{f}}]"
+    bounds = "–" if e.low is None or e.high is None else f"{e.low:{f}}, {e.high:{f}}"
+    return rf"{e.value:{f}} \[{bounds}]"
 
 
 def _number(x: float | None) -> str:
     return "–" if x is None else "< 0.001" if 0 <= x < 0.001 else f"{x:.3f}"
 
 
-def _count(x: float | None) -> str:
-    return "–" if x is None else f"{x:,.0f}".replace(",", " ")
+def _to(reach: ToThreshold) -> str:
+    """The Kaplan-Meier median; where fewer than half of the seeds got there, that it is above what all had."""
+    if reach.median is not None:
+        return _count(reach.median)
+    return f"> {_count(min(s for s, got in zip(reach.spent, reach.reached, strict=True) if not got))}"
+
+
+def _count(x: float) -> str:
+    return f"{x:,.0f}".replace(",", " ")
 
 
 def write_csv(folder: Path, results: Results) -> Path:

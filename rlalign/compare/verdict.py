@@ -1,11 +1,16 @@
-"""What may be said of a whole study, in two or three plain sentences, and what a reader must know beside them."""
+"""What may be said of a whole study, in a few plain sentences, and what a reader must know beside them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rlalign.compare.results import EnvResult, Failure, Pair
 from rlalign.compare.statistics import FEWEST_SEEDS
+
+_NAMED = 3  # so many winners of an environment, or of those that one has beaten, are called by name
+
+Beaten = Mapping[str, Mapping[str, Sequence[str]]]
+"""Environment -> winner -> those that it ended above."""
 
 
 def verdict(environments: Mapping[str, EnvResult], algorithms: Sequence[str], seeds: int) -> list[str]:
@@ -13,17 +18,24 @@ def verdict(environments: Mapping[str, EnvResult], algorithms: Sequence[str], se
     pairs = [(name, pair) for name, env in environments.items() for pair in env.pairs]
     if not pairs:
         return [f"{algorithms[0]} alone was run: name a second algorithm to compare it with."]
-    if seeds < FEWEST_SEEDS:
-        said = [f"No winner is named: {seeds} seeds are fewer than {FEWEST_SEEDS}.", _largest(pairs)]
-    elif not any(pair.winner for _, pair in pairs):
-        said = ["No difference between the algorithms can be claimed.", _largest(pairs)]
-    elif len(pairs) == 1:
-        said = [pairs[0][1].sentence]
+    tests = [(name, pair) for name, pair in pairs if not pair.failed]
+    if not tests:
+        said = []
+    elif seeds < FEWEST_SEEDS:
+        said = [f"No winner is named: {seeds} seeds are fewer than {FEWEST_SEEDS}.", *_largest(tests)]
+    elif not any(pair.winner for _, pair in tests):
+        said = ["No difference between the algorithms can be claimed.", *_largest(tests)]
+    elif len(tests) == 1:
+        said = [tests[0][1].sentence]
     else:
-        said = [_winners(environments, algorithms)]
-        won = sum(pair.winner is not None for _, pair in pairs)
-        said.append(f"{won} of {len(pairs)} pairs differ; Holm's correction keeps the chance of any false one at 5 %.")
-    return [*said, _detectable(environments, len(pairs))]
+        won = sum(pair.winner is not None for _, pair in tests)
+        said = [
+            winners({name: beaten(env.pairs) for name, env in environments.items()}, algorithms),
+            f"That is {won} of {len(tests)} comparisons; Holm's correction keeps the chance of even one false claim "
+            "among them at 5 %.",
+        ]
+    alike = _identical(tests) if len(tests) > 1 or not said else []
+    return [*said, *_failed(pairs), *alike, *([_detectable(environments, len(tests), seeds)] if tests else [])]
 
 
 def warnings(seeds: int, failures: Sequence[Failure], excluded: Sequence[Failure], more: Sequence[str]) -> list[str]:
@@ -38,53 +50,109 @@ def warnings(seeds: int, failures: Sequence[Failure], excluded: Sequence[Failure
     return found
 
 
-def _winners(environments: Mapping[str, EnvResult], algorithms: Sequence[str]) -> str:
-    beaten = {name: _beaten(env.pairs) for name, env in environments.items()}
-    others = len(algorithms) - 1
-    best = next((a for a in algorithms if all(list(w) == [a] and len(w[a]) == others for w in beaten.values())), None)
-    if best is not None and len(beaten) > 1:
-        return f"{best} ended above every other algorithm on all {len(beaten)} environments."
-    parts = []
-    for name, wins in beaten.items():
-        said = [f"{a} ended above {'every other algorithm' if len(w) == others else _and(w)}" for a, w in wins.items()]
-        parts.append(f"on {name} {_and(said)}" if said else f"on {name} no difference can be claimed")
-    text = "; ".join(parts)
-    return text[0].upper() + text[1:] + "."
-
-
-def _beaten(pairs: Sequence[Pair]) -> dict[str, list[str]]:
-    """Winner -> those that it ended above."""
+def beaten(pairs: Iterable[Pair]) -> dict[str, list[str]]:
+    """Winner -> those that it ended above, the winner of most first."""
     found: dict[str, list[str]] = {}
     for pair in pairs:
         if pair.winner:
-            found.setdefault(pair.winner, []).append(_other(pair))
-    return found
+            found.setdefault(pair.winner, []).append(pair.b if pair.winner == pair.a else pair.a)
+    return dict(sorted(found.items(), key=lambda item: -len(item[1])))
 
 
-def _other(pair: Pair) -> str:
-    return pair.b if pair.winner == pair.a else pair.a
+def winners(found: Beaten, algorithms: Sequence[str]) -> str:
+    """Who ended above whom, the environments on which the same was found together; and where nothing was found."""
+    together: dict[str, list[str]] = {}
+    for env, wins in found.items():
+        if wins:
+            together.setdefault(_claim(wins, algorithms), []).append(env)
+    names = {winner for wins in found.values() for winner in wins}
+    silent = [env for env, wins in found.items() if not wins]
+    if len(together) == 1 and not silent:
+        (claim,) = together
+        everywhere = {1: f"on {_and(list(found))}", 2: "on both environments"}
+        text = f"{claim} {everywhere.get(len(found), f'on all {len(found)} environments')}."
+    elif len(names) == 1:
+        (name,) = names
+        where = [f"{claim.removeprefix(f'{name} ended above ')} on {_and(envs)}" for claim, envs in together.items()]
+        text = f"Every difference that can be claimed is in favour of {name}: it ended above {_listed(where)}."
+    else:
+        text = "; ".join(f"on {_and(envs)}, {claim}" for claim, envs in together.items()) + "."
+        text = text[0].upper() + text[1:]
+    return text + (f" On {_and(silent)} no difference can be claimed." if silent else "")
 
 
-def _largest(pairs: Sequence[tuple[str, Pair]]) -> str:
+def _claim(wins: Mapping[str, Sequence[str]], algorithms: Sequence[str]) -> str:
+    """All of an environment in one clause; of many winners the first ones by name, the rest as a number of pairs."""
+    said = [_above(winner, lost, algorithms) for winner, lost in wins.items()]
+    if len(said) > _NAMED:
+        rest = sum(len(lost) for lost in list(wins.values())[_NAMED - 1 :])
+        said = [*said[: _NAMED - 1], f"{rest} more pairs differ"]
+    return _and(said)
+
+
+def _above(winner: str, lost: Sequence[str], algorithms: Sequence[str]) -> str:
+    others = [a for a in algorithms if a != winner]
+    spared = [a for a in others if a not in lost]
+    if len(others) > 1 and not spared:
+        whom = "every other algorithm"
+    elif len(lost) <= _NAMED:
+        whom = _and(lost)
+    elif len(spared) == 1:
+        whom = f"all the others but {spared[0]}"
+    else:
+        whom = f"{len(lost)} of the {len(others)} others"
+    return f"{winner} ended above {whom}"
+
+
+def _largest(pairs: Sequence[tuple[str, Pair]]) -> list[str]:
     _, pair = max(pairs, key=lambda item: abs(item[1].difference.value or 0.0))
-    return pair.sentence if len(pairs) == 1 else f"The largest difference: {pair.sentence}"
+    if len(pairs) == 1 or not pair.difference.value:
+        return [pair.sentence] if len(pairs) == 1 else []
+    return [f"The largest difference: {pair.sentence}"]
 
 
-def _detectable(environments: Mapping[str, EnvResult], tests: int) -> str:
-    parts = []
-    for name, env in environments.items():
-        sizes = [p.detectable for p in env.pairs if p.detectable is not None]
-        if sizes:
-            low, high = f"{min(sizes):.3f}", f"{max(sizes):.3f}"
-            parts.append((low if low == high else f"{low} to {high}") + f" on {name}")
-    if not parts:
-        return "How small a difference this study could have found is unknown: that takes two seeds at least."
-    which = "" if tests == 1 else ", depending on the pair"
-    return f"The smallest true difference that it had 80 % power to find: {_and(parts)}{which}."
+def _failed(pairs: Sequence[tuple[str, Pair]]) -> list[str]:
+    where: dict[str, list[str]] = {}
+    for name, pair in pairs:
+        for algorithm in pair.failed:
+            where[algorithm] = list(dict.fromkeys([*where.get(algorithm, []), name]))
+    return [f"{algorithm} failed at every seed on {_and(envs)} and is not compared there." for algorithm, envs in
+            where.items()]  # fmt: skip
+
+
+def _identical(pairs: Sequence[tuple[str, Pair]]) -> list[str]:
+    where: dict[tuple[str, str], list[str]] = {}
+    for name, pair in pairs:
+        if pair.identical:
+            where.setdefault((pair.a, pair.b), []).append(name)
+    return [f"{a} and {b} gave identical results on {_and(envs)}." for (a, b), envs in where.items()]
+
+
+def _detectable(environments: Mapping[str, EnvResult], tests: int, seeds: int) -> str:
+    sizes = {name: [pair.detectable for pair in env.pairs] for name, env in environments.items()}
+    known = {name: [size for size in found if size is not None] for name, found in sizes.items()}
+    largest = {name: max(found) for name, found in known.items() if found}
+    if not largest:
+        why = "that takes two seeds at least" if seeds < 2 else "its differences do not vary"
+        return f"How small a difference this study could have found is unknown: {why}."
+    parts = _and([f"{size:.3f} on {name}" for name, size in largest.items()])
+    if tests == 1:
+        return f"The smallest true difference that the study had 80 % power to find is {parts}."
+    which = "For every other pair" if any(None in found for found in sizes.values()) else "Whichever the pair"
+    found = f"the study had at least 80 % power to find a true difference of {parts}"
+    return f"{which}, {found}; smaller ones may exist unseen."
 
 
 def _and(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _listed(parts: Sequence[str]) -> str:
+    """As `_and`, of parts that may be lists themselves."""
+    if len(parts) < 3 and not any(" and " in part for part in parts):
+        return _and(parts)
+    comma = ";" if any(" and " in part for part in parts) else ","
+    return f"{comma} ".join([*parts[:-1], f"and {parts[-1]}"] if len(parts) > 1 else parts)
 
 
 def _count(n: int, what: str) -> str:

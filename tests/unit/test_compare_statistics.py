@@ -74,9 +74,21 @@ def test_strata_are_resampled_apart() -> None:
     assert (i.low, i.value, i.high) == (0.5, 0.5, 0.5)
 
 
+def test_a_bootstrap_of_fewer_than_five_values_gives_no_interval() -> None:
+    """The percentile interval of two values covers half of the time: P(the median lies between them)."""
+    few = st.bootstrap([np.arange(4.0), np.arange(9.0)], st.iqm)
+    assert math.isfinite(few.value)
+    assert math.isnan(few.low)
+    assert math.isfinite(st.bootstrap([np.arange(5.0)], st.iqm).low)
+
+
 def test_the_median_of_few_values_says_what_it_covers() -> None:
     i, covers = st.median_interval(np.array([3.0, 1.0, 2.0, 5.0, 4.0]))
     assert (i.low, i.value, i.high, covers) == (1.0, 3.0, 5.0, 0.9375)
+    few, covers = st.median_interval(np.arange(4.0))  # 87.5 % at most
+    assert few.value == 1.5
+    assert math.isnan(few.low)
+    assert math.isnan(covers)
     wide, covers = st.median_interval(np.arange(10.0))
     assert covers == 0.95
     assert 1 < wide.low < 2  # between the second (97.9 %) and the third (89.1 %) of ten
@@ -116,6 +128,20 @@ def test_the_restricted_mean_is_the_area_under_kaplan_and_meiers_curve() -> None
     assert st.restricted_mean(spent, reached, until).value == pytest.approx(float((np.diff(at) * heights).sum()))
     assert st.survival_median(spent, reached) == 8.0
     assert math.isnan(st.survival_median(np.array([5.0, 5.0]), [False, False]))
+
+
+def test_what_it_took_lies_between_nothing_and_the_whole_budget() -> None:
+    """Student's interval of these reaches from below 0 to above 8."""
+    cut = st.restricted_mean(np.array([0.0, 8.0]), [True, True], 8.0)
+    assert (cut.low, cut.value, cut.high) == (0.0, 4.0, 8.0)
+    never = st.restricted_mean(np.array([8.0, 8.0]), [False, False], 8.0)
+    assert never.value == 8.0
+    assert math.isnan(never.low)
+
+
+def test_differences_without_spread_say_nothing_of_what_could_have_been_seen() -> None:
+    assert math.isnan(st.detectable(0.0, 4))
+    assert st.detectable(1e-3, 4) > 0
 
 
 def test_two_that_never_got_there_give_no_p() -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -20,7 +18,6 @@ from rlalign.compare.results import Results
 from rlalign.compare.settings import apply, full_key
 from rlalign.compare.spaces import distribution, parse_search
 from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, read_study
-from rlalign.compare.verdict import _winners
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
 from rlalign.run import Lock, write_config
@@ -214,17 +211,3 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
     assert main([*command, *flags]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "cmp").exists()
-
-
-def _found(*winners: tuple[str, str]) -> Any:
-    """An environment in which the first of each two ended above the second."""
-    return SimpleNamespace(pairs=[SimpleNamespace(a=w, b=other, winner=w) for w, other in winners])
-
-
-def test_who_is_unbeaten_has_not_beaten_everybody() -> None:
-    """b ended above c and a above b: nothing was said of a and c."""
-    chain = {"x": _found(("a", "b"), ("b", "c")), "y": _found(("a", "b"), ("b", "c"))}
-    said = _winners(chain, ["a", "b", "c"])
-    assert said == "On x a ended above b and b ended above c; on y a ended above b and b ended above c."
-    swept = {"x": _found(("a", "b"), ("a", "c")), "y": _found(("a", "b"), ("a", "c"))}
-    assert _winners(swept, ["a", "b", "c"]) == "a ended above every other algorithm on all 2 environments."

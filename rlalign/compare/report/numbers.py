@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 
-from rlalign.compare.results import Estimate
+from rlalign.compare.results import Estimate, ToThreshold
+from rlalign.compare.statistics import LEVEL
 
 NONE = "–"
 
@@ -24,10 +26,22 @@ def number(value: float | None, *, sign: bool = False, fine: int = 3) -> str:
 
 
 def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """`[low, high]`, empty without one."""
+    """`[low, high]`, a dash where there is none."""
     if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
+        return f"[{NONE}]"
     return f"[{number(estimate.low, sign=sign)}, {number(estimate.high, sign=sign)}]"
+
+
+def headed(name: str, estimate: Estimate) -> str:
+    """The heading of a column, with the level of its intervals where that is less than 95 %."""
+    return name if estimate.low is None or estimate.level >= LEVEL else f"{name} ({100 * estimate.level:.1f} % CI)"
+
+
+def cost(found: ToThreshold, shown: Callable[[Estimate], str]) -> str:
+    """What it took to reach a threshold; where no seed got there, that it takes more than all had."""
+    if any(found.reached):
+        return shown(found.restricted_mean)
+    return f"> {number(found.restricted_mean.value)}"
 
 
 def p_value(p: float | None) -> str:

@@ -34,7 +34,7 @@ def estimate(found: Estimate | None, *, sign: bool = False, strong: bool = False
     if found is None:
         return Html("–")
     value = number(found.value, sign=sign)
-    ci = tag("span", interval(found, sign=sign), class_="ci") if found.low is not None else None
+    ci = None if found.value is None else tag("span", interval(found, sign=sign), class_="ci")
     return joined((tag("b", value) if strong else value, ci))
 
 

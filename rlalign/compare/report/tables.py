@@ -6,19 +6,21 @@ from collections.abc import Mapping
 
 from rlalign.compare.report.figures import BUDGET_WORDS
 from rlalign.compare.report.html import Html, joined, tag
-from rlalign.compare.report.numbers import number, p_value, typeset
+from rlalign.compare.report.numbers import cost, headed, number, p_value, typeset
 from rlalign.compare.report.page import row, section, table
 from rlalign.compare.report.pieces import Colours, estimate, group, name_of, note, plain
-from rlalign.compare.results import BUDGETS, Results, Spread
+from rlalign.compare.results import BUDGETS, Pair, Results, Spread
+from rlalign.compare.statistics import FEWEST_SEEDS
 
 
 def finals(results: Results, colours: Colours) -> Html:
     """Where each algorithm ended, environment by environment, and over all of them."""
+    one = next(iter(next(iter(results.environments.values())).algorithms.values()))
     head = [
         "Algorithm",
         "mean",
-        "IQM",
-        "median",
+        headed("IQM", one.iqm),
+        headed("median", one.median),
         "gain over start",
         "KL, nats",
         "length",
@@ -51,9 +53,9 @@ def finals(results: Results, colours: Colours) -> Html:
         tag(
             "p",
             f"On {prompts} held-out {first.split if first else ''} prompts, the same for all. Brackets are 95 % "
-            f"confidence intervals over seeds and prompts ({_methods(results)}). The highest mean is set in bold, "
-            "which by itself is no claim. A seed that failed counts with the reward it started from. Standard "
-            "deviations: between seeds, between prompts, and of what is left (sampling).",
+            f"confidence intervals over seeds and prompts ({_methods(results)}){_too_few(results)}. The highest mean "
+            "is set in bold, which by itself is no claim. A seed that failed counts with the reward it started from. "
+            "Standard deviations: between seeds, between prompts, and of what is left (sampling).",
             class_="note",
         ),
         table(head, rows, numeric),
@@ -94,7 +96,7 @@ def pairs(results: Results) -> Html | None:
                 [
                     f"{p.a} − {p.b}", estimate(p.difference, sign=True), p_value(p.p), p_value(p.p_holm),
                     estimate(p.probability_of_improvement), estimate(p.at_equal_kl, sign=True),
-                    number(p.detectable), tag("b", p.winner) if p.winner else "none named",
+                    number(p.detectable), _named(p),
                 ],
                 numeric,
             )
@@ -117,6 +119,14 @@ def pairs(results: Results) -> Html | None:
     )
 
 
+def _named(pair: Pair) -> Html | str:
+    if pair.failed:
+        return f"{' and '.join(pair.failed)} failed"
+    if pair.identical:
+        return "identical results"
+    return tag("b", pair.winner) if pair.winner else "none named"
+
+
 def _in_words(results: Results) -> Html | None:
     sentences = [p.sentence for e in results.environments.values() for p in e.pairs if p.sentence]
     if not sentences:
@@ -137,15 +147,16 @@ def budgets(results: Results, colours: Colours) -> Html:
         for algorithm, r in env.algorithms.items():
             first = r.to_threshold.get(BUDGETS[0])
             reached = f"{sum(first.reached)} of {len(first.reached)}" if first else ""
-            spent = [estimate(r.to_threshold[b].restricted_mean) if b in r.to_threshold else "" for b in BUDGETS]
+            spent = [cost(r.to_threshold[b], estimate) if b in r.to_threshold else "" for b in BUDGETS]
             costs.append(row([name_of(algorithm, colours), reached, *spent], numeric))
             areas.append(row([name_of(algorithm, colours), *(estimate(r.auc.get(b)) for b in BUDGETS)], numeric))
     words = [BUDGET_WORDS[b] for b in BUDGETS]
     return section(
         "What it cost",
         note(
-            "Mean budget until the curve first reached the threshold. Seeds that never did are right-censored: the "
-            "restricted mean under the Kaplan–Meier curve."
+            "Mean budget until the curve first reached the threshold. Seeds that never did are right-censored: this is "
+            "the restricted mean, the area under the Kaplan–Meier curve up to the smallest budget that all runs had. "
+            "“>”: no seed reached it within that budget."
         ),
         table(["Algorithm", "reached", *words], costs, numeric),
         tag("h3", "Mean height of the learning curve over the budget that all runs had"),
@@ -201,12 +212,19 @@ def _settings(given: Mapping[str, str]) -> str:
     return ", ".join(f"{k} {v}" for k, v in given.items())
 
 
+def _too_few(results: Results) -> str:
+    if len(results.seeds) >= FEWEST_SEEDS:
+        return ""
+    return f"; fewer than {FEWEST_SEEDS} seeds give the IQM and the median none"
+
+
 def _methods(results: Results) -> str:
     found = [
         (word, getattr(r, word).method)
         for e in results.environments.values()
         for r in e.algorithms.values()
         for word in ("mean", "iqm", "median")
+        if getattr(r, word).low is not None
     ]
     words = {word: method for word, method in found if method}
     return "; ".join(f"{'IQM' if word == 'iqm' else word}: {method}" for word, method in words.items())

@@ -1,0 +1,158 @@
+"""What may be said: from held-out rewards, seed for seed, to sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from rlalign.compare.analysis import analyse_env, decide
+from rlalign.compare.records import Record
+from rlalign.compare.report.numbers import cost, headed
+from rlalign.compare.report.pieces import estimate
+from rlalign.compare.results import Curve, EnvResult
+from rlalign.compare.study import Cell
+from rlalign.compare.tables import _algorithms, _course
+from rlalign.compare.verdict import beaten, verdict, winners
+from rlalign.config import TrainConfig
+
+PROMPTS = 8
+START = 0.1
+
+
+def env_of(rewards: Mapping[str, Any], name: str = "e") -> dict[str, EnvResult]:
+    """A decided environment: algorithm -> final rewards [seeds, prompts], None for one that failed at every seed."""
+    seeds = next(len(r) for r in rewards.values() if r is not None)
+    grid = {
+        a: {s: _record(a, s, None if r is None else np.asarray(r[s], dtype=float)) for s in range(seeds)}
+        for a, r in rewards.items()
+    }
+    return decide({name: analyse_env(grid)})
+
+
+def _record(algorithm: str, seed: int, after: Any) -> Record:
+    cell = Cell("e", algorithm, seed, TrainConfig())
+    before = {"reward": np.full(PROMPTS, START)}
+    samples = [{"prompt": str(i), "before": ["a"], "after": ["b"]} for i in range(PROMPTS)]
+    budget = [0.0, 50.0, 100.0]
+    height = [START, START, START if after is None else float(after.mean())]
+    curve = Curve([0, 1, 2], budget, budget, budget, budget, list(height), [0.0, 0.0, 0.0])
+    if after is None:
+        return Record(cell, "FaultError: not finite", {}, {}, [], None, curve)
+    return Record(cell, None, before, {"reward": after}, samples, curve, curve)
+
+
+def drawn(level: float, seeds: int = 6, rng: int = 0) -> Any:
+    return level + 0.05 * np.random.default_rng(rng).normal(size=(seeds, PROMPTS))
+
+
+def test_two_that_are_one_run_are_said_to_be_and_hide_no_power() -> None:
+    """Kills a smallest detectable difference of 0.000, that of two names for the same rewards."""
+    one = drawn(0.5)
+    envs = env_of({"grpo": one, "gspo": one.copy(), "rloo": drawn(0.51, rng=1)})
+    same, other, _ = envs["e"].pairs
+    assert (same.identical, same.detectable, same.winner) == (True, None, None)
+    assert not other.identical
+    assert other.detectable > 0
+    said = verdict(envs, ["grpo", "gspo", "rloo"], 6)
+    assert "grpo and gspo gave identical results on e." in said
+    assert "0.000" not in said[-1]
+    assert said[-1].startswith("For every other pair, the study had at least 80 % power")
+    alone = verdict(env_of({"grpo": one, "gspo": one.copy()}), ["grpo", "gspo"], 6)
+    assert any("identical results" in sentence for sentence in alone)
+    assert "is unknown" in alone[-1]
+
+
+def test_who_failed_everywhere_has_no_difference() -> None:
+    """Kills 'b ended 0.4 above a': a has no policy, only the start that all had."""
+    envs = env_of({"a": None, "b": drawn(0.5), "c": drawn(0.9, rng=1)})
+    lost = [p for p in envs["e"].pairs if p.failed]
+    assert [(p.a, p.b, p.failed) for p in lost] == [("a", "b", ["a"]), ("a", "c", ["a"])]
+    assert all((p.winner, p.p_holm, p.difference.value, p.detectable) == (None, None, None, None) for p in lost)
+    said = " ".join(verdict(envs, ["a", "b", "c"], 6))
+    assert "a failed at every seed on e and is not compared there." in said
+    assert "c ended 0.393 above b on e" in said
+    assert "p < 0.001" in said
+    assert "above a" not in said
+    alone = verdict(env_of({"a": None, "b": drawn(0.5)}), ["a", "b"], 6)
+    assert alone == ["a failed at every seed on e and is not compared there."]
+
+
+def test_one_failed_seed_is_still_a_comparison() -> None:
+    finals = drawn(0.5)
+    finals[0] = START
+    (pair,) = env_of({"a": finals, "b": drawn(0.9, rng=1)})["e"].pairs
+    assert pair.failed == []
+    assert pair.difference.value is not None
+
+
+def test_few_seeds_have_no_interval_for_iqm_and_median_and_five_say_their_level() -> None:
+    for seeds, heading in ((4, "median"), (5, "median (93.8 % CI)"), (6, "median")):
+        env = env_of({"a": drawn(0.5, seeds), "b": drawn(0.6, seeds, 1)})["e"]
+        one = env.algorithms["a"]
+        assert (one.iqm.low is None, one.median.low is None) == (seeds < 5, seeds < 5)
+        assert one.mean.low is not None
+        assert headed("median", one.median) == heading
+        assert ("[–]" in estimate(one.iqm)) == (seeds < 5)
+        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(_algorithms("e", env, seeds))
+        assert ("[–]" in console.export_text()) == (seeds < 5)
+
+
+def test_a_threshold_that_nobody_reached_takes_more_than_all_had() -> None:
+    grid = {a: {s: _record(a, s, drawn(0.5, 6, i)[s]) for s in range(6)} for i, a in enumerate("ab")}
+    env = analyse_env(grid, threshold=2.0)
+    never = env.algorithms["a"].to_threshold["samples"]
+    assert cost(never, estimate) == "> 100.0"
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(_course("e", env))
+    assert "> 100" in console.export_text()
+    reached = analyse_env(grid, threshold=0.3).algorithms["a"].to_threshold["samples"]
+    assert cost(reached, estimate).startswith("100.0")
+
+
+def _found(*won: tuple[str, str]) -> dict[str, list[str]]:
+    """Who ended above whom, the first of each two above the second."""
+    return beaten([SimpleNamespace(a=w, b=other, winner=w) for w, other in won])  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        # b ended above c and a above b: nothing was said of a and c
+        (
+            {"x": _found(("a", "b"), ("b", "c")), "y": _found(("a", "b"), ("b", "c"))},
+            "a ended above b and b ended above c on both environments.",
+        ),
+        (
+            {env: _found(("a", "b"), ("a", "c"), ("a", "d")) for env in "xyz"},
+            "a ended above every other algorithm on all 3 environments.",
+        ),
+        (
+            {"x": _found(("a", "b")), "y": {}, "z": _found(("a", "b"), ("a", "c"), ("a", "d"))},
+            "Every difference that can be claimed is in favour of a: it ended above b on x and every other algorithm "
+            "on z. On y no difference can be claimed.",
+        ),
+        (
+            {"x": _found(("a", "b"), ("c", "d")), "y": _found(("d", "a"))},
+            "On x, a ended above b and c ended above d; on y, d ended above a.",
+        ),
+        ({"x": _found(("c", "d"))}, "c ended above d on x."),
+    ],
+)
+def test_who_won_in_words(found: dict[str, dict[str, list[str]]], said: str) -> None:
+    assert winners(found, ["a", "b", "c", "d"]) == said
+
+
+def test_many_winners_are_counted_not_listed() -> None:
+    names = list("abcdefgh")
+    everyone = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]  # a strict order
+    said = winners({"x": _found(*everyone)}, names)
+    assert said.startswith("a ended above every other algorithm, b ended above all the others but a and ")
+    assert said.endswith("15 more pairs differ on x.")
+    several = winners({"x": _found(*(("a", b) for b in "bcde"))}, names)
+    assert several == "a ended above 4 of the 7 others on x."
