@@ -17,6 +17,8 @@ from rlalign.compare.tables import write_csv
 from rlalign.compare.verdict import verdict, warnings
 from rlalign.errors import FaultError
 
+_IN_TITLE = 4  # so many names at most
+
 
 def conclude(
     cells: Sequence[Cell],
@@ -60,9 +62,9 @@ def conclude(
         Failure(r.cell.env, r.cell.algorithm, r.cell.seed, str(r.cell.folder), r.failure) for r in records if r.failure
     ]
     results = Results(
-        title=f"{', '.join(algorithms)} on {', '.join(environments)}",
+        title=f"{_named(algorithms, 'algorithm')} on {_named(list(environments), 'environment')}",
         verdict=verdict(environments, algorithms, len(seeds)),
-        warnings=warnings(len(seeds), failures, excluded, [*unequal_starts(grids), *notes]),
+        warnings=warnings(failures, excluded, [*unequal_starts(grids), *notes]),
         algorithms=algorithms,
         seeds=seeds,
         environments=environments,
@@ -79,3 +81,8 @@ def conclude(
     draw(folder, results)
     write_report(folder, results)
     return results
+
+
+def _named(names: Sequence[str], what: str) -> str:
+    """Names, or how many there are where they would not make a title."""
+    return f"{len(names)} {what}s" if len(names) > _IN_TITLE else ", ".join(names)

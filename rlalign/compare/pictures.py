@@ -11,6 +11,7 @@ import numpy as np
 
 from rlalign.compare import statistics as st
 from rlalign.compare.analysis import as_array
+from rlalign.compare.report.figures import BAND_FROM
 from rlalign.compare.results import AlgorithmResult, Curve, EnvResult, Profile, Results
 from rlalign.types import FloatArray
 
@@ -56,7 +57,7 @@ def _save(path: Path, size: tuple[float, float], columns: int, paint: Callable[[
 def band(curves: Sequence[Curve], budget: str) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
     """(budget, mean over seeds, low, high): curves read at common points, Student's t-interval, pointwise.
 
-    Nothing is smoothed; curves of one seed have no band.
+    Nothing is smoothed; curves of fewer than BAND_FROM seeds have no band.
     """
     last = min(getattr(c, budget)[-1] for c in curves)
     x = np.linspace(0, last, _POINTS) if budget != "updates" else np.array(getattr(curves[0], budget), dtype=float)
@@ -64,6 +65,8 @@ def band(curves: Sequence[Curve], budget: str) -> tuple[FloatArray, FloatArray, 
     heights = np.array([np.interp(x, getattr(c, budget), as_array([c.reward])[0]) for c in curves])
     intervals = [st.t_interval(column) for column in heights.T]
     found = np.array([(i.value, i.low, i.high) for i in intervals])
+    if len(curves) < BAND_FROM:
+        found[:, 1:] = np.nan
     return x, found[:, 0], found[:, 1], found[:, 2]
 
 
@@ -76,11 +79,13 @@ def _curves(axes: Sequence[Any], env: EnvResult) -> None:
             x, mean, low, high = band(alive, budget)
             axis.plot(x, mean, color=colour, label=name, linewidth=1.6)
             axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+            for curve in alive if len(alive) < BAND_FROM else []:
+                axis.plot(getattr(curve, budget), curve.reward, color=colour, linewidth=0.7, alpha=0.6)
         if env.threshold is not None:
             axis.axhline(env.threshold, color=_GREY, linewidth=0.8, linestyle=":")
         axis.set(xlabel=words)
-    axes[0].set(ylabel=f"{env.curve} (95 % CI)")
-    axes[0].legend(frameon=False, fontsize=8)
+    axes[0].set(ylabel=env.curve)
+    _legend(axes[0])
 
 
 def _frontier(axes: Sequence[Any], env: EnvResult) -> None:
@@ -92,7 +97,7 @@ def _frontier(axes: Sequence[Any], env: EnvResult) -> None:
     if env.kl_level is not None:
         axis.axvline(env.kl_level, color=_GREY, linewidth=0.8, linestyle=":")
     axis.set(xlabel="KL to the start (nats per completion)", ylabel=env.curve)
-    axis.legend(frameon=False, fontsize=8)
+    _legend(axis)
 
 
 def _profiles(axes: Sequence[Any], profiles: dict[str, Profile], what: str) -> None:
@@ -101,7 +106,7 @@ def _profiles(axes: Sequence[Any], profiles: dict[str, Profile], what: str) -> N
         axis.plot(p.tau, p.share, color=colour, label=name, linewidth=1.6)
         axis.fill_between(p.tau, p.low, p.high, color=colour, alpha=0.12, linewidth=0)
     axis.set(xlabel=f"{what} above", ylabel="share of seeds (95 % CI)", ylim=(-0.02, 1.02))
-    axis.legend(frameon=False, fontsize=8)
+    _legend(axis)
 
 
 def _scores(axes: Sequence[Any], results: Results) -> None:
@@ -115,6 +120,10 @@ def _scores(axes: Sequence[Any], results: Results) -> None:
         axis.set_yticks(range(len(env.algorithms)), list(env.algorithms) if i == 0 else [""] * len(env.algorithms))
         axis.set_ylim(len(env.algorithms) - 0.5, -0.5)
         axis.set(title=name, xlabel="held-out reward (95 % CI; dots: seeds)")
+
+
+def _legend(axis: Any) -> None:
+    axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
 
 
 def _alive(r: AlgorithmResult) -> list[Curve]:

@@ -69,13 +69,21 @@ class ToThreshold:
         reached: per seed; false = right-censored.
         median: Kaplan-Meier median; None when fewer than half got there.
         restricted_mean: mean budget until the threshold, or until the smallest budget that all seeds had (area under
-            the Kaplan-Meier curve), with its CI; that budget itself, and no CI, where no seed got there.
+            the Kaplan-Meier curve), with its CI; that budget itself, and no CI, where no seed got there
+            by then.
     """
 
     spent: list[float]
     reached: list[bool]
     median: float | None
     restricted_mean: Estimate
+
+    @property
+    def beyond(self) -> float | None:
+        """The budget that all seeds had, where none of them reached the threshold within it; None where one did."""
+        until = self.restricted_mean.value
+        inside = (got and until is not None and s <= until for s, got in zip(self.spent, self.reached, strict=True))
+        return None if any(inside) else until
 
 
 @dataclass(frozen=True)

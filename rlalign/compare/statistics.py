@@ -271,10 +271,10 @@ def restricted_mean(spent: FloatArray, reached: Sequence[bool], until: float) ->
     """Mean of min(what it took, until).
 
     `until` is a budget that every run had, so that nothing is censored below it: the area under the Kaplan-Meier curve
-    is then this mean, and its interval Student's, cut to where the mean can lie: [0, until]. Where nobody got there it
-    is `until` and has no interval: all that is known is that it takes more.
+    is then this mean, and its interval Student's, cut to where the mean can lie: [0, until]. Where nobody got there by
+    then it is `until` and has no interval: all that is known is that it takes more.
     """
-    if not any(reached):
+    if not np.any(np.asarray(reached) & (spent <= until)):
         return Interval(until, math.nan, math.nan)
     found = t_interval(np.where(np.asarray(reached), np.minimum(spent, until), until))
     low, high = (float(np.clip(edge, 0.0, until)) for edge in (found.low, found.high))

@@ -12,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlalign.compare.analysis import as_array
-from rlalign.compare.report.numbers import headed
+from rlalign.compare.report.numbers import level
 from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Pair, Results, ToThreshold
+from rlalign.compare.statistics import LEVEL
 
 
 def show(console: Console, results: Results) -> None:
@@ -43,7 +44,8 @@ def _algorithms(name: str, env: EnvResult, seeds: int) -> Table:
     title = f"{name}: held-out reward after {env.steps} steps, {seeds} seeds × {len(env.prompts)} prompts, 95 % CI"
     failed = any(any(r.failed) for r in env.algorithms.values())
     one = next(iter(env.algorithms.values()))
-    names = ["", "mean", headed("IQM", one.iqm), headed("median", one.median), "gain"]
+    few = one.median.low is not None and one.median.level < LEVEL
+    names = ["", "mean", "IQM", f"median ({level(one.median)})" if few else "median", "gain"]
     table = _table(title, [*names, *(["failed"] if failed else [])])
     for algorithm, r in env.algorithms.items():
         cells = [_ci(r.mean), _ci(r.iqm), _ci(r.median), _ci(r.gain, sign=True)]

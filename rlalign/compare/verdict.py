@@ -22,7 +22,7 @@ def verdict(environments: Mapping[str, EnvResult], algorithms: Sequence[str], se
     if not tests:
         said = []
     elif seeds < FEWEST_SEEDS:
-        said = [f"No winner is named: {seeds} seeds are fewer than {FEWEST_SEEDS}.", *_largest(tests)]
+        said = [f"No winner is named: that takes {FEWEST_SEEDS} seeds, and there {_are(seeds)}.", *_largest(tests)]
     elif not any(pair.winner for _, pair in tests):
         said = ["No difference between the algorithms can be claimed.", *_largest(tests)]
     elif len(tests) == 1:
@@ -38,11 +38,9 @@ def verdict(environments: Mapping[str, EnvResult], algorithms: Sequence[str], se
     return [*said, *_failed(pairs), *alike, *([_detectable(environments, len(tests), seeds)] if tests else [])]
 
 
-def warnings(seeds: int, failures: Sequence[Failure], excluded: Sequence[Failure], more: Sequence[str]) -> list[str]:
+def warnings(failures: Sequence[Failure], excluded: Sequence[Failure], more: Sequence[str]) -> list[str]:
     """What limits the study."""
     found = list(more)
-    if seeds < FEWEST_SEEDS:
-        found.append(f"{_count(seeds, 'seed')}: too few to name a winner; at least {FEWEST_SEEDS} are needed.")
     if failures:
         found.append(f"{_count(len(failures), 'cell')} failed; a failed cell counts as no better than its start.")
     if excluded:
@@ -153,6 +151,10 @@ def _listed(parts: Sequence[str]) -> str:
         return _and(parts)
     comma = ";" if any(" and " in part for part in parts) else ","
     return f"{comma} ".join([*parts[:-1], f"and {parts[-1]}"] if len(parts) > 1 else parts)
+
+
+def _are(n: int) -> str:
+    return f"{'is' if n == 1 else 'are'} {n}"
 
 
 def _count(n: int, what: str) -> str:

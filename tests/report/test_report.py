@@ -18,9 +18,9 @@ from rlalign.cli.report import write
 from rlalign.compare.report import render, write_report
 from rlalign.compare.report.figures import differences, learning_curves
 from rlalign.compare.report.html import Html, tag, visible
-from rlalign.compare.report.numbers import number, p_value, seconds, tick, typeset
+from rlalign.compare.report.numbers import interval, number, p_value, seconds, tick, typeset
 from rlalign.compare.report.svg import apart, span, ticks
-from rlalign.compare.results import Curve, read_results, write_results
+from rlalign.compare.results import Curve, Estimate, read_results, write_results
 from rlalign.errors import UserError
 
 VOID = {"meta", "link", "input"}
@@ -193,11 +193,19 @@ def test_a_folder_with_nothing_to_report_is_refused(tmp_path) -> None:
         (-1e-9, "0.000"),
         (12.34, "12.3"),
         (61000.0, "61000"),
-        (2.5e6, "2.50 M"),
+        (2.5e6, "2.50\u00a0M"),
     ],
 )
 def test_numbers(value, text) -> None:
     assert number(value) == text
+
+
+def test_an_interval_has_the_decimals_of_its_value() -> None:
+    """Kills 5376 [0.000, 15134]."""
+    assert interval(Estimate(5376.0, 0.0, 15134.2)) == "[0, 15134]"
+    assert interval(Estimate(120_000.0, 9_000.0, 1_250_000.0)) == "[9\u00a0k, 1250\u00a0k]"
+    assert interval(Estimate(0.5, -0.25, 12.0), sign=True) == "[−0.250, +12.000]"
+    assert interval(Estimate(0.5, None, None)) == "[–]"
 
 
 def test_other_numbers() -> None:

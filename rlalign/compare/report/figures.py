@@ -19,12 +19,18 @@ BUDGET_WORDS = {
     "seconds": "seconds of computing",
 }
 MOST_PAIRS = 15
+BAND_FROM = 3
+"""Seeds: Student's t of two has one degree of freedom, and its band hides all else."""
+_CROWD = 5  # so many bands above each other are drawn paler
 _ROW = 26.0
 
 
 @dataclass(frozen=True)
 class Course:
-    """The mean over seeds at equal steps, with its pointwise 95 % interval (Student's t), against the mean budget."""
+    """The mean over seeds at equal steps, with its pointwise 95 % interval (Student's t), against the mean budget.
+
+    No interval where there are fewer than BAND_FROM seeds.
+    """
 
     x: list[float]
     y: list[float | None]
@@ -45,8 +51,8 @@ def course(curves: Sequence[Curve], x: str, y: str = "reward") -> Course:
         xs.append(sum(at) / len(at))
         if not values:
             found.append((None, None, None))
-        elif len(values) == 1:
-            found.append((values[0], None, None))
+        elif len(values) < BAND_FROM:
+            found.append((sum(values) / len(values), None, None))
         else:
             t = t_interval(values)
             found.append((t.value, t.low, t.high))
@@ -55,9 +61,13 @@ def course(curves: Sequence[Curve], x: str, y: str = "reward") -> Course:
 
 
 def learning_curves(name: str, env: EnvResult, colours: Mapping[str, int], budget: str) -> Html:
-    """Mean reward over seeds against a budget, with its 95 % band. Nothing is smoothed."""
+    """Mean reward over seeds against a budget, with its 95 % band, or each seed where a band would say nothing.
+
+    Nothing is smoothed.
+    """
     courses = {a: course(r.curves, budget) for a, r in env.algorithms.items()}
-    heights = [v for c in courses.values() for v in c.y]
+    alone = [] if _seeds(env) >= BAND_FROM else [(a, c) for a, r in env.algorithms.items() for c in r.curves]
+    heights = [v for line in (*(c.y for c in courses.values()), *(c.reward for _, c in alone)) for v in line]
     edges = [v for c in courses.values() for v in (*c.low, *c.high)]
     series = [Series(a, colours[a], c.x, c.y, c.low, c.high) for a, c in courses.items()]
     panel = Panel(
@@ -73,7 +83,9 @@ def learning_curves(name: str, env: EnvResult, colours: Mapping[str, int], budge
     panel.grid()
     panel.rule(y=env.threshold)
     for s in series:
-        panel.band(s)
+        panel.band(s, class_="band many" if len(series) > _CROWD else "band")
+    for a, c in alone:
+        panel.line(getattr(c, budget), c.reward, colours[a], class_="one")
     for s in series:
         panel.line(s.x, s.y, s.colour)
     panel.labels([(s.name, s.colour, panel.x[1], y) for s in series if (y := _last(s.y)) is not None])
@@ -128,6 +140,7 @@ def differences(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html:
 def profiles(name: str, found: Mapping[str, Profile], colours: Mapping[str, int], x_label: str) -> Html:
     """Share of runs whose final score is above tau, with pointwise 95 % bands where it is neither none nor all."""
     series = [Series(a, colours[a], p.tau, p.share, *_open(p)) for a, p in found.items()]
+    band = "band many" if len(series) > _CROWD else "band"
     panel = Panel(
         x=span((t for p in found.values() for t in p.tau), margin=0.0),
         y=(0.0, 1.0),
@@ -138,7 +151,7 @@ def profiles(name: str, found: Mapping[str, Profile], colours: Mapping[str, int]
     )
     panel.grid()
     for s in series:
-        panel.band(s)
+        panel.band(s, class_=band)
     for s in series:
         panel.line(s.x, s.y, s.colour)
     panel.hover = series
@@ -175,6 +188,10 @@ def frontier(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html | No
     tails = [(a, colours[a], _last(kl), _last(reward)) for a, (kl, reward) in ways.items()]
     panel.labels([(a, c, k, r) for a, c, k, r in tails if k is not None and r is not None])
     return panel.svg()
+
+
+def _seeds(env: EnvResult) -> int:
+    return max((len(r.curves) for r in env.algorithms.values()), default=0)
 
 
 def _open(p: Profile) -> tuple[list[float | None], list[float | None]]:

@@ -4,44 +4,34 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
 
-from rlalign.compare.results import Estimate, ToThreshold
-from rlalign.compare.statistics import LEVEL
+from rlalign.compare.results import Estimate
 
 NONE = "–"
 
 
-def number(value: float | None, *, sign: bool = False, fine: int = 3) -> str:
-    """`fine` decimals below ten, fewer above."""
+def number(value: float | None, *, sign: bool = False, fine: int = 3, like: float | None = None) -> str:
+    """`fine` decimals below ten, fewer above; `like`: in the unit and with the decimals that suit this one."""
     if value is None or not math.isfinite(value):
         return NONE
-    size = abs(value)
-    if size >= 1e5:
-        return _minus(f"{value / 1e6:.2f} M" if size >= 1e6 else f"{value / 1e3:.0f} k")
-    decimals = fine if size < 10 else 1 if size < 1000 else 0
-    value = round(value, decimals) + 0.0  # so that there is no −0.000
-    text = f"{value:+.{decimals}f}" if sign else f"{value:.{decimals}f}"
-    return _minus(text)
+    size = abs(value if like is None else like)
+    unit, letter = (1e6, "\u00a0M") if size >= 1e6 else (1e3, "\u00a0k") if size >= 1e5 else (1.0, "")
+    decimals = (2 if size >= 1e6 else 0) if letter else fine if size < 10 else 1 if size < 1000 else 0
+    shown = round(value / unit, decimals) + 0.0  # so that there is no −0.000
+    return _minus(f"{shown:+.{decimals}f}" if sign else f"{shown:.{decimals}f}") + letter
 
 
 def interval(estimate: Estimate | None, *, sign: bool = False) -> str:
-    """`[low, high]`, a dash where there is none."""
+    """`[low, high]` with the decimals of the value, a dash where there is none."""
     if estimate is None or estimate.low is None or estimate.high is None:
         return f"[{NONE}]"
-    return f"[{number(estimate.low, sign=sign)}, {number(estimate.high, sign=sign)}]"
+    low, high = (number(edge, sign=sign, like=estimate.value) for edge in (estimate.low, estimate.high))
+    return f"[{low}, {high}]"
 
 
-def headed(name: str, estimate: Estimate) -> str:
-    """The heading of a column, with the level of its intervals where that is less than 95 %."""
-    return name if estimate.low is None or estimate.level >= LEVEL else f"{name} ({100 * estimate.level:.1f} % CI)"
-
-
-def cost(found: ToThreshold, shown: Callable[[Estimate], str]) -> str:
-    """What it took to reach a threshold; where no seed got there, that it takes more than all had."""
-    if any(found.reached):
-        return shown(found.restricted_mean)
-    return f"> {number(found.restricted_mean.value)}"
+def level(estimate: Estimate) -> str:
+    """What an interval says of itself: `95 % CI`, or less where it covers less; empty without one."""
+    return "" if estimate.low is None else f"{round(100 * estimate.level, 1):g} % CI"
 
 
 def p_value(p: float | None) -> str:
@@ -69,8 +59,9 @@ def seconds(value: float) -> str:
 
 
 def typeset(sentence: str) -> str:
-    """A sentence with true minus signs, and per cents that stay with their numbers."""
-    return re.sub(r"(?<![\w.)])-(?=\d)", "−", sentence).replace(" %", "\u00a0%")
+    """A sentence with true minus signs and apostrophes, and per cents that stay with their numbers."""
+    signs = re.sub(r"(?<![\w.)])-(?=\d)", "−", sentence)
+    return re.sub(r"(?<=\w)'(?=\w)", "’", signs).replace(" %", "\u00a0%")
 
 
 def _minus(text: str) -> str:

@@ -1,4 +1,13 @@
 "use strict";
+// A table that is wider than the screen says so, and fades where it goes on.
+for (const box of document.querySelectorAll(".scroll")) {
+  const look = () => {
+    box.classList.toggle("wide", box.scrollWidth > box.clientWidth + 1);
+    box.classList.toggle("more", box.scrollWidth - box.clientWidth - box.scrollLeft > 1);
+  };
+  box.addEventListener("scroll", look, { passive: true });
+  new ResizeObserver(look).observe(box);
+}
 // Hovering over a curve shows the numbers at the nearest point. Everything that it needs is in the picture's data-hover.
 (() => {
   const tip = document.body.appendChild(document.createElement("div"));

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib import resources
 
 from rlalign.compare.report.html import Html, joined, tag
@@ -34,10 +35,12 @@ def section(heading: str, *children: object, id_: str | None = None) -> Html:
     return tag("section", tag("h2", heading), *children, id_=id_)
 
 
-def table(head: list[str], rows: list[Html], numeric: set[int]) -> Html:
-    """A table that scrolls by itself on a narrow screen; `numeric` columns stand to the right."""
+def table(head: Sequence[str], rows: list[Html], numeric: set[int]) -> Html:
+    """A table that scrolls by itself on a narrow screen, and says so; `numeric` columns stand to the right."""
     cells = [tag("th", h, scope="col", class_="n" if i in numeric else None) for i, h in enumerate(head)]
-    return tag("div", tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows)), class_="scroll", tabindex="0")
+    drawn = tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows))
+    hint = tag("p", "More columns to the right: scroll the table sideways →", class_="hint")
+    return joined((tag("div", drawn, class_="scroll", tabindex="0"), hint))
 
 
 def row(cells: list[object], numeric: set[int], *, class_: str | None = None) -> Html:

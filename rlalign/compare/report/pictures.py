@@ -68,9 +68,11 @@ def _curves(results: Results, colours: Colours) -> Html:
         )
         for b in BUDGETS
     ]
+    few = len(results.seeds) < figures.BAND_FROM
+    bands = "thin lines are single seeds" if few else "bands are pointwise 95 % confidence intervals (Student’s t)"
     words = (
-        "Mean over seeds at equal steps, drawn against the mean budget spent by then; bands are pointwise 95 % "
-        "confidence intervals (Student’s t). Nothing is smoothed; a seed that failed counts as far as it went. "
+        f"Mean over seeds at equal steps, drawn against the mean budget spent by then; {bands}. "
+        "Nothing is smoothed; a seed that failed counts as far as it went. "
         "Dashed: the threshold."
     )
     drawn = [

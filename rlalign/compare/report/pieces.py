@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from rlalign.compare.report.html import Html, joined, tag, visible
 from rlalign.compare.report.numbers import interval, number
 from rlalign.compare.report.svg import shade
-from rlalign.compare.results import Estimate
+from rlalign.compare.results import Estimate, ToThreshold
 
 Colours = Mapping[str, int]
 """Algorithm -> index of its colour, the same in every table and picture."""
@@ -24,18 +24,29 @@ def name_of(algorithm: str, colours: Colours) -> Html:
     return tag("span", key, algorithm, class_="name")
 
 
-def group(name: str, width: int) -> Html:
-    """A row that names the environment of those below."""
-    return tag("tr", tag("td", tag("span", name), colspan=width), class_="group")
+def group(name: str, width: int, more: str = "") -> Html:
+    """A row that names the environment of those below, and what else is to be said of it."""
+    return tag("tr", tag("td", tag("span", tag("b", name), more and f" · {more}"), colspan=width), class_="group")
 
 
 def estimate(found: Estimate | None, *, sign: bool = False, strong: bool = False) -> Html:
     """A value and its interval."""
     if found is None:
-        return Html("–")
+        return with_interval("–", "")
     value = number(found.value, sign=sign)
-    ci = None if found.value is None else tag("span", interval(found, sign=sign), class_="ci")
-    return joined((tag("b", value) if strong else value, ci))
+    return with_interval(
+        tag("b", value) if strong else value, "" if found.value is None else interval(found, sign=sign)
+    )
+
+
+def with_interval(value: str, beside: str = "95 % CI") -> Html:
+    """A value, or the heading of a column, with what stands beside it; values of a column stand below each other."""
+    return joined((value, tag("span", beside, class_="ci")))
+
+
+def cost(found: ToThreshold) -> Html:
+    """What it took to reach a threshold; where no seed got there, that it takes more than all had."""
+    return estimate(found.restricted_mean) if found.beyond is None else with_interval(f"> {number(found.beyond)}", "")
 
 
 def plain(found: Estimate | None, fine: int = 3) -> str:
@@ -44,8 +55,13 @@ def plain(found: Estimate | None, fine: int = 3) -> str:
 
 
 def said(heading: Html, text: str) -> Html:
-    """A text of a model or a prompt under its heading, as text."""
+    """A text of a model or a prompt under its heading."""
+    return tag("div", heading, completion(text))
+
+
+def completion(text: str) -> Html:
+    """A text of a model, as text."""
     shown = visible(text)
     if not shown.strip():
-        return tag("div", heading, tag("p", "(empty)", class_="said empty"))
-    return tag("div", heading, tag("p", shown, class_="said", dir="auto", tabindex="0"))
+        return tag("p", "(empty)", class_="said empty")
+    return tag("p", shown, class_="said", dir="auto", tabindex="0")

@@ -9,9 +9,11 @@ from rlalign.compare.report.html import Html, tag, visible
 from rlalign.compare.report.numbers import number, seconds, typeset
 from rlalign.compare.report.page import facts, page, row, section, table
 from rlalign.compare.report.pictures import pictures
-from rlalign.compare.report.pieces import Colours, name_of, note, said
+from rlalign.compare.report.pieces import Colours, completion, name_of, note, said
 from rlalign.compare.report.tables import budgets, finals, pairs, tuning
-from rlalign.compare.results import Failure, Results
+from rlalign.compare.results import Failure, Results, Sample
+
+_SHORT = 60  # characters; prompts and completions no longer than that stand in several columns
 
 
 def write_report(folder: str | Path, results: Results) -> Path:
@@ -65,33 +67,30 @@ def _head(results: Results) -> Html:
 
 
 def _samples(results: Results, colours: Colours) -> Html | None:
-    blocks = []
+    blocks: list[Html] = []
     for name, env in results.environments.items():
         if env.samples:
-            blocks.append(tag("h3", name))
-        for s in env.samples:
-            texts = [said(tag("h4", "before training"), s.start)]
-            texts += [
-                said(
-                    tag(
-                        "h4", name_of(a, colours), tag("span", number(s.rewards.get(a)), class_="score"), class_="name"
-                    ),
-                    completion,
-                )
-                for a, completion in s.completions.items()
-            ]
-            blocks.append(
-                tag(
-                    "div",
-                    said(tag("h4", f"prompt, seed {s.seed}"), s.prompt),
-                    tag("div", texts, class_="texts"),
-                    class_="sample",
-                )
+            short = all(
+                len(text) <= _SHORT for s in env.samples for text in (s.prompt, s.start, *s.completions.values())
             )
+            cards = [_sample(s, colours) for s in env.samples]
+            blocks += [tag("h3", name), tag("div", cards, class_="samples short" if short else "samples")]
     if not blocks:
         return None
     words = note("Completions of held-out prompts, not chosen by hand; the number is their reward.")
     return section("Completions side by side", words, *blocks, id_="samples")
+
+
+def _sample(s: Sample, colours: Colours) -> Html:
+    """A prompt, and below it what each algorithm made of it, one line for each."""
+    rows = [_answer("before training", "", s.start)]
+    rows += [_answer(name_of(a, colours), number(s.rewards.get(a)), text) for a, text in s.completions.items()]
+    prompt = said(tag("h4", f"prompt, seed {s.seed}"), s.prompt)
+    return tag("div", prompt, tag("div", rows, class_="answers"), class_="sample")
+
+
+def _answer(who: str, score: str, text: str) -> Html:
+    return tag("div", tag("span", who), tag("span", score, class_="score"), completion(text))
 
 
 # ---- where it comes from ----

@@ -96,7 +96,7 @@ class Panel:
             points = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.at(*p) for p in run))
             self._add("polyline", points=points, class_=f"{class_} {shade(colour)}")
 
-    def band(self, series: Series) -> None:
+    def band(self, series: Series, *, class_: str = "band") -> None:
         """The area between low and high."""
         rows = [
             (x, a, b)
@@ -107,7 +107,7 @@ class Panel:
             edge = [self.at(x, self._inside(b)) for x, _, b in rows]
             edge += [self.at(x, self._inside(a)) for x, a, _ in reversed(rows)]
             points = " ".join(f"{px:.1f},{py:.1f}" for px, py in edge)
-            self._add("polygon", points=points, class_=f"band {shade(series.colour)}")
+            self._add("polygon", points=points, class_=f"{class_} {shade(series.colour)}")
 
     def dot(self, x: float, y: float, colour: int, *, class_: str = "dot", r: float = 3.4, note: str = "") -> None:
         """A dot; `note` is what hovering shows."""

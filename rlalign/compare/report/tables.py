@@ -2,64 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from rlalign.compare.report.figures import BUDGET_WORDS
+from rlalign.compare.report.figures import MOST_PAIRS
 from rlalign.compare.report.html import Html, joined, tag
-from rlalign.compare.report.numbers import cost, headed, number, p_value, typeset
+from rlalign.compare.report.numbers import level, number, p_value, typeset
 from rlalign.compare.report.page import row, section, table
-from rlalign.compare.report.pieces import Colours, estimate, group, name_of, note, plain
+from rlalign.compare.report.pieces import Colours, cost, estimate, group, name_of, note, plain, with_interval
 from rlalign.compare.results import BUDGETS, Pair, Results, Spread
 from rlalign.compare.statistics import FEWEST_SEEDS
 
 
 def finals(results: Results, colours: Colours) -> Html:
-    """Where each algorithm ended, environment by environment, and over all of them."""
+    """Where each algorithm ended, environment by environment, and over all of them; and how far it went for that."""
     one = next(iter(next(iter(results.environments.values())).algorithms.values()))
-    head = [
-        "Algorithm",
-        "mean",
-        headed("IQM", one.iqm),
-        headed("median", one.median),
-        "gain over start",
-        "KL, nats",
-        "length",
-        "SD: seeds, prompts, rest",
-        "failed",
-    ]
-    numeric = set(range(1, len(head)))
-    rows: list[Html] = []
+    kinds = {"mean": one.mean, "IQM": one.iqm, "median": one.median, "gain": one.gain}
+    head = ["Algorithm", *(with_interval(name, level(e)) for name, e in kinds.items())]
+    head += ["failed"] if results.failures else []
+    noise = ["Algorithm", "KL, nats", "tokens", "SD: seeds", "prompts", "rest"]
+    numeric = set(range(1, 6))
+    rewards: list[Html] = []
+    rest: list[Html] = []
     for name, env in results.environments.items():
-        rows.append(group(name, len(head)))
+        rewards.append(group(name, len(head), f"{len(env.prompts)} {env.split} prompts"))
+        rest.append(group(name, len(noise)))
         best = max((r.mean.value for r in env.algorithms.values() if r.mean.value is not None), default=None)
         for algorithm, r in env.algorithms.items():
-            failed = sum(r.failed)
             top = r.mean.value is not None and r.mean.value == best
-            rows.append(
-                row(
-                    [
-                        name_of(algorithm, colours), estimate(r.mean, strong=top), estimate(r.iqm),
-                        estimate(r.median), estimate(r.gain, sign=True), plain(r.metrics.get("kl"), 2),
-                        plain(r.metrics.get("length"), 2), _spread(r.spread),
-                        f"{failed} of {len(r.failed)}" if failed else "0",
-                    ],
-                    numeric,
-                )
-            )  # fmt: skip
-    first = next(iter(results.environments.values()), None)
-    prompts = len(first.prompts) if first else 0
+            who = name_of(algorithm, colours)
+            cells = [
+                who,
+                estimate(r.mean, strong=top),
+                estimate(r.iqm),
+                estimate(r.median),
+                estimate(r.gain, sign=True),
+            ]
+            failed = [f"{sum(r.failed)} of {len(r.failed)}"] if results.failures else []
+            rewards.append(row([*cells, *failed], numeric))
+            means = [plain(r.metrics.get(metric), 2) for metric in ("kl", "length")]
+            rest.append(row([who, *means, *_spread(r.spread)], numeric))
     return section(
         "Final reward",
-        tag(
-            "p",
-            f"On {prompts} held-out {first.split if first else ''} prompts, the same for all. Brackets are 95 % "
-            f"confidence intervals over seeds and prompts ({_methods(results)}){_too_few(results)}. The highest mean "
-            "is set in bold, which by itself is no claim. A seed that failed counts with the reward it started from. "
-            "Standard deviations: between seeds, between prompts, and of what is left (sampling).",
-            class_="note",
+        note(
+            "On held-out prompts, the same for all; the gain is over the start. Confidence intervals are for new seeds "
+            f"and new prompts ({_methods(results)}){_too_few(results)}. The highest mean is set in bold, which by "
+            "itself is no claim. A seed that failed counts with the reward it started from."
         ),
-        table(head, rows, numeric),
+        table(head, rewards, numeric),
         _aggregate(results, colours),
+        tag("h3", "How far from the start, how long, and where the spread of rewards comes from"),
+        note(
+            "Means after training: KL to the start and length, both per completion. Standard deviations between seeds, "
+            "between prompts, and of what is left (sampling)."
+        ),
+        table(noise, rest, numeric),
         id_="finals",
     )
 
@@ -78,19 +74,42 @@ def _aggregate(results: Results, colours: Colours) -> Html | None:
     return joined(
         (
             tag("h3", "All environments together, each scaled so that 0 is its start and 1 the best seed of the study"),
-            table(["Algorithm", "mean", "IQM", "median"], rows, {1, 2, 3}),
+            table(["Algorithm", *map(with_interval, ("mean", "IQM", "median"))], rows, {1, 2, 3}),
         )
     )
 
 
 def pairs(results: Results) -> Html | None:
     """Every pair of algorithms, and what may be said of it."""
+    every = {name: env.pairs for name, env in results.environments.items() if env.pairs}
+    if not every:
+        return None
+    many = max(map(len, every.values())) > MOST_PAIRS
+    claimed = {n: won for n, found in every.items() if (won := [p for p in found if p.winner])}
+    rest = tag("details", tag("summary", f"All {sum(map(len, every.values()))} pairs"), _pairs(every))
+    return section(
+        "Paired differences",
+        tag(
+            "p",
+            "Seed against seed, from the same initial weights and prompts. Holm's correction runs over all pairs and "
+            "environments. “Detectable” is the smallest true difference that this study had 80 % power to claim; "
+            "smaller ones may exist unseen."
+            + (" Here are the pairs of which one is named the winner; all others fold out below." if many else ""),
+            class_="note",
+        ),
+        *([_pairs(claimed) if claimed else None, rest] if many else [_pairs(every)]),
+        _in_words(results),
+        id_="pairs",
+    )
+
+
+def _pairs(found: Mapping[str, Sequence[Pair]]) -> Html:
     head = ["Pair", "difference", "p", "p (Holm)", "P(improvement)", "at equal KL", "detectable", "winner"]
+    head = [with_interval(h) if i in (1, 4, 5) else h for i, h in enumerate(head)]
     numeric = set(range(1, 7))
     rows: list[Html] = []
-    for name, env in results.environments.items():
-        if env.pairs:
-            rows.append(group(name, len(head)))
+    for name, some in found.items():
+        rows.append(group(name, len(head)))
         rows += [
             row(
                 [
@@ -100,23 +119,9 @@ def pairs(results: Results) -> Html | None:
                 ],
                 numeric,
             )
-            for p in env.pairs
+            for p in some
         ]  # fmt: skip
-    if not rows:
-        return None
-    return section(
-        "Paired differences",
-        tag(
-            "p",
-            "Seed against seed, from the same initial weights and prompts. Holm's correction runs over all pairs and "
-            "environments. “Detectable” is the smallest true difference that this study had 80 % power to claim; "
-            "smaller ones may exist unseen.",
-            class_="note",
-        ),
-        table(head, rows, numeric),
-        _in_words(results),
-        id_="pairs",
-    )
+    return table(head, rows, numeric)
 
 
 def _named(pair: Pair) -> Html | str:
@@ -141,16 +146,16 @@ def budgets(results: Results, colours: Colours) -> Html:
     costs: list[Html] = []
     areas: list[Html] = []
     for name, env in results.environments.items():
-        threshold = f"{name}: reward {number(env.threshold)}, {env.threshold_rule}"
-        costs.append(group(name if env.threshold is None else threshold, 6))
+        threshold = "" if env.threshold is None else f"reward {number(env.threshold)}, {env.threshold_rule}"
+        costs.append(group(name, 6, threshold))
         areas.append(group(name, 5))
         for algorithm, r in env.algorithms.items():
             first = r.to_threshold.get(BUDGETS[0])
             reached = f"{sum(first.reached)} of {len(first.reached)}" if first else ""
-            spent = [cost(r.to_threshold[b], estimate) if b in r.to_threshold else "" for b in BUDGETS]
+            spent = [cost(r.to_threshold[b]) if b in r.to_threshold else "" for b in BUDGETS]
             costs.append(row([name_of(algorithm, colours), reached, *spent], numeric))
             areas.append(row([name_of(algorithm, colours), *(estimate(r.auc.get(b)) for b in BUDGETS)], numeric))
-    words = [BUDGET_WORDS[b] for b in BUDGETS]
+    words = [with_interval({"updates": "optimizer steps"}.get(b, b)) for b in BUDGETS]
     return section(
         "What it cost",
         note(
@@ -204,8 +209,8 @@ def tuning(results: Results) -> Html | None:
     )
 
 
-def _spread(spread: Spread) -> str:
-    return " · ".join(number(v) for v in (spread.seeds, spread.prompts, spread.rest))
+def _spread(spread: Spread) -> list[str]:
+    return [number(v) for v in (spread.seeds, spread.prompts, spread.rest)]
 
 
 def _settings(given: Mapping[str, str]) -> str:
