@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,6 +141,12 @@ def make_study(seeds: int = 10) -> Results:
 @pytest.fixture(scope="session")
 def study() -> Results:
     return make_study()
+
+
+@pytest.fixture(scope="session")
+def study_of() -> Callable[[int], Results]:
+    """The study with so many seeds."""
+    return make_study
 
 
 class Browser:

@@ -75,6 +75,31 @@ def test_light_and_dark_have_paper_and_ink_that_differ(browser, report) -> None:
     assert papers[0] != papers[1]
 
 
+def test_a_table_says_that_it_scrolls_where_it_does(browser, report) -> None:
+    shown = "getComputedStyle(document.querySelector('#pairs .scroll').nextElementSibling).display"
+    box = "document.querySelector('#pairs .scroll')"
+    browser.open(report, width=1440)
+    assert browser.value(shown) == "none"
+    browser.open(report, width=390)
+    assert browser.value(shown) == "block"
+    assert browser.value(f"{box}.classList.contains('more')")
+    browser.value(f"{box}.scrollLeft = 9999")
+    browser.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    assert not browser.value(f"{box}.classList.contains('more')")  # nothing fades at the end
+    assert browser.value(shown) == "block"  # and nothing jumps
+
+
+def test_values_of_a_column_stand_below_each_other(browser, report) -> None:
+    """Their right edges, whatever the widths of the intervals beside them: kills an interval that pushes its value."""
+    browser.open(report, width=1440)
+    edges = browser.value(
+        "[...document.querySelectorAll('#finals table:first-of-type tbody tr:not(.group) td:nth-child(2) .ci')]"
+        ".map(e => Math.round(e.getBoundingClientRect().left))"
+    )
+    assert len(edges) > 10
+    assert max(edges) - min(edges) <= 1
+
+
 def test_the_budget_can_be_switched_and_hovering_says_the_numbers(browser, report) -> None:
     browser.open(report)
     shown = "[...document.querySelectorAll('#curves .by')].filter(e => e.offsetHeight).map(e => e.className)"

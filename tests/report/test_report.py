@@ -142,6 +142,28 @@ def test_twenty_algorithms_keep_their_labels_apart(study) -> None:
     assert differences("reverse", many, colours).count("whisker") == 19
 
 
+def test_two_seeds_are_drawn_one_by_one_and_three_with_a_band(study_of) -> None:
+    """Kills a band of two seeds, which fills the picture."""
+    for seeds in (2, 3):
+        study = study_of(seeds)
+        drawn = learning_curves("reverse", study.environments["reverse"], dict.fromkeys(study.algorithms, 0), "samples")
+        assert ('class="band' in drawn) == (seeds == 3)
+        assert drawn.count('class="one') == (2 * len(study.algorithms) if seeds == 2 else 0)
+
+
+def test_many_pairs_fold_and_those_with_a_winner_stay(study) -> None:
+    env = study.environments["reverse"]
+    one, pair = env.algorithms["rloo"], env.pairs[0]
+    names = [f"algorithm-{i}" for i in range(7)]
+    pairs = [replace(pair, a=a, b=b, winner=None) for i, a in enumerate(names) for b in names[i + 1 :]]
+    pairs[3] = replace(pairs[3], winner=pairs[3].a)
+    many = replace(env, algorithms=dict.fromkeys(names, one), pairs=pairs)
+    text = render(replace(study, algorithms=names, environments={"reverse": many}, aggregate=None, tuning=[], differences=[]))
+    first, folded = re.findall(r'id="pairs">(.*?)<details>(.*?)</details>', text, flags=re.S)[0]
+    assert first.count(" − algorithm") == 1
+    assert folded.count(" − algorithm") == len(pairs) == 21
+
+
 def test_results_of_the_schema_make_a_report(tmp_path) -> None:
     example = Path(__file__).parents[1] / "data" / "results.json"
     (tmp_path / "results.json").write_text(example.read_text())
