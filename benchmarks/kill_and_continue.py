@@ -3,9 +3,9 @@
     python benchmarks/kill_and_continue.py [FOLDER]
 
 The study runs twice from the command line. One run is left alone. The other is killed with SIGKILL, all its processes
-at once, when about half of its cells are done, and the same command is given again. Then the two are compared:
-results.json, results.csv, the pictures, the trained weights byte for byte, and report.html; left out is what is made of
-the clock (seconds, dates) and the folder's name. Prints what was found and writes
+at once, when half of its cells are done and one is in the middle, and the same command is given again. Then the two are
+compared: results.json, results.csv, the pictures, the trained weights byte for byte, and report.html; left out is what
+is made of the clock (seconds, dates) and the folder's name. Prints what was found and writes
 benchmarks/results/kill_and_continue.json; the exit status is 1 where anything differs.
 """
 
@@ -26,10 +26,10 @@ from typing import Any
 
 from machine import write
 
+from rlalign import checkpoint
 from rlalign.compare.cell import finished
 from rlalign.compare.report import render
 from rlalign.compare.results import Results, read_results
-from rlalign.tracking import read_metrics
 
 FLAGS = shlex.split(
     "--algorithms reinforce,rloo,grpo,ppo --envs reverse,sort --policy gru --seeds 10 --steps 8 --save_every 2 "
@@ -51,13 +51,18 @@ def cells(folder: Path) -> list[Path]:
     return sorted(p.parent for p in folder.glob("cells/*/*/seed-*/config.json"))
 
 
+def in_the_middle(cell: Path) -> bool:
+    """True for a run that has a checkpoint to go on from and is not at its end."""
+    return not finished(cell) and bool(checkpoint.complete(cell / "checkpoints"))
+
+
 def killed(folder: Path, at: int) -> dict[str, int]:
     """Start the study and kill all of it when so many cells are done. Returns what was there then."""
     process = study(folder)
-    while sum(map(finished, cells(folder))) < at:
+    while sum(map(finished, cells(folder))) < at or not any(map(in_the_middle, cells(folder))):
         if process.poll() is not None:
             raise SystemExit("the study ended before it could be killed")
-        time.sleep(0.05)
+        time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     there = cells(folder)
@@ -66,7 +71,7 @@ def killed(folder: Path, at: int) -> dict[str, int]:
     return {
         "finished": done,
         "under way": len(under_way),
-        "under way with a checkpoint": sum(len(read_metrics(cell)) >= 2 for cell in under_way),
+        "under way with a checkpoint": sum(map(in_the_middle, under_way)),
         "not begun": CELLS - len(there),
     }
 

@@ -32,9 +32,13 @@ def means(found: dict[str, Any]) -> list[str]:
     for a in found["algorithms"]:
         cells = [envs[e]["algorithms"][a]["mean"] for e in envs]
         lines.append(
-            f"| {a} | " + " | ".join(f"{c['value']:.2f} [{c['low']:.2f}, {c['high']:.2f}]" for c in cells) + " |"
+            f"| {a} | " + " | ".join(f"{_two(c['value'])} [{_two(c['low'])}, {_two(c['high'])}]" for c in cells) + " |"
         )
     return lines
+
+
+def _two(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
 def claims(found: dict[str, Any]) -> list[str]:

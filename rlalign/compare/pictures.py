@@ -84,7 +84,8 @@ def _curves(axes: Sequence[Any], env: EnvResult) -> None:
         if env.threshold is not None:
             axis.axhline(env.threshold, color=_GREY, linewidth=0.8, linestyle=":")
         axis.set(xlabel=words)
-    axes[0].set(ylabel=env.curve)
+    bands = any(len(_alive(r)) >= BAND_FROM for r in env.algorithms.values())
+    axes[0].set(ylabel=f"{env.curve} (95 % CI)" if bands else env.curve)
     _legend(axes[0])
 
 

@@ -116,11 +116,15 @@ def _table(title: str, columns: list[str]) -> Table:
 
 
 def _ci(e: Estimate, *, sign: bool = False) -> str:
-    f = "+.3f" if sign else ".3f"
     if e.value is None:
         return "–"
-    bounds = "–" if e.low is None or e.high is None else f"{e.low:{f}}, {e.high:{f}}"
-    return rf"{e.value:{f}} \[{bounds}]"
+    value, low, high = (None if x is None else _fixed(x, sign) for x in (e.value, e.low, e.high))
+    return rf"{value} \[{'–' if low is None or high is None else f'{low}, {high}'}]"
+
+
+def _fixed(x: float, sign: bool) -> str:
+    x = round(x, 3) + 0.0  # so that there is no -0.000
+    return f"{x:+.3f}" if sign else f"{x:.3f}"
 
 
 def _number(x: float | None) -> str:
