@@ -1,6 +1,7 @@
-"""Write the tables of docs/results.md from benchmarks/results/suite/results.json.
+"""Write the tables of docs/results.md and docs/trl.md from the studies in benchmarks/results/.
 
 rlalign compare benchmarks/suite.toml          # runs/suite, then copied to benchmarks/results/suite
+rlalign compare benchmarks/trl_beside.toml --jobs 1
 python benchmarks/results_page.py
 """
 
@@ -11,34 +12,53 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "suite" / "results.json"
-PAGE = ROOT / "docs" / "results.md"
 
 
 def main() -> None:
-    found = json.loads(RESULTS.read_text(encoding="utf-8"))
-    text = PAGE.read_text(encoding="utf-8")
-    for name, lines in (("means", means(found)), ("claims", claims(found)), ("manifest", manifest(found))):
+    suite, beside = read("suite"), read("trl_beside")
+    fill(ROOT / "docs" / "results.md", {"means": means(suite), "claims": claims(suite), "manifest": manifest(suite)})
+    fill(ROOT / "docs" / "trl.md", {"beside": trainers(beside), "claims": claims(beside), "manifest": manifest(beside)})
+
+
+def read(study: str) -> dict[str, Any]:
+    """The results.json of a study."""
+    path = ROOT / "benchmarks" / "results" / study / "results.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def fill(page: Path, blocks: dict[str, list[str]]) -> None:
+    """Put lines between the marks of each name."""
+    text = page.read_text(encoding="utf-8")
+    for name, lines in blocks.items():
         begin, end = f"<!-- {name}: written by benchmarks/results_page.py -->\n", f"<!-- /{name} -->"
         before, rest = text.split(begin)
         text = before + begin + "\n".join(lines) + "\n" + end + rest.split(end, 1)[1]
-    PAGE.write_text(text, encoding="utf-8")
+    page.write_text(text, encoding="utf-8")
 
 
 def means(found: dict[str, Any]) -> list[str]:
     """Mean held-out reward with its 95 % interval, an algorithm a row."""
     envs = found["environments"]
-    lines = ["| algorithm | " + " | ".join(envs) + " |", "|---|" + "---|" * len(envs)]
-    for a in found["algorithms"]:
-        cells = [envs[e]["algorithms"][a]["mean"] for e in envs]
-        lines.append(
-            f"| {a} | " + " | ".join(f"{_two(c['value'])} [{_two(c['low'])}, {_two(c['high'])}]" for c in cells) + " |"
-        )
+    rows = [[a, *(_interval(envs[e]["algorithms"][a]["mean"]) for e in envs)] for a in found["algorithms"]]
+    return ["| algorithm | " + " | ".join(envs) + " |", "|---|" + "---|" * len(envs), *map(_row, rows)]
+
+
+def trainers(found: dict[str, Any]) -> list[str]:
+    """Held-out reward before and after, and what a run spent, a trainer a row."""
+    lines = [
+        "| trainer | reward before | after | mean height of the curve | KL, nats | tokens a run | seconds a run |",
+        "|---|---:|---|---|---:|---:|---:|",
+    ]
+    (env,) = found["environments"].values()
+    for name, a in env["algorithms"].items():
+        starts = [v for row in a["start"] for v in row]
+        spent = {b: [curve[b][-1] for curve in a["curves"]] for b in ("tokens", "seconds")}
+        seconds = f"{_mean(spent['seconds']):.1f} ({min(spent['seconds']):.1f} to {max(spent['seconds']):.1f})"
+        cells = [f"{_mean(starts):.2f}", _interval(a["mean"]), _interval(a["auc"]["samples"])]
+        cells += [f"{a['metrics']['kl']['value']:.1f}", f"{_mean(spent['tokens']):,.0f}".replace(",", " "), seconds]
+        lines.append(_row([name, *cells]))
     return lines
-
-
-def _two(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # no -0.00
 
 
 def claims(found: dict[str, Any]) -> list[str]:
@@ -53,6 +73,19 @@ def manifest(found: dict[str, Any]) -> list[str]:
     where = f"{m['machine']['cpu']}, {m['machine']['cores']} cores, Python {m['machine']['python']}"
     how_many = f"{len(found['seeds'])} seeds; {len(found['failures'])} cells failed"
     return [f"`{m['command']}`, {where}, {versions}; commit {m['commit']}. {how_many}."]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _interval(c: dict[str, Any]) -> str:
+    value, low, high = (f"{round(c[k], 2) + 0.0:.2f}" for k in ("value", "low", "high"))  # no -0.00
+    return f"{value} [{low}, {high}]"
 
 
 if __name__ == "__main__":

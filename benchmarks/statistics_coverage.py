@@ -87,14 +87,20 @@ def aggregates(rng: np.random.Generator) -> list[dict[str, Any]]:
     """Stratified bootstrap over four environments of different level and spread."""
     level, spread, rows = np.array([0.0, 0.3, 0.6, 0.8]), np.array([0.1, 0.2, 0.2, 0.1]), []
     big = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
+    statistics: dict[str, Callable[[Any], Any]] = {
+        "mean": lambda x: np.mean(x, axis=-1),
+        "IQM": st.iqm,
+        "median": lambda x: np.median(x, axis=-1),
+    }
+    truths = [float(statistic(big)) for statistic in statistics.values()]
     for seeds in SEEDS:
-        hits = np.zeros(2)
+        hits = np.zeros(3)
         for _ in range(STUDIES):
             strata = [m + s * rng.normal(size=seeds) for m, s in zip(level, spread, strict=True)]
-            for at, (statistic, truth) in enumerate(((np.mean, level.mean()), (st.iqm, float(st.iqm(big))))):
-                i = st.bootstrap(strata, lambda x, f=statistic: f(x, axis=-1) if f is np.mean else f(x))
+            for at, (statistic, truth) in enumerate(zip(statistics.values(), truths, strict=True)):
+                i = st.bootstrap(strata, statistic, smooth=at == 2)
                 hits[at] += i.low <= truth <= i.high
-        rows.append({"seeds": seeds, "mean": hits[0] / STUDIES, "IQM": hits[1] / STUDIES})
+        rows.append({"seeds": seeds, **dict(zip(statistics, hits / STUDIES, strict=True))})
     return rows
 
 

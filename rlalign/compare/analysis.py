@@ -129,7 +129,10 @@ def aggregate(environments: Mapping[str, EnvResult], algorithms: Sequence[str]) 
         "median": lambda x: np.median(x, axis=-1),
     }
     made = {
-        name: {a: _estimate(st.bootstrap(strata[a], f), f"stratified {BOOTSTRAP}") for a in algorithms}
+        name: {
+            a: _estimate(st.bootstrap(strata[a], f, smooth=name == "median"), f"stratified {BOOTSTRAP}")
+            for a in algorithms
+        }
         for name, f in statistics.items()
     }
     profiles = {a: _profile(np.concatenate(strata[a]), taus) for a in algorithms}

@@ -120,7 +120,9 @@ def iqm(x: FloatArray) -> FloatArray:
     return found
 
 
-def bootstrap(strata: Sequence[FloatArray], statistic: Callable[[FloatArray], FloatArray]) -> Interval:
+def bootstrap(
+    strata: Sequence[FloatArray], statistic: Callable[[FloatArray], FloatArray], *, smooth: bool = False
+) -> Interval:
     """A statistic of pooled values with its stratified, expanded percentile interval.
 
     Values are drawn with replacement within each stratum (an environment). With few values the percentile interval is
@@ -128,6 +130,12 @@ def bootstrap(strata: Sequence[FloatArray], statistic: Callable[[FloatArray], Fl
     read at the level a' with z(a') = sqrt(n/(n−1)) t(a, sum of (n−1)): Hesterberg (2015), The American Statistician 69,
     section 5.3. In one stratum the factor is left out: the few values that a resampled IQM can take make up for it.
     Below FEWEST_SEEDS values it does not hold what it says (two values reach 50 % at most), and there is none.
+
+    Args:
+        strata: values, environment by environment.
+        statistic: of the last axis.
+        smooth: add normal noise of the stratum's s/sqrt(n) to each draw (Hesterberg 2015 again), for a median: it jumps
+            from value to value otherwise, and its interval covers 0.89 at five seeds.
     """
     pooled = np.concatenate(list(strata))
     value = float(statistic(pooled))
@@ -135,7 +143,11 @@ def bootstrap(strata: Sequence[FloatArray], statistic: Callable[[FloatArray], Fl
     if n < FEWEST_SEEDS:
         return Interval(value, math.nan, math.nan)
     rng = np.random.default_rng(0)  # the same data give the same interval
-    drawn = np.concatenate([x[rng.integers(0, len(x), (_RESAMPLES, len(x)))] for x in strata], axis=1)
+    parts = [x[rng.integers(0, len(x), (_RESAMPLES, len(x)))] for x in strata]
+    if smooth:
+        sizes = [x.std(ddof=1) / math.sqrt(len(x)) for x in strata]
+        parts = [part + size * rng.normal(size=part.shape) for part, size in zip(parts, sizes, strict=True)]
+    drawn = np.concatenate(parts, axis=1)
     quantile = stats.t.ppf(1 - ALPHA / 2, sum(len(x) - 1 for x in strata))
     factor = math.sqrt(n / (n - 1)) if len(strata) > 1 else 1.0
     tail = float(stats.norm.sf(factor * quantile))

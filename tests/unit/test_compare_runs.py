@@ -24,6 +24,7 @@ from rlalign.compare.cell import finished
 from rlalign.compare.compare import compare_runs, compare_study
 from rlalign.compare.gather import Excluding
 from rlalign.compare.grid import run_cells
+from rlalign.compare.report import render
 from rlalign.compare.results import Results, read_results
 from rlalign.compare.study import Study, cells
 from rlalign.compare.tuning import search
@@ -112,6 +113,8 @@ def test_a_study_killed_in_the_middle_and_continued_equals_the_uninterrupted_one
     after = {c.name: (c.folder / "policy" / "gru.safetensors").stat().st_mtime_ns for c in every}
     assert {name: after[name] for name in done} == done  # what was finished is not run again
     assert without_clock(read_results(folder)) == without_clock(read_results(study))
+    for at in (folder, study):  # and what is read is what was found
+        assert (at / "report.html").read_text(encoding="utf-8") == render(read_results(at))
 
 
 def _asked(folder: Path) -> Study:

@@ -82,6 +82,21 @@ def test_a_bootstrap_of_fewer_than_five_values_gives_no_interval() -> None:
     assert math.isfinite(st.bootstrap([np.arange(5.0)], st.iqm).low)
 
 
+def test_the_median_over_environments_covers() -> None:
+    """Kills the bootstrap that is not smoothed: it covers 0.89 here."""
+    rng = np.random.default_rng(0)
+    level, spread = (0.0, 0.3, 0.6, 0.8), (0.1, 0.2, 0.2, 0.1)
+    truth = float(
+        np.median(np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)]))
+    )
+    covered = 0
+    for _ in range(STUDIES):
+        strata = [m + s * rng.normal(size=5) for m, s in zip(level, spread, strict=True)]
+        i = st.bootstrap(strata, lambda x: np.median(x, axis=-1), smooth=True)
+        covered += i.low <= truth <= i.high
+    assert 0.93 - SLACK <= covered / STUDIES <= 0.97 + SLACK
+
+
 def test_the_median_of_few_values_says_what_it_covers() -> None:
     i, covers = st.median_interval(np.array([3.0, 1.0, 2.0, 5.0, 4.0]))
     assert (i.low, i.value, i.high, covers) == (1.0, 3.0, 5.0, 0.9375)
