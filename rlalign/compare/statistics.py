@@ -19,7 +19,7 @@ LEVEL = 0.95
 ALPHA = 1 - LEVEL
 POWER = 0.8
 FEWEST_SEEDS = 5
-"""With fewer no winner is named, and neither a bootstrap nor order statistics make an interval of 95 %."""
+"""With fewer no winner is named, and intervals are for means alone: the others do not cover what they say."""
 _RESAMPLES = 2000
 
 
@@ -222,13 +222,15 @@ def probability_of_improvement(a: FloatArray, b: FloatArray) -> Interval:
 
     The interval inverts |estimate − θ| = z sqrt(V(θ)), V(θ) = θ(1−θ) [1 + (N−1) ((1−θ)/(2−θ) + θ/(1+θ))] / (n m) with
     N = (n + m)/2: Newcombe (2006), Statistics in Medicine 25, method 5. It stays an interval where one algorithm was
-    always better.
+    always better. Below FEWEST_SEEDS values there is none: at three of each it covers 0.89.
     """
     n, m = len(a), len(b)
     if not n or not m:
         return Interval(math.nan, math.nan, math.nan)
     gaps = np.sign(a[:, None] - b)
     value = float((gaps + 1).mean() / 2)
+    if min(n, m) < FEWEST_SEEDS:
+        return Interval(value, math.nan, math.nan)
     z, mean_size = float(stats.norm.ppf(1 - ALPHA / 2)), (n + m) / 2
 
     def excess(theta: float) -> float:

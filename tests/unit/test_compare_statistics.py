@@ -120,6 +120,7 @@ def test_probability_of_improvement_counts_ties_half() -> None:
     always = st.probability_of_improvement(np.arange(5.0) + 10, np.arange(5.0))
     assert always.value == always.high == 1.0
     assert 0.5 < always.low < 0.8  # five seeds of each, all apart, are no certainty
+    assert math.isnan(st.probability_of_improvement(np.arange(4.0), np.arange(4.0)).low)
     mirrored = st.probability_of_improvement(np.arange(5.0), np.arange(5.0) + 10)
     assert mirrored.high == pytest.approx(1 - always.low)
 
