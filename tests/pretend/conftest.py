@@ -63,6 +63,16 @@ class PretendCuda(TorchFunctionMode):
             int, tuple[Any, torch.device]
         ] = {}  # storage -> itself, kept alive so that no other gets its id
         self.waits: list[str] = []
+        self._capturing = False
+
+    @contextlib.contextmanager
+    def capture(self) -> Iterator[None]:
+        """As while a graph is captured: nothing may wait or come from the host."""
+        self._capturing = True
+        try:
+            yield
+        finally:
+            self._capturing = False
 
     # ---- where a tensor is ----
 
@@ -107,6 +117,8 @@ class PretendCuda(TorchFunctionMode):
         where = None if wanted is None else _as_device(wanted)
         if where is not None:
             kwargs["device"] = CPU
+        if where == CUDA and self._capturing and func in (torch.tensor, torch.as_tensor):
+            raise DeviceError("a tensor is sent to the device while it captures")
         kwargs.pop("pin_memory", None)
         out = func(*args, **kwargs)
         if where is None and given:
@@ -145,6 +157,8 @@ class PretendCuda(TorchFunctionMode):
             rest.append(value)
         if "device" in kwargs and kwargs["device"] is not None:
             after, kwargs["device"] = _as_device(kwargs["device"]), CPU
+        if before == CPU and after == CUDA and self._capturing:
+            raise DeviceError("a tensor is sent to the device while it captures")
         if before == CUDA and after == CPU:
             if sys._getframe(2).f_code.co_name == "_clip_grads_with_norm_":
                 after = CUDA  # C++ told it where the gradients are, and C++ is not fooled
@@ -156,6 +170,8 @@ class PretendCuda(TorchFunctionMode):
         return self.put(out, after)
 
     def _wait(self, homes: list[torch.device | None]) -> None:
+        if CUDA in homes and self._capturing:
+            raise DeviceError("the host waits for the device while it captures")
         if CUDA in homes:
             ours = [f for f in traceback.extract_stack() if f.filename.startswith(_OURS) and f.filename != __file__]
             ours = [f for f in ours if "site-packages" not in f.filename] or ours

@@ -53,6 +53,15 @@ def test_what_makes_the_host_wait_is_counted(cuda, waits):
     assert cuda.waits
 
 
+@pytest.mark.parametrize(
+    "wrong", [float, lambda x: x + torch.tensor([1.0], device="cuda"), lambda x: torch.ones(1).to(x)]
+)
+def test_what_no_graph_can_hold_is_refused(cuda, wrong):
+    x = torch.ones(1, device="cuda")
+    with cuda.capture(), pytest.raises(AssertionError, match="while it captures"):
+        wrong(x)
+
+
 # ---- the library ----
 
 
@@ -75,6 +84,20 @@ def test_decoding_waits_for_no_token(cuda, lora):
     assert len(waits_of(cuda, policy, 8)) == len(waits_of(cuda, policy, 96)) <= 3
     uneven = [5, 96, 17, 33] * 4  # rows leave on the way
     assert len(waits_of(cuda, policy, 96, uneven)) <= 3
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_step_of_decoding_can_be_captured(cuda, lora, greedy):
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
+    policy.begin_rollout()
+    sampler = make_sampler("decode", policy)
+    settings = {"stop_ids": frozenset({1}), "sampling": Sampling(0.7, 8, 0.9), "greedy": greedy}
+    sampler.sample([[3, 4, 5]] * 4, max_new=64, generator=torch.Generator("cuda"), **settings)
+    ((turns, loop),) = sampler._loops.values()
+    turns.begin([64] * 4, torch.Generator("cuda"))
+    with torch.no_grad(), cuda.capture():
+        loop._step(4)
 
 
 def test_a_recurrent_policy_looks_every_eighth_token(cuda):
