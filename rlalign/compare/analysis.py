@@ -274,12 +274,9 @@ def _sentence(pair: Pair, env: str, seeds: int) -> str:
     what = f"{size} above {low} on {env}, 95 % CI [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
     if pair.winner:
         return f"{high} ended {what}, {_p(pair.p_holm)} after Holm's correction."
-    why = (
-        f"{seeds} seeds are too few to name a winner"
-        if seeds < st.FEWEST_SEEDS
-        else f"no difference can be claimed, {_p(pair.p_holm)} after Holm's correction"
-    )
-    return f"{high} ended {what}; {why}."
+    if seeds < st.FEWEST_SEEDS:
+        return f"{high} ended {what}; {seeds} seeds are too few to name a winner."
+    return f"{high} ended {what}, {_p(pair.p_holm)} after Holm's correction: no claim."
 
 
 def _p(p: float | None) -> str:
