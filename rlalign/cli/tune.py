@@ -44,12 +44,12 @@ def run(args: Sequence[str]) -> int:
     """Search."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign tune")
-    from rlalign.build import build_mdp
     from rlalign.compare.compare import Where, trial_config
     from rlalign.compare.settings import full_key
     from rlalign.compare.spaces import default_search, parse_search
     from rlalign.compare.study import TUNING_SEED, Study, cell_config, check
     from rlalign.compare.tuning import search
+    from rlalign.integrations import check_any
     from rlalign.run import Lock
     from rlalign.signals import StopRequest
 
@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> int:
         )
     )
     first = cell_config(study, given.env, given.algorithm, TUNING_SEED)
-    build_mdp(first)
+    check_any(first)
     spaces = parse_search(given.search) or default_search(first.learner.lr)
     console = make_console()
     with Lock(given.output), StopRequest() as stop:

@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.console import Console
 
-from rlalign.build import build_mdp
 from rlalign.compare.conclude import conclude
 from rlalign.compare.fairness import check_budgets
 from rlalign.compare.gather import Excluding, gather
@@ -22,6 +21,7 @@ from rlalign.compare.workers import LocalWorkers, Workers, capacity
 from rlalign.config import TrainConfig
 from rlalign.defaults import from_scratch
 from rlalign.errors import UserError
+from rlalign.integrations import check_any
 from rlalign.run import Lock
 from rlalign.signals import StopRequest
 
@@ -75,7 +75,7 @@ def compare_study(
     if not allow_unequal:
         check_budgets(asked)
     for config in {(c.env, c.algorithm): c.config for c in asked}.values():
-        build_mdp(config)  # unknown environments and rewards are refused before anything runs
+        check_any(config)
     with Lock(folder), StopRequest() as stop:
         workers = where.workers(study.policy)
         try:

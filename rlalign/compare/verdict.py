@@ -67,7 +67,9 @@ def _other(pair: Pair) -> str:
 
 def _largest(pairs: Sequence[tuple[str, Pair]]) -> str:
     _, pair = max(pairs, key=lambda item: abs(item[1].difference.value or 0.0))
-    return pair.sentence if len(pairs) == 1 else f"The largest difference: {pair.sentence}"
+    if len(pairs) == 1 or pair.difference.value is None:
+        return pair.sentence
+    return f"The largest difference: {pair.sentence}"
 
 
 def _detectable(environments: Mapping[str, EnvResult], tests: int) -> str:

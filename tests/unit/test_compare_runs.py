@@ -160,6 +160,11 @@ def test_a_crashed_cell_is_reported_and_counts_as_its_start(tmp_path: Path) -> N
     assert grpo.final == grpo.start
     assert grpo.to_threshold == {} or not any(grpo.to_threshold["samples"].reached)
     assert any("2 cells failed" in w for w in results.warnings)
+    (pair,) = results.environments["reverse"].pairs
+    assert (pair.difference.value, pair.p, pair.winner, pair.detectable) == (None, None, None, None)
+    assert "Nothing can be said of rloo and grpo on reverse: grpo failed at every seed." in results.verdict
+    assert not any("largest" in s for s in results.verdict)
+    assert main(["report", str(tmp_path)]) == 0
 
 
 def test_a_study_of_which_nothing_finished_says_why(tmp_path: Path) -> None:

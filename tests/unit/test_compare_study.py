@@ -122,6 +122,13 @@ def test_unknown_names_and_unfair_budgets_are_refused_before_anything_runs(tmp_p
         (study(settings={"reward": "vadr"}), "Did you mean 'vader'"),
         (study(algorithm={"grpo": {"steps": 7}}), "grpo on reverse has steps 7 where rloo has 200.*--allow-unequal"),
         (study(settings={"objective.ratio": "none", "learner.epochs": 2}), "on reverse: 2 epochs"),
+        (study(policy="grru"), "unknown policy 'grru'. Did you mean 'gru'"),
+        (study(policy="./nowhere"), "no folder './nowhere'"),
+        (study(settings={"model.lora_r": 4}), "lora"),
+        (study(algorithms=["grpo", "trl:grpo"]), "'gru' is no transformers model, and trl:grpo trains nothing else"),
+        (study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"), "TRL's loop knows one"),
+        (study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}), "cannot follow"),
+        (study(settings={"supervised.align_interval": 1}, envs=["alignment"]), "answer"),
     ):
         with pytest.raises(UserError, match=message):
             compare_study(broken, command="")
