@@ -114,7 +114,7 @@ def study_of(given: Args, settings: dict[str, str]) -> Any:
         "algorithms": given.algorithms and _names(given.algorithms),
         "envs": given.envs and _names(given.envs),
         "policy": given.policy,
-        "seeds": given.seeds and as_seeds(_seeds(given.seeds)),
+        "seeds": None if given.seeds is None else as_seeds(_seeds(given.seeds)),
         "steps": given.steps,
         "output": given.output and str(given.output),
         "threshold": given.threshold,
@@ -126,8 +126,6 @@ def study_of(given: Args, settings: dict[str, str]) -> Any:
         tune = replace(tune, trials=given.tune)
     if given.search:
         tune = Search(tune.trials, parse_search(given.search))
-        if not tune.trials:
-            raise UserError("--search says where to look: say how often with --tune N")
     return check(replace(study, tune=tune))
 
 

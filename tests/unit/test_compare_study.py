@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -93,6 +94,9 @@ def test_short_names_and_types_of_settings() -> None:
         apply(TrainConfig(), {"group_size": 5})
 
 
+ONE = {"algorithms": ["rloo"], "envs": ["reverse"]}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -101,9 +105,28 @@ def test_short_names_and_types_of_settings() -> None:
         ({"algorithms": ["rloo"], "envs": ["reverse", "rlalign/Reverse-v0"]}, "environment 'reverse' is named twice"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "seeds": [1, 1]}, "give different ones"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "seeds": [TUNING_SEED]}, "kept for tuning"),
-        ({"algorithms": ["rloo"], "envs": ["reverse"], "sedes": 3}, "unknown key 'sedes'.* Did you mean 'seeds'"),
+        ({"algorithms": ["rloo"], "envs": ["reverse"], "sedes": 3}, "unknown setting 'sedes'.* Did you mean 'seeds'"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "algorithm": {"rlo": {}}}, "names none of the study's"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "settings": {"seed": 3}}, "use --seeds"),
+        ({"algorithms": "rloo", "envs": ["reverse"]}, "algorithms is 'rloo': it must be a list"),
+        ({"algorithms": ["rloo"], "envs": "reverse"}, "envs is 'reverse': it must be a list"),
+        ({"algorithms": ["rloo"], "envs": [3]}, "envs is 3: it must be a text"),
+        ({**ONE, "seeds": [True, 2]}, "seeds is True: it must be an integer"),
+        ({**ONE, "seeds": ["1"]}, "seeds is '1': it must be an integer"),
+        ({**ONE, "seeds": "10"}, "seeds is '10': give how many, 1 or more, or a list of which"),
+        ({**ONE, "seeds": True}, "seeds is True: give how many"),
+        ({**ONE, "seeds": -3}, "seeds is -3: give how many"),
+        ({**ONE, "seeds": 10**12}, "seeds is 1000000000000: give how many"),
+        ({**ONE, "steps": "x"}, "steps is 'x': it must be an integer"),
+        ({**ONE, "threshold": "x"}, "threshold is 'x': it must be a number"),
+        ({**ONE, "threshold": float("nan")}, "threshold is nan: it must be a number"),
+        ({**ONE, "settings": 3}, "settings is 3: it must be a table"),
+        ({**ONE, "algorithm": {"rloo": "grpo"}}, "algorithm.rloo is 'grpo': it must be a table"),
+        ({**ONE, "tune": 5}, "tune is 5: it must be"),
+        ({**ONE, "tune": {"trials": "x"}}, "tune.trials is 'x': it must be an integer"),
+        ({**ONE, "tune": {"trails": 3}}, "unknown setting 'tune.trails'. Did you mean 'trials'"),
+        ({**ONE, "tune": {"trials": 2, "search": {"lr": 3}}}, "tune.search.lr is 3: it must be a text"),
+        ({**ONE, "tune": {"search": {"lr": "log:1e-4:1"}}}, "not how often: give --tune N"),
     ],
 )
 def test_a_study_that_cannot_be_answered_is_refused(data: dict[str, object], message: str) -> None:
@@ -204,6 +227,24 @@ def test_a_cell_without_a_checkpoint_begins_again_unless_a_process_still_works_o
     assert (cell.folder / "metrics.jsonl").exists()
     assert prepared(cell.config) == cell.config
     assert not cell.folder.exists()
+
+
+def test_a_file_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken, wrong, latin = (tmp_path / f"{name}.toml" for name in ("broken", "wrong", "latin"))
+    broken.write_text("algorithms = [")
+    wrong.write_text('algorithms = ["rloo"]\nenvs = "reverse"')
+    latin.write_bytes(b'policy = "\xe9"')
+    for path, words in (
+        (tmp_path / "nowhere.toml", "nowhere.toml' cannot be read (No such file or directory): check the path"),
+        (tmp_path, "cannot be read (Is a directory)"),
+        (broken, "broken.toml' is no TOML file: "),
+        (latin, "latin.toml' is no TOML file: "),
+        (wrong, "wrong.toml': envs is 'reverse': it must be a list"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            read_study(path)
+    assert main(["train", "--config", str(tmp_path / "nowhere.toml")]) == 2
+    assert "cannot be read (No such file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
