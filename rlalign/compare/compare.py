@@ -21,6 +21,7 @@ from rlalign.compare.workers import LocalWorkers, Workers, capacity
 from rlalign.config import TrainConfig
 from rlalign.defaults import from_scratch
 from rlalign.errors import UserError
+from rlalign.fields import checked
 from rlalign.integrations import check_any
 from rlalign.run import Lock
 from rlalign.signals import StopRequest
@@ -103,6 +104,7 @@ def compare_runs(
     threshold: float | None = None,
 ) -> Results:
     """Analyse runs that exist already. Raises UserError naming what does not fit together."""
+    checked(float | None, threshold, "threshold")
     found, excluded = gather(folders, leave_out or Excluding())
     return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
 

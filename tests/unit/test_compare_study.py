@@ -264,6 +264,46 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
     assert not (tmp_path / "cmp").exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("runs/a runs/b --threshold nan", "threshold is nan: it must be a number"),
+        ("runs/a --seeds 3", "runs that exist are taken as they are: leave out --seeds"),
+        (
+            "runs/a --steps 3 --policy gru --jobs 2",
+            "runs that exist are taken as they are: leave out --policy, --steps, --jobs",
+        ),
+        (
+            "runs/a --tune 3 --search lr=log:1:2 --ray",
+            "runs that exist are taken as they are: leave out --ray, --tune, --search",
+        ),
+        (
+            "runs/a --allow-unequal --learner.lr 3",
+            "runs that exist are taken as they are: leave out --allow-unequal, --learner.lr",
+        ),
+        (
+            "runs/a --algorithms rloo --envs reverse",
+            "runs that exist are taken as they are: leave out --algorithms, --envs",
+        ),
+        ("--algorithms rloo --envs reverse --exclude-mixed", "a study makes its own runs: leave out --exclude-mixed"),
+        ("study.toml runs/a", "'study.toml' is a study by itself"),
+        ("nothere.toml", "'nothere.toml' cannot be read (No such file or directory)"),
+        ("--algorithms rloo --envs reverse --seeds -3", "seeds is -3: give how many"),
+        ("--algorithms rloo --envs reverse --seeds=", "--seeds '' is neither how many nor which"),
+        ("--algorithms rloo --envs reverse --search lr=log:1:2", "not how often: give --tune N"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *words.split()]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
 def _found(*winners: tuple[str, str]) -> Any:
     """An environment in which the first of each two ended above the second."""
     return SimpleNamespace(pairs=[SimpleNamespace(a=w, b=other, winner=w) for w, other in winners])
