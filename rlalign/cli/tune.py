@@ -65,7 +65,8 @@ def run(args: Sequence[str]) -> int:
             settings={full_key(k): v for k, v in settings.items()},
         )
     )
-    first = cell_config(study, given.env, given.algorithm, TUNING_SEED)
+    (env,) = study.envs
+    first = cell_config(study, env, given.algorithm, TUNING_SEED)
     check_any(first)
     spaces = parse_search(given.search) or default_search(first.learner.lr)
     console = make_console()
@@ -73,7 +74,7 @@ def run(args: Sequence[str]) -> int:
         workers = Where(given.jobs, given.ray).workers(given.policy)
         try:
             found = search(
-                trial_config(study, given.env, given.algorithm, given.output),
+                trial_config(study, env, given.algorithm, given.output),
                 spaces,
                 trials=given.trials,
                 folder=given.output,
@@ -86,7 +87,7 @@ def run(args: Sequence[str]) -> int:
         if stop:
             console.print("stopped; the same command goes on")
             return stop.exit_status
-    path = write_best(given.output, study, given.env, given.algorithm, found.best.settings)
+    path = write_best(given.output, study, env, given.algorithm, found.best.settings)
     _show(console, found)
     console.print(f"\nbest settings  {path}\ntrain with     rlalign train --config {path}", soft_wrap=True)
     return 0

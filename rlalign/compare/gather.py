@@ -15,6 +15,7 @@ from rlalign.compare.results import Failure
 from rlalign.compare.study import Cell, label
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
+from rlalign.make import env_id
 from rlalign.run import Run
 
 
@@ -33,7 +34,7 @@ def gather(folders: Sequence[Path], leave_out: Excluding) -> tuple[list[Cell], l
     Raises UserError naming each run that is not finished, is of another budget or policy than most, or is missing.
     """
     runs = [Run(folder) for folder in _expand(folders)]
-    cells = [Cell(label(r.config.env), r.config.algorithm, r.config.seed, _at(r)) for r in runs]
+    cells = [Cell(label(env_id(r.config.env)), r.config.algorithm, r.config.seed, _at(r)) for r in runs]
     excluded: list[Failure] = []
     cells = _finished(cells, leave_out, excluded)
     cells = _alike(cells, leave_out, excluded)

@@ -37,6 +37,7 @@ from rlalign.config import TrainConfig, from_dict, resolve, validate
 from rlalign.defaults import default_config
 from rlalign.errors import UserError, did_you_mean
 from rlalign.fields import check_fields, checked, flatten
+from rlalign.make import env_id
 
 TUNING_SEED = 1_000_000
 """Seeds of searches begin here; those of comparisons end below."""
@@ -50,6 +51,7 @@ _ELSEWHERE = {
     "steps": "--steps",
     "resume": "the same command again",
 }
+_NAMES = ("seed", "env", "algorithm", "output", "resume")
 _CURVE_POINTS = 20
 _SAVE_EVERY = 100  # steps that a kill can cost a cell at most
 _PROMPTS = 64  # held out
@@ -67,7 +69,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Study:
-    """A question in full. Labels of algorithms are presets unless `algorithm` says of what they are variants."""
+    """A question in full; `check` gives it back with environments by their full ids. Labels of algorithms are presets unless `algorithm` says of what they are variants."""
 
     algorithms: tuple[str, ...]
     envs: tuple[str, ...]
@@ -148,14 +150,17 @@ def cell_config(
 
 
 def label(name: str) -> str:
-    """How an environment or algorithm is called in folders: `rlalign/Reverse-v0` -> `reverse`."""
-    plain = re.sub(r"-v0$", "", name.removeprefix("rlalign/"))
+    """How an environment or algorithm is called in folders: `rlalign/GuessNumber-v0` -> `guess_number`."""
+    plain = re.sub(r"-v0(?=$|\?)", "", name.removeprefix("rlalign/"))
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.").lower()
 
 
 def check(study: Study) -> Study:
-    """Refuse a study that cannot be answered. Raises UserError naming the fix."""
+    """The study with its environments by their full ids. Raises UserError naming the fix where it cannot be answered."""
     check_fields(study)
+    of_env = {env_id(name): settings for name, settings in study.env.items()}
+    study = replace(study, envs=tuple(env_id(name) for name in study.envs), env=of_env)
     for what, names in (("algorithm", study.algorithms), ("environment", study.envs)):
         if not names:
             raise UserError(
@@ -173,9 +178,13 @@ def check(study: Study) -> Study:
         for name in getattr(study, table):
             if name not in known:
                 raise UserError(f"[{table}.{name}] names none of the study's.{did_you_mean(name, known)}")
-    named = next((k for k in _ELSEWHERE if k in study.settings), None)
-    if named:
-        raise UserError(f"'{named}' is not a setting of all cells alike: use {_ELSEWHERE[named]}")
+    for key in study.settings:
+        if key in _ELSEWHERE:
+            raise UserError(f"'{key}' is not a setting of all cells alike: use {_ELSEWHERE[key]}")
+    for own in (*study.algorithm.values(), *study.env.values(), study.tune.search):
+        for key in own:
+            if key in _NAMES:
+                raise UserError(f"'{key}' says which cell a run is, and is no setting of some: use {_ELSEWHERE[key]}")
     if study.tune.trials < 0:
         raise UserError(f"tune is {study.tune.trials} trials: it must be at least 0")
     if study.tune.search and not study.tune.trials:

@@ -17,11 +17,11 @@ import numpy as np
 from rich.console import Console
 
 from rlalign.compare.cell import finished
-from rlalign.compare.grid import prepared, refuse_other
+from rlalign.compare.grid import changes, prepared, refuse_other
 from rlalign.compare.results import Tuning
 from rlalign.compare.spaces import distributions
 from rlalign.compare.workers import Workers
-from rlalign.config import TrainConfig
+from rlalign.config import TrainConfig, from_dict, to_dict
 from rlalign.errors import FaultError, UserError
 from rlalign.signals import StopRequest
 from rlalign.tracking import read_metrics
@@ -116,8 +116,9 @@ def search(
     optuna = _optuna()
     stop = StopRequest() if stop is None else stop
     spaces_ = distributions(spaces)
-    _remember(folder, spaces)
-    study = _study(optuna, folder, warmup=configure(0, {}).steps // 4)
+    base = configure(0, {})
+    _remember(folder, spaces, base)
+    study = _study(optuna, folder, warmup=base.steps // 4)
     under_way: dict[str, _Live] = {}
     left = [optuna.trial.Trial(study, t._trial_id) for t in study.get_trials(states=(optuna.trial.TrialState.RUNNING,))]
 
@@ -228,13 +229,17 @@ def _study(optuna: Any, folder: Path, warmup: int) -> Any:
         )
 
 
-def _remember(folder: Path, spaces: Mapping[str, str]) -> None:
-    """Refuse to go on with another search in the same folder."""
+def _remember(folder: Path, spaces: Mapping[str, str], base: TrainConfig) -> None:
+    """Refuse to go on with another search, or one of other runs, in the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "search.json"
-    if path.is_file() and (old := json.loads(path.read_text())) != dict(spaces):
-        raise UserError(f"'{folder}' holds a search over {old}, not {dict(spaces)}: choose another --output")
-    path.write_text(json.dumps(dict(spaces)))
+    if path.is_file():
+        old = json.loads(path.read_text())
+        if old.get("search") != dict(spaces):
+            raise UserError(f"'{folder}' holds a search over {old}, not {dict(spaces)}: choose another --output")
+        if changed := changes(from_dict(TrainConfig, old["base"]), base):
+            raise UserError(f"'{folder}' holds a search with {changed}: choose another --output")
+    path.write_text(json.dumps({"search": dict(spaces), "base": to_dict(base)}, indent=1) + "\n")
 
 
 def _found(study: Any, configure: Configure, spaces: Mapping[str, str]) -> Found:

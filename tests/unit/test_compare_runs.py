@@ -26,7 +26,6 @@ from rlalign.compare.gather import Excluding
 from rlalign.compare.grid import run_cells
 from rlalign.compare.results import Results, read_results
 from rlalign.compare.study import Study, cells
-from rlalign.compare.tuning import search
 from rlalign.compare.workers import LocalWorkers
 from rlalign.errors import FaultError, UserError
 from rlalign.run import Run, read_config, write_config
@@ -261,7 +260,9 @@ def test_one_algorithm_under_two_settings_is_two_competitors(runs: dict[str, Pat
     assert _compare(runs, tmp_path).algorithms == ["rloo (lr 0.003)", "rloo (lr 0.5)"]
 
 
-def test_a_search_prunes_resumes_and_ends_in_settings_that_train_takes(tmp_path: Path) -> None:
+def test_a_search_resumes_and_ends_in_settings_that_train_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("optuna")
     folder = tmp_path / "tune"
     flags = ["--env", "reverse", "--algorithm", "grpo", "--steps", "2", "--search", "lr=log:1e-4:1e-2"]
@@ -277,13 +278,17 @@ def test_a_search_prunes_resumes_and_ends_in_settings_that_train_takes(tmp_path:
     assert config.learner.lr == best["settings"]["learner.lr"]
     assert (config.algorithm, config.policy, config.steps, config.samples_per_step) == ("grpo", "gru", 9, 128)
     assert config.rollout.group_size == best["settings"]["rollout.group_size"]
-    with pytest.raises(UserError, match="holds a search over"):
-        search(_never, {"learner.lr": "log:1e-5:1e-2"}, trials=1, folder=folder, workers=LocalWorkers(1),
-               console=Console(quiet=True))  # fmt: skip
-
-
-def _never(number: int, settings: Any) -> Any:
-    raise AssertionError("no trial should begin")
+    for other, words in (
+        (["--search", "lr=log:1e-5:1e-2"], "holds a search over"),
+        (["--steps", "3"], "holds a search with steps 2, not 3"),
+        (["--env", "copy"], "holds a search with env 'rlalign/Reverse-v0', not 'rlalign/Copy-v0'"),
+        (["--algorithm", "dr_grpo"], "holds a search with algorithm 'grpo', not 'dr_grpo'"),
+        (["--policy", "tiny"], "holds a search with policy 'gru', not 'tiny'"),
+        (["--learner.beta1", "0.8"], "holds a search with learner.beta1 0.9, not 0.8"),
+    ):
+        assert main(["tune", *flags, "--trials", "4", *other]) == 2
+        assert words in capsys.readouterr().err
+    assert json.loads((folder / "trials.json").read_text())["trials"] == trials
 
 
 def _parsed(args: list[str]) -> Any:

@@ -20,10 +20,11 @@ from rlalign.compare.manifest import fingerprint
 from rlalign.compare.results import Results
 from rlalign.compare.settings import apply, full_key
 from rlalign.compare.spaces import distribution, parse_search
-from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, read_study
+from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, label, read_study
 from rlalign.compare.verdict import _winners
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
+from rlalign.make import env_id
 from rlalign.run import Lock, write_config
 
 STUDY = """
@@ -57,6 +58,21 @@ def test_a_file_says_what_the_flags_say_and_more(tmp_path: Path) -> None:
     assert {(c.config.rollout.group_size, c.config.samples_per_step) for c in found} == {(4, 128)}
     assert found[3].folder == Path("out/cells/reverse/rloo/seed-1")
     assert found[3].config.seed == 1
+
+
+def test_an_environment_has_one_id_however_it_is_called() -> None:
+    """Its cells would clash in one folder, or be two environments to `rlalign compare RUNS`."""
+    spelt = ["guess_number", "GuessNumber", "rlalign/GuessNumber-v0"]
+    found = [check(from_mapping({**ONE, "envs": [name], "env": {name: {"steps": 7}}})) for name in spelt]
+    assert {(c.config.env, c.config.steps, c.env) for s in found for c in cells(s)} == {
+        ("rlalign/GuessNumber-v0", 7, "guess_number")
+    }
+    with pytest.raises(UserError, match="environment 'guess_number' is named twice"):
+        check(from_mapping({**ONE, "envs": spelt[:2]}))
+    assert [env_id(e) for e in ("reverse?max_length=2", "own.py:Env", "tasks.jsonl", "revers")] == [
+        "rlalign/Reverse-v0?max_length=2", "own.py:Env", "tasks.jsonl", "revers",
+    ]  # fmt: skip
+    assert label("rlalign/Reverse-v0?max_length=2") == label("reverse?max_length=2") == "reverse-max_length-2"
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -94,7 +110,7 @@ def test_short_names_and_types_of_settings() -> None:
         apply(TrainConfig(), {"group_size": 5})
 
 
-ONE = {"algorithms": ["rloo"], "envs": ["reverse"]}
+ONE: dict[str, object] = {"algorithms": ["rloo"], "envs": ["reverse"]}
 
 
 @pytest.mark.parametrize(
@@ -108,6 +124,8 @@ ONE = {"algorithms": ["rloo"], "envs": ["reverse"]}
         ({"algorithms": ["rloo"], "envs": ["reverse"], "sedes": 3}, "unknown setting 'sedes'.* Did you mean 'seeds'"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "algorithm": {"rlo": {}}}, "names none of the study's"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "settings": {"seed": 3}}, "use --seeds"),
+        ({**ONE, "algorithm": {"rloo": {"env": "copy"}}}, "'env' says which cell a run is"),
+        ({**ONE, "tune": {"trials": 2, "search": {"seed": "int:1:3"}}}, "'seed' says which cell a run is"),
         ({"algorithms": "rloo", "envs": ["reverse"]}, "algorithms is 'rloo': it must be a list"),
         ({"algorithms": ["rloo"], "envs": "reverse"}, "envs is 'reverse': it must be a list"),
         ({"algorithms": ["rloo"], "envs": [3]}, "envs is 3: it must be a text"),
