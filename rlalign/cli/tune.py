@@ -44,11 +44,12 @@ def run(args: Sequence[str]) -> int:
     """Search."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign tune")
-    from rlalign.compare.compare import Where, trial_config
+    from rlalign.compare.compare import Where, spaces_of, trial_config
+    from rlalign.compare.grid import refuse_foreign
     from rlalign.compare.settings import full_key
-    from rlalign.compare.spaces import default_search, parse_search
-    from rlalign.compare.study import TUNING_SEED, Study, cell_config, check
-    from rlalign.compare.tuning import search
+    from rlalign.compare.spaces import parse_search
+    from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
+    from rlalign.compare.tuning import check_search, search
     from rlalign.integrations import check_any
     from rlalign.run import Lock
     from rlalign.signals import StopRequest
@@ -63,18 +64,20 @@ def run(args: Sequence[str]) -> int:
             steps=given.steps,
             output=str(given.output),
             settings={full_key(k): v for k, v in settings.items()},
+            tune=Search(given.trials, parse_search(given.search)),
         )
     )
     (env,) = study.envs
-    first = cell_config(study, env, given.algorithm, TUNING_SEED)
-    check_any(first)
-    spaces = parse_search(given.search) or default_search(first.learner.lr)
+    refuse_foreign(given.output, "search.json")
+    check_any(cell_config(study, env, given.algorithm, TUNING_SEED))
+    configure, spaces = trial_config(study, env, given.algorithm, given.output), spaces_of(study, env, given.algorithm)
+    check_search(configure, spaces)
     console = make_console()
     with Lock(given.output), StopRequest() as stop:
         workers = Where(given.jobs, given.ray).workers(given.policy)
         try:
             found = search(
-                trial_config(study, env, given.algorithm, given.output),
+                configure,
                 spaces,
                 trials=given.trials,
                 folder=given.output,

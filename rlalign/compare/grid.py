@@ -62,6 +62,17 @@ def run_cells(
     return failed
 
 
+def refuse_foreign(folder: Path, *marks: str) -> None:
+    """Raise UserError for a folder that holds things, none of them the marks of what is to be written there.
+
+    The file that says what is asked may lie there already.
+    """
+    inside = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(n for n in inside - {"run.lock"} if not n.startswith(".") and not n.endswith(".toml"))
+    if foreign and not inside & set(marks):
+        raise UserError(f"'{folder}' holds '{foreign[0]}', which is not of this: choose another --output")
+
+
 def refuse_other(folder: Path, config: TrainConfig) -> None:
     """Raise UserError when a folder holds a run with other settings than these."""
     if not (folder / "config.json").is_file():

@@ -33,7 +33,8 @@ def full_key(key: str) -> str:
     if len(meant) > 1:
         raise UserError(f"setting '{key}' may be {' or '.join(meant)}: give it in full")
     if not meant:
-        raise UserError(f"unknown setting '{key}'.{did_you_mean(key, known)}")
+        near = did_you_mean(key, known) or did_you_mean(key.rpartition(".")[2], {k.rpartition(".")[2] for k in known})
+        raise UserError(f"unknown setting '{key}'.{near or ' rlalign train --help lists them.'}")
     return meant[0]
 
 

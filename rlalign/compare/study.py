@@ -69,7 +69,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Study:
-    """A question in full; `check` gives it back with environments by their full ids. Labels of algorithms are presets unless `algorithm` says of what they are variants."""
+    """A question in full. Labels of algorithms are presets unless `algorithm` says of what they are variants."""
 
     algorithms: tuple[str, ...]
     envs: tuple[str, ...]
@@ -138,14 +138,14 @@ def cell_config(
             config.evaluation, split="test", prompts=_PROMPTS, every=max(1, config.steps // _CURVE_POINTS)
         ),
     )
-    for changes in (study.settings, study.env.get(env, {}), own, tuned or {}):
-        config = apply(config, changes)
     output = Path(study.output) / "cells" / label(env) / label(algorithm) / f"seed-{seed}"
-    config = resolve(replace(config, seed=seed, output=str(output)))
     try:
+        for changes in (study.settings, study.env.get(env, {}), own, tuned or {}):
+            config = apply(config, changes)
+        config = resolve(replace(config, seed=seed, output=str(output)))
         validate(config)
     except UserError as error:
-        raise UserError(f"{algorithm} on {env}: {error}") from error
+        raise UserError(f"{algorithm} on {label(env)}: {error}") from error
     return config
 
 
@@ -157,7 +157,7 @@ def label(name: str) -> str:
 
 
 def check(study: Study) -> Study:
-    """The study with its environments by their full ids. Raises UserError naming the fix where it cannot be answered."""
+    """The study, its environments by their full ids. Raises UserError naming the fix where it cannot be answered."""
     check_fields(study)
     of_env = {env_id(name): settings for name, settings in study.env.items()}
     study = replace(study, envs=tuple(env_id(name) for name in study.envs), env=of_env)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rlalign.compare.cell import finished
 from rlalign.compare.grid import changes, prepared, refuse_other
 from rlalign.compare.results import Tuning
-from rlalign.compare.spaces import distributions
+from rlalign.compare.spaces import check_values, distributions
 from rlalign.compare.workers import Workers
 from rlalign.config import TrainConfig, from_dict, to_dict
 from rlalign.errors import FaultError, UserError
@@ -85,6 +85,12 @@ class Found:
             best_value=best.value,
             sensitivity=self.sensitivity,
         )
+
+
+def check_search(configure: Configure, spaces: Mapping[str, str]) -> None:
+    """Refuse a search that cannot be read or tries what no run can have, and one without optuna. Raises UserError."""
+    _optuna()
+    check_values(lambda settings: configure(0, settings), distributions(spaces))
 
 
 def search(

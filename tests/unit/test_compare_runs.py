@@ -239,8 +239,33 @@ def test_a_run_of_another_budget_is_named(
 def test_a_run_of_another_environment_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
     path = runs["grpo-1"] / "config.json"
     path.write_text(path.read_text().replace("rlalign/Reverse-v0", "rlalign/Copy-v0"))
-    with pytest.raises(UserError, match=r"rloo has no run on copy.*--exclude-mixed"):
+    with pytest.raises(UserError, match=r"grpo-1' does not fit: rloo has no run on copy.*--exclude-mixed"):
         _compare(runs, tmp_path)
+
+
+def test_a_run_mixed_into_a_studys_cells_is_named_by_its_folder(runs: dict[str, Path], tmp_path: Path) -> None:
+    """It is one against many, wherever the hole is that it makes."""
+    shutil.copytree(runs["grpo-1"], tmp_path / "odd")
+    path = tmp_path / "odd" / "config.json"
+    for old, new, words in (
+        ('"lr": 0.003', '"lr": 0.5', r"odd' does not fit: grpo \(lr 0.5\) on reverse has no seed 0"),
+        ("rlalign/Reverse-v0", "rlalign/Copy-v0", "odd' does not fit: rloo has no run on copy"),
+        ('"seed": 1', '"seed": 7', "odd' does not fit: rloo on reverse has no seed 7"),
+    ):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=words):
+            _compare({**runs, "odd": path.parent}, tmp_path)
+        path.write_text(text)
+
+
+def test_a_folder_of_runs_stands_for_them(study: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert compare_runs([tmp_path], out).seeds == [0, 1]
+    assert compare_runs([study.parent], out).seeds == list(range(SEEDS))
+    for folder, words in ((study / "cells" / "reverse", "holds neither a run"), (tmp_path / "no", "is no folder")):
+        with pytest.raises(UserError, match=words):
+            compare_runs([folder], out)
 
 
 def test_one_experiment_twice_is_named(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from rlalign.compare.results import Results
 from rlalign.compare.settings import apply, full_key
 from rlalign.compare.spaces import distribution, parse_search
 from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, label, read_study
+from rlalign.compare.tuning import check_search
 from rlalign.compare.verdict import _winners
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
@@ -212,11 +213,62 @@ def test_spaces_of_a_search() -> None:
         ("log:1e-2:1e-4", "LOW < HIGH"),
         ("lgo:1:2", "Did you mean 'log'"),
         ("uniform:1", "LOW:HIGH"),
+        ("uniform:nan:1", "must be finite"),
+        ("int:1.5:3", "LOW:HIGH"),
+        ("int:1:2:3", "LOW:HIGH"),
+        ("choice:", "choice:A,B,C"),
     ):
         with pytest.raises(UserError, match=message):
             distribution("x", space)
     with pytest.raises(UserError, match="no SETTING=SPACE"):
         parse_search(["lr"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("group_size=choice:4,5", "search for rollout.group_size: no run can have 5: rloo on reverse"),
+        ("group_size=choice:4,x", "no run can have 'x'"),
+        (
+            "objective.baseline=choice:leave_one_out,none,men",
+            "no run can have 'men': rloo on reverse",
+        ),
+        ("lr=uniform:-1:1", "search for learner.lr: no run can have -0.998"),
+        ("seed=int:1:3", "'seed' says which cell a run is"),
+        ("lrr=log:1e-4:1e-2", "unknown setting 'lrr'. Did you mean 'lr'"),
+        ("zzz=log:1e-4:1e-2", "unknown setting 'zzz'. rlalign train --help lists them."),
+    ],
+)
+def test_a_search_of_what_no_run_can_have_is_refused_before_the_first_trial(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    for command in (["tune"], ["compare", "--algorithms", "rloo", "--envs", "reverse", "--tune", "2"]):
+        assert main([*command, "--search", words]) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_need_one_another_are_not_refused() -> None:
+    """A clipped ratio is impossible without the ratio, and two epochs as well: together they are a choice of two."""
+    pytest.importorskip("optuna")
+    study = Study(("rloo",), ("reverse",), seeds=(0,))
+    spaces = {"objective.ratio": "choice:none,token", "objective.trust.kind": "choice:none,clip", "lr": "uniform:0:1"}
+    check_search(lambda _, settings: cell_config(study, "reverse", "rloo", 0, settings), spaces)
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    for words in ("compare --algorithms rloo --envs reverse", "tune"):
+        assert main([*words.split(), "--output", "."]) == 2
+        assert "'.' holds 'thesis.tex', which is not of this" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_trials_never_have_a_seed_of_a_comparison() -> None:
