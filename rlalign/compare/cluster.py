@@ -71,15 +71,16 @@ class RayWorkers:
         return ended
 
     def stop(self, name: str) -> None:
-        """Cancel a run."""
+        """Ask a run to save and leave: what cancels it there is the signal of Ctrl-C, which a run knows."""
         if name in self._running:
-            self._ray.cancel(self._running[name][0], force=True)
+            self._ray.cancel(self._running[name][0])
 
     def close(self) -> None:
-        """Cancel all and leave the cluster."""
-        for name in list(self._running):
+        """Ask all to stop, wait until their folders are here, and leave the cluster."""
+        for name in self._running:
             self.stop(name)
-        self._running.clear()
+        while self._running:
+            self.wait(1.0)
         self._ray.shutdown()
 
 

@@ -12,6 +12,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import pytest
 from rich.console import Console
 
 import rlalign
+from rlalign import checkpoint
 from rlalign.cli import main
 from rlalign.compare.cell import finished
 from rlalign.compare.compare import compare_runs, compare_study
@@ -26,9 +30,10 @@ from rlalign.compare.gather import Excluding
 from rlalign.compare.grid import run_cells
 from rlalign.compare.results import Results, read_results
 from rlalign.compare.study import Study, cells
-from rlalign.compare.workers import LocalWorkers
+from rlalign.compare.workers import LocalWorkers, log_of
 from rlalign.errors import FaultError, UserError
 from rlalign.run import Run, read_config, write_config
+from rlalign.tracking import read_metrics
 
 NOTHING = Excluding()
 SEEDS = 5
@@ -354,14 +359,48 @@ def test_a_cluster_gives_the_same_runs_bit_for_bit(study: Path, tmp_path: Path) 
         assert read_config(cell.folder).output == str(cell.folder)
 
 
-def test_a_process_whose_end_nobody_told_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of processes that lost a child's exit status must not keep the study waiting for ever."""
+def test_the_end_of_a_process_is_seen_though_its_server_is_silent(tmp_path: Path) -> None:
+    """A server of processes that does not report must not keep the study waiting: how a run ended, it says itself."""
+    (done, killed) = cells(Study(("rloo",), ("reverse",), seeds=(0, 1), steps=1, output=str(tmp_path)))
+    workers = LocalWorkers(2)
+    workers.start("done", done.config)
+    workers.start("killed", replace(killed.config, steps=10**6))
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert _ended(workers) == ("done", 0)
+        workers._running["killed"][0].kill()
+        assert _ended(workers)[0] == "killed"
+    finally:
+        os.kill(server, signal.SIGCONT)
+    workers.start("killed", replace(killed.config, steps=10**6, output=str(tmp_path / "again")))
+    workers._running["killed"][0].kill()
+    assert _ended(workers) == ("killed", -signal.SIGKILL)
 
-    class Silent:
-        pid, exitcode, sentinel = 2**22 - 1, None, None  # no process has that number
 
-    monkeypatch.setattr("rlalign.compare.workers.wait", lambda sentinels, timeout: [])
-    workers = LocalWorkers(1)
-    workers._running["cell"] = Silent(), Path("none.log")  # type: ignore[assignment]
-    assert workers.wait(0) == []
-    assert [ended.name for ended in workers.wait(0)] == ["cell"]
+def _ended(workers: LocalWorkers) -> tuple[str, int]:
+    while not (found := workers.wait(60)):
+        continue
+    (one,) = found
+    return one.name, one.status
+
+
+def test_a_signal_to_all_processes_of_a_study_lets_its_cells_save(tmp_path: Path) -> None:
+    """Ctrl-C and a machine that shuts down reach the study, its cells, and the server that these are forked from."""
+    flags = ["--algorithms", "rloo,grpo", "--envs", "reverse", "--steps", str(10**6), "--seeds", "1", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlalign.cli", "compare", *flags, "--output", str(tmp_path)],
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    every = cells(Study(("rloo", "grpo"), ("reverse",), seeds=(0,), output=str(tmp_path)))
+    while process.poll() is None and not all(read_metrics(c.folder) for c in every):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate()
+    assert process.returncode == 143
+    assert "failed" not in said
+    for cell in every:
+        (*_, last) = checkpoint.complete(cell.folder / "checkpoints")
+        assert checkpoint.step_of(last) == len(read_metrics(cell.folder)) > 0
+        assert "Traceback" not in log_of(cell.config).read_text()
