@@ -62,7 +62,8 @@ class RayWorkers:
             try:
                 status, said, archive = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
-                ended.append(Ended(name, 1, f"lost on the cluster: {str(error).splitlines()[0]}"))
+                said = str(error).split("\n")[-1] or type(error).__name__
+                ended.append(Ended(name, 1, f"lost on the cluster: {said}"))
                 continue
             unpack(archive, Path(str(config.output)))
             log_of(config).write_text(said, encoding="utf-8")

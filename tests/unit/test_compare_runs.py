@@ -341,17 +341,26 @@ def test_each_algorithm_is_tuned_alike_before_it_is_compared(tmp_path: Path) -> 
         assert (trial.evaluation.split, config.evaluation.split) == ("validation", "test")
 
 
-def test_a_cluster_gives_the_same_runs_bit_for_bit(study: Path, tmp_path: Path) -> None:
+def test_a_cluster_gives_the_same_runs_bit_for_bit_and_lets_them_save(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
-    asked = _asked(tmp_path / "cmp")
-    two = [c for c in cells(asked) if c.seed == 0]
+    (tmp_path / "there").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "there"))  # of the cluster's processes
+    two = [c for c in cells(_asked(tmp_path / "cmp")) if c.seed == 0]
     from rlalign.compare.cluster import RayWorkers
 
     workers = RayWorkers("local", jobs=2)
     try:
         assert run_cells(two, workers, Console(quiet=True)) == {}
+        endless = replace(two[0].config, steps=10**6, output=str(tmp_path / "endless"))
+        workers.start("endless", endless)
+        while not any(read_metrics(folder) for folder in (tmp_path / "there").glob("*/run")):
+            assert workers.wait(0.05) == []
     finally:
         workers.close()
+    (*_, last) = checkpoint.complete(tmp_path / "endless" / "checkpoints")
+    assert checkpoint.step_of(last) == len(read_metrics(tmp_path / "endless")) > 0
     for cell in two:
         theirs = study / "cells" / cell.name
         for name in ("policy/gru.safetensors", "samples.jsonl", "report/evaluation.json"):
