@@ -92,7 +92,11 @@ def run(args: Sequence[str]) -> int:
             return stop.exit_status
     path = write_best(given.output, study, env, given.algorithm, found.best.settings)
     _show(console, found)
-    console.print(f"\nbest settings  {path}\ntrain with     rlalign train --config {path}", soft_wrap=True)
+    console.print(
+        f"\nreport         {given.output / 'report.html'}\nbest settings  {path}\n"
+        f"train with     rlalign train --config {path}",
+        soft_wrap=True,
+    )
     return 0
 
 

@@ -76,9 +76,9 @@ def check_values(configure: Callable[[Mapping[str, Any]], object], spaces: Mappi
             fine.update(pairs)
         except UserError as error:
             wrong |= dict.fromkeys(pairs, error)
-    for (key, value), error in wrong.items():
+    for (key, value), reason in wrong.items():
         if (key, value) not in fine:
-            raise UserError(f"search for {key}: no run can have {value!r}: {error}") from error
+            raise UserError(f"search for {key}: no run can have {value!r}: {reason}") from reason
 
 
 def _some(distribution: Any) -> list[Any]:

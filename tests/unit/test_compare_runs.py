@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import replace
 from multiprocessing import forkserver
@@ -29,7 +30,7 @@ from rlalign.compare.compare import compare_runs, compare_study
 from rlalign.compare.gather import Excluding
 from rlalign.compare.grid import run_cells
 from rlalign.compare.results import Results, read_results
-from rlalign.compare.study import Study, cells
+from rlalign.compare.study import Cell, Study, cells
 from rlalign.compare.workers import LocalWorkers, log_of
 from rlalign.errors import FaultError, UserError
 from rlalign.run import Run, read_config, write_config
@@ -136,6 +137,29 @@ def test_an_unfinished_cell_goes_on_from_its_checkpoint(study: Path, tmp_path: P
     theirs = study / "cells" / "reverse" / "rloo" / "seed-0"
     for name in ("policy/gru.safetensors", "samples.jsonl"):
         assert (cell.folder / name).read_bytes() == (theirs / name).read_bytes()
+
+
+def test_a_cell_by_trl_that_was_killed_begins_again_and_ends_the_same(tmp_path: Path) -> None:
+    """TRL's state in the middle of a run is not kept: whatever a kill left is cleared, a last checkpoint too."""
+    small = {"evaluation.prompts": 2, "model.hidden_size": 32, "rollout.prompts": 3, "rollout.group_size": 4}
+
+    def cell(folder: str) -> Cell:
+        envs, output = ("reverse?max_length=2",), str(tmp_path / folder)
+        (one,) = cells(Study(("trl:grpo",), envs, "tiny", (0,), steps=2, output=output, settings=small))
+        return one
+
+    whole, early, late = cell("whole"), cell("early"), cell("late")
+    assert run_cells([whole], LocalWorkers(1), Console(quiet=True)) == {}
+    for killed, lost in ((early, ("checkpoints", "policy", "report")), (late, ("report",))):
+        shutil.copytree(whole.folder, killed.folder)
+        write_config(killed.folder, killed.config)
+        for name in lost:
+            shutil.rmtree(killed.folder / name)
+    (early.folder / "metrics.jsonl").write_text((whole.folder / "metrics.jsonl").read_text().splitlines()[0] + "\n{")
+    for again in (early, late):
+        assert run_cells([again], LocalWorkers(1), Console(quiet=True)) == {}
+        for name in ("policy/model.safetensors", "samples.jsonl", "report/evaluation.json"):
+            assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
 
 
 def test_a_folder_of_another_study_is_refused(study: Path) -> None:
@@ -304,6 +328,11 @@ def test_a_search_resumes_and_ends_in_settings_that_train_takes(
     assert trials[:2] == first
     assert len(trials) == 3
     best = max(trials, key=lambda t: t["value"])
+    page = (folder / "report.html").read_text()
+    assert f"Trial {best['number']} ended highest" in page
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_text() == page
     config = _parsed(["--config", str(folder / "best.toml"), "--steps", "9"])
     assert config.learner.lr == best["settings"]["learner.lr"]
     assert (config.algorithm, config.policy, config.steps, config.samples_per_step) == ("grpo", "gru", 9, 128)
@@ -345,8 +374,8 @@ def test_a_cluster_gives_the_same_runs_bit_for_bit_and_lets_them_save(
     study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
-    (tmp_path / "there").mkdir()
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "there"))  # of the cluster's processes
+    there = tempfile.TemporaryDirectory(prefix="rl")  # a short path: the cluster's sockets lie there as well
+    monkeypatch.setenv("TMPDIR", there.name)
     two = [c for c in cells(_asked(tmp_path / "cmp")) if c.seed == 0]
     from rlalign.compare.cluster import RayWorkers
 
@@ -355,10 +384,11 @@ def test_a_cluster_gives_the_same_runs_bit_for_bit_and_lets_them_save(
         assert run_cells(two, workers, Console(quiet=True)) == {}
         endless = replace(two[0].config, steps=10**6, output=str(tmp_path / "endless"))
         workers.start("endless", endless)
-        while not any(read_metrics(folder) for folder in (tmp_path / "there").glob("*/run")):
+        while not any(read_metrics(folder) for folder in Path(there.name).glob("*/run")):
             assert workers.wait(0.05) == []
     finally:
         workers.close()
+        there.cleanup()
     (*_, last) = checkpoint.complete(tmp_path / "endless" / "checkpoints")
     assert checkpoint.step_of(last) == len(read_metrics(tmp_path / "endless")) > 0
     for cell in two:
