@@ -46,8 +46,8 @@ def make_policy(
             tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
         )
         return made
-    from rlalign.policies.causal import pretrained
     from rlalign.policies.gru import load_gru
+    from rlalign.policies.pretrained import pretrained
     from rlalign.policies.tabular import load_tabular
 
     if kind == "gru":
@@ -86,9 +86,9 @@ def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torc
 
     `tokenizer` is needed only where the policy spoke one that neither transformers nor this library provides.
     """
-    from rlalign.policies.causal import load_causal
     from rlalign.policies.folder import card_of
     from rlalign.policies.gru import load_gru
+    from rlalign.policies.pretrained import load_causal
     from rlalign.policies.tabular import load_tabular
 
     folder = Path(folder)

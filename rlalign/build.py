@@ -75,7 +75,7 @@ def check_policy(config: TrainConfig, mdp: TextMDP) -> None:
         if mdp.reward is not None:
             mdp.reward.close()
     elif policy_kind(config.policy) == "pretrained":
-        from rlalign.policies.causal import check_pretrained
+        from rlalign.policies.pretrained import check_pretrained
 
         check_pretrained(str(Path(config.policy).expanduser()), config.model)
 
