@@ -70,7 +70,7 @@ def refuse_foreign(folder: Path, *marks: str) -> None:
     inside = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
     foreign = sorted(n for n in inside - {"run.lock"} if not n.startswith(".") and not n.endswith(".toml"))
     if foreign and not inside & set(marks):
-        raise UserError(f"'{folder}' holds '{foreign[0]}', which is not of this: choose another --output")
+        raise UserError(f"'{folder}' holds other things ('{foreign[0]}'): choose another --output")
 
 
 def refuse_other(folder: Path, config: TrainConfig) -> None:

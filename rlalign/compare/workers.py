@@ -78,12 +78,13 @@ class LocalWorkers:
 
     def wait(self, seconds: float) -> list[Ended]:
         """Runs that have ended, waiting for one at most so long."""
-        names = {line: name for name, (_, line, _) in self._running.items()}
+        ready = wait([line for _, line, _ in self._running.values()], timeout=seconds)
         ended = []
-        for line in wait(list(names), timeout=seconds):
-            process, _, log = self._running.pop(names[line])
-            status = _status(process, line)
-            ended.append(Ended(names[line], status, _reason(status, log)))
+        for name, (process, line, log) in list(self._running.items()):
+            if line in ready:
+                del self._running[name]
+                status = _status(process, line)
+                ended.append(Ended(name, status, _reason(status, log)))
         return ended
 
     def stop(self, name: str) -> None:

@@ -267,7 +267,7 @@ def test_a_folder_that_holds_other_things_is_left_alone(
     (tmp_path / "thesis.tex").touch()
     for words in ("compare --algorithms rloo --envs reverse", "tune"):
         assert main([*words.split(), "--output", "."]) == 2
-        assert "'.' holds 'thesis.tex', which is not of this" in capsys.readouterr().err
+        assert "'.' holds other things ('thesis.tex')" in capsys.readouterr().err
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 

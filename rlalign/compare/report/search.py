@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Sequence
@@ -90,11 +91,8 @@ def _pictures(found: Found) -> Html | None:
 
 def _course(found: Found) -> Html:
     """Trial after trial, and the best so far."""
-    xs, best = [], []
-    for t in found.trials:
-        if t.state == "complete" and t.value is not None:
-            xs.append(float(t.number))
-            best.append(max([t.value, *best[-1:]]))
+    ended = [(float(t.number), t.value) for t in found.trials if t.state == "complete" and t.value is not None]
+    best = list(itertools.accumulate((value for _, value in ended), max))
     panel = Panel(
         x=span([t.number for t in found.trials]),
         y=_rewards(found),
@@ -103,7 +101,7 @@ def _course(found: Found) -> Html:
     )
     panel.grid()
     panel.rule(y=found.start)
-    panel.line(xs, best, 0)
+    panel.line([x for x, _ in ended], best, 0)
     for t in found.trials:
         if t.value is not None:
             _dot(panel, t.number, t.value, t, found)
