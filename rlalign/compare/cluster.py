@@ -38,9 +38,12 @@ class RayWorkers:
         self._ray: Any = ray
         if not ray.is_initialized():
             size: dict[str, Any] = {"num_cpus": jobs} if address == "local" and jobs else {}
-            self._ray.init(
-                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **size
-            )
+            try:
+                self._ray.init(
+                    address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **size
+                )
+            except (ConnectionError, ValueError) as error:
+                raise UserError(f"no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from error
         self.jobs = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         # a fresh process for each run, as on this machine
         self._task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(run_there)

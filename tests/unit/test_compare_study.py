@@ -323,6 +323,7 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.Capture
         (["--jobs", "-1"], "jobs is -1"),  # it would wait for ever for runs that it never starts
         (["--threshold", "nan"], "threshold is nan"),
         (["--steps", "0"], "steps is 0"),
+        (["--ray", "nonsense"], "no Ray cluster at 'nonsense'"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
