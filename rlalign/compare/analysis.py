@@ -222,16 +222,19 @@ def _profile(scores: FloatArray, taus: FloatArray) -> Profile:
 def _pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
     x, y = algorithms[a], algorithms[b]
     finals = as_array(x.final), as_array(y.final)
+    failed = [name for name in (a, b) if all(algorithms[name].failed)]
+    if failed:  # starts against what the other learnt: no comparison of algorithms
+        unknown = dict.fromkeys(BUDGETS, NOTHING)
+        return Pair(a, b, NOTHING, None, None, NOTHING, None, None, unknown, None, {}, "", failed=failed)
     gap = st.two_way(finals[0] - finals[1])
     scores = [np.nanmean(final, axis=1) for final in finals]
-    failed = [name for name in (a, b) if all(algorithms[name].failed)]
     return Pair(
         a=a,
         b=b,
-        difference=NOTHING if failed else _estimate(gap.interval, TWO_WAY),
-        p=None if failed else _finite(gap.p),
+        difference=_estimate(gap.interval, TWO_WAY),
+        p=_finite(gap.p),
         p_holm=None,
-        probability_of_improvement=NOTHING if failed else _estimate(st.probability_of_improvement(*scores), "Newcombe"),
+        probability_of_improvement=_estimate(st.probability_of_improvement(*scores), "Newcombe"),
         detectable=None,
         winner=None,
         auc={
@@ -252,8 +255,7 @@ def _pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
             for k in x.to_threshold
         },
         sentence="",
-        identical=not failed and np.array_equal(*finals, equal_nan=True),
-        failed=failed,
+        identical=np.array_equal(*finals, equal_nan=True),
     )
 
 

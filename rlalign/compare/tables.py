@@ -15,6 +15,7 @@ from rlalign.compare.analysis import as_array
 from rlalign.compare.report.numbers import level
 from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Pair, Results, ToThreshold
 from rlalign.compare.statistics import LEVEL
+from rlalign.compare.verdict import count
 
 
 def show(console: Console, results: Results) -> None:
@@ -41,7 +42,8 @@ def show(console: Console, results: Results) -> None:
 
 
 def _algorithms(name: str, env: EnvResult, seeds: int) -> Table:
-    title = f"{name}: held-out reward after {env.steps} steps, {seeds} seeds × {len(env.prompts)} prompts, 95 % CI"
+    size = f"{count(seeds, 'seed')} × {len(env.prompts)} prompts"
+    title = f"{name}: held-out reward after {env.steps} steps, {size}, 95 % CI"
     failed = any(any(r.failed) for r in env.algorithms.values())
     one = next(iter(env.algorithms.values()))
     few = one.median.low is not None and one.median.level < LEVEL

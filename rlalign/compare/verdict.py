@@ -42,9 +42,9 @@ def warnings(failures: Sequence[Failure], excluded: Sequence[Failure], more: Seq
     """What limits the study."""
     found = list(more)
     if failures:
-        found.append(f"{_count(len(failures), 'cell')} failed; a failed cell counts as no better than its start.")
+        found.append(f"{count(len(failures), 'cell')} failed; a failed cell counts as no better than its start.")
     if excluded:
-        found.append(f"{_count(len(excluded), 'run')} left out, as asked.")
+        found.append(f"{count(len(excluded), 'run')} left out, as asked.")
     return found
 
 
@@ -157,5 +157,6 @@ def _are(n: int) -> str:
     return f"{'is' if n == 1 else 'are'} {n}"
 
 
-def _count(n: int, what: str) -> str:
+def count(n: int, what: str) -> str:
+    """`1 seed`, `2 seeds`."""
     return f"{n} {what}{'' if n == 1 else 's'}"
