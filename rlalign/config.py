@@ -9,13 +9,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from rlalign.errors import UserError, did_you_mean
-from rlalign.fields import check_fields, checked, flatten
+from rlalign.fields import check_fields, checked, flatten, hints_of
 from rlalign.objective.spec import Objective
 from rlalign.policies.options import PolicyOptions
 from rlalign.types import Sampling
@@ -246,7 +245,7 @@ def from_dict(cls: type[D], data: Mapping[str, Any], where: str = "") -> D:
     """The dataclass of a plain dictionary; unknown keys are refused with a suggestion. Missing keys take defaults."""
     if not isinstance(data, Mapping):
         raise UserError(f"{where.removesuffix('.') or 'a configuration'} is {data!r}: it must be an object of settings")
-    hints = typing.get_type_hints(cls)
+    hints = hints_of(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]  # D is a dataclass by contract
     values: dict[str, Any] = {}
     for key, value in data.items():

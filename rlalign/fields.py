@@ -12,12 +12,20 @@ from typing import Any, Literal
 
 from rlalign.errors import UserError, did_you_mean
 
+_HINTS: dict[Any, dict[str, Any]] = {}
 _WORDS = {int: "an integer", float: "a number (NaN and infinity are none)", str: "a text", bool: "true or false"}
+
+
+def hints_of(cls: Any) -> dict[str, Any]:
+    """The annotations of a class's fields. They are texts, and reading them takes longer than the checks."""
+    if cls not in _HINTS:
+        _HINTS[cls] = typing.get_type_hints(cls)
+    return _HINTS[cls]
 
 
 def check_fields(part: Any, where: str = "") -> None:
     """Refuse a dataclass with a field, here or in a part of it, that is not what its annotation says: UserError."""
-    hints = typing.get_type_hints(type(part))
+    hints = hints_of(type(part))
     for f in dataclasses.fields(part):
         value = getattr(part, f.name)
         if dataclasses.is_dataclass(value):

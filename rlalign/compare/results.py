@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import UserError
+from rlalign.fields import hints_of
 
 FORMAT = 1
 BUDGETS = ("samples", "tokens", "updates", "seconds")
@@ -342,7 +343,7 @@ def _plain(value: Any) -> Any:
 def _typed(hint: Any, value: Any) -> Any:
     """A JSON value as what the annotation says: dataclasses, lists, tuples, dictionaries and optionals of them."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        hints = typing.get_type_hints(hint)
+        hints = hints_of(hint)
         return hint(**{k: _typed(hints[k], v) for k, v in value.items()})
     origin, inner = typing.get_origin(hint), typing.get_args(hint)
     if value is None:

@@ -44,6 +44,8 @@ def apply(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     A change of the group's size alone keeps the samples of a step: there are fewer or more prompts instead, so that a
     budget of steps stays a budget of samples.
     """
+    if not changes:
+        return config
     changes = {full_key(k): v for k, v in changes.items()}
     now = flatten(to_dict(config))
     typed = {k: _as(k, v, now.get(k)) for k, v in changes.items()}

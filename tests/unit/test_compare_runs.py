@@ -27,7 +27,7 @@ from rlalign import checkpoint
 from rlalign.cli import main
 from rlalign.compare.cell import finished
 from rlalign.compare.compare import compare_runs, compare_study
-from rlalign.compare.gather import Excluding
+from rlalign.compare.gather import Excluding, gather
 from rlalign.compare.grid import run_cells
 from rlalign.compare.report import render
 from rlalign.compare.results import Results, read_results
@@ -292,12 +292,11 @@ def test_a_run_mixed_into_a_studys_cells_is_named_by_its_folder(runs: dict[str, 
 
 
 def test_a_folder_of_runs_stands_for_them(study: Path, runs: dict[str, Path], tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    assert compare_runs([tmp_path], out).seeds == [0, 1]
-    assert compare_runs([study.parent], out).seeds == list(range(SEEDS))
+    assert {c.folder for c in gather([tmp_path], NOTHING)[0]} == set(runs.values())
+    assert len(gather([study.parent], NOTHING)[0]) == 2 * SEEDS
     for folder, words in ((study / "cells" / "reverse", "holds neither a run"), (tmp_path / "no", "is no folder")):
         with pytest.raises(UserError, match=words):
-            compare_runs([folder], out)
+            gather([folder], NOTHING)
 
 
 def test_one_experiment_twice_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
