@@ -168,9 +168,7 @@ class Learner:
             batch = replace(batch, old_logprobs=batch.sampler_logprobs)
         with torch.no_grad():
             learnt = advantages(objective, batch, self.state)
-            self.state.update(objective, batch)
-        plan = self._plan(len(rollout))
-        return Buffer(rollout.tokens, rollout.lengths, rollout.action_mask, learnt, plan)
+        return Buffer(rollout.tokens, rollout.lengths, rollout.action_mask, learnt, self._plan(len(rollout)))
 
     @property
     def _reuses(self) -> bool:
@@ -193,10 +191,19 @@ class Learner:
     def update(self, buffer: Buffer) -> dict[str, float]:
         """Take the next planned optimizer step; return train/ metrics.
 
+        The objective's own state takes the rollout in after its last update, so that all of them see one coefficient.
         Raises DivergedError, with the policy and the optimizer untouched, when the loss or its gradient is not finite.
         """
         rows, first = buffer.plan[buffer.position], buffer.position == 0
         buffer.position += 1
+        try:
+            return self._update(buffer, rows, first=first)
+        finally:
+            if buffer.done:
+                with torch.no_grad():
+                    self.state.update(self.objective, buffer.batch)
+
+    def _update(self, buffer: Buffer, rows: Tensor, *, first: bool) -> dict[str, float]:
         sums = self._gradient(buffer, rows)
         norm = self._clip()
         try:
