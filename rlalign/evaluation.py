@@ -111,11 +111,8 @@ def successes(gold_score: float | None, metrics: Mapping[str, FloatArray]) -> Bo
 
 def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
     """float32 [N, L] on the CPU: log-probs of the rollout's actions under the frozen start."""
-    device = policy.device
     with torch.no_grad():
-        found = policy.reference_logprobs(
-            rollout.tokens.to(device), rollout.lengths.to(device), rollout.action_mask.to(device), sampling
-        )
+        found = policy.reference_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask, sampling)
     return found.float().cpu()
 
 

@@ -285,7 +285,9 @@ class Trainer:
     # ---- faults and state ----
 
     def _refuse_broken_weights(self, when: str) -> None:
-        broken = [n for n, p in self.policy.trainable().items() if not bool(torch.isfinite(p).all())]
+        weights = self.policy.trainable()
+        finite = torch.stack([torch.isfinite(p).all() for p in weights.values()]).tolist()  # one wait for all of them
+        broken = [name for name, fine in zip(weights, finite, strict=True) if not fine]
         if broken:
             raise FaultError(
                 f"the weights are not finite {when} ({len(broken)} tensors, first '{broken[0]}'): "
