@@ -46,7 +46,7 @@ def write(name: str, result: dict[str, Any]) -> Path:
 
 def clock(device: str, kind: str = "wall") -> float:
     """Seconds now: wall-clock, or of processor time, which other work on the machine hardly touches (one thread)."""
-    if device == "cuda":
+    if device.startswith("cuda"):
         import torch
 
         torch.cuda.synchronize()

@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import gc
 import statistics
-import time
 from typing import Any
 
 import shapes
 import torch
-from machine import write
+from machine import clock, merge
 
 from rlalign.policies import make_sampler
 from rlalign.types import Sampling
@@ -71,13 +70,9 @@ def generated(lm: Any, contexts: list[list[int]], limits: list[int], seed: int) 
 
 def seconds(run: Any, device: str) -> tuple[float, float]:
     """Wall-clock and processor seconds; the second is what a busy machine leaves alone, nearly."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter(), time.process_time()
+    began = clock(device), clock(device, "cpu")
     run()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began[0], time.process_time() - began[1]
+    return clock(device) - began[0], clock(device, "cpu") - began[1]
 
 
 @torch.no_grad()
@@ -97,7 +92,7 @@ def cell(size: str, dtype: str, lengths: Any, *, lora_r: int, device: str, repea
     cpu: dict[str, list[float]] = {name: [] for name in sides}
     ours(policy, contexts, [2] * len(limits), 0)
     generated(lm, contexts, [2] * len(limits), 0)
-    if device == "cuda":
+    if device.startswith("cuda"):
         ours(policy, contexts, limits, 0)  # graphs are captured once
     for i in range(repeats):
         for name, side in sides.items():
@@ -110,6 +105,8 @@ def cell(size: str, dtype: str, lengths: Any, *, lora_r: int, device: str, repea
         "dtype": dtype,
         "lengths": lengths,
         "lora_r": lora_r,
+        "device": device,
+        "threads": torch.get_num_threads(),
         "tokens": tokens,
         "tokens_per_s": {name: round(tokens / statistics.median(ts)) for name, ts in wall.items()},
         "wall": ratios(wall),
@@ -127,21 +124,18 @@ def ratios(times: dict[str, list[float]]) -> dict[str, Any]:
 def main() -> None:
     parser = shapes.parser(__doc__)
     parser.add_argument("--lora-r", type=int, default=0, help="of our side; generate runs without adapters")
-    parser.add_argument("--name", default="rollout", help="of the file in benchmarks/results")
     args = parser.parse_args()
-    cells = []
     head = f"{'size':8} {'dtype':9} {'lengths':8} {'rlalign':>9} {'generate':>9} tokens/s"
     print(f"{head}   wall ratio            cpu ratio")
     for size, dtype, lengths in shapes.cells(args):
         c = cell(size, dtype, lengths, lora_r=args.lora_r, device=args.device, repeats=args.repeats)
-        cells.append(c)
+        merge("rollout", [c], key=("size", "dtype", "lengths", "lora_r", "device"))
         speed, told = c["tokens_per_s"], []
         for kind in ("wall", "cpu"):
             middle, low, high = c[kind]["ratio"]
             told.append(f"{middle:5.2f} ({low:.2f} to {high:.2f})")
         line = f"{size:8} {dtype:9} {lengths:8} {speed['rlalign']:9} {speed['generate']:9}"
         print(f"{line}             {'   '.join(told)}", flush=True)
-    print(write(args.name, {"prompts": shapes.PROMPTS, "group": shapes.GROUP, "limit": shapes.LIMIT, "cells": cells}))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,12 @@ besides its arithmetic is spread over more of it; with the length of a completio
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable
 from typing import Any
 
 import shapes
 import torch
-from machine import write
+from machine import clock, write
 
 from rlalign.policies import make_sampler
 from rlalign.types import Sampling
@@ -23,18 +22,19 @@ from rlalign.types import Sampling
 ROWS, TOKENS, PROMPT = 8, 32, 16
 
 
-def cost(run: Callable[[], Any], repeats: int) -> float:
-    """Processor seconds of the quickest of some runs, after one to warm up."""
+def cost(run: Callable[[], Any], device: str, repeats: int) -> float:
+    """Seconds of the quickest of some runs, after one to warm up: the processor's on a CPU, by the wall elsewhere."""
+    kind = "cpu" if device == "cpu" else "wall"
     run()
     times = []
     for _ in range(repeats):
-        began = time.process_time()
+        began = clock(device, kind)
         run()
-        times.append(time.process_time() - began)
+        times.append(clock(device, kind) - began)
     return min(times)
 
 
-def measure(policy: Any, rows: int, tokens: int, repeats: int) -> dict[str, float]:
+def measure(policy: Any, rows: int, tokens: int, device: str, repeats: int) -> dict[str, float]:
     contexts = [
         p for p in shapes.prompts(policy.tokenizer.vocab_size, count=rows // 8, longest=PROMPT) for _ in range(8)
     ]
@@ -64,7 +64,7 @@ def measure(policy: Any, rows: int, tokens: int, repeats: int) -> dict[str, floa
         for part in torch.arange(rows).split(ROWS):
             policy.score(batch[part], lengths[part], mask[part], Sampling()).logprobs.sum().backward()
 
-    return {"rollout": cost(rollout, repeats), "gradient": cost(gradient, repeats)}
+    return {"rollout": cost(rollout, device, repeats), "gradient": cost(gradient, device, repeats)}
 
 
 def main() -> None:
@@ -80,13 +80,14 @@ def main() -> None:
     for what in ("samples", "tokens"):
         for factor in (1, 2, 4, 8, 16):
             rows, tokens = (ROWS * factor, TOKENS) if what == "samples" else (ROWS, TOKENS * factor)
-            seconds = measure(policy, rows, tokens, args.repeats)
+            seconds = measure(policy, rows, tokens, args.device, args.repeats)
             each = {name: s / (rows * tokens) * 1e6 for name, s in seconds.items()}
             line = {"what": what, "factor": factor, "seconds": seconds, "us_per_token": each}
             lines.append(line)
             told = "    ".join(f"{seconds[k]:9.3f} {each[k]:9.0f}" for k in seconds)
             print(f"{factor:3} × {what:8}  {told}", flush=True)
-    print(write("scaling", {"size": args.size, "dtype": args.dtype, "rows": ROWS, "tokens": TOKENS, "lines": lines}))
+    told = {"size": args.size, "dtype": args.dtype, "device": args.device, "rows": ROWS, "tokens": TOKENS}
+    print(write("scaling" if args.device == "cpu" else "scaling_cuda", {**told, "lines": lines}))
 
 
 if __name__ == "__main__":

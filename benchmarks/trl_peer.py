@@ -75,7 +75,8 @@ class ForcedLengths:
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Scores of the next token, changed in place."""
         scores[:, self.eos] = -torch.inf
-        last = (self.limits <= input_ids.shape[1] - self.prompt + 1).to(scores.device)
+        self.limits = self.limits.to(scores.device)  # once: the same tensor from then on
+        last = self.limits <= input_ids.shape[1] - self.prompt + 1
         scores.masked_fill_(last[:, None], -torch.inf)
         scores[:, self.eos].masked_fill_(last, 0.0)
         return scores

@@ -6,7 +6,8 @@ Nothing here loops over tokens. Per turn and row there is Python: decoding, the 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from rlalign.envs.mdp import Episode, TextMDP
 from rlalign.envs.token_env import Observation, draw_task, observation_space
 from rlalign.errors import UserError
 from rlalign.tokenizers import chat_text
-from rlalign.types import BoolArray, FloatArray, IntArray, Segment, Split, Task
+from rlalign.types import BoolArray, FloatArray, IntArray, Scores, Segment, Split, Task
 
 
 class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
@@ -115,7 +116,9 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
 
     # ---- the option view ----
 
-    def step_tokens(self, tokens: ArrayLike, lengths: ArrayLike) -> Segment:
+    def step_tokens(
+        self, tokens: ArrayLike, lengths: ArrayLike, *, meanwhile: Callable[[], object] | None = None
+    ) -> Segment:
         """Give each row up to `lengths[i]` tokens of `tokens[i]`; it takes them until its turn ends.
 
         Equal to folding `step` over the columns, but for one thing: token-scope rewards are known when the turn ends,
@@ -124,6 +127,8 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         Args:
             tokens: int [B, T], T >= 1.
             lengths: int [B], 0..T; 0 leaves a row alone.
+            meanwhile: called once if this ends the last episodes and their rewards run in processes of their own:
+                contexts are complete then, and scores are under way.
 
         Raises UserError for a wrong shape or an id outside the vocabulary.
         """
@@ -153,7 +158,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.lengths += consumed
         self._budget -= consumed
         ended = stopped | ((consumed > 0) & (self._budget == 0))
-        return self._end_turns(ended, stopped, consumed, width)
+        return self._end_turns(ended, stopped, consumed, width, meanwhile)
 
     def contexts(self, rows: Iterable[int]) -> list[list[int]]:
         """Ids of the contexts of some rows."""
@@ -175,7 +180,14 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         """Prompts, completions, completion ids and columns of all rows, as an episode's rewards get them."""
         return *self.mdp.texts(self.episodes), self.mdp.columns(self.episodes)
 
-    def _end_turns(self, ended: BoolArray, stopped: BoolArray, consumed: IntArray, width: int) -> Segment:
+    def _end_turns(
+        self,
+        ended: BoolArray,
+        stopped: BoolArray,
+        consumed: IntArray,
+        width: int,
+        meanwhile: Callable[[], object] | None,
+    ) -> Segment:
         """Ask for replies, score, and say what happened."""
         count = self.num_envs
         rewards, valid = np.zeros((count, width)), np.ones(count, np.bool_)
@@ -195,9 +207,14 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.terminated |= terminated
         self.truncated |= truncated
 
-        began = time.perf_counter()
-        scores = self.mdp.settle([self.episodes[i] for i in rows], over[rows].tolist())
-        self.reward_seconds += time.perf_counter() - began
+        settling = [self.episodes[i] for i in rows], over[rows].tolist()
+        if meanwhile is not None and self.done.all() and self.mdp.reward is not None and self.mdp.reward.apart:
+            with ThreadPoolExecutor(1) as thread:
+                under_way = thread.submit(self._settle, *settling)
+                meanwhile()
+            scores = under_way.result()
+        else:
+            scores = self._settle(*settling)
         valid[rows] = scores.valid
         components = {name: np.full(count, np.nan) for name in scores.components}
         for name, value in scores.components.items():
@@ -210,6 +227,12 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
                 rewards[i, : consumed[i]] = now
                 rewards[i, consumed[i] - 1] += total - now.sum()
         return Segment(consumed, replies, rewards, valid, components, ended, terminated, truncated)
+
+    def _settle(self, episodes: list[Episode], over: list[bool]) -> Scores:
+        began = time.perf_counter()
+        scores = self.mdp.settle(episodes, over)
+        self.reward_seconds += time.perf_counter() - began
+        return scores
 
     def _observation(self) -> Observation:
         return {"tokens": self.tokens.copy(), "length": self.lengths.copy()}

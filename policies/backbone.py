@@ -177,7 +177,7 @@ class Backbone:
         with self._checkpointing():
             hidden, slots = read(tokens, first, ends)
         last = hidden[moved(slots.gather(1, lengths[:, None] - 1).squeeze(1), hidden.device)] if whole else None
-        return hidden[moved(slots[rows, at - 1], hidden.device)], last
+        return hidden.index_select(0, moved(slots[rows, at - 1], hidden.device)), last
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:

@@ -3,11 +3,11 @@
 For a token y of logits z = process(scale · (W h + b)), with p = softmax(z) and L = logsumexp(z):
 
     log pi = z_y - L           d log pi / dz_j = 1[j = y] - p_j
-    H = L - Σ_j p_j z_j        d H / dz_j      = -p_j (z_j - L + H)
+    H = -Σ_j p_j log p_j       d H / dz_j      = -p_j (log p_j + H)
 
-Rows go through in chunks. What the backward pass needs of a chunk is its p again: where the head is frozen, W_y - pᵀW
-is formed while p is at hand and nothing is computed twice; otherwise the logits are kept up to a limit of memory, and
-computed again beyond it.
+L is had from p, for no more exponentials: L = max z - log max p. Rows go through in chunks. What the backward pass
+needs of a chunk is its p: where the head is frozen, W_y - pᵀW is formed while p is at hand; otherwise p is kept up to a
+limit of memory, and computed again beyond it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,8 @@ from rlalign.types import Sampling
 
 _ROWS = 256
 """Rows of a chunk."""
-_CACHED = 1 << 18
-"""Logits that a processor's cache holds."""
-_KEPT_BYTES = 1 << 28
-"""Logits kept for the backward pass."""
+_KEPT_BYTES = 1 << 29
+"""Probabilities kept for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,33 +64,33 @@ class _Fused(torch.autograd.Function):
         # with a frozen head the gradient to hidden is g · (W_y - pᵀW), whatever g will be
         ctx.unit = wants_hidden and not wants_weight and not spec.entropy
         keeps = wants_weight and 4 * len(hidden) * len(weight) <= _KEPT_BYTES
-        kept, totals, logprobs, entropies, units = [], [], [], [], []
+        kept, logprobs, entropies, units = [], [], [], []
         room = _room(hidden, weight)
         for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
             z = _logits(h, weight, bias, y, spec, _room(h, weight) if keeps else room)
-            total = _total(z)
-            logprobs.append(z.gather(-1, y[:, None]).squeeze(-1) - total)
-            totals.append(total)
+            own, top = z.gather(-1, y[:, None]).squeeze(-1), z.amax(-1)
+            p = _softmax(z)
+            logprobs.append(own - top + p.amax(-1).log_())
             if keeps:
-                kept.append(z)
+                kept.append(p)
             if spec.entropy:
-                entropies.append(_entropy(z, total))
+                entropies.append(-_p_log_p(p).sum(-1))
             if ctx.unit:
-                p = z.sub_(total[:, None]).exp_().neg_().scatter_add_(-1, y[:, None], torch.ones_like(z[:, :1]))
-                units.append(_factor(spec) * (p.to(weight.dtype) @ weight).float())
+                change = p.neg_().scatter_add_(-1, y[:, None], torch.ones_like(p[:, :1]))
+                units.append(_factor(spec) * (change.to(weight.dtype) @ weight).float())
         ctx.spec = spec
         ctx.set_materialize_grads(False)  # an entropy that is only looked at costs nothing
-        logprob, total = torch.cat(logprobs), torch.cat(totals)
+        logprob = torch.cat(logprobs)
         entropy = torch.cat(entropies) if spec.entropy else torch.zeros_like(logprob)
         unit = torch.cat(units) if units else None
-        ctx.save_for_backward(hidden, weight, bias, targets, total, entropy, unit, *kept)
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy, unit, *kept)
         return logprob, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, total, entropy, unit, *kept = ctx.saved_tensors
+        hidden, weight, bias, targets, entropy, unit, *kept = ctx.saved_tensors
         spec: HeadSpec = ctx.spec
-        g = torch.zeros_like(total) if grads[0] is None else grads[0]
+        g = torch.zeros_like(entropy) if grads[0] is None else grads[0]
         ge = grads[1] if spec.entropy else None
         if ctx.unit:
             return (g[:, None] * unit).to(hidden.dtype), None, None, None, None
@@ -104,9 +102,9 @@ class _Fused(torch.autograd.Function):
         for i, start in enumerate(range(0, len(hidden), _ROWS)):
             part = slice(start, start + _ROWS)
             h, y = hidden[part], targets[part]
-            z = kept[i] if kept else _logits(h, weight, bias, y, spec, room)
-            dz = _dz(z, total[part], y, g[part], entropy[part], None if ge is None else ge[part], room)
-            dz = dz.mul_(_factor(spec)).to(weight.dtype)
+            p = kept[i] if kept else _softmax(_logits(h, weight, bias, y, spec, room))
+            dz = _dz(p, y, _factor(spec) * g[part], entropy[part], None if ge is None else _factor(spec) * ge[part])
+            dz = dz.to(weight.dtype)
             if dh is not None:
                 torch.mm(dz, weight, out=dh[part])
             if dw is not None:
@@ -123,12 +121,6 @@ def _factor(spec: HeadSpec) -> float:
 def _room(hidden: Tensor, weight: Tensor) -> Tensor:
     """float32 [m, V] for a chunk: made once, because fresh memory of this size costs as much as a product."""
     return torch.empty(min(len(hidden), _ROWS), len(weight), dtype=torch.float32, device=hidden.device)
-
-
-def _total(z: Tensor) -> Tensor:
-    """logsumexp of the rows of z, a few at a time on a CPU, so that what it makes on its way stays in the cache."""
-    rows = max(1, _CACHED // z.shape[-1]) if z.device.type == "cpu" else len(z)
-    return torch.cat([part.logsumexp(-1) for part in torch.split(z, max(1, rows))])
 
 
 def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, room: Tensor) -> Tensor:
@@ -148,18 +140,20 @@ def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: Hea
     return z
 
 
-def _entropy(z: Tensor, total: Tensor) -> Tensor:
-    log_p = z - total[:, None]
-    return -(log_p.exp() * log_p.masked_fill_(log_p == -torch.inf, 0.0)).sum(-1)
+def _softmax(z: Tensor) -> Tensor:
+    """p in the place of z."""
+    return torch.softmax(z, -1, out=z)
 
 
-def _dz(z: Tensor, total: Tensor, y: Tensor, g: Tensor, entropy: Tensor, ge: Tensor | None, room: Tensor) -> Tensor:
-    """g · (onehot(y) - p) - ge · p · (log p + H), [m, V], in `room`, where z may lie too."""
-    log_p = torch.sub(z, total[:, None], out=room[: len(z)])
+def _p_log_p(p: Tensor) -> Tensor:
+    return p.clamp(min=torch.finfo(p.dtype).tiny).log_().mul_(p)  # 0 · log 0 = 0
+
+
+def _dz(p: Tensor, y: Tensor, g: Tensor, entropy: Tensor, ge: Tensor | None) -> Tensor:
+    """g · (onehot(y) - p) - ge · p · (log p + H), [m, V], in the place of p."""
     if ge is None:
-        dz = log_p.exp_().mul_(-g[:, None])
+        dz = p.mul_(-g[:, None])
     else:
-        p = log_p.exp()
-        factor = log_p.masked_fill_(log_p == -torch.inf, 0.0).add_(entropy[:, None]).mul_(-ge[:, None]).sub_(g[:, None])
-        dz = p.mul_(factor)
+        bent = _p_log_p(p).mul_(ge[:, None])
+        dz = p.mul_(-(g + ge * entropy)[:, None]).sub_(bent)
     return dz.scatter_add_(-1, y[:, None], g[:, None])

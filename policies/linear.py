@@ -14,6 +14,8 @@ import torch
 from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 
+from rlalign.policies.norm import PLAIN, RMSNorm
+
 _THIN = 64
 """Rows up to which the turned product is the faster one on a CPU."""
 
@@ -98,7 +100,10 @@ class _LoraProduct(torch.autograd.Function):
 
 
 def speed_up(model: nn.Module) -> None:
-    """Let every plain nn.Linear of a model be a `Linear`, in place; parameters, names and files stay what they are."""
+    """Let every plain nn.Linear of a model be a `Linear`, and norms that are known an `RMSNorm`, in place; parameters,
+    names and files stay what they are."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
+        elif type(module).__name__ in PLAIN:
+            module.__class__ = RMSNorm

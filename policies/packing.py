@@ -180,7 +180,7 @@ def attend(
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [M, heads, e]
     parts = [_attend(q, k, v, bucket, scale) for bucket in packing.buckets]
-    out = (parts[0] if len(parts) == 1 else torch.cat(parts))[packing.back]
+    out = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, packing.back)
     return out[None], None
 
 

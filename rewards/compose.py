@@ -68,6 +68,11 @@ class RewardSum:
         """Names of the components whose weight is no constant."""
         return [name for name, weight in self._weights.items() if isinstance(weight, Schedule | Constraint)]
 
+    @property
+    def apart(self) -> bool:
+        """Whether every function runs in a worker process."""
+        return all(guard.reward.timeout_s is not None for guard in self._guards.values())
+
     def _weight(self, name: str) -> float:
         weight = self._weights[name]
         if isinstance(weight, Schedule):

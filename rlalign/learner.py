@@ -35,6 +35,7 @@ from rlalign.supervised import Demonstrations
 from rlalign.types import Sampling
 
 T = TypeVar("T")
+_CPU_TOKENS = 4096  # of a micro-batch on a CPU: more of them leave its caches and are no faster
 _MISMATCH = 1e-3  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
 
 
@@ -125,9 +126,32 @@ class Learner:
 
     # ---- before the updates ----
 
-    def prepare(self, rollout: Rollout, *, greedy_rewards: Tensor | None = None) -> Buffer:
-        """Ask for what the axes need (reference, values, old log-probs), compute advantages, plan the minibatches."""
+    def look(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> dict[str, Tensor | None]:
+        """The fields of a `Batch` that the axes ask of the models, whatever the rewards are: reference log-probs,
+        values and old log-probs of a rollout's rows, given as they stand in a `Rollout`."""
+        objective, found = self.objective, dict[str, Tensor | None]()
+        recompute = self._reuses and self._recompute_old()
+        with torch.no_grad():
+            if objective.needs_reference:
+                found["ref_logprobs"] = self._scored(tokens, lengths, mask, self._reference).logprobs
+            if objective.needs_values or recompute:
+                scores = self._scored(tokens, lengths, mask, self._score, values=objective.needs_values)
+                found |= {"old_values": scores.values, "final_values": scores.final_values}
+                if recompute:
+                    found["old_logprobs"] = scores.logprobs
+        return found
+
+    def prepare(
+        self,
+        rollout: Rollout,
+        *,
+        greedy_rewards: Tensor | None = None,
+        seen: dict[str, Tensor | None] | None = None,
+    ) -> Buffer:
+        """Compute advantages and plan the minibatches; `seen` is what `look` found, if it was asked already."""
         objective, device = self.objective, self.policy.device
+        if seen is None:
+            seen = self.look(rollout.tokens, rollout.lengths, rollout.action_mask)
         batch = Batch(
             action_mask=rollout.action_mask,
             rewards=rollout.rewards,
@@ -139,22 +163,16 @@ class Learner:
             valid=rollout.valid,
             max_length=self.max_length,
         ).to(device)
-        buffer = Buffer(rollout.tokens, rollout.lengths, rollout.action_mask, batch, self._plan(len(rollout)))
-        everything = torch.arange(len(rollout))
+        batch = replace(batch, **seen)  # type: ignore[arg-type]
+        if batch.old_logprobs is None and (self._reuses or self.config.old_logprobs == "sampler"):
+            batch = replace(batch, old_logprobs=batch.sampler_logprobs)
         with torch.no_grad():
-            if objective.needs_reference:
-                scores = self._scored(buffer, everything, self._reference)
-                batch = replace(batch, ref_logprobs=scores.logprobs)
-            reused = len(buffer.plan) > 1
-            recompute = reused and self._recompute_old()
-            if objective.needs_values or recompute:
-                scores = self._scored(buffer, everything, self._score, values=objective.needs_values)
-                batch = replace(batch, old_values=scores.values, final_values=scores.final_values)
-                if recompute:
-                    batch = replace(batch, old_logprobs=scores.logprobs)
-            if batch.old_logprobs is None and (reused or self.config.old_logprobs == "sampler"):
-                batch = replace(batch, old_logprobs=batch.sampler_logprobs)
-            return replace(buffer, batch=advantages(objective, batch, self.state))
+            learnt = advantages(objective, batch, self.state)
+        return Buffer(rollout.tokens, rollout.lengths, rollout.action_mask, learnt, self._plan(len(rollout)))
+
+    @property
+    def _reuses(self) -> bool:
+        return self.config.epochs * self.config.minibatches > 1
 
     def _recompute_old(self) -> bool:
         choice = self.config.old_logprobs
@@ -163,7 +181,7 @@ class Learner:
     def _plan(self, n: int) -> list[Tensor]:
         """Row indices of each update: every epoch a fresh permutation, cut into minibatches."""
         c = self.config
-        if c.epochs * c.minibatches == 1:
+        if not self._reuses:
             return [torch.arange(n)]
         orders = [torch.randperm(n, generator=self.generator) for _ in range(c.epochs)]
         return [rows for order in orders for rows in order.chunk(c.minibatches)]
@@ -314,6 +332,8 @@ class Learner:
 
     def _micro_batches(self, rows: Tensor, lengths: Tensor) -> Iterator[Tensor]:
         size = self.micro_batch or len(rows)
+        if not self.micro_batch and self.policy.device.type == "cpu":
+            size = -(-size // -(-int(lengths[rows].sum()) // _CPU_TOKENS))  # in parts of about one size
         if size >= len(rows):
             yield rows
             return
@@ -322,12 +342,14 @@ class Learner:
         order = rows.sort().values if self.policy.packs else rows[torch.argsort(lengths[rows], stable=True)]
         yield from torch.split(order, size)
 
-    def _scored(self, buffer: Buffer, rows: Tensor, score: Callable[..., TokenScores], **asked: Any) -> TokenScores:
+    def _scored(
+        self, tokens: Tensor, lengths: Tensor, mask: Tensor, score: Callable[..., TokenScores], **asked: Any
+    ) -> TokenScores:
         """Scores of all rows, made by micro-batches."""
 
         def work() -> TokenScores:
-            order = list(self._micro_batches(rows, buffer.lengths))
-            parts = [score(buffer.tokens[p], buffer.lengths[p], buffer.mask[p], **asked) for p in order]
+            order = list(self._micro_batches(torch.arange(len(tokens)), lengths))
+            parts = [score(tokens[p], lengths[p], mask[p], **asked) for p in order]
             back = moved(torch.cat(order).argsort(), self.policy.device)
 
             def whole(name: str) -> Any:
@@ -336,7 +358,7 @@ class Learner:
 
             return TokenScores(**{f.name: whole(f.name) for f in fields(TokenScores)})
 
-        return self._within_memory(work, len(rows))
+        return self._within_memory(work, len(tokens))
 
     def _score(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,6 +73,7 @@ def collect(
     generator: torch.Generator,
     seed: int,
     greedy: bool = False,
+    meanwhile: Callable[[Tensor, Tensor, Tensor], object] | None = None,
 ) -> Rollout:
     """Play every task `group_size` times to its end.
 
@@ -85,6 +86,8 @@ def collect(
         generator: of the sampler, on the sampler's device.
         seed: of the environment's own randomness.
         greedy: take the most probable token instead (baselines and deterministic evaluation).
+        meanwhile: called with the `tokens`, `lengths` and `action_mask` to come while rewards in processes of their own
+            score them; not called where there is nothing to wait for.
     """
     n = len(tasks) * group_size
     repeated = [task for task in tasks for _ in range(group_size)]
@@ -113,7 +116,9 @@ def collect(
         tokens, lengths = np.zeros((n, width), np.int64), np.zeros(n, np.int64)
         tokens[live], lengths[live] = samples.tokens.numpy(), samples.lengths.numpy()
         starts = env.lengths.copy()
-        segment = env.step_tokens(tokens, lengths)
+        segment = env.step_tokens(
+            tokens, lengths, meanwhile=None if meanwhile is None else lambda: meanwhile(*_layout(env))
+        )
         if (segment.consumed != lengths).any():
             raise AssertionError("the sampler went past the end of a turn")
 
@@ -134,11 +139,12 @@ def collect(
     _score_groups(env, group_ids, rewards, valid, components)
     env.reward_seconds += time.perf_counter() - began
     rewards[~valid] = 0.0
-    width = int(env.lengths.max())
+    contexts, ends, action_mask = _layout(env)
+    width = contexts.shape[1]
     return Rollout(
-        tokens=torch.from_numpy(env.tokens[:, :width].astype(np.int64)),
-        lengths=torch.from_numpy(env.lengths.astype(np.int64)),
-        action_mask=torch.from_numpy(env.action_mask[:, :width].copy()),
+        tokens=contexts,
+        lengths=ends,
+        action_mask=action_mask,
         sampler_logprobs=torch.from_numpy(logprobs[:, :width].copy()),
         rewards=torch.from_numpy(rewards[:, :width].astype(np.float32)),
         valid=torch.from_numpy(valid),
@@ -150,6 +156,13 @@ def collect(
         prompts=env.prompt_texts(),
         completions=env.completion_texts(),
     )
+
+
+def _layout(env: TokenVectorEnv) -> tuple[Tensor, Tensor, Tensor]:
+    """Copies of the contexts [B, L], their lengths [B] and what of them is action [B, L]."""
+    width = int(env.lengths.max())
+    tokens, mask = env.tokens[:, :width].astype(np.int64), env.action_mask[:, :width].copy()
+    return torch.from_numpy(tokens), torch.from_numpy(env.lengths.astype(np.int64)), torch.from_numpy(mask)
 
 
 def _score_groups(env: TokenVectorEnv, group_ids: Any, rewards: Any, valid: Any, components: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 import torch
 from rich.console import Console
+from torch import Tensor
 
 from rlalign import checkpoint
 from rlalign.config import TrainConfig, fingerprint
@@ -143,10 +144,16 @@ class Trainer:
         if reward is not None:
             reward.begin_step(self.step)
         self.env.reward_seconds = 0.0
+        looks: list[dict[str, Tensor | None]] = []
+
+        def look(*layout: Tensor) -> None:
+            looks.append(self.learner.look(*layout))
+
+        again = self.config.objective.data.dynamic_sampling  # then other rows may be learnt from than are played first
         with torch.no_grad():
-            rollout = self._play(self.env, tasks, r.group_size)
+            rollout = self._play(self.env, tasks, r.group_size, meanwhile=None if again else look)
             drawn, greedy = [rollout], None
-            if self.config.objective.data.dynamic_sampling:
+            if again:
                 rollout, drawn = with_signal(self._draw_again, rollout, max_draws=r.max_draws)
                 tasks = rollout.tasks[:: r.group_size]
             if self.config.objective.needs_greedy:
@@ -158,7 +165,7 @@ class Trainer:
         weights = {} if reward is None else reward.weights
         rolled = time.perf_counter()
         learnt = decoupled(rollout, weights) if r.per_component else rollout
-        buffer = self.learner.prepare(learnt, greedy_rewards=greedy)
+        buffer = self.learner.prepare(learnt, greedy_rewards=greedy, seen=looks[0] if looks else None)
         times = {"time/rollout": rolled - began, "time/prepare": time.perf_counter() - rolled, "time/update": 0.0}
         times["time/reward"] = self.env.reward_seconds  # a part of time/rollout
         seen = rollout if len(drawn) == 1 else joined(drawn)
@@ -185,7 +192,7 @@ class Trainer:
         r = self.config.rollout
         return self._play(self.env, self.tasks.next(r.prompts), r.group_size)
 
-    def _play(self, env: TokenVectorEnv, tasks: Sequence[Task], group_size: int, *, greedy: bool = False) -> Rollout:
+    def _play(self, env: TokenVectorEnv, tasks: Sequence[Task], group_size: int, **settings: Any) -> Rollout:
         return collect(
             env,
             self.sampler,
@@ -194,7 +201,7 @@ class Trainer:
             sampling=self.config.rollout.sampling,
             generator=self.randomness.sampler,
             seed=self.randomness.episodes(self.step),
-            greedy=greedy,
+            **settings,
         )
 
     def _update(self, buffer: Buffer) -> None:

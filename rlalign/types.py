@@ -149,6 +149,11 @@ class Reward(Protocol):
         """Names of the components whose weight changes during training."""
         ...
 
+    @property
+    def apart(self) -> bool:
+        """Every component runs in a process of its own: this one can do something else while they score."""
+        ...
+
     def begin_step(self, step: int) -> None:
         """A training step begins: take its weights."""
         ...

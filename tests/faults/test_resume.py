@@ -301,6 +301,30 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, m
         torch.testing.assert_close(halved[1][name], value, rtol=1e-4, atol=1e-6)
 
 
+def test_on_a_cpu_a_minibatch_goes_in_parts_with_the_same_gradient(tmp_path, monkeypatch):
+    def weights(name, tokens):
+        monkeypatch.setattr("rlalign.learner._CPU_TOKENS", tokens)
+        trainer, sizes = make_trainer(tmp_path / name, steps=1), []
+        real = trainer.policy.score
+
+        def counted(given, *args, **kwargs):
+            sizes.append(len(given))
+            return real(given, *args, **kwargs)
+
+        monkeypatch.setattr(trainer.policy, "score", counted)
+        trainer.run()
+        trainer.close()
+        return sizes, {k: v.detach() for k, v in trainer.policy.trainable().items()}
+
+    whole, parts = weights("whole", 1 << 20), weights("parts", 60)
+    assert whole[0] == [16]
+    assert len(parts[0]) > 1
+    assert sum(parts[0]) == 16
+    assert max(parts[0]) - min(parts[0]) <= 2
+    for name, value in whole[1].items():
+        torch.testing.assert_close(parts[1][name], value, rtol=1e-4, atol=1e-6)
+
+
 def test_run_reads_only_what_is_a_run(tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
         Run(tmp_path)

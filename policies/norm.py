@@ -1,0 +1,51 @@
+"""x / sqrt(mean(x²) + eps) · w and its gradient in a handful of operations, where autograd takes a score of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PLAIN = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
+"""Modules of transformers that compute this formula."""
+
+
+class RMSNorm(nn.Module):
+    """What any of `PLAIN` computes; it holds what they hold."""
+
+    weight: nn.Parameter
+    variance_epsilon: float
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Normed in float32; under a weight of lower precision rounded to it before the weight is multiplied in."""
+        x = hidden_states.float()
+        if self.weight.dtype == torch.float32:
+            apply: Callable[..., Tensor] = _Normed.apply
+            return apply(x, self.weight, self.variance_epsilon)
+        n = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + self.variance_epsilon)
+        return self.weight * n.to(hidden_states.dtype)
+
+
+class _Normed(torch.autograd.Function):
+    """y = n · w, n = x · r, r = (mean(x²) + eps)^-½ over the last dimension d:
+
+    dw = Σ_rows dy · n,    dx = r · (dy · w - n · (dy · n · w summed over d) / d)
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        r = torch.linalg.vector_norm(x, dim=-1, keepdim=True).square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+        n = x * r
+        ctx.save_for_backward(n, r, weight)
+        y: Tensor = n * weight
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        (dy,) = grads
+        n, r, weight = ctx.saved_tensors
+        each = dy * n
+        dx = (dy * weight).addcmul_(n, (each @ weight)[..., None], value=-1 / n.shape[-1]).mul_(r)
+        return dx, each.flatten(0, -2).sum(0) if ctx.needs_input_grad[1] else None, None

@@ -1,0 +1,76 @@
+"""While rewards in processes of their own score a rollout, the models look at it; nothing else changes."""
+
+import json
+import os
+
+import pytest
+
+import rlalign
+from rlalign.errors import RewardError
+from rlalign.learner import Learner
+from rlalign.rewards.compose import RewardSum
+
+KL = {"objective__kl__where": "loss", "objective__kl__coef": 0.1}
+SMALL = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 3, "quiet": True}
+
+
+def train(folder, function, **described):
+    made = rlalign.reward("mine", **{"timeout_s": 20, "retries": 0, **described})(function)
+    return rlalign.train("reverse", "tiny", "grpo", rewards=[made], output=folder, **KL, **SMALL)
+
+
+def lengths(completions, **columns):
+    return [float(len(c)) for c in completions]
+
+
+def test_a_reward_that_waits_for_the_reference_gets_it(tmp_path, monkeypatch):
+    """The reward of each step ends only when the look at the models has begun: one after the other is a time-out."""
+    pipe = str(tmp_path / "pipe")
+    os.mkfifo(pipe)
+    ours = os.open(pipe, os.O_RDWR)  # neither side waits for the other to open it
+    look = Learner.look
+
+    def announced(self, *layout):
+        os.write(ours, b"x")
+        return look(self, *layout)
+
+    def waits(completions, **columns):
+        if len(completions) == 8:  # those of a step, not of an evaluation
+            with open(pipe, "rb", buffering=0) as theirs:
+                theirs.read(1)
+        return [float(len(c)) for c in completions]
+
+    monkeypatch.setattr(Learner, "look", announced)
+    run = train(tmp_path / "run", waits)
+    os.close(ours)
+    assert run.metrics["step"] == [1, 2]
+    assert run.metrics["rollout/kl"][0] is not None
+
+
+def test_the_order_changes_no_bit(tmp_path, monkeypatch):
+    def lines(name):
+        train(tmp_path / name, lengths)
+        rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
+        return [{k: v for k, v in row.items() if not k.startswith("time")} for row in rows]
+
+    together = lines("together")
+    monkeypatch.setattr(RewardSum, "apart", False)
+    assert lines("apart") == together
+
+
+@pytest.mark.parametrize("timeout_s", [None, 20])
+def test_the_models_look_once_a_step(tmp_path, monkeypatch, timeout_s):
+    calls, look = [], Learner.look
+    monkeypatch.setattr(Learner, "look", lambda self, *layout: calls.append(1) or look(self, *layout))
+    train(tmp_path / "run", lengths, timeout_s=timeout_s)
+    assert len(calls) == 2
+
+
+def test_a_failure_meanwhile_is_the_runs_own(tmp_path):
+    def raises(completions, **columns):
+        if len(completions) == 8:
+            raise ValueError("no scorer")
+        return [float(len(c)) for c in completions]
+
+    with pytest.raises(RewardError, match=r"mine.*no scorer.*--resume"):
+        train(tmp_path / "run", raises)
