@@ -174,7 +174,7 @@ class Trainer:
         times["time/reward"] = self.env.reward_seconds  # a part of time/rollout
         seen = rollout if len(drawn) == 1 else joined(drawn)
         metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | self._failures() | times
-        metrics |= rollout_diagnostics(seen, self.gold)
+        metrics |= rollout_diagnostics(seen, self.mdp, self.gold)
         metrics["rollout/draws"] = float(len(drawn))
         if reward is not None:
             metrics |= {f"reward/{name}/weight": weights[name] for name in reward.moving}
