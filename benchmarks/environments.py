@@ -45,7 +45,7 @@ from rlalign.rollout import collect
 
 DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve
-HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 2}
+HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 8}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,14 @@ def cell(name: str, plan: Plan, seed: int) -> dict[str, Any]:
         measured = held_out(run)
         found |= {"untrained": measured["before"], "warm": None} if not plan.warm else {"warm": measured["before"]}
         found |= {"trained": measured["after"], "curve": curve(run), "gain": [gain.mean, gain.low, gain.high]}
+        found |= {"prompts": gain.n, "alarms": raised(run)}
     return {**found, "learns": gain.low > 0, "seconds": round(time.process_time() - began, 1)}
+
+
+def raised(run: rlalign.Run) -> dict[str, list[list[int | None]]]:
+    """The alarms of a run, and from which step to which each held (None: to the end)."""
+    path = run.folder / "report" / "alarms.json"
+    return {name: alarm["held"] for name, alarm in json.loads(path.read_text()).items()} if path.is_file() else {}
 
 
 def held_out(run: rlalign.Run) -> dict[str, dict[str, float]]:

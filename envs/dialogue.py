@@ -38,9 +38,10 @@ def extra_turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
     return [float(max(0, s.get("turns", 0) - 2)) for s in state]
 
 
-def polite(turns: list[list[str]], **columns: Any) -> list[float]:
-    """The share of turns with a courteous word. Hacked by: the word alone; the goal is what it must not cost."""
-    return [sum(bool(_POLITE.search(said.lower())) for said in spoken) / max(len(spoken), 1) for spoken in turns]
+def polite(turns: list[list[str]], state: list[dict[str, Any]], **columns: Any) -> list[float]:
+    """The share of turns with a courteous word, as far as the goal was reached: courtesy alone helps nobody."""
+    shares = [sum(bool(_POLITE.search(said.lower())) for said in spoken) / max(len(spoken), 1) for spoken in turns]
+    return [share * reached for share, reached in zip(shares, goal(state), strict=True)]
 
 
 def chitchat_openings() -> list[str]:

@@ -221,10 +221,10 @@ def test_games_that_cannot_be_played_are_refused():
         make_mdp("games?name=TicTacToe-v0")
 
 
-@pytest.mark.parametrize(("name", "extra"), [("games", "games"), ("reasoning", "envs")])
+@pytest.mark.parametrize(("name", "extra"), [("games", "games"), ("reasoning", "envs"), ("textworld", "textworld")])
 def test_a_missing_package_is_named(monkeypatch, name, extra):
     reasoning.dataset.cache_clear()
-    for module in ("textarena", "reasoning_gym"):
+    for module in ("textarena", "reasoning_gym", "textworld"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'rlalign\[{extra}\]'"):
         make_mdp(name)
