@@ -58,6 +58,7 @@ class Plan:
         warm: steps with a supervised update before them; 0 where the reward is dense enough to begin with.
         spec: arguments of the environment, as in `reasoning?task=gcd`.
         settings: other settings of the run.
+        warm_settings: settings of the steps before it alone.
     """
 
     policy: str = "gru"
@@ -65,6 +66,7 @@ class Plan:
     warm: int = 0
     spec: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    warm_settings: dict[str, Any] = field(default_factory=dict)
 
 
 WARM = Plan(warm=100, steps=100)
@@ -96,7 +98,7 @@ def cell(name: str, plan: Plan, seed: int) -> dict[str, Any]:
         if plan.warm:
             warm = rlalign.train(
                 env, policy, config=replace(scratch, steps=plan.warm), output=f"{folder}/warm",
-                supervised__align_interval=1, **common,
+                supervised__align_interval=1, **common | plan.warm_settings,
             )  # fmt: skip
             policy = f"{folder}/warm/policy"
             found |= {"untrained": held_out(warm)["before"], "warm_curve": curve(warm)}

@@ -18,7 +18,7 @@ class Parity(StringTask):
     description = "odd or even number of ones in a string of bits: procedural, exact"
     says = "01"
 
-    def __init__(self, *, alphabet: str = "01", min_length: int = 2, max_length: int = 5, **kwargs: Any) -> None:
+    def __init__(self, *, alphabet: str = "01", min_length: int = 2, max_length: int = 7, **kwargs: Any) -> None:
         sizes = {"max_new": 3}
         super().__init__(alphabet=alphabet, min_length=min_length, max_length=max_length, **{**sizes, **kwargs})
 

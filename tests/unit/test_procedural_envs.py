@@ -68,6 +68,17 @@ def test_wordle_pays_for_words_information_and_the_word():
     assert (total, over) == (pytest.approx(1 + 0.5 + 0.2 * 2 / 3), True)
     total, _, over = play(mdp, task, *["ddd"] * 5)  # of 64 words 27 have no d
     assert (total, over) == (pytest.approx(0.5 * np.log(64 / 27) / np.log(64) + 0.2), True)
+    first = Task("3 of abcd\nddd...\n", {"answer": "abc", "first": "ddd"})
+    total, _, over = play(mdp, first, *["ddd"] * 5)
+    assert (total, over) == (pytest.approx(0.5 * np.log(64 / 27) / np.log(64) + 0.2), True)
+    total, _, _ = play(mdp, first, *["dda"] * 5)
+    left = sum(wordle.marks("dda", w) == wordle.marks("dda", "abc") for w in wordle.words_of("abc", 3))
+    assert total == pytest.approx(0.5 * np.log(64 / left) / np.log(64) + 0.2)
+    tasks = [mdp.source.get("train", i) for i in range(50)]
+    assert all(wordle.marks(t.columns["first"], t.columns["answer"]) in t.prompt for t in tasks)
+    held_out = {mdp.source.get("test", i).prompt for i in range(200)}
+    assert len(held_out) > 60
+    assert {mdp.source.get("test", i).columns["answer"] for i in range(200)} & {t.columns["answer"] for t in tasks}
     with pytest.raises(UserError, match="take fewer letters"):
         make_mdp("wordle?alphabet=abcdefghij&length=5")
 
