@@ -69,16 +69,20 @@ class Plan:
     warm_settings: dict[str, Any] = field(default_factory=dict)
 
 
+def entropy(coef: float) -> dict[str, Any]:
+    """A bonus for entropy: without it a policy settles for an answer that is right now and then."""
+    return {"objective__data__entropy_coef": coef}
+
+
 WARM = Plan(warm=100, steps=100)
+READS = Plan(warm=100, steps=200, settings=entropy(0.05))  # what to say stands in the prompt
 PLANS: dict[str, Plan] = {
-    **dict.fromkeys(
-        ("Add", "Classification", "Constrained", "Entities", "Events", "Math", "Summarise", "Translate"), WARM
-    ),
-    **dict.fromkeys(("Copy", "Reverse", "Sort"), Plan(spec="max_length=3")),
-    "Parity": Plan(spec="max_length=7"),
+    **dict.fromkeys(("Entities", "Summarise", "Translate"), WARM),
+    **dict.fromkeys(("Constrained", "Events"), READS),
+    **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
+    "Classification": Plan(warm=30, steps=150, spec="level=3"),
     "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
-    "Tools": Plan(warm=200, steps=100),
 }
 
 

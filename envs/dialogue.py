@@ -21,7 +21,7 @@ from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Task, Tokenizer
 
 _REMEDIES = ("refund", "repair", "replace")
-_ITEMS = ("lamp", "coat", "desk", "ring")
+_ITEMS = ("lamp", "coat", "desk", "ring", "chair", "watch", "radio", "bike")
 _GREETINGS = ("hi", "hello")
 _SCRIPT = ", . ? \n my is broken please help no not that order sorry what and which remedy thanks"
 _POLITE = re.compile(r"\b(?:please|thanks?|thank you|sorry|welcome|happy to)\b")

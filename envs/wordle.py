@@ -63,8 +63,8 @@ class Wordle(TextMDP):
     """State: the rules, guesses, marks. Action: a character. Reward: 1 for the word, 0.5 · information, 0.2 · form.
 
     Prompt `3 of abcd` and a first guess with its marks, `abc+-.`; turns such as `acd`, replies such as `+.-`, or
-    `word?` to anything else. Every string over the alphabet is a word. Data: procedural, no licence. Splits: disjoint by
-    word and first guess: a held-out game is a new one, its word is not.
+    `word?` to anything else. Every string over the alphabet is a word. Data: procedural, no licence. Splits: disjoint
+    by word and first guess: a held-out game is a new one, its word is not.
 
     Args:
         alphabet: the letters that words are made of.
