@@ -6,10 +6,11 @@
 
 For each environment and seed (a cell): the untrained policy and, where the plan says so, a warm start (steps with an
 interleaved supervised update on gold turns) are measured on held-out prompts; then the policy is trained and measured
-again on the same prompts. The signal rate is the share of groups of 8 samples of one prompt whose rewards differ,
-before any training: where it is 0 no group baseline can learn. A cell "learns" when the paired 95 % interval of its
-last training's gain lies above 0. Seconds are of the CPU, one core. Finished cells stand in
-benchmarks/results/environments.json and are not run again (--again runs them); several processes may work at once.
+again on the same prompts, and the alarms that its run raised are kept. The signal rate is the share of groups of 8
+samples of one prompt whose rewards differ, before any training: where it is 0 no group baseline can learn. A cell
+"learns" when the paired 95 % interval of its last training's gain lies above 0. Seconds are of the CPU, one core.
+Finished cells stand in benchmarks/results/environments.json and are not run again (--again runs them); several
+processes may work at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import re
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -81,6 +83,11 @@ PLANS: dict[str, Plan] = {
     **dict.fromkeys(("Constrained", "Events"), READS),
     **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
+    "Add": Plan(steps=400, spec="digits=2", settings=entropy(0.05)),
+    "Math": Plan(steps=400, settings=entropy(0.05)),
+    "Dialogue": Plan(steps=300),
+    "Tools": Plan(warm=200, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
+    "TextWorld": Plan(warm=40, steps=40, settings={"rollout__prompts": 4}),
     "Classification": Plan(warm=30, steps=150, spec="level=3"),
     "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
 }
@@ -196,6 +203,9 @@ def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "learns": sum(row["learns"] for row in rows),
             "seconds": float(np.mean([row["seconds"] for row in rows])),
             "plan": rows[0]["plan"],
+            "prompts": rows[0]["prompts"],
+            "alarms": Counter(name for row in rows for name in row["alarms"]),
+            "ended": Counter(name for row in rows for name, held in row["alarms"].items() if held[-1][1] is not None),
             "curves": [row["curve"] for row in rows],
         }
         for name, rows in groups.items()
@@ -240,16 +250,20 @@ def learnt(cells: dict[str, Any]) -> str:
         warm = f"{row['plan']['warm']} + " if row["plan"]["warm"] else ""
         return f"{row['plan']['policy']}, {warm}{row['plan']['steps']} steps"
 
+    def raised(row: dict[str, Any]) -> str:
+        passing = {name: f", passing in {n}" for name, n in row["ended"].items()}
+        return "; ".join(f"{name} in {n}{passing.get(name, '')}" for name, n in sorted(row["alarms"].items()))
+
     rows = [
         [
-            short(name), plan(row), number(row["signal"]), number(row["untrained"]), number(row["warm"]),
-            number(row["trained"]), f"{row['learns']} of {row['seeds']}", f"{row['seconds']:.0f}",
+            short(name), plan(row), number(row["signal"]), str(row["prompts"]), number(row["untrained"]),
+            number(row["warm"]), number(row["trained"]), f"{row['learns']} of {row['seeds']}", raised(row),
+            f"{row['seconds']:.0f}",
         ]
         for name, row in summary(cells).items()
     ]  # fmt: skip
-    return markdown(
-        ("environment", "policy", "signal", "untrained", "warm start", "trained", "learns", "CPU s a seed"), rows
-    )
+    head = ("environment", "policy", "signal", "prompts", "untrained", "warm start", "trained", "learns", "alarms")
+    return markdown((*head, "CPU s a seed"), rows)
 
 
 def what_there_is() -> str:
