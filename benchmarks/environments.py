@@ -76,20 +76,19 @@ def entropy(coef: float) -> dict[str, Any]:
     return {"objective__data__entropy_coef": coef}
 
 
-WARM = Plan(warm=100, steps=100)
+FEW = {"rollout__prompts": 4, "evaluation__prompts": 8, "evaluation__samples": 2}  # slow games without signal
 READS = Plan(warm=100, steps=200, settings=entropy(0.05))  # what to say stands in the prompt
 PLANS: dict[str, Plan] = {
-    **dict.fromkeys(("Entities", "Summarise", "Translate"), WARM),
-    **dict.fromkeys(("Constrained", "Events"), READS),
+    **dict.fromkeys(("Constrained", "Entities", "Events", "Summarise"), READS),
+    "Translate": Plan(warm=100, steps=100),
     **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
     "Add": Plan(steps=400, spec="digits=2", settings=entropy(0.05)),
     "Math": Plan(steps=400, settings=entropy(0.05)),
     "Dialogue": Plan(steps=300),
     "Tools": Plan(warm=200, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
-    "TextWorld": Plan(warm=40, steps=40, settings={"rollout__prompts": 4}),
     "Classification": Plan(warm=30, steps=150, spec="level=3"),
-    "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
+    **dict.fromkeys(("Games", "TextWorld"), Plan(steps=10, settings=FEW)),
 }
 
 
