@@ -52,9 +52,9 @@ def make_policy(
         raise UserError(f"no folder '{name}': check the path of the policy")
     elif "/" not in name and difflib.get_close_matches(name, list(POLICIES), cutoff=0.6):
         raise UnknownNameError("policy", name, POLICIES)
-    from rlalign.policies.causal import pretrained
     from rlalign.policies.folder import card_of
     from rlalign.policies.gru import load_gru
+    from rlalign.policies.pretrained import pretrained
     from rlalign.policies.tabular import load_tabular
 
     kind = (card_of(folder) or {}).get("kind") if folder.is_dir() else None
@@ -72,9 +72,9 @@ def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torc
 
     `tokenizer` is needed only where the policy spoke one that neither transformers nor this library provides.
     """
-    from rlalign.policies.causal import load_causal
     from rlalign.policies.folder import card_of
     from rlalign.policies.gru import load_gru
+    from rlalign.policies.pretrained import load_causal
     from rlalign.policies.tabular import load_tabular
 
     folder = Path(folder)

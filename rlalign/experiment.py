@@ -10,11 +10,12 @@ from typing import Any
 from rich.console import Console
 
 from rlalign import checkpoint
+from rlalign.before_after import Comparison, write_comparison
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import TrainConfig, differences, resolve, unsafe, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
-from rlalign.evaluation import Comparison, held_out, write_comparison
+from rlalign.evaluation import held_out
 from rlalign.idle import idle_settings
 from rlalign.plots import draw
 from rlalign.run import OBJECT, Lock, Run, read_config, write_config

@@ -62,10 +62,21 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "learner", "old_logprobs", "each rollout is used once"
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
-    if c.model.lora_r == 0 or from_scratch(c.policy):
-        yield "model", "lora_alpha", "no adapter is trained"
+    yield from _unread_of_model(c)
     if c.tracking.wandb == "off":
         yield "tracking", "project", "tracking.wandb is off"
+
+
+def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    scratch = from_scratch(c.policy)
+    if c.model.lora_r == 0 or (c.model.lora_r is None and scratch):
+        yield "model", "lora_alpha", "no adapter is trained"
+    if c.policy in ("gru", "tabular"):
+        yield "model", "dtype layers gradient_checkpointing", f"a {c.policy} policy does not read it"
+    if scratch:
+        yield "model", "trust_remote_code", "the policy starts from scratch"
+    else:
+        yield "model", "hidden_size layers", "the policy is pretrained"
 
 
 # What each built-in trust region reads; one's own may read anything.

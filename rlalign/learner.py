@@ -154,9 +154,7 @@ class Learner:
                     batch = replace(batch, old_logprobs=scores.logprobs)
             if batch.old_logprobs is None and (reused or self.config.old_logprobs == "sampler"):
                 batch = replace(batch, old_logprobs=batch.sampler_logprobs)
-            learnt = advantages(objective, batch, self.state)
-            self.state.update(objective, batch)
-        return replace(buffer, batch=learnt)
+            return replace(buffer, batch=advantages(objective, batch, self.state))
 
     def _recompute_old(self) -> bool:
         choice = self.config.old_logprobs
@@ -175,10 +173,19 @@ class Learner:
     def update(self, buffer: Buffer) -> dict[str, float]:
         """Take the next planned optimizer step; return train/ metrics.
 
+        The objective's own state takes the rollout in after its last update, so that all of them see one coefficient.
         Raises DivergedError, with the policy and the optimizer untouched, when the loss or its gradient is not finite.
         """
         rows, first = buffer.plan[buffer.position], buffer.position == 0
         buffer.position += 1
+        try:
+            return self._update(buffer, rows, first=first)
+        finally:
+            if buffer.done:
+                with torch.no_grad():
+                    self.state.update(self.objective, buffer.batch)
+
+    def _update(self, buffer: Buffer, rows: Tensor, *, first: bool) -> dict[str, float]:
         sums = self._gradient(buffer, rows)
         norm = self._clip()
         try:

@@ -204,8 +204,8 @@ REWARDS: Registry[Any] = Registry(
 POLICIES: Registry[Callable[..., Any]] = Registry(
     "policy",
     {
-        "smollm2": "rlalign.policies.causal:smollm2",
-        "tiny": "rlalign.policies.causal:tiny",
+        "smollm2": "rlalign.policies.pretrained:smollm2",
+        "tiny": "rlalign.policies.pretrained:tiny",
         "gru": "rlalign.policies.gru:gru",
         "tabular": "rlalign.policies.tabular:tabular",
     },

@@ -25,7 +25,7 @@ from rlalign.errors import UserError
 from rlalign.tracking import read_metrics
 
 if TYPE_CHECKING:
-    from rlalign.evaluation import Comparison
+    from rlalign.before_after import Comparison
     from rlalign.policies.base import Policy
 
 
@@ -95,7 +95,7 @@ class Run:
 
         `env` and `rewards`: those that the run was trained with, where they were objects and this is another process.
         """
-        from rlalign.evaluation import evaluate_run
+        from rlalign.evaluate_run import evaluate_run
 
         self.objects = (self.objects[0] if env is None else env, self.objects[1] if rewards is None else rewards)
         return evaluate_run(self, split=split, prompts=prompts, samples=samples, baseline=baseline, folds=folds)

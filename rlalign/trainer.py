@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -10,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
 import torch
 from rich.console import Console
 
@@ -18,6 +16,7 @@ from rlalign import checkpoint
 from rlalign.config import TrainConfig, fingerprint
 from rlalign.decoupled import decoupled, refuse_parts
 from rlalign.diagnostics import gold_of, rollout_diagnostics
+from rlalign.divergence import Divergence
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
@@ -30,6 +29,7 @@ from rlalign.plots import draw
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.progress import ProgressLine
+from rlalign.randomness import Randomness
 from rlalign.redraw import joined, with_signal
 from rlalign.rollout import Rollout, collect
 from rlalign.signals import StopRequest
@@ -37,13 +37,6 @@ from rlalign.supervised import demonstrations
 from rlalign.tracking import Tracker
 from rlalign.types import Task
 from rlalign.watch import Watch
-
-
-def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, numpy and torch."""
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the global one is what a user's code may call
-    torch.manual_seed(seed)
 
 
 class Trainer:
@@ -70,15 +63,11 @@ class Trainer:
         self.config, self.folder, self.policy, self.mdp, self.quiet = config, folder, policy, mdp, quiet
         self.stop = StopRequest() if stop is None else stop  # false until asked, so no `or`
         self.console = Console(quiet=quiet, highlight=False)
-        r, ln, device = config.rollout, config.learner, self.policy.device
-        streams = np.random.SeedSequence(config.seed).generate_state(4)
-        seed_everything(int(streams[0]))  # ours have generators of their own; this is for the user's code
-        self.sampler = make_sampler(r.sampler, self.policy)
-        self.sampler_generator = torch.Generator(device).manual_seed(int(streams[1]))
-        self.shuffle_generator = torch.Generator().manual_seed(int(streams[2]))
-        self.tasks = TaskStream(self.mdp.source, "train", seed=int(streams[3]))
-        # demonstrations have an order of their own, so that turning them on leaves the rollouts' prompts as they were
-        self.answers = TaskStream(self.mdp.source, "train", seed=int(streams[3]) + 1)
+        r, ln = config.rollout, config.learner
+        self.randomness = Randomness(config.seed, policy.device)
+        self.sampler = make_sampler(r.sampler, policy)
+        self.tasks = TaskStream(mdp.source, "train", seed=self.randomness.tasks)
+        self.answers = TaskStream(mdp.source, "train", seed=self.randomness.answers)
         self.env = TokenVectorEnv(self.mdp, config.samples_per_step)
         self.learner = Learner(
             self.policy,
@@ -86,14 +75,14 @@ class Trainer:
             ln,
             sampling=r.sampling,
             total_updates=config.steps * ln.epochs * ln.minibatches,
-            generator=self.shuffle_generator,
+            generator=self.randomness.shuffle,
             max_length=self.mdp.max_new * self.mdp.max_turns,
         )
         self.step = 0
         self.buffer: Buffer | None = None
         self.pending: dict[str, list[float]] = {}  # train/ metrics of the updates made from the current buffer
         self.rollout_log: tuple[dict[str, float], list[dict[str, Any]]] = ({}, [])
-        self.bad_updates = 0
+        self.divergence = Divergence(folder, ln.max_bad_updates, fingerprint(config))
         self.patience = Patience(folder, config.evaluation.patience)
         self.watch = Watch(folder, self.console)
         self.tracker: Tracker | None = None
@@ -131,14 +120,14 @@ class Trainer:
         self._refuse_broken_weights("before a rollout")
         self.policy.begin_rollout()
         r = self.config.rollout
-        start = self.tasks.state_dict(), self._rng_state()
+        start = self.tasks.state_dict(), self.randomness.state_dict()
         tasks = self.tasks.next(r.prompts)
         try:
             return self._learnable(tasks, began)
         except RewardError as error:
             # As if the rollout had never begun: with the reward mended, --resume goes on with the same prompts.
             self.tasks.load_state_dict(start[0])
-            self._set_rng_state(start[1])
+            self.randomness.load_state_dict(start[1], self.step)
             if self.mdp.reward is not None:
                 self.mdp.reward.end_step()
             self._stop_mending(error)
@@ -176,11 +165,13 @@ class Trainer:
         metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | self._failures() | times
         metrics |= rollout_diagnostics(seen, self.mdp, self.gold)
         metrics["rollout/draws"] = float(len(drawn))
+        if self.config.objective.kl.target > 0:
+            metrics["train/kl_coef"] = self.learner.state.kl_coef  # the one that this step's updates use
         if reward is not None:
             metrics |= {f"reward/{name}/weight": weights[name] for name in reward.moving}
             reward.end_step({name: float(values.nanmean()) for name, values in seen.components.items()})
         if not bool(rollout.valid.any()):
-            self.console.print(f"[yellow]warning[/]: step {self.step + 1}: no sample has a valid reward: no gradient")
+            self._warn(f"step {self.step + 1}: no sample has a valid reward: no gradient")
         self.rollout_log = (metrics, samples_of(rollout))
         self.pending = {}
         return buffer
@@ -201,8 +192,8 @@ class Trainer:
             tasks,
             group_size=group_size,
             sampling=self.config.rollout.sampling,
-            generator=self.sampler_generator,
-            seed=int(np.random.SeedSequence([self.config.seed, self.step]).generate_state(1)[0]),
+            generator=self.randomness.sampler,
+            seed=self.randomness.episodes(self.step),
             greedy=greedy,
         )
 
@@ -211,12 +202,12 @@ class Trainer:
         began = time.perf_counter()
         try:
             stats = {**self.learner.update(buffer), "train/skipped": 0.0}
-            self.bad_updates = 0
+            self.divergence.passed("policy")
         except DivergedError as error:
             stats = {"train/skipped": 1.0}
             rows = buffer.plan[buffer.position - 1]
             kept = {**buffer.batch[rows].tensors(), "tokens": buffer.tokens[rows], "lengths": buffer.lengths[rows]}
-            self._skip(self.step + 1, error, kept)
+            self._warn(self.divergence.skipped("policy", self.step + 1, error, kept))
         for name, value in stats.items():
             self.pending.setdefault(name, []).append(value)
         self.rollout_log[0]["time/update"] += time.perf_counter() - began
@@ -229,19 +220,13 @@ class Trainer:
         answers = demonstrations(self.mdp, self.answers.next(self.config.rollout.prompts))
         try:
             self.pending |= {k: [v] for k, v in self.learner.supervise(answers, s.weight).items()}
+            self.divergence.passed("supervised")
         except DivergedError as error:
             self.pending["supervised/skipped"] = [1.0]
-            self._skip(self.step, error, {f.name: getattr(answers, f.name) for f in fields(answers)})
+            kept = {f.name: getattr(answers, f.name) for f in fields(answers)}
+            self._warn(self.divergence.skipped("supervised", self.step, error, kept))
 
-    def _skip(self, step: int, error: DivergedError, batch: dict[str, Any]) -> None:
-        """Say that an update was skipped and keep its batch; the run stops when that repeats."""
-        self.bad_updates += 1
-        path = checkpoint.save(
-            self.folder / "faults", step, {"batch": batch}, config_hash=fingerprint(self.config), keep=5
-        )
-        message = f"step {step}: {error}; the update was skipped, its batch is in '{path}'"
-        if self.bad_updates >= self.config.learner.max_bad_updates:
-            raise FaultError(f"{message}; {self.bad_updates} in a row, so the run stops") from error
+    def _warn(self, message: str) -> None:
         self.console.print(f"[yellow]warning[/]: {message}")
 
     def _log(self) -> dict[str, float]:
@@ -249,8 +234,6 @@ class Trainer:
         assert self.tracker is not None
         metrics, samples = self.rollout_log
         metrics = metrics | {name: sum(v) / len(v) for name, v in self.pending.items()}
-        if self.config.objective.kl.target > 0:
-            metrics["train/kl_coef"] = self.learner.state.kl_coef
         seconds = sum(v for k, v in metrics.items() if k in ("time/rollout", "time/prepare", "time/update"))
         metrics |= {"time/step": seconds, "time/tokens_per_s": metrics["rollout/tokens"] / max(seconds, 1e-9)}
         try:
@@ -295,7 +278,9 @@ class Trainer:
     # ---- faults and state ----
 
     def _refuse_broken_weights(self, when: str) -> None:
-        broken = [n for n, p in self.policy.trainable().items() if not bool(torch.isfinite(p).all())]
+        weights = self.policy.trainable()
+        finite = torch.stack([torch.isfinite(p).all() for p in weights.values()]).tolist()  # one wait for all of them
+        broken = [name for name, fine in zip(weights, finite, strict=True) if not fine]
         if broken:
             raise FaultError(
                 f"the weights are not finite {when} ({len(broken)} tensors, first '{broken[0]}'): "
@@ -311,13 +296,13 @@ class Trainer:
             "policy": dict(self.policy.trainable()),
             "optimizer": learner.pop("optimizer"),
             "learner": learner,
-            "rng": self._rng_state(),
+            "rng": self.randomness.state_dict(),
             "progress": {
                 "step": self.step,
                 "tasks": self.tasks.state_dict(),
                 "answers": self.answers.state_dict(),
                 "files": self.tracker.state_dict(),
-                "bad_updates": self.bad_updates,
+                "divergence": self.divergence.state_dict(),
                 "patience": self.patience.state_dict(),
                 "reward": {} if self.mdp.reward is None else dict(self.mdp.reward.state_dict()),
                 "pending": self.pending,
@@ -351,7 +336,8 @@ class Trainer:
         if "learner" in state and "optimizer" in state:
             self.learner.load_state_dict({**state["learner"], "optimizer": state["optimizer"]})
         progress = state["progress"]
-        self.step, self.bad_updates, self.pending = progress["step"], progress["bad_updates"], progress["pending"]
+        self.step, self.pending = progress["step"], progress["pending"]
+        self.divergence.load_state_dict(progress["divergence"])
         self.rollout_log = (progress["log"][0], progress["log"][1])
         if "patience" in progress:
             self.patience.load_state_dict(progress["patience"])
@@ -362,27 +348,11 @@ class Trainer:
         self.buffer = Buffer.from_state(state["buffer"], self.policy.device) if state.get("buffer") else None
         self.tracker = Tracker(self.folder, self.config, progress["files"], lenient=self.config.allow_change)
         self.watch.resume()
-        if "rng" in state:
-            self._set_rng_state(state["rng"])
-
-    def _rng_state(self) -> dict[str, Any]:
-        own = {"sampler": self.sampler_generator.get_state(), "shuffle": self.shuffle_generator.get_state()}
-        return {**checkpoint.rng_state(), **own, "device": self.policy.device.type}
-
-    def _set_rng_state(self, state: dict[str, Any]) -> None:
-        device = self.policy.device.type
-        if state["device"] == device:
-            self.sampler_generator.set_state(state["sampler"])
-        else:
-            # each kind of device draws differently from one state: the run goes on with other draws
-            seed = np.random.SeedSequence([self.config.seed, self.step, 1]).generate_state(1)[0]
-            self.sampler_generator.manual_seed(int(seed))
+        if "rng" in state and not self.randomness.load_state_dict(state["rng"], self.step):
             self.console.print(
-                f"the run was on {state['device']} and goes on on {device}: its sampler is seeded anew, so it is not "
-                "bitwise what it would have been"
+                f"the run was on {state['rng']['device']} and goes on on {self.policy.device.type}: its sampler is "
+                "seeded anew, so it is not bitwise what it would have been"
             )
-        self.shuffle_generator.set_state(state["shuffle"])
-        checkpoint.set_rng_state(state)
 
     def close(self) -> None:
         """Close files, trackers and reward workers."""

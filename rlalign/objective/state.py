@@ -32,12 +32,12 @@ class ObjectiveState:
     def pretraining(self, objective: Objective) -> bool:
         """True while only the value learns (VC-PPO, arXiv 2503.01491): in the first pretrain_steps steps.
 
-        Meant to be asked after the step's batch was taken in by `update`.
+        Asked before the step's batch is taken in by `update`.
         """
-        return objective.value.pretrain_steps > 0 and self.steps <= objective.value.pretrain_steps
+        return objective.value.pretrain_steps > 0 and self.steps < objective.value.pretrain_steps
 
     def update(self, objective: Objective, batch: Batch) -> None:
-        """Take in the whole batch of a step, after its advantages were computed with the state as it was.
+        """Take in the whole batch of a step, after its advantages and losses were computed with the state as it was.
 
         ema = decay · ema + (1 - decay) · mean return. With kl.target > 0 (arXiv 1909.08593):
         beta *= 1 + clip(KL/target - 1, ±0.2) · n/horizon, KL in nats per completion, n the completions.

@@ -18,7 +18,7 @@ from rlalign.build import build_mdp, build_policy
 from rlalign.config import resolve, update
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
-from rlalign.evaluation import evaluate_run
+from rlalign.evaluate_run import evaluate_run
 from rlalign.integrations.trl import record, train_trl
 from rlalign.learner import Learner
 

@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 
-from rlalign import checkpoint
+from rlalign import checkpoint, randomness
 from rlalign.errors import FaultError, UserError
 
 STATE = {
@@ -154,8 +154,8 @@ def test_rng_state_round_trip():
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002 - the global generator is meant
 
-    state = checkpoint.rng_state()
+    state = randomness.global_state()
     first = draw()
     assert draw() != first
-    checkpoint.set_rng_state(state)
+    randomness.set_global_state(state)
     assert draw() == first

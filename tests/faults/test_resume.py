@@ -392,7 +392,7 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
     train_run(config(tmp_path / "r", supervised__align_interval=2), quiet=True)
     assert [row.get("supervised/skipped") for row in read_metrics(tmp_path / "r")] == [None, 1.0, None, 1.0]
     assert (tmp_path / "r" / "faults" / "step-2" / "batch.safetensors").is_file()
-    settings = {"supervised__align_interval": 1, "learner__max_bad_updates": 1}
+    settings = {"supervised__align_interval": 1, "learner__max_bad_updates": 2}
     with pytest.raises(FaultError, match="so the run stops"):
         train_run(config(tmp_path / "s", **settings), quiet=True)
 

@@ -10,7 +10,7 @@ from rlalign.build import build_mdp, build_policy
 from rlalign.config import update, validate
 from rlalign.defaults import default_config
 from rlalign.errors import RewardError, UserError
-from rlalign.evaluation import restore_trained
+from rlalign.evaluate_run import restore_trained
 from rlalign.experiment import train_run
 from rlalign.run import Run
 from rlalign.tracking import read_metrics

@@ -6,11 +6,11 @@ import torch
 import rlalign
 from rlalign import checkpoint
 from rlalign.build import build_mdp, build_policy
-from rlalign.config import update
+from rlalign.config import resolve, update
 from rlalign.defaults import default_config
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.learner import Learner
-from rlalign.policies import make_sampler
+from rlalign.policies import load, make_sampler
 from rlalign.rollout import collect
 
 pytestmark = pytest.mark.gpu
@@ -22,7 +22,8 @@ SMALL = {"rollout__prompts": 4, "rollout__group_size": 4, "evaluation__prompts":
 def test_trains_on_cuda(tmp_path, policy, algorithm):
     run = rlalign.train("reverse", policy, algorithm, steps=3, output=tmp_path / "run", **SMALL)
     assert len(run.metrics["reward/mean"]) == 3
-    assert next(iter(run.policy.parameters())).device.type == "cpu"  # a saved policy loads anywhere
+    assert run.policy.device.type == "cuda"
+    assert load(run.folder / "policy").device.type == "cpu"  # a saved policy loads anywhere
 
 
 def test_learns_on_cuda(tmp_path):
@@ -43,8 +44,10 @@ def test_stop_and_resume_on_cuda(tmp_path):
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
 def test_gradient_on_cuda_is_the_cpus(algorithm):
     """One CPU rollout, learnt from on both devices in float32."""
-    config = update(default_config("rlalign/Reverse-v0", "tiny", algorithm), {"device": "cpu"})
-    config = update(config, {"model.dtype": "float32"})
+    config = update(
+        default_config("rlalign/Reverse-v0", "tiny", algorithm), {"device": "cpu", "model.dtype": "float32"}
+    )
+    config = resolve(config)
 
     def gradient(device, rollout=None):
         chosen = update(config, {"device": device})

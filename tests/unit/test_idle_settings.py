@@ -8,8 +8,8 @@ from rlalign.defaults import default_config
 from rlalign.idle import idle_settings
 
 
-def idle(algorithm="rloo", **changes):
-    base = default_config("reverse", "gru", algorithm)
+def idle(algorithm="rloo", policy="gru", **changes):
+    base = default_config("reverse", policy, algorithm)
     return idle_settings(resolve(update(base, {k.replace("__", "."): v for k, v in changes.items()})))
 
 
@@ -41,3 +41,17 @@ def test_settings_that_are_read_are_not_named():
     assert idle("grpo", objective__trust__high=0.3, learner__lr=1e-4) == {}
     assert idle("dapo", rollout__max_draws=2) == {}
     assert idle("ppo", objective__value__lr=1e-3, objective__credit__lambda_actor=0.9) == {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "unread"),
+    [
+        ("tiny", {"model__lora_r": 4, "model__lora_alpha": 32, "model__layers": 3}, []),
+        ("tiny", {"model__lora_alpha": 32, "model__trust_remote_code": True}, ["lora_alpha", "trust_remote_code"]),
+        ("gru", {"model__hidden_size": 32, "model__layers": 3, "model__dtype": "bfloat16"}, ["dtype", "layers"]),
+        ("smollm2", {"model__lora_alpha": 32, "model__hidden_size": 32}, ["hidden_size"]),
+        ("smollm2", {"model__lora_r": 0, "model__lora_alpha": 32}, ["lora_alpha"]),
+    ],
+)
+def test_what_a_kind_of_policy_does_not_read(policy, changes, unread):
+    assert sorted(idle(policy=policy, **changes)) == [f"model.{name}" for name in unread]

@@ -274,8 +274,8 @@ def test_value_pretraining_lasts_as_many_steps_as_said() -> None:
     objective = Objective(baseline="value", credit=Credit("gae"), value=Value("head", pretrain_steps=2))
     state, seen = ObjectiveState.start(objective), []
     for _ in range(4):
-        state.update(objective, tiny())
         seen.append(state.pretraining(objective))
+        state.update(objective, tiny())
     assert seen == [True, True, False, False]
     assert not ObjectiveState.start(Objective()).pretraining(Objective())
 

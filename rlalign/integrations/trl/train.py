@@ -21,12 +21,13 @@ import torch
 from rich.console import Console
 
 from rlalign import checkpoint
+from rlalign.before_after import Comparison, write_comparison
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import TrainConfig, fingerprint, resolve, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.errors import UserError
-from rlalign.evaluation import Comparison, Evaluation, evaluate, held_out, write_comparison
+from rlalign.evaluation import Evaluation, evaluate, held_out
 from rlalign.experiment import default_output
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import trl_arguments

@@ -1,0 +1,47 @@
+"""What happens when an update diverges: it is skipped and kept for inspection, and a run of them ends the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rlalign import checkpoint
+from rlalign.errors import FaultError
+
+_KEPT = 5
+
+
+class Divergence:
+    """Skipped updates in a row, counted for each kind of update by itself.
+
+    Args:
+        folder: the run folder; batches are kept in `faults/` of it.
+        limit: that many in a row end the run.
+        config_hash: of the run.
+    """
+
+    def __init__(self, folder: Path, limit: int, config_hash: str) -> None:
+        self.folder, self.limit, self.config_hash = folder / "faults", limit, config_hash
+        self.in_a_row: dict[str, int] = {}
+
+    def passed(self, kind: str) -> None:
+        """An update of this kind was made."""
+        self.in_a_row[kind] = 0
+
+    def skipped(self, kind: str, step: int, error: FaultError, batch: Mapping[str, Any]) -> str:
+        """An update of this kind was skipped: keep its batch and say so. Raises FaultError when that repeats."""
+        count = self.in_a_row[kind] = self.in_a_row.get(kind, 0) + 1
+        path = checkpoint.save(self.folder, step, {"batch": dict(batch)}, config_hash=self.config_hash, keep=_KEPT)
+        message = f"step {step}: {error}; the update was skipped, its batch is in '{path}'"
+        if count >= self.limit:
+            raise FaultError(f"{message}; {count} in a row, so the run stops") from error
+        return message
+
+    def state_dict(self) -> dict[str, int]:
+        """The counts."""
+        return dict(self.in_a_row)
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """Go on from `state_dict()`."""
+        self.in_a_row = dict(state)

@@ -1,0 +1,138 @@
+"""Nothing is made on the wrong device, and nothing waits for each token: on a pretended one (see conftest.py)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import rlalign
+from rlalign.policies import PolicyOptions, load, make_policy, make_sampler
+from rlalign.types import Sampling
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:decoding without CUDA graphs",
+    "ignore:PyTorch was compiled without cuDNN",
+)
+SMALL = {"rollout__prompts": 4, "rollout__group_size": 4, "evaluation__prompts": 4, "quiet": True, "device": "cuda"}
+
+
+class Ids:
+    vocab_size = 20
+    eos_id = pad_id = 1
+
+
+# ---- the pretence can fail ----
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda there, here: there + here,
+        lambda there, here: torch.where(there > 0, there, here),
+        lambda there, here: here[there.long()],
+        lambda there, here: torch.cat([there, here.to("cuda").cpu()]),
+        lambda there, here: there.numpy(),
+    ],
+)
+def test_what_a_device_refuses_is_refused(cuda, wrong):
+    there, here = torch.zeros(3, device="cuda"), torch.ones(3)
+    assert (there.device.type, (there + 1).device.type, here.device.type) == ("cuda", "cuda", "cpu")
+    assert (there + here.to(there.device)).is_cuda
+    with pytest.raises(AssertionError, match="on the device"):
+        wrong(there, here)
+
+
+@pytest.mark.parametrize(
+    "waits",
+    [float, torch.Tensor.cpu, torch.Tensor.tolist, lambda x: bool((x > 0).any()), lambda x: x[x > 0], torch.nonzero],
+)
+def test_what_makes_the_host_wait_is_counted(cuda, waits):
+    x = torch.ones(1, device="cuda")
+    assert not cuda.waits
+    waits(x)
+    assert cuda.waits
+
+
+@pytest.mark.parametrize(
+    "wrong", [float, lambda x: x + torch.tensor([1.0], device="cuda"), lambda x: torch.ones(1).to(x)]
+)
+def test_what_no_graph_can_hold_is_refused(cuda, wrong):
+    x = torch.ones(1, device="cuda")
+    with cuda.capture(), pytest.raises(AssertionError, match="while it captures"):
+        wrong(x)
+
+
+# ---- the library ----
+
+
+def waits_of(cuda, policy, width, limits=None):
+    contexts = [[3, 4, 5]] * 8 + [[6, 7]] * 8
+    policy.begin_rollout()
+    sampler, settings = make_sampler("decode", policy), {"stop_ids": frozenset(), "sampling": Sampling(0.7, 8, 0.9)}
+    generator = torch.Generator("cuda").manual_seed(0)
+    sampler.sample(contexts, max_new=limits or width, generator=generator, **settings)
+    before = len(cuda.waits)
+    samples = sampler.sample(contexts, max_new=limits or width, generator=generator, **settings)
+    assert samples.tokens.device.type == samples.logprobs.device.type == "cpu"
+    assert samples.tokens.shape[1] == width
+    return cuda.waits[before:]
+
+
+@pytest.mark.parametrize("lora", [0, 4])
+def test_decoding_waits_for_no_token(cuda, lora):
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
+    assert len(waits_of(cuda, policy, 8)) == len(waits_of(cuda, policy, 96)) <= 3
+    uneven = [5, 96, 17, 33] * 4  # rows leave on the way
+    assert len(waits_of(cuda, policy, 96, uneven)) <= 3
+
+
+@pytest.mark.parametrize("greedy", [False, True])
+@pytest.mark.parametrize("lora", [0, 4])
+def test_a_step_of_decoding_can_be_captured(cuda, lora, greedy):
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
+    policy.begin_rollout()
+    sampler = make_sampler("decode", policy)
+    settings = {"stop_ids": frozenset({1}), "sampling": Sampling(0.7, 8, 0.9), "greedy": greedy}
+    sampler.sample([[3, 4, 5]] * 4, max_new=64, generator=torch.Generator("cuda"), **settings)
+    ((turns, loop),) = sampler._loops.values()
+    turns.begin([64] * 4, torch.Generator("cuda"))
+    with torch.no_grad(), cuda.capture():
+        loop._step(4)
+
+
+def test_a_recurrent_policy_looks_every_eighth_token(cuda):
+    policy = make_policy("gru", tokenizer=Ids(), device="cuda")
+    assert len(waits_of(cuda, policy, 96)) - len(waits_of(cuda, policy, 8)) <= 96 / 8
+
+
+@pytest.mark.parametrize(
+    ("policy", "algorithm", "settings"),
+    [
+        ("gru", "reinforce", {}),
+        ("gru", "vapo", {"supervised__align_interval": 2}),
+        ("tiny", "ppo", {"objective__value__kind": "model"}),
+        ("tiny", "grpo", {"model__lora_r": 4, "learner__micro_batch": 4, "learner__minibatches": 2}),
+        ("tiny", "remax", {"rollout__sampler": "generate"}),
+        ("tiny", "dapo", {}),
+        ("tiny", "rloo", {"env": "guess_number", "objective__kl__coef": 0.1, "objective__kl__where": "reward"}),
+    ],
+)
+def test_a_run_trains_stops_and_goes_on(cuda, tmp_path, policy, algorithm, settings):
+    given = {"env": "reverse", **SMALL, **settings, "output": tmp_path / "run"}
+    rlalign.train(policy=policy, algorithm=algorithm, steps=1, **given)
+    run = rlalign.train(policy=policy, algorithm=algorithm, steps=2, resume=True, **given)
+    assert run.metrics["step"] == [1, 2]
+    assert run.policy.device.type == "cuda"
+    assert load(run.folder / "policy").device.type == "cpu"  # a saved policy loads anywhere
+    updates = [wait for wait in cuda.waits if wait.startswith("learner.py")]
+    made = 2 * run.config.learner.epochs * run.config.learner.minibatches + bool(run.config.supervised.align_interval)
+    assert len(updates) == made, updates  # once an update, for its metrics
+
+
+def test_a_step_waits_as_often_for_long_turns_as_for_short_ones(cuda, tmp_path):
+    def waits(max_new):
+        began = len(cuda.waits)
+        rlalign.train(f"sort?max_new={max_new}", "tiny", "rloo", steps=1, output=tmp_path / str(max_new), **SMALL)
+        return len(cuda.waits) - began
+
+    assert waits(8) == waits(64)
