@@ -84,7 +84,7 @@ PLANS: dict[str, Plan] = {
     **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
     "Add": Plan(steps=400, spec="digits=2", settings=entropy(0.05)),
-    "Math": Plan(steps=400, settings=entropy(0.05)),
+    "Math": Plan(steps=400, settings=entropy(0.1)),
     "Dialogue": Plan(warm=100, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
     "Reasoning": Plan(steps=300, settings=entropy(0.05)),
     "Tools": Plan(warm=200, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
