@@ -79,7 +79,8 @@ def entropy(coef: float) -> dict[str, Any]:
 FEW = {"rollout__prompts": 4, "evaluation__prompts": 8, "evaluation__samples": 2}  # slow games without signal
 READS = Plan(warm=100, steps=200, settings=entropy(0.05))  # what to say stands in the prompt
 PLANS: dict[str, Plan] = {
-    **dict.fromkeys(("Constrained", "Entities", "Events", "Summarise"), READS),
+    **dict.fromkeys(("Constrained", "Entities", "Events"), READS),
+    "Summarise": replace(READS, steps=300),
     "Translate": Plan(warm=100, steps=100),
     **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
