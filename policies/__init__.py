@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rlalign.policies.base import Policy, Sampler
     from rlalign.types import Tokenizer
 
-__all__ = ["PolicyOptions", "load", "make_policy", "make_sampler"]
+__all__ = ["PolicyOptions", "load", "make_policy", "make_sampler", "policy_kind"]
 
 
 def make_policy(
@@ -40,31 +40,45 @@ def make_policy(
 
     Raises UserError when there is no such policy, UnknownNameError when the name is nearly one of the registry's.
     """
-    folder = Path(name).expanduser()
-    if folder.is_dir():
-        name = str(folder)
-    elif name in POLICIES or ":" in name:
+    kind, folder = policy_kind(name), Path(name).expanduser()
+    if not folder.is_dir() and kind != "pretrained":
         made: Policy = POLICIES.get(name)(
             tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
         )
         return made
-    elif name.startswith((".", "/", "~")) or name.count("/") > 1:  # a hub id is org/name
-        raise UserError(f"no folder '{name}': check the path of the policy")
-    elif "/" not in name and difflib.get_close_matches(name, list(POLICIES), cutoff=0.6):
-        raise UnknownNameError("policy", name, POLICIES)
-    from rlalign.policies.folder import card_of
     from rlalign.policies.gru import load_gru
     from rlalign.policies.pretrained import pretrained
     from rlalign.policies.tabular import load_tabular
 
-    kind = (card_of(folder) or {}).get("kind") if folder.is_dir() else None
     if kind == "gru":
         return load_gru(folder, tokenizer=tokenizer, options=options, device=device, keep_reference=keep_reference)
     if kind == "tabular":
         return load_tabular(folder, tokenizer=tokenizer, device=device)
+    where = str(folder) if folder.is_dir() else name
     return pretrained(
-        name, tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
+        where, tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
     )
+
+
+def policy_kind(name: str) -> str:
+    """What a name names, without making it: a name or spec of the registry; or gru, tabular, pretrained for a folder.
+
+    Raises UserError for what cannot be any of them. A hub id is taken at its word.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        from rlalign.policies.folder import card_of
+
+        kind = str((card_of(folder) or {}).get("kind"))
+        return kind if kind in ("gru", "tabular") else "pretrained"
+    if name in POLICIES or ":" in name:
+        POLICIES.get(name)
+        return name
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # a hub id is org/name
+        raise UserError(f"no folder '{name}': check the path of the policy")
+    if "/" not in name and difflib.get_close_matches(name, list(POLICIES), cutoff=0.6):
+        raise UnknownNameError("policy", name, POLICIES)
+    return "pretrained"
 
 
 def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> Policy:

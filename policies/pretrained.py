@@ -81,11 +81,24 @@ def pretrained(
 
     options = _settled(options, lora_r=8)
     dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r else torch.float32
+    lm = _fetched(AutoModelForCausalLM, name, options, dtype=dtype, use_safetensors=True)
+    speaks = _tokenizer_of(name, lm, tokenizer, options)
+    policy = CausalPolicy(lm, speaks, options=options, seed=seed, device=device, keep_reference=keep_reference)
+    policy.load_value(Path(name))
+    return policy
+
+
+def check_pretrained(name: str, options: PolicyOptions) -> None:
+    """Look up a model's configuration, its weights left where they are. Raises UserError where `pretrained` would."""
+    from transformers import AutoConfig
+
+    _fetched(AutoConfig, name, options)
+
+
+def _fetched(auto: Any, name: str, options: PolicyOptions, **more: Any) -> Any:
     try:
         with quiet():
-            lm = AutoModelForCausalLM.from_pretrained(
-                name, dtype=dtype, use_safetensors=True, trust_remote_code=options.trust_remote_code
-            )
+            return auto.from_pretrained(name, trust_remote_code=options.trust_remote_code, **more)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
@@ -93,10 +106,6 @@ def pretrained(
                 "if you trust its author as you trust yourself"
             ) from error
         raise UserError(f"cannot load policy '{name}': {_first_line(error)}") from error
-    speaks = _tokenizer_of(name, lm, tokenizer, options)
-    policy = CausalPolicy(lm, speaks, options=options, seed=seed, device=device, keep_reference=keep_reference)
-    policy.load_value(Path(name))
-    return policy
 
 
 def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from rlalign.config import TrainConfig
+from rlalign.defaults import from_scratch
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.make import make_mdp
-from rlalign.policies import make_policy
+from rlalign.policies import make_policy, policy_kind
 from rlalign.policies.base import Policy
 from rlalign.policies.precision import device_of
 from rlalign.run import OBJECT, Run
@@ -60,6 +63,21 @@ def build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
         keep_reference=True,
     )
     return policy, _bound(mdp, policy)
+
+
+def check_policy(config: TrainConfig, mdp: TextMDP) -> None:
+    """Refuse a policy that cannot be made. Raises UserError.
+
+    One from scratch is made and dropped again; a pretrained one is looked up, and its weights stay where they are.
+    """
+    if from_scratch(config.policy):
+        _, mdp = build_policy(replace(config, device="cpu"), mdp)
+        if mdp.reward is not None:
+            mdp.reward.close()
+    elif policy_kind(config.policy) == "pretrained":
+        from rlalign.policies.pretrained import check_pretrained
+
+        check_pretrained(str(Path(config.policy).expanduser()), config.model)
 
 
 def build_trained(run: Run) -> tuple[Policy, TextMDP]:

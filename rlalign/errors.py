@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LISTED = 50  # names that a message may list
+
 
 class RLAlignError(Exception):
     """Base of all errors that rlalign raises on purpose."""
@@ -68,11 +70,11 @@ class FaultError(RLAlignError):
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?`, or the list of what there is when nothing is near, or nothing."""
+    """Return ` Did you mean 'x'?`, or the list of what there is when nothing is near and it is not long, or nothing."""
     known = sorted(known)
     folded = {k.casefold(): k for k in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
     near += [f for f in folded if name.casefold() in f and f not in near][: 3 - len(near)]
     if near:
         return " Did you mean " + " or ".join(f"'{folded[n]}'" for n in near) + "?"
-    return f" There is: {', '.join(known)}." if known else ""
+    return f" There is: {', '.join(known)}." if 0 < len(known) <= _LISTED else ""

@@ -35,9 +35,7 @@ def train_run(
     """
     config = resolve(config)
     validate(config)
-    mdp = build_mdp(config, env=env, rewards=rewards)  # unknown names are refused before anything is touched
-    if config.supervised.align_interval:
-        demonstrations(mdp, held_out(mdp, "train", 1))  # so are answers that are not there
+    mdp = ready_mdp(config, env=env, rewards=rewards)  # unknown names are refused before anything is touched
     folder = Path(config.output or default_output(config))
     console = Console(quiet=quiet, highlight=False)
     for key, reason in idle_settings(config).items():
@@ -51,6 +49,14 @@ def train_run(
             return _train(trainer, console)
         finally:
             trainer.close()
+
+
+def ready_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
+    """The environment of a run (see `build_mdp`), with answers where they are asked for. Raises UserError."""
+    mdp = build_mdp(config, env=env, rewards=rewards)
+    if config.supervised.align_interval:
+        demonstrations(mdp, held_out(mdp, "train", 1))
+    return mdp
 
 
 def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:

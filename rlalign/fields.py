@@ -29,8 +29,8 @@ def check_fields(part: Any, where: str = "") -> None:
 def checked(hint: Any, value: Any, name: str) -> Any:
     """The value as its annotation has it: numbers of numpy become Python's, an integer a float where one is asked for.
 
-    Annotations other than bool, int, float, str, Literal, tuples and unions of them take anything. Raises UserError for
-    what does not fit, NaN and infinities among it.
+    Annotations other than bool, int, float, str, Literal, and tuples, mappings and unions of them take anything. Raises
+    UserError for what does not fit, NaN and infinities among it.
     """
     origin, members = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
@@ -46,6 +46,10 @@ def checked(hint: Any, value: Any, name: str) -> Any:
         if len(kinds) != len(value):
             raise UserError(f"{name} is {value!r}: it must have {len(kinds)} entries")
         return tuple(checked(kind, v, name) for kind, v in zip(kinds, value, strict=True))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} is {value!r}: it must be a table")
+        return {k: checked(members[1], v, f"{name}.{k}") for k, v in value.items()}
     if hint is types.NoneType:
         fits = value is None
     elif hint is int:

@@ -185,18 +185,30 @@ def _named(spec: str) -> Any:
         raise UserError(
             f"'{spec}': an environment file is named as {spec}:Class, a data file ends in .jsonl, .csv or .parquet"
         )
-    short = {name: re.sub(r"-v\d+$", "", name.casefold()) for name in ENVS}
-    wanted = spec.casefold().replace("_", "")  # guess_number is GuessNumber
-    matches = [
-        n
-        for n, s in short.items()
-        if wanted in (n.casefold(), n.casefold().rpartition("/")[2], s, s.rpartition("/")[2])
-    ]
+    matches = _registered(spec)
     if not matches:
         raise UnknownNameError("environment", spec, ENVS)
     if len(matches) > 1:
         raise UserError(f"'{spec}' may be {' or '.join(matches)}: say which")
     return ENVS.get(matches[0])
+
+
+def _registered(spec: str) -> list[str]:
+    """The ids that a short form may stand for."""
+    short = {name: re.sub(r"-v\d+$", "", name.casefold()) for name in ENVS}
+    wanted = spec.casefold().replace("_", "")  # guess_number is GuessNumber
+    return [
+        n
+        for n, s in short.items()
+        if wanted in (n.casefold(), n.casefold().rpartition("/")[2], s, s.rpartition("/")[2])
+    ]
+
+
+def env_id(spec: str) -> str:
+    """A spec with the id of a registered environment in full; what is none stays as it is. Loads nothing."""
+    name, question, arguments = spec.partition("?")
+    matches = [name] if name in ENVS else _registered(name)
+    return matches[0] + question + arguments if len(matches) == 1 else spec
 
 
 def _build(cls: type[TextMDP], kwargs: dict[str, Any]) -> TextMDP:

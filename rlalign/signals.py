@@ -14,6 +14,9 @@ class StopRequest:
     `request` is called.
     """
 
+    impatient = True
+    """Whether a second signal interrupts; false in processes that are not asked by a person alone."""
+
     def __init__(self) -> None:
         self.signal: int | None = None
         self._old: dict[int, object] = {}
@@ -44,6 +47,6 @@ class StopRequest:
         return 128 + self.signal if self.signal else 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is not None:
+        if self.signal is not None and self.impatient:
             raise KeyboardInterrupt
         self.signal = number

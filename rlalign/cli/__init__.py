@@ -17,7 +17,7 @@ COMMANDS = {
     "new": "write a working environment or reward with its test, to be changed into your own",
     "check": "run the laws on an environment or a reward",
     "oracle": "prove what an algorithm's gradient is, exactly, on an enumerable MDP",
-    "report": "write the HTML report of a study or of a run",
+    "report": "write the HTML report of a study, a run or a search",
     "compare": "run algorithms × environments × seeds, or take runs that exist, and say what may be claimed",
     "tune": "search settings of an algorithm",
     "plot": "draw the curves of one or several runs",

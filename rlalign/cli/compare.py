@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,9 @@ import tyro
 from rlalign.cli.console import console as make_console
 from rlalign.cli.study_args import flags_of, optional_value, split_settings
 from rlalign.errors import UserError
+
+_OF_STUDIES = ("algorithms", "envs", "policy", "seeds", "steps", "jobs", "ray", "tune", "search", "allow_unequal")
+_OF_RUNS = ("exclude_unfinished", "exclude_mixed", "exclude_incomplete")
 
 
 @dataclass(frozen=True)
@@ -68,12 +71,12 @@ def run(args: Sequence[str]) -> int:
     command = shlex.join(["rlalign", "compare", *args])
     console = make_console()
     if given.what and not _is_study(given.what):
-        if settings or given.algorithms or given.envs:
-            raise UserError("runs that exist have their settings: give folders, or --algorithms and --envs")
+        _refuse(given, _OF_STUDIES, settings, "runs that exist are taken as they are")
         output = given.output or Path("runs/comparison")
         leave_out = Excluding(given.exclude_unfinished, given.exclude_mixed, given.exclude_incomplete)
         results = compare_runs(given.what, output, command=command, leave_out=leave_out, threshold=given.threshold)
     else:
+        _refuse(given, _OF_RUNS, {}, "a study makes its own runs")
         study = study_of(given, settings)
         output = Path(study.output)
         try:
@@ -93,7 +96,17 @@ def run(args: Sequence[str]) -> int:
 
 
 def _is_study(what: Sequence[Path]) -> bool:
-    return len(what) == 1 and what[0].suffix == ".toml"
+    files = [path for path in what if path.suffix == ".toml"]
+    if files and len(what) > 1:
+        raise UserError(f"'{files[0]}' is a study by itself: give one file, or folders of runs")
+    return bool(files)
+
+
+def _refuse(given: Args, names: Sequence[str], settings: Collection[str], why: str) -> None:
+    """Refuse flags that would be ignored."""
+    idle = [name for name in names if getattr(given, name) != getattr(Args, name)]
+    if idle or settings:
+        raise UserError(f"{why}: leave out {', '.join('--' + n.replace('_', '-') for n in [*idle, *settings])}")
 
 
 def study_of(given: Args, settings: dict[str, str]) -> Any:
@@ -114,7 +127,7 @@ def study_of(given: Args, settings: dict[str, str]) -> Any:
         "algorithms": given.algorithms and _names(given.algorithms),
         "envs": given.envs and _names(given.envs),
         "policy": given.policy,
-        "seeds": given.seeds and as_seeds(_seeds(given.seeds)),
+        "seeds": None if given.seeds is None else as_seeds(_seeds(given.seeds)),
         "steps": given.steps,
         "output": given.output and str(given.output),
         "threshold": given.threshold,
@@ -126,8 +139,6 @@ def study_of(given: Args, settings: dict[str, str]) -> Any:
         tune = replace(tune, trials=given.tune)
     if given.search:
         tune = Search(tune.trials, parse_search(given.search))
-        if not tune.trials:
-            raise UserError("--search says where to look: say how often with --tune N")
     return check(replace(study, tune=tune))
 
 

@@ -1,4 +1,4 @@
-"""`rlalign report DIR`: the HTML report of a study or of a run, made again from what is stored."""
+"""`rlalign report DIR`: the HTML report of a study, a run or a search, made again from what is stored."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import tyro
 
 @dataclass(frozen=True)
 class Args:
-    """Write the HTML report of a study (`rlalign compare`) or of a run folder again, from its stored data."""
+    """Write the HTML report of a study (`rlalign compare`), a run or a search (`rlalign tune`) , again."""
 
     folder: tyro.conf.Positional[Path]
-    """Output folder of a study, or a run folder."""
+    """Output folder of a study or a search, or a run folder."""
 
 
 def run(args: Sequence[str]) -> int:
@@ -25,7 +25,8 @@ def run(args: Sequence[str]) -> int:
 
 
 def write(folder: Path) -> Path:
-    """Write the report of whatever the folder holds and return its path. Raises UserError when it holds neither."""
+    """Write the report of whatever the folder holds and return its path. Raises UserError when it holds nothing."""
+    from rlalign.compare.found import holds_search
     from rlalign.errors import UserError
 
     if (folder / "results.json").is_file():
@@ -38,7 +39,11 @@ def write(folder: Path) -> Path:
         from rlalign.run import Run
 
         return write_run_report(Run(folder))
+    if holds_search(folder):
+        from rlalign.compare.report.search import write_search_report
+
+        return write_search_report(folder)
     raise UserError(
-        f"'{folder}' holds neither a study (results.json) nor a run (config.json): give the --output of rlalign "
-        "compare or of rlalign train"
+        f"'{folder}' holds no study (results.json), run (config.json) or search (trials.json): give the --output of "
+        "rlalign compare, train or tune"
     )

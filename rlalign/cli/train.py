@@ -62,12 +62,9 @@ def _config_file(args: list[str]) -> tuple[list[str], dict[str, Any]]:
     path = _value(args, "--config")
     if path is None:
         return args, {}
-    import tomllib
+    from rlalign.compare.settings import read_toml
 
-    try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"'{path}' holds no settings: {error}") from error
+    found = read_toml(Path(path))
     at = next(i for i, word in enumerate(args) if word.partition("=")[0] == "--config")
     return args[:at] + args[at + (1 if "=" in args[at] else 2) :], found
 

@@ -44,12 +44,13 @@ def run(args: Sequence[str]) -> int:
     """Search."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign tune")
-    from rlalign.build import build_mdp
-    from rlalign.compare.compare import Where, trial_config
+    from rlalign.compare.compare import Where, spaces_of, trial_config
+    from rlalign.compare.grid import refuse_foreign
     from rlalign.compare.settings import full_key
-    from rlalign.compare.spaces import default_search, parse_search
-    from rlalign.compare.study import TUNING_SEED, Study, cell_config, check
-    from rlalign.compare.tuning import search
+    from rlalign.compare.spaces import parse_search
+    from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
+    from rlalign.compare.tuning import check_search, search
+    from rlalign.integrations import check_any
     from rlalign.run import Lock
     from rlalign.signals import StopRequest
 
@@ -63,17 +64,20 @@ def run(args: Sequence[str]) -> int:
             steps=given.steps,
             output=str(given.output),
             settings={full_key(k): v for k, v in settings.items()},
+            tune=Search(given.trials, parse_search(given.search)),
         )
     )
-    first = cell_config(study, given.env, given.algorithm, TUNING_SEED)
-    build_mdp(first)
-    spaces = parse_search(given.search) or default_search(first.learner.lr)
+    (env,) = study.envs
+    refuse_foreign(given.output, "search.json")
+    check_any(cell_config(study, env, given.algorithm, TUNING_SEED))
+    configure, spaces = trial_config(study, env, given.algorithm, given.output), spaces_of(study, env, given.algorithm)
+    check_search(configure, spaces)
     console = make_console()
     with Lock(given.output), StopRequest() as stop:
         workers = Where(given.jobs, given.ray).workers(given.policy)
         try:
             found = search(
-                trial_config(study, given.env, given.algorithm, given.output),
+                configure,
                 spaces,
                 trials=given.trials,
                 folder=given.output,
@@ -86,9 +90,13 @@ def run(args: Sequence[str]) -> int:
         if stop:
             console.print("stopped; the same command goes on")
             return stop.exit_status
-    path = write_best(given.output, study, given.env, given.algorithm, found.best.settings)
+    path = write_best(given.output, study, env, given.algorithm, found.best.settings)
     _show(console, found)
-    console.print(f"\nbest settings  {path}\ntrain with     rlalign train --config {path}", soft_wrap=True)
+    console.print(
+        f"\nreport         {given.output / 'report.html'}\nbest settings  {path}\n"
+        f"train with     rlalign train --config {path}",
+        soft_wrap=True,
+    )
     return 0
 
 

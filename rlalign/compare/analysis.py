@@ -89,12 +89,18 @@ def decide(environments: Mapping[str, EnvResult]) -> dict[str, EnvResult]:
     """Holm's correction over all pairs of all environments; winners, where there are seeds enough; sentences."""
     pairs = [(name, pair) for name, env in environments.items() for pair in env.pairs]
     adjusted = st.holm([math.nan if p.p is None else p.p for _, p in pairs])
+    tests = sum(pair.difference.value is not None for _, pair in pairs)
     seeds = {name: len(next(iter(env.algorithms.values())).failed) for name, env in environments.items()}
     decided: dict[str, list[Pair]] = {name: [] for name in environments}
     for (name, pair), p in zip(pairs, adjusted, strict=True):
         both = environments[name].algorithms
+        lost = [a for a in (pair.a, pair.b) if all(both[a].failed)]
+        if lost:
+            said = f"Nothing can be said of {pair.a} and {pair.b} on {name}: {' and '.join(lost)} failed at every seed."
+            decided[name].append(replace(pair, sentence=said))
+            continue
         gap = st.two_way(as_array(both[pair.a].final) - as_array(both[pair.b].final))
-        detectable = st.detectable(st.unbiased(gap.se, gap.df), gap.df, len(pairs))
+        detectable = st.detectable(st.unbiased(gap.se, gap.df), gap.df, tests)
         claimed = seeds[name] >= st.FEWEST_SEEDS and p < st.ALPHA
         better = pair.a if (pair.difference.value or 0.0) > 0 else pair.b
         found = replace(pair, p_holm=_finite(p), detectable=_finite(detectable), winner=better if claimed else None)
@@ -216,6 +222,9 @@ def _profile(scores: FloatArray, taus: FloatArray) -> Profile:
 
 def _pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
     x, y = algorithms[a], algorithms[b]
+    if all(x.failed) or all(y.failed):  # starts against what the other learnt: no comparison of algorithms
+        unknown = Estimate(None, None, None)
+        return Pair(a, b, unknown, None, None, unknown, None, None, dict.fromkeys(BUDGETS, unknown), None, {}, "")
     gap = st.two_way(as_array(x.final) - as_array(y.final))
     scores = [np.nanmean(as_array(r.final), axis=1) for r in (x, y)]
     return Pair(

@@ -38,9 +38,12 @@ class RayWorkers:
         self._ray: Any = ray
         if not ray.is_initialized():
             size: dict[str, Any] = {"num_cpus": jobs} if address == "local" and jobs else {}
-            self._ray.init(
-                address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **size
-            )
+            try:
+                self._ray.init(
+                    address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **size
+                )
+            except (ConnectionError, ValueError) as error:
+                raise UserError(f"no Ray cluster at '{address}' ({str(error).splitlines()[0]})") from error
         self.jobs = jobs or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         # a fresh process for each run, as on this machine
         self._task = ray.remote(num_cpus=1, max_calls=1, max_retries=0)(run_there)
@@ -62,7 +65,8 @@ class RayWorkers:
             try:
                 status, said, archive = self._ray.get(ref)
             except self._ray.exceptions.RayError as error:
-                ended.append(Ended(name, 1, f"lost on the cluster: {str(error).splitlines()[0]}"))
+                said = str(error).split("\n")[-1] or type(error).__name__
+                ended.append(Ended(name, 1, f"lost on the cluster: {said}"))
                 continue
             unpack(archive, Path(str(config.output)))
             log_of(config).write_text(said, encoding="utf-8")
@@ -71,15 +75,16 @@ class RayWorkers:
         return ended
 
     def stop(self, name: str) -> None:
-        """Cancel a run."""
+        """Ask a run to save and leave: what cancels it there is the signal of Ctrl-C, which a run knows."""
         if name in self._running:
-            self._ray.cancel(self._running[name][0], force=True)
+            self._ray.cancel(self._running[name][0])
 
     def close(self) -> None:
-        """Cancel all and leave the cluster."""
-        for name in list(self._running):
+        """Ask all to stop, wait until their folders are here, and leave the cluster."""
+        for name in self._running:
             self.stop(name)
-        self._running.clear()
+        while self._running:
+            self.wait(1.0)
         self._ray.shutdown()
 
 

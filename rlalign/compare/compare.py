@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,19 +10,20 @@ from typing import Any
 
 from rich.console import Console
 
-from rlalign.build import build_mdp
 from rlalign.compare.conclude import conclude
 from rlalign.compare.fairness import check_budgets
 from rlalign.compare.gather import Excluding, gather
-from rlalign.compare.grid import run_cells
+from rlalign.compare.grid import refuse_foreign, run_cells
 from rlalign.compare.results import Results, Tuning
 from rlalign.compare.spaces import default_search
 from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, label
-from rlalign.compare.tuning import Configure, search
+from rlalign.compare.tuning import Configure, check_search, search
 from rlalign.compare.workers import LocalWorkers, Workers, capacity
 from rlalign.config import TrainConfig
 from rlalign.defaults import from_scratch
 from rlalign.errors import UserError
+from rlalign.fields import checked
+from rlalign.integrations import check_any
 from rlalign.run import Lock
 from rlalign.signals import StopRequest
 
@@ -71,11 +73,14 @@ def compare_study(
     where, console = where or Where(), console or Console(quiet=True)
     study = check(study)
     folder = Path(study.output)
+    refuse_foreign(folder, "cells", "tune", "results.json")
     asked = cells(study)
     if not allow_unequal:
         check_budgets(asked)
     for config in {(c.env, c.algorithm): c.config for c in asked}.values():
-        build_mdp(config)  # unknown environments and rewards are refused before anything runs
+        check_any(config)
+    for env, name in itertools.product(study.envs, study.algorithms) if study.tune.trials else ():
+        check_search(trial_config(study, env, name, folder), spaces_of(study, env, name))
     with Lock(folder), StopRequest() as stop:
         workers = where.workers(study.policy)
         try:
@@ -103,6 +108,8 @@ def compare_runs(
     threshold: float | None = None,
 ) -> Results:
     """Analyse runs that exist already. Raises UserError naming what does not fit together."""
+    checked(float | None, threshold, "threshold")
+    refuse_foreign(output, "results.json")
     found, excluded = gather(folders, leave_out or Excluding())
     return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
 
@@ -118,11 +125,10 @@ def _tune(
     for env in study.envs:
         for name in study.algorithms:
             at = folder / "tune" / label(env) / label(name)
-            spaces = study.tune.search or default_search(cell_config(study, env, name, TUNING_SEED).learner.lr)
             console.print(f"tuning {name} on {label(env)}: {study.tune.trials} trials")
             found = search(
                 trial_config(study, env, name, at),
-                spaces,
+                spaces_of(study, env, name),
                 trials=study.tune.trials,
                 folder=at,
                 workers=workers,
@@ -134,6 +140,11 @@ def _tune(
             tuned[label(env), name] = found.best.settings
             summaries.append(found.summary(label(env), name, TUNING_SEED))
     return tuned, summaries
+
+
+def spaces_of(study: Study, env: str, algorithm: str) -> Mapping[str, str]:
+    """What a search for an algorithm on an environment looks through."""
+    return study.tune.search or default_search(cell_config(study, env, algorithm, TUNING_SEED).learner.lr)
 
 
 def trial_config(study: Study, env: str, algorithm: str, folder: Path) -> Configure:

@@ -15,6 +15,7 @@ from rlalign.compare.results import Failure
 from rlalign.compare.study import Cell, label
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
+from rlalign.make import env_id
 from rlalign.run import Run
 
 
@@ -33,7 +34,7 @@ def gather(folders: Sequence[Path], leave_out: Excluding) -> tuple[list[Cell], l
     Raises UserError naming each run that is not finished, is of another budget or policy than most, or is missing.
     """
     runs = [Run(folder) for folder in _expand(folders)]
-    cells = [Cell(label(r.config.env), r.config.algorithm, r.config.seed, _at(r)) for r in runs]
+    cells = [Cell(label(env_id(r.config.env)), r.config.algorithm, r.config.seed, _at(r)) for r in runs]
     excluded: list[Failure] = []
     cells = _finished(cells, leave_out, excluded)
     cells = _alike(cells, leave_out, excluded)
@@ -43,12 +44,26 @@ def gather(folders: Sequence[Path], leave_out: Excluding) -> tuple[list[Cell], l
 
 
 def _expand(folders: Sequence[Path]) -> list[Path]:
-    """A study's folder stands for its cells."""
+    """A study's folder stands for its cells, and a folder of runs or studies for what is in it."""
     found: list[Path] = []
     for folder in folders:
-        inside = sorted(p.parent for p in (folder / "cells").rglob("config.json"))
-        found += inside or [folder]
+        inside = _runs(folder) or [run for child in _folders(folder) for run in _runs(child)]
+        if not folder.is_dir():
+            raise UserError(f"'{folder}' is no folder: give run folders, folders of studies, or one study.toml")
+        if not inside:
+            raise UserError(f"'{folder}' holds neither a run (config.json) nor a study (cells)")
+        found += inside
     return list(dict.fromkeys(found))
+
+
+def _runs(folder: Path) -> list[Path]:
+    if (folder / "config.json").is_file():
+        return [folder]
+    return sorted(p.parent for p in (folder / "cells").rglob("config.json"))
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
 def _at(run: Run) -> TrainConfig:
@@ -137,14 +152,16 @@ def _complete(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failur
     algorithms = dict.fromkeys(c.algorithm for c in cells)
     kept = list(cells)
     for env in dict.fromkeys(c.env for c in cells):
-        lacking = [a for a in algorithms if not any(c.env == env and c.algorithm == a for c in cells)]
+        lacking = next((a for a in algorithms if not any((c.env, c.algorithm) == (env, a) for c in cells)), None)
         if lacking:
+            reason = f"{lacking} has no run on {env}"
             if not leave_out.mixed:
+                odd = _fewer([c for c in cells if c.env == env], [c for c in cells if c.algorithm == lacking])
                 raise UserError(
-                    f"{lacking[0]} has no run on {env}, which others have: run it, "
+                    f"'{odd.folder}' does not fit: {reason}; run it, "
                     "or leave the environments out that not all have with --exclude-mixed"
                 )
-            excluded += [_failure(c, f"{lacking[0]} has no run on {env}") for c in kept if c.env == env]
+            excluded += [_failure(c, reason) for c in kept if c.env == env]
             kept = [c for c in kept if c.env != env]
     envs = dict.fromkeys(c.env for c in kept)
     for seed in sorted({c.seed for c in kept}):
@@ -152,8 +169,9 @@ def _complete(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failur
         if missing:
             reason = f"{missing[1]} on {missing[0]} has no seed {seed}"
             if not leave_out.incomplete:
+                odd = _fewer([c for c in kept if c.seed == seed], [c for c in kept if c.algorithm == missing[1]])
                 raise UserError(
-                    f"{reason}, which others have: run it, "
+                    f"'{odd.folder}' does not fit: {reason}; run it, "
                     "or leave the seeds out that not all have with --exclude-incomplete"
                 )
             excluded += [_failure(c, reason) for c in kept if c.seed == seed]
@@ -161,6 +179,11 @@ def _complete(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failur
     if not kept:
         raise UserError("nothing is left to compare: no seed of an environment is there for all algorithms")
     return sorted(kept, key=lambda cell: cell.seed)  # pairs are rows of the same seed, in whatever order runs came
+
+
+def _fewer(some: Sequence[Cell], others: Sequence[Cell]) -> Cell:
+    """One of the fewer: of two groups that do not fit together, more likely what was mixed in."""
+    return min(some, others, key=len)[0]
 
 
 def _failure(cell: Cell, reason: str) -> Failure:

@@ -23,6 +23,7 @@ from rlalign.signals import StopRequest
 
 _LOOK = 0.3  # seconds between two looks at the runs
 _PATIENCE = 10.0  # seconds for a dying process to let go of its folder
+_SAID = 4  # settings that differ, by name
 _FREE = ("resume", "allow_change", "output", "save_every", "keep", "tracking", "device")
 
 
@@ -61,16 +62,32 @@ def run_cells(
     return failed
 
 
+def refuse_foreign(folder: Path, *marks: str) -> None:
+    """Raise UserError for a folder that holds things, none of them the marks of what is to be written there.
+
+    The file that says what is asked may lie there already.
+    """
+    inside = {p.name for p in folder.iterdir()} if folder.is_dir() else set()
+    foreign = sorted(n for n in inside - {"run.lock"} if not n.startswith(".") and not n.endswith(".toml"))
+    if foreign and not inside & set(marks):
+        raise UserError(f"'{folder}' holds other things ('{foreign[0]}'): choose another --output")
+
+
 def refuse_other(folder: Path, config: TrainConfig) -> None:
     """Raise UserError when a folder holds a run with other settings than these."""
     if not (folder / "config.json").is_file():
         return
-    changed = {k: v for k, v in differences(read_config(folder), config).items() if k.split(".")[0] not in _FREE}
+    changed = changes(read_config(folder), config)
     if changed:
-        key, (old, new) = next(iter(changed.items()))
-        raise UserError(
-            f"'{folder}' holds a run with {key} {old!r} where this study says {new!r}: choose another --output"
-        )
+        raise UserError(f"'{folder}' holds a run with {changed}: choose another --output")
+
+
+def changes(old: TrainConfig, new: TrainConfig) -> str:
+    """What makes two configurations different experiments, in words; empty where nothing does."""
+    changed = {k: v for k, v in differences(old, new).items() if k.split(".")[0] not in _FREE}
+    names = sorted(changed, key=lambda k: k.count("."))  # what the others follow from comes first
+    words = [f"{k} {changed[k][0]!r}, not {changed[k][1]!r}" for k in names[:_SAID]]
+    return "; ".join([*words, *([f"and {len(names) - _SAID} settings more"] if len(names) > _SAID else [])])
 
 
 def prepared(config: TrainConfig) -> TrainConfig:

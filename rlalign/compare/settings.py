@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rlalign.config import TrainConfig, to_dict, update
 from rlalign.errors import UserError, did_you_mean
 from rlalign.fields import flatten
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds. Raises UserError for a file that is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}): check the path") from error
+    except ValueError as error:  # tomllib's, or a text that is no UTF-8
+        raise UserError(f"'{path}' is no TOML file: {error}") from error
 
 
 def full_key(key: str) -> str:
@@ -21,7 +33,8 @@ def full_key(key: str) -> str:
     if len(meant) > 1:
         raise UserError(f"setting '{key}' may be {' or '.join(meant)}: give it in full")
     if not meant:
-        raise UserError(f"unknown setting '{key}'.{did_you_mean(key, known)}")
+        near = did_you_mean(key, known) or did_you_mean(key.rpartition(".")[2], {k.rpartition(".")[2] for k in known})
+        raise UserError(f"unknown setting '{key}'.{near or ' rlalign train --help lists them.'}")
     return meant[0]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rlalign.compare.settings import full_key
 from rlalign.errors import UserError, did_you_mean
 
+_MOST = 500  # combinations that are tried beforehand
 _KINDS = ("log", "uniform", "int", "choice")
 
 
@@ -40,14 +43,50 @@ def distribution(key: str, space: str) -> Any:
     if kind not in _KINDS:
         raise UserError(f"unknown kind of search '{kind}' for {key}.{did_you_mean(kind, _KINDS)}")
     if kind == "choice":
+        if not all(rest.split(",")):
+            raise UserError(f"search '{space}' for {key}: it must be choice:A,B,C")
         return CategoricalDistribution([_value(word) for word in rest.split(",")])
     try:
-        low, high = (float(x) for x in rest.split(":"))
+        low, high = ((int if kind == "int" else float)(x) for x in rest.split(":"))
         if kind == "int":
-            return IntDistribution(int(low), int(high))
+            return IntDistribution(low, high)
+        if not math.isfinite(high - low):
+            raise ValueError("bounds must be finite")
         return FloatDistribution(low, high, log=kind == "log")
     except ValueError as error:
         raise UserError(f"search '{space}' for {key}: it must be {kind}:LOW:HIGH with LOW < HIGH ({error})") from None
+
+
+def check_values(configure: Callable[[Mapping[str, Any]], object], spaces: Mapping[str, Any]) -> None:
+    """Refuse a value that no run can have, whatever the others are. Raises UserError.
+
+    Args:
+        configure: settings -> a configuration; raises UserError for impossible ones.
+        spaces: setting -> optuna's distribution; of a range, values near its ends are tried.
+    """
+    tried = {key: _some(d) for key, d in spaces.items()}
+    if math.prod(len(values) for values in tried.values()) > _MOST:
+        return
+    wrong: dict[tuple[str, Any], UserError] = {}
+    fine: set[tuple[str, Any]] = set()
+    for values in itertools.product(*tried.values()):
+        pairs = list(zip(tried, values, strict=True))
+        try:
+            configure(dict(pairs))
+            fine.update(pairs)
+        except UserError as error:
+            wrong |= dict.fromkeys(pairs, error)
+    for (key, value), reason in wrong.items():
+        if (key, value) not in fine:
+            raise UserError(f"search for {key}: no run can have {value!r}: {reason}") from reason
+
+
+def _some(distribution: Any) -> list[Any]:
+    if choices := getattr(distribution, "choices", None):
+        return list(choices)
+    low, high = distribution.low, distribution.high
+    inside = (high - low) / 1000 if isinstance(low, float) else 0  # an end may be excluded, and is never drawn
+    return [low + inside, high - inside]
 
 
 def _value(word: str) -> Any:

@@ -26,18 +26,18 @@ A cell is one algorithm on one environment at one seed: an ordinary run folder, 
 
 from __future__ import annotations
 
-import math
 import re
-import tomllib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.settings import apply
-from rlalign.config import TrainConfig, resolve, validate
+from rlalign.compare.settings import apply, read_toml
+from rlalign.config import TrainConfig, from_dict, resolve, validate
 from rlalign.defaults import default_config
 from rlalign.errors import UserError, did_you_mean
+from rlalign.fields import check_fields, checked, flatten
+from rlalign.make import env_id
 
 TUNING_SEED = 1_000_000
 """Seeds of searches begin here; those of comparisons end below."""
@@ -51,6 +51,7 @@ _ELSEWHERE = {
     "steps": "--steps",
     "resume": "the same command again",
 }
+_NAMES = ("seed", "env", "algorithm", "output", "resume")
 _CURVE_POINTS = 20
 _SAVE_EVERY = 100  # steps that a kill can cost a cell at most
 _PROMPTS = 64  # held out
@@ -137,25 +138,29 @@ def cell_config(
             config.evaluation, split="test", prompts=_PROMPTS, every=max(1, config.steps // _CURVE_POINTS)
         ),
     )
-    for changes in (study.settings, study.env.get(env, {}), own, tuned or {}):
-        config = apply(config, changes)
     output = Path(study.output) / "cells" / label(env) / label(algorithm) / f"seed-{seed}"
-    config = resolve(replace(config, seed=seed, output=str(output)))
     try:
+        for changes in (study.settings, study.env.get(env, {}), own, tuned or {}):
+            config = apply(config, changes)
+        config = resolve(replace(config, seed=seed, output=str(output)))
         validate(config)
     except UserError as error:
-        raise UserError(f"{algorithm} on {env}: {error}") from error
+        raise UserError(f"{algorithm} on {label(env)}: {error}") from error
     return config
 
 
 def label(name: str) -> str:
-    """How an environment or algorithm is called in folders: `rlalign/Reverse-v0` -> `reverse`."""
-    plain = re.sub(r"-v0$", "", name.removeprefix("rlalign/"))
+    """How an environment or algorithm is called in folders: `rlalign/GuessNumber-v0` -> `guess_number`."""
+    plain = re.sub(r"-v0(?=$|\?)", "", name.removeprefix("rlalign/"))
+    plain = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain)
     return re.sub(r"[^A-Za-z0-9._-]+", "-", plain).strip("-.").lower()
 
 
 def check(study: Study) -> Study:
-    """Refuse a study that cannot be answered. Raises UserError naming the fix."""
+    """The study, its environments by their full ids. Raises UserError naming the fix where it cannot be answered."""
+    check_fields(study)
+    of_env = {env_id(name): settings for name, settings in study.env.items()}
+    study = replace(study, envs=tuple(env_id(name) for name in study.envs), env=of_env)
     for what, names in (("algorithm", study.algorithms), ("environment", study.envs)):
         if not names:
             raise UserError(
@@ -173,56 +178,45 @@ def check(study: Study) -> Study:
         for name in getattr(study, table):
             if name not in known:
                 raise UserError(f"[{table}.{name}] names none of the study's.{did_you_mean(name, known)}")
-    named = next((k for k in _ELSEWHERE if k in study.settings), None)
-    if named:
-        raise UserError(f"'{named}' is not a setting of all cells alike: use {_ELSEWHERE[named]}")
-    if study.threshold is not None and not math.isfinite(study.threshold):
-        raise UserError(f"threshold is {study.threshold}: give a finite reward")
+    for key in study.settings:
+        if key in _ELSEWHERE:
+            raise UserError(f"'{key}' is not a setting of all cells alike: use {_ELSEWHERE[key]}")
+    for own in (*study.algorithm.values(), *study.env.values(), study.tune.search):
+        for key in own:
+            if key in _NAMES:
+                raise UserError(f"'{key}' says which cell a run is, and is no setting of some: use {_ELSEWHERE[key]}")
     if study.tune.trials < 0:
         raise UserError(f"tune is {study.tune.trials} trials: it must be at least 0")
+    if study.tune.search and not study.tune.trials:
+        raise UserError("the search says where to look and not how often: give --tune N, or trials under [tune]")
     return study
 
 
 def read_study(path: Path) -> Study:
     """The study of a TOML file. Raises UserError for a file that is none."""
+    data = read_toml(path)
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise UserError(f"'{path}' is no study: {error}") from error
-    return check(from_mapping(data))
+        return check(from_mapping(data))
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
 
 
 def from_mapping(data: Mapping[str, Any]) -> Study:
-    """A study of plain values, as a TOML file holds them."""
-    _refuse_unknown(data, Study, "")
-    values = dict(data)
-    values["algorithms"], values["envs"] = tuple(data.get("algorithms", ())), tuple(data.get("envs", ()))
-    if "seeds" in data:
-        values["seeds"] = as_seeds(data["seeds"])
-    if "tune" in data:
-        _refuse_unknown(data["tune"], Search, "tune.")
-        values["tune"] = Search(**data["tune"])
-    for table in ("algorithm", "env"):
-        values[table] = {name: _dotted(given) for name, given in data.get(table, {}).items()}
-    values["settings"] = _dotted(data.get("settings", {}))
-    return Study(**values)
+    """A study of plain values, as a TOML file holds them. Raises UserError for unknown keys and values of other types.
+
+    In tables of settings `{learner: {lr: 1}}` and `{"learner.lr": 1}` mean the same.
+    """
+    seeds = {"seeds": as_seeds(data["seeds"])} if "seeds" in data else {}
+    study = from_dict(Study, {"algorithms": (), "envs": (), **data, **seeds})
+    algorithm, env = ({name: flatten(own) for name, own in t.items()} for t in (study.algorithm, study.env))
+    return replace(study, settings=flatten(study.settings), algorithm=algorithm, env=env)
 
 
-def as_seeds(given: int | Sequence[int]) -> tuple[int, ...]:
+def as_seeds(given: Any) -> tuple[int, ...]:
     """`5` -> 0, 1, 2, 3, 4; a list stays what it is."""
-    return tuple(range(given)) if isinstance(given, int) else tuple(int(s) for s in given)
-
-
-def _refuse_unknown(data: Mapping[str, Any], cls: type, where: str) -> None:
-    known = [f.name for f in fields(cls)]
-    for key in data:
-        if key not in known:
-            raise UserError(f"unknown key '{where}{key}' in the study.{did_you_mean(key, known)}")
-
-
-def _dotted(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """`{learner: {lr: 1}}` and `{"learner.lr": 1}` mean the same."""
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}
-    return flat
+    if isinstance(given, list | tuple):
+        seeds: tuple[int, ...] = checked(tuple[int, ...], given, "seeds")
+        return seeds
+    if type(given) is not int or not 1 <= given <= TUNING_SEED:
+        raise UserError(f"seeds is {given!r}: give how many, 1 or more, or a list of which")
+    return tuple(range(given))

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from rlalign.compare.analysis import as_array
 from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Results
+from rlalign.compare.verdict import count
 
 _UNITS = {"samples": "samples", "tokens": "tokens", "updates": "updates", "seconds": "s"}
 
@@ -41,7 +42,8 @@ def show(console: Console, results: Results) -> None:
 
 
 def _algorithms(name: str, env: EnvResult, seeds: int) -> Table:
-    title = f"{name}: held-out reward after {env.steps} steps, {seeds} seeds × {len(env.prompts)} prompts, 95 % CI"
+    size = f"{count(seeds, 'seed')} × {len(env.prompts)} prompts"
+    title = f"{name}: held-out reward after {env.steps} steps, {size}, 95 % CI"
     failed = any(any(r.failed) for r in env.algorithms.values())
     table = _table(title, ["", "mean", "IQM", "median", "gain", *(["failed"] if failed else [])])
     for algorithm, r in env.algorithms.items():

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,74 +16,27 @@ import numpy as np
 from rich.console import Console
 
 from rlalign.compare.cell import finished
-from rlalign.compare.grid import prepared, refuse_other
-from rlalign.compare.results import Tuning
-from rlalign.compare.spaces import distributions
+from rlalign.compare.found import Found, Trial, read_search, write_search, write_trials
+from rlalign.compare.grid import changes, prepared, refuse_other
+from rlalign.compare.report.search import write_search_report
+from rlalign.compare.spaces import check_values, distributions
 from rlalign.compare.workers import Workers
 from rlalign.config import TrainConfig
-from rlalign.errors import FaultError, UserError
+from rlalign.errors import UserError
 from rlalign.signals import StopRequest
 from rlalign.tracking import read_metrics
 
 _LOOK = 0.2  # seconds between two looks at the trials
 _FREE_TRIALS = 5  # that are never pruned, since a median of fewer says little
-_NEAR = 0.95
 
 Configure = Callable[[int, Mapping[str, Any]], TrainConfig]
 """(number of a trial, settings) -> its configuration."""
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One configuration that was tried; the value of a pruned one is the last that was seen."""
-
-    number: int
-    state: str
-    value: float | None
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a search found: its trials, the best of them, and what their runs started from."""
-
-    trials: list[Trial]
-    start: float | None
-    search: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def best(self) -> Trial:
-        """The finished trial that ended highest. Raises FaultError when none finished."""
-        done = [t for t in self.trials if t.state == "complete" and t.value is not None]
-        if not done:
-            raise FaultError("no trial finished: look into the logs beside the trials' folders")
-        return max(done, key=lambda t: t.value if t.value is not None else -math.inf)
-
-    @property
-    def sensitivity(self) -> float | None:
-        """Share of all trials whose improvement is within 95 % of the best one's; pruned and failed ones are not."""
-        best = self.best.value
-        if best is None or self.start is None or best <= self.start:
-            return None
-        least = self.start + _NEAR * (best - self.start)
-        near = [t for t in self.trials if t.state == "complete" and t.value is not None and t.value >= least]
-        return len(near) / len(self.trials)
-
-    def summary(self, env: str, algorithm: str, seed: int) -> Tuning:
-        """For results.json."""
-        best = self.best
-        return Tuning(
-            env=env,
-            algorithm=algorithm,
-            trials=len(self.trials),
-            pruned=sum(t.state == "pruned" for t in self.trials),
-            failed=sum(t.state == "fail" for t in self.trials),
-            seed=seed,
-            search=self.search,
-            best={k: str(v) for k, v in best.settings.items()},
-            best_value=best.value,
-            sensitivity=self.sensitivity,
-        )
+def check_search(configure: Configure, spaces: Mapping[str, str]) -> None:
+    """Refuse a search that cannot be read or tries what no run can have, and one without optuna. Raises UserError."""
+    _optuna()
+    check_values(lambda settings: configure(0, settings), distributions(spaces))
 
 
 def search(
@@ -116,8 +68,9 @@ def search(
     optuna = _optuna()
     stop = StopRequest() if stop is None else stop
     spaces_ = distributions(spaces)
-    _remember(folder, spaces)
-    study = _study(optuna, folder, warmup=configure(0, {}).steps // 4)
+    base = configure(0, {})
+    _remember(folder, spaces, base)
+    study = _study(optuna, folder, warmup=base.steps // 4)
     under_way: dict[str, _Live] = {}
     left = [optuna.trial.Trial(study, t._trial_id) for t in study.get_trials(states=(optuna.trial.TrialState.RUNNING,))]
 
@@ -152,8 +105,9 @@ def search(
                 workers.stop(live.name)
     if stop:
         workers.close()
-    found = _found(study, configure, spaces)
-    _write(folder, found)
+    found = _found(study, configure, spaces, base)
+    write_trials(folder, found)
+    write_search_report(folder)
     return found
 
 
@@ -228,28 +182,25 @@ def _study(optuna: Any, folder: Path, warmup: int) -> Any:
         )
 
 
-def _remember(folder: Path, spaces: Mapping[str, str]) -> None:
-    """Refuse to go on with another search in the same folder."""
+def _remember(folder: Path, spaces: Mapping[str, str], base: TrainConfig) -> None:
+    """Refuse to go on with another search, or one of other runs, in the same folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "search.json"
-    if path.is_file() and (old := json.loads(path.read_text())) != dict(spaces):
-        raise UserError(f"'{folder}' holds a search over {old}, not {dict(spaces)}: choose another --output")
-    path.write_text(json.dumps(dict(spaces)))
+    if old := read_search(folder):
+        if old[0] != dict(spaces):
+            raise UserError(f"'{folder}' holds a search over {old[0]}, not {dict(spaces)}: choose another --output")
+        if changed := changes(old[1], base):
+            raise UserError(f"'{folder}' holds a search with {changed}: choose another --output")
+    write_search(folder, spaces, base)
 
 
-def _found(study: Any, configure: Configure, spaces: Mapping[str, str]) -> Found:
+def _found(study: Any, configure: Configure, spaces: Mapping[str, str], base: TrainConfig) -> Found:
     trials, start = [], None
     for t in study.trials:
         last = t.intermediate_values[max(t.intermediate_values)] if t.intermediate_values else None
         trials.append(Trial(t.number, t.state.name.lower(), t.value if t.state.name == "COMPLETE" else last, t.params))
         if start is None and t.state.name == "COMPLETE":
             start = final_reward(Path(str(configure(t.number, t.params).output)), "before")
-    return Found(trials, start, dict(spaces))
-
-
-def _write(folder: Path, found: Found) -> None:
-    data = {"search": found.search, "start": found.start, "trials": [asdict(t) for t in found.trials]}
-    (folder / "trials.json").write_text(json.dumps(data, indent=1) + "\n")
+    return Found(dict(spaces), base, trials, start)
 
 
 def _short(value: Any) -> str:

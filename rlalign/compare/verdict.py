@@ -14,7 +14,8 @@ def verdict(environments: Mapping[str, EnvResult], algorithms: Sequence[str], se
     if not pairs:
         return [f"{algorithms[0]} alone was run: name a second algorithm to compare it with."]
     if seeds < FEWEST_SEEDS:
-        said = [f"No winner is named: {seeds} seeds are fewer than {FEWEST_SEEDS}.", _largest(pairs)]
+        few = f"{count(seeds, 'seed')} {'is' if seeds == 1 else 'are'} fewer than {FEWEST_SEEDS}"
+        said = [f"No winner is named: {few}.", _largest(pairs)]
     elif not any(pair.winner for _, pair in pairs):
         said = ["No difference between the algorithms can be claimed.", _largest(pairs)]
     elif len(pairs) == 1:
@@ -30,11 +31,11 @@ def warnings(seeds: int, failures: Sequence[Failure], excluded: Sequence[Failure
     """What limits the study."""
     found = list(more)
     if seeds < FEWEST_SEEDS:
-        found.append(f"{_count(seeds, 'seed')}: too few to name a winner; at least {FEWEST_SEEDS} are needed.")
+        found.append(f"{count(seeds, 'seed')}: too few to name a winner; at least {FEWEST_SEEDS} are needed.")
     if failures:
-        found.append(f"{_count(len(failures), 'cell')} failed; a failed cell counts as no better than its start.")
+        found.append(f"{count(len(failures), 'cell')} failed; a failed cell counts as no better than its start.")
     if excluded:
-        found.append(f"{_count(len(excluded), 'run')} left out, as asked.")
+        found.append(f"{count(len(excluded), 'run')} left out, as asked.")
     return found
 
 
@@ -67,7 +68,9 @@ def _other(pair: Pair) -> str:
 
 def _largest(pairs: Sequence[tuple[str, Pair]]) -> str:
     _, pair = max(pairs, key=lambda item: abs(item[1].difference.value or 0.0))
-    return pair.sentence if len(pairs) == 1 else f"The largest difference: {pair.sentence}"
+    if len(pairs) == 1 or pair.difference.value is None:
+        return pair.sentence
+    return f"The largest difference: {pair.sentence}"
 
 
 def _detectable(environments: Mapping[str, EnvResult], tests: int) -> str:
@@ -87,5 +90,6 @@ def _and(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def _count(n: int, what: str) -> str:
+def count(n: int, what: str) -> str:
+    """`1 seed`, `2 seeds`."""
     return f"{n} {what}{'' if n == 1 else 's'}"

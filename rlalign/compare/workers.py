@@ -6,22 +6,25 @@ of a second and from the same clean state each time.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import math
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
 from rlalign.config import TrainConfig, from_dict, to_dict
 
 _PRELOADED = ["rlalign.experiment", "rlalign.policies.gru", "matplotlib.figure", "scipy.stats"]
+_PATIENCE = 1.0  # seconds for a process that has said its last word to be gone
 _GIB = 2**30
 _MEMORY = {True: 0.75 * _GIB, False: 6 * _GIB}  # of a run from scratch, of one with a pretrained policy
 
@@ -61,30 +64,27 @@ class LocalWorkers:
         self.jobs = jobs
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_PRELOADED)
-        self._running: dict[str, tuple[Any, Path]] = {}
-        self._gone: set[str] = set()
+        self._running: dict[str, tuple[Any, Connection, Path]] = {}
 
     def start(self, name: str, config: TrainConfig) -> None:
         """Begin a run; what it prints goes to a file beside its folder."""
         log = log_of(config)
         log.parent.mkdir(parents=True, exist_ok=True)
-        process = self._context.Process(target=_work, args=(to_dict(config), str(log)), name=name)
+        line, theirs = self._context.Pipe(duplex=False)
+        process = self._context.Process(target=_work, args=(to_dict(config), str(log), theirs), name=name)
         process.start()
-        self._running[name] = process, log
+        theirs.close()
+        self._running[name] = process, line, log
 
     def wait(self, seconds: float) -> list[Ended]:
         """Runs that have ended, waiting for one at most so long."""
-        wait([p.sentinel for p, _ in self._running.values()], timeout=seconds)
+        ready = wait([line for _, line, _ in self._running.values()], timeout=seconds)
         ended = []
-        for name, (process, log) in list(self._running.items()):
-            status = process.exitcode
-            if status is None and not _exists(process.pid):
-                # The server forgot to tell: what the run left in its folder says how it ended. But look once more.
-                status = 0 if name in self._gone else None
-                self._gone.add(name)
-            if status is not None:
-                ended.append(Ended(name, status, _reason(status, log)))
+        for name, (process, line, log) in list(self._running.items()):
+            if line in ready:
                 del self._running[name]
+                status = _status(process, line)
+                ended.append(Ended(name, status, _reason(status, log)))
         return ended
 
     def stop(self, name: str) -> None:
@@ -93,21 +93,32 @@ class LocalWorkers:
             self._running[name][0].terminate()
 
     def close(self) -> None:
-        """Ask all to stop and wait until they have."""
-        for process, _ in self._running.values():
-            process.terminate()
-        while self._running:
-            self.wait(1.0)
+        """Ask all to stop and wait until they have; a KeyboardInterrupt does not wait."""
+        for name in self._running:
+            self.stop(name)
+        try:
+            while self._running:
+                self.wait(1.0)
+        except KeyboardInterrupt:
+            for process, _, _ in self._running.values():
+                process.kill()
+            raise
 
 
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _status(process: Any, line: Connection) -> int:
+    """What a run said when it left, or how it died without a word.
+
+    The server that processes are forked from is not asked, as it may be gone, or slow to notice: a line closes with the
+    last process that holds its other end.
+    """
+    with line:
+        try:
+            status: int = line.recv()
+        except EOFError:
+            process.join(_PATIENCE)
+            return process.exitcode or 1
+    process.join(_PATIENCE)
+    return status
 
 
 def log_of(config: TrainConfig) -> Path:
@@ -143,6 +154,9 @@ def run_here(config: TrainConfig) -> int:
     import torch
 
     from rlalign.integrations import train_any
+    from rlalign.signals import StopRequest
+
+    StopRequest.impatient = False  # Ctrl-C reaches a study and its runs alike, and the study asks them too
 
     torch.set_num_threads(1)
     try:
@@ -152,21 +166,18 @@ def run_here(config: TrainConfig) -> int:
         return 1
 
 
-def _work(config: Mapping[str, Any], log: str) -> None:
+def _work(config: Mapping[str, Any], log: str, line: Connection) -> None:
     with open(log, "ab", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     faulthandler.enable()
     threading.Thread(target=_follow_parent, daemon=True).start()
-    os._exit(_flushed(run_here(from_dict(TrainConfig, config))))
-
-
-def _flushed(status: int) -> int:
-    import sys
-
+    status = run_here(from_dict(TrainConfig, config))
     sys.stdout.flush()
     sys.stderr.flush()
-    return status
+    with contextlib.suppress(OSError):  # nobody is there to hear it
+        line.send(status)
+    os._exit(status)
 
 
 def _follow_parent() -> None:

@@ -13,6 +13,19 @@ if TYPE_CHECKING:
     from rlalign.run import Run
 
 
+def check_any(config: TrainConfig) -> None:
+    """Refuse, before anything is made, what a run of this configuration would refuse. Raises UserError."""
+    from rlalign.build import check_policy
+    from rlalign.experiment import ready_mdp
+
+    mdp = ready_mdp(config)
+    if config.algorithm in OUTSIDE:
+        from rlalign.integrations.trl.settings import check_trl
+
+        check_trl(config, mdp)
+    check_policy(config, mdp)
+
+
 def train_any(
     config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False
 ) -> tuple[Run, Comparison | None]:

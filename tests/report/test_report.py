@@ -180,7 +180,7 @@ def test_the_command_writes_the_report_and_says_where(study, tmp_path, capsys) -
 
 
 def test_a_folder_with_nothing_to_report_is_refused(tmp_path) -> None:
-    with pytest.raises(UserError, match="neither a study"):
+    with pytest.raises(UserError, match="holds no study"):
         write(tmp_path)
 
 

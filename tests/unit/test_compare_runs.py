@@ -12,6 +12,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +23,18 @@ import pytest
 from rich.console import Console
 
 import rlalign
+from rlalign import checkpoint
 from rlalign.cli import main
 from rlalign.compare.cell import finished
 from rlalign.compare.compare import compare_runs, compare_study
 from rlalign.compare.gather import Excluding
 from rlalign.compare.grid import run_cells
 from rlalign.compare.results import Results, read_results
-from rlalign.compare.study import Study, cells
-from rlalign.compare.tuning import search
-from rlalign.compare.workers import LocalWorkers
+from rlalign.compare.study import Cell, Study, cells
+from rlalign.compare.workers import LocalWorkers, log_of
 from rlalign.errors import FaultError, UserError
 from rlalign.run import Run, read_config, write_config
+from rlalign.tracking import read_metrics
 
 NOTHING = Excluding()
 SEEDS = 5
@@ -134,6 +139,29 @@ def test_an_unfinished_cell_goes_on_from_its_checkpoint(study: Path, tmp_path: P
         assert (cell.folder / name).read_bytes() == (theirs / name).read_bytes()
 
 
+def test_a_cell_by_trl_that_was_killed_begins_again_and_ends_the_same(tmp_path: Path) -> None:
+    """TRL's state in the middle of a run is not kept: whatever a kill left is cleared, a last checkpoint too."""
+    small = {"evaluation.prompts": 2, "model.hidden_size": 32, "rollout.prompts": 3, "rollout.group_size": 4}
+
+    def cell(folder: str) -> Cell:
+        envs, output = ("reverse?max_length=2",), str(tmp_path / folder)
+        (one,) = cells(Study(("trl:grpo",), envs, "tiny", (0,), steps=2, output=output, settings=small))
+        return one
+
+    whole, early, late = cell("whole"), cell("early"), cell("late")
+    assert run_cells([whole], LocalWorkers(1), Console(quiet=True)) == {}
+    for killed, lost in ((early, ("checkpoints", "policy", "report")), (late, ("report",))):
+        shutil.copytree(whole.folder, killed.folder)
+        write_config(killed.folder, killed.config)
+        for name in lost:
+            shutil.rmtree(killed.folder / name)
+    (early.folder / "metrics.jsonl").write_text((whole.folder / "metrics.jsonl").read_text().splitlines()[0] + "\n{")
+    for again in (early, late):
+        assert run_cells([again], LocalWorkers(1), Console(quiet=True)) == {}
+        for name in ("policy/model.safetensors", "samples.jsonl", "report/evaluation.json"):
+            assert (again.folder / name).read_bytes() == (whole.folder / name).read_bytes()
+
+
 def test_a_folder_of_another_study_is_refused(study: Path) -> None:
     asked = _asked(study)
     other = Study(asked.algorithms, asked.envs, seeds=asked.seeds, steps=3, output=asked.output, settings={"lr": 0.5})
@@ -160,6 +188,11 @@ def test_a_crashed_cell_is_reported_and_counts_as_its_start(tmp_path: Path) -> N
     assert grpo.final == grpo.start
     assert grpo.to_threshold == {} or not any(grpo.to_threshold["samples"].reached)
     assert any("2 cells failed" in w for w in results.warnings)
+    (pair,) = results.environments["reverse"].pairs
+    assert (pair.difference.value, pair.p, pair.winner, pair.detectable) == (None, None, None, None)
+    assert "Nothing can be said of rloo and grpo on reverse: grpo failed at every seed." in results.verdict
+    assert not any("largest" in s for s in results.verdict)
+    assert main(["report", str(tmp_path)]) == 0
 
 
 def test_a_study_of_which_nothing_finished_says_why(tmp_path: Path) -> None:
@@ -235,8 +268,33 @@ def test_a_run_of_another_budget_is_named(
 def test_a_run_of_another_environment_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
     path = runs["grpo-1"] / "config.json"
     path.write_text(path.read_text().replace("rlalign/Reverse-v0", "rlalign/Copy-v0"))
-    with pytest.raises(UserError, match=r"rloo has no run on copy.*--exclude-mixed"):
+    with pytest.raises(UserError, match=r"grpo-1' does not fit: rloo has no run on copy.*--exclude-mixed"):
         _compare(runs, tmp_path)
+
+
+def test_a_run_mixed_into_a_studys_cells_is_named_by_its_folder(runs: dict[str, Path], tmp_path: Path) -> None:
+    """It is one against many, wherever the hole is that it makes."""
+    shutil.copytree(runs["grpo-1"], tmp_path / "odd")
+    path = tmp_path / "odd" / "config.json"
+    for old, new, words in (
+        ('"lr": 0.003', '"lr": 0.5', r"odd' does not fit: grpo \(lr 0.5\) on reverse has no seed 0"),
+        ("rlalign/Reverse-v0", "rlalign/Copy-v0", "odd' does not fit: rloo has no run on copy"),
+        ('"seed": 1', '"seed": 7', "odd' does not fit: rloo on reverse has no seed 7"),
+    ):
+        text = path.read_text()
+        path.write_text(text.replace(old, new))
+        with pytest.raises(UserError, match=words):
+            _compare({**runs, "odd": path.parent}, tmp_path)
+        path.write_text(text)
+
+
+def test_a_folder_of_runs_stands_for_them(study: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert compare_runs([tmp_path], out).seeds == [0, 1]
+    assert compare_runs([study.parent], out).seeds == list(range(SEEDS))
+    for folder, words in ((study / "cells" / "reverse", "holds neither a run"), (tmp_path / "no", "is no folder")):
+        with pytest.raises(UserError, match=words):
+            compare_runs([folder], out)
 
 
 def test_one_experiment_twice_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -256,7 +314,9 @@ def test_one_algorithm_under_two_settings_is_two_competitors(runs: dict[str, Pat
     assert _compare(runs, tmp_path).algorithms == ["rloo (lr 0.003)", "rloo (lr 0.5)"]
 
 
-def test_a_search_prunes_resumes_and_ends_in_settings_that_train_takes(tmp_path: Path) -> None:
+def test_a_search_resumes_and_ends_in_settings_that_train_takes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("optuna")
     folder = tmp_path / "tune"
     flags = ["--env", "reverse", "--algorithm", "grpo", "--steps", "2", "--search", "lr=log:1e-4:1e-2"]
@@ -268,17 +328,26 @@ def test_a_search_prunes_resumes_and_ends_in_settings_that_train_takes(tmp_path:
     assert trials[:2] == first
     assert len(trials) == 3
     best = max(trials, key=lambda t: t["value"])
+    page = (folder / "report.html").read_text()
+    assert f"Trial {best['number']} ended highest" in page
+    (folder / "report.html").unlink()
+    assert main(["report", str(folder)]) == 0
+    assert (folder / "report.html").read_text() == page
     config = _parsed(["--config", str(folder / "best.toml"), "--steps", "9"])
     assert config.learner.lr == best["settings"]["learner.lr"]
     assert (config.algorithm, config.policy, config.steps, config.samples_per_step) == ("grpo", "gru", 9, 128)
     assert config.rollout.group_size == best["settings"]["rollout.group_size"]
-    with pytest.raises(UserError, match="holds a search over"):
-        search(_never, {"learner.lr": "log:1e-5:1e-2"}, trials=1, folder=folder, workers=LocalWorkers(1),
-               console=Console(quiet=True))  # fmt: skip
-
-
-def _never(number: int, settings: Any) -> Any:
-    raise AssertionError("no trial should begin")
+    for other, words in (
+        (["--search", "lr=log:1e-5:1e-2"], "holds a search over"),
+        (["--steps", "3"], "holds a search with steps 2, not 3"),
+        (["--env", "copy"], "holds a search with env 'rlalign/Reverse-v0', not 'rlalign/Copy-v0'"),
+        (["--algorithm", "dr_grpo"], "holds a search with algorithm 'grpo', not 'dr_grpo'"),
+        (["--policy", "tiny"], "holds a search with policy 'gru', not 'tiny'"),
+        (["--learner.beta1", "0.8"], "holds a search with learner.beta1 0.9, not 0.8"),
+    ):
+        assert main(["tune", *flags, "--trials", "4", *other]) == 2
+        assert words in capsys.readouterr().err
+    assert json.loads((folder / "trials.json").read_text())["trials"] == trials
 
 
 def _parsed(args: list[str]) -> Any:
@@ -301,17 +370,27 @@ def test_each_algorithm_is_tuned_alike_before_it_is_compared(tmp_path: Path) -> 
         assert (trial.evaluation.split, config.evaluation.split) == ("validation", "test")
 
 
-def test_a_cluster_gives_the_same_runs_bit_for_bit(study: Path, tmp_path: Path) -> None:
+def test_a_cluster_gives_the_same_runs_bit_for_bit_and_lets_them_save(
+    study: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("ray")
-    asked = _asked(tmp_path / "cmp")
-    two = [c for c in cells(asked) if c.seed == 0]
+    there = tempfile.TemporaryDirectory(prefix="rl")  # a short path: the cluster's sockets lie there as well
+    monkeypatch.setenv("TMPDIR", there.name)
+    two = [c for c in cells(_asked(tmp_path / "cmp")) if c.seed == 0]
     from rlalign.compare.cluster import RayWorkers
 
     workers = RayWorkers("local", jobs=2)
     try:
         assert run_cells(two, workers, Console(quiet=True)) == {}
+        endless = replace(two[0].config, steps=10**6, output=str(tmp_path / "endless"))
+        workers.start("endless", endless)
+        while not any(read_metrics(folder) for folder in Path(there.name).glob("*/run")):
+            assert workers.wait(0.05) == []
     finally:
         workers.close()
+        there.cleanup()
+    (*_, last) = checkpoint.complete(tmp_path / "endless" / "checkpoints")
+    assert checkpoint.step_of(last) == len(read_metrics(tmp_path / "endless")) > 0
     for cell in two:
         theirs = study / "cells" / cell.name
         for name in ("policy/gru.safetensors", "samples.jsonl", "report/evaluation.json"):
@@ -319,14 +398,48 @@ def test_a_cluster_gives_the_same_runs_bit_for_bit(study: Path, tmp_path: Path) 
         assert read_config(cell.folder).output == str(cell.folder)
 
 
-def test_a_process_whose_end_nobody_told_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server of processes that lost a child's exit status must not keep the study waiting for ever."""
+def test_the_end_of_a_process_is_seen_though_its_server_is_silent(tmp_path: Path) -> None:
+    """A server of processes that does not report must not keep the study waiting: how a run ended, it says itself."""
+    (done, killed) = cells(Study(("rloo",), ("reverse",), seeds=(0, 1), steps=1, output=str(tmp_path)))
+    workers = LocalWorkers(2)
+    workers.start("done", done.config)
+    workers.start("killed", replace(killed.config, steps=10**6))
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    os.kill(server, signal.SIGSTOP)
+    try:
+        assert _ended(workers) == ("done", 0)
+        workers._running["killed"][0].kill()
+        assert _ended(workers)[0] == "killed"
+    finally:
+        os.kill(server, signal.SIGCONT)
+    workers.start("killed", replace(killed.config, steps=10**6, output=str(tmp_path / "again")))
+    workers._running["killed"][0].kill()
+    assert _ended(workers) == ("killed", -signal.SIGKILL)
 
-    class Silent:
-        pid, exitcode, sentinel = 2**22 - 1, None, None  # no process has that number
 
-    monkeypatch.setattr("rlalign.compare.workers.wait", lambda sentinels, timeout: [])
-    workers = LocalWorkers(1)
-    workers._running["cell"] = Silent(), Path("none.log")  # type: ignore[assignment]
-    assert workers.wait(0) == []
-    assert [ended.name for ended in workers.wait(0)] == ["cell"]
+def _ended(workers: LocalWorkers) -> tuple[str, int]:
+    while not (found := workers.wait(60)):
+        continue
+    (one,) = found
+    return one.name, one.status
+
+
+def test_a_signal_to_all_processes_of_a_study_lets_its_cells_save(tmp_path: Path) -> None:
+    """Ctrl-C and a machine that shuts down reach the study, its cells, and the server that these are forked from."""
+    flags = ["--algorithms", "rloo,grpo", "--envs", "reverse", "--steps", str(10**6), "--seeds", "1", "--jobs", "2"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "rlalign.cli", "compare", *flags, "--output", str(tmp_path)],
+        start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    every = cells(Study(("rloo", "grpo"), ("reverse",), seeds=(0,), output=str(tmp_path)))
+    while process.poll() is None and not all(read_metrics(c.folder) for c in every):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=0.05)
+    os.killpg(process.pid, signal.SIGTERM)
+    said, _ = process.communicate()
+    assert process.returncode == 143
+    assert "failed" not in said
+    for cell in every:
+        (*_, last) = checkpoint.complete(cell.folder / "checkpoints")
+        assert checkpoint.step_of(last) == len(read_metrics(cell.folder)) > 0
+        assert "Traceback" not in log_of(cell.config).read_text()

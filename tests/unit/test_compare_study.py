@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,10 +20,12 @@ from rlalign.compare.manifest import fingerprint
 from rlalign.compare.results import Results
 from rlalign.compare.settings import apply, full_key
 from rlalign.compare.spaces import distribution, parse_search
-from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, read_study
+from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, from_mapping, label, read_study
+from rlalign.compare.tuning import check_search
 from rlalign.compare.verdict import _winners
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
+from rlalign.make import env_id
 from rlalign.run import Lock, write_config
 
 STUDY = """
@@ -56,6 +59,21 @@ def test_a_file_says_what_the_flags_say_and_more(tmp_path: Path) -> None:
     assert {(c.config.rollout.group_size, c.config.samples_per_step) for c in found} == {(4, 128)}
     assert found[3].folder == Path("out/cells/reverse/rloo/seed-1")
     assert found[3].config.seed == 1
+
+
+def test_an_environment_has_one_id_however_it_is_called() -> None:
+    """Its cells would clash in one folder, or be two environments to `rlalign compare RUNS`."""
+    spelt = ["guess_number", "GuessNumber", "rlalign/GuessNumber-v0"]
+    found = [check(from_mapping({**ONE, "envs": [name], "env": {name: {"steps": 7}}})) for name in spelt]
+    assert {(c.config.env, c.config.steps, c.env) for s in found for c in cells(s)} == {
+        ("rlalign/GuessNumber-v0", 7, "guess_number")
+    }
+    with pytest.raises(UserError, match="environment 'guess_number' is named twice"):
+        check(from_mapping({**ONE, "envs": spelt[:2]}))
+    assert [env_id(e) for e in ("reverse?max_length=2", "own.py:Env", "tasks.jsonl", "revers")] == [
+        "rlalign/Reverse-v0?max_length=2", "own.py:Env", "tasks.jsonl", "revers",
+    ]  # fmt: skip
+    assert label("rlalign/Reverse-v0?max_length=2") == label("reverse?max_length=2") == "reverse-max_length-2"
 
 
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
@@ -93,6 +111,9 @@ def test_short_names_and_types_of_settings() -> None:
         apply(TrainConfig(), {"group_size": 5})
 
 
+ONE: dict[str, object] = {"algorithms": ["rloo"], "envs": ["reverse"]}
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -101,9 +122,30 @@ def test_short_names_and_types_of_settings() -> None:
         ({"algorithms": ["rloo"], "envs": ["reverse", "rlalign/Reverse-v0"]}, "environment 'reverse' is named twice"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "seeds": [1, 1]}, "give different ones"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "seeds": [TUNING_SEED]}, "kept for tuning"),
-        ({"algorithms": ["rloo"], "envs": ["reverse"], "sedes": 3}, "unknown key 'sedes'.* Did you mean 'seeds'"),
+        ({"algorithms": ["rloo"], "envs": ["reverse"], "sedes": 3}, "unknown setting 'sedes'.* Did you mean 'seeds'"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "algorithm": {"rlo": {}}}, "names none of the study's"),
         ({"algorithms": ["rloo"], "envs": ["reverse"], "settings": {"seed": 3}}, "use --seeds"),
+        ({**ONE, "algorithm": {"rloo": {"env": "copy"}}}, "'env' says which cell a run is"),
+        ({**ONE, "tune": {"trials": 2, "search": {"seed": "int:1:3"}}}, "'seed' says which cell a run is"),
+        ({"algorithms": "rloo", "envs": ["reverse"]}, "algorithms is 'rloo': it must be a list"),
+        ({"algorithms": ["rloo"], "envs": "reverse"}, "envs is 'reverse': it must be a list"),
+        ({"algorithms": ["rloo"], "envs": [3]}, "envs is 3: it must be a text"),
+        ({**ONE, "seeds": [True, 2]}, "seeds is True: it must be an integer"),
+        ({**ONE, "seeds": ["1"]}, "seeds is '1': it must be an integer"),
+        ({**ONE, "seeds": "10"}, "seeds is '10': give how many, 1 or more, or a list of which"),
+        ({**ONE, "seeds": True}, "seeds is True: give how many"),
+        ({**ONE, "seeds": -3}, "seeds is -3: give how many"),
+        ({**ONE, "seeds": 10**12}, "seeds is 1000000000000: give how many"),
+        ({**ONE, "steps": "x"}, "steps is 'x': it must be an integer"),
+        ({**ONE, "threshold": "x"}, "threshold is 'x': it must be a number"),
+        ({**ONE, "threshold": float("nan")}, "threshold is nan: it must be a number"),
+        ({**ONE, "settings": 3}, "settings is 3: it must be a table"),
+        ({**ONE, "algorithm": {"rloo": "grpo"}}, "algorithm.rloo is 'grpo': it must be a table"),
+        ({**ONE, "tune": 5}, "tune is 5: it must be"),
+        ({**ONE, "tune": {"trials": "x"}}, "tune.trials is 'x': it must be an integer"),
+        ({**ONE, "tune": {"trails": 3}}, "unknown setting 'tune.trails'. Did you mean 'trials'"),
+        ({**ONE, "tune": {"trials": 2, "search": {"lr": 3}}}, "tune.search.lr is 3: it must be a text"),
+        ({**ONE, "tune": {"search": {"lr": "log:1e-4:1"}}}, "not how often: give --tune N"),
     ],
 )
 def test_a_study_that_cannot_be_answered_is_refused(data: dict[str, object], message: str) -> None:
@@ -122,6 +164,13 @@ def test_unknown_names_and_unfair_budgets_are_refused_before_anything_runs(tmp_p
         (study(settings={"reward": "vadr"}), "Did you mean 'vader'"),
         (study(algorithm={"grpo": {"steps": 7}}), "grpo on reverse has steps 7 where rloo has 200.*--allow-unequal"),
         (study(settings={"objective.ratio": "none", "learner.epochs": 2}), "on reverse: 2 epochs"),
+        (study(policy="grru"), "unknown policy 'grru'. Did you mean 'gru'"),
+        (study(policy="./nowhere"), "no folder './nowhere'"),
+        (study(settings={"model.lora_r": 4}), "lora"),
+        (study(algorithms=["grpo", "trl:grpo"]), "'gru' is no transformers model, and trl:grpo trains nothing else"),
+        (study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"), "TRL's loop knows one"),
+        (study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}), "cannot follow"),
+        (study(settings={"supervised.align_interval": 1}, envs=["alignment"]), "answer"),
     ):
         with pytest.raises(UserError, match=message):
             compare_study(broken, command="")
@@ -164,11 +213,62 @@ def test_spaces_of_a_search() -> None:
         ("log:1e-2:1e-4", "LOW < HIGH"),
         ("lgo:1:2", "Did you mean 'log'"),
         ("uniform:1", "LOW:HIGH"),
+        ("uniform:nan:1", "must be finite"),
+        ("int:1.5:3", "LOW:HIGH"),
+        ("int:1:2:3", "LOW:HIGH"),
+        ("choice:", "choice:A,B,C"),
     ):
         with pytest.raises(UserError, match=message):
             distribution("x", space)
     with pytest.raises(UserError, match="no SETTING=SPACE"):
         parse_search(["lr"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("group_size=choice:4,5", "search for rollout.group_size: no run can have 5: rloo on reverse"),
+        ("group_size=choice:4,x", "no run can have 'x'"),
+        (
+            "objective.baseline=choice:leave_one_out,none,men",
+            "no run can have 'men': rloo on reverse",
+        ),
+        ("lr=uniform:-1:1", "search for learner.lr: no run can have -0.998"),
+        ("seed=int:1:3", "'seed' says which cell a run is"),
+        ("lrr=log:1e-4:1e-2", "unknown setting 'lrr'. Did you mean 'lr'"),
+        ("zzz=log:1e-4:1e-2", "unknown setting 'zzz'. rlalign train --help lists them."),
+    ],
+)
+def test_a_search_of_what_no_run_can_have_is_refused_before_the_first_trial(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    pytest.importorskip("optuna")
+    monkeypatch.chdir(tmp_path)
+    for command in (["tune"], ["compare", "--algorithms", "rloo", "--envs", "reverse", "--tune", "2"]):
+        assert main([*command, "--search", words]) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_values_that_need_one_another_are_not_refused() -> None:
+    """A clipped ratio is impossible without the ratio, and two epochs as well: together they are a choice of two."""
+    pytest.importorskip("optuna")
+    study = Study(("rloo",), ("reverse",), seeds=(0,))
+    spaces = {"objective.ratio": "choice:none,token", "objective.trust.kind": "choice:none,clip", "lr": "uniform:0:1"}
+    check_search(lambda _, settings: cell_config(study, "reverse", "rloo", 0, settings), spaces)
+
+
+def test_a_folder_that_holds_other_things_is_left_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "thesis.tex").touch()
+    for words in ("compare --algorithms rloo --envs reverse", "tune"):
+        assert main([*words.split(), "--output", "."]) == 2
+        assert "'.' holds other things ('thesis.tex')" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_trials_never_have_a_seed_of_a_comparison() -> None:
@@ -199,12 +299,31 @@ def test_a_cell_without_a_checkpoint_begins_again_unless_a_process_still_works_o
     assert not cell.folder.exists()
 
 
+def test_a_file_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken, wrong, latin = (tmp_path / f"{name}.toml" for name in ("broken", "wrong", "latin"))
+    broken.write_text("algorithms = [")
+    wrong.write_text('algorithms = ["rloo"]\nenvs = "reverse"')
+    latin.write_bytes(b'policy = "\xe9"')
+    for path, words in (
+        (tmp_path / "nowhere.toml", "nowhere.toml' cannot be read (No such file or directory): check the path"),
+        (tmp_path, "cannot be read (Is a directory)"),
+        (broken, "broken.toml' is no TOML file: "),
+        (latin, "latin.toml' is no TOML file: "),
+        (wrong, "wrong.toml': envs is 'reverse': it must be a list"),
+    ):
+        with pytest.raises(UserError, match=re.escape(words)):
+            read_study(path)
+    assert main(["train", "--config", str(tmp_path / "nowhere.toml")]) == 2
+    assert "cannot be read (No such file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
         (["--jobs", "-1"], "jobs is -1"),  # it would wait for ever for runs that it never starts
         (["--threshold", "nan"], "threshold is nan"),
         (["--steps", "0"], "steps is 0"),
+        (["--ray", "nonsense"], "no Ray cluster at 'nonsense'"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
@@ -214,6 +333,46 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
     assert main([*command, *flags]) == 2
     assert words in capsys.readouterr().err
     assert not (tmp_path / "cmp").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("runs/a runs/b --threshold nan", "threshold is nan: it must be a number"),
+        ("runs/a --seeds 3", "runs that exist are taken as they are: leave out --seeds"),
+        (
+            "runs/a --steps 3 --policy gru --jobs 2",
+            "runs that exist are taken as they are: leave out --policy, --steps, --jobs",
+        ),
+        (
+            "runs/a --tune 3 --search lr=log:1:2 --ray",
+            "runs that exist are taken as they are: leave out --ray, --tune, --search",
+        ),
+        (
+            "runs/a --allow-unequal --learner.lr 3",
+            "runs that exist are taken as they are: leave out --allow-unequal, --learner.lr",
+        ),
+        (
+            "runs/a --algorithms rloo --envs reverse",
+            "runs that exist are taken as they are: leave out --algorithms, --envs",
+        ),
+        ("--algorithms rloo --envs reverse --exclude-mixed", "a study makes its own runs: leave out --exclude-mixed"),
+        ("study.toml runs/a", "'study.toml' is a study by itself"),
+        ("nothere.toml", "'nothere.toml' cannot be read (No such file or directory)"),
+        ("--algorithms rloo --envs reverse --seeds -3", "seeds is -3: give how many"),
+        ("--algorithms rloo --envs reverse --seeds=", "--seeds '' is neither how many nor which"),
+        ("--algorithms rloo --envs reverse --search lr=log:1:2", "not how often: give --tune N"),
+    ],
+)
+def test_flags_that_would_be_ignored_are_named(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, said: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *words.split()]) == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert len(err.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def _found(*winners: tuple[str, str]) -> Any:

@@ -6,12 +6,26 @@ from typing import Any
 
 from rlalign.algorithms import OUTSIDE
 from rlalign.config import TrainConfig
+from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective, OffPolicy
+from rlalign.policies import policy_kind
 
 _LOSS = {"sequence_mean": "grpo", "constant": "dr_grpo", "token_global": "dapo", "sequence_sum": "luspo"}
 _SCALE = {"none": "none", "group_std": "group", "batch_std": "batch"}
 _LEVEL = {"token": "token", "sequence_geomean": "sequence"}
+
+
+def check_trl(config: TrainConfig, mdp: TextMDP) -> None:
+    """Refuse what TRL has no counterpart of, before anything is loaded. Raises UserError."""
+    if mdp.max_turns > 1:
+        raise UserError(f"{mdp.id} has up to {mdp.max_turns} turns, and TRL's loop knows one: use an algorithm of ours")
+    if policy_kind(config.policy) in ("gru", "tabular"):
+        raise UserError(
+            f"policy '{config.policy}' is no transformers model, and {config.algorithm} trains nothing else: "
+            "use --policy tiny, smollm2 or a model folder"
+        )
+    trl_arguments(config, max_new=mdp.max_new, cpu=True, bf16=False)
 
 
 def trl_arguments(config: TrainConfig, *, max_new: int, cpu: bool, bf16: bool) -> dict[str, Any]:

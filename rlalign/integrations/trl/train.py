@@ -30,7 +30,7 @@ from rlalign.errors import UserError
 from rlalign.evaluation import Evaluation, evaluate, held_out
 from rlalign.experiment import default_output
 from rlalign.integrations.trl.record import Recorder
-from rlalign.integrations.trl.settings import trl_arguments
+from rlalign.integrations.trl.settings import check_trl, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.learner import lr_factor
 from rlalign.plots import draw
@@ -64,9 +64,7 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     config = resolve(config)
     validate(config)
     mdp = build_mdp(config, env=env, rewards=rewards)
-    if mdp.max_turns > 1:
-        raise UserError(f"{mdp.id} has up to {mdp.max_turns} turns, and TRL's loop knows one: use an algorithm of ours")
-    trl_arguments(config, max_new=mdp.max_new, cpu=True, bf16=False)  # refused before anything is loaded
+    check_trl(config, mdp)
     folder = Path(config.output or default_output(config))
     with Lock(folder), StopRequest() as stop:
         _open(folder, config)

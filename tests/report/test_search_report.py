@@ -1,0 +1,49 @@
+"""The report of a search: every trial is drawn against every setting, the best stands out, nothing breaks out."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from rlalign.cli import main
+from rlalign.compare.found import Found, Trial, read_found, write_search, write_trials
+from rlalign.compare.report.search import render
+from rlalign.defaults import default_config
+
+SEARCH = {"learner.lr": "log:1e-4:1e-2", "objective.baseline": "choice:none,<b>", "learner.epochs": "int:1:4"}
+TRIALS = [
+    Trial(0, "complete", 0.2, {"learner.lr": 1e-4, "objective.baseline": "none", "learner.epochs": 1}),
+    Trial(1, "complete", 0.9, {"learner.lr": 1e-3, "objective.baseline": "<b>", "learner.epochs": 2}),
+    Trial(2, "pruned", 0.95, {"learner.lr": 1e-2, "objective.baseline": "none", "learner.epochs": 4}),
+    Trial(3, "fail", None, {"learner.lr": 2e-3, "objective.baseline": "none", "learner.epochs": 4}),
+]
+FOUND = Found(SEARCH, default_config("reverse", "gru", "grpo"), TRIALS, 0.1)
+
+
+def test_the_best_is_a_trial_that_ended_and_each_is_drawn_against_each_setting() -> None:
+    """A pruned trial's last value may be higher, and is none of a finished run."""
+    page = render(FOUND)
+    assert "Trial 1 ended highest: 0.900 held-out reward, from 0.100 before training." in page
+    assert "25\u00a0% of the trials gained at least" in page  # one of four
+    pictures = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(pictures) == 1 + len(SEARCH)
+    for picture in pictures:
+        assert len(re.findall(r'<circle[^>]* class="(?:dot|seed)', picture)) == 3
+        assert len(re.findall(r'class="seed failed', picture)) == 1
+        assert len(re.findall(r'class="dot ', picture)) == 1
+    assert "<b>&lt;b&gt;</b>" in page
+    assert not re.search(r"https?:", page)
+
+
+def test_it_is_made_again_from_what_is_stored(tmp_path: Path) -> None:
+    write_search(tmp_path, FOUND.search, FOUND.base)
+    write_trials(tmp_path, FOUND)
+    assert read_found(tmp_path) == FOUND
+    assert main(["report", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").read_text() == render(FOUND)
+
+
+def test_a_search_of_which_nothing_ended_says_so() -> None:
+    page = render(Found(SEARCH, FOUND.base, [Trial(0, "fail", None, {}), Trial(1, "running", None, {})], None))
+    assert "No trial finished." in page
+    assert "<svg" not in page
