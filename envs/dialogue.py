@@ -20,10 +20,10 @@ from rlalign.errors import UserError
 from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Task, Tokenizer
 
-_REMEDIES = ("refund", "repair", "cancel")
-_ITEMS = ("lamp", "coat", "desk", "ring")
+_REMEDIES = ("refund", "repair", "replace")
+_ITEMS = ("lamp", "coat", "desk", "ring", "chair", "watch", "radio", "bike")
 _GREETINGS = ("hi", "hello")
-_SCRIPT = ", . ? \n my is broken please help no not that order sorry what and which thanks"
+_SCRIPT = ", . ? \n my is broken please help no not that order sorry what and which remedy thanks"
 _POLITE = re.compile(r"\b(?:please|thanks?|thank you|sorry|welcome|happy to)\b")
 _LONGEST = 40  # characters of an opening from real conversations
 
@@ -38,9 +38,10 @@ def extra_turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
     return [float(max(0, s.get("turns", 0) - 2)) for s in state]
 
 
-def polite(turns: list[list[str]], **columns: Any) -> list[float]:
-    """The share of turns with a courteous word. Hacked by: the word alone; the goal is what it must not cost."""
-    return [sum(bool(_POLITE.search(said.lower())) for said in spoken) / max(len(spoken), 1) for spoken in turns]
+def polite(turns: list[list[str]], state: list[dict[str, Any]], **columns: Any) -> list[float]:
+    """The share of turns with a courteous word, as far as the goal was reached: courtesy alone helps nobody."""
+    shares = [sum(bool(_POLITE.search(said.lower())) for said in spoken) / max(len(spoken), 1) for spoken in turns]
+    return [share * reached for share, reached in zip(shares, goal(state), strict=True)]
 
 
 def chitchat_openings() -> list[str]:
@@ -60,9 +61,9 @@ class Dialogue(TextMDP):
     """State: the conversation. Action: a word. Reward: 1 goal + 0.1 politeness - 0.05 a turn beyond two.
 
     The customer opens with `hi, my lamp is broken.`. A question (`?`) about the order is answered by its number, any
-    other by the remedy that is wanted; `what and which order?` asks for both. A turn that names a remedy and a number
-    is the agent's deed: the right one ends the conversation. Data: procedural, no licence; openings="chitchat" puts
-    real first messages (chitchat-dataset, MIT) in front. Splits: disjoint by opening, item, remedy and order.
+    other by the remedy that is wanted; `which remedy and which order?` asks for both. A turn that names a remedy and a
+    number is the agent's deed: the right one ends the conversation. Data: procedural, no licence; openings="chitchat"
+    puts real first messages (chitchat-dataset, MIT) in front. Splits: disjoint by opening, item, remedy and order.
 
     Args:
         openings: "scripted", or "chitchat", for which the tokenizer is bytes unless another is given.
@@ -110,7 +111,8 @@ class Dialogue(TextMDP):
 
     def gold_turns(self, task: Task) -> list[str]:
         """One question for both, and the deed."""
-        return ["sorry, what and which order?", f"thanks, {task.columns['remedy']} {task.columns['order']}."]
+        remedy, order = task.columns["remedy"], task.columns["order"]
+        return ["sorry, which remedy and which order?", f"thanks, {remedy} order {order}."]
 
     def reply(
         self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
@@ -136,5 +138,5 @@ class Dialogue(TextMDP):
         if "?" not in said:
             return "please help."
         about_order = "order" in said or "number" in said
-        about_wish = "what" in said or "how" in said or not about_order
+        about_wish = any(word in said for word in ("what", "how", "remedy")) or not about_order
         return " ".join([remedy] * about_wish + [f"order {order}"] * about_order) + "."

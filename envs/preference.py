@@ -89,7 +89,7 @@ class Preference(TextMDP):
         self._preferences = (pairs, seed)
         rewards = {f"rlalign.envs.preference:proxy?pairs={pairs}&seed={seed}": 1.0, "rlalign.envs.preference:gold": 0.0}
         sizes = {"max_prompt": 48, "max_new": (16, 64)}
-        prompts = [f"{opening} {topic} :" for opening in _OPENINGS for topic in _TOPICS]
+        prompts = [f"{opening} {topic}:" for opening in _OPENINGS for topic in _TOPICS]
         super().__init__(
             **{"source": ListSource(prompts, shares=(0.6, 0.2, 0.2)), "rewards": rewards, **sizes, **kwargs}
         )

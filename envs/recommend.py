@@ -40,8 +40,8 @@ def turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
 class Recommend(TextMDP):
     """State: titles, recommendations, what the user said. Action: a word. Reward: 1 hit + 1 / rank - 0.1 a turn.
 
-    Prompt `a dark war, b odd love, c light space`, turns `b` or `odd love`, replies `more light` or `which?`. The user
-    puts moods in an order of taste, then topics, and says first what mood, then what topic the favourite has.
+    Prompt `a) dark war, b) odd love, c) light space`, turns `b` or `odd love`, replies `more light` or `which?`. The
+    user puts moods in an order of taste, then topics, and says first what mood, then what topic the favourite has.
     Data: procedural, no licence. Splits: disjoint by candidates and taste.
 
     Args:
@@ -71,7 +71,7 @@ class Recommend(TextMDP):
             titles = [every[i] for i in rng.permutation(len(every))[:candidates]]
             moods, topics = rng.permutation(_MOODS).tolist(), rng.permutation(_TOPICS).tolist()
             order = sorted(range(candidates), key=lambda i: (moods.index(titles[i][0]), topics.index(titles[i][1])))
-            listed = ", ".join(f"{_LETTERS[i]} {mood} {topic}" for i, (mood, topic) in enumerate(titles))
+            listed = ", ".join(f"{_LETTERS[i]}) {mood} {topic}" for i, (mood, topic) in enumerate(titles))
             names = [f"{mood} {topic}" for mood, topic in titles]
             return {"prompt": listed + "\n", "titles": names, "order": order, "answer": _LETTERS[order[0]]}
 
@@ -81,7 +81,7 @@ class Recommend(TextMDP):
 
     def default_tokenizer(self) -> Tokenizer:
         """The words of titles and replies."""
-        return WordTokenizer((*_LETTERS, *_MOODS, *_TOPICS, ",", "more", "which?", "\n"))
+        return WordTokenizer((*_LETTERS, *_MOODS, *_TOPICS, ")", ",", "more", "which?", "\n"))
 
     def reply(
         self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator

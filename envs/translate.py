@@ -41,8 +41,8 @@ _QUALITIES = (
 )
 _VERBS = (
     ("sees", "sieht", "看见"),
-    ("buys", "kauft", "买了"),
-    ("paints", "malt", "画了"),
+    ("buys", "kauft", "买"),
+    ("paints", "malt", "画"),
     ("wants", "will", "想要"),
     ("finds", "findet", "找到"),
 )

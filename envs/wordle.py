@@ -28,7 +28,7 @@ def won(state: list[dict[str, Any]], **columns: Any) -> list[float]:
 
 
 def information(state: list[dict[str, Any]], **columns: Any) -> list[float]:
-    """Bits that the guesses gained of those that the word has: log(N / left) / log N; 1 when one word is left."""
+    """The share of the word's bits that all guesses gained: log(N / left) / log N; 1 when one word is left."""
     return [s.get("information", 0.0) for s in state]
 
 
@@ -62,8 +62,9 @@ def marks(guess: str, word: str) -> str:
 class Wordle(TextMDP):
     """State: the rules, guesses, marks. Action: a character. Reward: 1 for the word, 0.5 · information, 0.2 · form.
 
-    Prompt `3 of abcd`, turns such as `abc`, replies such as `+-.`, or `word?` to anything else. Every string over the
-    alphabet is a word. Data: procedural, no licence. Splits: disjoint, so held-out words never were the hidden one.
+    Prompt `3 of abcd` and a first guess with its marks, `abc+-.`; turns such as `acd`, replies such as `+.-`, or
+    `word?` to anything else. Every string over the alphabet is a word. Data: procedural, no licence. Splits: disjoint
+    by word and first guess: a held-out game is a new one, its word is not.
 
     Args:
         alphabet: the letters that words are made of.
@@ -93,11 +94,14 @@ class Wordle(TextMDP):
         alphabet = self.alphabet
 
         def make(rng: np.random.Generator) -> dict[str, Any]:
-            word = "".join(rng.choice(list(alphabet), size=length))
-            return {"prompt": f"{length} of {alphabet}\n", "answer": word}
+            words = words_of(alphabet, length)
+            word, first = (words[i] for i in rng.choice(len(words), size=2, replace=False))
+            said = f"{length} of {alphabet}\n{first}{marks(first, word)}\n"
+            return {"prompt": said, "answer": word, "first": first}
 
         width = max(len(char.encode()) for char in alphabet)
-        sizes = {"max_prompt": 16 + width * len(alphabet), "max_new": width * length + 1, "max_turns": 5}
+        longest = 16 + width * (len(alphabet) + length) + length
+        sizes = {"max_prompt": longest, "max_new": width * length + 1, "max_turns": 5}
         source = ProceduralSource(make, seed=seed)
         super().__init__(**{"source": source, **sizes, "max_reply": max(length + 1, 6), **kwargs})
         if self.max_turns < 2:
@@ -111,16 +115,16 @@ class Wordle(TextMDP):
         self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
     ) -> Sequence[int] | None:
         """The marks of the guess, or None when it was the word."""
-        words = words_of(self.alphabet, self.length)
-        left = state.setdefault("left", words)
+        words, word, first = words_of(self.alphabet, self.length), task.columns["answer"], task.columns.get("first")
+        left = state.get("left") or ([w for w in words if marks(first, w) == marks(first, word)] if first else words)
         state["turns"] = state.get("turns", 0) + 1
         state.setdefault("words", 0)
         guess = self.tokenizer.decode(turn_ids).strip()
         if len(guess) != self.length or not set(guess) <= set(self.alphabet):
             return self.tokenizer.encode("word?\n")
         state["words"] += 1
-        said = marks(guess, task.columns["answer"])
+        said = marks(guess, word)
         state["left"] = [word for word in left if marks(guess, word) == said]
         state["information"] = math.log(len(words) / len(state["left"])) / math.log(len(words))
-        state["won"] = guess == task.columns["answer"]
+        state["won"] = guess == word
         return None if state["won"] else self.tokenizer.encode(said + "\n")

@@ -81,7 +81,9 @@ class Comparison:
     def verdict(self) -> str:
         """One sentence that says whether the policy got better."""
         d = self.differences["reward"]
-        what = f"reward {d.mean:+.3f} on {d.n} held-out prompts, 95 % CI [{d.low:+.3f}, {d.high:+.3f}]"
+        # equal differences say nothing of their spread, so an interval of no width would be a false certainty
+        within = "the same on each" if d.low == d.high else f"95 % CI [{d.low:+.3f}, {d.high:+.3f}]"
+        what = f"reward {d.mean:+.3f} on {d.n} held-out prompts, {within}"
         if math.isnan(d.low):
             return f"Nothing can be said: too few prompts could be scored ({d.n})."
         if d.low > 0:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlalign.envs.mdp import TextMDP
 from rlalign.rewards.text import words
 from rlalign.rollout import Rollout
 from rlalign.types import FloatArray
@@ -27,13 +28,13 @@ _FEWEST = 10  # steps before anything is said: the first ones are noise
 # ---- numbers ----
 
 
-def rollout_diagnostics(rollout: Rollout, gold: str | None = None) -> dict[str, float]:
+def rollout_diagnostics(rollout: Rollout, mdp: TextMDP, gold: str | None = None) -> dict[str, float]:
     """What to know of N trajectories besides their means; NaN where it is not defined.
 
     zero_variance      share of groups with two valid samples or more whose rewards are all equal
     length_correlation Pearson's r of reward and length, each less its group's mean: the prompt plays no part
     duplicates         share of completions that another prompt got word for word
-    common_word        largest share of completions that contain one and the same word
+    common_word        largest share of last turns that contain one and the same word, beyond its share of right answers
     empty              share of completions without a word once tags and code fences are left out
     best               largest reward of a sample
     gold, gold_std     mean and standard deviation of the component `gold`; gold_gap is the mean reward less that mean
@@ -44,7 +45,7 @@ def rollout_diagnostics(rollout: Rollout, gold: str | None = None) -> dict[str, 
         "zero_variance": zero_variance(rewards, groups),
         "length_correlation": within_groups(rewards[seen], lengths[seen], groups[seen]),
         "duplicates": duplicates(rollout.prompts, rollout.completions),
-        "common_word": common_word(rollout.completions),
+        "common_word": common_word(last_turns(rollout, mdp), right_answers(rollout, mdp)),
         "empty": empty(rollout.completions),
         "best": float(rewards[seen].max()) if seen.any() else math.nan,
     }
@@ -90,10 +91,38 @@ def duplicates(prompts: Sequence[str], completions: Sequence[str]) -> float:
     return float(np.mean([len(asked[completion]) > 1 for completion in completions]))
 
 
-def common_word(completions: Sequence[str]) -> float:
-    """Largest share of completions that contain one and the same word."""
-    counts = Counter(word for completion in completions for word in set(words(completion)))
-    return max(counts.values(), default=0) / max(len(completions), 1)
+def common_word(said: Sequence[str], wanted: Sequence[str] = ()) -> float:
+    """Largest share of texts that contain one and the same word, less the share of the right answers that do.
+
+    What right answers share is no trick: every event's record says "who", and half of all parities are 1.
+    """
+    shares = _shares(wanted)
+    return max([share - shares.get(word, 0.0) for word, share in _shares(said).items()], default=0.0)
+
+
+def _shares(texts: Sequence[str]) -> dict[str, float]:
+    """Word -> the share of texts that contain it."""
+    counts = Counter(word for text in texts for word in set(words(text)))
+    return {word: count / len(texts) for word, count in counts.items()}
+
+
+def last_turns(rollout: Rollout, mdp: TextMDP) -> list[str]:
+    """What ended each episode: an opening move is the same in every game, however well it is played."""
+    if mdp.max_turns == 1:
+        return rollout.completions
+    found = []
+    for ids, chosen in zip(rollout.tokens.numpy(), rollout.action_mask.numpy(), strict=True):
+        end = np.flatnonzero(chosen)[-1] + 1
+        start = np.flatnonzero(~chosen[:end])[-1] + 1  # a prompt precedes the first turn
+        found.append(mdp.tokenizer.decode(ids[start:end].tolist()))
+    return found
+
+
+def right_answers(rollout: Rollout, mdp: TextMDP) -> list[str]:
+    """The last gold turns of the prompts, as far as they are known."""
+    _, firsts = np.unique(rollout.group_ids.numpy(), return_index=True)
+    turns = [mdp.gold_turns(rollout.tasks[i]) for i in firsts]
+    return [gold[-1] for gold in turns if gold]
 
 
 def empty(completions: Sequence[str]) -> float:
@@ -169,8 +198,7 @@ def _length(h: History) -> bool:
 
 
 def _phrase(h: History) -> bool:
-    # function words stand in many texts from the start, so it is the rise that tells; two labels share the texts in
-    # halves, so a sound classifier stays below 0.9
+    # function words stand in many texts from the start, so it is the rise that tells
     return h.now("rollout/common_word") > 0.9 and h.rise("rollout/common_word") > 0.25 and _reward_rose(h)
 
 

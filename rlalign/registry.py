@@ -153,6 +153,7 @@ ENVS: Registry[Any] = Registry(
         "rlalign/Tools-v0": "rlalign.envs.tools:Tools",
         "rlalign/Dialogue-v0": "rlalign.envs.dialogue:Dialogue",
         "rlalign/Games-v0": "rlalign.envs.games:Games",
+        "rlalign/TextWorld-v0": "rlalign.envs.textworld:TextWorld",
     },
     group="rlalign.envs",
 )

@@ -170,7 +170,7 @@ class Trainer:
         times["time/reward"] = self.env.reward_seconds  # a part of time/rollout
         seen = rollout if len(drawn) == 1 else joined(drawn)
         metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | self._failures() | times
-        metrics |= rollout_diagnostics(seen, self.gold)
+        metrics |= rollout_diagnostics(seen, self.mdp, self.gold)
         metrics["rollout/draws"] = float(len(drawn))
         if self.config.objective.kl.target > 0:
             metrics["train/kl_coef"] = self.learner.state.kl_coef  # the one that this step's updates use

@@ -1,4 +1,4 @@
-"""The alarms of a run under way: read from its rows, said once, written down."""
+"""The alarms of a run under way: read from its rows, said when they come and go, written down."""
 
 from __future__ import annotations
 
@@ -17,38 +17,50 @@ class Watch:
     """Looks at every logged row. Its state is the run's metrics.jsonl, so a resumed run goes on where it was.
 
     Args:
-        folder: the run folder; report/alarms.json lists the alarms, the step of each and what it means.
-        console: where a new alarm is said.
+        folder: the run folder; report/alarms.json says from which step to which an alarm held, and what it means.
+        console: where a new alarm is said, and its end.
     """
 
     def __init__(self, folder: Path, console: Console) -> None:
         self.folder, self.console = folder, console
         self.rows: list[Mapping[str, Any]] = []
-        self.first: dict[str, int] = {}
+        self._path = folder / "report" / "alarms.json"
+        self._held: dict[str, list[list[int | None]]] = {}  # first and last step of each time; None while it holds
 
     def resume(self) -> None:
         """Take up the rows that are in metrics.jsonl."""
         self.rows = list(read_metrics(self.folder))
-        self.first = {}
+        self._held = {}
         for row in self.rows:
-            self._note(int(row["step"]), [name for name in ALARMS if row.get(f"alarm/{name}")])
+            for name in ALARMS:
+                self._note(name, int(row["step"]), bool(row.get(f"alarm/{name}")))
+        if self._path.is_file():  # it may tell of steps that are taken anew
+            self._write()
 
     def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """alarm/NAME, 0 or 1, after a step with these metrics."""
         self.rows.append({"step": step, **metrics})
         there = alarms(self.rows)
-        for name in self._note(step, [name for name in ALARMS if there[name]]):
-            self.console.print(f"[yellow]alarm[/] {name}, step {step}: {ALARMS[name].says}", soft_wrap=True)
+        said = [line for name in ALARMS if (line := self._note(name, step, there[name]))]
+        for line in said:
+            self.console.print(f"[yellow]alarm[/] {line}", soft_wrap=True)
+        if said:
             self._write()
         return {f"alarm/{name}": float(value) for name, value in there.items()}
 
-    def _note(self, step: int, names: list[str]) -> list[str]:
-        new = [name for name in names if name not in self.first]
-        self.first |= dict.fromkeys(new, step)
-        return new
+    def _note(self, name: str, step: int, there: bool) -> str:
+        """Keep the beginning or end of an alarm; what is to be said of it, nothing where nothing changed."""
+        times = self._held.get(name, [])
+        holds = bool(times) and times[-1][1] is None
+        if there == holds:
+            return ""
+        if there:
+            self._held[name] = [*times, [step, None]]
+            return f"{name}, step {step}: {ALARMS[name].says}" if not times else f"{name} again, step {step}"
+        times[-1][1] = step - 1
+        return f"{name} over: it held from step {times[-1][0]} to {step - 1}"
 
     def _write(self) -> None:
-        path = self.folder / "report" / "alarms.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        report = {name: {"step": step, "says": ALARMS[name].says} for name, step in self.first.items()}
-        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        report = {name: {"held": times, "says": ALARMS[name].says} for name, times in self._held.items()}
+        self._path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import keyword
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +42,7 @@ def run(args: Sequence[str]) -> int:
     for path in files:
         if path.exists():
             raise UserError(f"'{path}' is there already: choose another name, or move it away")
+    _refuse_modules(stem)
     given.folder.mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
         path.write_text(Template(text.lstrip()).substitute(words), encoding="utf-8")
@@ -52,13 +55,22 @@ def run(args: Sequence[str]) -> int:
 def _names(given: Args) -> tuple[str, str]:
     """`word_count` and `WordCount`, from either. Raises UserError for what is no name or one that is taken."""
     stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", given.name).replace("-", "_").lower()
-    if not stem.isidentifier() or not stem.isascii() or keyword.iskeyword(stem):
+    if not stem.isidentifier() or not stem.isascii() or keyword.iskeyword(stem) or stem.startswith("_"):
         raise UserError(f"'{given.name}' is no name for a file and a class: take letters, digits and _, such as haiku")
     if given.what == "reward" and stem in REWARDS:
         raise UserError(f"there is a reward '{stem}' already: choose another name")
     if given.turns < 1 or (given.what == "reward" and given.turns != 1):
         raise UserError(f"turns is {given.turns}: give 1 or more, and to environments only")
     return stem, "".join(part.capitalize() for part in stem.split("_"))
+
+
+def _refuse_modules(stem: str) -> None:
+    """Raise UserError where a file STEM.py would hide another module of that name from everything beside it."""
+    own = stem in sys.stdlib_module_names  # some of them on other systems only
+    spec = None if own else importlib.util.find_spec(stem)
+    if own or (spec and spec.origin):  # a folder without __init__.py has no origin and gives way to a file
+        whose = "Python's own" if own else "an installed"
+        raise UserError(f"'{stem}' is {whose} module, which {stem}.py would hide: call it my_{stem}, or otherwise")
 
 
 _ENV = '''

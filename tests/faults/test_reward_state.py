@@ -189,23 +189,35 @@ def test_the_best_weights_are_the_runs_policy(tmp_path):
     assert all(torch.equal(v, saved[k]) for k, v in policy.trainable().items())
 
 
-def test_alarms_are_said_once_and_written_down(tmp_path, capsys):
+def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys):
     from rich.console import Console
 
     from rlalign.watch import Watch
 
-    row = {"rollout/length": 4.0, "rollout/kl": 40.0}
+    def held(kind):
+        return json.loads((tmp_path / "report" / "alarms.json").read_text())[kind]["held"]
+
+    far, near = ({"rollout/length": 4.0, "rollout/kl": kl} for kl in (40.0, 0.0))
     watch = Watch(tmp_path, Console())
-    seen = [watch.look(step, row)["alarm/kl"] for step in range(1, 13)]
+    seen = [watch.look(step, far)["alarm/kl"] for step in range(1, 13)]
     assert seen == [0.0] * 9 + [1.0] * 3
     assert capsys.readouterr().out.count("alarm kl, step 10") == 1
-    assert json.loads((tmp_path / "report" / "alarms.json").read_text())["kl"]["step"] == 10
-    rows = [{"step": step, **row, "alarm/kl": value} for step, value in enumerate(seen, 1)]
-    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert held("kl") == [[10, None]]
+    seen += [watch.look(step, near)["alarm/kl"] for step in range(13, 17)]
+    assert seen[-4:] == [1.0, 1.0, 0.0, 0.0]  # the mean of three steps falls below 12 with the second
+    assert capsys.readouterr().out == "alarm kl over: it held from step 10 to 14\n"
+    assert held("kl") == [[10, 14]]
+    rows = [{"step": s, **(far if s < 13 else near), "alarm/kl": value} for s, value in enumerate(seen, 1)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows[:12])))
     again = Watch(tmp_path, Console())
-    again.resume()
-    assert again.look(13, row)["alarm/kl"] == 1.0
+    again.resume()  # from step 12, when it was there
+    assert held("kl") == [[10, None]]
+    assert again.look(13, far)["alarm/kl"] == 1.0
     assert capsys.readouterr().out == ""
+    assert [again.look(step, near)["alarm/kl"] for step in (14, 15, 16)] == [1.0, 1.0, 0.0]
+    again.look(17, {"rollout/length": 4.0, "rollout/kl": 99.0})
+    assert held("kl") == [[10, 15], [17, None]]
+    assert "kl again, step 17" in capsys.readouterr().out
 
 
 def test_alarms_stand_in_the_runs_report(tmp_path):
@@ -213,8 +225,9 @@ def test_alarms_stand_in_the_runs_report(tmp_path):
 
     run, _ = train_run(config(tmp_path / "a", steps=1), quiet=True)
     assert 'id="alarms"' not in write_run_report(run).read_text()
-    alarm = {"kl": {"step": 7, "says": "far from <the start>"}}
+    alarm = {"kl": {"held": [[7, 9], [12, None]], "says": "far from <the start>"}}
     (run.folder / "report" / "alarms.json").write_text(json.dumps(alarm))
     page = write_run_report(run).read_text()
     assert 'id="alarms"' in page
+    assert "7 to 9, from 12 to the end" in page
     assert "far from &lt;the start&gt;" in page

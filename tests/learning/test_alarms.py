@@ -28,6 +28,18 @@ def test_a_planted_hack_raises_its_alarms(tmp_path, env, wanted):
     assert wanted <= alarms_of(env, tmp_path / "run")
 
 
-@pytest.mark.parametrize("env", ["reverse", "reverse?max_length=2", "alignment"])
+@pytest.mark.parametrize(
+    "env",
+    [
+        "reverse",
+        "reverse?max_length=2",
+        "alignment",
+        "sort",
+        "guessnumber",
+        "recommend",  # every episode begins with the same recommendation, of which its user has said nothing yet
+        "parity?max_length=5",  # says 1 to everything before it counts
+    ],
+)
 def test_a_sound_run_raises_none(tmp_path, env):
-    assert alarms_of(env, tmp_path / "run") == set()
+    """All of them over their whole training: benchmarks/environments.py."""
+    assert alarms_of(env, tmp_path / "run", steps=40) == set()

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
 from rlalign.diagnostics import (
     ALARMS,
@@ -13,9 +14,17 @@ from rlalign.diagnostics import (
     duplicates,
     empty,
     gold_of,
+    last_turns,
+    right_answers,
+    rollout_diagnostics,
     within_groups,
     zero_variance,
 )
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.make import make_mdp
+from rlalign.policies import make_policy, make_sampler
+from rlalign.rollout import collect
+from rlalign.types import Sampling
 
 
 def test_zero_variance_counts_groups_that_could_have_differed():
@@ -41,7 +50,24 @@ def test_shares_of_completions():
     assert duplicates(["p", "p"], ["a", "a"]) == 0.0  # the same answer to the same prompt
     assert common_word(["A b b", "b", "c", "a c"]) == 0.5
     assert common_word(["", "!"]) == 0.0
+    assert common_word(["1", "1", "1", "0"], ["1", "0"]) == 0.25  # half of the right answers are 1
+    assert common_word(["the a", "the b"], ["the c", "the d"]) == 0.5
     assert empty(["", " \n", "<answer></answer>", "```json\n```", "<b>x</b>", "好"]) == pytest.approx(4 / 6)
+
+
+def test_the_last_turns_are_what_ended_the_episodes():
+    mdp = make_mdp("recommend")
+    policy = make_policy("gru", tokenizer=mdp.tokenizer, seed=0)
+    env, tasks = TokenVectorEnv(mdp, 12), [mdp.source.get("train", i) for i in range(6)]
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        rollout = collect(
+            env, make_sampler("decode", policy), tasks, group_size=2, sampling=Sampling(), generator=generator, seed=0
+        )
+    assert {len(e.texts) for e in env.episodes} == {3}
+    assert last_turns(rollout, mdp) == [e.texts[-1] for e in env.episodes]
+    assert right_answers(rollout, mdp) == [task.columns["answer"] for task in tasks]
+    assert rollout_diagnostics(rollout, mdp)["rollout/common_word"] < 1
 
 
 def test_gold_is_a_named_metric():

@@ -42,6 +42,16 @@ def test_verdict_follows_the_interval(shift, said):
     assert said in Comparison(before, Evaluation({"reward": other + shift}, [""] * 16, [[""]] * 16)).verdict
 
 
+@pytest.mark.parametrize(("gain", "said"), [(0.5, "got better"), (0.0, "No difference")])
+def test_equal_differences_get_no_interval(gain, said):
+    """Every word was known, none was found: an interval of no width would say that the next prompt is sure."""
+    before, after = (Evaluation({"reward": np.full((4, 2), x)}, [""] * 4, [[""]] * 4) for x in (0.0, gain))
+    verdict = Comparison(before, after).verdict
+    assert said in verdict
+    assert "on 4 held-out prompts, the same on each" in verdict
+    assert "CI" not in verdict
+
+
 def test_evaluation_repeats_bitwise_and_leaves_the_policy_alone():
     config = default_config("rlalign/Reverse-v0", "gru", "rloo")
     policy, mdp = build_policy(config, build_mdp(config))

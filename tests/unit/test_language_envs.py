@@ -5,7 +5,9 @@ environment in test_builtin_envs.py, and on other configurations here.
 """
 
 import json
+import re
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from rlalign import checks
 from rlalign.envs import constrained, corpora, detoxify, events, hack_me, math, overlong_trap, preference, summarise
 from rlalign.envs.alignment import chinese_sentences
 from rlalign.envs.classification import lexicon_review
+from rlalign.envs.entities import _countries
 from rlalign.envs.translate import sentence
 from rlalign.errors import MissingExtraError, UserError
 from rlalign.make import make_mdp
@@ -63,7 +66,7 @@ def test_german_agrees_and_chinese_measures() -> None:
     assert cat["zh"] == "那只小猫看见一个红苹果"
     teacher = found["the new teacher buys a big book"]
     assert teacher["de"] == "der neue Lehrer kauft ein großes Buch"
-    assert teacher["zh"] == "那位新老师买了一本大书"
+    assert teacher["zh"] == "那位新老师买一本大书"
     assert found["the big child finds a new lamp"]["de"] == "das große Kind findet eine neue Lampe"
     assert len(found) > 3_000  # of 3,125; a given one is missed with probability 0.002
 
@@ -85,7 +88,7 @@ def test_a_wrong_ending_costs_less_than_a_wrong_sentence() -> None:
 
 def polarity(text: str, language: str) -> str:
     """The label by reading the last clause, word by word."""
-    good = {"en": "good funny clever moving fresh bright", "zh": "好看 有趣 聪明 感人 新鲜 精彩"}[language].split()
+    good = {"en": "good funny clever moving fresh bright", "zh": "精彩 有趣 出色 感人 动人 优秀"}[language].split()
     last = text.replace(" but ", "|").replace(" and ", "|").replace("但是", "|").replace("而且", "|").split("|")[-1]
     negated = " not " in last or "不" in last
     return "positive" if any(word in last for word in good) != negated else "negative"
@@ -201,6 +204,40 @@ def test_sums_are_exact_with_a_way_there() -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
+def test_nobody_meets_himself(language: str) -> None:
+    tasks = [make_mdp("entities", language=language).source.get("train", i) for i in range(300)]
+    lines = [task.columns["answer"].split("\n") for task in tasks]
+    assert any(len(spans) == 3 for spans in lines)
+    assert all(len(set(spans)) == len(spans) for spans in lines)
+    things = {"en": r"the (\w+) and the (\w+)", "zh": r"看见(\w+)和(\w+)"}[language]
+    pairs = [found.groups() for task in tasks if (found := re.search(things, str(task.prompt)))]
+    assert pairs
+    assert all(a != b for a, b in pairs)
+
+
+def test_clauses_are_about_two_things() -> None:
+    for rng in np.random.default_rng(0).spawn(100):
+        text = lexicon_review(rng, "en", 3)["prompt"].split("\n")[1]
+        first, second = re.findall(r"the (\w+) is", text)
+        assert first != second
+
+
+def test_chinese_prompts_are_chinese() -> None:
+    for env in ("entities", "entities?source=faker", "events", "classification?level=3"):
+        source = make_mdp(env, language="zh").source
+        texts = [str(source.get("train", i).prompt).removesuffix("\nJSON：") for i in range(50)]
+        assert [text for text in texts if re.search("[A-Za-z]", text)] == []
+
+
+def test_english_names_want_no_article() -> None:
+    pytest.importorskip("pycountry")
+    names = _countries("en")
+    assert len(names) > 180
+    assert not {"Netherlands", "United States", "Dominican Republic", "Maldives", "Cook Islands"} & set(names)
+    assert {"France", "South Korea", "Poland"} <= set(names)
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
 def test_entities_are_whole_and_of_their_kind(language: str) -> None:
     mdp = make_mdp("entities", language=language)
     task = next(t for i in range(50) if (t := mdp.source.get("train", i)).columns["answer"].count("\n") == 1)
@@ -232,12 +269,12 @@ def test_events_pay_for_fields(language: str) -> None:
     task = mdp.source.get("train", 0)
     right = json.loads(task.columns["answer"])
     assert right["who"] in str(task.prompt)
-    wrong = {**right, "day": "never"}
+    wrong, said = {**right, "day": "never"}, partial(json.dumps, ensure_ascii=False)
     texts = [
-        json.dumps(right),
-        json.dumps(dict(reversed(right.items()))),
-        json.dumps(wrong),
-        json.dumps(right)[:-1],
+        said(right),
+        said(dict(reversed(right.items()))),
+        said(wrong),
+        said(right)[:-1],
         "{}",
     ]
     found = score(mdp, task, *texts)

@@ -52,11 +52,23 @@ def test_nothing_is_overwritten(capsys, tmp_path):
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("test_haiku.py", "mine")]
 
 
+def test_a_folder_of_that_name_hides_nothing(capsys, tmp_path, monkeypatch):
+    (tmp_path / "haiku").mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert new(capsys, "env", "haiku", "--folder", str(tmp_path))[0] == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("env", "two words"), "is no name for a file"),
         (("env", "class"), "is no name for a file"),
+        (("env", "_hidden"), "is no name for a file"),
+        (("env", "json"), "'json' is Python's own module, which json.py would hide: call it my_json"),
+        (("reward", "sys"), "Python's own"),
+        (("env", "Winreg"), "Python's own"),  # there on other systems only
+        (("reward", "numpy"), "an installed module"),
+        (("env", "rlalign"), "an installed module"),
         (("reward", "vader"), "there is a reward 'vader' already"),
         (("reward", "mine", "--turns", "2"), "to environments only"),
     ],

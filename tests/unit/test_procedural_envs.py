@@ -68,6 +68,17 @@ def test_wordle_pays_for_words_information_and_the_word():
     assert (total, over) == (pytest.approx(1 + 0.5 + 0.2 * 2 / 3), True)
     total, _, over = play(mdp, task, *["ddd"] * 5)  # of 64 words 27 have no d
     assert (total, over) == (pytest.approx(0.5 * np.log(64 / 27) / np.log(64) + 0.2), True)
+    first = Task("3 of abcd\nddd...\n", {"answer": "abc", "first": "ddd"})
+    total, _, over = play(mdp, first, *["ddd"] * 5)
+    assert (total, over) == (pytest.approx(0.5 * np.log(64 / 27) / np.log(64) + 0.2), True)
+    total, _, _ = play(mdp, first, *["dda"] * 5)
+    left = sum(wordle.marks("dda", w) == wordle.marks("dda", "abc") for w in wordle.words_of("abc", 3))
+    assert total == pytest.approx(0.5 * np.log(64 / left) / np.log(64) + 0.2)
+    tasks = [mdp.source.get("train", i) for i in range(50)]
+    assert all(wordle.marks(t.columns["first"], t.columns["answer"]) in t.prompt for t in tasks)
+    held_out = {mdp.source.get("test", i).prompt for i in range(200)}
+    assert len(held_out) > 60
+    assert {mdp.source.get("test", i).columns["answer"] for i in range(200)} & {t.columns["answer"] for t in tasks}
     with pytest.raises(UserError, match="take fewer letters"):
         make_mdp("wordle?alphabet=abcdefghij&length=5")
 
@@ -75,7 +86,7 @@ def test_wordle_pays_for_words_information_and_the_word():
 def test_the_user_says_what_he_would_rather_have():
     mdp = make_mdp("recommend")
     task = Task("", {"titles": ["dark war", "odd love", "light space"], "order": [1, 2, 0], "answer": "b"})
-    task = Task("a dark war, b odd love, c light space\n", task.columns)
+    task = Task("a) dark war, b) odd love, c) light space\n", task.columns)
     assert play(mdp, task, "b")[0] == pytest.approx(1 + 1 - 0.1)
     assert play(mdp, task, "odd love")[0] == pytest.approx(1 + 1 - 0.1)
     total, text, over = play(mdp, task, "a", "war", "c")
@@ -119,14 +130,14 @@ def test_numbers_are_shown_exactly_where_they_are_whole():
 def test_a_customer_is_asked_and_served():
     mdp = make_mdp("dialogue")
     task = Task("hi, my lamp is broken.\n", {"remedy": "refund", "order": 4})
-    total, text, over = play(mdp, task, "sorry, what and which order?", "thanks, refund 4.")
+    total, text, over = play(mdp, task, "sorry, which remedy and which order?", "thanks, refund order 4.")
     assert "refund order 4 ." in text
     assert (total, over) == (pytest.approx(1.1), True)
     total, text, _ = play(mdp, task, "help", "what?", "which order?", "refund 3")
     assert "please help" in text
     assert total == pytest.approx(0.5 - 0.05 * 2)
-    assert "no , not that" in play(mdp, task, "repair 4", "cancel 4")[1]
-    assert play(mdp, task, "refund repair cancel 4", *["help"] * 3)[0] == pytest.approx(-0.1)  # all of them is none
+    assert "no , not that" in play(mdp, task, "repair 4", "replace 4")[1]
+    assert play(mdp, task, "refund repair replace 4", *["help"] * 3)[0] == pytest.approx(-0.1)  # all of them is none
 
 
 def test_real_openings(monkeypatch, tmp_path):
@@ -221,10 +232,10 @@ def test_games_that_cannot_be_played_are_refused():
         make_mdp("games?name=TicTacToe-v0")
 
 
-@pytest.mark.parametrize(("name", "extra"), [("games", "games"), ("reasoning", "envs")])
+@pytest.mark.parametrize(("name", "extra"), [("games", "games"), ("reasoning", "envs"), ("textworld", "textworld")])
 def test_a_missing_package_is_named(monkeypatch, name, extra):
     reasoning.dataset.cache_clear()
-    for module in ("textarena", "reasoning_gym"):
+    for module in ("textarena", "reasoning_gym", "textworld"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
     with pytest.raises(MissingExtraError, match=rf"pip install 'rlalign\[{extra}\]'"):
         make_mdp(name)

@@ -81,13 +81,18 @@ def _alarms(folder: Path) -> Html | None:
     if not path.is_file():
         return None
     raised = json.loads(path.read_text(encoding="utf-8"))
-    rows = [row([name, alarm["step"], alarm["says"]], {1}) for name, alarm in raised.items()]
+    rows = [row([name, _steps(alarm["held"]), alarm["says"]], set()) for name, alarm in raised.items()]
     return section(
         "Alarms",
-        note("Patterns that reward hacking is known to show, and the step at which each was first seen. Look there."),
-        table(["alarm", "step", "what was seen"], rows, {1}),
+        note("Patterns that reward hacking is known to show, and the steps at which each was there. Look there."),
+        table(["alarm", "steps", "what was seen"], rows, set()),
         id_="alarms",
     )
+
+
+def _steps(held: list[list[int | None]]) -> str:
+    """`12 to 40, from 66 to the end`."""
+    return ", ".join(f"{first} to {last}" if last else f"from {first} to the end" for first, last in held)
 
 
 def _before_after(found: Mapping[str, Any]) -> Html:

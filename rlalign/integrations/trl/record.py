@@ -69,7 +69,7 @@ class Recorder(TrainerCallback):
         weights = self.reward.weights
         rollout = played(self.mdp, [self.tasks[i] for i in task], completion_ids, self.group_size)
         self._samples = samples_of(rollout)
-        self._metrics = rollout_metrics(rollout) | rollout_diagnostics(rollout, self.gold)
+        self._metrics = rollout_metrics(rollout) | rollout_diagnostics(rollout, self.mdp, self.gold)
         for name, kinds in self.reward.pop_failures().items():
             self._metrics |= {f"reward/{name}/{kind}": float(n) for kind, n in kinds.items() if n}
         self._metrics |= {f"reward/{name}/weight": weights[name] for name in self.reward.moving}
