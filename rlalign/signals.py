@@ -6,6 +6,9 @@ import signal
 import threading
 from types import FrameType, TracebackType
 
+STOPPED = (130, 143)
+"""Exit statuses of a run that was asked to stop, by SIGINT and by SIGTERM."""
+
 
 class StopRequest:
     """Context manager that turns SIGTERM and SIGINT into a flag.

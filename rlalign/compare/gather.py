@@ -133,9 +133,13 @@ def _labelled(cells: Sequence[Cell]) -> list[Cell]:
         same = [settings_of(c.config) for c in cells if (c.env, c.algorithm) == (cell.env, cell.algorithm)]
         mine = settings_of(cell.config)
         keys = [k for k in mine if any(other.get(k) != mine[k] for other in same)]
-        words = ", ".join(f"{k.split('.')[-1]} {mine[k]}" for k in keys)
+        words = ", ".join(f"{k.split('.')[-1]} {_short(mine[k])}" for k in keys)
         named.append(replace(cell, algorithm=f"{cell.algorithm} ({words})" if words else cell.algorithm))
     return named
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _refuse_twice(cells: Sequence[Cell]) -> None:

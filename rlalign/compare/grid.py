@@ -19,7 +19,7 @@ from rlalign.compare.workers import Workers, log_of
 from rlalign.config import TrainConfig, differences
 from rlalign.errors import UserError
 from rlalign.run import Lock, read_config
-from rlalign.signals import StopRequest
+from rlalign.signals import STOPPED, StopRequest
 
 _LOOK = 0.3  # seconds between two looks at the runs
 _PATIENCE = 10.0  # seconds for a dying process to let go of its folder
@@ -52,6 +52,8 @@ def run_cells(
                 under_way[cell.name] = cell
             for ended in workers.wait(_LOOK):
                 cell = under_way.pop(ended.name)
+                if stop and ended.status in STOPPED:
+                    continue  # the signal was for all processes, and this one was the first to obey
                 if ended.status or not finished(cell.folder):
                     failed[cell.name] = ended.reason or f"not finished (exit status {ended.status})"
                     console.print(f"[red]failed[/] {cell.name}: {failed[cell.name]}", soft_wrap=True)

@@ -23,7 +23,7 @@ from rlalign.compare.spaces import check_values, distributions
 from rlalign.compare.workers import Workers
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
-from rlalign.signals import StopRequest
+from rlalign.signals import STOPPED, StopRequest
 from rlalign.tracking import read_metrics
 
 _LOOK = 0.2  # seconds between two looks at the trials
@@ -144,7 +144,7 @@ def _end(optuna: Any, study: Any, live: _Live, status: int, reason: str, console
             console.print(f"trial {live.trial.number}: reward {value:+.3f}  {shown}", soft_wrap=True)
         else:
             study.tell(live.trial, state=states.FAIL)
-    elif status in (130, 143):
+    elif status in STOPPED:
         return  # asked to stop: it stays under way in the journal
     else:
         console.print(f"[red]failed[/] trial {live.trial.number}: {reason}", soft_wrap=True)

@@ -70,7 +70,7 @@ def test_a_folder_of_that_name_hides_nothing(capsys, tmp_path, monkeypatch):
         (("reward", "numpy"), "an installed module"),
         (("env", "rlalign"), "an installed module"),
         (("reward", "vader"), "there is a reward 'vader' already"),
-        (("reward", "mine", "--turns", "2"), "to environments only"),
+        (("reward", "brevity_of_mine", "--turns", "2"), "to environments only"),
     ],
 )
 def test_names_that_cannot_be(capsys, tmp_path, words, said):

@@ -12,6 +12,7 @@ from rlalign.compare.report.pictures import pictures
 from rlalign.compare.report.pieces import Colours, completion, name_of, note, said
 from rlalign.compare.report.tables import budgets, finals, pairs, tuning
 from rlalign.compare.results import Failure, Results, Sample
+from rlalign.compare.verdict import count
 
 _SHORT = 60  # characters; prompts and completions no longer than that stand in several columns
 
@@ -53,8 +54,8 @@ def _head(results: Results) -> Html:
         tag("h1", results.title),
         tag(
             "p",
-            f"{len(results.algorithms)} algorithms × {len(envs)} "
-            f"{'environment' if len(envs) == 1 else 'environments'} × {len(results.seeds)} seeds · policy {m.policy} · "
+            f"{count(len(results.algorithms), 'algorithm')} × {count(len(envs), 'environment')} × "
+            f"{count(len(results.seeds), 'seed')} · policy {m.policy} · "
             f"{m.created[:10]}",
             class_="facts",
         ),
