@@ -119,6 +119,8 @@ def unpack(archive: bytes, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-        tar.extractall(aside, filter="data")
+        # as an attribute, which a Python without filters (3.11.2, Debian 12) passes over
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(aside)
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
