@@ -170,7 +170,7 @@ def test_gradient_of_every_batch(name, monkeypatch):
 def test_gradient_with_logits_computed_again_and_blocked_attention(lora, monkeypatch):
     monkeypatch.setattr(head, "_KEPT_BYTES", 0)
     monkeypatch.setattr(head, "_ROWS", 3)
-    monkeypatch.setattr(packing, "_PLAIN_BYTES", 0)
+    monkeypatch.setattr(packing, "_PLAIN_BYTES", {})
     check_equal(build("qwen3", lora), batch_of(BATCHES["turns"]), Sampling(), False, "right")
 
 
