@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import RESULTS, write
+from pages import fill
 
 import rlalign
 from rlalign.build import build_mdp, build_policy
@@ -296,16 +297,6 @@ def what_there_is() -> str:
 
 def markdown(head: tuple[str, ...], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ["---"] * len(head), *rows])
-
-
-def fill(page: Path, parts: dict[str, str]) -> None:
-    """Put each part between its marks."""
-    text = page.read_text()
-    for name, part in parts.items():
-        marks = re.search(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- /{name} -->)", text, flags=re.DOTALL)
-        assert marks, f"{page} has no marks for '{name}'"
-        text = f"{text[: marks.start()]}{marks[1]}{part}\n{marks[2]}{text[marks.end() :]}"
-    page.write_text(text)
 
 
 def built_in() -> list[str]:

@@ -11,13 +11,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+from pages import fill
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
     suite, beside = read("suite"), read("trl_beside")
-    fill(ROOT / "docs" / "results.md", {"means": means(suite), "claims": claims(suite), "manifest": manifest(suite)})
-    fill(ROOT / "docs" / "trl.md", {"beside": trainers(beside), "claims": claims(beside), "manifest": manifest(beside)})
+    results = {"means": means(suite), "claims": claims(suite), "manifest": manifest(suite)}
+    trl = {"beside": trainers(beside), "claims": claims(beside), "manifest": manifest(beside)}
+    for page, blocks in (("results.md", results), ("trl.md", trl)):
+        fill(ROOT / "docs" / page, {name: "\n".join(lines) for name, lines in blocks.items()})
 
 
 def read(study: str) -> dict[str, Any]:
@@ -25,16 +29,6 @@ def read(study: str) -> dict[str, Any]:
     path = ROOT / "benchmarks" / "results" / study / "results.json"
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found
-
-
-def fill(page: Path, blocks: dict[str, list[str]]) -> None:
-    """Put lines between the marks of each name."""
-    text = page.read_text(encoding="utf-8")
-    for name, lines in blocks.items():
-        begin, end = f"<!-- {name}: written by benchmarks/results_page.py -->\n", f"<!-- /{name} -->"
-        before, rest = text.split(begin)
-        text = before + begin + "\n".join(lines) + "\n" + end + rest.split(end, 1)[1]
-    page.write_text(text, encoding="utf-8")
 
 
 def means(found: dict[str, Any]) -> list[str]:

@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from machine import RESULTS
+from pages import fill
 from shapes import LENGTHS, SIZES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 
 
 def main() -> None:
-    text = PAGE.read_text(encoding="utf-8")
+    parts = {}
     for name, (columns, line) in TABLES.items():
-        begin, end = f"<!-- {name}: written by benchmarks/speed_page.py -->\n", f"<!-- /{name} -->"
-        before, rest = text.split(begin)
         lines = ["| size | dtype | lengths | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
         lines += [f"| {c['size']} | {c['dtype']} | {c['lengths']} | {line(c)} |" for c in cells(name)]
-        text = before + begin + "\n".join(lines) + "\n" + end + rest.split(end, 1)[1]
-    PAGE.write_text(text, encoding="utf-8")
+        parts[name] = "\n".join(lines)
+    fill(PAGE, parts)
 
 
 def cells(name: str) -> list[dict[str, Any]]:

@@ -1,0 +1,16 @@
+"""Parts of a page in docs/ that a script writes: between `<!-- name: which script -->` and `<!-- /name -->`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def fill(page: Path, parts: dict[str, str]) -> None:
+    """Put each part between its marks."""
+    text = page.read_text(encoding="utf-8")
+    for name, part in parts.items():
+        marks = re.search(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- /{name} -->)", text, flags=re.DOTALL)
+        assert marks, f"{page} has no marks for '{name}'"
+        text = f"{text[: marks.start()]}{marks[1]}{part}\n{marks[2]}{text[marks.end() :]}"
+    page.write_text(text, encoding="utf-8")
