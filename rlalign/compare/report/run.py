@@ -11,7 +11,7 @@ from typing import Any
 from rlalign.checkpoint import versions
 from rlalign.compare.report.html import Html, joined, tag
 from rlalign.compare.report.numbers import interval, number, typeset
-from rlalign.compare.report.page import facts, page, panels, row, section, table
+from rlalign.compare.report.page import facts, page, panels, row, section, table, write_page
 from rlalign.compare.report.pieces import note, said
 from rlalign.compare.report.svg import Panel, Series, span
 from rlalign.compare.results import Estimate
@@ -34,10 +34,7 @@ def write_run_report(run: Run) -> Path:
     """Write report/report.html of a run folder and return its path. Raises UserError for a run without a step."""
     if not run.metrics.get("reward/mean"):
         raise UserError(f"'{run.folder}' has no finished step to report")
-    path = run.folder / "report" / "report.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(render(run), encoding="utf-8")
-    return path
+    return write_page(run.folder / "report" / "report.html", render(run))
 
 
 def render(run: Run) -> str:

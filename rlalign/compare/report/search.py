@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 from rlalign.compare.found import Found, Trial, read_found
 from rlalign.compare.report.html import Html, tag
 from rlalign.compare.report.numbers import number, typeset
-from rlalign.compare.report.page import facts, page, panels, row, section, table
+from rlalign.compare.report.page import facts, page, panels, row, section, table, write_page
 from rlalign.compare.report.pieces import note
 from rlalign.compare.report.svg import WIDTH, Panel, room, span
 from rlalign.compare.study import label
@@ -27,10 +26,7 @@ _ROW = 26.0
 
 def write_search_report(folder: Path) -> Path:
     """Write report.html of a search's folder, atomically, and return its path."""
-    path, tmp = folder / "report.html", folder / "report.html.tmp"
-    tmp.write_text(render(read_found(folder)), encoding="utf-8")
-    os.replace(tmp, path)
-    return path
+    return write_page(folder / "report.html", render(read_found(folder)))
 
 
 def render(found: Found) -> str:
