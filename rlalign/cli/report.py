@@ -11,7 +11,7 @@ import tyro
 
 @dataclass(frozen=True)
 class Args:
-    """Write the HTML report of a study (`rlalign compare`), a run or a search (`rlalign tune`) , again."""
+    """Write the HTML report of a study (`rlalign compare`), a run or a search (`rlalign tune`) from its stored data."""
 
     folder: tyro.conf.Positional[Path]
     """Output folder of a study or a search, or a run folder."""

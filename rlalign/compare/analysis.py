@@ -95,8 +95,10 @@ def decide(environments: Mapping[str, EnvResult]) -> dict[str, EnvResult]:
     decided: dict[str, list[Pair]] = {name: [] for name in environments}
     for (name, pair), p in zip(pairs, adjusted, strict=True):
         both = environments[name].algorithms
-        gap = st.two_way(as_array(both[pair.a].final) - as_array(both[pair.b].final))
-        detectable = math.nan if pair.failed else st.detectable(st.unbiased(gap.se, gap.df), gap.df, tests)
+        detectable = math.nan
+        if not pair.failed:
+            gap = st.two_way(as_array(both[pair.a].final) - as_array(both[pair.b].final))
+            detectable = st.detectable(st.unbiased(gap.se, gap.df), gap.df, tests)
         claimed = seeds[name] >= st.FEWEST_SEEDS and p < st.ALPHA
         better = pair.a if (pair.difference.value or 0.0) > 0 else pair.b
         found = replace(pair, p_holm=_finite(p), detectable=_finite(detectable), winner=better if claimed else None)

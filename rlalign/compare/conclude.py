@@ -14,7 +14,7 @@ from rlalign.compare.report import write_report
 from rlalign.compare.results import Failure, Results, Tuning, write_results
 from rlalign.compare.study import Cell
 from rlalign.compare.tables import write_csv
-from rlalign.compare.verdict import verdict, warnings
+from rlalign.compare.verdict import count, verdict, warnings
 from rlalign.errors import FaultError
 
 _IN_TITLE = 4  # so many names at most
@@ -85,4 +85,4 @@ def conclude(
 
 def _named(names: Sequence[str], what: str) -> str:
     """Names, or how many there are where they would not make a title."""
-    return f"{len(names)} {what}s" if len(names) > _IN_TITLE else ", ".join(names)
+    return count(len(names), what) if len(names) > _IN_TITLE else ", ".join(names)

@@ -12,6 +12,7 @@ from typing import Any
 from rlalign.compare.cell import finished
 from rlalign.compare.fairness import budget, settings_of
 from rlalign.compare.results import Failure
+from rlalign.compare.settings import shown
 from rlalign.compare.study import Cell, label
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
@@ -47,9 +48,10 @@ def _expand(folders: Sequence[Path]) -> list[Path]:
     """A study's folder stands for its cells, and a folder of runs or studies for what is in it."""
     found: list[Path] = []
     for folder in folders:
-        inside = _runs(folder) or [run for child in _folders(folder) for run in _runs(child)]
         if not folder.is_dir():
             raise UserError(f"'{folder}' is no folder: give run folders, folders of studies, or one study.toml")
+        children = sorted(p for p in folder.iterdir() if p.is_dir())
+        inside = _runs(folder) or [run for child in children for run in _runs(child)]
         if not inside:
             raise UserError(f"'{folder}' holds neither a run (config.json) nor a study (cells)")
         found += inside
@@ -60,10 +62,6 @@ def _runs(folder: Path) -> list[Path]:
     if (folder / "config.json").is_file():
         return [folder]
     return sorted(p.parent for p in (folder / "cells").rglob("config.json"))
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_dir()) if folder.is_dir() else []
 
 
 def _at(run: Run) -> TrainConfig:
@@ -133,13 +131,9 @@ def _labelled(cells: Sequence[Cell]) -> list[Cell]:
         same = [settings_of(c.config) for c in cells if (c.env, c.algorithm) == (cell.env, cell.algorithm)]
         mine = settings_of(cell.config)
         keys = [k for k in mine if any(other.get(k) != mine[k] for other in same)]
-        words = ", ".join(f"{k.split('.')[-1]} {_short(mine[k])}" for k in keys)
+        words = ", ".join(f"{k.split('.')[-1]} {shown(mine[k], 6)}" for k in keys)
         named.append(replace(cell, algorithm=f"{cell.algorithm} ({words})" if words else cell.algorithm))
     return named
-
-
-def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _refuse_twice(cells: Sequence[Cell]) -> None:

@@ -173,6 +173,13 @@ class Pair:
     identical: bool = False
     failed: list[str] = field(default_factory=list)
 
+    @property
+    def outcome(self) -> str:
+        """In a word or two: who failed, that both are the same, or who won; empty where nothing may be said."""
+        if self.failed:
+            return f"{' and '.join(self.failed)} failed"
+        return "identical results" if self.identical else self.winner or ""
+
 
 @dataclass(frozen=True)
 class Sample:

@@ -79,3 +79,8 @@ def _as(key: str, value: Any, now: Any) -> Any:
 
 def _words(now: Any) -> str:
     return {bool: "true or false", int: "a whole number", float: "a number"}.get(type(now), "a list")
+
+
+def shown(value: Any, digits: int = 4) -> str:
+    """A setting's value in a text; a float in so many significant digits."""
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -86,11 +86,8 @@ def _pairs(name: str, env: EnvResult) -> Table:
 
 
 def _named(pair: Pair) -> str:
-    if pair.failed:
-        return f"[red]{escape(' and '.join(pair.failed))} failed[/]"
-    if pair.identical:
-        return "identical results"
-    return f"[bold green]{escape(pair.winner)}[/]" if pair.winner else "–"
+    said, colour = escape(pair.outcome), "red" if pair.failed else "bold green" if pair.winner else ""
+    return f"[{colour}]{said}[/]" if colour else said or "–"
 
 
 def _aggregate(results: Results) -> Table:

@@ -19,6 +19,7 @@ from rlalign.compare.cell import finished
 from rlalign.compare.found import Found, Trial, read_search, write_search, write_trials
 from rlalign.compare.grid import changes, prepared, refuse_other
 from rlalign.compare.report.search import write_search_report
+from rlalign.compare.settings import shown
 from rlalign.compare.spaces import check_values, distributions
 from rlalign.compare.workers import Workers
 from rlalign.config import TrainConfig
@@ -140,8 +141,8 @@ def _end(optuna: Any, study: Any, live: _Live, status: int, reason: str, console
         value = final_reward(live.folder)
         if math.isfinite(value):
             study.tell(live.trial, value)
-            shown = ", ".join(f"{k} {_short(v)}" for k, v in live.trial.params.items())
-            console.print(f"trial {live.trial.number}: reward {value:+.3f}  {shown}", soft_wrap=True)
+            settings = ", ".join(f"{k} {shown(v, 3)}" for k, v in live.trial.params.items())
+            console.print(f"trial {live.trial.number}: reward {value:+.3f}  {settings}", soft_wrap=True)
         else:
             study.tell(live.trial, state=states.FAIL)
     elif status in STOPPED:
@@ -201,7 +202,3 @@ def _found(study: Any, configure: Configure, spaces: Mapping[str, str], base: Tr
         if start is None and t.state.name == "COMPLETE":
             start = final_reward(Path(str(configure(t.number, t.params).output)), "before")
     return Found(dict(spaces), base, trials, start)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeVar
 
 from rlalign.compare.results import EnvResult, Failure, Pair
 from rlalign.compare.statistics import FEWEST_SEEDS
 
+T = TypeVar("T")
 _NAMED = 3  # so many winners of an environment, or of those that one has beaten, are called by name
 
 Beaten = Mapping[str, Mapping[str, Sequence[str]]]
@@ -110,20 +112,21 @@ def _largest(pairs: Sequence[tuple[str, Pair]]) -> list[str]:
 
 
 def _failed(pairs: Sequence[tuple[str, Pair]]) -> list[str]:
-    where: dict[str, list[str]] = {}
-    for name, pair in pairs:
-        for algorithm in pair.failed:
-            where[algorithm] = list(dict.fromkeys([*where.get(algorithm, []), name]))
-    return [f"{algorithm} failed at every seed on {_and(envs)} and is not compared there." for algorithm, envs in
-            where.items()]  # fmt: skip
+    where = _grouped((algorithm, name) for name, pair in pairs for algorithm in pair.failed)
+    return [f"{a} failed at every seed on {_and(envs)} and is not compared there." for a, envs in where.items()]
 
 
 def _identical(pairs: Sequence[tuple[str, Pair]]) -> list[str]:
-    where: dict[tuple[str, str], list[str]] = {}
-    for name, pair in pairs:
-        if pair.identical:
-            where.setdefault((pair.a, pair.b), []).append(name)
+    where = _grouped(((pair.a, pair.b), name) for name, pair in pairs if pair.identical)
     return [f"{a} and {b} gave identical results on {_and(envs)}." for (a, b), envs in where.items()]
+
+
+def _grouped(found: Iterable[tuple[T, str]]) -> dict[T, list[str]]:
+    """What was found -> the environments on which it was, each once."""
+    where: dict[T, dict[str, None]] = {}
+    for what, env in found:
+        where.setdefault(what, {})[env] = None
+    return {what: list(envs) for what, envs in where.items()}
 
 
 def _detectable(environments: Mapping[str, EnvResult], tests: int, seeds: int) -> str:

@@ -125,11 +125,7 @@ def _pairs(found: Mapping[str, Sequence[Pair]]) -> Html:
 
 
 def _named(pair: Pair) -> Html | str:
-    if pair.failed:
-        return f"{' and '.join(pair.failed)} failed"
-    if pair.identical:
-        return "identical results"
-    return tag("b", pair.winner) if pair.winner else "none named"
+    return tag("b", pair.winner) if pair.winner else pair.outcome or "none named"
 
 
 def _in_words(results: Results) -> Html | None:
