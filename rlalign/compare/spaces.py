@@ -45,7 +45,7 @@ def distribution(key: str, space: str) -> Any:
     if kind == "choice":
         if not all(rest.split(",")):
             raise UserError(f"search '{space}' for {key}: it must be choice:A,B,C")
-        return CategoricalDistribution([_value(word) for word in rest.split(",")])
+        return CategoricalDistribution(choices(space))
     try:
         low, high = ((int if kind == "int" else float)(x) for x in rest.split(":"))
         if kind == "int":
@@ -55,6 +55,11 @@ def distribution(key: str, space: str) -> Any:
         return FloatDistribution(low, high, log=kind == "log")
     except ValueError as error:
         raise UserError(f"search '{space}' for {key}: it must be {kind}:LOW:HIGH with LOW < HIGH ({error})") from None
+
+
+def choices(space: str) -> list[Any]:
+    """The values of a space `choice:A,B,C`."""
+    return [_value(word) for word in space.partition(":")[2].split(",")]
 
 
 def check_values(configure: Callable[[Mapping[str, Any]], object], spaces: Mapping[str, Any]) -> None:

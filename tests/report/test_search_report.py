@@ -35,6 +35,13 @@ def test_the_best_is_a_trial_that_ended_and_each_is_drawn_against_each_setting()
     assert not re.search(r"https?:", page)
 
 
+def test_a_choice_among_numbers_is_drawn_however_it_was_written() -> None:
+    trials = [Trial(i, "complete", 0.1 * i, {"learner.lr": lr}) for i, lr in enumerate((1e-5, 1e-4, 0.00123456))]
+    page = render(Found({"learner.lr": "choice:1e-5,1e-4,0.00123456"}, FOUND.base, trials, 0.1))
+    _, against = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(re.findall(r'<circle[^>]* class="(?:dot|seed)', against)) == 3
+
+
 def test_it_is_made_again_from_what_is_stored(tmp_path: Path) -> None:
     write_search(tmp_path, FOUND.search, FOUND.base)
     write_trials(tmp_path, FOUND)

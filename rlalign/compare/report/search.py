@@ -14,6 +14,8 @@ from rlalign.compare.report.numbers import number, typeset
 from rlalign.compare.report.page import facts, page, panels, row, section, table, write_page
 from rlalign.compare.report.pieces import note
 from rlalign.compare.report.svg import WIDTH, Panel, room, span
+from rlalign.compare.settings import shown
+from rlalign.compare.spaces import choices
 from rlalign.compare.study import label
 from rlalign.compare.verdict import count
 from rlalign.config import to_dict
@@ -71,7 +73,7 @@ def _best(found: Found) -> Html | None:
         return None
     base = flatten(to_dict(found.base))
     rows = [
-        row([tag("code", key), tag("b", _text(found.best.settings.get(key))), _text(base.get(key)), space], {1, 2})
+        row([tag("code", key), tag("b", shown(found.best.settings.get(key))), shown(base.get(key)), space], {1, 2})
         for key, space in found.search.items()
     ]
     return section("Best settings", table(["setting", "best", "default", "searched"], rows, {1, 2}), id_="best")
@@ -121,7 +123,8 @@ def _against(found: Found, key: str) -> Html:
 
 
 def _rows(found: Found, key: str, seen: Sequence[Trial]) -> Html:
-    names = found.search[key].partition(":")[2].split(",")
+    values = choices(found.search[key])
+    names = [shown(value) for value in values]
     left = min(room(names) - 2, WIDTH * 0.45)
     panel = Panel(
         x=_rewards(found), y=(0.5 - len(names), 0.5), x_label="held-out reward", title=key,
@@ -132,15 +135,14 @@ def _rows(found: Found, key: str, seen: Sequence[Trial]) -> Html:
     for i, name in enumerate(names):
         panel.text(left - 8, panel.at_y(-i) + 4, name, "tick end name")
     for t in seen:
-        if (name := _text(t.settings[key])) in names:
-            _dot(panel, t.value, -float(names.index(name)), t, found)
+        _dot(panel, t.value, -float(values.index(t.settings[key])), t, found)
     return panel.svg()
 
 
 def _dot(panel: Panel, x: Any, y: Any, trial: Trial, found: Found) -> None:
     kind = "seed" if trial.state == "complete" else "seed failed"
     is_best = bool(found.done) and trial.number == found.best.number
-    words = [f"trial {trial.number}: {number(trial.value)}", *(f"{k} {_text(v)}" for k, v in trial.settings.items())]
+    words = [f"trial {trial.number}: {number(trial.value)}", *(f"{k} {shown(v)}" for k, v in trial.settings.items())]
     panel.dot(x, y, 0, class_="dot" if is_best else kind, r=4.6 if is_best else 3.2, note=", ".join(words))
 
 
@@ -149,7 +151,7 @@ def _trials(found: Found) -> Html:
     ordered = [*found.done, *(t for t in found.trials if t not in found.done)]
     rows = []
     for t in ordered:
-        settings = [_text(t.settings.get(key)) for key in found.search]
+        settings = [shown(t.settings.get(key)) for key in found.search]
         rows.append(row([t.number, number(t.value), *settings, _STATES.get(t.state, t.state)], numeric))
     return section("Trials, best first", table(["trial", "reward", *found.search, ""], rows, numeric), id_="trials")
 
@@ -159,13 +161,9 @@ def _base(found: Found) -> Html:
     base = found.base
     usual = flatten(to_dict(default_config(base.env, base.policy, base.algorithm)))
     own = {k: v for k, v in flatten(to_dict(base)).items() if usual.get(k) != v and k not in ("output", *found.search)}
-    shown: dict[str, object] = {"environment": base.env, "policy": base.policy, "algorithm": base.algorithm}
-    return section("What all trials have", facts(shown | {k: _text(v) for k, v in own.items()}), id_="manifest")
+    told: dict[str, object] = {"environment": base.env, "policy": base.policy, "algorithm": base.algorithm}
+    return section("What all trials have", facts(told | {k: shown(v) for k, v in own.items()}), id_="manifest")
 
 
 def _rewards(found: Found) -> tuple[float, float]:
     return span([found.start, *(t.value for t in found.trials)])
-
-
-def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
