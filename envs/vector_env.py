@@ -209,10 +209,11 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
 
         settling = [self.episodes[i] for i in rows], over[rows].tolist()
         if meanwhile is not None and self.done.all() and self.mdp.reward is not None and self.mdp.reward.apart:
+            # the rewards are waited for here, where Ctrl-C arrives: it kills what runs in their processes
             with ThreadPoolExecutor(1) as thread:
-                under_way = thread.submit(self._settle, *settling)
-                meanwhile()
-            scores = under_way.result()
+                under_way = thread.submit(meanwhile)
+                scores = self._settle(*settling)
+            under_way.result()
         else:
             scores = self._settle(*settling)
         valid[rows] = scores.valid

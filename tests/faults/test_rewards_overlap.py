@@ -2,6 +2,8 @@
 
 import json
 import os
+import signal
+import threading
 
 import pytest
 
@@ -9,6 +11,8 @@ import rlalign
 from rlalign.errors import RewardError
 from rlalign.learner import Learner
 from rlalign.rewards.compose import RewardSum
+from rlalign.rewards.guard import InWorker
+from rlalign.signals import StopRequest
 
 KL = {"objective__kl__where": "loss", "objective__kl__coef": 0.1}
 SMALL = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 3, "quiet": True}
@@ -74,3 +78,21 @@ def test_a_failure_meanwhile_is_the_runs_own(tmp_path):
 
     with pytest.raises(RewardError, match=r"mine.*no scorer.*--resume"):
         train(tmp_path / "run", raises)
+
+
+def test_an_interrupt_does_not_wait_for_the_reward(tmp_path, monkeypatch):
+    """Ctrl-C arrives where the reward is waited for, and ends it there."""
+    pid = os.getpid()
+
+    def hangs(completions, **columns):
+        if len(completions) == 8:
+            os.kill(pid, signal.SIGINT)
+            signal.pause()
+        return [float(len(c)) for c in completions]
+
+    monkeypatch.setattr(StopRequest, "__enter__", lambda self: self)  # as at the second Ctrl-C
+    ended_by, close = [], InWorker.close
+    monkeypatch.setattr(InWorker, "close", lambda self: ended_by.append(threading.current_thread()) or close(self))
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "run", hangs)
+    assert ended_by[0] is threading.main_thread()
