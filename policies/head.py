@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from rlalign.policies.processing import process
 from rlalign.types import Sampling
@@ -48,8 +49,10 @@ def fused_logprobs(
 ) -> tuple[Tensor, Tensor | None]:
     """Float32 log-probs [M] of the targets and, when asked for, entropies [M], with gradient; hidden [M, d], W [V, d].
 
-    Products run in the dtype of W, which hidden is cast to; all else is float32.
+    Products run in the dtype of W, which hidden is cast to; all else is float32. Differentiable once.
     """
+    if not torch.is_grad_enabled():  # a parameter would make `_Fused` keep what no backward pass will ask for
+        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     apply: Callable[..., tuple[Tensor, Tensor]] = _Fused.apply
     logprobs, entropies = apply(hidden.to(weight.dtype), weight, bias, targets, HeadSpec(scale, sampling, entropy))
     return logprobs, entropies if entropy else None
@@ -87,6 +90,7 @@ class _Fused(torch.autograd.Function):
         return logprob, entropy
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         hidden, weight, bias, targets, entropy, unit, *kept = ctx.saved_tensors
         spec: HeadSpec = ctx.spec

@@ -7,13 +7,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 PLAIN = ("LlamaRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 """Modules of transformers that compute this formula."""
 
 
 class RMSNorm(nn.Module):
-    """What any of `PLAIN` computes; it holds what they hold."""
+    """What any of `PLAIN` computes; it holds what they hold. Differentiable once.
+
+    Under a float32 weight a half-precision input is not rounded on the way, as it is there: the result is more exact.
+    """
 
     weight: nn.Parameter
     variance_epsilon: float
@@ -43,6 +47,7 @@ class _Normed(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, None]:
         (dy,) = grads
         n, r, weight = ctx.saved_tensors

@@ -52,3 +52,12 @@ def test_bfloat16_is_no_farther_from_float32_than_transformers(weight_dtype):
         torch.testing.assert_close(a.float(), b.float(), rtol=2e-2, atol=2e-2)
     if weight_dtype == torch.bfloat16:  # as it is, bit for bit
         assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
+def test_a_second_derivative_is_refused():
+    holder = torch.nn.Sequential(LlamaRMSNorm(8))
+    speed_up(holder)
+    x = torch.randn(3, 8, requires_grad=True)
+    (first,) = torch.autograd.grad(holder(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()

@@ -258,3 +258,23 @@ def test_fused_head_is_log_softmax(frozen, wants_entropy, sampling, monkeypatch)
     for a, b in zip(fused, grads(plainly), strict=True):
         if b is not None:
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+def test_the_head_keeps_probabilities_for_a_backward_pass_only(monkeypatch, gradient):
+    """Without gradient all chunks go through one buffer, though the head is a parameter."""
+    used, softmax = set(), head._softmax
+    monkeypatch.setattr(head, "_softmax", lambda z: used.add(z.data_ptr()) or softmax(z))
+    weight = torch.nn.Parameter(torch.randn(50, 8))
+    rows = 3 * head._ROWS
+    with torch.set_grad_enabled(gradient):
+        fused_logprobs(torch.randn(rows, 8), weight, None, torch.zeros(rows, dtype=torch.int64), 1.0, Sampling(), False)
+    assert len(used) == (3 if gradient else 1)
+
+
+def test_a_second_derivative_of_the_head_is_refused():
+    weight, hidden = torch.randn(50, 8), torch.randn(4, 8, requires_grad=True)
+    found, _ = fused_logprobs(hidden, weight, None, torch.zeros(4, dtype=torch.int64), 1.0, Sampling(), False)
+    (first,) = torch.autograd.grad(found.square().sum(), hidden, create_graph=True)
+    with pytest.raises(RuntimeError, match="differentiate twice"):
+        first.sum().backward()
