@@ -105,7 +105,10 @@ def _fetched(auto: Any, name: str, options: PolicyOptions, **more: Any) -> Any:
                 f"policy '{name}' brings its own code, which is not run: set --model.trust-remote-code "
                 "if you trust its author as you trust yourself"
             ) from error
-        raise UserError(f"cannot load policy '{name}': {_first_line(error)}") from error
+        raise UserError(
+            f"cannot load policy '{name}': {_first_line(error)} (give a local model folder, a hub id that can be "
+            "reached, or a name of rlalign list policies)"
+        ) from error
 
 
 def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
