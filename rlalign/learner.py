@@ -163,7 +163,7 @@ class Learner:
             valid=rollout.valid,
             max_length=self.max_length,
         ).to(device)
-        batch = replace(batch, **seen)  # type: ignore[arg-type]
+        batch = replace(batch, **seen)  # type: ignore[arg-type]  # `look` names tensors only
         if batch.old_logprobs is None and (self._reuses or self.config.old_logprobs == "sampler"):
             batch = replace(batch, old_logprobs=batch.sampler_logprobs)
         with torch.no_grad():

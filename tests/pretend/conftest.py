@@ -208,7 +208,7 @@ def _no_graph(_: Any) -> Iterator[None]:
 def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
     """A pretended device while a test runs."""
     import peft  # noqa: F401 - what looks at torch.Generator when it is imported
-    from transformers import LlamaForCausalLM  # noqa: F401
+    from transformers import LlamaForCausalLM  # noqa: F401 - as above
 
     generator = torch.Generator
     monkeypatch.setattr(torch, "Generator", lambda device=None: generator())

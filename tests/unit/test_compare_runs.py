@@ -406,7 +406,7 @@ def test_the_end_of_a_process_is_seen_though_its_server_is_silent(tmp_path: Path
     workers = LocalWorkers(2)
     workers.start("done", done.config)
     workers.start("killed", replace(killed.config, steps=10**6))
-    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
+    server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # private
     os.kill(server, signal.SIGSTOP)
     try:
         assert _ended(workers) == ("done", 0)

@@ -98,7 +98,7 @@ def test_few_seeds_have_no_interval_for_iqm_and_median_and_five_say_their_level(
         assert one.mean.low is not None
         assert level(one.median) == covers
         assert ("[–]" in estimate(one.iqm)) == (seeds < 5)
-        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - open as long as the console
         console.print(_algorithms("e", env, seeds))
         printed = console.export_text()
         assert ("[–]" in printed) == (seeds < 5)
@@ -110,7 +110,7 @@ def test_a_threshold_that_nobody_reached_takes_more_than_all_had() -> None:
     env = analyse_env(grid, threshold=2.0)
     never = env.algorithms["a"].to_threshold["samples"]
     assert cost(never).startswith("&gt; 100.0")
-    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - open as long as the console
     console.print(_course("e", env))
     assert "> 100" in console.export_text()
     reached = analyse_env(grid, threshold=0.3).algorithms["a"].to_threshold["samples"]
@@ -119,7 +119,7 @@ def test_a_threshold_that_nobody_reached_takes_more_than_all_had() -> None:
 
 def _found(*won: tuple[str, str]) -> dict[str, list[str]]:
     """Who ended above whom, the first of each two above the second."""
-    return beaten([SimpleNamespace(a=w, b=other, winner=w) for w, other in won])  # type: ignore[misc]
+    return beaten([SimpleNamespace(a=w, b=other, winner=w) for w, other in won])  # type: ignore[misc]  # stands in for Pair
 
 
 @pytest.mark.parametrize(
