@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlalign.allocator import keep_freed_memory
 from rlalign.buffer import Buffer
 from rlalign.config import LearnerConfig
 from rlalign.errors import FaultError, UserError
@@ -69,6 +70,8 @@ class Learner:
     ) -> None:
         self.policy, self.objective, self.config = policy, objective, config
         self.generator, self.max_length = generator, max_length
+        if policy.device.type == "cpu":
+            keep_freed_memory()
         self.parameters = list(policy.trainable().values())
         of_value = {id(p) for p in policy.value_trainable().values()}
         self.body = [p for p in self.parameters if id(p) not in of_value]
