@@ -1,7 +1,7 @@
 """TRL's side of the speed benchmarks: its GRPOTrainer, tuned, and its own path from given completions to a step.
 
-Ours asks glibc to keep freed memory, which in one process would speed TRL up by more than ours. Here it does not, so that
-TRL runs as it does by itself; ours is about 5 % faster where it does.
+Our learner asks glibc to keep freed memory, which in one process would speed TRL up by more than us. Here it does not,
+so that TRL runs as it does by itself; we are about 5 % faster where it does.
 
 Tuned: gradient checkpointing off, beta 0 (no reference), no old-log-prob pass, bf16 by request, the micro-batch chosen
 by the caller. Nothing of TRL is replaced; completion lengths are forced by a logits processor of transformers.
