@@ -34,6 +34,7 @@ from rlalign.passes import Passes
 from rlalign.policies.base import Policy
 from rlalign.policies.packing import moved
 from rlalign.rollout import Rollout
+from rlalign.schedule import lr_factor
 from rlalign.sums import Sums
 from rlalign.supervised import Demonstrations
 from rlalign.types import Sampling
@@ -312,20 +313,6 @@ class Learner:
         self.state.load_state_dict(state["objective"])
         self.updates = state["updates"]
         self.passes.micro_batch = state["micro_batch"]
-
-
-def lr_factor(config: LearnerConfig, total: int) -> Callable[[int], float]:
-    """Factor of the learning rate at an update, of `total`: linear warmup, then the schedule."""
-
-    def factor(update: int) -> float:
-        if update < config.warmup:
-            return (update + 1) / config.warmup
-        if config.lr_schedule == "constant":
-            return 1.0
-        share = min(1.0, (update - config.warmup) / max(1, total - config.warmup))
-        return 1.0 - share if config.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
-
-    return factor
 
 
 @contextmanager
