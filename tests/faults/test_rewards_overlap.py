@@ -123,4 +123,5 @@ def test_a_reward_that_says_nothing_of_processes_is_not_overlapped(own):
     env.reset(seed=0)
     ends = np.full((2, 1), mdp.tokenizer.eos_id)
     env.step_tokens(ends, np.ones(2, int), meanwhile=lambda: looks.append(1))
-    assert env.done.all() and not looks
+    assert env.done.all()
+    assert not looks
