@@ -17,18 +17,7 @@ def mdp(monkeypatch, tmp_path):
     return make_mdp("textworld?games=3&rooms=2&objects=3&quest=2")
 
 
-def play(mdp, task, *turns):
-    """Total reward and what the game said to each turn."""
-    env = TokenVectorEnv(mdp, 1)
-    env.reset(seed=0, options={"tasks": [task]})
-    total = 0.0
-    for turn in turns:
-        ids = [*mdp.tokenizer.encode(turn), mdp.tokenizer.eos_id][: mdp.max_new]
-        total += float(env.step_tokens(np.array([ids]), np.array([len(ids)])).rewards.sum())
-    return total, [mdp.tokenizer.decode(reply) for reply in env.episodes[0].replies], bool(env.done[0])
-
-
-def test_a_walkthrough_wins_and_nothing_else_is_followed(mdp, tmp_path, monkeypatch):
+def test_a_walkthrough_wins_and_nothing_else_is_followed(mdp, tmp_path, monkeypatch, play):
     monkeypatch.chdir(tmp_path)
     task = mdp.source.get("train", 0)
     first, second = mdp.gold_turns(task)
