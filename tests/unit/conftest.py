@@ -8,9 +8,9 @@ from rlalign.envs.vector_env import TokenVectorEnv
 
 @pytest.fixture
 def play():
-    """Play an episode: (mdp, task, *turns) -> total reward, the episode's texts one after the other, whether it is over.
+    """Play an episode: (mdp, task, *turns) -> total reward, its text, whether it is over.
 
-    Each turn is ended by EOS where there is room for it. The texts are the prompt, then turns and replies as they came.
+    Each turn is ended by EOS where there is room for it. The text is the prompt, then turns and replies as they came.
     """
 
     def played(mdp, task, *turns):

@@ -18,8 +18,10 @@ from rlalign.envs import constrained, corpora, detoxify, events, hack_me, math, 
 from rlalign.envs.alignment import chinese_sentences
 from rlalign.envs.classification import lexicon_review
 from rlalign.envs.entities import _countries
+from rlalign.envs.sources import SPLITS
 from rlalign.envs.translate import sentence
 from rlalign.errors import MissingExtraError, UserError
+from rlalign.evaluation import held_out
 from rlalign.make import make_mdp
 
 VARIANTS = [

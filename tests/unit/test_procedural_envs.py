@@ -8,7 +8,6 @@ import pytest
 
 from rlalign.envs import dialogue, games, reasoning, wordle
 from rlalign.envs.calculator import calculate, shown
-from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
 from rlalign.make import make_mdp
 from rlalign.supervised import demonstrations
