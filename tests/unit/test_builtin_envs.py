@@ -58,6 +58,8 @@ def test_other_tokenizers_fit(name: str) -> None:
     rng = np.random.default_rng(0)
     while not env.done.all():
         env.step_tokens(rng.integers(256, size=(16, mdp.max_new)), np.full(16, mdp.max_new))
+    for task in (mdp.source.get("train", i) for i in range(8)):  # what is right can be said, EOS included
+        assert all(len(mdp.tokenizer.encode(turn)) < mdp.max_new for turn in mdp.gold_turns(task) or ())
     assert mdp.description
     assert type(mdp).__doc__
 
