@@ -22,8 +22,7 @@ from rlalign.types import FloatArray
 Row = Mapping[str, float | None]
 
 _MARKUP = re.compile(r"<[^<>]*>|```\w*")
-_FEWEST = 10  # steps before anything is seen: the first ones are noise
-_LOOKS = 4  # besides the present: at so many earlier ends of the run, evenly over its last fifth
+_FEWEST = 10  # steps before anything is said: the first ones are noise
 
 
 # ---- numbers ----
@@ -173,6 +172,11 @@ class History:
             return math.nan
         return float(np.convolve(values, np.ones(self.width) / self.width, "valid").max())
 
+    def lately(self) -> list[History]:
+        """The run as it is, as it was at three times in its last fifth, and at the beginning of that."""
+        fifth = len(self.rows) // 5
+        return [History(self.rows[: len(self.rows) - fifth * i // 4]) for i in range(5)]
+
     def gain(self, name: str, std: str) -> float:
         """Rise in standard deviations of a sample: at the start, or on average where there was no spread then."""
         spread = max(self.start(std), self.mean(std) / 2)
@@ -221,6 +225,11 @@ def _kl(h: History) -> bool:
 
 
 def _entropy(h: History) -> bool:
+    # to be stuck is to stay: many a sound run is all but certain of one answer on its way to others
+    return all(_collapsed(then) for then in h.lately())
+
+
+def _collapsed(h: History) -> bool:
     # a solved task ends without entropy and signal too; what is wrong is to end there far below the best sample seen
     start, best = h.start("reward/mean"), np.nanmax([*h.column("rollout/best"), -math.inf])
     stuck = h.now("reward/mean") < start + 0.8 * (best - start)
@@ -240,7 +249,7 @@ ALARMS: Mapping[str, Alarm] = {
     "gold": Alarm(_gold, "the reward rises while the true goal does not, or falls: the reward is being hacked"),
     "kl": Alarm(_kl, "the policy is more than 3 nats a token from its start: nothing of the start is left"),
     "entropy": Alarm(
-        _entropy, "the entropy is gone, groups have no signal, and the reward is far below its best sample"
+        _entropy, "the entropy stays away, groups have no signal, and the reward is far below its best sample"
     ),
 }
 
@@ -252,11 +261,6 @@ def _thinned(rows: Sequence[Row], most: int = 500) -> Sequence[Row]:
 
 
 def alarms(rows: Sequence[Row]) -> dict[str, bool]:
-    """Alarm -> whether its pattern is there after the steps in `rows`, and was all through their last fifth.
-
-    What a hack pays for is kept, and a policy without signal stays where it is: what comes and goes is neither.
-    Nothing is said of the first steps.
-    """
-    ends = [len(rows) - len(rows) // 5 * i // _LOOKS for i in range(_LOOKS + 1)]
-    looks = [History(_thinned(rows[:end])) for end in ends if end >= _FEWEST]
-    return {name: len(looks) == len(ends) and all(map(alarm.there, looks)) for name, alarm in ALARMS.items()}
+    """Alarm -> whether its pattern is there after the steps in `rows`; nothing is said of fewer than ten."""
+    history = History(_thinned(rows))
+    return {name: len(rows) >= _FEWEST and bool(alarm.there(history)) for name, alarm in ALARMS.items()}

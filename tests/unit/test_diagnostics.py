@@ -156,7 +156,7 @@ def test_a_run_without_gold_has_no_gap():
 def test_gold_that_rose_and_fell_again_raises_the_alarm():
     rows = history(SOUND | {"rollout/gold": (0.1, 0.9)})
     for i, row in enumerate(rows):
-        row["rollout/gold"] = 0.8 - min(1.0, abs(i - 15) / 15) * 0.4  # up to 0.8, back to 0.4, and there it stays
+        row["rollout/gold"] = 0.8 - abs(i - 20) / 20 * 0.4  # up to 0.8, back to 0.4: three quarters of what was won
     assert raised(rows) == {"gold"}
 
 
