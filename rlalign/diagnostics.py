@@ -198,8 +198,11 @@ class Alarm:
 
 def _length(h: History) -> bool:
     # r = 0.3 explains a tenth of the reward's variance within prompts, far beyond the noise of some hundred samples;
-    # nine tenths at the limit: whatever is said, it goes on until it is cut off
-    return h.mean("rollout/length_correlation") > 0.3 and h.now("rollout/truncated") > 0.9 and _reward_rose(h)
+    # nine tenths at the limit: whatever is said, it goes on until it is cut off. There lengths hardly vary, and r is of
+    # the few that are left: what it was before is what led there
+    before = [row for row in h.rows if (row.get("rollout/truncated") or 0.0) < 0.9]
+    followed = _mean(h.column("rollout/length_correlation", before)) > 0.3
+    return followed and h.now("rollout/truncated") > 0.9 and _reward_rose(h)
 
 
 def _phrase(h: History) -> bool:
@@ -243,7 +246,7 @@ def _reward_rose(h: History) -> bool:
 
 
 ALARMS: Mapping[str, Alarm] = {
-    "length": Alarm(_length, "the reward follows the length, and completions run to the limit: it may pay for length"),
+    "length": Alarm(_length, "the reward followed the length, and completions run to the limit: it may pay for length"),
     "phrase": Alarm(_phrase, "nearly all completions share a word that few had at the start: it may pay for that word"),
     "empty": Alarm(_empty, "most completions have become empty or bare markup, and the reward has risen"),
     "gold": Alarm(_gold, "the reward rises while the true goal does not, or falls: the reward is being hacked"),
