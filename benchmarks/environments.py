@@ -269,13 +269,15 @@ def learnt(cells: dict[str, Any]) -> str:
     return markdown((*head, "CPU s a seed"), rows)
 
 
-def what_there_is() -> str:
-    """The table of the registry, in Markdown."""
+def what_there_is(page: str) -> str:
+    """The table of the registry, in Markdown; an environment whose package is not here keeps its row of the page."""
     rows = []
     for name in built_in():
         try:
             mdp = make_mdp(name)
         except MissingExtraError:
+            stands = [line for line in page.splitlines() if line.startswith(f"| **{short(name)}**:")]
+            rows += [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in stands]
             continue
         said = " ".join((inspect.getdoc(type(mdp)) or "").split("Args:")[0].split())
         data = re.search(r"Data: (.*?\.)(?= [A-Z]|$)", said)
@@ -331,7 +333,8 @@ def main() -> None:
     if given.draw or not given.envs:
         with locked():
             draw(read(), DOCS / "environments.png")
-            fill(DOCS / "environments.md", {"what": what_there_is(), "learnt": learnt(read())})
+            page = DOCS / "environments.md"
+            fill(page, {"what": what_there_is(page.read_text(encoding="utf-8")), "learnt": learnt(read())})
 
 
 if __name__ == "__main__":
