@@ -159,8 +159,9 @@ def test_a_run_without_gold_has_no_gap():
 def test_gold_that_rose_and_fell_again_raises_the_alarm():
     rows = history(SOUND | {"rollout/gold": (0.1, 0.9)})
     for i, row in enumerate(rows):
-        row["rollout/gold"] = 0.8 - abs(i - 20) / 20 * 0.4  # up to 0.8, back to 0.4: three quarters of what was won
+        row["rollout/gold"] = 0.9 - 0.8 * (1 - i / 20) if i < 20 else 0.9 - 0.3 * (i - 20) / 20  # 0.1, 0.9, 0.6
     assert raised(rows) == {"gold"}
+    assert raised(rows[:21]) == set()
 
 
 def test_a_word_that_was_common_from_the_start_is_no_collapse():
