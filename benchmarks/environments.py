@@ -90,7 +90,7 @@ PLANS: dict[str, Plan] = {
     "Dialogue": Plan(warm=100, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
     "Detoxify": Plan(steps=300, settings=entropy(0.03)),
     "Reasoning": Plan(steps=300, settings=entropy(0.05) | {"learner__lr": 1e-3}),
-    "Tools": Plan(warm=200, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
+    "Tools": Plan(warm=200, steps=400, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
     "Classification": Plan(warm=30, steps=150, spec="level=3"),
     **dict.fromkeys(("Games", "TextWorld"), Plan(steps=10, settings=FEW)),
 }
