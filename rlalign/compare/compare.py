@@ -24,6 +24,7 @@ from rlalign.defaults import from_scratch
 from rlalign.errors import UserError
 from rlalign.fields import checked
 from rlalign.integrations import check_any
+from rlalign.policies.precision import device_of
 from rlalign.run import Lock
 from rlalign.signals import StopRequest
 
@@ -47,8 +48,14 @@ class Where:
         if self.jobs < 0:
             raise UserError(f"jobs is {self.jobs}: give how many runs at once, or 0 for what the machine holds")
 
+    def check(self, config: TrainConfig) -> None:
+        """Refuse, before anything is made, what a run of this configuration would refuse there. Raises UserError."""
+        check_any(config)
+        if self.ray is None:  # a cluster may have what this machine has not
+            device_of(config.device)
+
     def workers(self, policy: str) -> Workers:
-        """The workers."""
+        """What runs them, for runs of a policy."""
         if self.ray is not None:
             from rlalign.compare.cluster import RayWorkers
 
@@ -78,7 +85,7 @@ def compare_study(
     if not allow_unequal:
         check_budgets(asked)
     for config in {(c.env, c.algorithm): c.config for c in asked}.values():
-        check_any(config)
+        where.check(config)
     for env, name in itertools.product(study.envs, study.algorithms) if study.tune.trials else ():
         check_search(trial_config(study, env, name, folder), spaces_of(study, env, name))
     with Lock(folder), StopRequest() as stop:
@@ -107,11 +114,23 @@ def compare_runs(
     leave_out: Excluding | None = None,
     threshold: float | None = None,
 ) -> Results:
-    """Analyse runs that exist already. Raises UserError naming what does not fit together."""
+    """Analyse runs that exist already and write everything into a folder.
+
+    Args:
+        folders: run folders, folders of studies, or folders of either.
+        output: where to write.
+        command: what was typed, for the report.
+        leave_out: what may be left out rather than refused; None: nothing.
+        threshold: reward that counts as reached; None: half the way from the start to the best algorithm's mean.
+
+    Raises:
+        UserError: naming what does not fit together.
+    """
     checked(float | None, threshold, "threshold")
     refuse_foreign(output, "results.json")
     found, excluded = gather(folders, leave_out or Excluding())
-    return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
+    with Lock(output):
+        return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
 
 
 def _tune(

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.cell import finished
 from rlalign.compare.fairness import budget, settings_of
+from rlalign.compare.records import finished
 from rlalign.compare.results import Failure
 from rlalign.compare.settings import shown
 from rlalign.compare.study import Cell, label
@@ -70,11 +70,8 @@ def _at(run: Run) -> TrainConfig:
 
 
 def _finished(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure]) -> list[Cell]:
-    """The finished ones; a finished run of an earlier version is evaluated again, prompt for prompt."""
     kept = []
     for cell in cells:
-        if not finished(cell.folder):
-            _evaluate(cell)
         if finished(cell.folder):
             kept.append(cell)
         elif leave_out.unfinished:
@@ -85,16 +82,6 @@ def _finished(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failur
                 "or leave such runs out with --exclude-unfinished"
             )
     return kept
-
-
-def _evaluate(cell: Cell) -> None:
-    report = cell.folder / "report" / "evaluation.json"
-    try:
-        old = "prompts" not in json.loads(report.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return
-    if old:
-        Run(cell.folder).evaluate(split=cell.config.evaluation.split)
 
 
 def _alike(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure]) -> list[Cell]:

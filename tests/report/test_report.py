@@ -20,7 +20,8 @@ from rlalign.compare.report.figures import differences, learning_curves
 from rlalign.compare.report.html import Html, tag, visible
 from rlalign.compare.report.numbers import interval, number, p_value, seconds, tick, typeset
 from rlalign.compare.report.svg import apart, span, ticks
-from rlalign.compare.results import Curve, Estimate, read_results, write_results
+from rlalign.compare.results import Curve, Estimate
+from rlalign.compare.stored import read_results, write_results
 from rlalign.errors import UserError
 
 VOID = {"meta", "link", "input"}

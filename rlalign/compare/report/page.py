@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Sequence
 from importlib import resources
-from pathlib import Path
 
 from rlalign.compare.report.html import Html, joined, tag
 
@@ -35,15 +33,6 @@ def page(title: str, *sections: object) -> str:
 def section(heading: str, *children: object, id_: str | None = None) -> Html:
     """A section under a heading."""
     return tag("section", tag("h2", heading), *children, id_=id_)
-
-
-def write_page(path: Path, document: str) -> Path:
-    """Write a document, whole or not at all, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_suffix(".html.tmp")
-    tmp.write_text(document, encoding="utf-8")
-    os.replace(tmp, path)
-    return path
 
 
 def table(head: Sequence[str], rows: list[Html], numeric: set[int]) -> Html:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rlalign.compare.files import write_whole
 from rlalign.compare.found import Found, Trial, read_found
 from rlalign.compare.report.html import Html, tag
 from rlalign.compare.report.numbers import number, typeset
-from rlalign.compare.report.page import facts, page, panels, row, section, table, write_page
+from rlalign.compare.report.page import facts, page, panels, row, section, table
 from rlalign.compare.report.pieces import note
 from rlalign.compare.report.svg import WIDTH, Panel, room, span
 from rlalign.compare.settings import shown
@@ -27,8 +28,8 @@ _ROW = 26.0
 
 
 def write_search_report(folder: Path) -> Path:
-    """Write report.html of a search's folder, atomically, and return its path."""
-    return write_page(folder / "report.html", render(read_found(folder)))
+    """Write report.html of a search's folder, whole or not at all, and return its path."""
+    return write_whole(folder / "report.html", render(read_found(folder)))
 
 
 def render(found: Found) -> str:

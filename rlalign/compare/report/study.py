@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rlalign.compare.files import write_whole
 from rlalign.compare.report.html import Html, tag, visible
 from rlalign.compare.report.numbers import number, seconds, typeset
-from rlalign.compare.report.page import facts, page, row, section, table, write_page
+from rlalign.compare.report.page import facts, page, row, section, table
 from rlalign.compare.report.pictures import pictures
 from rlalign.compare.report.pieces import Colours, completion, name_of, note, said
 from rlalign.compare.report.tables import budgets, finals, pairs, tuning
@@ -17,8 +18,8 @@ _SHORT = 60  # characters; prompts and completions no longer than that stand in 
 
 
 def write_report(folder: str | Path, results: Results) -> Path:
-    """Write report.html, atomically, and return its path."""
-    return write_page(Path(folder) / "report.html", render(results))
+    """Write report.html, whole or not at all, and return its path."""
+    return write_whole(Path(folder) / "report.html", render(results))
 
 
 def render(results: Results) -> str:

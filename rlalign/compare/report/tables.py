@@ -93,7 +93,7 @@ def pairs(results: Results) -> Html | None:
             "p",
             "Seed against seed, from the same initial weights and prompts. Holm's correction runs over all pairs and "
             "environments. “Detectable” is the smallest true difference that this study had 80 % power to claim; "
-            "smaller ones may exist unseen."
+            "smaller ones may exist unseen. “At equal KL” is before correction, and of the seeds that did not fail."
             + (" Here are the pairs of which one is named the winner; all others fold out below." if many else ""),
             class_="note",
         ),
