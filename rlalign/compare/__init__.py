@@ -7,8 +7,9 @@ workers.py cluster.py           where cells run: processes here, a Ray cluster
 tuning.py spaces.py found.py    searches for settings, and what they found
 gather.py                       runs that exist already
 records.py                      what a run folder says of itself, and whether it is done
-statistics.py                   estimates, intervals, tests: pure functions
-analysis.py verdict.py          from records to results, and to sentences
+statistics.py curves.py         estimates, intervals, tests; what a curve says: pure functions
+analysis.py pairs.py overall.py from records to results: an environment, two algorithms, all environments
+estimates.py verdict.py         their numbers for results.json, and their sentences
 fairness.py manifest.py         what is equal and what differs; where the numbers come from
 results.py stored.py files.py   what was found: the schema of results.json, its text, and how files are written
 conclude.py                     everything that is written of a study

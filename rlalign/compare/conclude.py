@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlalign.compare.analysis import aggregate, analyse_env, decide
+from rlalign.compare.analysis import analyse_env
 from rlalign.compare.fairness import check_prompts, differences, unequal_draws, unequal_starts
 from rlalign.compare.manifest import manifest
+from rlalign.compare.overall import aggregate
+from rlalign.compare.pairs import decide
 from rlalign.compare.pictures import draw
 from rlalign.compare.records import Record, read_record, seconds_of
 from rlalign.compare.report import write_report

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.compare import statistics as st
-from rlalign.compare.analysis import as_array
+from rlalign.compare.estimates import as_array
 from rlalign.compare.report.figures import BAND_FROM
 from rlalign.compare.results import AlgorithmResult, Curve, EnvResult, Profile, Results
 from rlalign.types import FloatArray

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlalign.compare.analysis import as_array
+from rlalign.compare.estimates import as_array
 from rlalign.compare.files import write_whole
 from rlalign.compare.report.numbers import level
 from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Pair, Results, ToThreshold

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from rlalign.compare import curves
 from rlalign.compare import statistics as st
 
 STUDIES = 1000
@@ -127,13 +128,13 @@ def test_probability_of_improvement_counts_ties_half() -> None:
 
 def test_area_and_reach_on_a_line() -> None:
     x, y = np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 1.0])
-    assert st.area(x, y, 20.0) == 0.75
-    assert st.area(x, y, 5.0) == 0.25
-    assert st.area(x, np.array([0.0, math.nan, 1.0]), 20.0) == 0.5
-    assert st.first_reach(x, y, 0.9) == (10.0, True)
-    assert st.first_reach(x, y, 2.0) == (20.0, False)
-    assert st.height_at(0.5, y, x) == 5.0
-    assert math.isnan(st.height_at(3.0, y, x))
+    assert curves.area(x, y, 20.0) == 0.75
+    assert curves.area(x, y, 5.0) == 0.25
+    assert curves.area(x, np.array([0.0, math.nan, 1.0]), 20.0) == 0.5
+    assert curves.first_reach(x, y, 0.9) == (10.0, True)
+    assert curves.first_reach(x, y, 2.0) == (20.0, False)
+    assert curves.height_at(0.5, y, x) == 5.0
+    assert math.isnan(curves.height_at(3.0, y, x))
 
 
 def test_the_restricted_mean_is_the_area_under_kaplan_and_meiers_curve() -> None:
@@ -141,16 +142,16 @@ def test_the_restricted_mean_is_the_area_under_kaplan_and_meiers_curve() -> None
     curve = stats.ecdf(stats.CensoredData.right_censored(spent, ~np.array(reached))).sf
     at = np.concatenate([[0.0], curve.quantiles[curve.quantiles < until], [until]])
     heights = np.concatenate([[1.0], curve.probabilities[curve.quantiles < until]])
-    assert st.restricted_mean(spent, reached, until).value == pytest.approx(float((np.diff(at) * heights).sum()))
-    assert st.survival_median(spent, reached) == 8.0
-    assert math.isnan(st.survival_median(np.array([5.0, 5.0]), [False, False]))
+    assert curves.restricted_mean(spent, reached, until).value == pytest.approx(float((np.diff(at) * heights).sum()))
+    assert curves.survival_median(spent, reached) == 8.0
+    assert math.isnan(curves.survival_median(np.array([5.0, 5.0]), [False, False]))
 
 
 def test_what_it_took_lies_between_nothing_and_the_whole_budget() -> None:
     """Student's interval of these reaches from below 0 to above 8."""
-    cut = st.restricted_mean(np.array([0.0, 8.0]), [True, True], 8.0)
+    cut = curves.restricted_mean(np.array([0.0, 8.0]), [True, True], 8.0)
     assert (cut.low, cut.value, cut.high) == (0.0, 4.0, 8.0)
-    never = st.restricted_mean(np.array([8.0, 8.0]), [False, False], 8.0)
+    never = curves.restricted_mean(np.array([8.0, 8.0]), [False, False], 8.0)
     assert never.value == 8.0
     assert math.isnan(never.low)
 
@@ -162,8 +163,8 @@ def test_differences_without_spread_say_nothing_of_what_could_have_been_seen() -
 
 def test_two_that_never_got_there_give_no_p() -> None:
     never = np.full(5, 9.0)
-    assert math.isnan(st.logrank_p(never, [False] * 5, never, [False] * 5))
-    assert st.logrank_p(np.arange(5.0), [True] * 5, never, [False] * 5) < 0.01
+    assert math.isnan(curves.logrank_p(never, [False] * 5, never, [False] * 5))
+    assert curves.logrank_p(np.arange(5.0), [True] * 5, never, [False] * 5) < 0.01
 
 
 @pytest.mark.parametrize("sd", [(1.0, 0.1, 0.1), (0.1, 1.0, 0.3), (0.3, 0.3, 1.0), (0.0, 0.0, 1.0)])

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from rlalign.compare.analysis import analyse_env, decide
+from rlalign.compare.analysis import analyse_env
+from rlalign.compare.pairs import decide
 from rlalign.compare.records import Record
 from rlalign.compare.report.numbers import level
 from rlalign.compare.report.pieces import cost, estimate
