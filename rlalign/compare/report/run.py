@@ -75,11 +75,11 @@ def _alarms(folder: Path) -> Html | None:
     if not path.is_file():
         return None
     raised = read_json(path, "remove it, and the report is made without it")
-    rows = [row([name, _steps(alarm["held"]), alarm["says"]], set()) for name, alarm in raised.items()]
+    rows = [row([name, _steps(alarm["held"]), alarm["says"]], set(), {2}) for name, alarm in raised.items()]
     return section(
         "Alarms",
         note("Patterns that reward hacking is known to show, and the steps at which each was there. Look there."),
-        table(["alarm", "steps", "what was seen"], rows, set()),
+        table("alarms", ["alarm", "steps", "what was seen"], rows, set()),
         id_="alarms",
     )
 
@@ -106,7 +106,7 @@ def _before_after(found: Mapping[str, Any]) -> Html:
     return section(
         "Before and after",
         note("Means over held-out prompts, the same for both; differences are paired, with 95 % CI (Student’s t)."),
-        table(["", "before", "after", "difference", "prompts"], rows, {1, 2, 3, 4}),
+        table("before and after", ["metric", "before", "after", "difference", "prompts"], rows, {1, 2, 3, 4}),
         id_="finals",
     )
 
@@ -200,6 +200,6 @@ def _settings(config: TrainConfig) -> Html:
         "Manifest",
         facts({"folder": config.output or "", "versions": " · ".join(f"{k} {v}" for k, v in versions().items())}),
         tag("h3", "Settings other than the defaults"),
-        table(["setting", "here", "default"], rows, set()) if rows else note("None."),
+        table("settings", ["setting", "here", "default"], rows, set()) if rows else note("None."),
         id_="manifest",
     )

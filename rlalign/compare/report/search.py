@@ -23,7 +23,7 @@ from rlalign.config import to_dict
 from rlalign.defaults import default_config
 from rlalign.fields import flatten
 
-_STATES = {"complete": "", "pruned": "pruned", "fail": "failed", "running": "not ended"}
+_STATES = {"complete": "ended", "pruned": "pruned", "fail": "failed", "running": "not ended"}
 _ROW = 26.0
 
 
@@ -77,7 +77,9 @@ def _best(found: Found) -> Html | None:
         row([tag("code", key), tag("b", shown(found.best.settings.get(key))), shown(base.get(key)), space], {1, 2})
         for key, space in found.search.items()
     ]
-    return section("Best settings", table(["setting", "best", "default", "searched"], rows, {1, 2}), id_="best")
+    return section(
+        "Best settings", table("best settings", ["setting", "best", "default", "searched"], rows, {1, 2}), id_="best"
+    )
 
 
 def _pictures(found: Found) -> Html | None:
@@ -154,7 +156,9 @@ def _trials(found: Found) -> Html:
     for t in ordered:
         settings = [shown(t.settings.get(key)) for key in found.search]
         rows.append(row([t.number, number(t.value), *settings, _STATES.get(t.state, t.state)], numeric))
-    return section("Trials, best first", table(["trial", "reward", *found.search, ""], rows, numeric), id_="trials")
+    return section(
+        "Trials, best first", table("trials", ["trial", "reward", *found.search, "state"], rows, numeric), id_="trials"
+    )
 
 
 def _base(found: Found) -> Html:

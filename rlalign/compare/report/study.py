@@ -134,11 +134,11 @@ def _differences(results: Results) -> Html:
         row([tag("code", d.key), "axis" if d.axis else "setting", *(d.values.get(a, "") for a in names)], set())
         for d in ordered
     ]
-    return table(["setting", "", *names], rows, set())
+    return table("settings that differ", ["setting", "kind", *names], rows, set())
 
 
 def _cells(heading: str, cells: list[Failure]) -> list[Html]:
     if not cells:
         return []
-    rows = [row([f.env, f.algorithm, f.seed, tag("code", f.folder), visible(f.reason)], {2}) for f in cells]
-    return [tag("h3", heading), table(["environment", "algorithm", "seed", "folder", "reason"], rows, {2})]
+    rows = [row([f.env, f.algorithm, f.seed, tag("code", f.folder), visible(f.reason)], {2}, {4}) for f in cells]
+    return [tag("h3", heading), table(heading, ["environment", "algorithm", "seed", "folder", "reason"], rows, {2})]
