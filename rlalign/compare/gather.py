@@ -59,9 +59,12 @@ def _expand(folders: Sequence[Path]) -> list[Path]:
 
 
 def _runs(folder: Path) -> list[Path]:
+    """The folder itself, or a study's cells; a hidden one is what a kill left of a run that came from a cluster."""
     if (folder / "config.json").is_file():
         return [folder]
-    return sorted(p.parent for p in (folder / "cells").rglob("config.json"))
+    cells = folder / "cells"
+    found = (p.parent for p in cells.rglob("config.json"))
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(cells).parts))
 
 
 def _at(run: Run) -> TrainConfig:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -161,7 +162,7 @@ def _rows(results: Results) -> Iterator[dict[str, Any]]:
             final, start = as_array(r.final), as_array(r.start)
             for i, seed in enumerate(results.seeds):
                 row: dict[str, Any] = {"env": name, "algorithm": algorithm, "seed": seed, "failed": r.failed[i]}
-                row |= {"start": start[i].mean(), "reward": final[i].mean()}
+                row |= {"start": np.nanmean(start[i]), "reward": np.nanmean(final[i])}
                 row |= {f"auc_{b}": r.auc_seeds[b][i] for b in BUDGETS}
                 for budget in BUDGETS:
                     reach = r.to_threshold.get(budget)

@@ -84,7 +84,7 @@ class LocalWorkers:
             if line in ready:
                 del self._running[name]
                 status = _status(process, line)
-                ended.append(Ended(name, status, _reason(status, log)))
+                ended.append(Ended(name, status, reason_of(status, log)))
         return ended
 
     def stop(self, name: str) -> None:
@@ -194,7 +194,8 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _reason(status: int, log: Path) -> str:
+def reason_of(status: int, log: Path) -> str:
+    """Why a run failed: the signal that killed it, or the last line that it printed; empty for one that did not."""
     if status == 0:
         return ""
     if status < 0:

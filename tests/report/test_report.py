@@ -74,6 +74,7 @@ def test_the_report_is_whole_and_loads_nothing(study) -> None:
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket", text)
     ids = {a.get("id") for _, a in document.elements}
     assert {*PARTS, "samples", "manifest"} <= ids
+    assert "those of IQM and median for new seeds on these prompts" in document.text
     for sentence in study.verdict:
         assert typeset(sentence) in document.text
     first = document.text.index(typeset(study.verdict[0]))

@@ -19,9 +19,11 @@ from rlalign.compare.display import plan, steps_of, time_left
 from rlalign.compare.fairness import unequal_draws
 from rlalign.compare.files import write_whole
 from rlalign.compare.found import Found, write_search, write_trials
+from rlalign.compare.gather import _expand
 from rlalign.compare.records import finished, read_record
 from rlalign.compare.stored import read_results
 from rlalign.compare.study import Cell, Study, cells
+from rlalign.compare.tables import _rows
 from rlalign.compare.workers import _cores
 from rlalign.config import TrainConfig
 from rlalign.defaults import default_config
@@ -190,3 +192,51 @@ def test_who_drew_more_samples_in_as_many_steps_is_said() -> None:
     changed = replace(env, algorithms={**env.algorithms, other: replace(thrown, curves=curves)})
     (said,) = unequal_draws({"e": changed})
     assert said.startswith(f"On e, {other} drew 1.50 times the samples that {one} drew in as many steps")
+
+
+def test_a_run_that_a_cluster_refused_says_why(tmp_path: Path) -> None:
+    """It has left no folder, in whose place its last words could go."""
+    from types import SimpleNamespace
+
+    from rlalign.compare.cluster import RayWorkers
+
+    config = replace(TrainConfig(), output=str(tmp_path / "cells" / "reverse" / "rloo" / "seed-0"))
+    workers = object.__new__(RayWorkers)  # without a cluster: what came back from one
+    workers._running = {"it": ("ref", config)}
+    workers._ray = SimpleNamespace(
+        wait=lambda refs, **_: (refs, []),
+        get=lambda _: (2, "a line\nUserError: no such thing\n\n", b""),
+        exceptions=SimpleNamespace(RayError=RuntimeError),
+    )
+    (ended,) = workers.wait(0.0)
+    assert (ended.status, ended.reason) == (2, "UserError: no such thing")
+
+
+def test_what_a_kill_left_of_a_run_from_a_cluster_is_no_run(run: Run, tmp_path: Path) -> None:
+    cells_ = tmp_path / "cells" / "reverse" / "rloo"
+    for name in ("seed-0", ".seed-0.new"):
+        (cells_ / name).mkdir(parents=True)
+        (cells_ / name / "config.json").write_text((run.folder / "config.json").read_text())
+    assert _expand([tmp_path]) == [cells_ / "seed-0"]
+
+
+def test_a_prompt_without_a_reward_does_not_empty_the_row_of_its_seed() -> None:
+    results = read_results(EXAMPLE.parent)
+    name, env = next(iter(results.environments.items()))
+    algorithm, result = next(iter(env.algorithms.items()))
+    hole = replace(result, final=[[None, *row[1:]] for row in result.final])
+    changed = replace(results, environments={name: replace(env, algorithms={algorithm: hole})})
+    rewards = [row["reward"] for row in _rows(changed)]
+    assert rewards == [pytest.approx(np.mean([v for v in row[1:] if v is not None])) for row in result.final]
+
+
+def test_mistakes_beside_studies_end_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").touch()
+    for words, said in (
+        (["new", "reward", "mine", "--folder", str(tmp_path / "file")], "mine.py' cannot be written (File exists)"),
+        (["doctor", "--fast"], "takes no arguments: leave out --fast"),
+    ):
+        assert main(words) == 2
+        err = capsys.readouterr().err
+        assert said in err
+        assert len(err.splitlines()) == 1

@@ -44,8 +44,9 @@ def finals(results: Results, colours: Colours) -> Html:
     return section(
         "Final reward",
         note(
-            "On held-out prompts, the same for all; the gain is over the start. Confidence intervals are for new seeds "
-            f"and new prompts ({_methods(results)}){_too_few(results)}. The highest mean is set in bold, which by "
+            "On held-out prompts, the same for all; the gain is over the start. Confidence intervals of mean and gain "
+            "are for new seeds and new prompts, those of IQM and median for new seeds on these prompts "
+            f"({_methods(results)}){_too_few(results)}. The highest mean is set in bold, which by "
             "itself is no claim. A seed that failed counts with the reward it started from."
         ),
         table("final rewards", head, rewards, numeric),
@@ -93,7 +94,8 @@ def pairs(results: Results) -> Html | None:
             "p",
             "Seed against seed, from the same initial weights and prompts. Holm's correction runs over all pairs and "
             "environments. “Detectable” is the smallest true difference that this study had 80 % power to claim; "
-            "smaller ones may exist unseen. “At equal KL” is before correction, and of the seeds that did not fail."
+            "smaller ones may exist unseen. Intervals are before correction; “at equal KL” leaves out "
+            "seeds that failed."
             + (" Here are the pairs of which one is named the winner; all others fold out below." if many else ""),
             class_="note",
         ),
