@@ -73,6 +73,13 @@ def compare_study(
 ) -> Results:
     """Run a study's cells, tuned first where it says so, analyse them and write everything into its output folder.
 
+    Args:
+        study: the question.
+        command: what was typed, for the report.
+        where: how many runs at once, here or on a cluster; None: here, as many as the machine holds.
+        console: where to say what happens; None: nowhere.
+        allow_unequal: compare although budgets differ.
+
     Raises:
         UserError: for what is impossible or unfair, before a cell runs.
         StoppedError: when it was asked to stop; the same call goes on.
