@@ -16,6 +16,7 @@ from rlalign.errors import UserError
 from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Task, Tokenizer
 
+_LEAST = 6  # numbers, which make 50 games
 _HINTS = {-1: "higher\n", 1: "lower\n", None: "number?\n"}
 
 
@@ -32,12 +33,12 @@ def turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
 class GuessNumber(TextMDP):
     """State: guesses and hints. Action: a character. Reward: 1 for the number, -0.1 a turn.
 
-    Prompt `guess 1-9`, turns such as `5`, replies `higher`, `lower` or, to anything else, `number?`. Four turns always
-    suffice for nine numbers, by bisection. Data: procedural, no licence. Splits: as many tasks as numbers, so they
-    differ in their order only.
+    Prompt `guess 3-8`, turns such as `5`, replies `higher`, `lower` or, to anything else, `number?`. The range lies
+    anywhere within 1 to `high`, and as many turns as `high` has bits always suffice, by bisection. Data: procedural, no
+    licence. Splits: disjoint by range and number: a held-out game is a new one, its range is not.
 
     Args:
-        high: the largest number; the smallest is 1.
+        high: the largest number of all games; the smallest is 1.
         seed: of the family of tasks.
         kwargs: see TextMDP.
     """
@@ -51,15 +52,16 @@ class GuessNumber(TextMDP):
     gold_score = 0.9
 
     def __init__(self, *, high: int = 9, seed: int = 0, **kwargs: Any) -> None:
-        if high < 2:
-            raise UserError(f"GuessNumber: high is {high}, there must be at least two numbers")
+        if high < _LEAST:
+            raise UserError(f"GuessNumber: high is {high}, but games for three splits need {_LEAST} numbers or more")
 
         def make(rng: np.random.Generator) -> dict[str, Any]:
-            number = int(rng.integers(1, high + 1))
-            return {"prompt": f"guess 1-{high}\n", "number": number, "answer": str(number)}
+            first, last = sorted(rng.choice(high, size=2, replace=False) + 1)
+            number = int(rng.integers(first, last + 1))
+            return {"prompt": f"guess {first}-{last}\n", "number": number, "answer": str(number)}
 
         sizes = {"max_prompt": 32, "max_new": len(str(high)) + 1, "max_turns": high.bit_length(), "max_reply": 12}
-        super().__init__(**{"source": ProceduralSource(make, seed=seed, distinct=False), **sizes, **kwargs})
+        super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
         if self.max_turns < 2:
             raise UserError("GuessNumber: max_turns is 1, but the game is its replies: give at least 2")
 

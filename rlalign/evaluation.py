@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +16,6 @@ from rlalign.policies.base import Policy
 from rlalign.rollout import Rollout, collect
 from rlalign.text_metrics import Report, attempts, distinct, families_of, report
 from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
-
-if TYPE_CHECKING:
-    pass
 
 _ROWS = 64  # trajectories at once
 _LOOK = 20  # tasks looked at for each different prompt that is wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from rlalign.before_after import Comparison
+from rlalign.before_after import Comparison, Difference
 from rlalign.cli.console import console as make_console
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
@@ -116,12 +117,19 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
     for name in ("", "before", "after", "difference", "95 % CI"):
         table.add_column(name, justify="left" if not name else "right")
     for name, d in comparison.differences.items():
-        style = "bold" if name == "reward" else ""
-        table.add_row(
-            name, f"{comparison.before.mean(name):.3f}", f"{comparison.after.mean(name):.3f}",
-            f"{d.mean:+.3f}", f"[{d.low:+.3f}, {d.high:+.3f}]".replace("[", r"\["), style=style,
-        )  # fmt: skip
+        means = _number(comparison.before.mean(name)), _number(comparison.after.mean(name)), _number(d.mean, "+")
+        table.add_row(name, *means, _interval(d), style="bold" if name == "reward" else "")
     console.print(table)
+
+
+def _interval(d: Difference) -> str:
+    if d.low == d.high:
+        return "same on each"  # which says nothing of the spread: an interval of no width would be a false certainty
+    return rf"\[{_number(d.low, '+')}, {_number(d.high, '+')}]" if math.isfinite(d.low) else "-"
+
+
+def _number(x: float, sign: str = "") -> str:
+    return f"{round(x, 3) + 0.0:{sign}.3f}" if math.isfinite(x) else "-"  # + 0.0: no -0.000
 
 
 def print_samples(console: Console, comparison: Comparison, count: int = _SHOWN) -> None:

@@ -114,8 +114,22 @@ def test_bisection_always_wins() -> None:
 def test_guess_number_refuses_one_turn() -> None:
     with pytest.raises(UserError, match="at least 2"):
         GuessNumber(max_turns=1)
-    with pytest.raises(UserError, match="high is 1"):
-        GuessNumber(high=1)
+    with pytest.raises(UserError, match="high is 5, but games for three splits need 6"):
+        GuessNumber(high=5)
+
+
+@pytest.mark.parametrize("high", [6, 9, 20])
+def test_games_of_guess_number_lie_within_their_range_and_in_one_split(high) -> None:
+    mdp = GuessNumber(high=high)
+    games: dict[str, set[tuple[str, int]]] = {}
+    for split in ("train", "validation", "test"):
+        for task in (mdp.source.get(split, index) for index in range(300)):
+            first, last = map(int, task.prompt.split()[1].split("-"))
+            assert 1 <= first <= task.columns["number"] <= last <= high
+            assert first < last
+            games.setdefault(split, set()).add((task.prompt, task.columns["number"]))
+    assert min(map(len, games.values())) >= 6
+    assert sum(map(len, games.values())) == len(set.union(*games.values()))
 
 
 def test_openings_are_many_short_and_neutral() -> None:

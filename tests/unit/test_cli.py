@@ -1,14 +1,19 @@
 """The command line: what a person sees, and what a person's mistakes look like."""
 
 import email
+import io
 import json
 
+import numpy as np
 import pytest
+from rich.console import Console
 
 from rlalign import cli
+from rlalign.before_after import Comparison
 from rlalign.cli import doctor
-from rlalign.cli.train import parse
+from rlalign.cli.train import parse, print_comparison
 from rlalign.errors import UserError
+from rlalign.evaluation import Evaluation
 
 
 def run(capsys, *words):
@@ -173,3 +178,18 @@ def test_doctor_says_versions_and_device(capsys):
     assert status == 0
     for said in ("torch", "device", "bf16", "cache", "free disk"):
         assert said in out
+
+
+def test_before_and_after_shows_no_negative_zero_and_no_nan():
+    texts = ["p"] * 3, [["x"]] * 3
+    ones, zeros, nans = (np.full((3, 1), x) for x in (1.0, -1e-9, np.nan))
+    spread = np.array([[0.0], [1.0], [2.0]])
+    before = Evaluation({"reward": zeros, "same": ones, "none": nans}, *texts)
+    after = Evaluation({"reward": spread, "same": ones, "none": nans}, *texts)
+    console = Console(record=True, width=100, file=io.StringIO())
+    print_comparison(console, Comparison(before, after))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
+    shown = {row[0]: row[1:] for row in rows if row}
+    assert shown["reward"] == ["0.000", "1.000", "+1.000", "[-1.484, +3.484]"]
+    assert shown["same"] == ["1.000", "1.000", "+0.000", "same on each"]
+    assert shown["none"] == ["-", "-", "-", "-"]
