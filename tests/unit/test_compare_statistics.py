@@ -148,8 +148,10 @@ def test_area_and_reach_on_a_line() -> None:
     x, y = np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 1.0])
     assert curves.area(x, y, 20.0) == 0.75
     assert curves.area(x, y, 5.0) == 0.25
+    assert curves.area(x, y, 40.0) == 0.875  # the last height goes on
     assert curves.area(x, np.array([0.0, math.nan, 1.0]), 20.0) == 0.5
     assert curves.first_reach(x, y, 0.9) == (10.0, True)
+    assert curves.first_reach(x, y, 1.0) == (10.0, True)  # at the threshold is there
     assert curves.first_reach(x, y, 2.0) == (20.0, False)
     assert curves.height_at(0.5, y, x) == 5.0
     assert math.isnan(curves.height_at(3.0, y, x))
@@ -183,6 +185,8 @@ def test_two_that_never_got_there_give_no_p() -> None:
     never = np.full(5, 9.0)
     assert math.isnan(curves.logrank_p(never, [False] * 5, never, [False] * 5))
     assert curves.logrank_p(np.arange(5.0), [True] * 5, never, [False] * 5) < 0.01
+    # five of ten at risk got there, all in one group: (5 − 2.5)² / (5·5·5·5 / (10·10·9)) = 9 of chi-squared
+    assert curves.logrank_p(never, [True] * 5, never, [False] * 5) == pytest.approx(stats.chi2.sf(9, 1))
 
 
 @pytest.mark.parametrize("sd", [(1.0, 0.1, 0.1), (0.1, 1.0, 0.3), (0.3, 0.3, 1.0), (0.0, 0.0, 1.0)])

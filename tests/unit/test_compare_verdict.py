@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.stats import ttest_1samp
 
 from rlalign.compare.analysis import analyse_env
 from rlalign.compare.pairs import decide
@@ -66,6 +68,50 @@ def test_two_that_are_one_run_are_said_to_be_and_hide_no_power() -> None:
     alone = verdict(env_of({"grpo": one, "gspo": one.copy()}), ["grpo", "gspo"], 6)
     assert any("identical results" in sentence for sentence in alone)
     assert "is unknown" in alone[-1]
+
+
+def test_the_winner_is_the_higher_and_its_interval_reads_in_its_favour() -> None:
+    """Kills naming the loser, and bounds that are not turned with the pair."""
+    for names in (("high", "low"), ("low", "high")):
+        rewards = {"high": drawn(0.9), "low": drawn(0.3, rng=1)}
+        (pair,) = env_of({name: rewards[name] for name in names})["e"].pairs
+        assert pair.winner == "high"
+        assert pair.sentence.startswith("high ended 0.6")
+        low, high = re.findall(r"[+-]\d\.\d+", pair.sentence)
+        assert 0 < float(low) < 0.6 < float(high)
+        assert ((pair.difference.value or 0.0) > 0) == (names[0] == "high")
+
+
+def test_four_seeds_name_no_winner_however_clear_it_is() -> None:
+    envs = env_of({"high": drawn(0.9, 4), "low": drawn(0.3, 4, 1)})
+    (pair,) = envs["e"].pairs
+    assert (pair.p or 1.0) < 0.001
+    assert pair.winner is None
+    assert "4 seeds are too few to name a winner" in pair.sentence
+    assert verdict(envs, ["high", "low"], 4)[0] == "No winner is named: that takes 5 seeds, and there are 4."
+
+
+def test_holms_correction_runs_over_all_environments() -> None:
+    """Kills a claim from an uncorrected p, and one that is corrected within its environment alone."""
+    seeds = 0.08 + 0.08 * np.array([-1.2, -0.8, 0.1, 0.3, 0.6, 1.0])
+    close = {"a": np.repeat(0.5 + seeds[:, None], PROMPTS, 1), "b": np.full((6, PROMPTS), 0.5)}
+    alone = env_of(close, "one")
+    (pair,) = alone["one"].pairs
+    assert pair.p == pytest.approx(ttest_1samp(seeds, 0.0).pvalue)
+    assert 0.025 < (pair.p or 1.0) < 0.05
+    assert pair.winner == "a"
+    both = decide({**alone, **env_of({"a": drawn(0.5), "b": drawn(0.5, rng=1)}, "two")})
+    assert both["one"].pairs[0].p_holm == pytest.approx(2 * (pair.p or 1.0))
+    assert [p.winner for env in both.values() for p in env.pairs] == [None, None]
+    assert both["one"].pairs[0].sentence.endswith("after Holm's correction: no claim.")
+
+
+def test_a_difference_is_of_the_same_seed_and_prompt() -> None:
+    """Kills pairs that are not: seeds and prompts here differ far more than the algorithms."""
+    common = np.linspace(-3, 3, 6)[:, None] + np.linspace(-1, 1, PROMPTS)
+    (pair,) = env_of({"a": common + drawn(0.2), "b": common + drawn(0.0, rng=1)})["e"].pairs
+    assert pair.winner == "a"
+    assert (pair.difference.high or 9.0) < 0.3
 
 
 def test_who_failed_everywhere_has_no_difference() -> None:
