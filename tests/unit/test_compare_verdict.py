@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,7 @@ from rich.console import Console
 from scipy.stats import ttest_1samp
 
 from rlalign.compare.analysis import analyse_env
+from rlalign.compare.overall import aggregate
 from rlalign.compare.pairs import decide
 from rlalign.compare.records import Record
 from rlalign.compare.report.numbers import level
@@ -135,6 +137,56 @@ def test_one_failed_seed_is_still_a_comparison() -> None:
     (pair,) = env_of({"a": finals, "b": drawn(0.9, rng=1)})["e"].pairs
     assert pair.failed == []
     assert pair.difference.value is not None
+
+
+def test_a_seed_that_failed_counts_as_its_start_wherever_it_can() -> None:
+    """Kills leaving it out, its partial result, another seed's start, and a common budget or KL that not all had."""
+    last = 5
+
+    def record(algorithm: str, seed: int, budget: list[float], reward: list[float], kl: list[float]) -> Record:
+        failed = algorithm == "b" and seed == last
+        one = _record(algorithm, seed, None if failed else np.full(PROMPTS, reward[-1]))
+        curve = Curve([0, 1, 2], budget, budget, budget, budget, list(reward), list(kl))
+        before = {} if failed else {"reward": np.full(PROMPTS, START + seed / 100)}
+        return replace(one, before=before, held_out=None if failed else curve, training=curve)
+
+    a = {s: record("a", s, [0.0, 50.0, 100.0], [0.1, 0.3, 0.5], [0.0, 1.0, 2.0]) for s in range(last + 1)}
+    b = {s: record("b", s, [0.0, 40.0, 80.0], [0.1, 0.2, 0.3], [0.0, 2.0, 4.0]) for s in range(last + 1)}
+    env = analyse_env({"a": a, "b": b}, threshold=0.4)
+    ours, theirs = env.algorithms["a"], env.algorithms["b"]
+    assert theirs.failed == [False] * last + [True]
+    assert theirs.final[last] == ours.start[last] == pytest.approx([START + last / 100] * PROMPTS)
+    assert theirs.mean.value == pytest.approx((0.3 * last + START + last / 100) / (last + 1))
+    assert env.kl_level == 2.0
+    assert ours.at_equal_kl_seeds == pytest.approx([0.5] * (last + 1))
+    assert theirs.at_equal_kl_seeds[:last] == pytest.approx([0.2] * last)
+    assert theirs.at_equal_kl_seeds[last] is None
+    assert ours.auc_seeds["tokens"] == pytest.approx([(50 * 0.2 + 30 * 0.36) / 80] * (last + 1))  # to 80, which all had
+    assert theirs.auc_seeds["tokens"] == pytest.approx([0.2] * last + [START + last / 100])
+    assert theirs.to_threshold["tokens"].reached == [False] * (last + 1)
+    assert theirs.to_threshold["tokens"].spent == [80.0] * (last + 1)
+
+
+def test_over_environments_the_start_is_0_and_the_best_seed_1() -> None:
+    one = env_of({"a": drawn(0.9), "b": drawn(0.5, rng=1)}, "one")
+    (low, high) = one["one"].reward_scale
+    both = aggregate({**one, **{"two": one["one"]}}, ["a", "b"])
+    assert both is not None
+    assert low == pytest.approx(START)
+    for name, ended in (("a", 0.9), ("b", 0.5)):
+        assert both.mean[name].value == pytest.approx((ended - START) / ((high or 0.0) - START), abs=0.03)
+    assert aggregate(one, ["a", "b"]) is None  # one environment is no "over"
+
+
+def test_the_largest_of_the_detectable_differences_is_the_studys() -> None:
+    """Kills the smallest: the sentence speaks of whichever pair."""
+    noisy = 0.5 + 0.4 * np.random.default_rng(5).normal(size=(6, PROMPTS))
+    envs = env_of({"a": drawn(0.5), "b": drawn(0.5, rng=1), "c": noisy})
+    sizes = [p.detectable or 0.0 for p in envs["e"].pairs]
+    assert max(sizes) > 2 * min(sizes)
+    said = verdict(envs, ["a", "b", "c"], 6)[-1]
+    assert said.startswith("Whichever the pair, the study had at least 80 % power")
+    assert f"a true difference of {max(sizes):.3f} on e" in said
 
 
 def test_few_seeds_have_no_interval_for_iqm_and_median_and_five_say_their_level() -> None:
