@@ -148,6 +148,10 @@ def _tune(
     summaries: list[Tuning] = []
     if not study.tune.trials:
         return tuned, summaries
+    searches = len(study.envs) * len(study.algorithms)
+    console.print(
+        f"first a search of {study.tune.trials} trials for each algorithm on each environment: {searches} in all"
+    )
     for env in study.envs:
         for name in study.algorithms:
             at = folder / "tune" / label(env) / label(name)

@@ -10,18 +10,18 @@ from typing import Any
 from rlalign.errors import FaultError, UserError
 
 
-def write_whole(path: Path, text: str) -> Path:
-    """Write a text so that a kill or a full disk leaves the old file or the new one; return its path.
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Write a file so that a kill or a full disk leaves the old file or the new one; return its path.
 
     Raises FaultError naming the file when it cannot be written.
     """
     tmp = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tmp.open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with tmp.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())  # or the name may reach the disk before the text does
+            os.fsync(file.fileno())  # or the name may reach the disk before the content does
         os.replace(tmp, path)
     except OSError as error:
         tmp.unlink(missing_ok=True)

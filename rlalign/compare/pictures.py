@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.compare.estimates import as_array
+from rlalign.compare.files import write_whole
 from rlalign.compare.report.figures import BAND_FROM, course
 from rlalign.compare.results import EnvResult, Profile, Results
 
@@ -47,8 +49,9 @@ def _save(path: Path, size: tuple[float, float], columns: int, paint: Callable[[
         paint(list(axes))
         for axis in axes:
             axis.grid(color=_GREY, alpha=0.2)
-        figure.savefig(path)
-    return path
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")
+    return write_whole(path, drawn.getvalue())
 
 
 def _curves(axes: Sequence[Any], env: EnvResult) -> None:

@@ -20,6 +20,7 @@ from rlalign.compare.fairness import unequal_draws
 from rlalign.compare.files import write_whole
 from rlalign.compare.found import Found, write_search, write_trials
 from rlalign.compare.gather import _expand
+from rlalign.compare.pictures import draw
 from rlalign.compare.records import finished, read_record
 from rlalign.compare.stored import read_results
 from rlalign.compare.study import Cell, Study, cells
@@ -43,6 +44,8 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(FaultError, match=r"a\.json' cannot be written \(No space left on device\): make room"):
         write_whole(path, "new")
+    with pytest.raises(FaultError, match=r"scores\.png' cannot be written"):
+        draw(tmp_path, replace(read_results(EXAMPLE.parent), environments={}, aggregate=None))
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -143,9 +146,10 @@ def test_cells_measured_on_different_prompts_are_not_compared(run: Run, tmp_path
 
 
 def test_two_comparisons_do_not_write_into_one_folder(run: Run, tmp_path: Path, capsys: Any) -> None:
-    with Lock(tmp_path / "out"):
-        assert main(["compare", str(run.folder), "--output", str(tmp_path / "out")]) == 2
-    assert "is in use by process" in capsys.readouterr().err
+    for what in ([str(run.folder)], ["--algorithms", "rloo", "--envs", "reverse"]):
+        with Lock(tmp_path / "out"):
+            assert main(["compare", *what, "--output", str(tmp_path / "out")]) == 2
+        assert "is in use by process" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["compare", str(run.folder), "--output", str(tmp_path / "file")]) == 2
     assert "file' cannot be made (File exists)" in capsys.readouterr().err
@@ -240,3 +244,21 @@ def test_mistakes_beside_studies_end_in_one_line(tmp_path: Path, capsys: pytest.
         err = capsys.readouterr().err
         assert said in err
         assert len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(("algorithm", "each"), [("rloo", 128.0), ("remax", None)])
+def test_whatever_was_drawn_is_paid_for(tmp_path: Path, algorithm: str, each: float | None) -> None:
+    """Kills leaving out what dynamic sampling threw away, and the greedy completion of each group (ReMax)."""
+    (cell,) = cells(Study((algorithm,), ("reverse",), seeds=(0,), output=str(tmp_path)))
+    if each is None:
+        each = 128.0 + cell.config.rollout.prompts
+    rows = [{"rollout/draws": 1.0}, {"rollout/draws": 3.0, "train/skipped": 0.5}, {}]
+    cell.folder.mkdir(parents=True)
+    lines = [json.dumps({"step": i + 1, "rollout/tokens": 1280.0, "eval/reward": 0.5, **r}) for i, r in enumerate(rows)]
+    (cell.folder / "metrics.jsonl").write_text("\n".join(lines) + "\n{")  # a line that a kill cut short
+    curve = read_record(cell, "killed").training
+    assert curve.samples == [0.0, each, 4 * each]
+    assert curve.tokens == pytest.approx([0.0, 10 * each, 40 * each])
+    updates = cell.config.learner.epochs * cell.config.learner.minibatches
+    assert curve.updates == [0.0, updates, 1.5 * updates]
+    assert curve.step == [0, 1, 2]
