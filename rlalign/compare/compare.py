@@ -149,9 +149,7 @@ def _tune(
     if not study.tune.trials:
         return tuned, summaries
     searches = len(study.envs) * len(study.algorithms)
-    console.print(
-        f"first a search of {study.tune.trials} trials for each algorithm on each environment: {searches} in all"
-    )
+    console.print(f"first a search for each algorithm on each environment: {searches} × {study.tune.trials} trials")
     for env in study.envs:
         for name in study.algorithms:
             at = folder / "tune" / label(env) / label(name)
