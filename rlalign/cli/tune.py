@@ -102,7 +102,7 @@ def run(args: Sequence[str]) -> int:
 
 def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Mapping[str, Any]) -> Path:
     """best.toml: what `rlalign train --config` takes."""
-    from rlalign.compare.files import write_whole
+    from rlalign.files import write_whole
 
     values = {"env": env, "policy": study.policy, "algorithm": algorithm}
     values |= {"steps": study.steps} if study.steps else {}

@@ -11,7 +11,7 @@ statistics.py curves.py         estimates, intervals, tests; what a curve says: 
 analysis.py pairs.py overall.py from records to results: an environment, two algorithms, all environments
 estimates.py verdict.py         their numbers for results.json, and their sentences
 fairness.py manifest.py         what is equal and what differs; where the numbers come from
-results.py stored.py files.py   what was found: the schema of results.json, its text, and how files are written
+results.py stored.py            what was found: the schema of results.json, and its text
 conclude.py                     everything that is written of a study
 tables.py pictures.py           terminal, results.csv and PNGs
 report/                         report.html of a study, a run or a search

@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.files import read_json, write_whole
 from rlalign.compare.results import Tuning
 from rlalign.config import TrainConfig, from_dict, to_dict
 from rlalign.errors import FaultError
+from rlalign.files import read_json, write_whole
 
 _NEAR = 0.95
 _SEARCH, _TRIALS = "search.json", "trials.json"

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from rlalign.compare.estimates import as_array
-from rlalign.compare.files import write_whole
 from rlalign.compare.report.figures import BAND_FROM, course
 from rlalign.compare.results import EnvResult, Profile, Results
+from rlalign.files import write_whole
 
 _GREY = "#8a94a0"
 # Okabe and Ito's colours: told apart by the colour-blind too

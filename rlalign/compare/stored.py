@@ -9,10 +9,10 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.files import read_json, write_whole
 from rlalign.compare.results import FORMAT, Results
 from rlalign.errors import UserError
 from rlalign.fields import hints_of
+from rlalign.files import read_json, write_whole
 from rlalign.tracking import nullable
 
 _AGAIN = "make it again with rlalign compare"

@@ -14,11 +14,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from rlalign.compare.estimates import as_array
-from rlalign.compare.files import write_whole
 from rlalign.compare.report.numbers import level
 from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Pair, Results, ToThreshold
 from rlalign.compare.statistics import LEVEL
 from rlalign.compare.verdict import count
+from rlalign.files import write_whole
 
 
 def show(console: Console, results: Results) -> None:

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 import rlalign
+from rlalign import files
+from rlalign.before_after import Comparison, write_comparison
 from rlalign.cli import main
-from rlalign.compare import files
 from rlalign.compare.conclude import conclude
 from rlalign.compare.display import plan, steps_of, time_left
 from rlalign.compare.fairness import unequal_draws
-from rlalign.compare.files import write_whole
 from rlalign.compare.found import Found, write_search, write_trials
 from rlalign.compare.gather import _expand
 from rlalign.compare.pictures import draw
@@ -29,9 +29,14 @@ from rlalign.compare.workers import _cores
 from rlalign.config import TrainConfig
 from rlalign.defaults import default_config
 from rlalign.errors import FaultError, UserError
-from rlalign.run import Lock, Run
+from rlalign.evaluation import Evaluation
+from rlalign.files import write_whole
+from rlalign.run import Lock, Run, write_config
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "results.json"
+
+
+_NONE = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
 
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +65,16 @@ def test_a_kill_while_a_search_is_written_leaves_the_last(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     monkeypatch.setattr(files.os, "replace", killed)
-    for write in (lambda: write_search(tmp_path, {}, base), lambda: write_trials(tmp_path, Found({}, base, [], None))):
+    for write in (
+        lambda: write_search(tmp_path, {}, base),
+        lambda: write_trials(tmp_path, Found({}, base, [], None)),
+        lambda: write_config(tmp_path, base),
+        lambda: write_comparison(tmp_path, Comparison(_NONE, _NONE)),  # half of it would be a TRL run that never ends
+    ):
         with pytest.raises(KeyboardInterrupt):
             write()
     assert (tmp_path / "search.json").read_text() == before
-    assert not (tmp_path / "trials.json").exists()
+    assert not [p for p in tmp_path.rglob("*.json") if p.name != "search.json"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.checkpoint import versions
-from rlalign.compare.files import read_json, write_whole
 from rlalign.compare.report.html import Html, joined, tag
 from rlalign.compare.report.numbers import interval, number, typeset
 from rlalign.compare.report.page import facts, page, panels, row, section, table
@@ -19,6 +18,7 @@ from rlalign.config import TrainConfig, to_dict
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
 from rlalign.fields import flatten
+from rlalign.files import read_json, write_whole
 from rlalign.run import Run
 
 _SAMPLES = 8

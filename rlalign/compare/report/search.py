@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.files import write_whole
 from rlalign.compare.found import Found, Trial, read_found
 from rlalign.compare.report.html import Html, tag
 from rlalign.compare.report.numbers import number, typeset
@@ -22,6 +21,7 @@ from rlalign.compare.verdict import count
 from rlalign.config import to_dict
 from rlalign.defaults import default_config
 from rlalign.fields import flatten
+from rlalign.files import write_whole
 
 _STATES = {"complete": "ended", "pruned": "pruned", "fail": "failed", "running": "not ended"}
 _ROW = 26.0

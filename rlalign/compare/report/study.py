@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rlalign.compare.files import write_whole
 from rlalign.compare.report.html import Html, tag, visible
 from rlalign.compare.report.numbers import number, seconds, typeset
 from rlalign.compare.report.page import facts, page, row, section, table
@@ -13,6 +12,7 @@ from rlalign.compare.report.pieces import Colours, completion, name_of, note, sa
 from rlalign.compare.report.tables import budgets, finals, pairs, tuning
 from rlalign.compare.results import Failure, Results, Sample
 from rlalign.compare.verdict import count
+from rlalign.files import write_whole
 
 _SHORT = 60  # characters; prompts and completions no longer than that stand in several columns
 

@@ -144,7 +144,7 @@ def budgets(results: Results, colours: Colours) -> Html:
     costs: list[Html] = []
     areas: list[Html] = []
     for name, env in results.environments.items():
-        threshold = "" if env.threshold is None else f"reward {number(env.threshold)}, {env.threshold_rule}"
+        threshold = "" if env.threshold is None else typeset(f"reward {number(env.threshold)}, {env.threshold_rule}")
         costs.append(group(name, 6, threshold))
         areas.append(group(name, 5))
         for algorithm, r in env.algorithms.items():
