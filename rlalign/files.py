@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -24,7 +25,8 @@ def write_whole(path: Path, content: str | bytes) -> Path:
             os.fsync(file.fileno())  # or the name may reach the disk before the content does
         os.replace(tmp, path)
     except OSError as error:
-        tmp.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+            tmp.unlink(missing_ok=True)
         raise FaultError(
             f"'{path}' cannot be written ({error.strerror}): make room, then the same command goes on"
         ) from error

@@ -51,6 +51,8 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
         write_whole(path, "new")
     with pytest.raises(FaultError, match=r"curves-.*\.png' cannot be written"):
         draw(tmp_path, read_results(EXAMPLE.parent))
+    with pytest.raises(FaultError, match=r"b\.json' cannot be written \(File exists\)"):
+        write_whole(path / "b.json", "in a folder that is a file")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
