@@ -59,7 +59,7 @@ def finished(folder: Path) -> bool:
     rows = read_metrics(folder)
     if "prompts" not in report or not rows:
         return False
-    return rows[-1]["step"] >= config["steps"] or _gave_up(rows, config["evaluation"]["patience"])
+    return rows[-1]["step"] >= config["steps"] or _gave_up(rows, config["evaluation"].get("patience", 0))
 
 
 def _gave_up(rows: Sequence[Mapping[str, Any]], patience: int) -> bool:
