@@ -18,7 +18,7 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 
 
 def main() -> None:
-    parts = {}
+    parts = {"wall": wall()}
     for name, (columns, line) in TABLES.items():
         lines = ["| size | dtype | lengths | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
         lines += [f"| {c['size']} | {c['dtype']} | {c['lengths']} | {line(c)} |" for c in cells(name)]
@@ -26,10 +26,24 @@ def main() -> None:
     fill(PAGE, parts)
 
 
-def cells(name: str) -> list[dict[str, Any]]:
-    """The cells of a file that were measured on a CPU, in the order of the axes."""
+def wall() -> str:
+    """The cells that were measured by wall clock, update and step together."""
+    lines = [
+        "| | size | dtype | lengths | threads | ours s | TRL s (micro-batch) | TRL / ours | pairs |",
+        "|---" * 9 + "|",
+    ]
+    for name in ("update", "step"):
+        for c in cells(name, "wall"):
+            trl, told = f"{c['trl_s']:.2f} ({c['trl_micro_batch']})", ratio(c["ratio"], *c["ratio_range"])
+            what = f"| {name} | {c['size']} | {c['dtype']} | {c['lengths']} | {c['threads']} "
+            lines.append(f"{what}| {c['ours_s']:.2f} | {trl} | {told} | {len(c['runs']['ours'])} |")
+    return "\n".join(lines)
+
+
+def cells(name: str, kind: str = "cpu") -> list[dict[str, Any]]:
+    """The cells of a file that were measured on a CPU, by a clock if it tells one, in the order of the axes."""
     found = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["cells"]
-    here = [c for c in found if c["device"] == "cpu"]
+    here = [c for c in found if c["device"] == "cpu" and c.get("clock", kind) == kind]
     return sorted(here, key=lambda c: (SIZES.index(c["size"]), c["dtype"] != "float32", LENGTHS.index(c["lengths"])))
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from rlalign.policies.linear import product
 from rlalign.policies.processing import process
 from rlalign.types import Sampling
 
@@ -68,9 +69,9 @@ class _Fused(torch.autograd.Function):
         ctx.unit = wants_hidden and not wants_weight and not spec.entropy
         keeps = wants_weight and 4 * len(hidden) * len(weight) <= _KEPT_BYTES
         kept, logprobs, entropies, units = [], [], [], []
-        room = _room(hidden, weight)
+        room = None if keeps else _room(hidden, weight)
         for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
-            z = _logits(h, weight, bias, y, spec, _room(h, weight) if keeps else room)
+            z = _logits(h, weight, bias, y, spec, None if keeps else room)
             own, top = z.gather(-1, y[:, None]).squeeze(-1), z.amax(-1)
             p = _softmax(z)
             logprobs.append(own - top + p.amax(-1).log_())
@@ -102,7 +103,7 @@ class _Fused(torch.autograd.Function):
         dh = torch.empty_like(hidden) if wants_hidden else None
         dw = torch.zeros_like(weight) if wants_weight else None
         db = torch.zeros_like(bias) if wants_bias else None
-        room = _room(hidden, weight)
+        room = None if kept else _room(hidden, weight)
         for i, start in enumerate(range(0, len(hidden), _ROWS)):
             part = slice(start, start + _ROWS)
             h, y = hidden[part], targets[part]
@@ -110,7 +111,7 @@ class _Fused(torch.autograd.Function):
             dz = _dz(p, y, _factor(spec) * g[part], entropy[part], None if ge is None else _factor(spec) * ge[part])
             dz = dz.to(weight.dtype)
             if dh is not None:
-                torch.mm(dz, weight, out=dh[part])
+                dh[part] = product(dz, weight.t())
             if dw is not None:
                 dw.addmm_(dz.t(), h)
             if db is not None:
@@ -127,13 +128,15 @@ def _room(hidden: Tensor, weight: Tensor) -> Tensor:
     return torch.empty(min(len(hidden), _ROWS), len(weight), dtype=torch.float32, device=hidden.device)
 
 
-def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, room: Tensor) -> Tensor:
-    """float32 [m, V], processed; the target, which was drawn, is in the support whatever rounding says."""
-    raw = room[: len(h)]
-    if weight.dtype == torch.float32:
-        torch.mm(h, weight.t(), out=raw)
+def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, room: Tensor | None) -> Tensor:
+    """float32 [m, V], processed, in the room where there is one; the target, which was drawn, is in the support
+    whatever rounding says."""
+    if room is None:
+        raw = product(h, weight).float()
+    elif weight.dtype == torch.float32:
+        raw = torch.mm(h, weight.t(), out=room[: len(h)])
     else:
-        raw.copy_(h @ weight.t())
+        raw = room[: len(h)].copy_(h @ weight.t())
     if bias is not None:
         raw += bias
     if spec.scale != 1.0:

@@ -40,10 +40,10 @@ class Column:
             values.index_copy_(2, self.at, v[:, :, None])
         n, shared, width = k.shape
         # the queries that share a key stand as positions of one head, so that keys and values need no repeating
-        scores = (q * scale).view(n, shared, -1, width) @ keys[..., : self.used]
+        scores = torch.bmm((q * scale).view(n * shared, -1, width), keys[..., : self.used].flatten(0, 1))
         if self.hidden is not None:
-            scores += self.hidden
-        return (scores.softmax(-1) @ values[:, :, : self.used]).view(n, -1)
+            scores.view(n, shared, -1, self.used).add_(self.hidden)
+        return torch.bmm(scores.softmax(-1), values[:, :, : self.used].flatten(0, 1)).view(n, -1)
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,25 @@ class Norm:
     def __init__(self, module: Any) -> None:
         self._module = module
         self._eps = float(module.variance_epsilon if hasattr(module, "variance_epsilon") else module.eps)
+        self._epsilon = epsilon(module.weight, self._eps)
 
     def __call__(self, x: Tensor) -> Tensor:
         """x [m, d] normed."""
         if getattr(self._module, "bias", None) is not None:
             weight, bias = self._module.weight.to(x.dtype), self._module.bias.to(x.dtype)
             return layer_norm(x, x.shape[-1:], weight, bias, self._eps)
-        return rms(x, self._module.weight, self._eps)
+        return rms(x, self._module.weight, self._epsilon)
 
 
-def rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+def epsilon(like: Tensor, eps: float) -> Tensor:
+    """eps [1] in float32: a number in an operation is made a tensor each time, which costs as much as the operation."""
+    return torch.full((1,), eps, dtype=torch.float32, device=like.device)
+
+
+def rms(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
     """x / sqrt(mean(x²) + eps) · weight over the last dimension, in float32."""
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-    scale = length.square_().mul_(1 / x.shape[-1]).add_(eps).rsqrt_()
+    scale = torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt_()
     out: Tensor = (x * scale).mul_(weight)
     return out
 
@@ -106,6 +112,7 @@ class Layer:
     scale: float
     head_norms: tuple[Any, Any] | None = None  # of queries and keys
     _head_norm: Tensor | None = None
+    _head_epsilon: Tensor | None = None
 
     def refresh(self) -> None:
         """Take over the live weights."""
@@ -114,7 +121,10 @@ class Layer:
         if self.head_norms is not None:
             q, k = (n.weight.detach() for n in self.head_norms)
             both = torch.cat([q.expand(self.queries, -1), k.expand(self.shared, -1)])
-            self._head_norm = both if self._head_norm is None else self._head_norm.copy_(both)
+            if self._head_norm is None:
+                self._head_norm, self._head_epsilon = both, epsilon(both, self.head_norms[0].variance_epsilon)
+            else:
+                self._head_norm.copy_(both)
 
     def step(
         self, h: Tensor, turn: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, attend: Attend
@@ -123,8 +133,8 @@ class Layer:
         heads = self.queries + self.shared
         qkv = self.qkv(self.before_attention(h)).view(len(h), -1, self.width)
         qk, v = qkv[:, :heads], qkv[:, heads:]
-        if self._head_norm is not None and self.head_norms is not None:
-            qk = rms(qk, self._head_norm, self.head_norms[0].variance_epsilon)
+        if self._head_norm is not None and self._head_epsilon is not None:
+            qk = rms(qk, self._head_norm, self._head_epsilon)
         if turn is not None:
             qk = _turned(qk, *turn)
         qk = qk.to(v.dtype)

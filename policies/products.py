@@ -18,6 +18,8 @@ from rlalign.policies.linear import Linear
 
 _ROWS = 32
 """Rows that weights are packed for; other numbers run at nearly the same rate."""
+_SMALL = 1 << 16
+"""Entries of a float32 weight up to which the plain product is the faster one: asking for the packed one costs more."""
 
 
 def packs(device: torch.device) -> bool:
@@ -34,7 +36,8 @@ class Weight:
     """A matrix [out, in] to multiply rows by, in a format of its own: x [m, in] -> x Wᵀ [m, out]."""
 
     def __init__(self, value: Tensor) -> None:
-        self.packed = packs(value.device)
+        small = value.dtype == torch.float32 and value.numel() <= _SMALL
+        self.packed = packs(value.device) and not small
         self.value = value
         self.set(value)
 
@@ -42,12 +45,14 @@ class Weight:
         """Take other numbers; an unpacked weight keeps its place in memory, which captured graphs remember."""
         if self.packed:
             self.value = _mkldnn()._reorder_linear_weight(value.contiguous(), _ROWS)
-        elif self.value is not value:
+        elif self.value.data_ptr() != value.data_ptr():  # else it is the live weight itself, which writing would age
             self.value.copy_(value)
 
     def times(self, x: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
         """x Wᵀ + bias + onto, for x [m, in]."""
         if not self.packed:
+            if bias is None and onto is not None:
+                return torch.addmm(onto, x, self.value.t())
             y = linear(x, self.value, bias)
             return y if onto is None else y.add_(onto)
         multiply = _mkldnn()._linear_pointwise

@@ -65,7 +65,7 @@ class LearnerConfig:
     minibatches: int = 1
     """Optimizer steps per pass."""
     micro_batch: int = 0
-    """Sequences per forward; 0: a whole minibatch, halved when memory runs out, and on a CPU what has about 4,096
+    """Sequences per forward; 0: a whole minibatch, halved when memory runs out, and on a CPU what has up to 4,096
     tokens. Never changes the gradient."""
     max_grad_norm: float = 1.0
     """Gradient norm at which to clip; 0: never."""

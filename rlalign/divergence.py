@@ -24,6 +24,7 @@ class Divergence:
     def __init__(self, folder: Path, limit: int, config_hash: str) -> None:
         self.folder, self.limit, self.config_hash = folder / "faults", limit, config_hash
         self.in_a_row: dict[str, int] = {}
+        self._step, self._batches = 0, dict[str, dict[str, Any]]()
 
     def passed(self, kind: str) -> None:
         """An update of this kind was made."""
@@ -32,7 +33,11 @@ class Divergence:
     def skipped(self, kind: str, step: int, error: FaultError, batch: Mapping[str, Any]) -> str:
         """An update of this kind was skipped: keep its batch and say so. Raises FaultError when that repeats."""
         count = self.in_a_row[kind] = self.in_a_row.get(kind, 0) + 1
-        path = checkpoint.save(self.folder, step, {"batch": dict(batch)}, config_hash=self.config_hash, keep=_KEPT)
+        if step != self._step:
+            self._step, self._batches = step, {}
+        before = len(self._batches)  # a step may skip several of its minibatches
+        self._batches[f"batch_{before + 1}" if before else "batch"] = dict(batch)
+        path = checkpoint.save(self.folder, step, self._batches, config_hash=self.config_hash, keep=_KEPT)
         message = f"step {step}: {error}; the update was skipped, its batch is in '{path}'"
         if count >= self.limit:
             raise FaultError(f"{message}; {count} in a row, so the run stops") from error

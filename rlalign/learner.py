@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from rlalign.allocator import keep_freed_memory
+from rlalign.buffer import Buffer
 from rlalign.config import LearnerConfig
 from rlalign.errors import FaultError, UserError
 from rlalign.objective import (
@@ -28,54 +30,16 @@ from rlalign.objective import (
     value_count,
     value_loss,
 )
-from rlalign.policies.base import Policy, TokenScores
+from rlalign.passes import Passes
+from rlalign.policies.base import Policy
 from rlalign.policies.packing import moved
 from rlalign.rollout import Rollout
+from rlalign.schedule import lr_factor
+from rlalign.sums import Sums
 from rlalign.supervised import Demonstrations
 from rlalign.types import Sampling
 
-T = TypeVar("T")
-_CPU_TOKENS = 4096  # of a micro-batch on a CPU: more of them leave its caches and are no faster
 _MISMATCH = 1e-3  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
-
-
-@dataclass
-class Buffer:
-    """A rollout being learnt from: the tensors of the objective, the minibatches to come, and how far we are.
-
-    It is part of a checkpoint, so that a run may stop between two updates of one rollout. What says how rows are laid
-    out (`tokens`, `lengths`, `mask`) stays on the CPU, where it can be looked at without waiting for a device.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    mask: Tensor
-    batch: Batch
-    plan: list[Tensor]
-    position: int = 0
-
-    @property
-    def done(self) -> bool:
-        """All updates of this rollout are made."""
-        return self.position >= len(self.plan)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The buffer as tensors and JSON values."""
-        return {
-            "tokens": self.tokens,
-            "lengths": self.lengths,
-            "batch": self.batch.tensors(),
-            "max_length": self.batch.max_length,
-            "plan": self.plan,
-            "position": self.position,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> Buffer:
-        """The buffer of a stored state, on a device."""
-        batch = Batch(**state["batch"], max_length=state["max_length"])
-        tokens, lengths, mask = state["tokens"].cpu(), state["lengths"].cpu(), batch.action_mask.cpu()
-        return cls(tokens, lengths, mask, batch.to(device), state["plan"], state["position"])
 
 
 class DivergedError(FaultError):
@@ -105,8 +69,10 @@ class Learner:
         generator: torch.Generator,
         max_length: int,
     ) -> None:
-        self.policy, self.objective, self.config, self.sampling = policy, objective, config, sampling
+        self.policy, self.objective, self.config = policy, objective, config
         self.generator, self.max_length = generator, max_length
+        if policy.device.type == "cpu":
+            keep_freed_memory()
         self.parameters = list(policy.trainable().values())
         of_value = {id(p) for p in policy.value_trainable().values()}
         self.body = [p for p in self.parameters if id(p) not in of_value]
@@ -121,7 +87,7 @@ class Learner:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(config, total_updates))
         self.state = ObjectiveState.start(objective)
-        self.micro_batch = config.micro_batch
+        self.passes = Passes(policy, sampling, config.micro_batch)
         self.updates = 0
 
     # ---- before the updates ----
@@ -133,9 +99,10 @@ class Learner:
         recompute = self._reuses and self._recompute_old()
         with torch.no_grad():
             if objective.needs_reference:
-                found["ref_logprobs"] = self._scored(tokens, lengths, mask, self._reference).logprobs
+                found["ref_logprobs"] = self.passes.all(self.passes.reference, tokens, lengths, mask).logprobs
             if objective.needs_values or recompute:
-                scores = self._scored(tokens, lengths, mask, self._score, values=objective.needs_values)
+                score = partial(self.passes.score, values=objective.needs_values)
+                scores = self.passes.all(score, tokens, lengths, mask)
                 found |= {"old_values": scores.values, "final_values": scores.final_values}
                 if recompute:
                     found["old_logprobs"] = scores.logprobs
@@ -200,7 +167,8 @@ class Learner:
             return self._update(buffer, rows, first=first)
         finally:
             if buffer.done:
-                with torch.no_grad():
+                # a batch that is not finite cannot be taken in; what the update said of it is what is to be heard
+                with torch.no_grad(), suppress(NonFiniteError):
                     self.state.update(self.objective, buffer.batch)
 
     def _update(self, buffer: Buffer, rows: Tensor, *, first: bool) -> dict[str, float]:
@@ -231,9 +199,10 @@ class Learner:
         count = int(d.action_mask.sum())
         losses: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
-        for part in self._micro_batches(torch.arange(len(d.tokens)), d.lengths):
+        rows = torch.arange(len(d.tokens))
+        for part in self.passes.micro_batches(rows, d.tokens, d.lengths, d.action_mask):
             # the model's own distribution: answers were not sampled, so no temperature and no truncation
-            scores = self._score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
+            scores = self.passes.score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())
@@ -261,10 +230,10 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         return lr
 
-    def _gradient(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> _Sums:
+    def _gradient(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> Sums:
         """Accumulate the gradient over micro-batches; sums of all metrics."""
 
-        def accumulate() -> _Sums:
+        def accumulate() -> Sums:
             self.optimizer.zero_grad(set_to_none=True)
             if not self.state.pretraining(self.objective):
                 return self._accumulate(buffer, rows, finite=finite)
@@ -272,32 +241,20 @@ class Learner:
                 return self._accumulate(buffer, rows, finite=finite)
 
         try:
-            return self._within_memory(accumulate, len(rows))
+            return self.passes.within_memory(accumulate, len(rows))
         except NonFiniteError as error:
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(str(error)) from error
 
-    def _within_memory(self, work: Callable[[], T], rows: int) -> T:
-        """The result of work that goes by micro-batches, these halved until it fits."""
-        while True:
-            try:
-                return work()
-            except torch.cuda.OutOfMemoryError:
-                size = min(self.micro_batch or rows, rows)
-                if size == 1:
-                    raise
-                self.micro_batch = size // 2
-            torch.cuda.empty_cache()
-
-    def _accumulate(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> _Sums:
+    def _accumulate(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> Sums:
         objective = self.objective
         whole = buffer.batch[moved(rows, self.policy.device)]
         # the one place that divides: by the counts of the whole minibatch, known before any forward
         terms = [(count(whole).clamp(min=1), term) for count, term in self._terms(finite=finite)]
-        sums = _Sums()
-        for part in self._micro_batches(rows, buffer.lengths):
+        sums = Sums()
+        for part in self.passes.micro_batches(rows, buffer.tokens, buffer.lengths, buffer.mask):
             micro = buffer.batch[moved(part, self.policy.device)]
-            scores = self._score(
+            scores = self.passes.score(
                 buffer.tokens[part],
                 buffer.lengths[part],
                 buffer.mask[part],
@@ -330,65 +287,6 @@ class Learner:
             terms.append((value_count, partial(value_loss, o, finite=finite)))
         return terms
 
-    def _micro_batches(self, rows: Tensor, lengths: Tensor) -> Iterator[Tensor]:
-        size = self.micro_batch or len(rows)
-        if not self.micro_batch and self.policy.device.type == "cpu":
-            size = -(-size // -(-int(lengths[rows].sum()) // _CPU_TOKENS))  # in parts of about one size
-        if size >= len(rows):
-            yield rows
-            return
-        # Groups together where a policy reads their prompt once; elsewhere rows of like length, for less padding. The
-        # sums are the same.
-        order = rows.sort().values if self.policy.packs else rows[torch.argsort(lengths[rows], stable=True)]
-        yield from torch.split(order, size)
-
-    def _scored(
-        self, tokens: Tensor, lengths: Tensor, mask: Tensor, score: Callable[..., TokenScores], **asked: Any
-    ) -> TokenScores:
-        """Scores of all rows, made by micro-batches."""
-
-        def work() -> TokenScores:
-            order = list(self._micro_batches(torch.arange(len(tokens)), lengths))
-            parts = [score(tokens[p], lengths[p], mask[p], **asked) for p in order]
-            back = moved(torch.cat(order).argsort(), self.policy.device)
-
-            def whole(name: str) -> Any:
-                found = [getattr(part, name) for part in parts]
-                return None if found[0] is None else torch.cat(found)[back]
-
-            return TokenScores(**{f.name: whole(f.name) for f in fields(TokenScores)})
-
-        return self._within_memory(work, len(tokens))
-
-    def _score(
-        self,
-        tokens: Tensor,
-        lengths: Tensor,
-        mask: Tensor,
-        *,
-        entropy: bool = False,
-        values: bool = False,
-        sampling: Sampling | None = None,
-    ) -> TokenScores:
-        """Score the columns that these rows reach; the rest is 0."""
-        width, full = int(lengths.max()), tokens.shape[1]
-        s = self.policy.score(
-            tokens[:, :width], lengths, mask[:, :width], sampling or self.sampling, entropy=entropy, values=values
-        )
-        if width == full:
-            return s
-        pad = (0, full - width)
-        widen = torch.nn.functional.pad
-        return TokenScores(
-            logprobs=widen(s.logprobs, pad),
-            entropies=None if s.entropies is None else widen(s.entropies, pad),
-            values=None if s.values is None else widen(s.values, pad),
-            final_values=s.final_values,
-        )
-
-    def _reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
-
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
@@ -399,7 +297,7 @@ class Learner:
             "schedule": {"last_epoch": self.schedule.last_epoch, "lr": self.schedule.get_last_lr()},
             "objective": self.state.state_dict(),
             "updates": self.updates,
-            "micro_batch": self.micro_batch,
+            "micro_batch": self.passes.micro_batch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -414,21 +312,7 @@ class Learner:
         self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.state.load_state_dict(state["objective"])
         self.updates = state["updates"]
-        self.micro_batch = state["micro_batch"]
-
-
-def lr_factor(config: LearnerConfig, total: int) -> Callable[[int], float]:
-    """Factor of the learning rate at an update, of `total`: linear warmup, then the schedule."""
-
-    def factor(update: int) -> float:
-        if update < config.warmup:
-            return (update + 1) / config.warmup
-        if config.lr_schedule == "constant":
-            return 1.0
-        share = min(1.0, (update - config.warmup) / max(1, total - config.warmup))
-        return 1.0 - share if config.lr_schedule == "linear" else 0.5 * (1 + math.cos(math.pi * share))
-
-    return factor
+        self.passes.micro_batch = state["micro_batch"]
 
 
 @contextmanager
@@ -441,27 +325,3 @@ def _frozen(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
-
-
-class _Sums:
-    """Loss and metrics of the micro-batches so far, on the device until `means` asks."""
-
-    def __init__(self) -> None:
-        self.loss: Tensor | float = 0.0
-        self.pairs: dict[str, tuple[Tensor, Tensor]] = {}
-        self.maxima: dict[str, Tensor] = {}
-
-    def add(self, part: LossSum) -> None:
-        for name, (total, count) in part.metrics.items():
-            old = self.pairs.get(name)
-            self.pairs[name] = (total, count) if old is None else (old[0] + total, old[1] + count)
-        for name, value in part.maxima.items():
-            self.maxima[name] = torch.maximum(self.maxima[name], value) if name in self.maxima else value
-
-    def means(self, norm: Tensor) -> dict[str, float]:
-        """Every metric, the loss and the norm of the gradient as numbers, brought over in one transfer."""
-        found = {name: total / count.clamp(min=1) for name, (total, count) in self.pairs.items()}
-        found |= {**self.maxima, "loss": torch.as_tensor(self.loss), "grad_norm": norm}
-        device = found["loss"].device
-        numbers = torch.stack([value.detach().double().to(device) for value in found.values()]).tolist()
-        return dict(zip(found, numbers, strict=True))

@@ -14,6 +14,7 @@ from rich.console import Console
 from torch import Tensor
 
 from rlalign import checkpoint
+from rlalign.buffer import Buffer
 from rlalign.config import TrainConfig, fingerprint
 from rlalign.decoupled import decoupled, refuse_parts
 from rlalign.diagnostics import gold_of, rollout_diagnostics
@@ -23,7 +24,7 @@ from rlalign.envs.sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.evaluation import Evaluation, evaluate, held_out
-from rlalign.learner import Buffer, DivergedError, Learner
+from rlalign.learner import DivergedError, Learner
 from rlalign.metrics import kl_metric, rollout_metrics, samples_of
 from rlalign.patience import Patience
 from rlalign.plots import draw

@@ -34,9 +34,8 @@ class NonFiniteError(UserError):
     def __init__(self, tensor: str, rows: list[int]) -> None:
         self.tensor = tensor
         shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
-        super().__init__(
-            f"{tensor} holds NaN or inf where it counts, in rows {shown} (a failed reward belongs in `valid`)"
-        )
+        hint = " (a failed reward belongs in `valid`)" if tensor in ("rewards", "greedy_rewards") else ""
+        super().__init__(f"{tensor} holds NaN or inf where it counts, in rows {shown}{hint}")
 
 
 def prepare(batch: Batch, *, finite: bool = True) -> Batch:

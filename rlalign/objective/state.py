@@ -40,13 +40,14 @@ class ObjectiveState:
         """Take in the whole batch of a step, after its advantages and losses were computed with the state as it was.
 
         ema = decay · ema + (1 - decay) · mean return. With kl.target > 0 (arXiv 1909.08593):
-        beta *= 1 + clip(KL/target - 1, ±0.2) · n/horizon, KL in nats per completion, n the completions.
+        beta *= 1 + clip(KL/target - 1, ±0.2) · n/horizon, KL in nats per completion, n the completions. A batch that is
+        not finite is counted and raises NonFiniteError.
         """
         from rlalign.objective.loss import token_rewards
 
+        self.steps += 1
         b = prepare(batch)
         assert b.voters is not None
-        self.steps += 1
         n = int(b.voters.sum())
         if n == 0:
             return

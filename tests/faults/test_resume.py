@@ -14,6 +14,7 @@ from rlalign import checkpoint
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import update
 from rlalign.defaults import default_config
+from rlalign.divergence import Divergence
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.experiment import train_run
 from rlalign.learner import DivergedError, Learner
@@ -231,6 +232,15 @@ def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_
     assert state["batch"]["tokens"].shape[0] == 16
 
 
+def test_every_skipped_minibatch_of_a_step_is_kept(tmp_path):
+    divergence = Divergence(tmp_path, 9, "hash")
+    for step, value in ((4, 1), (4, 2), (5, 3)):
+        divergence.skipped("policy", step, DivergedError("loss nan"), {"tokens": torch.tensor([value])})
+    kept = [checkpoint.load(tmp_path / "faults" / f"step-{step}")[0] for step in (4, 5)]
+    said = [{part: int(batch["tokens"]) for part, batch in state.items()} for state in kept]
+    assert said == [{"batch": 1, "batch_2": 2}, {"batch": 3}]
+
+
 def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
     from rlalign import learner
 
@@ -293,7 +303,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, m
         monkeypatch.setattr(trainer.policy, "score", small)
         trainer.run()
         trainer.close()
-        return trainer.learner.micro_batch, {k: v.detach() for k, v in trainer.policy.trainable().items()}
+        return trainer.learner.passes.micro_batch, {k: v.detach() for k, v in trainer.policy.trainable().items()}
 
     whole, halved = weights("whole", 16), weights("halved", 5)
     assert (whole[0], halved[0]) == (0, 4)
@@ -303,24 +313,24 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, m
 
 def test_on_a_cpu_a_minibatch_goes_in_parts_with_the_same_gradient(tmp_path, monkeypatch):
     def weights(name, tokens):
-        monkeypatch.setattr("rlalign.learner._CPU_TOKENS", tokens)
-        trainer, sizes = make_trainer(tmp_path / name, steps=1), []
+        monkeypatch.setattr("rlalign.passes._CPU_TOKENS", tokens)
+        trainer, parts = make_trainer(tmp_path / name, steps=1), []
         real = trainer.policy.score
 
-        def counted(given, *args, **kwargs):
-            sizes.append(len(given))
-            return real(given, *args, **kwargs)
+        def counted(given, lengths, *args, **kwargs):
+            parts.append((len(given), int(lengths.sum())))
+            return real(given, lengths, *args, **kwargs)
 
         monkeypatch.setattr(trainer.policy, "score", counted)
         trainer.run()
         trainer.close()
-        return sizes, {k: v.detach() for k, v in trainer.policy.trainable().items()}
+        return parts, {k: v.detach() for k, v in trainer.policy.trainable().items()}
 
     whole, parts = weights("whole", 1 << 20), weights("parts", 60)
-    assert whole[0] == [16]
+    assert [rows for rows, _ in whole[0]] == [16]
     assert len(parts[0]) > 1
-    assert sum(parts[0]) == 16
-    assert max(parts[0]) - min(parts[0]) <= 2
+    assert sum(rows for rows, _ in parts[0]) == 16
+    assert all(rows == 1 or tokens <= 60 for rows, tokens in parts[0])
     for name, value in whole[1].items():
         torch.testing.assert_close(parts[1][name], value, rtol=1e-4, atol=1e-6)
 

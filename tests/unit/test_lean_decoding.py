@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from rlalign.policies import PolicyOptions, make_sampler
+from rlalign.policies import PolicyOptions, make_sampler, products
 from rlalign.policies.backbone import Backbone
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.lean import LeanModel, is_lean
@@ -100,9 +100,11 @@ def gap(policy, steps=80):
     return float(torch.stack(gaps).max())
 
 
+@pytest.mark.parametrize("packs", [False, True], ids=["plain", "packed"])
 @pytest.mark.parametrize("lora_r", [0, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_short_way_gives_the_logits_of_transformers(family, lora_r):
+def test_the_short_way_gives_the_logits_of_transformers(family, lora_r, packs, monkeypatch):
+    monkeypatch.setattr(products, "_SMALL", 0 if packs else 1 << 16)
     policy = policy_of(FAMILIES[family], lora_r)
     assert gap(policy) < 1e-5
     disturb(policy)  # the weights are read again once they have moved
@@ -114,6 +116,17 @@ def test_the_short_way_gives_the_logits_of_transformers(family, lora_r):
 def test_in_bfloat16_it_stays_within_rounding(family, lora_r):
     policy = policy_of(FAMILIES[family], lora_r, "bfloat16")
     assert 0 < gap(policy) < 4e-2
+
+
+@pytest.mark.parametrize("lora_r", [0, 2])
+def test_reading_the_weights_does_not_age_them(lora_r):
+    """A weight that seemed to have moved would be read again before every rollout, and break a backward pass."""
+    policy = policy_of(FAMILIES["qwen3"], lora_r)
+    for _ in range(2):
+        before = [p._version for p in policy.lm.parameters()]
+        policy.begin_rollout()
+        policy.prefill([[3, 4]], [1])
+        assert [p._version for p in policy.lm.parameters()] == before
 
 
 @torch.no_grad()

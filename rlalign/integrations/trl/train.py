@@ -32,12 +32,12 @@ from rlalign.experiment import default_output
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import check_trl, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
-from rlalign.learner import lr_factor
 from rlalign.plots import draw
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.progress import ProgressLine
 from rlalign.run import Lock, Run, write_config
+from rlalign.schedule import lr_factor
 from rlalign.signals import StopRequest
 from rlalign.tracking import Tracker, read_metrics
 from rlalign.types import Task

@@ -1,0 +1,130 @@
+"""Forward passes over the rows of a rollout, by micro-batches that fit the device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from rlalign.policies.base import Policy, TokenScores
+from rlalign.policies.packing import moved
+from rlalign.types import Sampling
+
+T = TypeVar("T")
+_CPU_TOKENS = 4096  # of a micro-batch on a CPU: more of them leave its caches and are no faster
+
+
+class Passes:
+    """Passes of one policy.
+
+    Args:
+        policy: what scores.
+        sampling: the distribution that actions were drawn from.
+        micro_batch: rows that go together at most; 0 is all of them, and on a CPU as many as have 4,096 tokens.
+    """
+
+    def __init__(self, policy: Policy, sampling: Sampling, micro_batch: int) -> None:
+        self.policy, self.sampling, self.micro_batch = policy, sampling, micro_batch
+
+    def micro_batches(self, rows: Tensor, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Sequence[Tensor]:
+        """Row indices of each micro-batch. Sums over them are the same however they are cut.
+
+        Rows stay by their group where the policy reads its prompt once, and a group is cut only if it has to be.
+        Elsewhere rows of like length come together, for less padding.
+        """
+        if self.micro_batch:
+            limit, cost = self.micro_batch, torch.ones_like(lengths)
+        elif self.policy.device.type == "cpu":
+            limit, cost = _CPU_TOKENS, lengths
+        else:
+            return [rows]
+        packs = self.policy.packs
+        order = rows.sort().values if packs else rows[torch.argsort(lengths[rows], stable=True)]
+        ends = _prompt_ends(tokens[order], mask[order]) if packs else [True] * len(order)
+        return torch.split(order, cut(cost[order].tolist(), ends, limit))
+
+    def within_memory(self, work: Callable[[], T], rows: int) -> T:
+        """The result of work that goes by micro-batches, these halved until it fits."""
+        while True:
+            try:
+                return work()
+            except torch.cuda.OutOfMemoryError:
+                size = min(self.micro_batch or rows, rows)
+                if size == 1:
+                    raise
+                self.micro_batch = size // 2
+            torch.cuda.empty_cache()
+
+    def score(
+        self,
+        tokens: Tensor,
+        lengths: Tensor,
+        mask: Tensor,
+        *,
+        entropy: bool = False,
+        values: bool = False,
+        sampling: Sampling | None = None,
+    ) -> TokenScores:
+        """Score the columns that these rows reach, with gradient; the rest is 0."""
+        width, full = int(lengths.max()), tokens.shape[1]
+        s = self.policy.score(
+            tokens[:, :width], lengths, mask[:, :width], sampling or self.sampling, entropy=entropy, values=values
+        )
+        if width == full:
+            return s
+        more = (0, full - width)
+        return TokenScores(
+            logprobs=pad(s.logprobs, more),
+            entropies=None if s.entropies is None else pad(s.entropies, more),
+            values=None if s.values is None else pad(s.values, more),
+            final_values=s.final_values,
+        )
+
+    def reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
+        """Log-probs under the frozen start."""
+        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
+
+    def all(self, score: Callable[..., TokenScores], tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
+        """What `score` says of all rows, by micro-batches."""
+
+        def work() -> TokenScores:
+            order = self.micro_batches(torch.arange(len(tokens)), tokens, lengths, mask)
+            parts = [score(tokens[p], lengths[p], mask[p]) for p in order]
+            back = moved(torch.cat(list(order)).argsort(), self.policy.device)
+
+            def whole(name: str) -> Any:
+                found = [getattr(part, name) for part in parts]
+                return None if found[0] is None else torch.cat(found)[back]
+
+            return TokenScores(**{f.name: whole(f.name) for f in fields(TokenScores)})
+
+        return self.within_memory(work, len(tokens))
+
+
+def cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
+    """Sizes of consecutive parts that cost up to `limit` each, cut after a row of `ends` where one is within reach.
+
+    A row that costs more by itself is a part of its own.
+    """
+    sizes, start = list[int](), 0
+    while start < len(costs):
+        total, reached, stop = costs[start], start + 1, 0
+        while True:
+            stop = reached if ends[reached - 1] else stop
+            if reached == len(costs) or total + costs[reached] > limit:
+                break
+            total, reached = total + costs[reached], reached + 1
+        sizes.append((stop or reached) - start)
+        start += sizes[-1]
+    return sizes
+
+
+def _prompt_ends(tokens: Tensor, mask: Tensor) -> list[bool]:
+    """True at each row [N] whose successor has another prompt, which is what stands before the first action."""
+    before = mask.long().cumsum(1) == 0
+    prompt = torch.where(before, tokens, -1)  # no token is -1, so that prompts of different lengths differ
+    return [*(prompt[1:] != prompt[:-1]).any(1).tolist(), True]

@@ -1,0 +1,94 @@
+"""How rows are cut into micro-batches, and that no cut changes what comes out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rlalign import passes
+from rlalign.passes import Passes, cut
+from rlalign.policies import PolicyOptions
+from rlalign.policies.causal import CausalPolicy
+from rlalign.types import Sampling
+
+V = 23
+
+
+class Ids:
+    vocab_size = V
+    eos_id = pad_id = 1
+
+
+@pytest.mark.parametrize(
+    ("costs", "ends", "limit", "sizes"),
+    [
+        ([2, 2, 2, 2], "0101", 8, [4]),
+        ([2, 2, 2, 2], "0101", 7, [2, 2]),  # three would fit, but cut the second group
+        ([2, 2, 2, 2], "0001", 5, [2, 2]),  # a group that does not fit is cut where it has to be
+        ([2, 2, 2, 2, 2], "00011", 6, [3, 2]),
+        ([9, 1, 1], "111", 4, [1, 2]),  # a row above the limit goes alone
+        ([1, 1, 9], "111", 4, [2, 1]),
+        ([3], "1", 1, [1]),
+    ],
+)
+def test_cuts(costs, ends, limit, sizes):
+    assert cut(costs, [e == "1" for e in ends], limit) == sizes
+
+
+def rows():
+    """Groups of 3, 2 and 1 rows; the first two prompts begin alike, and pads look like tokens."""
+    prompts = [[3, 4, 5]] * 3 + [[3, 4]] * 2 + [[8]]
+    said = [[5, 6], [7], [5, 5, 5], [5, 6], [9], [2, 2]]
+    flat = [p + c for p, c in zip(prompts, said, strict=True)]
+    tokens, mask = torch.full((6, 8), 1), torch.zeros(6, 8, dtype=torch.bool)
+    for i, (row, prompt) in enumerate(zip(flat, prompts, strict=True)):
+        tokens[i, : len(row)], mask[i, len(prompt) : len(row)] = torch.tensor(row), True
+    return tokens, torch.tensor([len(row) for row in flat]), mask
+
+
+def policy_of():
+    torch.manual_seed(3)
+    shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
+    lm = Qwen3ForCausalLM(Qwen3Config(vocab_size=V, hidden_size=16, intermediate_size=24, **shape))
+    return CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=0, dtype="float32"))
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1, 3, 4])
+@pytest.mark.parametrize("tokens_at_once", [1, 9, 15, 4096])
+def test_any_cut_gives_the_same_scores_and_gradient(micro_batch, tokens_at_once, monkeypatch):
+    monkeypatch.setattr(passes, "_CPU_TOKENS", tokens_at_once)
+    policy, (tokens, lengths, mask) = policy_of(), rows()
+    forward, order = Passes(policy, Sampling(), micro_batch), torch.tensor([5, 0, 3, 1, 4, 2])
+
+    def gradient(parts):
+        policy.zero_grad(set_to_none=True)
+        for p in parts:
+            forward.score(tokens[p], lengths[p], mask[p]).logprobs.sum().backward()
+        return [p.grad.clone() for p in policy.trainable().values()]
+
+    parts = forward.micro_batches(order, tokens, lengths, mask)
+    assert sorted(torch.cat(list(parts)).tolist()) == list(range(6))
+    for got, want in zip(gradient(parts), gradient([order]), strict=True):
+        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
+    with torch.no_grad():
+        whole = forward.score(tokens, lengths, mask).logprobs
+        torch.testing.assert_close(forward.all(forward.score, tokens, lengths, mask).logprobs, whole)
+
+
+def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
+    policy, (tokens, lengths, mask) = policy_of(), rows()
+    order = torch.tensor([5, 0, 3, 1, 4, 2])
+
+    def parts(limit, micro_batch=0):
+        monkeypatch.setattr(passes, "_CPU_TOKENS", limit)
+        found = Passes(policy, Sampling(), micro_batch).micro_batches(order, tokens, lengths, mask)
+        return [p.tolist() for p in found]
+
+    assert lengths.tolist() == [5, 4, 6, 4, 3, 3]
+    assert parts(25) == [[0, 1, 2, 3, 4, 5]]
+    assert parts(21) == [[0, 1, 2], [3, 4, 5]]  # rows 0 to 3 are 19 tokens, and cut a group
+    assert parts(10) == [[0, 1], [2], [3, 4, 5]]
+    assert parts(25, micro_batch=4) == [[0, 1, 2], [3, 4, 5]]
+    policy.lm.set_attn_implementation("sdpa")  # whole rows: by length instead
+    assert parts(14) == [[5, 4, 3, 1], [0, 2]]
