@@ -84,12 +84,13 @@ PLANS: dict[str, Plan] = {
     "Summarise": replace(READS, steps=300),
     "Translate": Plan(warm=100, steps=100),
     **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
-    **dict.fromkeys(("Alignment", "Detoxify", "HackMe", "OverlongTrap", "Sentiment"), Plan(steps=300)),
+    **dict.fromkeys(("Alignment", "HackMe", "OverlongTrap"), Plan(steps=300)),
     "Add": Plan(steps=400, spec="digits=2", settings=entropy(0.05)),
     "Math": Plan(steps=400, settings=entropy(0.1)),
     "Dialogue": Plan(warm=100, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
-    "Reasoning": Plan(steps=300, settings=entropy(0.05)),
-    "Tools": Plan(warm=200, steps=250, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
+    **dict.fromkeys(("Detoxify", "Sentiment"), Plan(steps=300, settings=entropy(0.03))),
+    "Reasoning": Plan(steps=300, settings=entropy(0.05) | {"learner__lr": 1e-3}),
+    "Tools": Plan(warm=200, steps=400, settings=entropy(0.01), warm_settings={"supervised__weight": 10.0}),
     "Classification": Plan(warm=30, steps=150, spec="level=3"),
     **dict.fromkeys(("Games", "TextWorld"), Plan(steps=10, settings=FEW)),
 }
@@ -268,13 +269,15 @@ def learnt(cells: dict[str, Any]) -> str:
     return markdown((*head, "CPU s a seed"), rows)
 
 
-def what_there_is() -> str:
-    """The table of the registry, in Markdown."""
+def what_there_is(page: str) -> str:
+    """The table of the registry, in Markdown; an environment whose package is not here keeps its row of the page."""
     rows = []
     for name in built_in():
         try:
             mdp = make_mdp(name)
         except MissingExtraError:
+            stands = [line for line in page.splitlines() if line.startswith(f"| **{short(name)}**:")]
+            rows += [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in stands]
             continue
         said = " ".join((inspect.getdoc(type(mdp)) or "").split("Args:")[0].split())
         data = re.search(r"Data: (.*?\.)(?= [A-Z]|$)", said)
@@ -330,7 +333,8 @@ def main() -> None:
     if given.draw or not given.envs:
         with locked():
             draw(read(), DOCS / "environments.png")
-            fill(DOCS / "environments.md", {"what": what_there_is(), "learnt": learnt(read())})
+            page = DOCS / "environments.md"
+            fill(page, {"what": what_there_is(page.read_text(encoding="utf-8")), "learnt": learnt(read())})
 
 
 if __name__ == "__main__":

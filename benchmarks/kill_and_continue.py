@@ -27,9 +27,10 @@ from typing import Any
 from machine import write
 
 from rlalign import checkpoint
-from rlalign.compare.cell import finished
+from rlalign.compare.records import finished
 from rlalign.compare.report import render
-from rlalign.compare.results import Results, read_results
+from rlalign.compare.results import Results
+from rlalign.compare.stored import from_json, read_results, to_json
 
 FLAGS = shlex.split(
     "--algorithms reinforce,rloo,grpo,ppo --envs reverse,sort --policy gru --seeds 10 --steps 8 --save_every 2 "
@@ -87,9 +88,9 @@ def without_clock(results: Results) -> Results:
             return kept
         return [cleaned(v) for v in value] if isinstance(value, list) else value
 
-    data = cleaned(json.loads(results.to_json()))
+    data = cleaned(json.loads(to_json(results)))
     data["manifest"] |= {"seconds": 0.0, **dict.fromkeys(CLOCK, "")}
-    return Results.from_json(json.dumps(data))
+    return from_json(data)
 
 
 def rows(folder: Path) -> list[dict[str, str]]:

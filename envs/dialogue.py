@@ -97,7 +97,7 @@ class Dialogue(TextMDP):
             order = int(rng.integers(1, orders + 1))
             return {"prompt": f"{greeting}{pause}my {item} is broken.\n", "remedy": remedy, "order": order}
 
-        sizes = {"max_new": (10, 32) if openings == "scripted" else 32}  # words, bytes
+        sizes = {"max_new": (10, 48) if openings == "scripted" else 48}  # words, bytes
         super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
         if self.max_turns < 2:
             raise UserError("Dialogue: max_turns is 1, but the customer's answers are the point: give at least 2")

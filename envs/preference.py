@@ -26,8 +26,14 @@ _GOOD = ("clear", "kind", "useful", "careful", "honest", "short", "warm", "calm"
 _BAD = ("rude", "vague", "wrong", "lazy", "cold", "noisy")
 _PLAIN = ("this", "note", "is", "and", "very", "about", "it", "was", "we", "think", "so", "the", "all", "some")
 _VOCABULARY = (*_GOOD, *_BAD, *_PLAIN)
-_TOPICS = ("the lesson", "the meal", "the walk", "the book", "the visit", "the repair", "the concert", "the garden")
-_OPENINGS = ("Write a note about", "Say something about", "Tell us of", "Sum up", "Give your view of")
+_TOPICS = (
+    "the lesson", "the meal", "the walk", "the book", "the visit", "the repair", "the concert", "the garden",
+    "the hotel", "the museum", "the film", "the course", "the journey", "the market", "the speech", "the match",
+)  # fmt: skip
+_OPENINGS = (
+    "Write a note about", "Say something about", "Tell us of", "Sum up", "Give your view of", "What do you say of",
+    "Describe", "Comment on", "Report on", "Judge",
+)  # fmt: skip
 _ENOUGH = 4  # good words that make a note perfect
 _SHORT = 6  # words at most in the notes that were compared
 
@@ -71,7 +77,7 @@ def fit(pairs: int, seed: int) -> tuple[FloatArray, float]:
 class Preference(TextMDP):
     """State: a request for a note. Action: the note. Reward: the learnt proxy; `gold` is a metric.
 
-    Data: 40 prompts; notes and preferences generated here, with noise: P(a over b) = sigmoid(8 (gold_a - gold_b)).
+    Data: 160 prompts; notes and preferences generated here, with noise: P(a over b) = sigmoid(8 (gold_a - gold_b)).
 
     Args:
         pairs: preferences that the proxy is learnt from.

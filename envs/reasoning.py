@@ -15,6 +15,7 @@ import numpy as np
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import ProceduralSource
+from rlalign.envs.texts import texts
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
 from rlalign.tokenizers import ByteTokenizer, CharTokenizer
 from rlalign.types import Tokenizer
@@ -26,17 +27,15 @@ _ASCII = "".join(chr(i) for i in range(32, 127)) + "\n"
 _MALFORMED = ("", " ", "\x00", "nan", "-1e999", '{"a": [1,', "((", "x " * 200, "🙂", "这", "1/0", "[[]]", "None")
 
 
-def exact(completions: Sequence[str], entry: list[dict[str, Any]], gym: list[list[str]], **columns: Any) -> list[float]:
+def exact(completions: Sequence[Any], entry: list[dict[str, Any]], gym: list[list[str]], **columns: Any) -> list[float]:
     """What the set's own scorer says of the answer, blanks around it left out; 1 for a right one, some give less."""
-    return [
-        float(dataset(*g).score_answer(str(said).strip(), e))
-        for said, e, g in zip(completions, entry, gym, strict=True)
-    ]
+    rows = zip(texts(completions), entry, gym, strict=True)
+    return [float(dataset(*g).score_answer(said.strip(), e)) for said, e, g in rows]
 
 
-def well_formed(completions: Sequence[str], answer: Sequence[str], **columns: Any) -> list[float]:
+def well_formed(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
     """1 where the answer has the form of the reference: a number for a number, else as many lines and words."""
-    return [float(form(str(said)) == form(gold)) for said, gold in zip(completions, answer, strict=True)]
+    return [float(form(said) == form(gold)) for said, gold in zip(texts(completions), answer, strict=True)]
 
 
 def form(text: str) -> tuple[int, int]:

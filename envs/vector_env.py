@@ -208,7 +208,8 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.truncated |= truncated
 
         settling = [self.episodes[i] for i in rows], over[rows].tolist()
-        if meanwhile is not None and self.done.all() and self.mdp.reward is not None and self.mdp.reward.apart:
+        apart = getattr(self.mdp.reward, "apart", False)  # a user's own Reward need not know of it
+        if meanwhile is not None and self.done.all() and apart:
             # the rewards are waited for here, where Ctrl-C arrives: it kills what runs in their processes
             with ThreadPoolExecutor(1) as thread:
                 under_way = thread.submit(meanwhile)

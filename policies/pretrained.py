@@ -96,6 +96,8 @@ def check_pretrained(name: str, options: PolicyOptions) -> None:
 
 
 def _fetched(auto: Any, name: str, options: PolicyOptions, **more: Any) -> Any:
+    if not Path(name).is_dir():
+        _ask_hub(name)
     try:
         with quiet():
             return auto.from_pretrained(name, trust_remote_code=options.trust_remote_code, **more)
@@ -108,6 +110,27 @@ def _fetched(auto: Any, name: str, options: PolicyOptions, **more: Any) -> Any:
         raise UserError(
             f"cannot load policy '{name}': {_first_line(error)} (give a local model folder, a hub id that can be "
             "reached, or a name of rlalign list policies)"
+        ) from error
+
+
+def _ask_hub(name: str) -> None:
+    """Refuse a model that is not in the hub's cache while the hub cannot be reached. Raises UserError.
+
+    Asked once: transformers asks six times, with waits that come to half a minute, before it says the same of what is
+    most often a misspelt name. Whatever the hub itself answers, it says in transformers' words.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except (HfHubHTTPError, HFValidationError):
+        return
+    except Exception as error:  # of the HTTP library, which is not the same in all of the hub's versions
+        raise UserError(
+            f"no policy '{name}': it is no folder and no name of rlalign list policies, and the model hub cannot be "
+            f"reached ({_first_line(error)})"
         ) from error
 
 

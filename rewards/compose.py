@@ -70,8 +70,8 @@ class RewardSum:
 
     @property
     def apart(self) -> bool:
-        """Whether every function runs in a worker process."""
-        return all(guard.reward.timeout_s is not None for guard in self._guards.values())
+        """Whether there are functions, and every one runs in a worker process."""
+        return bool(self._guards) and all(g.reward.timeout_s is not None for g in self._guards.values())
 
     def _weight(self, name: str) -> float:
         weight = self._weights[name]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.evaluation import Evaluation, prompt_means
+from rlalign.files import write_whole
 from rlalign.text_metrics import fold_means
 from rlalign.tracking import nullable
 from rlalign.types import FloatArray
@@ -117,8 +118,6 @@ class Comparison:
 
 
 def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluation.json") -> Path:
-    """Write report/evaluation.json of a run folder and return its path."""
-    path = folder / "report" / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    return path
+    """Write report/evaluation.json of a run folder, whole or not at all, and return its path."""
+    text = json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n"
+    return write_whole(folder / "report" / name, text)

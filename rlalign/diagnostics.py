@@ -172,6 +172,11 @@ class History:
             return math.nan
         return float(np.convolve(values, np.ones(self.width) / self.width, "valid").max())
 
+    def lately(self) -> list[History]:
+        """The run as it is, as it was at three times in its last fifth, and at the beginning of that."""
+        fifth = len(self.rows) // 5
+        return [History(self.rows[: len(self.rows) - fifth * i // 4]) for i in range(5)]
+
     def gain(self, name: str, std: str) -> float:
         """Rise in standard deviations of a sample: at the start, or on average where there was no spread then."""
         spread = max(self.start(std), self.mean(std) / 2)
@@ -193,8 +198,11 @@ class Alarm:
 
 def _length(h: History) -> bool:
     # r = 0.3 explains a tenth of the reward's variance within prompts, far beyond the noise of some hundred samples;
-    # nine tenths at the limit: whatever is said, it goes on until it is cut off
-    return h.mean("rollout/length_correlation") > 0.3 and h.now("rollout/truncated") > 0.9 and _reward_rose(h)
+    # nine tenths at the limit: whatever is said, it goes on until it is cut off. There lengths hardly vary, and r is of
+    # the few that are left: what it was before is what led there
+    before = [row for row in h.rows if (row.get("rollout/truncated") or 0.0) < 0.9]
+    followed = _mean(h.column("rollout/length_correlation", before)) > 0.3
+    return followed and h.now("rollout/truncated") > 0.9 and _reward_rose(h)
 
 
 def _phrase(h: History) -> bool:
@@ -220,6 +228,11 @@ def _kl(h: History) -> bool:
 
 
 def _entropy(h: History) -> bool:
+    # to be stuck is to stay: many a sound run is all but certain of one answer on its way to others
+    return all(_collapsed(then) for then in h.lately())
+
+
+def _collapsed(h: History) -> bool:
     # a solved task ends without entropy and signal too; what is wrong is to end there far below the best sample seen
     start, best = h.start("reward/mean"), np.nanmax([*h.column("rollout/best"), -math.inf])
     stuck = h.now("reward/mean") < start + 0.8 * (best - start)
@@ -233,13 +246,13 @@ def _reward_rose(h: History) -> bool:
 
 
 ALARMS: Mapping[str, Alarm] = {
-    "length": Alarm(_length, "the reward follows the length, and completions run to the limit: it may pay for length"),
+    "length": Alarm(_length, "the reward followed the length, and completions run to the limit: it may pay for length"),
     "phrase": Alarm(_phrase, "nearly all completions share a word that few had at the start: it may pay for that word"),
     "empty": Alarm(_empty, "most completions have become empty or bare markup, and the reward has risen"),
     "gold": Alarm(_gold, "the reward rises while the true goal does not, or falls: the reward is being hacked"),
     "kl": Alarm(_kl, "the policy is more than 3 nats a token from its start: nothing of the start is left"),
     "entropy": Alarm(
-        _entropy, "the entropy is gone, groups have no signal, and the reward is far below its best sample"
+        _entropy, "the entropy stays away, groups have no signal, and the reward is far below its best sample"
     ),
 }
 

@@ -77,7 +77,7 @@ def evaluate_run(
         before = evaluate(other, mdp.with_tokenizer(other.tokenizer), tasks, **settings)
     restore_trained(policy, run)
     comparison = Comparison(before, evaluate(policy, mdp, tasks, **settings), folds)
-    name = "evaluation" if split == "validation" else f"evaluation-{split}"
+    name = f"evaluation-{split}"  # evaluation.json is the run's own, which studies are made of
     write_comparison(run.folder, comparison, f"{name}.json")
     plot_comparison(nullable(comparison.to_dict()), run.folder / "report" / f"{name}.png")
     return comparison

@@ -90,7 +90,7 @@ def _report(
     own = mdp.reward is not None and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
     right = successes(mdp.gold_score if own else None, metrics)
     samples = len(completions[0])
-    tries = {} if right is None else {k: v for n in {1, samples} for k, v in attempts(right, n).items()}
+    tries = {} if right is None else {k: v for n in sorted({1, samples}) for k, v in attempts(right, n).items()}
     return Report(tries) | found
 
 

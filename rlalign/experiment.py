@@ -63,11 +63,11 @@ def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
     folder, config = trainer.folder, trainer.config
     if config.resume:
         # The start is needed for the comparison, and only now are the weights the start's.
-        before = trainer.evaluate()
+        before = trainer.evaluate(trainer.unseen)
         trainer.resume()
         console.print(f"resuming '{folder}' at step {trainer.step} of {config.steps}")
     else:
-        before = trainer.evaluate()
+        before = trainer.evaluate(trainer.unseen)
         console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
     status = trainer.run()
     if trainer.step:
@@ -81,7 +81,7 @@ def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
             f"ended at step {trainer.step}, keeping the weights of step {step}: validation reward {reward:+.3f}"
         )
     trainer.policy.save_pretrained(folder / "policy")
-    comparison = Comparison(before, trainer.evaluate())
+    comparison = Comparison(before, trainer.evaluate(trainer.unseen))
     write_comparison(folder, comparison)
     return Run(folder), comparison
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlalign.config import TrainConfig, from_dict, to_dict
 from rlalign.errors import UserError
+from rlalign.files import write_whole
 from rlalign.tracking import read_metrics
 
 if TYPE_CHECKING:
@@ -126,10 +127,8 @@ def read_config(folder: Path) -> TrainConfig:
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
-    """Write config.json, atomically."""
-    tmp = folder / "config.json.tmp"
-    tmp.write_text(json.dumps(to_dict(config), indent=2) + "\n")
-    os.replace(tmp, folder / "config.json")
+    """Write config.json, whole or not at all."""
+    write_whole(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
 
 
 class Lock:

@@ -108,9 +108,10 @@ def attempts(right: BoolArray, k: int) -> dict[str, float]:
 
 
 def classification(said: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
-    """Accuracy, macro precision, recall and F1 over the labels, MCC, coverage (share of valid answers), confusion.
+    """Accuracy, macro precision, recall and F1, MCC, coverage (share of valid answers), confusion.
 
-    A completion that is no label counts as a class of its own, which is always wrong.
+    A completion that is no label counts as a class of its own, which is always wrong. Macro figures are means over the
+    labels that were wanted or said, as scikit-learn's are.
     """
     from sklearn import metrics
 
@@ -120,8 +121,9 @@ def classification(said: Sequence[str], answers: Sequence[Any], labels: Sequence
     wanted = [str(answer).strip().casefold() for answer in answers]
     found = [parse_label(text, [*entry, *every]) for text, entry in zip(said, listed, strict=True)]
     found = [name if name == INVALID else name.strip().casefold() for name in found]
+    seen = sorted({*wanted, *found} - {INVALID})
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        wanted, found, labels=names, average="macro", zero_division=0
+        wanted, found, labels=seen, average="macro", zero_division=0
     )
     figures = {
         "accuracy": float(metrics.accuracy_score(wanted, found)),

@@ -260,16 +260,22 @@ class Trainer:
 
     @cached_property
     def held_out(self) -> list[Task]:
-        """The prompts of every evaluation; found once, since a small procedural family is searched for long."""
+        """The prompts of every validation; found once, since a small procedural family is searched for long."""
         return held_out(self.mdp, self.config.evaluation.split, self.config.evaluation.prompts)
 
-    def evaluate(self) -> Evaluation:
-        """Held-out performance now; draws from its own generator, so that it changes nothing."""
+    @cached_property
+    def unseen(self) -> list[Task]:
+        """The prompts of before and after: the held-out ones, or others where those choose the weights."""
+        e = self.config.evaluation
+        return held_out(self.mdp, "test", e.prompts) if e.patience else self.held_out
+
+    def evaluate(self, tasks: Sequence[Task]) -> Evaluation:
+        """Performance on these prompts now; draws from its own generator, so that it changes nothing."""
         e = self.config.evaluation
         found = evaluate(
             self.policy,
             self.mdp,
-            self.held_out,
+            tasks,
             samples=e.samples,
             sampling=self.config.rollout.sampling,
             seed=self.config.seed,
@@ -279,7 +285,7 @@ class Trainer:
         return found
 
     def _validate(self) -> dict[str, float]:
-        now = self.evaluate()
+        now = self.evaluate(self.held_out)
         self.patience.note(self.step, now.mean("reward"), self.policy, fingerprint(self.config))
         return {f"eval/{name}": now.mean(name) for name in now.metrics}
 

@@ -2,7 +2,7 @@
 
 from rlalign.checks.env import check_env_laws
 from rlalign.checks.law import FUZZ, LawResult
-from rlalign.checks.reward import check_reward_laws
+from rlalign.checks.reward import EXAMPLES, check_reward_laws
 from rlalign.checks.views import Trace, play_pieces, scripts
 
-__all__ = ["FUZZ", "LawResult", "Trace", "check_env_laws", "check_reward_laws", "play_pieces", "scripts"]
+__all__ = ["EXAMPLES", "FUZZ", "LawResult", "Trace", "check_env_laws", "check_reward_laws", "play_pieces", "scripts"]

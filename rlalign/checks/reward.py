@@ -12,6 +12,15 @@ from rlalign.errors import UserError
 from rlalign.tokenizers import ByteTokenizer
 from rlalign.types import Reward, Scores
 
+EXAMPLES = {
+    "code": "code?allow=true&seconds=1",
+    "ensemble": "ensemble?of=repetition|too_short&how=penalised",
+    "product": "product?of=distinct_n|json_valid",
+    "regex": "regex?pattern=[a-z]+",
+    "soft_overlong": "soft_overlong?limit=64",
+}
+"""With what those built-in rewards are checked that need a parameter."""
+
 
 def check_reward_laws(spec: Any) -> list[LawResult]:
     """Run every law of a reward: on texts of every kind, alone and together.

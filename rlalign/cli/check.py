@@ -45,13 +45,13 @@ def _checked(given: Args) -> Iterator[tuple[str, list[checks.LawResult]]]:
     if given.what != "all":
         yield given.what, _results(given.what, given)
         return
-    names = [*ENVS, *REWARDS]
+    names = [*ENVS, *(checks.EXAMPLES.get(name, name) for name in REWARDS)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
         yield from zip(names, pool.map(_results_or_why_not, names, repeat(given)), strict=True)
 
 
 def _show(console: Console, name: str, results: Sequence[checks.LawResult]) -> int:
-    console.print(f"[bold]{name}[/]")
+    console.print(f"[bold]{escape(name)}[/]", soft_wrap=True)
     for law in results:
         mark = "[green]holds[/] " if law.passed else "[red]broken[/]"
         console.print(f"  {mark} {law.name}" + (f": {escape(law.detail)}" if law.detail else ""), soft_wrap=True)

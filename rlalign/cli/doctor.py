@@ -12,6 +12,7 @@ from packaging.requirements import Requirement
 from rich.table import Table
 
 from rlalign.cli.console import console as make_console
+from rlalign.errors import UserError
 
 _OF_DEVELOPERS = ("test", "dev")
 _CORE = ("rlalign", "torch", "transformers", "gymnasium", "trl", "peft", "numpy", "wandb")
@@ -19,9 +20,11 @@ _CORE = ("rlalign", "torch", "transformers", "gymnasium", "trl", "peft", "numpy"
 
 def run(args: Sequence[str]) -> int:
     """Print the report."""
-    if args:
+    if args and args[0] in ("-h", "--help"):
         print("rlalign doctor takes no arguments: it says what this machine and installation can do")
-        return 0 if args[0] in ("-h", "--help") else 2
+        return 0
+    if args:
+        raise UserError(f"rlalign doctor takes no arguments: leave out {' '.join(args)}")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, value in facts().items():
         table.add_row(name, value)

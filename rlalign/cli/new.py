@@ -43,9 +43,12 @@ def run(args: Sequence[str]) -> int:
         if path.exists():
             raise UserError(f"'{path}' is there already: choose another name, or move it away")
     _refuse_modules(stem)
-    given.folder.mkdir(parents=True, exist_ok=True)
     for path, text in files.items():
-        path.write_text(Template(text.lstrip()).substitute(words), encoding="utf-8")
+        try:
+            given.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(Template(text.lstrip()).substitute(words), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"'{path}' cannot be written ({error.strerror}): choose another --folder") from error
         print(f"wrote {path}")
     path, attribute = next(iter(files)), stem if kind == "reward" else title
     print(f"next: rlalign check {path}:{attribute}, and python -m pytest {given.folder / f'test_{stem}.py'}")

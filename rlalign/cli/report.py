@@ -31,7 +31,7 @@ def write(folder: Path) -> Path:
 
     if (folder / "results.json").is_file():
         from rlalign.compare.report import write_report
-        from rlalign.compare.results import read_results
+        from rlalign.compare.stored import read_results
 
         return write_report(folder, read_results(folder))
     if (folder / "config.json").is_file():

@@ -50,7 +50,6 @@ def run(args: Sequence[str]) -> int:
     from rlalign.compare.spaces import parse_search
     from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
     from rlalign.compare.tuning import check_search, search
-    from rlalign.integrations import check_any
     from rlalign.run import Lock
     from rlalign.signals import StopRequest
 
@@ -69,12 +68,13 @@ def run(args: Sequence[str]) -> int:
     )
     (env,) = study.envs
     refuse_foreign(given.output, "search.json")
-    check_any(cell_config(study, env, given.algorithm, TUNING_SEED))
+    where = Where(given.jobs, given.ray)
+    where.check(cell_config(study, env, given.algorithm, TUNING_SEED))
     configure, spaces = trial_config(study, env, given.algorithm, given.output), spaces_of(study, env, given.algorithm)
     check_search(configure, spaces)
     console = make_console()
     with Lock(given.output), StopRequest() as stop:
-        workers = Where(given.jobs, given.ray).workers(given.policy)
+        workers = where.workers(given.policy)
         try:
             found = search(
                 configure,
@@ -102,22 +102,24 @@ def run(args: Sequence[str]) -> int:
 
 def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Mapping[str, Any]) -> Path:
     """best.toml: what `rlalign train --config` takes."""
+    from rlalign.files import write_whole
+
     values = {"env": env, "policy": study.policy, "algorithm": algorithm}
     values |= {"steps": study.steps} if study.steps else {}
     lines = [f"{k} = {json.dumps(v)}" for k, v in values.items()]
     lines += [f'"{k}" = {json.dumps(v)}' for k, v in {**study.settings, **settings}.items()]
-    path = folder / "best.toml"
-    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
+    return write_whole(folder / "best.toml", "\n".join(lines) + "\n")
 
 
 def _show(console: Console, found: Any) -> None:
+    from rlalign.compare.settings import shown
+
     names = list(found.search)
     table = Table(title=f"{len(found.trials)} trials, best first", title_justify="left")
     for name in ("trial", "reward", "state", *names):
         table.add_column(name, justify="right")
     for t in sorted(found.trials, key=lambda t: (t.state != "complete", -(t.value if t.value is not None else 0.0))):
-        values = [str(round(v, 8)) if isinstance(v, float) else str(v) for v in (t.settings.get(n) for n in names)]
+        values = [shown(t.settings.get(name)) for name in names]
         style = "bold" if t.number == found.best.number else "" if t.state == "complete" else "dim"
         table.add_row(str(t.number), "–" if t.value is None else f"{t.value:.3f}", t.state, *values, style=style)
     console.print(table)

@@ -1,26 +1,25 @@
-"""From the records of a study to its results: per environment, per algorithm, per pair."""
+"""From the records of an environment to its results: each algorithm by itself, and what all have in common."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from rlalign.compare import curves as cv
 from rlalign.compare import statistics as st
+from rlalign.compare.estimates import BOOTSTRAP, OVER_SEEDS, TWO_WAY, estimate, finite, floats
+from rlalign.compare.overall import profile_of
+from rlalign.compare.pairs import pair_of
 from rlalign.compare.records import HELD_OUT, TRAINING, Record
 from rlalign.compare.results import (
     BUDGETS,
-    Aggregate,
     AlgorithmResult,
     Curve,
     EnvResult,
-    Estimate,
-    Pair,
-    Profile,
     Sample,
     Spread,
     ToThreshold,
@@ -30,11 +29,6 @@ from rlalign.types import FloatArray
 _SAMPLES = 6  # prompts shown side by side
 _LEAST_KL = 0.01  # nats; below, runs have not moved and there is nothing to compare at equal KL
 _TAUS = 41
-
-TWO_WAY = "t, seeds × prompts"
-OVER_SEEDS = "t, over seeds"
-BOOTSTRAP = "expanded percentile bootstrap"
-NOTHING = Estimate(None, None, None)
 
 Grid = Mapping[str, Mapping[int, Record]]
 """Algorithm -> seed -> record, every seed for every algorithm."""
@@ -81,69 +75,9 @@ def analyse_env(grid: Grid, threshold: float | None = None) -> EnvResult:
         kl_level=kl_level,
         reward_scale=(everyone, highest),
         algorithms=algorithms,
-        pairs=[_pair(a, b, algorithms) for a, b in itertools.combinations(grid, 2)],
+        pairs=[pair_of(a, b, algorithms) for a, b in itertools.combinations(grid, 2)],
         samples=_samples(grid),
     )
-
-
-def decide(environments: Mapping[str, EnvResult]) -> dict[str, EnvResult]:
-    """Holm's correction over all pairs of all environments; winners, where there are seeds enough; sentences."""
-    pairs = [(name, pair) for name, env in environments.items() for pair in env.pairs]
-    tests = sum(pair.p is not None for _, pair in pairs)
-    adjusted = st.holm([math.nan if p.p is None else p.p for _, p in pairs])
-    seeds = {name: len(next(iter(env.algorithms.values())).failed) for name, env in environments.items()}
-    decided: dict[str, list[Pair]] = {name: [] for name in environments}
-    for (name, pair), p in zip(pairs, adjusted, strict=True):
-        both = environments[name].algorithms
-        detectable = math.nan
-        if not pair.failed:
-            gap = st.two_way(as_array(both[pair.a].final) - as_array(both[pair.b].final))
-            detectable = st.detectable(st.unbiased(gap.se, gap.df), gap.df, tests)
-        claimed = seeds[name] >= st.FEWEST_SEEDS and p < st.ALPHA
-        better = pair.a if (pair.difference.value or 0.0) > 0 else pair.b
-        found = replace(pair, p_holm=_finite(p), detectable=_finite(detectable), winner=better if claimed else None)
-        decided[name].append(replace(found, sentence=_sentence(found, name, seeds[name])))
-    return {name: replace(env, pairs=decided[name]) for name, env in environments.items()}
-
-
-def aggregate(environments: Mapping[str, EnvResult], algorithms: Sequence[str]) -> Aggregate | None:
-    """Over environments, rescaled to the start and the best seed; None for fewer than two that can be rescaled."""
-    scales = {n: e.reward_scale for n, e in environments.items()}
-    usable = [n for n, (low, high) in scales.items() if low is not None and high is not None and high > low]
-    if len(usable) < 2:
-        return None
-
-    def scores(algorithm: str) -> list[FloatArray]:
-        found = []
-        for name in usable:
-            low, high = scales[name]
-            assert low is not None
-            assert high is not None
-            rewards = np.nanmean(as_array(environments[name].algorithms[algorithm].final), axis=1)
-            found.append((rewards - low) / (high - low))
-        return found
-
-    strata = {a: scores(a) for a in algorithms}
-    taus = np.linspace(min(0.0, *(float(x.min()) for s in strata.values() for x in s)), 1.0, _TAUS)
-    statistics: dict[str, Callable[[FloatArray], FloatArray]] = {
-        "mean": lambda x: np.mean(x, axis=-1),
-        "iqm": st.iqm,
-        "median": lambda x: np.median(x, axis=-1),
-    }
-    made = {
-        name: {
-            a: _estimate(st.bootstrap(strata[a], f, smooth=name == "median"), f"stratified {BOOTSTRAP}")
-            for a in algorithms
-        }
-        for name, f in statistics.items()
-    }
-    profiles = {a: _profile(np.concatenate(strata[a]), taus) for a in algorithms}
-    return Aggregate(mean=made["mean"], iqm=made["iqm"], median=made["median"], profile=profiles)
-
-
-def as_array(rows: Sequence[Sequence[float | None]]) -> FloatArray:
-    """A matrix of results.json, null as NaN."""
-    return np.array([[math.nan if v is None else v for v in row] for row in rows], dtype=float)
 
 
 # ---- one algorithm ----
@@ -167,7 +101,7 @@ def _algorithm(
     at_kl = [] if kl_level is None else _at_kl(curves, failed, kl_level)
     auc_seeds = {
         b: [
-            st.area(*_points(c, b), until[b]) if not f else float(np.nanmean(start[s]["reward"]))
+            cv.area(*_points(c, b), until[b]) if not f else float(np.nanmean(start[s]["reward"]))
             for s, c, f in zip(row, curves, failed, strict=True)
         ]
         for b in BUDGETS
@@ -176,115 +110,41 @@ def _algorithm(
         final=final.tolist(),
         start=begin.tolist(),
         failed=failed,
-        mean=_estimate(layout.interval, TWO_WAY),
-        iqm=_estimate(st.bootstrap([scores], st.iqm), BOOTSTRAP),
-        median=_estimate(median, "order statistics", covers if covers < st.LEVEL else st.LEVEL),
-        gain=_estimate(st.two_way(final - begin).interval, TWO_WAY),
-        spread=Spread(_finite(layout.sd_seed), _finite(layout.sd_prompt), _finite(layout.sd_rest)),
-        metrics={k: _estimate(st.two_way(_matrix(row, k, start)).interval, TWO_WAY) for k in names},
+        mean=estimate(layout.interval, TWO_WAY),
+        iqm=estimate(st.bootstrap([scores], st.iqm), BOOTSTRAP),
+        median=estimate(median, "order statistics", covers if covers < st.LEVEL else st.LEVEL),
+        gain=estimate(st.two_way(final - begin).interval, TWO_WAY),
+        spread=Spread(finite(layout.sd_seed), finite(layout.sd_prompt), finite(layout.sd_rest)),
+        metrics={k: estimate(st.two_way(_matrix(row, k, start)).interval, TWO_WAY) for k in names},
         curves=list(curves),
-        auc={b: _estimate(st.t_interval(v), OVER_SEEDS) for b, v in auc_seeds.items()},
-        auc_seeds={b: [_finite(x) for x in v] for b, v in auc_seeds.items()},
+        auc={b: estimate(st.t_interval(v), OVER_SEEDS) for b, v in auc_seeds.items()},
+        auc_seeds={b: [finite(x) for x in v] for b, v in auc_seeds.items()},
         to_threshold={} if threshold is None else {b: _reach(curves, failed, b, until[b], threshold) for b in BUDGETS},
-        profile=_profile(scores, taus),
-        at_equal_kl=None if kl_level is None else _estimate(st.t_interval(at_kl), OVER_SEEDS),
-        at_equal_kl_seeds=[_finite(x) for x in at_kl],
+        profile=profile_of(scores, taus),
+        at_equal_kl=None if kl_level is None else estimate(st.t_interval(at_kl), OVER_SEEDS),
+        at_equal_kl_seeds=[finite(x) for x in at_kl],
     )
 
 
 def _reach(curves: Sequence[Curve], failed: Sequence[bool], budget: str, until: float, threshold: float) -> ToThreshold:
     spent, reached = [], []
     for curve, lost in zip(curves, failed, strict=True):
-        value, got = st.first_reach(*_points(curve, budget), threshold) if not lost else (until, False)
+        value, got = cv.first_reach(*_points(curve, budget), threshold) if not lost else (until, False)
         spent.append(value)
         reached.append(got)
     return ToThreshold(
         spent=spent,
         reached=reached,
-        median=_finite(st.survival_median(np.array(spent), reached)),
-        restricted_mean=_estimate(st.restricted_mean(np.array(spent), reached, until), OVER_SEEDS),
+        median=finite(cv.survival_median(np.array(spent), reached)),
+        restricted_mean=estimate(cv.restricted_mean(np.array(spent), reached, until), OVER_SEEDS),
     )
 
 
 def _at_kl(curves: Sequence[Curve], failed: Sequence[bool], level: float) -> list[float]:
     return [
-        math.nan if lost else st.height_at(level, _floats(c.kl), _floats(c.reward))
+        math.nan if lost else cv.height_at(level, floats(c.kl), floats(c.reward))
         for c, lost in zip(curves, failed, strict=True)
     ]
-
-
-def _profile(scores: FloatArray, taus: FloatArray) -> Profile:
-    share, low, high = st.profile(scores, taus)
-    return Profile(taus.tolist(), share.tolist(), low.tolist(), high.tolist())
-
-
-# ---- two algorithms ----
-
-
-def _pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
-    x, y = algorithms[a], algorithms[b]
-    finals = as_array(x.final), as_array(y.final)
-    failed = [name for name in (a, b) if all(algorithms[name].failed)]
-    if failed:  # starts against what the other learnt: no comparison of algorithms
-        unknown = dict.fromkeys(BUDGETS, NOTHING)
-        return Pair(a, b, NOTHING, None, None, NOTHING, None, None, unknown, None, {}, "", failed=failed)
-    gap = st.two_way(finals[0] - finals[1])
-    scores = [np.nanmean(final, axis=1) for final in finals]
-    return Pair(
-        a=a,
-        b=b,
-        difference=_estimate(gap.interval, TWO_WAY),
-        p=_finite(gap.p),
-        p_holm=None,
-        probability_of_improvement=_estimate(st.probability_of_improvement(*scores), "Newcombe"),
-        detectable=None,
-        winner=None,
-        auc={
-            k: _estimate(st.t_interval(_floats(x.auc_seeds[k]) - _floats(y.auc_seeds[k])), OVER_SEEDS) for k in BUDGETS
-        },
-        at_equal_kl=None
-        if x.at_equal_kl is None
-        else _estimate(st.t_interval(_floats(x.at_equal_kl_seeds) - _floats(y.at_equal_kl_seeds)), OVER_SEEDS),
-        threshold_p={
-            k: _finite(
-                st.logrank_p(
-                    np.array(x.to_threshold[k].spent),
-                    x.to_threshold[k].reached,
-                    np.array(y.to_threshold[k].spent),
-                    y.to_threshold[k].reached,
-                )
-            )
-            for k in x.to_threshold
-        },
-        sentence="",
-        identical=np.array_equal(*finals, equal_nan=True),
-    )
-
-
-def _sentence(pair: Pair, env: str, seeds: int) -> str:
-    d = pair.difference
-    if pair.failed:
-        return f"{' and '.join(pair.failed)} failed at every seed on {env}, so {pair.a} and {pair.b} are not compared."
-    if d.value is None:
-        return f"Nothing can be said of {pair.a} and {pair.b} on {env}."
-    if pair.identical:
-        return f"{pair.a} and {pair.b} gave identical results on {env}: the same reward on every prompt at every seed."
-    up = d.value >= 0
-    high, low = (pair.a, pair.b) if up else (pair.b, pair.a)
-    size = f"{abs(d.value):.3f}"
-    if d.low is None or d.high is None:
-        return f"{high} ended {size} above {low} on {env}; one seed gives no interval."
-    bounds = (d.low, d.high) if up else (-d.high, -d.low)
-    what = f"{size} above {low} on {env}, 95 % CI [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
-    if pair.winner:
-        return f"{high} ended {what}, {_p(pair.p_holm)} after Holm's correction."
-    if seeds < st.FEWEST_SEEDS:
-        return f"{high} ended {what}; {seeds} seeds are too few to name a winner."
-    return f"{high} ended {what}, {_p(pair.p_holm)} after Holm's correction: no claim."
-
-
-def _p(p: float | None) -> str:
-    return "p unknown" if p is None else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 # ---- pieces ----
@@ -314,11 +174,7 @@ def _curve(record: Record, held_out: bool, start: Mapping[str, FloatArray]) -> C
 
 
 def _points(curve: Curve, budget: str) -> tuple[FloatArray, FloatArray]:
-    return np.array(getattr(curve, budget), dtype=float), _floats(curve.reward)
-
-
-def _floats(values: Sequence[float | None]) -> FloatArray:
-    return np.array([math.nan if v is None else v for v in values], dtype=float)
+    return np.array(getattr(curve, budget), dtype=float), floats(curve.reward)
 
 
 def _samples(grid: Grid) -> list[Sample]:
@@ -329,14 +185,6 @@ def _samples(grid: Grid) -> list[Sample]:
     found = []
     for i, sample in enumerate(first[seed].samples[:_SAMPLES]):
         texts: dict[str, Any] = {name: row[seed].samples[i]["after"][0] for name, row in grid.items()}
-        rewards = {name: _finite(float(row[seed].after["reward"][i])) for name, row in grid.items()}
+        rewards = {name: finite(float(row[seed].after["reward"][i])) for name, row in grid.items()}
         found.append(Sample(sample["prompt"], seed, sample["before"][0], texts, rewards))
     return found
-
-
-def _estimate(interval: st.Interval, method: str, level: float = st.LEVEL) -> Estimate:
-    return Estimate(_finite(interval.value), _finite(interval.low), _finite(interval.high), method, level)
-
-
-def _finite(x: float) -> float | None:
-    return x if math.isfinite(x) else None

@@ -16,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.workers import Ended, log_of, run_here
+from rlalign.compare.workers import Ended, log_of, reason_of, run_here
 from rlalign.config import TrainConfig, from_dict, to_dict
 from rlalign.errors import UserError
 from rlalign.run import read_config, write_config
@@ -69,9 +69,10 @@ class RayWorkers:
                 ended.append(Ended(name, 1, f"lost on the cluster: {said}"))
                 continue
             unpack(archive, Path(str(config.output)))
-            log_of(config).write_text(said, encoding="utf-8")
-            lines = [line for line in said.splitlines() if line.strip()]
-            ended.append(Ended(name, status, lines[-1] if status and lines else ""))
+            log = log_of(config)
+            log.parent.mkdir(parents=True, exist_ok=True)  # a run that was refused has left no folder
+            log.write_text(said, encoding="utf-8")
+            ended.append(Ended(name, status, reason_of(status, log)))
         return ended
 
     def stop(self, name: str) -> None:

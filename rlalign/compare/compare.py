@@ -24,6 +24,7 @@ from rlalign.defaults import from_scratch
 from rlalign.errors import UserError
 from rlalign.fields import checked
 from rlalign.integrations import check_any
+from rlalign.policies.precision import device_of
 from rlalign.run import Lock
 from rlalign.signals import StopRequest
 
@@ -47,8 +48,14 @@ class Where:
         if self.jobs < 0:
             raise UserError(f"jobs is {self.jobs}: give how many runs at once, or 0 for what the machine holds")
 
+    def check(self, config: TrainConfig) -> None:
+        """Refuse, before anything is made, what a run of this configuration would refuse there. Raises UserError."""
+        check_any(config)
+        if self.ray is None:  # a cluster may have what this machine has not
+            device_of(config.device)
+
     def workers(self, policy: str) -> Workers:
-        """The workers."""
+        """What runs them, for runs of a policy."""
         if self.ray is not None:
             from rlalign.compare.cluster import RayWorkers
 
@@ -66,6 +73,13 @@ def compare_study(
 ) -> Results:
     """Run a study's cells, tuned first where it says so, analyse them and write everything into its output folder.
 
+    Args:
+        study: the question.
+        command: what was typed, for the report.
+        where: how many runs at once, here or on a cluster; None: here, as many as the machine holds.
+        console: where to say what happens; None: nowhere.
+        allow_unequal: compare although budgets differ.
+
     Raises:
         UserError: for what is impossible or unfair, before a cell runs.
         StoppedError: when it was asked to stop; the same call goes on.
@@ -78,7 +92,7 @@ def compare_study(
     if not allow_unequal:
         check_budgets(asked)
     for config in {(c.env, c.algorithm): c.config for c in asked}.values():
-        check_any(config)
+        where.check(config)
     for env, name in itertools.product(study.envs, study.algorithms) if study.tune.trials else ():
         check_search(trial_config(study, env, name, folder), spaces_of(study, env, name))
     with Lock(folder), StopRequest() as stop:
@@ -107,11 +121,23 @@ def compare_runs(
     leave_out: Excluding | None = None,
     threshold: float | None = None,
 ) -> Results:
-    """Analyse runs that exist already. Raises UserError naming what does not fit together."""
+    """Analyse runs that exist already and write everything into a folder.
+
+    Args:
+        folders: run folders, folders of studies, or folders of either.
+        output: where to write.
+        command: what was typed, for the report.
+        leave_out: what may be left out rather than refused; None: nothing.
+        threshold: reward that counts as reached; None: half the way from the start to the best algorithm's mean.
+
+    Raises:
+        UserError: naming what does not fit together.
+    """
     checked(float | None, threshold, "threshold")
     refuse_foreign(output, "results.json")
     found, excluded = gather(folders, leave_out or Excluding())
-    return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
+    with Lock(output):
+        return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
 
 
 def _tune(
@@ -122,6 +148,8 @@ def _tune(
     summaries: list[Tuning] = []
     if not study.tune.trials:
         return tuned, summaries
+    searches = len(study.envs) * len(study.algorithms)
+    console.print(f"first a search for each algorithm on each environment: {searches} × {study.tune.trials} trials")
     for env in study.envs:
         for name in study.algorithms:
             at = folder / "tune" / label(env) / label(name)

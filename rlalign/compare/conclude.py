@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlalign.compare.analysis import aggregate, analyse_env, decide
-from rlalign.compare.fairness import differences, unequal_starts
+from rlalign.compare.analysis import analyse_env
+from rlalign.compare.fairness import check_prompts, differences, unequal_draws, unequal_starts
 from rlalign.compare.manifest import manifest
+from rlalign.compare.overall import aggregate
+from rlalign.compare.pairs import decide
 from rlalign.compare.pictures import draw
 from rlalign.compare.records import Record, read_record, seconds_of
 from rlalign.compare.report import write_report
-from rlalign.compare.results import Failure, Results, Tuning, write_results
+from rlalign.compare.results import Failure, Results, Tuning
+from rlalign.compare.stored import write_results
 from rlalign.compare.study import Cell
 from rlalign.compare.tables import write_csv
 from rlalign.compare.verdict import count, verdict, warnings
@@ -45,6 +48,7 @@ def conclude(
 
     Raises:
         FaultError: when an environment has no finished cell.
+        UserError: when cells of an environment were measured on different held-out prompts.
     """
     failed = failed or {}
     records = [read_record(cell, failed.get(cell.name)) for cell in cells]
@@ -55,6 +59,7 @@ def conclude(
         if all(r.failure for row in grid.values() for r in row.values()):
             one = next(r for row in grid.values() for r in row.values())
             raise FaultError(f"every cell on {env} failed, {one.cell.folder} with: {one.failure}")
+        check_prompts([r for row in grid.values() for r in row.values()])
     environments = decide({env: analyse_env(grid, threshold) for env, grid in grids.items()})
     algorithms = list(next(iter(grids.values())))
     seeds = list(next(iter(next(iter(grids.values())).values())))
@@ -64,7 +69,7 @@ def conclude(
     results = Results(
         title=f"{_named(algorithms, 'algorithm')} on {_named(list(environments), 'environment')}",
         verdict=verdict(environments, algorithms, len(seeds)),
-        warnings=warnings(failures, excluded, [*unequal_starts(grids), *notes]),
+        warnings=warnings(failures, excluded, [*unequal_starts(grids), *unequal_draws(environments), *notes]),
         algorithms=algorithms,
         seeds=seeds,
         environments=environments,

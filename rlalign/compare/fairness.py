@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 
 from rlalign.compare.records import Record
-from rlalign.compare.results import SettingDifference
+from rlalign.compare.results import EnvResult, SettingDifference
 from rlalign.compare.study import Cell
 from rlalign.config import TrainConfig, to_dict
 from rlalign.errors import UserError
 from rlalign.fields import flatten
 
+_CLEARLY = 1.05
 # What does not decide a result, what names the cell, and what follows from the objective.
 _ASIDE = {
     *("seed", "output", "resume", "allow_change", "save_every", "keep", "device", "env", "algorithm", "model.value"),
@@ -78,6 +79,41 @@ def check_budgets(cells: Sequence[Cell]) -> None:
                 f"{cell.algorithm} on {cell.env} has {key} {b[key]!r} where {one.algorithm} has {a[key]!r}: "
                 "competitors get the same; insist with --allow-unequal"
             )
+
+
+def check_prompts(records: Sequence[Record]) -> None:
+    """Refuse cells of one environment that were measured on different held-out prompts. Raises UserError naming two.
+
+    Cells finished at different times may be: the environment's file or data can have changed in between.
+    """
+    done = [r for r in records if r.failure is None]
+    for r in done:
+        if r.prompts != done[0].prompts:
+            raise UserError(
+                f"'{r.cell.folder}' was measured on other held-out prompts than '{done[0].cell.folder}': the "
+                "environment has changed in between. Remove the older of the two, and the same command runs it again"
+            )
+
+
+def unequal_draws(environments: Mapping[str, EnvResult]) -> list[str]:
+    """A sentence for each environment on which algorithms drew clearly different numbers of samples in their steps.
+
+    A budget is steps × samples a step; samples thrown away (dynamic sampling) and greedy baselines come on top.
+    """
+    found = []
+    for env, result in environments.items():
+        drawn = {
+            name: sum(ends) / len(ends)
+            for name, r in result.algorithms.items()
+            if (ends := [c.samples[-1] for c, failed in zip(r.curves, r.failed, strict=True) if not failed])
+        }
+        most, least = max(drawn, key=drawn.__getitem__), min(drawn, key=drawn.__getitem__)
+        if drawn[most] > _CLEARLY * drawn[least] > 0:
+            found.append(
+                f"On {env}, {most} drew {drawn[most] / drawn[least]:.2f} times the samples that {least} drew in as "
+                "many steps: read the curves against samples too."
+            )
+    return found
 
 
 def unequal_starts(grids: Mapping[str, Mapping[str, Mapping[int, Record]]]) -> list[str]:

@@ -7,7 +7,6 @@ trials.json     the trials
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,9 +15,11 @@ from typing import Any
 from rlalign.compare.results import Tuning
 from rlalign.config import TrainConfig, from_dict, to_dict
 from rlalign.errors import FaultError
+from rlalign.files import read_json, write_whole
 
 _NEAR = 0.95
 _SEARCH, _TRIALS = "search.json", "trials.json"
+_AGAIN = "remove it, and the same rlalign tune goes on"
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,8 @@ class Found:
     @property
     def done(self) -> list[Trial]:
         """The finished trials, the best first."""
-        done = [t for t in self.trials if t.state == "complete" and t.value is not None]
-        return sorted(done, key=lambda t: -(t.value if t.value is not None else math.inf))
+        done = [(t.value, t) for t in self.trials if t.state == "complete" and t.value is not None]
+        return [t for _, t in sorted(done, key=lambda pair: -pair[0])]
 
     @property
     def best(self) -> Trial:
@@ -104,7 +105,7 @@ def read_search(folder: Path) -> tuple[dict[str, str], TrainConfig] | None:
     """What is searched, or None where nothing is. Raises UserError for what an incompatible version wrote."""
     if not (folder / _SEARCH).is_file():
         return None
-    data = json.loads((folder / _SEARCH).read_text(encoding="utf-8"))
+    data = read_json(folder / _SEARCH, _AGAIN)
     return data.get("search", {}), from_dict(TrainConfig, data.get("base", {}))
 
 
@@ -115,10 +116,10 @@ def write_trials(folder: Path, found: Found) -> None:
 
 def read_found(folder: Path) -> Found:
     """What was found, of a folder for which `holds_search` is true."""
-    data = json.loads((folder / _TRIALS).read_text(encoding="utf-8"))
+    data = read_json(folder / _TRIALS, _AGAIN)
     search, base = read_search(folder) or ({}, TrainConfig())
     return Found(search, base, [Trial(**t) for t in data["trials"]], data["start"])
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    write_whole(path, json.dumps(data, indent=1) + "\n")

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.cell import finished
 from rlalign.compare.fairness import budget, settings_of
+from rlalign.compare.records import finished
 from rlalign.compare.results import Failure
 from rlalign.compare.settings import shown
 from rlalign.compare.study import Cell, label
@@ -59,9 +59,12 @@ def _expand(folders: Sequence[Path]) -> list[Path]:
 
 
 def _runs(folder: Path) -> list[Path]:
+    """The folder itself, or a study's cells; a hidden one is what a kill left of a run that came from a cluster."""
     if (folder / "config.json").is_file():
         return [folder]
-    return sorted(p.parent for p in (folder / "cells").rglob("config.json"))
+    cells = folder / "cells"
+    found = (p.parent for p in cells.rglob("config.json"))
+    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(cells).parts))
 
 
 def _at(run: Run) -> TrainConfig:
@@ -70,11 +73,8 @@ def _at(run: Run) -> TrainConfig:
 
 
 def _finished(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure]) -> list[Cell]:
-    """The finished ones; a finished run of an earlier version is evaluated again, prompt for prompt."""
     kept = []
     for cell in cells:
-        if not finished(cell.folder):
-            _evaluate(cell)
         if finished(cell.folder):
             kept.append(cell)
         elif leave_out.unfinished:
@@ -85,16 +85,6 @@ def _finished(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failur
                 "or leave such runs out with --exclude-unfinished"
             )
     return kept
-
-
-def _evaluate(cell: Cell) -> None:
-    report = cell.folder / "report" / "evaluation.json"
-    try:
-        old = "prompts" not in json.loads(report.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return
-    if old:
-        Run(cell.folder).evaluate(split=cell.config.evaluation.split)
 
 
 def _alike(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure]) -> list[Cell]:

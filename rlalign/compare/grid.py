@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from rlalign import checkpoint
-from rlalign.compare.cell import finished
+from rlalign.compare.display import Display, plan
+from rlalign.compare.records import finished
 from rlalign.compare.study import Cell
 from rlalign.compare.workers import Workers, log_of
 from rlalign.config import TrainConfig, differences
@@ -39,17 +39,16 @@ def run_cells(
     for cell in cells:
         refuse_other(cell.folder, cell.config)
     waiting = [c for c in cells if not finished(c.folder)]
-    done = len(cells) - len(waiting)
-    if done:
-        console.print(f"{done} of {len(cells)} cells are finished already")
+    console.print(plan(cells, len(cells) - len(waiting), workers.jobs), soft_wrap=True)
     failed: dict[str, str] = {}
     under_way: dict[str, Cell] = {}
-    with _Display(console, len(cells), done) as display:
+    with Display(console, cells, waiting, workers.jobs) as display:
         while (waiting or under_way) and not stop:
             while waiting and len(under_way) < workers.jobs:
                 cell = waiting.pop(0)
                 workers.start(cell.name, prepared(cell.config))
                 under_way[cell.name] = cell
+                display.begun(cell)
             for ended in workers.wait(_LOOK):
                 cell = under_way.pop(ended.name)
                 if stop and ended.status in STOPPED:
@@ -57,8 +56,8 @@ def run_cells(
                 if ended.status or not finished(cell.folder):
                     failed[cell.name] = ended.reason or f"not finished (exit status {ended.status})"
                     console.print(f"[red]failed[/] {cell.name}: {failed[cell.name]}", soft_wrap=True)
-                display.ended(cell.name)
-            display.show(under_way)
+                display.ended(cell.name, whole=cell.name not in failed)
+            display.look(under_way)
         if stop:
             workers.close()
     return failed
@@ -125,44 +124,3 @@ def _own(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.__exit__(None, None, None)
-
-
-class _Display:
-    """One line for the study and one for each cell under way."""
-
-    def __init__(self, console: Console, total: int, done: int) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._all = self._progress.add_task("cells", total=total, completed=done)
-        self._rows: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _Display:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._progress.stop()
-
-    def show(self, under_way: dict[str, Cell]) -> None:
-        for name, cell in under_way.items():
-            if name not in self._rows:
-                self._rows[name] = self._progress.add_task(name, total=cell.config.steps)
-            self._progress.update(self._rows[name], completed=steps_of(cell.folder))
-
-    def ended(self, name: str) -> None:
-        self._progress.advance(self._all)
-        if name in self._rows:
-            self._progress.remove_task(self._rows.pop(name))
-
-
-def steps_of(folder: Path) -> int:
-    """Steps that a run has logged so far."""
-    path = folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.is_file() else 0

@@ -65,9 +65,7 @@ def commit() -> str | None:
     root = Path(__file__).parents[2]
     try:
         head = _git(root, "rev-parse", "--short", "HEAD")
-        changed = _git(
-            root, "status", "--porcelain", "--untracked-files=no", "--", "rlalign", "envs", "policies", "rewards"
-        )
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
     except (OSError, subprocess.CalledProcessError):
         return None
     return head + ("+" if changed else "")

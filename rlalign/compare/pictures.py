@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,17 +10,15 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.compare import statistics as st
-from rlalign.compare.analysis import as_array
-from rlalign.compare.report.figures import BAND_FROM
-from rlalign.compare.results import AlgorithmResult, Curve, EnvResult, Profile, Results
-from rlalign.types import FloatArray
+from rlalign.compare.estimates import as_array
+from rlalign.compare.report.figures import BAND_FROM, course
+from rlalign.compare.results import EnvResult, Profile, Results
+from rlalign.files import write_whole
 
 _GREY = "#8a94a0"
 # Okabe and Ito's colours: told apart by the colour-blind too
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8a94a0")
 _BUDGETS = {"samples": "samples", "tokens": "generated tokens", "updates": "optimizer steps", "seconds": "seconds"}
-_POINTS = 60
 
 
 def draw(folder: Path, results: Results) -> list[Path]:
@@ -50,41 +49,24 @@ def _save(path: Path, size: tuple[float, float], columns: int, paint: Callable[[
         paint(list(axes))
         for axis in axes:
             axis.grid(color=_GREY, alpha=0.2)
-        figure.savefig(path)
-    return path
-
-
-def band(curves: Sequence[Curve], budget: str) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """(budget, mean over seeds, low, high): curves read at common points, Student's t-interval, pointwise.
-
-    Nothing is smoothed; curves of fewer than BAND_FROM seeds have no band.
-    """
-    last = min(getattr(c, budget)[-1] for c in curves)
-    x = np.linspace(0, last, _POINTS) if budget != "updates" else np.array(getattr(curves[0], budget), dtype=float)
-    x = x[x <= last]
-    heights = np.array([np.interp(x, getattr(c, budget), as_array([c.reward])[0]) for c in curves])
-    intervals = [st.t_interval(column) for column in heights.T]
-    found = np.array([(i.value, i.low, i.high) for i in intervals])
-    if len(curves) < BAND_FROM:
-        found[:, 1:] = np.nan
-    return x, found[:, 0], found[:, 1], found[:, 2]
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png")
+    return write_whole(path, drawn.getvalue())
 
 
 def _curves(axes: Sequence[Any], env: EnvResult) -> None:
     for axis, (budget, words) in zip(axes, _BUDGETS.items(), strict=True):
         for colour, (name, r) in zip(_cycle(), env.algorithms.items(), strict=False):
-            alive = _alive(r)
-            if not alive:
-                continue
-            x, mean, low, high = band(alive, budget)
-            axis.plot(x, mean, color=colour, label=name, linewidth=1.6)
-            axis.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-            for curve in alive if len(alive) < BAND_FROM else []:
-                axis.plot(getattr(curve, budget), curve.reward, color=colour, linewidth=0.7, alpha=0.6)
+            mean = course(r.curves, budget)
+            y, low, high = as_array([mean.y, mean.low, mean.high])
+            axis.plot(mean.x, y, color=colour, label=name, linewidth=1.6)
+            axis.fill_between(mean.x, low, high, color=colour, alpha=0.15, linewidth=0)
+            for curve in r.curves if len(r.curves) < BAND_FROM else []:
+                axis.plot(getattr(curve, budget), as_array([curve.reward])[0], color=colour, linewidth=0.7, alpha=0.6)
         if env.threshold is not None:
             axis.axhline(env.threshold, color=_GREY, linewidth=0.8, linestyle=":")
         axis.set(xlabel=words)
-    bands = any(len(_alive(r)) >= BAND_FROM for r in env.algorithms.values())
+    bands = any(len(r.curves) >= BAND_FROM for r in env.algorithms.values())
     axes[0].set(ylabel=f"{env.curve} (95 % CI)" if bands else env.curve)
     _legend(axes[0])
 
@@ -92,7 +74,7 @@ def _curves(axes: Sequence[Any], env: EnvResult) -> None:
 def _frontier(axes: Sequence[Any], env: EnvResult) -> None:
     axis = axes[0]
     for colour, (name, r) in zip(_cycle(), env.algorithms.items(), strict=False):
-        for i, curve in enumerate(_alive(r)):
+        for i, curve in enumerate(r.curves):
             kl, reward = as_array([curve.kl])[0], as_array([curve.reward])[0]
             axis.plot(kl, reward, color=colour, alpha=0.5, linewidth=1, label=None if i else name, marker=".", ms=3)
     if env.kl_level is not None:
@@ -125,10 +107,6 @@ def _scores(axes: Sequence[Any], results: Results) -> None:
 
 def _legend(axis: Any) -> None:
     axis.figure.legend(*axis.get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
-
-
-def _alive(r: AlgorithmResult) -> list[Curve]:
-    return [c for c, failed in zip(r.curves, r.failed, strict=True) if not failed]
 
 
 def _cycle() -> list[str]:

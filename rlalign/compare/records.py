@@ -1,8 +1,10 @@
-"""What a run folder says of itself, read back: held-out rewards prompt for prompt, the curve, completions."""
+"""What a run folder says of itself, read back: whether it is done, held-out rewards prompt for prompt, its curve."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,36 @@ class Record:
     def prompts(self) -> list[str]:
         """The held-out prompts."""
         return [s["prompt"] for s in self.samples]
+
+
+def finished(folder: Path) -> bool:
+    """True for a run folder whose run went to its end and was evaluated, prompt for prompt, whoever trained it.
+
+    The end is the last step, or where the run's patience was over.
+    """
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        report = json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    rows = read_metrics(folder)
+    if "prompts" not in report or not rows:
+        return False
+    return rows[-1]["step"] >= config["steps"] or _gave_up(rows, config["evaluation"].get("patience", 0))
+
+
+def _gave_up(rows: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """True where so many validations, the last ones, brought nothing better than an earlier one: see patience.py."""
+    seen = [row["eval/reward"] for row in rows if "eval/reward" in row]
+    best = int(np.argmax([-math.inf, *(-math.inf if v is None else v for v in seen)]))  # 0: none had a reward
+    return bool(patience) and len(seen) - best >= patience
+
+
+def final_reward(folder: Path, when: str = "after") -> float:
+    """Mean held-out reward of a finished run, or `before` it; NaN where no prompt could be scored."""
+    report = json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))
+    values = np.array(report["prompts"][when]["reward"], dtype=float)
+    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def read_record(cell: Cell, failure: str | None = None) -> Record:

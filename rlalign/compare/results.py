@@ -7,19 +7,7 @@ Labels of algorithms and environments are the keys throughout, in the order of `
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import math
-import os
-import types
-import typing
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
-
-from rlalign.errors import UserError
-from rlalign.fields import hints_of
 
 FORMAT = 1
 BUDGETS = ("samples", "tokens", "updates", "seconds")
@@ -28,7 +16,7 @@ BUDGETS = ("samples", "tokens", "updates", "seconds")
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its confidence interval; `method` names the interval, `level` is what it covers at least."""
+    """A number with its confidence interval; `method` names the interval, `level` is its nominal coverage."""
 
     value: float | None
     low: float | None
@@ -116,7 +104,8 @@ class AlgorithmResult:
         auc_seeds: budget -> the same per seed.
         to_threshold: budget -> how much it took to reach the environment's threshold.
         profile: performance profile.
-        at_equal_kl: reward at the KL that every run of the environment reached (`EnvResult.kl_level`), on the way.
+        at_equal_kl: reward at the KL that every run of the environment reached (`EnvResult.kl_level`), on the way; over
+            the seeds that did not fail, since one that failed has no such point.
         at_equal_kl_seeds: the same per seed.
     """
 
@@ -308,59 +297,3 @@ class Results:
 
     def __repr__(self) -> str:
         return "\n".join(self.verdict)
-
-    def to_json(self) -> str:
-        """results.json as text."""
-        return json.dumps(_plain(dataclasses.asdict(self)), ensure_ascii=False, indent=1) + "\n"
-
-    @classmethod
-    def from_json(cls, text: str) -> Results:
-        """Results of `to_json`. Raises UserError for another format."""
-        data = json.loads(text)
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise UserError(f"this is no results.json of format {FORMAT}: make it again with rlalign compare")
-        found: Results = _typed(cls, data)
-        return found
-
-
-def write_results(folder: Path, results: Results) -> Path:
-    """Write results.json, atomically, and return its path."""
-    tmp, path = folder / "results.json.tmp", folder / "results.json"
-    tmp.write_text(results.to_json(), encoding="utf-8")
-    os.replace(tmp, path)
-    return path
-
-
-def read_results(folder: str | Path) -> Results:
-    """The results of a study's folder. Raises UserError when it has none."""
-    path = Path(folder) / "results.json"
-    if not path.is_file():
-        raise UserError(f"'{folder}' has no results.json: is it the --output of rlalign compare?")
-    return Results.from_json(path.read_text(encoding="utf-8"))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _typed(hint: Any, value: Any) -> Any:
-    """A JSON value as what the annotation says: dataclasses, lists, tuples, dictionaries and optionals of them."""
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type):
-        hints = hints_of(hint)
-        return hint(**{k: _typed(hints[k], v) for k, v in value.items()})
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if value is None:
-        return None
-    if origin in (typing.Union, types.UnionType):
-        return _typed(next(h for h in inner if h is not type(None)), value)
-    if origin is list:
-        return [_typed(inner[0], v) for v in value]
-    if origin is tuple:
-        return tuple(_typed(h, v) for h, v in zip(inner, value, strict=True))
-    if origin is dict:
-        return {k: _typed(inner[1], v) for k, v in value.items()}
-    return float(value) if hint is float else value

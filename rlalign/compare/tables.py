@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlalign.compare.analysis import as_array
+from rlalign.compare.estimates import as_array
 from rlalign.compare.report.numbers import level
 from rlalign.compare.results import BUDGETS, EnvResult, Estimate, Pair, Results, ToThreshold
 from rlalign.compare.statistics import LEVEL
 from rlalign.compare.verdict import count
+from rlalign.files import write_whole
 
 
 def show(console: Console, results: Results) -> None:
@@ -64,7 +67,9 @@ def _course(name: str, env: EnvResult) -> Table:
         if level:
             reach = r.to_threshold["samples"]
             cells += [_to(reach), f"{sum(reach.reached)} of {len(reach.reached)}"]
-        cells += [_number(x) for x in (r.spread.seeds, r.spread.prompts, r.spread.rest)]
+        cells += [
+            "–" if x is None else _fixed(x, sign=False) for x in (r.spread.seeds, r.spread.prompts, r.spread.rest)
+        ]
         table.add_row(escape(algorithm), *cells)
     return table
 
@@ -143,13 +148,12 @@ def _count(x: float) -> str:
 
 def write_csv(folder: Path, results: Results) -> Path:
     """results.csv: a row for each cell."""
-    path = folder / "results.csv"
     rows = list(_rows(results))
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    return path
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    return write_whole(folder / "results.csv", file.getvalue())
 
 
 def _rows(results: Results) -> Iterator[dict[str, Any]]:
@@ -158,7 +162,7 @@ def _rows(results: Results) -> Iterator[dict[str, Any]]:
             final, start = as_array(r.final), as_array(r.start)
             for i, seed in enumerate(results.seeds):
                 row: dict[str, Any] = {"env": name, "algorithm": algorithm, "seed": seed, "failed": r.failed[i]}
-                row |= {"start": start[i].mean(), "reward": final[i].mean()}
+                row |= {"start": np.nanmean(start[i]), "reward": np.nanmean(final[i])}
                 row |= {f"auc_{b}": r.auc_seeds[b][i] for b in BUDGETS}
                 for budget in BUDGETS:
                     reach = r.to_threshold.get(budget)

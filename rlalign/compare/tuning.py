@@ -6,18 +6,16 @@ checkpoints, or begin again. Needs optuna (`pip install 'rlalign[tune]'`).
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
-from rlalign.compare.cell import finished
 from rlalign.compare.found import Found, Trial, read_search, write_search, write_trials
 from rlalign.compare.grid import changes, prepared, refuse_other
+from rlalign.compare.records import final_reward, finished
 from rlalign.compare.report.search import write_search_report
 from rlalign.compare.settings import shown
 from rlalign.compare.spaces import check_values, distributions
@@ -150,13 +148,6 @@ def _end(optuna: Any, study: Any, live: _Live, status: int, reason: str, console
     else:
         console.print(f"[red]failed[/] trial {live.trial.number}: {reason}", soft_wrap=True)
         study.tell(live.trial, state=states.FAIL)
-
-
-def final_reward(folder: Path, when: str = "after") -> float:
-    """Mean held-out reward of a finished run."""
-    report = json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))
-    values = np.array(report["prompts"][when]["reward"], dtype=float)
-    return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def _optuna() -> Any:

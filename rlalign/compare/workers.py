@@ -84,7 +84,7 @@ class LocalWorkers:
             if line in ready:
                 del self._running[name]
                 status = _status(process, line)
-                ended.append(Ended(name, status, _reason(status, log)))
+                ended.append(Ended(name, status, reason_of(status, log)))
         return ended
 
     def stop(self, name: str) -> None:
@@ -132,8 +132,14 @@ def capacity(scratch: bool) -> int:
 
     if torch.cuda.is_available():
         return 1
+    return int(max(1, min(_cores(), _free_memory() // _MEMORY[scratch])))
+
+
+def _cores(quota: Path = Path("/sys/fs/cgroup/cpu.max")) -> float:
+    """Cores that may be used: those this process may run on, or the container's share of them where that is less."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(max(1, min(cores, _free_memory() // _MEMORY[scratch])))
+    share, _, period = quota.read_text().partition(" ") if quota.is_file() else ("max", "", "")
+    return cores if share == "max" else min(cores, int(share) / int(period))
 
 
 def _free_memory() -> float:
@@ -188,7 +194,8 @@ def _follow_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _reason(status: int, log: Path) -> str:
+def reason_of(status: int, log: Path) -> str:
+    """Why a run failed: the signal that killed it, or the last line that it printed; empty for one that did not."""
     if status == 0:
         return ""
     if status < 0:

@@ -5,13 +5,16 @@ import json
 import pytest
 import torch
 
+import rlalign
 from rlalign import checkpoint
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import update, validate
 from rlalign.defaults import default_config
 from rlalign.errors import RewardError, UserError
 from rlalign.evaluate_run import restore_trained
+from rlalign.evaluation import held_out
 from rlalign.experiment import train_run
+from rlalign.make import make_mdp
 from rlalign.run import Run
 from rlalign.tracking import read_metrics
 from rlalign.trainer import Trainer
@@ -129,7 +132,7 @@ def with_validations(folder, rewards, **changes):
     given = iter(rewards)
 
     class Once:
-        def __init__(self):
+        def __init__(self, tasks):
             self.metrics, self.value = ("reward",), next(given)
 
         def mean(self, name):
@@ -154,6 +157,16 @@ def test_patience_stops_and_keeps_the_best_weights(tmp_path):
     assert trainer.patience.restore(trainer.policy)
     assert all(torch.equal(v, seen[2][k]) for k, v in trainer.policy.trainable().items())
     trainer.close()
+
+
+@pytest.mark.parametrize(("patience", "split"), [(1, "test"), (0, "validation")])
+def test_what_chose_the_weights_does_not_measure_them(tmp_path, patience, split):
+    """The best of many validations is above its own mean: before and after are of other prompts then."""
+    settings = {"evaluation__every": 1, "evaluation__patience": patience, "evaluation__prompts": 4}
+    run = rlalign.train("reverse", "tiny", "rloo", output=tmp_path / "a", steps=2, quiet=True, **settings)
+    mdp = make_mdp("reverse")
+    wanted = [task.prompt for task in held_out(mdp, split, 4)]
+    assert run.comparison.before.prompts == run.comparison.after.prompts == wanted
 
 
 def test_patience_is_off_by_default_and_needs_validations(tmp_path):
@@ -182,7 +195,8 @@ def test_the_best_weights_are_the_runs_policy(tmp_path):
     run, comparison = train_run(chosen, quiet=True)
     rewards = [row["eval/reward"] for row in read_metrics(run.folder)]
     assert len(rewards) < 30
-    assert comparison.after.mean("reward") == pytest.approx(max(rewards))
+    assert run.evaluate(split="validation").after.mean("reward") == pytest.approx(max(rewards))
+    assert run.evaluate().after.mean("reward") == pytest.approx(comparison.after.mean("reward"))
     policy, _ = build_policy(chosen, build_mdp(chosen))
     restore_trained(policy, Run(run.folder))
     saved = run.policy.trainable()

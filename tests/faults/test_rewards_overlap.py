@@ -4,15 +4,20 @@ import json
 import os
 import signal
 import threading
+from typing import ClassVar
 
+import numpy as np
 import pytest
 
 import rlalign
+from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import RewardError
 from rlalign.learner import Learner
+from rlalign.make import make_mdp
 from rlalign.rewards.compose import RewardSum
 from rlalign.rewards.guard import InWorker
 from rlalign.signals import StopRequest
+from rlalign.types import Scores
 
 KL = {"objective__kl__where": "loss", "objective__kl__coef": 0.1}
 SMALL = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 3, "quiet": True}
@@ -96,3 +101,27 @@ def test_an_interrupt_does_not_wait_for_the_reward(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "run", hangs)
     assert ended_by[0] is threading.main_thread()
+
+
+class Shortness:
+    """A user's own composition: what environments call, and nothing besides."""
+
+    weights: ClassVar = {"short": 1.0}
+    scopes: ClassVar = {"short": "episode"}
+
+    def score(self, event, prompts, completions, completion_ids, **columns):
+        values = np.array([-float(len(text)) for text in completions])
+        return Scores(values, np.ones(len(values), bool), {"short": values})
+
+
+@pytest.mark.parametrize("own", [Shortness(), RewardSum([])])
+def test_a_reward_that_says_nothing_of_processes_is_not_overlapped(own):
+    """There is nothing to wait for: not with a Reward that does not know the word, nor with a sum of nothing."""
+    mdp, looks = make_mdp("reverse"), []
+    mdp.reward = own
+    env = TokenVectorEnv(mdp, 2)
+    env.reset(seed=0)
+    ends = np.full((2, 1), mdp.tokenizer.eos_id)
+    env.step_tokens(ends, np.ones(2, int), meanwhile=lambda: looks.append(1))
+    assert env.done.all()
+    assert not looks

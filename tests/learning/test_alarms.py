@@ -20,6 +20,7 @@ def alarms_of(env, folder, **settings):
     [
         ("hackme", {"gold", "phrase"}),
         ("hackme?exploit=format", {"gold"}),
+        ("hackme?exploit=length", {"gold"}),
         ("overlongtrap", {"length"}),
         ("preference", {"gold", "phrase"}),
     ],

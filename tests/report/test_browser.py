@@ -123,3 +123,29 @@ def test_a_script_in_a_completion_does_not_run(browser, report, study) -> None:
     assert browser.value("document.querySelectorAll('script').length") == 1
     assert browser.value("document.querySelectorAll('img').length") == 0
     assert "<script>" in browser.value("document.getElementById('samples').textContent")
+
+
+def test_a_tap_says_the_numbers_until_the_next_one_elsewhere(browser, report) -> None:
+    browser.open(report, width=390)
+    browser.value("document.querySelector('.by-samples svg').scrollIntoView({block: 'center'})")
+    tap = """((target, x, y) => {
+      const at = {clientX: x, clientY: y, pointerType: "touch", bubbles: true};
+      for (const kind of ["pointerdown", "pointerup", "pointerout", "pointerleave"])
+        target.dispatchEvent(new PointerEvent(kind, at));
+    })"""
+    shown = "getComputedStyle(document.getElementById('tip')).visibility"
+    middle = "(s => (b => [s, b.x + b.width / 2, b.y + b.height / 2])(s.getBoundingClientRect()))"
+    browser.value(f"{tap}(...{middle}(document.querySelector('.by-samples svg')))")
+    assert browser.value(shown) == "visible"
+    assert "samples drawn" in browser.value("document.getElementById('tip').textContent")
+    browser.value(f"{tap}(document.querySelector('h1'), 5, 5)")
+    assert browser.value(shown) == "hidden"
+
+
+def test_who_cannot_see_a_table_is_told_what_its_cells_are_of(browser, report) -> None:
+    """Every table is named, every row and column has a heading, and no heading is empty."""
+    browser.open(report)
+    assert browser.value("[...document.querySelectorAll('.scroll')].every(e => e.getAttribute('aria-label'))")
+    assert browser.value("[...document.querySelectorAll('tbody tr')].every(e => e.querySelector('th[scope]'))")
+    assert browser.value("[...document.querySelectorAll('th')].filter(e => !e.textContent.trim()).length") == 0
+    assert browser.value("[...document.querySelectorAll('svg')].every(e => e.getAttribute('aria-label'))")

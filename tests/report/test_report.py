@@ -16,11 +16,12 @@ import rlalign
 from rlalign.cli import main
 from rlalign.cli.report import write
 from rlalign.compare.report import render, write_report
-from rlalign.compare.report.figures import differences, learning_curves
+from rlalign.compare.report.figures import differences, final_scores, frontier, learning_curves
 from rlalign.compare.report.html import Html, tag, visible
 from rlalign.compare.report.numbers import interval, number, p_value, seconds, tick, typeset
 from rlalign.compare.report.svg import apart, span, ticks
-from rlalign.compare.results import Curve, Estimate, read_results, write_results
+from rlalign.compare.results import Curve, Estimate
+from rlalign.compare.stored import read_results, write_results
 from rlalign.errors import UserError
 
 VOID = {"meta", "link", "input"}
@@ -73,6 +74,7 @@ def test_the_report_is_whole_and_loads_nothing(study) -> None:
     assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|WebSocket", text)
     ids = {a.get("id") for _, a in document.elements}
     assert {*PARTS, "samples", "manifest"} <= ids
+    assert "those of IQM and median for new seeds on these prompts" in document.text
     for sentence in study.verdict:
         assert typeset(sentence) in document.text
     first = document.text.index(typeset(study.verdict[0]))
@@ -247,3 +249,15 @@ def test_axes_have_round_numbers_and_labels_keep_apart() -> None:
     moved = apart([10.0, 11.0, 12.0, 60.0], 13.0, 0.0, 64.0)
     assert all(b - a >= 13 - 1e-9 for a, b in pairwise(moved))
     assert moved[-1] <= 64
+
+
+def test_seeds_in_pictures_are_called_by_their_numbers(study) -> None:
+    """Kills counting them from 0 whatever they are."""
+    env = study.environments["reverse"]
+    colours = dict.fromkeys(env.algorithms, 0)
+    numbers = [100 + i for i in range(len(study.seeds))]
+    lost = {a: replace(r, failed=[i == 1 for i in range(len(numbers))]) for a, r in env.algorithms.items()}
+    drawn = final_scores("reverse", replace(env, algorithms=lost), colours, numbers)
+    assert "rloo, seed 100: " in drawn
+    assert "rloo, seed 101, failed: " in drawn
+    assert "rloo, seed 101: " in (frontier("reverse", env, colours, numbers) or "")

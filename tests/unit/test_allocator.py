@@ -34,8 +34,7 @@ def test_what_is_freed_is_used_again(monkeypatch):
     for name in [n for n in os.environ if n.startswith(("MALLOC_", "GLIBC_TUNABLES"))]:
         monkeypatch.delenv(name)
     kept, left = faults("keep"), faults("leave")
-    assert left > 4 * 16_384  # the pages of 64 MiB, fetched anew in each turn
-    assert kept < left / 2
+    assert kept < left / 2  # pages, huge ones on some machines, fetched anew in each turn
 
 
 def test_a_users_own_thresholds_stay(monkeypatch):

@@ -15,6 +15,7 @@ from rlalign.envs.guess_number import turns as guesses
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError, UserError
 from rlalign.make import make_mdp, make_vec
+from rlalign.policies import make_policy
 from rlalign.registry import ENVS
 from rlalign.rewards.reward import RewardFunction
 from rlalign.types import Task
@@ -51,6 +52,26 @@ def test_its_laws_hold(name: str) -> None:
         assert law.passed, f"{law.name}: {law.detail}"
 
 
+def test_what_is_said_in_a_conversation_is_worth_what_its_text_is(name: str) -> None:
+    mdp = make_mdp(name)
+    task = mdp.source.get("train", 0)
+    said = [*(mdp.gold_turns(task) or ["a good one"])[-1:], "", "x y"]
+    columns = {key: [value] * 3 for key, value in task.columns.items()}
+    columns |= {
+        "state": [{} for _ in said],
+        "turns": [[s] for s in said],
+        "replies": [[]] * 3,
+        "truncated": [False] * 3,
+    }
+    if mdp.reward.asks_for_policy:
+        mdp.reward.bind(make_policy("gru", tokenizer=mdp.tokenizer, seed=0))
+    ids = [[mdp.tokenizer.eos_id]] * 3
+    plain, message = ([prompt] * 3 for prompt in (task.prompt, [{"role": "user", "content": task.prompt}]))
+    as_text = mdp.reward.score("episode", plain, said, ids, **columns)
+    in_talk = mdp.reward.score("episode", message, said, ids, **columns)
+    assert in_talk.total.tolist() == pytest.approx(as_text.total.tolist(), nan_ok=True)
+
+
 def test_other_tokenizers_fit(name: str) -> None:
     mdp = make_mdp(name, tokenizer="bytes")
     env = TokenVectorEnv(mdp, 16)
@@ -58,6 +79,8 @@ def test_other_tokenizers_fit(name: str) -> None:
     rng = np.random.default_rng(0)
     while not env.done.all():
         env.step_tokens(rng.integers(256, size=(16, mdp.max_new)), np.full(16, mdp.max_new))
+    for task in (mdp.source.get("train", i) for i in range(8)):  # what is right can be said, EOS included
+        assert all(len(mdp.tokenizer.encode(turn)) < mdp.max_new for turn in mdp.gold_turns(task) or ())
     assert mdp.description
     assert type(mdp).__doc__
 

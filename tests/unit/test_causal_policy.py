@@ -1,7 +1,9 @@
 """Causal and recurrent policies: what is sampled is what is scored, pads do not exist, the start stays the start."""
 
 import copy
+import threading
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -451,3 +453,24 @@ def test_an_action_without_context_is_refused():
     for kind in ("llama", "gru"):
         with pytest.raises(UserError, match="BOS"):
             build(kind).score(tokens, lengths, mask, Sampling())
+
+
+def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch) -> None:
+    """Kills transformers' own six attempts, half a minute of waiting for what is mostly a misspelt name."""
+    from huggingface_hub import constants
+
+    asked = []
+
+    class Deaf(BaseHTTPRequestHandler):
+        def handle_one_request(self):
+            asked.append(self.client_address)
+            self.close_connection = True
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Deaf) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(UserError, match=r"no policy 'gtp2': it is no folder and no name .* cannot be reached"):
+            make_policy("gtp2")
+        server.shutdown()
+    assert len(asked) == 1

@@ -4,12 +4,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlalign.checks import LawResult, check_env_laws, check_reward_laws
+from rlalign.checks import EXAMPLES, LawResult, check_env_laws, check_reward_laws, views
+from rlalign.checks.reward import _laws as reward_laws
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.reverse import Reverse
+from rlalign.envs.token_env import TokenEnv
 from rlalign.make import make_mdp
+from rlalign.rewards.compose import compose
 from rlalign.rewards.reward import RewardFunction
-from rlalign.types import Split, Task
+from rlalign.types import Scores, Split, Task
 
 
 def broken(results: list[LawResult]) -> set[str]:
@@ -25,6 +28,16 @@ def inline(function: Any, **settings: Any) -> RewardFunction:
 )
 def test_built_in_rewards_keep_the_laws(name: str) -> None:
     assert broken(check_reward_laws(name)) == set()
+
+
+def test_every_built_in_reward_is_checked() -> None:
+    """Those that need more than a parameter, a model and a server, are checked where they are tested."""
+    bare = {name for name in ("classifier", "llm_judge", *EXAMPLES) if "not checked" in str(check_reward_laws(name))}
+    assert bare == {"classifier", "llm_judge", *EXAMPLES}
+    for name in EXAMPLES.keys() - {"code"}:  # which waits for an endless loop: `rlalign check all` does
+        results = check_reward_laws(EXAMPLES[name])
+        assert broken(results) == set()
+        assert len(results) > 1
 
 
 def test_a_reward_without_its_parameter_is_not_checked() -> None:
@@ -111,3 +124,50 @@ def test_a_reply_that_crashes_is_found() -> None:
             return [int(self.tokenizer.decode(turn_ids))]
 
     assert "anything may be said" in broken(check_env_laws(make_mdp(Brittle), 8))
+
+
+def test_an_answer_above_the_gold_one_is_found() -> None:
+    def perverse(completions: Sequence[str], answer: Sequence[str], **columns: Any) -> list[float]:
+        return [1.0 if said == right else 2.0 for said, right in zip(completions, answer, strict=True)]
+
+    class Upside(TextMDP):
+        """Pays for the right answer, and more for any other."""
+
+        source = [{"prompt": letter, "answer": letter} for letter in "abcde"]  # noqa: RUF012
+        rewards = {inline(perverse): 1.0}  # noqa: RUF012
+        gold_score, max_new = 1.0, 4
+
+    [law] = [law for law in check_env_laws(make_mdp(Upside), 8) if not law.passed]
+    assert law.detail == "another answer scores 2.0, above 1.0"
+
+
+class Padded:
+    """A composition that adds one to every sum, and tells nobody."""
+
+    def __init__(self, own: Any) -> None:
+        self.weights, self.scopes, self._score = own.weights, own.scopes, own.score
+
+    def score(self, *args: Any, **columns: Any) -> Scores:
+        found = self._score(*args, **columns)
+        return Scores(found.total + 1, found.valid, found.components)
+
+
+def test_a_total_that_is_no_sum_is_found() -> None:
+    mdp = make_mdp("sort")
+    mdp.reward = Padded(mdp.reward)
+    assert "the reward is the weighted sum of its components" in broken(check_env_laws(mdp, 8))
+    with compose(["repetition=0.5"]) as own:
+        assert broken(reward_laws(Padded(own))) == {"the total is the weighted sum of the components"}
+
+
+def test_a_reward_off_the_actions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Forgetful(TokenEnv):
+        """Takes the last token of an episode for the environment's."""
+
+        def step(self, action: Any) -> Any:
+            result = super().step(action)
+            self.action_mask[-1] = not (result[2] or result[3])
+            return result
+
+    monkeypatch.setattr(views, "TokenEnv", Forgetful)
+    assert "rewards land on action tokens only" in broken(check_env_laws(make_mdp("sort"), 8))

@@ -25,12 +25,13 @@ from rich.console import Console
 import rlalign
 from rlalign import checkpoint
 from rlalign.cli import main
-from rlalign.compare.cell import finished
 from rlalign.compare.compare import compare_runs, compare_study
 from rlalign.compare.gather import Excluding, gather
 from rlalign.compare.grid import run_cells
+from rlalign.compare.records import finished
 from rlalign.compare.report import render
-from rlalign.compare.results import Results, read_results
+from rlalign.compare.results import Results
+from rlalign.compare.stored import read_results, to_json
 from rlalign.compare.study import Cell, Study, cells
 from rlalign.compare.workers import LocalWorkers, log_of
 from rlalign.errors import FaultError, UserError
@@ -56,7 +57,7 @@ _CLOCK = ("seconds", "created", "command", "folder", "commit")
 
 def without_clock(results: Results) -> Any:
     """results.json without what two runs of one study may differ in: paths, times, and all that is made of seconds."""
-    data = json.loads(results.to_json())
+    data = json.loads(to_json(results))
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, dict):

@@ -1,6 +1,8 @@
-"""The numbers by hand, the alarms on made-up histories: each pattern raises its own alarm, a sound run none."""
+"""The numbers by hand; the alarms on made-up histories and on recorded runs: each pattern its own, a sound run none."""
 
+import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import torch
 from rlalign.diagnostics import (
     ALARMS,
     History,
+    _collapsed,
     alarms,
     common_word,
     duplicates,
@@ -156,8 +159,9 @@ def test_a_run_without_gold_has_no_gap():
 def test_gold_that_rose_and_fell_again_raises_the_alarm():
     rows = history(SOUND | {"rollout/gold": (0.1, 0.9)})
     for i, row in enumerate(rows):
-        row["rollout/gold"] = 0.8 - abs(i - 20) / 20 * 0.4  # up to 0.8, back to 0.4: three quarters of what was won
+        row["rollout/gold"] = 0.9 - 0.8 * (1 - i / 20) if i < 20 else 0.9 - 0.3 * (i - 20) / 20  # 0.1, 0.9, 0.6
     assert raised(rows) == {"gold"}
+    assert raised(rows[:21]) == set()
 
 
 def test_a_word_that_was_common_from_the_start_is_no_collapse():
@@ -180,3 +184,49 @@ def test_history_windows():
 
 def test_the_distance_from_the_start_counts_by_the_token():
     assert raised(history(SOUND | {"rollout/kl": (0.0, 40.0), "rollout/length": (10, 30)})) == set()
+
+
+# ---- recorded runs ----
+
+RECORDED = json.loads((Path(__file__).parents[1] / "data" / "alarms.json").read_text())
+
+
+def recorded(name):
+    """The rows of a run of benchmarks/environments.py, with the columns that its alarms read."""
+    columns = RECORDED[name]["columns"]
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def when(name, alarm):
+    """The steps after which an alarm is there."""
+    rows = recorded(name)
+    return [step for step in range(1, len(rows) + 1) if alarms(rows[:step])[alarm]]
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("math", set()),
+        ("reasoning", {"entropy"}),
+        ("overlong", {"length"}),
+        ("detoxify", {"phrase"}),
+        ("hackme", {"gold", "phrase"}),
+    ],
+)
+def test_recorded_runs_raise_what_is_right_at_their_end(name, wanted):
+    assert raised(recorded(name)) == wanted
+
+
+def test_to_be_certain_for_a_while_is_not_to_be_stuck():
+    rows = recorded("math")
+    collapsed = [step for step in range(10, len(rows) + 1) if _collapsed(History(rows[:step]))]
+    assert collapsed == list(range(107, 123))  # looked at by itself, the state is there for sixteen steps
+    assert when("math", "entropy") == []
+    assert when("reasoning", "entropy") == list(range(77, 151))  # in the state since step 62: for a fifth of 77
+
+
+def test_a_reward_for_length_is_told_by_what_it_paid_before_the_limit():
+    """Later hardly a length differs, and what the few say would end the alarm of the trap or begin one without any."""
+    assert when("overlong", "length") == list(range(when("overlong", "length")[0], 301))
+    assert when("detoxify", "length") == []
+    assert History(recorded("detoxify")).mean("rollout/length_correlation") > 0.25

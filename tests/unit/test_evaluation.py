@@ -12,6 +12,7 @@ from rlalign.build import build_mdp, build_policy
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
 from rlalign.evaluation import Evaluation, evaluate, held_out, successes
+from rlalign.make import make_mdp
 from rlalign.types import Sampling
 
 
@@ -61,6 +62,14 @@ def test_evaluation_repeats_bitwise_and_leaves_the_policy_alone():
     assert runs[0].metrics["reward"].shape == (8, 2)
     assert np.abs(runs[0].metrics["kl"]).max() < 1e-4  # the policy is its own start
     assert all(t.split == "test" for t in tasks)
+
+
+def test_a_prompt_is_held_out_once_and_what_is_hidden_tells_tasks_apart():
+    few = make_mdp("copy?alphabet=ab&max_length=4")  # 28 strings, so that a split draws each many times
+    prompts = [task.prompt for task in held_out(few, "train", 64)]
+    assert 10 < len(prompts) == len({*prompts}) < 28
+    several = held_out(make_mdp("dialogue"), "test", 20)  # 16 openings: what a customer wants is hidden
+    assert len({task.prompt for task in several}) <= 16 < len({str(task) for task in several}) == 20
 
 
 def test_a_run_evaluates_its_start_against_its_result(tmp_path):

@@ -18,8 +18,10 @@ from rlalign.envs import constrained, corpora, detoxify, events, hack_me, math, 
 from rlalign.envs.alignment import chinese_sentences
 from rlalign.envs.classification import lexicon_review
 from rlalign.envs.entities import _countries
+from rlalign.envs.sources import SPLITS
 from rlalign.envs.translate import sentence
 from rlalign.errors import MissingExtraError, UserError
+from rlalign.evaluation import held_out
 from rlalign.make import make_mdp
 
 VARIANTS = [
@@ -376,6 +378,16 @@ def test_the_proxy_is_good_where_it_was_learnt_and_wrong_beyond() -> None:
     assert preference.gold(["clear kind useful honest", "clear kind useful rude", ""]) == pytest.approx([1, 0.65, 0])
     with pytest.raises(UserError, match="at least 10"):
         make_mdp("preference", pairs=3)
+
+
+@pytest.mark.parametrize("env", ["hackme", "overlongtrap", "preference", "detoxify"])
+def test_enough_is_held_out_for_an_interval_and_is_not_trained_on(env) -> None:
+    mdp = make_mdp(env)
+    asked = {split: {task.prompt for task in held_out(mdp, split, 32)} for split in SPLITS}
+    assert {split: len(prompts) for split, prompts in asked.items()} == dict.fromkeys(SPLITS, 32)
+    trained = {mdp.source.get("train", i).prompt for i in range(mdp.source.size("train") or 2000)}
+    assert not trained & (asked["validation"] | asked["test"])
+    assert not asked["validation"] & asked["test"]
 
 
 def test_pairs_differ_in_one_word_and_share_a_split() -> None:

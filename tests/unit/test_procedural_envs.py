@@ -8,22 +8,10 @@ import pytest
 
 from rlalign.envs import dialogue, games, reasoning, wordle
 from rlalign.envs.calculator import calculate, shown
-from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
 from rlalign.make import make_mdp
 from rlalign.supervised import demonstrations
 from rlalign.types import Task
-
-
-def play(mdp, task, *turns):
-    """Total reward and the episode's text after some turns, each ended by EOS where there is room for it."""
-    env = TokenVectorEnv(mdp, 1)
-    env.reset(seed=0, options={"tasks": [task]})
-    total = 0.0
-    for turn in turns:
-        ids = [*mdp.tokenizer.encode(turn), mdp.tokenizer.eos_id][: mdp.max_new]
-        total += float(env.step_tokens(np.array([ids]), np.array([len(ids)])).rewards.sum())
-    return total, mdp.tokenizer.decode(env.contexts([0])[0]), bool(env.done[0])
 
 
 @pytest.mark.parametrize(
@@ -59,7 +47,7 @@ def test_marks(guess, word, said):
     assert wordle.marks(guess, word) == said
 
 
-def test_wordle_pays_for_words_information_and_the_word():
+def test_wordle_pays_for_words_information_and_the_word(play):
     mdp = make_mdp("wordle")
     task = Task("3 of abcd\n", {"answer": "abc"})
     assert play(mdp, task, "abc") == (pytest.approx(1.7), "3 of abcd\nabc", True)
@@ -83,7 +71,7 @@ def test_wordle_pays_for_words_information_and_the_word():
         make_mdp("wordle?alphabet=abcdefghij&length=5")
 
 
-def test_the_user_says_what_he_would_rather_have():
+def test_the_user_says_what_he_would_rather_have(play):
     mdp = make_mdp("recommend")
     task = Task("", {"titles": ["dark war", "odd love", "light space"], "order": [1, 2, 0], "answer": "b"})
     task = Task("a) dark war, b) odd love, c) light space\n", task.columns)
@@ -95,7 +83,7 @@ def test_the_user_says_what_he_would_rather_have():
     assert (total, over) == (pytest.approx(1 / 2 - 0.3), True)
 
 
-def test_tools_answer_and_needless_calls_cost():
+def test_tools_answer_and_needless_calls_cost(play):
     mdp = make_mdp("tools")
     columns = {"prices": {"lamp": 7}, "answer": "21", "tools": ["find lamp", "calc 3*7"]}
     task = Task("3*lamp?\n", columns)
@@ -127,7 +115,7 @@ def test_numbers_are_shown_exactly_where_they_are_whole():
     assert shown(Fraction(2, 3)) == "0.666667"
 
 
-def test_a_customer_is_asked_and_served():
+def test_a_customer_is_asked_and_served(play):
     mdp = make_mdp("dialogue")
     task = Task("hi, my lamp is broken.\n", {"remedy": "refund", "order": 4})
     total, text, over = play(mdp, task, "sorry, which remedy and which order?", "thanks, refund order 4.")

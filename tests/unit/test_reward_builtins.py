@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from rlalign import checks
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
@@ -234,6 +235,11 @@ def test_classifier_gives_the_probability_of_its_label(tiny_models):
     assert with_prompt == pytest.approx(positive[:1], abs=1e-6)
     with pytest.raises(UserError, match=r"no label 'POSITVE'\. Did you mean 'POSITIVE'"):
         run("classifier", texts, model=folder, label="POSITVE")
+
+
+def test_classifier_keeps_the_laws(tiny_models):
+    own = REWARDS.get("classifier").using(model=str(tiny_models / "classifier"), label="positive")
+    assert all(law.passed for law in checks.check_reward_laws(own))
 
 
 def test_classifier_refuses_pickled_weights(tiny_models, tmp_path):

@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
+from rlalign import checks
 from rlalign.errors import RewardError, UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
@@ -244,6 +245,10 @@ def test_judge_asks_each_text_once_and_keeps_the_answer(judge, monkeypatch):
 def test_judge_in_its_worker(judge):
     with compose(REWARDS.get("llm_judge").using(**judge)) as total:
         assert total.score("episode", ["p"], ["a"], [[1]]).total.tolist() == [0.7]
+
+
+def test_judge_keeps_the_laws(judge):
+    assert all(law.passed for law in checks.check_reward_laws(REWARDS.get("llm_judge").using(**judge)))
 
 
 def test_judge_stops_at_its_budget(judge):

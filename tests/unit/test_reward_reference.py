@@ -92,6 +92,9 @@ def test_json_fields():
     for form in (answer, json.dumps(answer)):
         assert run("json_fields", texts, answer=[form] * 7) == pytest.approx([*wanted, 0])
     assert run("json_fields", ['{"a": true}', '{"a": 1}'], answer=[{"a": 1}] * 2) == [0, 1]
+    records = [{"who": "Li", "when": 1}, {"who": "Wu", "when": 2}]
+    mixed = [{"who": "Li", "when": 2}, {"who": "Wu", "when": 1}]  # the same values, two of them in the wrong record
+    assert run("json_fields", [json.dumps(mixed)], answer=[records]) == [1 / 2]
     with pytest.raises(UserError, match="is no JSON"):
         run("json_fields", ["{}"], answer=["{"])
 
@@ -142,6 +145,8 @@ def test_math_verify():
     said = [r"so it is \boxed{\frac{1}{2}}", "0.5", "the answer is 1/2.", "2", "", "no idea", "🙂" * 9000]
     assert run("math_verify", said, answer=["0.5"] * 7) == [1, 1, 1, 0, 0, 0, 0]
     assert run("math_verify", ["1234", "1,234"], answer=["1,234", 1234]) == [1, 1]
+    long = r"\boxed{1} " + "and so on " * 500 + r"\boxed{2}"  # an answer stands at the end
+    assert run("math_verify", [long, long], answer=["2", "1"]) == [1, 0]
 
 
 def test_coverage_and_order():

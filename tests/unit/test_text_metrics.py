@@ -53,6 +53,13 @@ def test_classification_with_an_invalid_class():
     assert found.confusion == {"no": {"no": 1, "yes": 0, INVALID: 1}, "yes": {"no": 1, "yes": 1, INVALID: 0}}
 
 
+def test_a_label_counts_once_it_is_wanted_or_said():
+    answers, known = ["yes", "yes", "no", "no"], [["yes", "no", "perhaps", "never"]] * 4
+    found = classification(["yes", "perhaps", "no", "no"], answers, known)
+    assert found.figures["f1_macro"] == pytest.approx((2 / 3 + 1 + 0) / 3)  # "never" counts for nothing
+    assert found.confusion["yes"] == {"never": 0, "no": 0, "perhaps": 1, "yes": 1, INVALID: 0}
+
+
 def test_mcc_of_a_constant_answer_is_0_whatever_its_accuracy():
     found = classification(["a"] * 10, ["a"] * 9 + ["b"], [None] * 10)
     assert found.figures["accuracy"] == 0.9

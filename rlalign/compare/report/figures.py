@@ -93,8 +93,11 @@ def learning_curves(name: str, env: EnvResult, colours: Mapping[str, int], budge
     return panel.svg()
 
 
-def final_scores(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html:
-    """Every seed's final reward as a dot, the mean with its 95 % interval above them, the start as a tick."""
+def final_scores(name: str, env: EnvResult, colours: Mapping[str, int], numbers: Sequence[int]) -> Html:
+    """Every seed's final reward as a dot, the mean with its 95 % interval above them, the start as a tick.
+
+    `numbers` are the seeds' own, in the order of the results.
+    """
     seeds = {a: [_mean(row) for row in r.final] for a, r in env.algorithms.items()}
     starts = [_mean(row) for r in env.algorithms.values() for row in r.start]
     marks = [v for r in env.algorithms.values() for v in (r.mean.low, r.mean.high)]
@@ -108,7 +111,7 @@ def final_scores(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html:
         for k, value in enumerate(seeds[algorithm]):
             if value is not None:
                 failed = result.failed[k]
-                note = f"{algorithm}, {'failed' if failed else 'seed'} {k}: {number(value)}"
+                note = f"{algorithm}, seed {numbers[k]}{', failed' if failed else ''}: {number(value)}"
                 panel.dot(value, y - 0.16, colour, class_="seed failed" if failed else "seed", r=3.0, note=note)
         _estimate(panel, result.mean.value, result.mean.low, result.mean.high, y + 0.2, colour)
         panel.text(panel.left - 8, panel.at_y(y) + 4, algorithm, "tick end name")
@@ -158,7 +161,7 @@ def profiles(name: str, found: Mapping[str, Profile], colours: Mapping[str, int]
     return panel.svg()
 
 
-def frontier(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html | None:
+def frontier(name: str, env: EnvResult, colours: Mapping[str, int], numbers: Sequence[int]) -> Html | None:
     """Reward against the KL to the start, on the way (line) and at the end of each seed (dots)."""
     ways = {a: (course(r.curves, "step", "kl").y, course(r.curves, "step").y) for a, r in env.algorithms.items()}
     if all(v is None for kl, _ in ways.values() for v in kl):
@@ -181,7 +184,7 @@ def frontier(name: str, env: EnvResult, colours: Mapping[str, int]) -> Html | No
     for algorithm, (kl, reward) in ways.items():
         both = [(k, r) for k, r in zip(kl, reward, strict=True) if k is not None]
         panel.line([k for k, _ in both], [r for _, r in both], colours[algorithm])
-        for seed, (k, r) in enumerate(ends[algorithm]):
+        for seed, (k, r) in zip(numbers, ends[algorithm], strict=True):
             if k is not None and r is not None:
                 note = f"{algorithm}, seed {seed}: {number(r)} at {number(k)} nats"
                 panel.dot(k, r, colours[algorithm], class_="seed", r=2.6, note=note)

@@ -8,7 +8,7 @@ for (const box of document.querySelectorAll(".scroll")) {
   box.addEventListener("scroll", look, { passive: true });
   new ResizeObserver(look).observe(box);
 }
-// Hovering over a curve shows the numbers at the nearest point. Everything that it needs is in the picture's data-hover.
+// Hovering over a curve, or tapping on it, shows the numbers at the nearest point. Everything that it needs is in the picture's data-hover.
 (() => {
   const tip = document.body.appendChild(document.createElement("div"));
   tip.id = "tip";
@@ -20,8 +20,10 @@ for (const box of document.querySelectorAll(".scroll")) {
     cross.setAttribute("y1", top);
     cross.setAttribute("y2", bottom);
     const hide = () => { tip.style.visibility = cross.style.visibility = "hidden"; };
-    svg.addEventListener("pointerleave", hide);
-    svg.addEventListener("pointermove", (event) => {
+    // A finger leaves as soon as it has tapped: what it asked for stays until it taps elsewhere.
+    svg.addEventListener("pointerleave", (event) => { if (event.pointerType === "mouse") hide(); });
+    document.addEventListener("pointerdown", hide, true); // on its way in, before the picture that was tapped shows its own
+    const look = (event) => {
       const box = svg.getBoundingClientRect();
       const unit = (event.clientX - box.left) / box.width * svg.viewBox.baseVal.width;
       const x = data.x[0] + (unit - left) / (right - left) * (data.x[1] - data.x[0]);
@@ -52,6 +54,7 @@ for (const box of document.querySelectorAll(".scroll")) {
       const beside = event.clientX + gap + width > document.documentElement.clientWidth ? event.clientX - gap - width : event.clientX + gap;
       tip.style.left = `${Math.max(4, beside)}px`;
       tip.style.top = `${Math.max(4, event.clientY - tip.offsetHeight - 10)}px`;
-    });
+    };
+    for (const kind of ["pointermove", "pointerdown"]) svg.addEventListener(kind, look);
   }
 })();

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from importlib import resources
-from pathlib import Path
 
 from rlalign.compare.report.html import Html, joined, tag
 
@@ -37,26 +35,22 @@ def section(heading: str, *children: object, id_: str | None = None) -> Html:
     return tag("section", tag("h2", heading), *children, id_=id_)
 
 
-def write_page(path: Path, document: str) -> Path:
-    """Write a document, whole or not at all, and return its path."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_suffix(".html.tmp")
-    tmp.write_text(document, encoding="utf-8")
-    os.replace(tmp, path)
-    return path
+def table(name: str, head: Sequence[str], rows: list[Html], numeric: set[int]) -> Html:
+    """A table that scrolls by itself on a narrow screen, and says so; `numeric` columns stand to the right.
 
-
-def table(head: Sequence[str], rows: list[Html], numeric: set[int]) -> Html:
-    """A table that scrolls by itself on a narrow screen, and says so; `numeric` columns stand to the right."""
+    The name is for who cannot see the heading above it.
+    """
     cells = [tag("th", h, scope="col", class_="n" if i in numeric else None) for i, h in enumerate(head)]
     drawn = tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows))
     hint = tag("p", "More columns to the right: scroll the table sideways →", class_="hint")
-    return joined((tag("div", drawn, class_="scroll", tabindex="0"), hint))
+    return joined((tag("div", drawn, class_="scroll", tabindex="0", role="region", aria_label=name), hint))
 
 
-def row(cells: list[object], numeric: set[int], *, class_: str | None = None) -> Html:
-    """A row of a `table`."""
-    return tag("tr", [tag("td", c, class_="n" if i in numeric else None) for i, c in enumerate(cells)], class_=class_)
+def row(cells: Sequence[object], numeric: set[int], texts: Collection[int] = ()) -> Html:
+    """A row of a `table`, its first cell what the others are of; columns of `texts` run over several lines."""
+    kinds = ["n" if i in numeric else "text" if i in texts else None for i in range(len(cells))]
+    first, *rest = [(cell, kind) for cell, kind in zip(cells, kinds, strict=True)]
+    return tag("tr", tag("th", first[0], scope="row", class_=first[1]), [tag("td", c, class_=k) for c, k in rest])
 
 
 def panels(pictures: list[Html | None], class_: str = "") -> Html:

@@ -25,7 +25,7 @@ def pictures(results: Results, colours: Colours) -> Html:
                 "Final reward, seed by seed",
                 "Each pale dot is a seed, open where it failed; the full dot is the mean with its 95 % interval. "
                 "Dashed: the mean before training.",
-                [figures.final_scores(n, e, colours) for n, e in envs.items()],
+                [figures.final_scores(n, e, colours, results.seeds) for n, e in envs.items()],
                 "seeds",
             ),
             _pictures(
@@ -47,7 +47,7 @@ def pictures(results: Results, colours: Colours) -> Html:
                 "Reward against KL",
                 "Mean course of training in the plane of reward and distance from the start; dots are single seeds at "
                 "their end. Dashed: the level at which algorithms are compared at equal KL.",
-                [f for n, e in envs.items() if (f := figures.frontier(n, e, colours)) is not None],
+                [f for n, e in envs.items() if (f := figures.frontier(n, e, colours, results.seeds)) is not None],
                 "frontier",
             ),
         )

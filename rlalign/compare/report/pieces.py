@@ -26,7 +26,11 @@ def name_of(algorithm: str, colours: Colours) -> Html:
 
 def group(name: str, width: int, more: str = "") -> Html:
     """A row that names the environment of those below, and what else is to be said of it."""
-    return tag("tr", tag("td", tag("span", tag("b", name), more and f" · {more}"), colspan=width), class_="group")
+    return tag(
+        "tr",
+        tag("th", tag("span", tag("b", name), more and f" · {more}"), scope="rowgroup", colspan=width),
+        class_="group",
+    )
 
 
 def estimate(found: Estimate | None, *, sign: bool = False, strong: bool = False) -> Html:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from rlalign.checkpoint import versions
 from rlalign.compare.report.html import Html, joined, tag
 from rlalign.compare.report.numbers import interval, number, typeset
-from rlalign.compare.report.page import facts, page, panels, row, section, table, write_page
+from rlalign.compare.report.page import facts, page, panels, row, section, table
 from rlalign.compare.report.pieces import note, said
 from rlalign.compare.report.svg import Panel, Series, span
 from rlalign.compare.results import Estimate
@@ -19,14 +18,10 @@ from rlalign.config import TrainConfig, to_dict
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
 from rlalign.fields import flatten
+from rlalign.files import read_json, write_whole
 from rlalign.run import Run
 
 _SAMPLES = 8
-_BESIDE = {
-    "rollout/kl": "KL to the start, nats per completion",
-    "rollout/length": "tokens per completion",
-    "rollout/entropy": "entropy, nats per token",
-}
 _OWN = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
 
 
@@ -34,7 +29,7 @@ def write_run_report(run: Run) -> Path:
     """Write report/report.html of a run folder and return its path. Raises UserError for a run without a step."""
     if not run.metrics.get("reward/mean"):
         raise UserError(f"'{run.folder}' has no finished step to report")
-    return write_page(run.folder / "report" / "report.html", render(run))
+    return write_whole(run.folder / "report" / "report.html", render(run))
 
 
 def render(run: Run) -> str:
@@ -69,7 +64,9 @@ def render(run: Run) -> str:
 
 def _evaluation(folder: Path) -> dict[str, Any] | None:
     path = folder / "report" / "evaluation.json"
-    found: dict[str, Any] | None = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    found: dict[str, Any] | None = None
+    if path.is_file():
+        found = read_json(path, f"rlalign train --resume {folder} measures it again")
     return found
 
 
@@ -77,12 +74,12 @@ def _alarms(folder: Path) -> Html | None:
     path = folder / "report" / "alarms.json"
     if not path.is_file():
         return None
-    raised = json.loads(path.read_text(encoding="utf-8"))
-    rows = [row([name, _steps(alarm["held"]), alarm["says"]], set()) for name, alarm in raised.items()]
+    raised = read_json(path, "remove it, and the report is made without it")
+    rows = [row([name, _steps(alarm["held"]), alarm["says"]], set(), {2}) for name, alarm in raised.items()]
     return section(
         "Alarms",
         note("Patterns that reward hacking is known to show, and the steps at which each was there. Look there."),
-        table(["alarm", "steps", "what was seen"], rows, set()),
+        table("alarms", ["alarm", "steps", "what was seen"], rows, set()),
         id_="alarms",
     )
 
@@ -109,7 +106,7 @@ def _before_after(found: Mapping[str, Any]) -> Html:
     return section(
         "Before and after",
         note("Means over held-out prompts, the same for both; differences are paired, with 95 % CI (Student’s t)."),
-        table(["", "before", "after", "difference", "prompts"], rows, {1, 2, 3, 4}),
+        table("before and after", ["metric", "before", "after", "difference", "prompts"], rows, {1, 2, 3, 4}),
         id_="finals",
     )
 
@@ -203,6 +200,6 @@ def _settings(config: TrainConfig) -> Html:
         "Manifest",
         facts({"folder": config.output or "", "versions": " · ".join(f"{k} {v}" for k, v in versions().items())}),
         tag("h3", "Settings other than the defaults"),
-        table(["setting", "here", "default"], rows, set()) if rows else note("None."),
+        table("settings", ["setting", "here", "default"], rows, set()) if rows else note("None."),
         id_="manifest",
     )

@@ -11,7 +11,7 @@ from typing import Any
 from rlalign.compare.found import Found, Trial, read_found
 from rlalign.compare.report.html import Html, tag
 from rlalign.compare.report.numbers import number, typeset
-from rlalign.compare.report.page import facts, page, panels, row, section, table, write_page
+from rlalign.compare.report.page import facts, page, panels, row, section, table
 from rlalign.compare.report.pieces import note
 from rlalign.compare.report.svg import WIDTH, Panel, room, span
 from rlalign.compare.settings import shown
@@ -21,14 +21,15 @@ from rlalign.compare.verdict import count
 from rlalign.config import to_dict
 from rlalign.defaults import default_config
 from rlalign.fields import flatten
+from rlalign.files import write_whole
 
-_STATES = {"complete": "", "pruned": "pruned", "fail": "failed", "running": "not ended"}
+_STATES = {"complete": "ended", "pruned": "pruned", "fail": "failed", "running": "not ended"}
 _ROW = 26.0
 
 
 def write_search_report(folder: Path) -> Path:
-    """Write report.html of a search's folder, atomically, and return its path."""
-    return write_page(folder / "report.html", render(read_found(folder)))
+    """Write report.html of a search's folder, whole or not at all, and return its path."""
+    return write_whole(folder / "report.html", render(read_found(folder)))
 
 
 def render(found: Found) -> str:
@@ -76,7 +77,9 @@ def _best(found: Found) -> Html | None:
         row([tag("code", key), tag("b", shown(found.best.settings.get(key))), shown(base.get(key)), space], {1, 2})
         for key, space in found.search.items()
     ]
-    return section("Best settings", table(["setting", "best", "default", "searched"], rows, {1, 2}), id_="best")
+    return section(
+        "Best settings", table("best settings", ["setting", "best", "default", "searched"], rows, {1, 2}), id_="best"
+    )
 
 
 def _pictures(found: Found) -> Html | None:
@@ -153,7 +156,9 @@ def _trials(found: Found) -> Html:
     for t in ordered:
         settings = [shown(t.settings.get(key)) for key in found.search]
         rows.append(row([t.number, number(t.value), *settings, _STATES.get(t.state, t.state)], numeric))
-    return section("Trials, best first", table(["trial", "reward", *found.search, ""], rows, numeric), id_="trials")
+    return section(
+        "Trials, best first", table("trials", ["trial", "reward", *found.search, "state"], rows, numeric), id_="trials"
+    )
 
 
 def _base(found: Found) -> Html:

@@ -6,19 +6,20 @@ from pathlib import Path
 
 from rlalign.compare.report.html import Html, tag, visible
 from rlalign.compare.report.numbers import number, seconds, typeset
-from rlalign.compare.report.page import facts, page, row, section, table, write_page
+from rlalign.compare.report.page import facts, page, row, section, table
 from rlalign.compare.report.pictures import pictures
 from rlalign.compare.report.pieces import Colours, completion, name_of, note, said
 from rlalign.compare.report.tables import budgets, finals, pairs, tuning
 from rlalign.compare.results import Failure, Results, Sample
 from rlalign.compare.verdict import count
+from rlalign.files import write_whole
 
 _SHORT = 60  # characters; prompts and completions no longer than that stand in several columns
 
 
 def write_report(folder: str | Path, results: Results) -> Path:
-    """Write report.html, atomically, and return its path."""
-    return write_page(Path(folder) / "report.html", render(results))
+    """Write report.html, whole or not at all, and return its path."""
+    return write_whole(Path(folder) / "report.html", render(results))
 
 
 def render(results: Results) -> str:
@@ -133,11 +134,11 @@ def _differences(results: Results) -> Html:
         row([tag("code", d.key), "axis" if d.axis else "setting", *(d.values.get(a, "") for a in names)], set())
         for d in ordered
     ]
-    return table(["setting", "", *names], rows, set())
+    return table("settings that differ", ["setting", "kind", *names], rows, set())
 
 
 def _cells(heading: str, cells: list[Failure]) -> list[Html]:
     if not cells:
         return []
-    rows = [row([f.env, f.algorithm, f.seed, tag("code", f.folder), visible(f.reason)], {2}) for f in cells]
-    return [tag("h3", heading), table(["environment", "algorithm", "seed", "folder", "reason"], rows, {2})]
+    rows = [row([f.env, f.algorithm, f.seed, tag("code", f.folder), visible(f.reason)], {2}, {4}) for f in cells]
+    return [tag("h3", heading), table(heading, ["environment", "algorithm", "seed", "folder", "reason"], rows, {2})]

@@ -44,18 +44,19 @@ def finals(results: Results, colours: Colours) -> Html:
     return section(
         "Final reward",
         note(
-            "On held-out prompts, the same for all; the gain is over the start. Confidence intervals are for new seeds "
-            f"and new prompts ({_methods(results)}){_too_few(results)}. The highest mean is set in bold, which by "
+            "On held-out prompts, the same for all; the gain is over the start. Confidence intervals of mean and gain "
+            "are for new seeds and new prompts, those of IQM and median for new seeds on these prompts "
+            f"({_methods(results)}){_too_few(results)}. The highest mean is set in bold, which by "
             "itself is no claim. A seed that failed counts with the reward it started from."
         ),
-        table(head, rewards, numeric),
+        table("final rewards", head, rewards, numeric),
         _aggregate(results, colours),
         tag("h3", "How far from the start, how long, and where the spread of rewards comes from"),
         note(
             "Means after training: KL to the start and length, both per completion. Standard deviations between seeds, "
             "between prompts, and of what is left (sampling)."
         ),
-        table(noise, rest, numeric),
+        table("distance, length and spread", noise, rest, numeric),
         id_="finals",
     )
 
@@ -74,7 +75,7 @@ def _aggregate(results: Results, colours: Colours) -> Html | None:
     return joined(
         (
             tag("h3", "All environments together, each scaled so that 0 is its start and 1 the best seed of the study"),
-            table(["Algorithm", *map(with_interval, ("mean", "IQM", "median"))], rows, {1, 2, 3}),
+            table("all environments", ["Algorithm", *map(with_interval, ("mean", "IQM", "median"))], rows, {1, 2, 3}),
         )
     )
 
@@ -93,7 +94,8 @@ def pairs(results: Results) -> Html | None:
             "p",
             "Seed against seed, from the same initial weights and prompts. Holm's correction runs over all pairs and "
             "environments. “Detectable” is the smallest true difference that this study had 80 % power to claim; "
-            "smaller ones may exist unseen."
+            "smaller ones may exist unseen. Intervals are before correction; “at equal KL” leaves out "
+            "seeds that failed."
             + (" Here are the pairs of which one is named the winner; all others fold out below." if many else ""),
             class_="note",
         ),
@@ -121,7 +123,7 @@ def _pairs(found: Mapping[str, Sequence[Pair]]) -> Html:
             )
             for p in some
         ]  # fmt: skip
-    return table(head, rows, numeric)
+    return table("pairs", head, rows, numeric)
 
 
 def _named(pair: Pair) -> Html | str:
@@ -142,7 +144,7 @@ def budgets(results: Results, colours: Colours) -> Html:
     costs: list[Html] = []
     areas: list[Html] = []
     for name, env in results.environments.items():
-        threshold = "" if env.threshold is None else f"reward {number(env.threshold)}, {env.threshold_rule}"
+        threshold = "" if env.threshold is None else typeset(f"reward {number(env.threshold)}, {env.threshold_rule}")
         costs.append(group(name, 6, threshold))
         areas.append(group(name, 5))
         for algorithm, r in env.algorithms.items():
@@ -159,9 +161,9 @@ def budgets(results: Results, colours: Colours) -> Html:
             "the restricted mean, the area under the Kaplan–Meier curve up to the smallest budget that all runs had. "
             "“>”: no seed reached it within that budget."
         ),
-        table(["Algorithm", "reached", *words], costs, numeric),
+        table("budget to the threshold", ["Algorithm", "reached", *words], costs, numeric),
         tag("h3", "Mean height of the learning curve over the budget that all runs had"),
-        table(["Algorithm", *words], areas, numeric),
+        table("mean height of the curve", ["Algorithm", *words], areas, numeric),
         id_="budgets",
     )
 
@@ -189,6 +191,7 @@ def tuning(results: Results) -> Html | None:
                 "–" if t.sensitivity is None else f"{t.sensitivity:.0%}", _settings(t.search), _settings(t.best),
             ],
             numeric,
+            {7, 8},
         )
         for t in results.tuning
     ]  # fmt: skip
@@ -200,7 +203,7 @@ def tuning(results: Results) -> Html | None:
             "the share of trials within 95 % of the best improvement: high means easy to tune.",
             class_="note",
         ),
-        table(head, rows, numeric),
+        table("searches", head, rows, numeric),
         id_="tuning",
     )
 
