@@ -211,8 +211,8 @@ class RewardSum:
         attempts = f"in {reward.retries + 1} attempts" if reward.retries else "in its only attempt"
         if on_error == "fail":
             error = RewardError(
-                f"reward '{reward.name}' failed {attempts}: {failure.detail}. Mend the function, or say what a "
-                "failure is worth: on_error='drop' or a number"
+                f"reward '{reward.name}' failed {attempts}: {failure.detail}. Mend the function, or say above it "
+                "what a failure is worth: @rlalign.reward(on_error='drop') or a number"
                 + (", or give it more time: timeout_s=..." if failure.kind == "timeout" else "")
             )
             if failure.trace:
@@ -231,6 +231,8 @@ class RewardSum:
             self._warn(name, "huge", f"returned {worst:.3g}: one such sample takes over the gradient; rescale it")
         if found.absent.all():
             self._warn(name, "none", "returned None for a whole batch")
+        if found.failed.all():
+            self._warn(name, "nan", "returned NaN for a whole batch: give a number, or None where it does not apply")
 
     def _warn(self, name: str, kind: str, text: str) -> None:
         if (name, kind) not in self._warned:

@@ -190,10 +190,14 @@ def _mean(values: FloatArray) -> float:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A known pattern: when it is there, and what to tell the user. Comparisons with NaN are false: nothing is said."""
+    """A known pattern: when it is there, and what to tell the user. Comparisons with NaN are false: nothing is said.
+
+    Of a pattern that `needs` a metric nothing is known where that was never measured.
+    """
 
     there: Callable[[History], bool]
     says: str
+    needs: str = ""
 
 
 def _length(h: History) -> bool:
@@ -249,8 +253,12 @@ ALARMS: Mapping[str, Alarm] = {
     "length": Alarm(_length, "the reward followed the length, and completions run to the limit: it may pay for length"),
     "phrase": Alarm(_phrase, "nearly all completions share a word that few had at the start: it may pay for that word"),
     "empty": Alarm(_empty, "most completions have become empty or bare markup, and the reward has risen"),
-    "gold": Alarm(_gold, "the reward rises while the true goal does not, or falls: the reward is being hacked"),
-    "kl": Alarm(_kl, "the policy is more than 3 nats a token from its start: nothing of the start is left"),
+    "gold": Alarm(
+        _gold, "the reward rises while the true goal does not, or falls: the reward is being hacked", "rollout/gold"
+    ),
+    "kl": Alarm(
+        _kl, "the policy is more than 3 nats a token from its start: nothing of the start is left", "rollout/kl"
+    ),
     "entropy": Alarm(
         _entropy, "the entropy stays away, groups have no signal, and the reward is far below its best sample"
     ),
@@ -264,6 +272,11 @@ def _thinned(rows: Sequence[Row], most: int = 500) -> Sequence[Row]:
 
 
 def alarms(rows: Sequence[Row]) -> dict[str, bool]:
-    """Alarm -> whether its pattern is there after the steps in `rows`; nothing is said of fewer than ten."""
+    """Alarm -> whether its pattern is there after the steps in `rows`, for those of which these steps can tell.
+
+    Nothing is said of fewer than ten steps.
+    """
     history = History(_thinned(rows))
-    return {name: len(rows) >= _FEWEST and bool(alarm.there(history)) for name, alarm in ALARMS.items()}
+    seen = {metric for row in history.rows for metric in row}
+    known = {name: alarm for name, alarm in ALARMS.items() if not alarm.needs or alarm.needs in seen}
+    return {name: len(rows) >= _FEWEST and bool(alarm.there(history)) for name, alarm in known.items()}

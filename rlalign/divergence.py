@@ -1,4 +1,7 @@
-"""What happens when an update diverges: it is skipped and kept for inspection, and a run of them ends the run."""
+"""What happens when an update diverges: it is skipped and kept for inspection, and a run of them ends the run.
+
+So does a run of steps without a single valid reward.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign import checkpoint
-from rlalign.errors import FaultError
+from rlalign.errors import FaultError, RewardError
 
 _KEPT = 5
 
@@ -41,6 +44,14 @@ class Divergence:
         message = f"step {step}: {error}; the update was skipped, its batch is in '{path}'"
         if count >= self.limit:
             raise FaultError(f"{message}; {count} in a row, so the run stops") from error
+        return message
+
+    def unrewarded(self, step: int, why: str) -> str:
+        """No sample of this step has a valid reward: say so. Raises RewardError when that repeats."""
+        count = self.in_a_row["reward"] = self.in_a_row.get("reward", 0) + 1
+        message = f"step {step}: no sample has a valid reward ({why or 'none applies'}), so there is no gradient"
+        if count >= self.limit:
+            raise RewardError(f"{message}; {count} in a row, so the run stops")
         return message
 
     def state_dict(self) -> dict[str, int]:

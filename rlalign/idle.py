@@ -12,11 +12,12 @@ def idle_settings(config: TrainConfig) -> dict[str, str]:
     """Dotted key -> why it has no effect, for settings that are not what the environment, policy and preset imply."""
     base = default_config(env=config.env, policy=config.policy, algorithm=config.algorithm)
     changed = differences(base, config)
-    found: dict[str, str] = {}
-    for where, names, reason in _unread(config):
-        keys = {f"{where}.{name}" for name in names.split()}
-        found |= {k: reason for k in changed if k in keys}
-    return found
+    return {key: reason for key, reason in unread(config).items() if key in changed}
+
+
+def unread(config: TrainConfig) -> dict[str, str]:
+    """Dotted key -> why nothing reads it in this configuration."""
+    return {f"{where}.{name}": reason for where, names, reason in _unread(config) for name in names.split()}
 
 
 def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
@@ -28,6 +29,8 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "objective.trust", " ".join(unread), f"objective.trust.kind is {o.trust.kind}"
     if o.kl.where == "none":
         yield "objective.kl", "estimator level importance target horizon", "there is no KL term"
+    elif o.kl.coef == 0 and o.kl.target == 0:
+        yield "objective.kl", "where estimator level importance horizon", "objective.kl.coef is 0"
     elif o.kl.target == 0:
         yield "objective.kl", "horizon", "objective.kl.target is 0, so the coefficient is fixed"
     if o.value.kind == "none":

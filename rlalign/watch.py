@@ -38,10 +38,10 @@ class Watch:
             self._write()
 
     def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """alarm/NAME, 0 or 1, after a step with these metrics."""
+        """alarm/NAME, 0 or 1, after a step with these metrics, for the alarms that they can tell of."""
         self.rows.append({"step": step, **metrics})
         there = alarms(self.rows)
-        said = [line for name in ALARMS if (line := self._note(name, step, there[name]))]
+        said = [line for name, holds in there.items() if (line := self._note(name, step, holds))]
         for line in said:
             self.console.print(f"[yellow]alarm[/] {line}", soft_wrap=True)
         if said:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 
 from rlalign.errors import FaultError, RewardError, UnknownNameError, UserError
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
+    if not debug:
+        warnings.showwarning = _warn
     # Waiting threads spin for a while, then sleep: endless spinning takes a busy machine's cores from those that work,
     # and no spinning at all makes each of a decode step's many short waits a system call. OpenMP reads it at its start.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -50,6 +53,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of a pipe has gone, as in `rlalign list envs | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+
+
+def _warn(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
+    """One line, without the line of code that a reader of the command line has not written."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def _dispatch(args: list[str]) -> int:

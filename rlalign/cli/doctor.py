@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
 from packaging.requirements import Requirement
+from rich.markup import escape
 from rich.table import Table
 
 from rlalign.cli.console import console as make_console
@@ -27,7 +28,7 @@ def run(args: Sequence[str]) -> int:
         raise UserError(f"rlalign doctor takes no arguments: leave out {' '.join(args)}")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, value in facts().items():
-        table.add_row(name, value)
+        table.add_row(name, escape(value))
     make_console().print(table)
     return 0
 

@@ -51,7 +51,8 @@ def run(args: Sequence[str]) -> int:
             raise UserError(f"'{path}' cannot be written ({error.strerror}): choose another --folder") from error
         print(f"wrote {path}")
     path, attribute = next(iter(files)), stem if kind == "reward" else title
-    print(f"next: rlalign check {path}:{attribute}, and python -m pytest {given.folder / f'test_{stem}.py'}")
+    install = "" if importlib.util.find_spec("pytest") else " (pip install pytest)"
+    print(f"next: rlalign check {path}:{attribute}, and python -m pytest {given.folder / f'test_{stem}.py'}{install}")
     return 0
 
 

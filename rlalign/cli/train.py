@@ -52,7 +52,8 @@ def parse(args: Sequence[str]) -> TrainConfig:
         default=default,
         prog="rlalign train",
         description="Train a policy by reinforcement learning from a reward. "
-        "--config FILE takes settings from a TOML file, such as best.toml of rlalign tune.",
+        "--config FILE takes settings from a TOML file, such as best.toml of rlalign tune. "
+        "The defaults shown are those of the env, policy and algorithm on the line: add --policy gru to see its.",
         config=(tyro.conf.UseAppendAction, tyro.conf.AvoidSubcommands),
     )
     return parsed

@@ -13,6 +13,7 @@ from rlalign.compare.study import Cell
 from rlalign.config import TrainConfig, to_dict
 from rlalign.errors import UserError
 from rlalign.fields import flatten
+from rlalign.idle import unread
 
 _CLEARLY = 1.05
 # What does not decide a result, what names the cell, and what follows from the objective.
@@ -28,10 +29,11 @@ def settings_of(config: TrainConfig) -> dict[str, Any]:
 
 
 def differences(cells: Sequence[Cell]) -> list[SettingDifference]:
-    """Settings that are not the same for all algorithms, the objective's axes first."""
+    """Settings that are not the same for all algorithms, the objective's axes first; `-` where nothing reads them."""
     first: dict[tuple[str, str], dict[str, Any]] = {}
     for cell in cells:
-        first.setdefault((cell.env, cell.algorithm), settings_of(cell.config))
+        settings = settings_of(cell.config) | dict.fromkeys(unread(cell.config), "-")
+        first.setdefault((cell.env, cell.algorithm), settings)
     envs = list(dict.fromkeys(env for env, _ in first))
     algorithms = list(dict.fromkeys(name for _, name in first))
     keys = dict.fromkeys(k for settings in first.values() for k in settings)

@@ -62,8 +62,8 @@ def decide(environments: Mapping[str, EnvResult]) -> dict[str, EnvResult]:
     decided: dict[str, list[Pair]] = {name: [] for name in environments}
     for (name, pair), p in zip(pairs, adjusted, strict=True):
         both = environments[name].algorithms
-        detectable = math.nan
-        if not pair.failed:
+        detectable = math.nan  # with too few seeds no difference is claimed, however large
+        if seeds[name] >= st.FEWEST_SEEDS and not pair.failed:
             gap = st.two_way(as_array(both[pair.a].final) - as_array(both[pair.b].final))
             detectable = st.detectable(st.unbiased(gap.se, gap.df), gap.df, tests)
         claimed = seeds[name] >= st.FEWEST_SEEDS and p < st.ALPHA

@@ -137,7 +137,7 @@ class Pair:
         p_holm: after Holm's correction over all pairs and environments of the study.
         probability_of_improvement: that a seed of `a` ends above a seed of `b`; ties count half.
         detectable: smallest true difference that this study had 80 % power to claim; None where the differences of
-            seeds and prompts do not vary.
+            seeds and prompts do not vary, and for fewer seeds than a claim takes.
         winner: label, or None when none may be named.
         identical: both ended with the same reward on every prompt at every seed.
         failed: those of the two of which no cell finished: there is no difference to speak of, no test and no winner.

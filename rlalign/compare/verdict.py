@@ -37,7 +37,8 @@ def verdict(environments: Mapping[str, EnvResult], algorithms: Sequence[str], se
             "among them at 5 %.",
         ]
     alike = _identical(tests) if len(tests) > 1 or not said else []
-    return [*said, *_failed(pairs), *alike, *([_detectable(environments, len(tests), seeds)] if tests else [])]
+    power = [_detectable(environments, len(tests))] if tests and seeds >= FEWEST_SEEDS else []
+    return [*said, *_failed(pairs), *alike, *power]
 
 
 def warnings(failures: Sequence[Failure], excluded: Sequence[Failure], more: Sequence[str]) -> list[str]:
@@ -129,13 +130,12 @@ def _grouped(found: Iterable[tuple[T, str]]) -> dict[T, list[str]]:
     return {what: list(envs) for what, envs in where.items()}
 
 
-def _detectable(environments: Mapping[str, EnvResult], tests: int, seeds: int) -> str:
+def _detectable(environments: Mapping[str, EnvResult], tests: int) -> str:
     sizes = {name: [pair.detectable for pair in env.pairs] for name, env in environments.items()}
     known = {name: [size for size in found if size is not None] for name, found in sizes.items()}
     largest = {name: max(found) for name, found in known.items() if found}
     if not largest:
-        why = "that takes two seeds at least" if seeds < 2 else "its differences do not vary"
-        return f"How small a difference this study could have found is unknown: {why}."
+        return "How small a difference this study could have found is unknown: its differences do not vary."
     parts = _and([f"{size:.3f} on {name}" for name, size in largest.items()])
     if tests == 1:
         return f"The smallest true difference that the study had 80 % power to find is {parts}."

@@ -7,11 +7,12 @@ from rlalign import checkpoint, cli
 from rlalign.errors import RewardError
 
 SMALL = {"steps": 3, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 2, "quiet": True}
+PATIENT = {"learner__max_bad_updates": 9}
 
 
 def train(folder, function, **described):
     made = rlalign.reward("mine", **{"timeout_s": None, "retries": 0, **described})(function)
-    return rlalign.train("reverse", "gru", rewards=[made, ("token_match", 1.0)], output=folder, **SMALL)
+    return rlalign.train("reverse", "gru", rewards=[made, ("token_match", 1.0)], output=folder, **SMALL, **PATIENT)
 
 
 def raises(completions, **columns):
@@ -40,6 +41,26 @@ def test_raising_with_drop_gives_no_gradient_and_is_counted(tmp_path):
     assert run.metrics["reward/mine/raised"][-1] >= 1
     assert run.metrics["train/grad_norm"] == [0.0] * 3
     assert run.metrics["reward/mean"] == [None] * 3  # never a 0.0
+
+
+def test_steps_without_one_valid_reward_end_the_run(tmp_path):
+    """Kills a run that learns nothing for all its steps and says that it is done."""
+    nothing = {}
+
+    def absent(completions, **columns):
+        return [nothing.get("value", float("nan"))] * len(completions)
+
+    made = rlalign.reward("mine", timeout_s=None)(absent)
+    settings = {**SMALL, "steps": 4, "learner__max_bad_updates": 2}
+    with pytest.warns(RuntimeWarning, match="NaN for a whole batch"), pytest.raises(RewardError) as found:
+        rlalign.train("reverse", "gru", rewards=[made], output=tmp_path / "run", **settings)
+    assert "no sample has a valid reward (mine/nan: 8)" in str(found.value)
+    assert "2 in a row, so the run stops" in str(found.value)
+    assert "--resume" in str(found.value)
+    nothing["value"] = 1.0
+    run = rlalign.train("reverse", "gru", rewards=[made], output=tmp_path / "run", resume=True, **settings)
+    assert run.metrics["step"] == [1, 2, 3, 4]
+    assert run.metrics["reward/mean"] == [None, 1.0, 1.0, 1.0]
 
 
 def test_raising_with_a_value_takes_it(tmp_path):
@@ -78,7 +99,7 @@ def test_none_for_some_is_left_out_of_that_component(tmp_path):
 
 def test_none_for_all_is_no_gradient_and_no_crash(tmp_path):
     none = rlalign.reward("none", timeout_s=None)(lambda completions, **columns: [None] * len(completions))
-    run = rlalign.train("reverse", "gru", rewards=[none], output=tmp_path / "run", **SMALL)
+    run = rlalign.train("reverse", "gru", rewards=[none], output=tmp_path / "run", **SMALL, **PATIENT)
     assert run.metrics["reward/invalid"] == [1.0] * 3
     assert run.metrics["train/grad_norm"] == [0.0] * 3
 

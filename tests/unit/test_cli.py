@@ -3,6 +3,7 @@
 import email
 import io
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -193,3 +194,14 @@ def test_before_and_after_shows_no_negative_zero_and_no_nan():
     assert shown["reward"] == ["0.000", "1.000", "+1.000", "[-1.484, +3.484]"]
     assert shown["same"] == ["1.000", "1.000", "+0.000", "same on each"]
     assert shown["none"] == ["-", "-", "-", "-"]
+
+
+def test_doctor_shows_brackets(monkeypatch, capsys):
+    monkeypatch.setattr(doctor, "facts", lambda: {"extra tune": "pip install 'rlalign[tune]' brings optuna"})
+    assert "'rlalign[tune]'" in run(capsys, "doctor")[1]
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr(cli, "_dispatch", lambda args: warnings.warn("the disk is slow", stacklevel=1))
+    assert run(capsys, "train")[2] == "warning: the disk is slow\n"

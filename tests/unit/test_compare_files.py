@@ -20,6 +20,7 @@ from rlalign.compare.display import plan, steps_of, time_left
 from rlalign.compare.fairness import unequal_draws
 from rlalign.compare.found import Found, write_search, write_trials
 from rlalign.compare.gather import _expand
+from rlalign.compare.grid import prepared
 from rlalign.compare.pictures import draw
 from rlalign.compare.records import finished, read_record
 from rlalign.compare.stored import read_results
@@ -274,3 +275,16 @@ def test_whatever_was_drawn_is_paid_for(tmp_path: Path, algorithm: str, each: fl
     updates = cell.config.learner.epochs * cell.config.learner.minibatches
     assert curve.updates == [0.0, updates, 1.5 * updates]
     assert curve.step == [0, 1, 2]
+
+
+def test_a_cell_with_a_checkpoint_goes_on_from_it(tmp_path: Path) -> None:
+    """Kills beginning again, which ends in the same weights and only costs the time that was saved."""
+    (cell,) = cells(Study(("rloo",), ("reverse",), seeds=(0,), output=str(tmp_path)))
+    write_config(cell.folder, cell.config)
+    write_whole(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")
+    write_whole(cell.folder / "metrics.jsonl", '{"step": 1}\n{"step": 2}\n')
+    assert prepared(cell.config) == replace(cell.config, resume=True)
+    assert steps_of(cell.folder) == 2
+    (cell.folder / "checkpoints" / "step-2").rename(cell.folder / "checkpoints" / "tmp-step-2")  # was never complete
+    assert prepared(cell.config) == cell.config
+    assert not cell.folder.exists()

@@ -185,10 +185,10 @@ def test_every_preset_gets_the_same_samples(tmp_path: Path) -> None:
 
 def test_differences_are_the_axes_first_and_nothing_that_is_equal() -> None:
     found = differences(cells(Study(("grpo", "dr_grpo"), ("reverse",), seeds=(0, 1))))
-    assert {d.key for d in found if d.axis} == {
-        "objective.scale", "objective.aggregation", "objective.kl.estimator",
-    }  # fmt: skip
+    assert {d.key for d in found if d.axis} == {"objective.scale", "objective.aggregation"}  # no KL term from scratch
+    pretrained = Study(("grpo", "dr_grpo"), ("reverse",), seeds=(0,), settings={"objective.kl.coef": 0.1})
     assert found[0].axis
+    assert "objective.kl.estimator" in {d.key for d in differences(cells(pretrained))}
     reuse = differences(cells(Study(("rloo", "ppo"), ("reverse",), seeds=(0,))))
     assert next(d for d in reuse if d.key == "learner.epochs").values == {"rloo": "1", "ppo": "4"}
     assert not next(d for d in reuse if d.key == "learner.epochs").axis

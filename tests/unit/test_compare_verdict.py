@@ -90,7 +90,10 @@ def test_four_seeds_name_no_winner_however_clear_it_is() -> None:
     assert (pair.p or 1.0) < 0.001
     assert pair.winner is None
     assert "4 seeds are too few to name a winner" in pair.sentence
-    assert verdict(envs, ["high", "low"], 4)[0] == "No winner is named: that takes 5 seeds, and there are 4."
+    said = verdict(envs, ["high", "low"], 4)
+    assert said[0] == "No winner is named: that takes 5 seeds, and there are 4."
+    assert pair.detectable is None  # what cannot be claimed at any size has no smallest size
+    assert not any("power" in sentence for sentence in said)
 
 
 def test_holms_correction_runs_over_all_environments() -> None:
