@@ -40,8 +40,8 @@ from rlalign.defaults import default_config
 from rlalign.envs.sources import SPLITS, TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError
+from rlalign.log.metrics import signal
 from rlalign.make import find_env, make_mdp
-from rlalign.metrics import signal
 from rlalign.policies import make_sampler
 from rlalign.registry import ENVS
 from rlalign.rollout import collect

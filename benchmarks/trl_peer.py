@@ -18,7 +18,7 @@ import shapes
 import torch
 from torch import Tensor
 
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "")  # a user's own choice, as `rlalign.allocator` sees it
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "")  # a user's own choice, as `rlalign.learning.allocator` sees it
 
 
 def trainer(

@@ -23,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rlalign.config import LearnerConfig
-from rlalign.learner import Learner
+from rlalign.learning.learner import Learner
 from rlalign.objective import Objective
 from rlalign.rollout import Rollout
 from rlalign.types import Sampling, Task

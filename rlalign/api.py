@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlalign.before_after import Comparison
 from rlalign.config import TrainConfig, update
 from rlalign.defaults import default_config
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
+from rlalign.evaluation.before_after import Comparison
 from rlalign.integrations import train_any
 from rlalign.objective.spec import Objective
 from rlalign.run import OBJECT, Run

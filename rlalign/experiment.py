@@ -10,18 +10,18 @@ from typing import Any
 from rich.console import Console
 
 from rlalign import checkpoint
-from rlalign.before_after import Comparison, write_comparison
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import TrainConfig, differences, resolve, unsafe, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
-from rlalign.evaluation import held_out
+from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.evaluate import held_out
 from rlalign.idle import idle_settings
-from rlalign.plots import draw
+from rlalign.learning.supervised import demonstrations
+from rlalign.log.plots import draw
+from rlalign.log.tracking import read_metrics
 from rlalign.run import OBJECT, Lock, Run, read_config, write_config
 from rlalign.signals import StopRequest
-from rlalign.supervised import demonstrations
-from rlalign.tracking import read_metrics
 from rlalign.trainer import Trainer
 
 

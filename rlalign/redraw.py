@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign.metrics import signal
+from rlalign.log.metrics import signal
 from rlalign.rollout import Rollout
 
 

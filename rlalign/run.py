@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 from rlalign.config import TrainConfig, from_dict, to_dict
 from rlalign.errors import UserError
 from rlalign.files import write_whole
-from rlalign.tracking import read_metrics
+from rlalign.log.tracking import read_metrics
 
 if TYPE_CHECKING:
-    from rlalign.before_after import Comparison
+    from rlalign.evaluation.before_after import Comparison
     from rlalign.policies.base import Policy
 
 
@@ -96,14 +96,14 @@ class Run:
 
         `env` and `rewards`: those that the run was trained with, where they were objects and this is another process.
         """
-        from rlalign.evaluate_run import evaluate_run
+        from rlalign.evaluation.evaluate_run import evaluate_run
 
         self.objects = (self.objects[0] if env is None else env, self.objects[1] if rewards is None else rewards)
         return evaluate_run(self, split=split, prompts=prompts, samples=samples, baseline=baseline, folds=folds)
 
     def plot(self) -> Path:
         """Draw report/reward.png from metrics.jsonl and return its path."""
-        from rlalign.plots import plot_run
+        from rlalign.log.plots import plot_run
 
         return plot_run(self.folder)
 

@@ -14,31 +14,31 @@ from rich.console import Console
 from torch import Tensor
 
 from rlalign import checkpoint
-from rlalign.buffer import Buffer
 from rlalign.config import TrainConfig, fingerprint
 from rlalign.decoupled import decoupled, refuse_parts
-from rlalign.diagnostics import gold_of, rollout_diagnostics
 from rlalign.divergence import Divergence
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import FaultError, RewardError, UserError
-from rlalign.evaluation import Evaluation, evaluate, held_out
-from rlalign.learner import DivergedError, Learner
-from rlalign.metrics import kl_metric, rollout_metrics, samples_of
+from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
+from rlalign.learning.buffer import Buffer
+from rlalign.learning.learner import DivergedError, Learner
+from rlalign.learning.supervised import demonstrations
+from rlalign.log.diagnostics import gold_of, rollout_diagnostics
+from rlalign.log.metrics import kl_metric, rollout_metrics, samples_of
+from rlalign.log.plots import draw
+from rlalign.log.progress import ProgressLine
+from rlalign.log.tracking import Tracker
+from rlalign.log.watch import Watch
 from rlalign.patience import Patience
-from rlalign.plots import draw
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
-from rlalign.progress import ProgressLine
 from rlalign.randomness import Randomness
 from rlalign.redraw import joined, with_signal
 from rlalign.rollout import Rollout, collect
 from rlalign.signals import StopRequest
-from rlalign.supervised import demonstrations
-from rlalign.tracking import Tracker
 from rlalign.types import Task
-from rlalign.watch import Watch
 
 
 class Trainer:

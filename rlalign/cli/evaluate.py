@@ -15,7 +15,7 @@ from rich.table import Table
 from rlalign.cli.console import console as make_console
 
 if TYPE_CHECKING:
-    from rlalign.before_after import Comparison
+    from rlalign.evaluation.before_after import Comparison
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,9 @@ def run(args: Sequence[str]) -> int:
     """Evaluate."""
     given = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
     from rlalign.cli.train import print_comparison, print_samples
-    from rlalign.evaluate_run import evaluate_run
+    from rlalign.evaluation.evaluate_run import evaluate_run
+    from rlalign.log.tracking import nullable
     from rlalign.run import Run
-    from rlalign.tracking import nullable
 
     comparison = evaluate_run(
         Run(given.run),

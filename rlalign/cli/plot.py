@@ -23,7 +23,7 @@ def run(args: Sequence[str]) -> int:
     """Draw."""
     given = tyro.cli(Args, args=list(args), prog="rlalign plot")
     from rlalign.errors import UserError
-    from rlalign.plots import plot_run, plot_runs
+    from rlalign.log.plots import plot_run, plot_runs
     from rlalign.run import Run
 
     if not given.runs:

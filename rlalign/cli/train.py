@@ -12,10 +12,10 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from rlalign.before_after import Comparison, Difference
 from rlalign.cli.console import console as make_console
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
+from rlalign.evaluation.before_after import Comparison, Difference
 from rlalign.run import Run, read_config
 
 _SHOWN = 3  # samples shown at the end

@@ -14,7 +14,7 @@ import numpy as np
 from rlalign.compare.results import Curve
 from rlalign.compare.study import Cell
 from rlalign.config import TrainConfig
-from rlalign.tracking import read_metrics
+from rlalign.log.tracking import read_metrics
 from rlalign.types import FloatArray
 
 HELD_OUT, TRAINING = "held-out reward", "reward of the training samples"

@@ -13,7 +13,7 @@ from rlalign.compare.results import FORMAT, Results
 from rlalign.errors import UserError
 from rlalign.fields import hints_of
 from rlalign.files import read_json, write_whole
-from rlalign.tracking import nullable
+from rlalign.log.tracking import nullable
 
 _AGAIN = "make it again with rlalign compare"
 

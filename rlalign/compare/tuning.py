@@ -22,8 +22,8 @@ from rlalign.compare.spaces import check_values, distributions
 from rlalign.compare.workers import Workers
 from rlalign.config import TrainConfig
 from rlalign.errors import UserError
+from rlalign.log.tracking import read_metrics
 from rlalign.signals import STOPPED, StopRequest
-from rlalign.tracking import read_metrics
 
 _LOOK = 0.2  # seconds between two looks at the trials
 _FREE_TRIALS = 5  # that are never pruned, since a median of fewer says little

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from rlalign.algorithms import OUTSIDE
 
 if TYPE_CHECKING:
-    from rlalign.before_after import Comparison
     from rlalign.config import TrainConfig
     from rlalign.envs.mdp import TextMDP
+    from rlalign.evaluation.before_after import Comparison
     from rlalign.run import Run
 
 

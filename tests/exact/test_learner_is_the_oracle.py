@@ -18,10 +18,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from rlalign import learner as learner_module
 from rlalign.algorithms import ALGORITHMS, algorithm
 from rlalign.config import LearnerConfig
-from rlalign.learner import Learner
+from rlalign.learning import learner as learner_module
+from rlalign.learning.learner import Learner
 from rlalign.objective import Credit, Objective, Value
 from rlalign.oracle import EOS, TokenMDP, expected_gradient
 from rlalign.policies.tabular import TabularPolicy

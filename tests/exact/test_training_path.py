@@ -19,7 +19,7 @@ from rlalign.algorithms import algorithm
 from rlalign.config import LearnerConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.learner import Learner
+from rlalign.learning.learner import Learner
 from rlalign.oracle import EOS, TokenMDP, projected_moments
 from rlalign.policies.sampler import DecodeSampler
 from rlalign.policies.tabular import TabularPolicy

@@ -18,9 +18,9 @@ from rlalign.build import build_mdp, build_policy
 from rlalign.config import resolve, update
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
-from rlalign.evaluate_run import evaluate_run
+from rlalign.evaluation.evaluate_run import evaluate_run
 from rlalign.integrations.trl import record, train_trl
-from rlalign.learner import Learner
+from rlalign.learning.learner import Learner
 
 ENV = "reverse?max_length=2"
 SMALL = {"rollout.prompts": 3, "rollout.group_size": 4, "steps": 1, "evaluation.prompts": 2, "model.hidden_size": 32}

@@ -17,9 +17,9 @@ from rlalign.defaults import default_config
 from rlalign.divergence import Divergence
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.experiment import train_run
-from rlalign.learner import DivergedError, Learner
+from rlalign.learning.learner import DivergedError, Learner
+from rlalign.log.tracking import read_metrics
 from rlalign.run import Lock, Run
-from rlalign.tracking import read_metrics
 from rlalign.trainer import Trainer
 
 SMALL = {"steps": 4, "rollout.prompts": 4, "rollout.group_size": 4, "evaluation.prompts": 4, "model.hidden_size": 16}
@@ -211,7 +211,7 @@ def test_a_used_folder_and_a_folder_in_use_are_refused(tmp_path):
 
 
 def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_path, monkeypatch):
-    from rlalign import learner
+    from rlalign.learning import learner
 
     real = learner.policy_loss
 
@@ -242,7 +242,7 @@ def test_every_skipped_minibatch_of_a_step_is_kept(tmp_path):
 
 
 def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
-    from rlalign import learner
+    from rlalign.learning import learner
 
     real, calls = learner.policy_loss, 0
 
@@ -313,7 +313,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, m
 
 def test_on_a_cpu_a_minibatch_goes_in_parts_with_the_same_gradient(tmp_path, monkeypatch):
     def weights(name, tokens):
-        monkeypatch.setattr("rlalign.passes._CPU_TOKENS", tokens)
+        monkeypatch.setattr("rlalign.learning.passes._CPU_TOKENS", tokens)
         trainer, parts = make_trainer(tmp_path / name, steps=1), []
         real = trainer.policy.score
 
@@ -441,7 +441,7 @@ def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
     def broken(folder):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rlalign.plots.plot_run", broken)
+    monkeypatch.setattr("rlalign.log.plots.plot_run", broken)
     with pytest.warns(UserWarning, match="no picture of"):
         run, comparison = train_run(config(tmp_path / "r", save_every=1), quiet=True)
     assert comparison is not None

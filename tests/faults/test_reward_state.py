@@ -11,12 +11,12 @@ from rlalign.build import build_mdp, build_policy
 from rlalign.config import update, validate
 from rlalign.defaults import default_config
 from rlalign.errors import RewardError, UserError
-from rlalign.evaluate_run import restore_trained
-from rlalign.evaluation import held_out
+from rlalign.evaluation.evaluate import held_out
+from rlalign.evaluation.evaluate_run import restore_trained
 from rlalign.experiment import train_run
+from rlalign.log.tracking import read_metrics
 from rlalign.make import make_mdp
 from rlalign.run import Run
-from rlalign.tracking import read_metrics
 from rlalign.trainer import Trainer
 
 SMALL = {
@@ -206,7 +206,7 @@ def test_the_best_weights_are_the_runs_policy(tmp_path):
 def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys):
     from rich.console import Console
 
-    from rlalign.watch import Watch
+    from rlalign.log.watch import Watch
 
     def held(kind):
         return json.loads((tmp_path / "report" / "alarms.json").read_text())[kind]["held"]

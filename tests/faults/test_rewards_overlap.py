@@ -12,7 +12,7 @@ import pytest
 import rlalign
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import RewardError
-from rlalign.learner import Learner
+from rlalign.learning.learner import Learner
 from rlalign.make import make_mdp
 from rlalign.rewards.compose import RewardSum
 from rlalign.rewards.guard import InWorker

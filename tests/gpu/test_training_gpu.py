@@ -9,7 +9,7 @@ from rlalign.build import build_mdp, build_policy
 from rlalign.config import resolve, update
 from rlalign.defaults import default_config
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.learner import Learner
+from rlalign.learning.learner import Learner
 from rlalign.policies import load, make_sampler
 from rlalign.rollout import collect
 

@@ -7,7 +7,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from rlalign.config import LearnerConfig
-from rlalign.learner import Learner
+from rlalign.learning.learner import Learner
 from rlalign.objective import Objective
 from rlalign.policies import PolicyOptions
 from rlalign.policies.causal import CausalPolicy

@@ -10,11 +10,11 @@ import pytest
 from rich.console import Console
 
 from rlalign import cli
-from rlalign.before_after import Comparison
 from rlalign.cli import doctor
 from rlalign.cli.train import parse, print_comparison
 from rlalign.errors import UserError
-from rlalign.evaluation import Evaluation
+from rlalign.evaluation.before_after import Comparison
+from rlalign.evaluation.evaluate import Evaluation
 
 
 def run(capsys, *words):

@@ -13,7 +13,6 @@ import pytest
 
 import rlalign
 from rlalign import files
-from rlalign.before_after import Comparison, write_comparison
 from rlalign.cli import main
 from rlalign.compare.conclude import conclude
 from rlalign.compare.display import plan, steps_of, time_left
@@ -30,7 +29,8 @@ from rlalign.compare.workers import _cores
 from rlalign.config import TrainConfig
 from rlalign.defaults import default_config
 from rlalign.errors import FaultError, UserError
-from rlalign.evaluation import Evaluation
+from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.evaluate import Evaluation
 from rlalign.files import write_whole
 from rlalign.run import Lock, Run, write_config
 

@@ -35,8 +35,8 @@ from rlalign.compare.stored import read_results, to_json
 from rlalign.compare.study import Cell, Study, cells
 from rlalign.compare.workers import LocalWorkers, log_of
 from rlalign.errors import FaultError, UserError
+from rlalign.log.tracking import read_metrics
 from rlalign.run import Run, read_config, write_config
-from rlalign.tracking import read_metrics
 
 NOTHING = Excluding()
 SEEDS = 5

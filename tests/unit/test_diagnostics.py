@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rlalign.diagnostics import (
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.log.diagnostics import (
     ALARMS,
     History,
     _collapsed,
@@ -23,7 +24,6 @@ from rlalign.diagnostics import (
     within_groups,
     zero_variance,
 )
-from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.make import make_mdp
 from rlalign.policies import make_policy, make_sampler
 from rlalign.rollout import collect

@@ -7,11 +7,11 @@ import pytest
 from scipy import stats
 
 import rlalign
-from rlalign.before_after import Comparison, paired_difference
 from rlalign.build import build_mdp, build_policy
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
-from rlalign.evaluation import Evaluation, evaluate, held_out, successes
+from rlalign.evaluation.before_after import Comparison, paired_difference
+from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out, successes
 from rlalign.make import make_mdp
 from rlalign.types import Sampling
 

@@ -21,7 +21,7 @@ from rlalign.envs.entities import _countries
 from rlalign.envs.sources import SPLITS
 from rlalign.envs.translate import sentence
 from rlalign.errors import MissingExtraError, UserError
-from rlalign.evaluation import held_out
+from rlalign.evaluation.evaluate import held_out
 from rlalign.make import make_mdp
 
 VARIANTS = [

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import rlalign
-from rlalign import learner
-from rlalign.buffer import Buffer
+from rlalign.learning import learner
+from rlalign.learning.buffer import Buffer
 from rlalign.objective import Batch, NonFiniteError, Objective, ObjectiveState
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from rlalign import passes
-from rlalign.passes import Passes, cut
+from rlalign.learning import passes
+from rlalign.learning.passes import Passes, cut
 from rlalign.policies import PolicyOptions
 from rlalign.policies.causal import CausalPolicy
 from rlalign.types import Sampling

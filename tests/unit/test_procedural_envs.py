@@ -9,8 +9,8 @@ import pytest
 from rlalign.envs import dialogue, games, reasoning, wordle
 from rlalign.envs.calculator import calculate, shown
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
+from rlalign.learning.supervised import demonstrations
 from rlalign.make import make_mdp
-from rlalign.supervised import demonstrations
 from rlalign.types import Task
 
 

@@ -3,7 +3,7 @@
 import torch
 
 import rlalign
-from rlalign.metrics import signal
+from rlalign.log.metrics import signal
 from rlalign.redraw import joined, with_signal
 from rlalign.rollout import Rollout
 from rlalign.types import Task

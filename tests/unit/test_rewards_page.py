@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from rlalign.diagnostics import ALARMS
+from rlalign.evaluation.text_metrics import FAMILIES
+from rlalign.log.diagnostics import ALARMS
 from rlalign.registry import REWARDS
-from rlalign.text_metrics import FAMILIES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")
 

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from rlalign.errors import UserError
-from rlalign.rewards.labels import INVALID
-from rlalign.text_metrics import (
+from rlalign.evaluation.text_metrics import (
     attempts,
     classification,
     distinct,
@@ -20,6 +19,7 @@ from rlalign.text_metrics import (
     summary,
     translation,
 )
+from rlalign.rewards.labels import INVALID
 
 
 @pytest.mark.parametrize(("n", "c"), [(1, 0), (1, 1), (5, 0), (5, 2), (6, 5), (6, 6)])

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from rlalign import tracking
 from rlalign.config import TrackingConfig, TrainConfig
-from rlalign.tracking import Tracker, read_metrics
+from rlalign.log import tracking
+from rlalign.log.tracking import Tracker, read_metrics
 
 
 def open_tracker(folder, **settings):

@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausa
 from rlalign.config import LearnerConfig, resolve, update, validate
 from rlalign.defaults import default_config
 from rlalign.errors import UserError
-from rlalign.learner import Learner
+from rlalign.learning.learner import Learner
 from rlalign.objective import Credit, Objective, Value
 from rlalign.policies import PolicyOptions, load, make_policy
 from rlalign.policies.causal import CausalPolicy

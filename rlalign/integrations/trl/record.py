@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from transformers import TrainerCallback
 
-from rlalign.diagnostics import gold_of, rollout_diagnostics
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.integrations.trl.bridge import score
-from rlalign.metrics import rollout_metrics, samples_of
+from rlalign.log.diagnostics import gold_of, rollout_diagnostics
+from rlalign.log.metrics import rollout_metrics, samples_of
 from rlalign.rollout import Rollout
 from rlalign.signals import StopRequest
 from rlalign.tokenizers import chat_text

@@ -21,27 +21,27 @@ import torch
 from rich.console import Console
 
 from rlalign import checkpoint
-from rlalign.before_after import Comparison, write_comparison
 from rlalign.build import build_mdp, build_policy
 from rlalign.config import TrainConfig, fingerprint, resolve, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.sources import TaskStream
 from rlalign.errors import UserError
-from rlalign.evaluation import Evaluation, evaluate, held_out
+from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
 from rlalign.experiment import default_output
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import check_trl, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
-from rlalign.plots import draw
+from rlalign.learning.schedule import lr_factor
+from rlalign.log.plots import draw
+from rlalign.log.progress import ProgressLine
+from rlalign.log.tracking import Tracker, read_metrics
+from rlalign.log.watch import Watch
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
-from rlalign.progress import ProgressLine
 from rlalign.run import Lock, Run, write_config
-from rlalign.schedule import lr_factor
 from rlalign.signals import StopRequest
-from rlalign.tracking import Tracker, read_metrics
 from rlalign.types import Task
-from rlalign.watch import Watch
 
 _LEFT_BEHIND = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")
 

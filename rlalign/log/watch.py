@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.console import Console
 
-from rlalign.diagnostics import ALARMS, alarms
-from rlalign.tracking import read_metrics
+from rlalign.log.diagnostics import ALARMS, alarms
+from rlalign.log.tracking import read_metrics
 
 
 class Watch:

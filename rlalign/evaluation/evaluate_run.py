@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rlalign.before_after import Comparison, write_comparison
 from rlalign.envs.mdp import TextMDP
-from rlalign.evaluation import evaluate, held_out
+from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.evaluate import evaluate, held_out
+from rlalign.log.tracking import nullable
 from rlalign.patience import Patience
 from rlalign.policies.base import Policy
 from rlalign.policies.folder import saved_tokenizer
-from rlalign.tracking import nullable
 
 if TYPE_CHECKING:
     from rlalign.run import Run
@@ -43,7 +43,7 @@ def evaluate_run(
     """
     from rlalign.build import build_mdp, build_policy
     from rlalign.errors import UserError
-    from rlalign.plots import plot_comparison
+    from rlalign.log.plots import plot_comparison
 
     if split not in ("train", "validation", "test"):
         raise UserError(f"unknown split '{split}': use train, validation or test")

@@ -12,10 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign.allocator import keep_freed_memory
-from rlalign.buffer import Buffer
 from rlalign.config import LearnerConfig
 from rlalign.errors import FaultError, UserError
+from rlalign.learning.allocator import keep_freed_memory
+from rlalign.learning.buffer import Buffer
+from rlalign.learning.passes import Passes
+from rlalign.learning.schedule import lr_factor
+from rlalign.learning.sums import Sums
+from rlalign.learning.supervised import Demonstrations
 from rlalign.objective import (
     Batch,
     LossSum,
@@ -30,13 +34,9 @@ from rlalign.objective import (
     value_count,
     value_loss,
 )
-from rlalign.passes import Passes
 from rlalign.policies.base import Policy
 from rlalign.policies.packing import moved
 from rlalign.rollout import Rollout
-from rlalign.schedule import lr_factor
-from rlalign.sums import Sums
-from rlalign.supervised import Demonstrations
 from rlalign.types import Sampling
 
 _MISMATCH = 1e-3  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions

@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.evaluation import Evaluation, prompt_means
+from rlalign.evaluation.evaluate import Evaluation, prompt_means
+from rlalign.evaluation.text_metrics import fold_means
 from rlalign.files import write_whole
-from rlalign.text_metrics import fold_means
-from rlalign.tracking import nullable
+from rlalign.log.tracking import nullable
 from rlalign.types import FloatArray
 
 

@@ -11,10 +11,10 @@ import torch
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.evaluation.text_metrics import Report, attempts, distinct, families_of, report
 from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
 from rlalign.rollout import Rollout, collect
-from rlalign.text_metrics import Report, attempts, distinct, families_of, report
 from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
 
 _ROWS = 64  # trajectories at once
@@ -31,7 +31,7 @@ class Evaluation:
             nats per token), distinct_2 (of the completion's words), truncated (0 or 1). NaN where a reward failed.
         prompts: P texts.
         completions: P lists of k texts.
-        report: corpus-level figures of all completions (see `rlalign.text_metrics`).
+        report: corpus-level figures of all completions (see `rlalign.evaluation.text_metrics`).
     """
 
     metrics: dict[str, FloatArray]

@@ -1,0 +1,1 @@
+"""What a run says: metrics, alarms, files, pictures and trackers."""
