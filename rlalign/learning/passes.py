@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
@@ -45,7 +46,7 @@ class Passes:
         packs = self.policy.packs
         order = rows.sort().values if packs else rows[torch.argsort(lengths[rows], stable=True)]
         ends = _prompt_ends(tokens[order], mask[order]) if packs else [True] * len(order)
-        return torch.split(order, cut(cost[order].tolist(), ends, limit))
+        return torch.split(order, even_cut(cost[order].tolist(), ends, limit))
 
     def within_memory(self, work: Callable[[], T], rows: int) -> T:
         """The result of work that goes by micro-batches, these halved until it fits."""
@@ -121,6 +122,25 @@ def cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
         sizes.append((stop or reached) - start)
         start += sizes[-1]
     return sizes
+
+
+def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
+    """As `cut`, in no more parts and no more cuts within groups, but parts of about one cost: a large part and a small
+    one take longer than two of like size."""
+
+    def badness(sizes: Sequence[int]) -> tuple[int, int]:
+        return len(sizes), sum(not ends[stop - 1] for stop in accumulate(sizes))
+
+    best = cut(costs, ends, limit)
+    low, high = sum(costs) // len(best), limit
+    while low < high:
+        middle = (low + high) // 2
+        sizes = cut(costs, ends, middle)
+        if badness(sizes) > badness(best):
+            low = middle + 1
+        else:
+            best, high = sizes, middle
+    return best
 
 
 def _prompt_ends(tokens: Tensor, mask: Tensor) -> list[bool]:

@@ -7,7 +7,7 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlalign.learning import passes
-from rlalign.learning.passes import Passes, cut
+from rlalign.learning.passes import Passes, cut, even_cut
 from rlalign.policies import PolicyOptions
 from rlalign.policies.causal import CausalPolicy
 from rlalign.types import Sampling
@@ -34,6 +34,20 @@ class Ids:
 )
 def test_cuts(costs, ends, limit, sizes):
     assert cut(costs, [e == "1" for e in ends], limit) == sizes
+
+
+@pytest.mark.parametrize(
+    ("costs", "ends", "limit", "sizes"),
+    [
+        ([2] * 8, "01010101", 12, [4, 4]),  # not 6 and 2
+        ([3] * 4 + [1] * 4, "01010101", 10, [2, 6]),  # 6 and 10, where cut says 10 and 6 cannot be: a group ends there
+        ([1] * 16, "0000000000010001", 13, [12, 4]),  # 8 and 8 would cut the first group
+        ([9, 1, 1], "111", 4, [1, 2]),
+        ([2, 2, 2, 2], "0101", 8, [4]),
+    ],
+)
+def test_even_cuts(costs, ends, limit, sizes):
+    assert even_cut(costs, [e == "1" for e in ends], limit) == sizes
 
 
 def rows():
