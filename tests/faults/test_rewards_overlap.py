@@ -98,7 +98,7 @@ def test_an_interrupt_does_not_wait_for_the_reward(tmp_path, monkeypatch):
     monkeypatch.setattr(StopRequest, "__enter__", lambda self: self)  # as at the second Ctrl-C
     ended_by, close = [], InWorker.close
     monkeypatch.setattr(InWorker, "close", lambda self: ended_by.append(threading.current_thread()) or close(self))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job inherits deafness to it
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     try:
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run", hangs)
