@@ -44,7 +44,7 @@ def measure(variant: str, dtype: str, device: str, rows: int, width: int, vocab:
     else:
         logits = (hidden @ weight.t()).float()
         logprobs = logits.log_softmax(-1).gather(-1, targets[:, None]).squeeze(-1)
-    logprobs.sum().backward()  # type: ignore[no-untyped-call]
+    logprobs.sum().backward()  # type: ignore[no-untyped-call]  # untyped in torch
     after = peak(device)
     return {"mib": after - before, "seconds": time.perf_counter() - began}
 
@@ -96,7 +96,7 @@ def _apart(variant: str, dtype: str, device: str, shape: dict[str, int]) -> dict
     given = [w for name, value in shape.items() for w in (f"--{name}", str(value))]
     command = [sys.executable, __file__, "--one", variant, dtype, "--device", device, *given]
     out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-    return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]
+    return json.loads(out.splitlines()[-1])  # type: ignore[no-any-return]  # Any there
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def limits(lengths: Lengths, rows: int = PROMPTS * GROUP, limit: int = LIMIT) ->
     if lengths != "uneven":
         raise SystemExit(f"no lengths '{lengths}': equal or uneven")
     u = torch.linspace(0, 1, rows)[torch.randperm(rows, generator=torch.Generator().manual_seed(rows))]
-    return (1 + (limit - 1) * u.square()).round().long().tolist()  # type: ignore[no-any-return]
+    return (1 + (limit - 1) * u.square()).round().long().tolist()  # type: ignore[no-any-return]  # Any there
 
 
 class Ids:

@@ -63,16 +63,16 @@ class Game:
 
     @contextlib.contextmanager
     def _own_randomness(self) -> Iterator[None]:
-        others = random.getstate(), np.random.get_state()  # noqa: NPY002
+        others = random.getstate(), np.random.get_state()  # noqa: NPY002  # the global generator is the game's
         random.setstate(self._states[0])
-        np.random.set_state(self._states[1])  # noqa: NPY002
+        np.random.set_state(self._states[1])  # noqa: NPY002  # the global generator is the game's
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # some games print
                 yield
         finally:
             self._states = random.getstate(), np.random.get_state()  # noqa: NPY002
             random.setstate(others[0])
-            np.random.set_state(others[1])  # noqa: NPY002
+            np.random.set_state(others[1])  # noqa: NPY002  # the global generator is the game's
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # a reward in another process sees the rest of the state; the game itself stays here

@@ -120,7 +120,7 @@ class TextMDP:
         self.tokenizer = self.default_tokenizer() if tokenizer is None else as_tokenizer(tokenizer)
         self.reward = reward
         if rewards is not None:  # the defaults of this configuration, where they are not the class's
-            self.rewards = rewards  # type: ignore[misc]
+            self.rewards = rewards  # type: ignore[misc]  # the class says what an instance may say anew
         if isinstance(max_new, tuple):
             own, self._max_new_of_others = max_new
             max_new = own if tokenizer is None else self._max_new_of_others

@@ -121,7 +121,7 @@ class FixedLoop:
             self._looked.synchronize()  # long past
             before = int(self._count)
         self._count.copy_(count[None], non_blocking=True)
-        self._looked = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        self._looked = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
         self._looked.record()
         return before
 

@@ -115,7 +115,7 @@ def _tokenizer(fields: _Fields) -> Any:
     core.decoder = decoders.ByteLevel()
     special = [i for i, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == _CONTROL]
     core.add_special_tokens([AddedToken(tokens[i], special=True, normalized=False) for i in special])
-    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped in transformers
         tokenizer_object=core,
         chat_template=fields["tokenizer.chat_template"],
         clean_up_tokenization_spaces=False,

@@ -190,7 +190,7 @@ class LeanModel:
         """The tokens [n, T] as vectors [n·T, d], and cosine and signed sine [n·T, 1, width] of where they stand."""
         h: Tensor = self._embed(ids).float()
         if self._rotary is None:
-            return (h + self._places(positions)).flatten(0, 1), None  # type: ignore[misc]
+            return (h + self._places(positions)).flatten(0, 1), None  # type: ignore[misc]  # no rotation, so there are places
         cos, sin = (t.flatten(0, 1)[:, None] for t in self._rotary(h, positions))
         half = sin.shape[-1] // 2
         return h.flatten(0, 1), (cos, torch.cat([-sin[..., :half], sin[..., half:]], dim=-1))

@@ -77,7 +77,7 @@ class _Product(torch.autograd.Function):
         return product(dy, weight.t()) if wants_x else None, dy.t() @ x if wants_weight else None
 
 
-class LoraLinear(PeftLinear):  # type: ignore[misc]
+class LoraLinear(PeftLinear):  # type: ignore[misc]  # untyped in peft
     """peft's LoRA layer in one step: y = W x + b + (alpha / r) B A x, with W and b frozen.
 
     Over weights in bfloat16 the float32 adapters are rounded to it for the product, which costs little: they are thin.

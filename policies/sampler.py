@@ -188,7 +188,7 @@ class GenerateSampler:
         def past_limit(sequences: Tensor, _: Any, **__: Any) -> Tensor:
             return limit <= sequences.shape[1] - longest
 
-        config = GenerationConfig(  # type: ignore[no-untyped-call]
+        config = GenerationConfig(  # type: ignore[no-untyped-call]  # untyped in transformers
             do_sample=not greedy,
             num_beams=1,
             temperature=1.0,
@@ -203,7 +203,7 @@ class GenerateSampler:
         lm = policy.decoder
         own = lm.generation_config
         # generate fills what we leave open (a repetition penalty, say) from the model's own settings
-        lm.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]
+        lm.generation_config = GenerationConfig()  # type: ignore[no-untyped-call]  # untyped in transformers
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _restoring(lm, own):
             torch.manual_seed(seed)
             out = lm.generate(

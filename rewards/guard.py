@@ -160,8 +160,8 @@ class InWorker:
         timer.daemon = True
         timer.start()
         try:
-            worker.write(process.stdin, request)  # type: ignore[arg-type]
-            answer = worker.read(process.stdout)  # type: ignore[arg-type]
+            worker.write(process.stdin, request)  # type: ignore[arg-type]  # a pipe is a raw stream
+            answer = worker.read(process.stdout)  # type: ignore[arg-type]  # a pipe is a raw stream
         except (EOFError, OSError):
             _disarm(timer)
             self.close()
@@ -190,7 +190,7 @@ class InWorker:
 
     def _pickled(self, content: Callable[[], Mapping[str, Any]], what: str) -> bytes:
         try:
-            return cloudpickle.dumps(content())  # type: ignore[no-any-return]
+            return cloudpickle.dumps(content())  # type: ignore[no-any-return]  # untyped in cloudpickle
         except Exception as error:
             raise UserError(
                 f"reward '{self._reward.name}': {what} cannot be sent to a worker process ({error}): "
@@ -257,7 +257,7 @@ def _kill(process: subprocess.Popen[bytes]) -> None:
     process.wait()
     for pipe in (process.stdin, process.stdout):
         with contextlib.suppress(OSError):
-            pipe.close()  # type: ignore[union-attr]
+            pipe.close()  # type: ignore[union-attr]  # both are pipes
 
 
 def _ending(returncode: int | None) -> str:

@@ -171,6 +171,11 @@ class Trainer:
         times["time/reward"] = self.env.reward_seconds  # a part of time/rollout
         seen = rollout if len(drawn) == 1 else joined(drawn)
         failures = self._failures()
+        if bool(rollout.valid.any()):
+            self.divergence.passed("reward")
+        else:
+            why = ", ".join(f"{name.removeprefix('reward/')}: {count:.0f}" for name, count in failures.items())
+            self._warn(self.divergence.unrewarded(self.step + 1, why))
         metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | failures | times
         metrics |= rollout_diagnostics(seen, self.mdp, self.gold)
         metrics["rollout/draws"] = float(len(drawn))
@@ -179,11 +184,6 @@ class Trainer:
         if reward is not None:
             metrics |= {f"reward/{name}/weight": weights[name] for name in reward.moving}
             reward.end_step({name: float(values.nanmean()) for name, values in seen.components.items()})
-        if bool(rollout.valid.any()):
-            self.divergence.passed("reward")
-        else:
-            why = ", ".join(f"{name.removeprefix('reward/')}: {count:.0f}" for name, count in failures.items())
-            self._warn(self.divergence.unrewarded(self.step + 1, why))
         self.rollout_log = (metrics, samples_of(rollout))
         self.pending = {}
         return buffer

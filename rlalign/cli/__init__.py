@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
     if not debug:
-        warnings.showwarning = _warn
+        warnings.formatwarning = _one_line
     # Waiting threads spin for a while, then sleep: endless spinning takes a busy machine's cores from those that work,
     # and no spinning at all makes each of a decode step's many short waits a system call. OpenMP reads it at its start.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
@@ -55,9 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _warn(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
-    """One line, without the line of code that a reader of the command line has not written."""
-    print(f"warning: {message}", file=sys.stderr)
+def _one_line(message: Warning | str, *_: object, **__: object) -> str:
+    """A warning without the line of code, which a reader of the command line has not written."""
+    return f"warning: {message}\n"
 
 
 def _dispatch(args: list[str]) -> int:

@@ -124,8 +124,8 @@ def print_comparison(console: Console, comparison: Comparison) -> None:
 
 
 def _interval(d: Difference) -> str:
-    if d.low == d.high:
-        return "same on each"  # which says nothing of the spread: an interval of no width would be a false certainty
+    if d.same:
+        return "same on each"
     return rf"\[{_number(d.low, '+')}, {_number(d.high, '+')}]" if math.isfinite(d.low) else "-"
 
 

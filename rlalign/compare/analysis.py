@@ -12,7 +12,7 @@ import numpy as np
 from rlalign.compare import curves as cv
 from rlalign.compare import statistics as st
 from rlalign.compare.estimates import BOOTSTRAP, OVER_SEEDS, TWO_WAY, estimate, finite, floats
-from rlalign.compare.overall import profile_of
+from rlalign.compare.overall import TAUS, profile_of
 from rlalign.compare.pairs import pair_of
 from rlalign.compare.records import HELD_OUT, TRAINING, Record
 from rlalign.compare.results import (
@@ -28,7 +28,6 @@ from rlalign.types import FloatArray
 
 _SAMPLES = 6  # prompts shown side by side
 _LEAST_KL = 0.01  # nats; below, runs have not moved and there is nothing to compare at equal KL
-_TAUS = 41
 
 Grid = Mapping[str, Mapping[int, Record]]
 """Algorithm -> seed -> record, every seed for every algorithm."""
@@ -58,7 +57,7 @@ def analyse_env(grid: Grid, threshold: float | None = None) -> EnvResult:
     level = min((max((k for k in c.kl if k is not None), default=0.0) for c in whole), default=0.0)
     kl_level = level if level > _LEAST_KL else None
     highest = max(float(v.max()) for v in seeds_of.values())
-    taus = np.linspace(min(everyone, *(float(v.min()) for v in seeds_of.values())), highest, _TAUS)
+    taus = np.linspace(min(everyone, *(float(v.min()) for v in seeds_of.values())), highest, TAUS)
     algorithms = {
         name: _algorithm(row, finals[name], start, curves[name], until, threshold, kl_level, taus)
         for name, row in grid.items()

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from rlalign.compare.fairness import budget, settings_of
-from rlalign.compare.records import finished
+from rlalign.compare.records import evaluation_of, finished
 from rlalign.compare.results import Failure
 from rlalign.compare.settings import shown
 from rlalign.compare.study import Cell, label
@@ -110,8 +109,7 @@ def _alike(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure])
 
 
 def _prompts(folder: Path) -> list[str]:
-    report: dict[str, Any] = json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))
-    return [sample["prompt"] for sample in report["samples"]]
+    return [sample["prompt"] for sample in evaluation_of(folder)["samples"]]
 
 
 def _labelled(cells: Sequence[Cell]) -> list[Cell]:

@@ -11,7 +11,7 @@ from rlalign.compare.estimates import BOOTSTRAP, as_array, estimate
 from rlalign.compare.results import Aggregate, EnvResult, Profile
 from rlalign.types import FloatArray
 
-_TAUS = 41
+TAUS = 41  # thresholds of a performance profile
 
 
 def aggregate(environments: Mapping[str, EnvResult], algorithms: Sequence[str]) -> Aggregate | None:
@@ -32,7 +32,7 @@ def aggregate(environments: Mapping[str, EnvResult], algorithms: Sequence[str]) 
         return found
 
     strata = {a: scores(a) for a in algorithms}
-    taus = np.linspace(min(0.0, *(float(x.min()) for s in strata.values() for x in s)), 1.0, _TAUS)
+    taus = np.linspace(min(0.0, *(float(x.min()) for s in strata.values() for x in s)), 1.0, TAUS)
     statistics: dict[str, Callable[[FloatArray], FloatArray]] = {
         "mean": lambda x: np.mean(x, axis=-1),
         "iqm": st.iqm,

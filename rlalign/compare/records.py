@@ -17,6 +17,7 @@ from rlalign.config import TrainConfig
 from rlalign.log.tracking import read_metrics
 from rlalign.types import FloatArray
 
+_EVALUATION = Path("report", "evaluation.json")
 HELD_OUT, TRAINING = "held-out reward", "reward of the training samples"
 
 
@@ -46,6 +47,12 @@ class Record:
         return [s["prompt"] for s in self.samples]
 
 
+def evaluation_of(folder: Path) -> dict[str, Any]:
+    """The run's own before and after. Raises OSError or ValueError where there is none or it is damaged."""
+    found: dict[str, Any] = json.loads((folder / _EVALUATION).read_text(encoding="utf-8"))
+    return found
+
+
 def finished(folder: Path) -> bool:
     """True for a run folder whose run went to its end and was evaluated, prompt for prompt, whoever trained it.
 
@@ -53,7 +60,7 @@ def finished(folder: Path) -> bool:
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        report = json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))
+        report = evaluation_of(folder)
     except (OSError, ValueError):
         return False
     rows = read_metrics(folder)
@@ -71,18 +78,16 @@ def _gave_up(rows: Sequence[Mapping[str, Any]], patience: int) -> bool:
 
 def final_reward(folder: Path, when: str = "after") -> float:
     """Mean held-out reward of a finished run, or `before` it; NaN where no prompt could be scored."""
-    report = json.loads((folder / "report" / "evaluation.json").read_text(encoding="utf-8"))
-    values = np.array(report["prompts"][when]["reward"], dtype=float)
+    values = np.array(evaluation_of(folder)["prompts"][when]["reward"], dtype=float)
     return float(np.nanmean(values)) if np.isfinite(values).any() else math.nan
 
 
 def read_record(cell: Cell, failure: str | None = None) -> Record:
     """A cell's record; with a failure, what there is of it."""
     rows = read_metrics(cell.folder)
-    report = cell.folder / "report" / "evaluation.json"
-    if failure is not None or not report.is_file():
+    if failure is not None or not (cell.folder / _EVALUATION).is_file():
         return Record(cell, failure or "not finished", {}, {}, [], None, _training(cell.config, rows))
-    data = json.loads(report.read_text(encoding="utf-8"))
+    data = evaluation_of(cell.folder)
     before, after = (
         {k: np.array(v, dtype=float) for k, v in data["prompts"][when].items()} for when in ("before", "after")
     )

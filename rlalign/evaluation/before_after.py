@@ -26,6 +26,11 @@ class Difference:
     high: float
     n: int
 
+    @property
+    def same(self) -> bool:
+        """Equal on every prompt, which says nothing of the spread: an interval of no width would be false certainty."""
+        return self.low == self.high
+
 
 def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
     """Mean and t-interval of the per-prompt differences of two [P, k] arrays; prompts that failed are left out.
@@ -82,8 +87,7 @@ class Comparison:
     def verdict(self) -> str:
         """One sentence that says whether the policy got better."""
         d = self.differences["reward"]
-        # equal differences say nothing of their spread, so an interval of no width would be a false certainty
-        within = "the same on each" if d.low == d.high else f"95 % CI [{d.low:+.3f}, {d.high:+.3f}]"
+        within = "the same on each" if d.same else f"95 % CI [{d.low:+.3f}, {d.high:+.3f}]"
         what = f"reward {d.mean:+.3f} on {d.n} held-out prompts, {within}"
         if math.isnan(d.low):
             return f"Nothing can be said: too few prompts could be scored ({d.n})."

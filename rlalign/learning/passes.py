@@ -125,21 +125,23 @@ def cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
 
 
 def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
-    """As `cut`, in no more parts and no more cuts within groups, but parts of about one cost: a large part and a small
-    one take longer than two of like size."""
+    """As `cut`, in no more parts and no more cuts within groups, but parts of about one cost.
+
+    A large part and a small one take longer than two of like size.
+    """
 
     def badness(sizes: Sequence[int]) -> tuple[int, int]:
         return len(sizes), sum(not ends[stop - 1] for stop in accumulate(sizes))
 
     best = cut(costs, ends, limit)
-    low, high = sum(costs) // len(best), limit
-    while low < high:
+    least, low, high = badness(best), sum(costs) // len(best), limit
+    while len(best) > 1 and low < high:
         middle = (low + high) // 2
         sizes = cut(costs, ends, middle)
-        if badness(sizes) > badness(best):
+        if badness(sizes) > least:
             low = middle + 1
         else:
-            best, high = sizes, middle
+            best, least, high = sizes, badness(sizes), middle
     return best
 
 

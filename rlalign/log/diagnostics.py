@@ -277,6 +277,8 @@ def alarms(rows: Sequence[Row]) -> dict[str, bool]:
     Nothing is said of fewer than ten steps.
     """
     history = History(_thinned(rows))
-    seen = {metric for row in history.rows for metric in row}
-    known = {name: alarm for name, alarm in ALARMS.items() if not alarm.needs or alarm.needs in seen}
-    return {name: len(rows) >= _FEWEST and bool(alarm.there(history)) for name, alarm in known.items()}
+
+    def known(alarm: Alarm) -> bool:
+        return not alarm.needs or any(alarm.needs in row for row in history.rows)
+
+    return {n: len(rows) >= _FEWEST and bool(a.there(history)) for n, a in ALARMS.items() if known(a)}

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rlalign.files import write_whole
 from rlalign.log.diagnostics import ALARMS, alarms
 from rlalign.log.tracking import read_metrics
 
@@ -61,6 +62,5 @@ class Watch:
         return f"{name} over: it held from step {times[-1][0]} to {step - 1}"
 
     def _write(self) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         report = {name: {"held": times, "says": ALARMS[name].says} for name, times in self._held.items()}
-        self._path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_whole(self._path, json.dumps(report, indent=1) + "\n")

@@ -63,6 +63,18 @@ def test_steps_without_one_valid_reward_end_the_run(tmp_path):
     assert run.metrics["reward/mean"] == [None, 1.0, 1.0, 1.0]
 
 
+def test_a_step_that_is_given_up_moves_no_multiplier(tmp_path):
+    """Kills a constraint that follows samples of a step which is played again after the mend."""
+    whole = rlalign.reward("whole", timeout_s=None)(lambda completions, **columns: [1.0] * len(completions))
+    broken = rlalign.reward("broken", timeout_s=None)(lambda completions, **columns: [float("nan")] * len(completions))
+    rewards = [(whole, rlalign.rewards.Constraint(0.1)), broken]
+    settings = {**SMALL, "learner__max_bad_updates": 1}
+    with pytest.warns(RuntimeWarning, match="NaN"), pytest.raises(RewardError, match="1 in a row"):
+        rlalign.train("reverse", "gru", rewards=rewards, output=tmp_path / "run", **settings)
+    state, _ = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
+    assert state["progress"]["reward"] == {"whole": 0.0}
+
+
 def test_raising_with_a_value_takes_it(tmp_path):
     run = train(tmp_path / "run", raises, on_error=-1.0)
     assert run.metrics["reward/mine"] == [-1.0] * 3
