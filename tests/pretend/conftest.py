@@ -94,6 +94,8 @@ class PretendCuda(TorchFunctionMode):
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
+        if _meta(args, kwargs):
+            return func(*args, **kwargs)  # tensors without content are on no device
         if func == _device:
             return self.home(args[0]) or CPU
         if func == _is_cuda:
@@ -185,6 +187,12 @@ def _by_mask(func: Callable[..., Any], args: Any) -> bool:
     return any(isinstance(x, Tensor) and x.dtype == torch.bool for x in tree_leaves(args[1]))
 
 
+def _meta(args: Any, kwargs: Any) -> bool:
+    """A tensor without content is asked, or asked for: transformers builds a model of such, and fills it afterwards."""
+    named = [x for x in (*args, kwargs.get("device")) if isinstance(x, str | torch.device)]
+    return "meta" in map(str, named) or any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs)))
+
+
 def _as_device(value: Any) -> torch.device:
     device = torch.device(value)
     return CUDA if device.type == "cuda" else CPU
@@ -222,5 +230,8 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
     monkeypatch.setattr(torch.cuda, "graph", _no_graph)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    # what a build for CUDA asks of the driver, and one for CPUs does not
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
+    monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda _: False)
     with PretendCuda() as mode:
         yield mode

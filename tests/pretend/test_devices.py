@@ -136,3 +136,12 @@ def test_a_step_waits_as_often_for_long_turns_as_for_short_ones(cuda, tmp_path):
         return len(cuda.waits) - began
 
     assert waits(8) == waits(64)
+
+
+def test_a_model_that_is_loaded_has_the_rotary_frequencies_of_its_start(cuda, tmp_path):
+    """Kills a pretence that gives a body to transformers' tensors without content: it left them unfilled."""
+    run = rlalign.train("reverse", "tiny", output=tmp_path / "run", steps=1, quiet=True, evaluation__prompts=2)
+    frequencies = dict(run.policy.lm.named_buffers())["model.rotary_emb.inv_freq"]
+    width = 2 * len(frequencies)
+    theta = run.policy.lm.config.rope_parameters["rope_theta"]
+    assert frequencies.cpu().tolist() == pytest.approx([theta ** (-2 * i / width) for i in range(width // 2)])
