@@ -408,6 +408,8 @@ def test_the_end_of_a_process_is_seen_though_its_server_is_silent(tmp_path: Path
     workers.start("done", done.config)
     workers.start("killed", replace(killed.config, steps=10**6))
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]  # private
+    another = workers._context.Process(target=int)
+    another.start()  # the server has let go of the others' lines by now, which it holds for a moment after a fork
     os.kill(server, signal.SIGSTOP)
     try:
         assert _ended(workers) == ("done", 0)
@@ -415,6 +417,7 @@ def test_the_end_of_a_process_is_seen_though_its_server_is_silent(tmp_path: Path
         assert _ended(workers)[0] == "killed"
     finally:
         os.kill(server, signal.SIGCONT)
+    another.join()
     workers.start("killed", replace(killed.config, steps=10**6, output=str(tmp_path / "again")))
     workers._running["killed"][0].kill()
     assert _ended(workers) == ("killed", -signal.SIGKILL)
