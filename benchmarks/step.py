@@ -3,15 +3,16 @@
     python benchmarks/step.py [--sizes small mid] [--lengths equal uneven] [--dtypes float32 bfloat16] [--repeats 3]
 
 Same shapes of model, prompts, samples and tokens, a reward that costs nothing, the same loss, clipping and AdamW. A
-step of ours runs between two of TRL's, in one process. Lengths are forced on both sides: TRL's rows by EOS at their
-limit, ours by a limit of their own. Ours is sampler, reward, advantages and update; our environment is left out, as is
-TRL's dataset.
+step of ours runs between two of TRL's, each side in a process of its own. Lengths are forced on both sides: TRL's rows
+by EOS at their limit, ours by a limit of their own. Ours is sampler, reward, advantages and update; our environment is
+left out, as is TRL's dataset.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,7 @@ import shapes
 import torch
 import trl_peer
 from machine import clock, merge
+from pair import Ask, Turns, side
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
@@ -29,7 +31,7 @@ from rlalign.types import Sampling
 
 
 class Ours:
-    """Our step; `seconds` holds its parts, one entry a step."""
+    """Our step; it returns the seconds of its parts."""
 
     def __init__(self, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
         self.policy = shapes.policy(size, dtype=dtype, device=device)
@@ -38,9 +40,8 @@ class Ours:
         self.generator = torch.Generator(device).manual_seed(0)
         self.prompts = [p for p in shapes.prompts(self.policy.tokenizer.vocab_size) for _ in range(shapes.GROUP)]
         self.limits = shapes.limits(lengths)
-        self.seconds: dict[str, list[float]] = {"rollout": [], "update": []}
 
-    def __call__(self) -> None:
+    def __call__(self) -> dict[str, float]:
         """One step."""
         began = self._now()
         self.policy.begin_rollout()
@@ -51,63 +52,66 @@ class Ours:
         rollout = rollout_from(self.prompts, said, trl_peer.parity(said), samples.logprobs)
         rolled = self._now()
         self.learner.update(self.learner.prepare(rollout))
-        self.seconds["rollout"].append(rolled - began)
-        self.seconds["update"].append(self._now() - rolled)
+        return {"rollout": rolled - began, "update": self._now() - rolled}
 
 
-class Between(TrainerCallback):
-    """Times TRL's steps and runs `work` after each."""
+class Turn(TrainerCallback):
+    """Takes a turn for each of TRL's steps."""
 
-    def __init__(self, work: Callable[[], None], device: str, kind: str) -> None:
-        self.work, self.seconds, self._now = work, list[float](), partial(clock, device, kind)
+    def __init__(self, turns: Turns) -> None:
+        self.turns = turns
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Start the clock."""
-        self._began = self._now()
+        """Wait for it."""
+        self.turns.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Stop it; our turn."""
-        self.seconds.append(self._now() - self._began)
-        self.work()
+        """Report it."""
+        self.turns.end()
+
+
+def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
+    """Our side."""
+    step = Ours(size, lengths, dtype, device, kind)
+    turns.serve(lambda _: step())
 
 
 def theirs(
-    size: str,
-    lengths: shapes.Lengths,
-    dtype: str,
-    device: str,
-    kind: str,
-    micro_batch: int,
-    steps: int,
-    work: Callable[[], None],
-) -> list[float]:
-    """Seconds of TRL's steps, the first one left out, with `work` done after each."""
+    turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: str, micro_batch: int, steps: int
+) -> None:
+    """TRL's side."""
     lm = shapes.model(size).to(device)
     trl_peer.force_lengths(lm, shapes.limits(lengths))
-    between = Between(work, device, kind)
+    bf16, callbacks = dtype == "bfloat16", [Turn(turns)]
     trl_peer.trainer(
-        lm,
-        micro_batch=micro_batch,
-        bf16=dtype == "bfloat16",
-        device=device,
-        lr=LR,
-        steps=steps + 1,
-        callbacks=[between],
+        lm, micro_batch=micro_batch, bf16=bf16, device=device, lr=LR, steps=steps, callbacks=callbacks
     ).train()
-    return between.seconds[1:]
 
 
 def cell(
     size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, kind: str, candidates: Sequence[int]
 ) -> dict[str, Any]:
     """One row of the table."""
-    best = candidates[0]
-    if len(candidates) > 1:
-        tried = {m: theirs(size, lengths, dtype, device, kind, m, 1, lambda: None)[0] for m in candidates}
+    setting = {"device": device, "kind": kind}
+
+    def trl(micro_batch: int, steps: int) -> AbstractContextManager[Ask]:
+        return side(theirs, size, lengths, dtype, device, micro_batch, steps, **setting)
+
+    best, tried = candidates[0], dict[int, float]()
+    for m in candidates if len(candidates) > 1 else ():
+        with trl(m, 2) as peer_step:
+            peer_step()
+            tried[m] = peer_step()[0]
         best = min(tried, key=lambda m: tried[m])
-    ours = Ours(size, lengths, dtype, device, kind)
-    peer = theirs(size, lengths, dtype, device, kind, best, repeats, ours)
-    parts = {name: values[1:] for name, values in ours.seconds.items()}
+    parts: dict[str, list[float]] = {"rollout": [], "update": []}
+    peer: list[float] = []
+    with side(ours, size, lengths, dtype, device, kind, **setting) as own_step, trl(best, repeats + 1) as peer_step:
+        for i in range(repeats + 1):
+            seconds, (_, split) = peer_step()[0], own_step()
+            if i:  # the first is a warm-up
+                peer.append(seconds)
+                for name, values in parts.items():
+                    values.append(split[name])
     own = [a + b for a, b in zip(*parts.values(), strict=True)]
     ratios = [b / a for a, b in zip(own, peer, strict=True)]
     return {
@@ -117,7 +121,7 @@ def cell(
         "device": device,
         "clock": kind,
         "threads": torch.get_num_threads(),
-        "tokens": sum(ours.limits),
+        "tokens": sum(shapes.limits(lengths)),
         "ours_s": round(statistics.median(own), 4),
         **{f"ours_{name}_s": round(statistics.median(values), 4) for name, values in parts.items()},
         "trl_s": round(statistics.median(peer), 4),

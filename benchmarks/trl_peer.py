@@ -1,15 +1,11 @@
 """TRL's side of the speed benchmarks: its GRPOTrainer, tuned, and its own path from given completions to a step.
 
-Our learner asks glibc to keep freed memory, which in one process would speed TRL up by more than us. Here it does not,
-so that TRL runs as it does by itself; we are about 5 % faster where it does.
-
 Tuned: gradient checkpointing off, beta 0 (no reference), no old-log-prob pass, bf16 by request, the micro-batch chosen
 by the caller. Nothing of TRL is replaced; completion lengths are forced by a logits processor of transformers.
 """
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -17,8 +13,6 @@ from typing import Any
 import shapes
 import torch
 from torch import Tensor
-
-os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "")  # a user's own choice, as `rlalign.learning.allocator` sees it
 
 
 def trainer(

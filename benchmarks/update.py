@@ -3,8 +3,10 @@
     python benchmarks/update.py [--sizes small mid smollm2] [--lengths equal uneven] [--dtypes float32 bfloat16]
                                 [--device cpu] [--repeats 3]
 
-Alternating runs in one process; medians, ratios and their range. Both take the same completions, advantages, loss
-(clipped ratio, token mean), clipping and AdamW. The floor is the FLOPs of our products over the machine's rate at them.
+Alternating runs, each side in a process of its own; medians, ratios and their range. Both take the same completions,
+advantages, loss (clipped ratio, token mean), clipping and AdamW. The floor is the FLOPs of our products over the
+machine's rate at them. Memory that glibc keeps for both: MALLOC_TRIM_THRESHOLD_=2147483647
+MALLOC_MMAP_THRESHOLD_=2147483647 before the command.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import shapes
 import torch
 import trl_peer
 from machine import clock, merge
+from pair import Turns, side
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -87,6 +90,47 @@ def timed(work: Callable[[], Any], device: str, kind: str = "wall") -> float:
     return clock(device, kind) - began
 
 
+def peer(
+    size: str,
+    dtype: str,
+    device: str,
+    prompts: list[list[int]],
+    said: list[list[int]],
+    advantages: Tensor,
+    micro_batch: int,
+) -> trl_peer.Update:
+    """TRL's update of these completions."""
+    lm, bf16 = shapes.model(size).to(device), dtype == "bfloat16"
+    return trl_peer.Update(lm, prompts, said, advantages, micro_batch=micro_batch, bf16=bf16, device=device, lr=LR)
+
+
+def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: str, micro_batch: int) -> None:
+    """Our side."""
+    policy = shapes.policy(size, dtype=dtype, device=device)
+    prompts, said = completions(policy.tokenizer.vocab_size, lengths)
+    learner, rollout = learner_of(policy, micro_batch=micro_batch), rollout_of(policy, prompts, said)
+
+    def update(_: None) -> None:
+        learner.update(learner.prepare(rollout))
+
+    turns.serve(update)
+
+
+def theirs(
+    turns: Turns,
+    size: str,
+    lengths: shapes.Lengths,
+    dtype: str,
+    device: str,
+    advantages: list[float],
+    candidates: Sequence[int],
+) -> None:
+    """TRL's side; a turn asks for a micro-batch."""
+    prompts, said = completions(shapes.config(size).vocab_size, lengths)
+    updates = {m: peer(size, dtype, device, prompts, said, torch.tensor(advantages), m) for m in candidates}
+    turns.serve(lambda micro_batch: updates[micro_batch]())
+
+
 def cell(
     size: str,
     lengths: shapes.Lengths,
@@ -100,28 +144,24 @@ def cell(
     """One row of the table."""
     policy = shapes.policy(size, dtype=dtype, device=device)
     prompts, said = completions(policy.tokenizer.vocab_size, lengths)
-    learner, rollout = learner_of(policy, micro_batch=micro_batch), rollout_of(policy, prompts, said)
+    learner, rollout = learner_of(policy), rollout_of(policy, prompts, said)
     advantages = learner.prepare(rollout).batch.advantages
     assert advantages is not None
     given = advantages.cpu().gather(1, rollout.lengths[:, None] - 1).squeeze(1)
-
-    def ours() -> None:
-        learner.update(learner.prepare(rollout))
-
-    def peer(size_: int) -> trl_peer.Update:
-        lm = shapes.model(size).to(device)
-        bf16 = dtype == "bfloat16"
-        return trl_peer.Update(lm, prompts, said, given, micro_batch=size_, bf16=bf16, device=device, lr=LR)
-
-    theirs = {m: peer(m) for m in candidates}
-    same = difference(learner, rollout, theirs[max(candidates)])
-    timed(ours, device)
-    first = {m: timed(u, device, kind) for m, u in theirs.items()}
-    best = min(first, key=lambda m: first[m])
-    runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(candidates)]]}
-    for _ in range(repeats):
-        runs["ours"].append(timed(ours, device, kind))
-        runs["best"].append(timed(theirs[best], device, kind))
+    same = difference(learner, rollout, peer(size, dtype, device, prompts, said, given, max(candidates)))
+    setting = {"device": device, "kind": kind}
+    with (
+        side(ours, size, lengths, dtype, device, micro_batch, **setting) as own,
+        side(theirs, size, lengths, dtype, device, given.tolist(), candidates, **setting) as trl,
+    ):
+        own()
+        trl(max(candidates))
+        first = {m: trl(m)[0] for m in candidates}
+        best = min(first, key=lambda m: first[m])
+        runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(candidates)]]}
+        for _ in range(repeats):
+            runs["ours"].append(own()[0])
+            runs["best"].append(trl(best)[0])
     ratios = [b / a for a, b in zip(runs["ours"], runs["best"], strict=True)]
     median = {name: statistics.median(values) for name, values in runs.items()}
     flops = products(policy, prompts, said)

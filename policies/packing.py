@@ -192,8 +192,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float) -> Te
     # the queries that share a key stand as further positions of one head, so that no key is repeated
     q = q.index_select(0, bucket.queries.flatten()).view(n, t, shared, group, -1).permute(0, 2, 3, 1, 4)
     k, v = (x.index_select(0, bucket.keys.flatten()).view(n, s, shared, -1).transpose(1, 2) for x in (k, v))
-    plain = q.device.type == "cpu" and 4 * n * heads * t * s <= _PLAIN_BYTES.get(q.dtype, 0)
-    if plain:
+    if q.device.type == "cpu" and 4 * n * heads * t * s <= _PLAIN_BYTES.get(_product_dtype(q), 0):
         out = _plain(q, k, v, bucket.hidden, scale)
     else:
         q = q.flatten(1, 2)
@@ -201,6 +200,12 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float) -> Te
         mask = None if bucket.hidden is None else bucket.hidden.to(q.dtype)[:, None]
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
     return out.reshape(n, heads, t, -1).transpose(1, 2).reshape(n * t, heads, -1)
+
+
+def _product_dtype(x: Tensor) -> torch.dtype:
+    """The format in which a product of x is formed: autocast may choose another than that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 def _plain(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, scale: float) -> Tensor:

@@ -65,8 +65,8 @@ class LearnerConfig:
     minibatches: int = 1
     """Optimizer steps per pass."""
     micro_batch: int = 0
-    """Sequences per forward; 0: a whole minibatch, halved when memory runs out, and on a CPU what has up to 4,096
-    tokens. Never changes the gradient."""
+    """Sequences per forward; 0: a whole minibatch, halved when memory runs out, and on a CPU what has up to 8,192
+    tokens to be read, or takes about 4 GiB. Never changes the gradient."""
     max_grad_norm: float = 1.0
     """Gradient norm at which to clip; 0: never."""
     weight_decay: float = 0.0

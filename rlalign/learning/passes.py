@@ -8,7 +8,7 @@ from itertools import accumulate
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rlalign.policies.base import Policy, TokenScores
@@ -16,7 +16,8 @@ from rlalign.policies.packing import moved
 from rlalign.types import Sampling
 
 T = TypeVar("T")
-_CPU_TOKENS = 4096  # of a micro-batch on a CPU: more of them leave its caches and are no faster
+_CPU_TOKENS = 8192  # of a micro-batch on a CPU: more are no faster
+_CPU_BYTES = 1 << 32  # and what they leave for its backward pass: nothing there says in time that memory runs out
 
 
 class Passes:
@@ -25,7 +26,8 @@ class Passes:
     Args:
         policy: what scores.
         sampling: the distribution that actions were drawn from.
-        micro_batch: rows that go together at most; 0 is all of them, and on a CPU as many as have 4,096 tokens.
+        micro_batch: rows that go together at most; 0 is all of them, and on a CPU as many as have 8,192 tokens to be
+            read, or fewer where those would leave more than about 4 GiB for the backward pass.
     """
 
     def __init__(self, policy: Policy, sampling: Sampling, micro_batch: int) -> None:
@@ -37,16 +39,20 @@ class Passes:
         Rows stay by their group where the policy reads its prompt once, and a group is cut only if it has to be.
         Elsewhere rows of like length come together, for less padding.
         """
-        if self.micro_batch:
-            limit, cost = self.micro_batch, torch.ones_like(lengths)
-        elif self.policy.device.type == "cpu":
-            limit, cost = _CPU_TOKENS, lengths
-        else:
+        if not self.micro_batch and self.policy.device.type != "cpu":
             return [rows]
         packs = self.policy.packs
         order = rows.sort().values if packs else rows[torch.argsort(lengths[rows], stable=True)]
-        ends = _prompt_ends(tokens[order], mask[order]) if packs else [True] * len(order)
-        return torch.split(order, even_cut(cost[order].tolist(), ends, limit))
+        whole, ends = lengths[order], [True] * len(order)
+        more = whole  # what a row costs after another one
+        if packs:
+            prompts, ends = _prompts(tokens[order], whole, mask[order])
+            more = torch.where(torch.tensor([True, *ends[:-1]]), whole, whole - prompts)
+        if self.micro_batch:
+            whole, more, limit = torch.ones_like(whole), torch.ones_like(whole), self.micro_batch
+        else:
+            limit = max(1, min(_CPU_TOKENS, _CPU_BYTES // max(1, _bytes_of_token(self.policy))))
+        return torch.split(order, even_cut(more.tolist(), ends, limit, whole.tolist()))
 
     def within_memory(self, work: Callable[[], T], rows: int) -> T:
         """The result of work that goes by micro-batches, these halved until it fits."""
@@ -106,14 +112,14 @@ class Passes:
         return self.within_memory(work, len(tokens))
 
 
-def cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
+def cut(costs: Sequence[int], ends: Sequence[bool], limit: int, firsts: Sequence[int]) -> list[int]:
     """Sizes of consecutive parts that cost up to `limit` each, cut after a row of `ends` where one is within reach.
 
-    A row that costs more by itself is a part of its own.
+    The first row of a part costs what `firsts` says. One that costs more than the limit is a part of its own.
     """
     sizes, start = list[int](), 0
     while start < len(costs):
-        total, reached, stop = costs[start], start + 1, 0
+        total, reached, stop = firsts[start], start + 1, 0
         while True:
             stop = reached if ends[reached - 1] else stop
             if reached == len(costs) or total + costs[reached] > limit:
@@ -124,7 +130,7 @@ def cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
     return sizes
 
 
-def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int]:
+def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int, firsts: Sequence[int]) -> list[int]:
     """As `cut`, in no more parts and no more cuts within groups, but parts of about one cost.
 
     A large part and a small one take longer than two of like size.
@@ -133,11 +139,11 @@ def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int
     def badness(sizes: Sequence[int]) -> tuple[int, int]:
         return len(sizes), sum(not ends[stop - 1] for stop in accumulate(sizes))
 
-    best = cut(costs, ends, limit)
+    best = cut(costs, ends, limit, firsts)
     least, low, high = badness(best), sum(costs) // len(best), limit
     while len(best) > 1 and low < high:
         middle = (low + high) // 2
-        sizes = cut(costs, ends, middle)
+        sizes = cut(costs, ends, middle, firsts)
         if badness(sizes) > least:
             low = middle + 1
         else:
@@ -145,8 +151,16 @@ def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int) -> list[int
     return best
 
 
-def _prompt_ends(tokens: Tensor, mask: Tensor) -> list[bool]:
-    """True at each row [N] whose successor has another prompt, which is what stands before the first action."""
+def _prompts(tokens: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, list[bool]]:
+    """The length of each row's prompt, which is what stands before its first action, int64 [N]; and whether its
+    successor has another one."""
     before = mask.long().cumsum(1) == 0
     prompt = torch.where(before, tokens, -1)  # no token is -1, so that prompts of different lengths differ
-    return [*(prompt[1:] != prompt[:-1]).any(1).tolist(), True]
+    return before.sum(1).minimum(lengths), [*(prompt[1:] != prompt[:-1]).any(1).tolist(), True]
+
+
+def _bytes_of_token(policy: Policy) -> int:
+    """About what a token leaves for the backward pass: what goes into the linear layers and comes out of them in
+    float32, and as much again for norms, attention and activations (a fifth to two thirds more than was measured)."""
+    layers = (m for n, m in policy.named_modules() if isinstance(m, nn.Linear) and not n.startswith("reference."))
+    return 2 * 4 * sum(m.in_features + m.out_features for m in layers)

@@ -33,7 +33,12 @@ class Ids:
     ],
 )
 def test_cuts(costs, ends, limit, sizes):
-    assert cut(costs, [e == "1" for e in ends], limit) == sizes
+    assert cut(costs, [e == "1" for e in ends], limit, costs) == sizes
+
+
+def test_the_first_row_of_a_part_costs_its_prompt_again():
+    assert cut([5, 2, 2, 2], [False, False, False, True], 7, [5, 5, 5, 5]) == [2, 2]
+    assert cut([5, 2, 2, 2], [False, False, False, True], 6, [5, 5, 5, 5]) == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -47,7 +52,7 @@ def test_cuts(costs, ends, limit, sizes):
     ],
 )
 def test_even_cuts(costs, ends, limit, sizes):
-    assert even_cut(costs, [e == "1" for e in ends], limit) == sizes
+    assert even_cut(costs, [e == "1" for e in ends], limit, costs) == sizes
 
 
 def rows():
@@ -100,9 +105,19 @@ def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
         return [p.tolist() for p in found]
 
     assert lengths.tolist() == [5, 4, 6, 4, 3, 3]
-    assert parts(25) == [[0, 1, 2, 3, 4, 5]]
-    assert parts(21) == [[0, 1, 2], [3, 4, 5]]  # rows 0 to 3 are 19 tokens, and cut a group
-    assert parts(10) == [[0, 1], [2], [3, 4, 5]]
-    assert parts(25, micro_batch=4) == [[0, 1, 2], [3, 4, 5]]
+    assert parts(17) == [[0, 1, 2, 3, 4, 5]]  # 3 + 2 + 1 + 3, 2 + 2 + 1, 1 + 2: each prompt once
+    assert parts(16) == [[0, 1, 2], [3, 4, 5]]  # rows 0 to 3 are 13 tokens, and cut a group
+    assert parts(8) == [[0, 1], [2], [3, 4, 5]]
+    assert parts(17, micro_batch=4) == [[0, 1, 2], [3, 4, 5]]
     policy.lm.set_attn_implementation("sdpa")  # whole rows: by length instead
     assert parts(14) == [[5, 4, 3, 1], [0, 2]]
+
+
+def test_what_tokens_leave_in_memory_is_a_limit_too(monkeypatch):
+    policy, (tokens, lengths, mask) = policy_of(), rows()
+    # q, k, v, o, gate, up, down and the head; in and out, and as much again
+    floats = 2 * ((16 + 16) + 2 * (16 + 8) + (16 + 16) + 3 * (16 + 24) + (16 + V))
+    monkeypatch.setattr(passes, "_CPU_BYTES", 4 * floats * 17)
+    assert len(Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask)) == 1
+    monkeypatch.setattr(passes, "_CPU_BYTES", 4 * floats * 17 - 1)
+    assert len(Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask)) == 2
