@@ -53,6 +53,11 @@ def clock(device: str, kind: str = "wall") -> float:
     return time.process_time() if kind == "cpu" else time.perf_counter()
 
 
+def memory() -> str:
+    """Whether the user lets glibc keep freed memory, for whatever runs ("kept"), or it is "as it comes"."""
+    return "kept" if os.environ.get("MALLOC_TRIM_THRESHOLD_") else "as it comes"
+
+
 def merge(name: str, cells: list[dict[str, Any]], *, key: tuple[str, ...]) -> Path:
     """Write cells to benchmarks/results/NAME.json, each with its commit and load; older cells of other keys stay."""
     path, here = RESULTS / f"{name}.json", machine()

@@ -19,7 +19,7 @@ from typing import Any
 import shapes
 import torch
 import trl_peer
-from machine import clock, merge
+from machine import clock, memory, merge
 from pair import Ask, Turns, side
 from rich.console import Console
 from rich.table import Table
@@ -120,6 +120,7 @@ def cell(
         "dtype": dtype,
         "device": device,
         "clock": kind,
+        "memory": memory(),
         "threads": torch.get_num_threads(),
         "tokens": sum(shapes.limits(lengths)),
         "ours_s": round(statistics.median(own), 4),
@@ -155,7 +156,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for size, dtype, lengths in shapes.cells(args):
         rows.append(cell(size, lengths, dtype, args.device, args.repeats, args.clock, args.candidates))
-        merge("step", rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
+        merge("step", rows[-1:], key=("size", "lengths", "dtype", "device", "clock", "memory"))
     Console(width=140).print(table_of(rows))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import shapes
 import torch
 import trl_peer
-from machine import clock, merge
+from machine import clock, memory, merge
 from pair import Turns, side
 from rich.console import Console
 from rich.table import Table
@@ -171,6 +171,7 @@ def cell(
         "dtype": dtype,
         "device": device,
         "clock": kind,
+        "memory": memory(),
         "threads": torch.get_num_threads(),
         "tokens": sum(map(len, said)),
         "ours_s": round(median["ours"], 4),
@@ -264,7 +265,7 @@ def main() -> None:
         rows.append(
             cell(size, lengths, dtype, args.device, args.repeats, args.micro_batch, args.clock, args.candidates)
         )
-        merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device", "clock"))
+        merge(args.output, rows[-1:], key=("size", "lengths", "dtype", "device", "clock", "memory"))
     Console(width=140).print(table_of(rows))
 
 

@@ -16,6 +16,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from rlalign.policies.attention import KNOWN, read_packed
 from rlalign.policies.norm import PLAIN, RMSNorm
 
 _THIN = 64
@@ -134,10 +135,12 @@ class _LoraProduct(torch.autograd.Function):
 
 
 def speed_up(model: nn.Module) -> None:
-    """Let every plain nn.Linear of a model be a `Linear`, and norms that are known an `RMSNorm`, in place; parameters,
-    names and files stay what they are."""
+    """Let every plain nn.Linear of a model be a `Linear`, norms that are known an `RMSNorm`, and known attention read
+    packed rows by itself, in place; parameters, names and files stay what they are."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
         elif type(module).__name__ in PLAIN:
             module.__class__ = RMSNorm
+        elif type(module).__name__ in KNOWN:
+            read_packed(module)

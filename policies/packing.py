@@ -25,8 +25,8 @@ NAME = "rlalign_packed"
 """Our attention's name in transformers' registry; without a packing it is transformers' own `sdpa`."""
 _WORTH = 1 << 15
 """Score entries that a further bucket must save: less than that, and its own operations cost more."""
-_PLAIN_BYTES = {torch.float32: 1 << 22, torch.bfloat16: 1 << 26}
-"""Scores up to which the plain formula is the faster one on a CPU; in float32 the blocked one soon is."""
+_PLAIN_BYTES = {torch.float32: 1 << 25, torch.bfloat16: 1 << 26}
+"""Scores up to which the plain formula is the faster one on a CPU."""
 _HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
 
 Ints = NDArray[np.int64]
@@ -178,10 +178,14 @@ def attend(
     if odd or len(query) != 1:
         raise NotImplementedError(f"packed attention with {', '.join(odd) or 'several rows'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))  # [M, heads, e]
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return attended(q, k, v, packing, scale)[None], None
+
+
+def attended(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scale: float) -> Tensor:
+    """softmax(scale · q kᵀ) v over what each token sees: q [M, H, e], k and v [M, K, e] -> [M, H, e]."""
     parts = [_attend(q, k, v, bucket, scale) for bucket in packing.buckets]
-    out = (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, packing.back)
-    return out[None], None
+    return (parts[0] if len(parts) == 1 else torch.cat(parts)).index_select(0, packing.back)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float) -> Tensor:
@@ -213,8 +217,9 @@ def _plain(q: Tensor, k: Tensor, v: Tensor, hidden: Tensor | None, scale: float)
     s = k.shape[2]
     if hidden is None:
         hidden = torch.full((t, s), -torch.inf).triu_(1)[None]
-    scores = q.reshape(n * shared, group * t, e) @ k.reshape(n * shared, s, e).transpose(1, 2)
-    scores.view(n, shared, group, t, s).mul_(scale).add_(hidden[:, None, None])
+    scores = (q * scale).reshape(n * shared, group * t, e) @ k.reshape(n * shared, s, e).transpose(1, 2)
+    # a constant: autograd need not know of it, and would copy all scores for each change of a view
+    scores.detach().view(n, shared, group, t, s).add_(hidden[:, None, None])
     return scores.softmax(-1) @ v.reshape(n * shared, s, -1)
 
 

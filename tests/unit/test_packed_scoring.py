@@ -15,7 +15,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from rlalign.policies import PolicyOptions, head, packing
+from rlalign.policies import PolicyOptions, attention, head, packing
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.head import fused_logprobs
 from rlalign.policies.packing import pack
@@ -211,13 +211,22 @@ def test_an_architecture_that_asks_more_of_its_attention_is_padded():
         torch.testing.assert_close(scored[i, at], alone[at - 1, tokens[i, at]], rtol=1e-4, atol=1e-5)
 
 
-def test_an_attention_that_is_not_ours_is_noticed(monkeypatch):
+@pytest.mark.parametrize(("family", "where"), [("llama", attention), ("gpt2", packing)])
+def test_an_attention_that_is_not_ours_is_noticed(family, where, monkeypatch):
     """The check at construction is what stands between a wrong layout and a silent error."""
-    right = packing.attend
-    monkeypatch.setattr(packing, "attend", lambda *a, **k: (right(*a, **k)[0] * 1.01, None))
-    assert not build("llama")._backbone.packs
+    right = packing.attended
+    monkeypatch.setattr(where, "attended", lambda *a: right(*a) * 1.01)
+    assert not build(family)._backbone.packs
     monkeypatch.undo()
-    assert build("llama")._backbone.packs
+    assert build(family)._backbone.packs
+
+
+def test_a_window_in_a_known_attention_is_noticed():
+    """A module of our own must not look past what transformers' would."""
+    shape = {**GATED, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0}
+    policy = CausalPolicy(Qwen3ForCausalLM(Qwen3Config(**shape)), Ids(), options=PolicyOptions(lora_r=0))
+    assert isinstance(policy.lm.model.layers[0].self_attn, attention.PackedAttention)
+    assert not policy._backbone.packs
 
 
 def test_what_is_packed():
