@@ -1,4 +1,4 @@
-"""Sides of a comparison, each in a process of its own, where it runs as its users run it; one works at a time.
+"""Sides of a comparison, each in a process of its own, where it runs as its users run it; they take turns.
 
 In one process they would share settings that either makes: our learner asks glibc to keep freed memory, for instance.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
@@ -27,14 +27,18 @@ class Turns:
         self._began = clock(*self._clock)
         return asked
 
-    def end(self, result: Any = None) -> None:
-        """Stop the clock and report."""
-        self._pipe.send((clock(*self._clock) - self._began, result))
+    def end(self, result: Any = None, runs: int = 1) -> None:
+        """Stop the clock and report the seconds of one of the runs."""
+        self._pipe.send(((clock(*self._clock) - self._began) / runs, result))
 
-    def serve(self, work: Callable[[Any], Any]) -> None:
-        """Do `work` with what is asked, turn by turn, until the process is stopped."""
+    def serve(self, work: Callable[[Any], Any], *, at_least: float = 0.0) -> None:
+        """Do `work` with what is asked, turn by turn, until the process is stopped; a turn is as many runs as take
+        `at_least` some seconds, and reports their mean and the last result."""
         while True:
-            self.end(work(self.begin()))
+            asked, runs = self.begin(), 0
+            while not runs or clock(*self._clock) - self._began < at_least:
+                result, runs = work(asked), runs + 1
+            self.end(result, runs)
 
 
 Ask = Callable[..., tuple[float, Any]]
@@ -51,8 +55,13 @@ def side(run: Callable[..., None], *args: Any, device: str, kind: str) -> Iterat
     there.close()
 
     def ask(what: Any = None) -> tuple[float, Any]:
-        here.send(what)
-        answer = here.recv()
+        with suppress(OSError):  # it has ended; what it said last can still be read
+            here.send(what)
+        try:
+            answer = here.recv()
+        except (EOFError, OSError):
+            process.join()
+            raise SystemExit(f"a side ended with exit code {process.exitcode}") from None
         if isinstance(answer, str):
             raise SystemExit(answer)
         return answer  # type: ignore[no-any-return]  # what came through the pipe
@@ -67,5 +76,5 @@ def side(run: Callable[..., None], *args: Any, device: str, kind: str) -> Iterat
 def _run(pipe: Connection, run: Callable[..., None], args: tuple[Any, ...], device: str, kind: str) -> None:
     try:
         run(Turns(pipe, device, kind), *args)
-    except Exception:
+    except BaseException:
         pipe.send(traceback.format_exc())

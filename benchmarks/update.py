@@ -11,6 +11,7 @@ MALLOC_MMAP_THRESHOLD_=2147483647 before the command.
 
 from __future__ import annotations
 
+import gc
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,6 +34,8 @@ from rlalign.types import Sampling, Task
 
 LR = 1e-8
 """Small, or the rollout that is learnt from again and again would not be the policy's own any more."""
+TURN = 1.0
+"""Seconds that a turn takes at least: short updates come one after the other, as they do in a run."""
 CANDIDATES = (8, 16, 64)
 """Micro-batches that TRL may choose from; 64 is all at once."""
 
@@ -113,7 +116,7 @@ def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: s
     def update(_: None) -> None:
         learner.update(learner.prepare(rollout))
 
-    turns.serve(update)
+    turns.serve(update, at_least=TURN)
 
 
 def theirs(
@@ -128,7 +131,7 @@ def theirs(
     """TRL's side; a turn asks for a micro-batch."""
     prompts, said = completions(shapes.config(size).vocab_size, lengths)
     updates = {m: peer(size, dtype, device, prompts, said, torch.tensor(advantages), m) for m in candidates}
-    turns.serve(lambda micro_batch: updates[micro_batch]())
+    turns.serve(lambda micro_batch: updates[micro_batch](), at_least=TURN)
 
 
 def cell(
@@ -142,20 +145,18 @@ def cell(
     candidates: Sequence[int],
 ) -> dict[str, Any]:
     """One row of the table."""
-    policy = shapes.policy(size, dtype=dtype, device=device)
-    prompts, said = completions(policy.tokenizer.vocab_size, lengths)
-    learner, rollout = learner_of(policy), rollout_of(policy, prompts, said)
-    advantages = learner.prepare(rollout).batch.advantages
-    assert advantages is not None
-    given = advantages.cpu().gather(1, rollout.lengths[:, None] - 1).squeeze(1)
-    same = difference(learner, rollout, peer(size, dtype, device, prompts, said, given, max(candidates)))
+    given, same = advantages_and_difference(size, lengths, dtype, device, max(candidates))
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
     setting = {"device": device, "kind": kind}
     with (
         side(ours, size, lengths, dtype, device, micro_batch, **setting) as own,
-        side(theirs, size, lengths, dtype, device, given.tolist(), candidates, **setting) as trl,
+        side(theirs, size, lengths, dtype, device, given, candidates, **setting) as trl,
     ):
         own()
-        trl(max(candidates))
+        for m in candidates:
+            trl(m)
         first = {m: trl(m)[0] for m in candidates}
         best = min(first, key=lambda m: first[m])
         runs: dict[str, list[float]] = {"ours": [], "best": [], "whole": [first[max(candidates)]]}
@@ -164,6 +165,8 @@ def cell(
             runs["best"].append(trl(best)[0])
     ratios = [b / a for a, b in zip(runs["ours"], runs["best"], strict=True)]
     median = {name: statistics.median(values) for name, values in runs.items()}
+    policy = shapes.policy(size, dtype=dtype, device=device)
+    prompts, said = completions(policy.tokenizer.vocab_size, lengths)
     flops = products(policy, prompts, said)
     return {
         "size": size,
@@ -185,6 +188,20 @@ def cell(
         "floor_s": round(flops / rate(policy, device, kind), 4),
         "runs": {name: [round(v, 4) for v in values] for name, values in runs.items()},
     }
+
+
+def advantages_and_difference(
+    size: str, lengths: shapes.Lengths, dtype: str, device: str, micro_batch: int
+) -> tuple[list[float], float]:
+    """Our advantages of the completions, for TRL too, and how far the gradients of both are from each other."""
+    policy = shapes.policy(size, dtype=dtype, device=device)
+    prompts, said = completions(policy.tokenizer.vocab_size, lengths)
+    learner, rollout = learner_of(policy), rollout_of(policy, prompts, said)
+    advantages = learner.prepare(rollout).batch.advantages
+    assert advantages is not None
+    given = advantages.cpu().gather(1, rollout.lengths[:, None] - 1).squeeze(1)
+    trl = peer(size, dtype, device, prompts, said, given, micro_batch)
+    return given.tolist(), difference(learner, rollout, trl)
 
 
 def difference(learner: Learner, rollout: Rollout, theirs: trl_peer.Update) -> float:

@@ -8,16 +8,16 @@ leave them.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlalign.policies.packing import attended
+from rlalign.policies.packing import HARMLESS, attended
 
-KNOWN = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention")
-"""Modules of transformers that compute this."""
+_KNOWN = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention")
 
 
 class _Rotated(torch.autograd.Function):
@@ -48,7 +48,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 
 class PackedAttention(nn.Module):
-    """What any of `KNOWN` computes, over one packed row; anything else goes transformers' own way."""
+    """What a `known` module computes, over one packed row; anything else goes transformers' own way."""
 
     q_proj: nn.Module
     k_proj: nn.Module
@@ -60,14 +60,15 @@ class PackedAttention(nn.Module):
     def forward(
         self,
         hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor],
-        attention_mask: Tensor | None,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        attention_mask: Tensor | None = None,
         *args: Any,
         **kwargs: Any,
     ) -> tuple[Tensor, Tensor | None]:
         """As transformers' module; hidden_states [1, M, d] where there is a packing."""
         packing = kwargs.get("packing")
-        if packing is None or args or kwargs.get("past_key_values") is not None or self._more():
+        more = [name for name, given in kwargs.items() if given is not None and name not in {"packing", *HARMLESS}]
+        if packing is None or position_embeddings is None or args or more or len(hidden_states) > 1 or self._window():
             own: tuple[Tensor, Tensor | None] = super().forward(
                 hidden_states, position_embeddings, attention_mask, *args, **kwargs
             )
@@ -80,17 +81,31 @@ class PackedAttention(nn.Module):
         out = attended(turned(q, cos, sin), turned(k, cos, sin), v, packing, self.scaling)
         return self.o_proj(out.flatten(1)[None]), None
 
-    def _more(self) -> bool:
-        """True where a layer asks for more than a softmax over what is before: transformers' way says so."""
+    def _window(self) -> bool:
+        """True where a layer sees less than all that is before."""
         return getattr(self, "sliding_window", None) is not None
 
 
-_CLASSES: dict[type, type] = {}
+def known(module: nn.Module) -> bool:
+    """True for a module that computes this and nothing else: transformers' own, not one that shares its name."""
+    kind = type(module)
+    return kind.__name__ in _KNOWN and kind.__module__.startswith("transformers.models.")
 
 
 def read_packed(module: nn.Module) -> None:
-    """Let a module of `KNOWN` be a `PackedAttention` too, in place."""
-    kind = type(module)
-    if kind not in _CLASSES:
-        _CLASSES[kind] = type(f"Packed{kind.__name__}", (PackedAttention, kind), {"__module__": kind.__module__})
-    module.__class__ = _CLASSES[kind]
+    """Let a `known` module be a `PackedAttention` too, in place."""
+    module.__class__ = _both(type(module))
+
+
+@cache
+def _both(kind: Any) -> Any:
+    def reduce(self: Any, _: Any) -> Any:  # no module holds this class, so that pickle is told how to make it again
+        return _blank, (kind,), self.__dict__
+
+    about = {"__module__": __name__, "__reduce_ex__": reduce}
+    return type(f"Packed{kind.__name__}", (PackedAttention, kind), about)
+
+
+def _blank(kind: type) -> Any:
+    both = _both(kind)
+    return both.__new__(both)

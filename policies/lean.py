@@ -20,7 +20,8 @@ from rlalign.policies.lean_layer import Block, Column, Norm, gpt2_layer, llama_l
 from rlalign.policies.products import Product, is_known
 
 _FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
-_MODULES = ("transformers.", "torch.nn.", "peft.tuners.lora.", "rlalign.policies.linear", "rlalign.policies.norm")
+_OURS = ("rlalign.policies.linear", "rlalign.policies.norm", "rlalign.policies.attention")
+_MODULES = ("transformers.", "torch.nn.", "peft.tuners.lora.", *_OURS)
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 _ROOM = 16
 """Slots that a full cache grows by, or a quarter of what it holds."""

@@ -16,7 +16,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlalign.policies.attention import KNOWN, read_packed
+from rlalign.policies.attention import known, read_packed
 from rlalign.policies.norm import PLAIN, RMSNorm
 
 _THIN = 64
@@ -142,5 +142,5 @@ def speed_up(model: nn.Module) -> None:
             module.__class__ = Linear
         elif type(module).__name__ in PLAIN:
             module.__class__ = RMSNorm
-        elif type(module).__name__ in KNOWN:
+        elif known(module):
             read_packed(module)

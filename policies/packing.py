@@ -27,7 +27,8 @@ _WORTH = 1 << 15
 """Score entries that a further bucket must save: less than that, and its own operations cost more."""
 _PLAIN_BYTES = {torch.float32: 1 << 25, torch.bfloat16: 1 << 26}
 """Scores up to which the plain formula is the faster one on a CPU."""
-_HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
+HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
+"""What a layer may be told beside its input: in packed rows it changes nothing."""
 
 Ints = NDArray[np.int64]
 
@@ -174,7 +175,7 @@ def attend(
         given = {**others, "scaling": scaling}
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **given)
         return out, None
-    odd = [name for name, setting in others.items() if setting is not None and name not in _HARMLESS]
+    odd = [name for name, setting in others.items() if setting is not None and name not in HARMLESS]
     if odd or len(query) != 1:
         raise NotImplementedError(f"packed attention with {', '.join(odd) or 'several rows'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling

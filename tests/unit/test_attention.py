@@ -1,6 +1,7 @@
 """Attention over packed rows turns queries and keys as transformers does, and leaves everything else to it."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -58,7 +59,26 @@ def test_a_module_is_changed_once_and_can_be_copied():
     kind = type(holder[0])
     assert issubclass(kind, PackedAttention)
     assert issubclass(kind, Qwen3Attention)
-    again = copy.deepcopy(holder)
-    speed_up(again)
-    assert type(again[0]) is kind
-    assert [n for n, _ in again.named_parameters()] == names
+    for again in (copy.deepcopy(holder), pickle.loads(pickle.dumps(holder))):
+        speed_up(again)
+        assert type(again[0]) is kind
+        assert [n for n, _ in again.named_parameters()] == names
+        assert again[0].q_proj.weight is not holder[0].q_proj.weight
+
+
+def test_a_module_that_only_shares_the_name_is_left_alone():
+    own = type("LlamaAttention", (torch.nn.Module,), {})
+    speed_up(holder := torch.nn.Sequential(own()))
+    assert type(holder[0]) is own
+
+
+@pytest.mark.parametrize("more", [{"softcap": 3.0}, {"past_key_values": object()}])
+def test_what_a_layer_asks_beyond_it_goes_transformers_way(more, monkeypatch):
+    config = Qwen3Config(hidden_size=16, num_attention_heads=2, num_key_value_heads=1, head_dim=8)
+    speed_up(holder := torch.nn.Sequential(Qwen3Attention(config, 0)))
+    monkeypatch.setattr(Qwen3Attention, "forward", lambda self, *args, **kwargs: kwargs)
+    assert holder(torch.zeros(1, 2, 16)) == {}
+    places = angles(2, 8)
+    got = holder[0](torch.zeros(1, 2, 16), places, None, packing=object(), **more)
+    assert more.items() <= got.items()
+    assert "packing" in holder[0](torch.zeros(2, 2, 16), places, None, packing=object())  # several rows

@@ -211,7 +211,9 @@ def test_an_architecture_that_asks_more_of_its_attention_is_padded():
         torch.testing.assert_close(scored[i, at], alone[at - 1, tokens[i, at]], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "where"), [("llama", attention), ("gpt2", packing)])
+@pytest.mark.parametrize(
+    ("family", "where"), [("llama", attention), ("qwen2", attention), ("qwen3", attention), ("gpt2", packing)]
+)
 def test_an_attention_that_is_not_ours_is_noticed(family, where, monkeypatch):
     """The check at construction is what stands between a wrong layout and a silent error."""
     right = packing.attended
@@ -221,9 +223,10 @@ def test_an_attention_that_is_not_ours_is_noticed(family, where, monkeypatch):
     assert build(family)._backbone.packs
 
 
-def test_a_window_in_a_known_attention_is_noticed():
-    """A module of our own must not look past what transformers' would."""
-    shape = {**GATED, "use_sliding_window": True, "sliding_window": 3, "max_window_layers": 0}
+@pytest.mark.parametrize("window", [3, 64])
+def test_a_window_in_a_known_attention_is_noticed(window):
+    """A module of our own must not look past what transformers' would, be it in longer rows than the check reads."""
+    shape = {**GATED, "use_sliding_window": True, "sliding_window": window, "max_window_layers": 0}
     policy = CausalPolicy(Qwen3ForCausalLM(Qwen3Config(**shape)), Ids(), options=PolicyOptions(lora_r=0))
     assert isinstance(policy.lm.model.layers[0].self_attn, attention.PackedAttention)
     assert not policy._backbone.packs

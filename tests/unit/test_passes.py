@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from rlalign.learning import passes
 from rlalign.learning.passes import Passes, cut, even_cut
@@ -113,11 +113,43 @@ def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
     assert parts(14) == [[5, 4, 3, 1], [0, 2]]
 
 
-def test_what_tokens_leave_in_memory_is_a_limit_too(monkeypatch):
+def test_no_part_costs_more_than_the_limit():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(200):
+        costs = torch.randint(1, 9, (20,), generator=generator).tolist()
+        ends = [*(torch.rand(19, generator=generator) < 0.3).tolist(), True]
+        firsts = [c + 6 for c in costs]
+        for limit in (4, 16, 40):
+            start = 0
+            for size in even_cut(costs, ends, limit, firsts):
+                assert size == 1 or firsts[start] + sum(costs[start + 1 : start + size]) <= limit
+                start += size
+            assert start == len(costs)
+
+
+def test_rows_without_an_action_cost_what_they_are_long(monkeypatch):
+    policy, (tokens, lengths, mask) = policy_of(), rows()
+    monkeypatch.setattr(passes, "_CPU_TOKENS", 11)
+    parts = Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
+    assert [p.tolist() for p in parts] == [[0, 1], [2, 3], [4, 5]]  # 5 + 4, 6 + 4, 3 + 3
+
+
+@pytest.mark.parametrize("family", ["qwen3", "gpt2"])
+def test_what_tokens_leave_in_memory_is_a_limit_too(family, monkeypatch):
     policy, (tokens, lengths, mask) = policy_of(), rows()
     # q, k, v, o, gate, up, down and the head; in and out, and as much again
     floats = 2 * ((16 + 16) + 2 * (16 + 8) + (16 + 16) + 3 * (16 + 24) + (16 + V))
-    monkeypatch.setattr(passes, "_CPU_BYTES", 4 * floats * 17)
-    assert len(Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask)) == 1
-    monkeypatch.setattr(passes, "_CPU_BYTES", 4 * floats * 17 - 1)
-    assert len(Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask)) == 2
+    if family == "gpt2":  # q, k, v as one, o, up, down and the head
+        lm = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2, n_positions=32))
+        policy = CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=0, dtype="float32"))
+        floats = 2 * ((16 + 48) + (16 + 16) + 2 * (16 + 64) + (16 + V))
+
+    def parts(count):
+        monkeypatch.setattr(passes, "_CPU_BYTES", count)
+        return len(Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask))
+
+    assert parts(4 * floats * 17) == 1
+    assert parts(4 * floats * 17 - 1) == 2
+    assert parts(1) == 6
+    with torch.no_grad():  # nothing is left for a backward pass
+        assert parts(1) == 1
