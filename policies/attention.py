@@ -94,7 +94,8 @@ def known(module: nn.Module) -> bool:
 
 def read_packed(module: nn.Module) -> None:
     """Let a `known` module be a `PackedAttention` too, in place."""
-    module.__class__ = _both(type(module))
+    kind: Any = type(module)
+    module.__class__ = _both(kind)
 
 
 @cache
