@@ -95,7 +95,8 @@ def cell(
     setting = {"device": device, "kind": kind}
 
     def trl(micro_batch: int, steps: int) -> AbstractContextManager[Ask]:
-        return side(theirs, size, lengths, dtype, device, micro_batch, steps, **setting)
+        # one step more than is asked for: what TRL does at its end would stand in the way of our last turn
+        return side(theirs, size, lengths, dtype, device, micro_batch, steps + 1, **setting)
 
     best, tried = candidates[0], dict[int, float]()
     for m in candidates if len(candidates) > 1 else ():
