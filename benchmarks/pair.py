@@ -33,12 +33,12 @@ class Turns:
 
     def serve(self, work: Callable[[Any], Any], *, at_least: float = 0.0) -> None:
         """Do `work` with what is asked, turn by turn, until the process is stopped; a turn is as many runs as take
-        `at_least` some seconds, and reports their mean and the last result."""
+        `at_least` some seconds, and reports their mean and what each gave."""
         while True:
-            asked, runs = self.begin(), 0
-            while not runs or clock(*self._clock) - self._began < at_least:
-                result, runs = work(asked), runs + 1
-            self.end(result, runs)
+            asked, given = self.begin(), list[Any]()
+            while not given or clock(*self._clock) - self._began < at_least:
+                given.append(work(asked))
+            self.end(given, len(given))
 
 
 Ask = Callable[..., tuple[float, Any]]

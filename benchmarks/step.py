@@ -3,9 +3,9 @@
     python benchmarks/step.py [--sizes small mid] [--lengths equal uneven] [--dtypes float32 bfloat16] [--repeats 3]
 
 Same shapes of model, prompts, samples and tokens, a reward that costs nothing, the same loss, clipping and AdamW. A
-step of ours runs between two of TRL's, each side in a process of its own. Lengths are forced on both sides: TRL's rows
-by EOS at their limit, ours by a limit of their own. Ours is sampler, reward, advantages and update; our environment is
-left out, as is TRL's dataset.
+turn of ours, which is as many steps as take a second, comes between two steps of TRL's, each side in a process of its
+own. Lengths are forced on both sides: TRL's rows by EOS at their limit, ours by a limit of their own. Ours is sampler,
+reward, advantages and update; our environment is left out, as is TRL's dataset.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pair import Ask, Turns, side
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
-from update import CANDIDATES, LR, learner_of, rollout_from
+from update import CANDIDATES, LR, TURN, learner_of, rollout_from
 
 from rlalign.policies import make_sampler
 from rlalign.types import Sampling
@@ -73,7 +73,7 @@ class Turn(TrainerCallback):
 def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
     """Our side."""
     step = Ours(size, lengths, dtype, device, kind)
-    turns.serve(lambda _: step())
+    turns.serve(lambda _: step(), at_least=TURN)
 
 
 def theirs(
@@ -108,11 +108,11 @@ def cell(
     peer: list[float] = []
     with side(ours, size, lengths, dtype, device, kind, **setting) as own_step, trl(best, repeats + 1) as peer_step:
         for i in range(repeats + 1):
-            seconds, (_, split) = peer_step()[0], own_step()
+            seconds, (_, splits) = peer_step()[0], own_step()
             if i:  # the first is a warm-up
                 peer.append(seconds)
                 for name, values in parts.items():
-                    values.append(split[name])
+                    values.append(statistics.mean(split[name] for split in splits))
     own = [a + b for a, b in zip(*parts.values(), strict=True)]
     ratios = [b / a for a, b in zip(own, peer, strict=True)]
     return {
