@@ -87,7 +87,7 @@ class FixedLoop:
         """One token for the first `size` places; everything in place."""
         hidden = self._hidden[:size]
         hidden.index_fill_(1, self._at, 0.0)
-        column = Column(self._at, self._slots, hidden[:, None, None])
+        column = Column(self._at, self._slots, self._model.of_heads(hidden))
         keys, values = self._keys[:, :size], self._values[:, :size]
         h = self._model.step(self._next[:size], self._positions[:size], keys, values, column)
         self._positions[:size] += 1

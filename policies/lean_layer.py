@@ -25,7 +25,7 @@ class Attend(Protocol):
 @dataclass(frozen=True)
 class Column:
     """One new token a row, into slot `at` (a number, or a tensor [1] in a captured graph); it sees the first `used`
-    slots, to which `hidden` [n, 1, 1, used], 0 or -inf, is added."""
+    slots, to which `hidden` [n · heads of keys, 1, used], 0 or -inf, is added."""
 
     at: int | Tensor
     used: int
@@ -40,9 +40,11 @@ class Column:
             values.index_copy_(2, self.at, v[:, :, None])
         n, shared, width = k.shape
         # the queries that share a key stand as positions of one head, so that keys and values need no repeating
-        scores = torch.bmm((q * scale).view(n * shared, -1, width), keys[..., : self.used].flatten(0, 1))
-        if self.hidden is not None:
-            scores.view(n, shared, -1, self.used).add_(self.hidden)
+        q, keys = q.reshape(n * shared, -1, width), keys[..., : self.used].flatten(0, 1)
+        if self.hidden is None:
+            scores = torch.baddbmm(q.new_empty(1, 1, 1), q, keys, beta=0, alpha=scale)  # without the first
+        else:
+            scores = torch.baddbmm(self.hidden, q, keys, alpha=scale)
         return torch.bmm(scores.softmax(-1), values[:, :, : self.used].flatten(0, 1)).view(n, -1)
 
 

@@ -103,8 +103,8 @@ def draw(logits: Tensor, sampling: Sampling, u: Tensor | None) -> tuple[Tensor, 
         cumulated = blocks.sum(dim=-1).double().cumsum(dim=-1)
         left = u[:, None] * cumulated[:, -1:]
         block = _invert(cumulated, left)
-        left = left - torch.where(block > 0, cumulated.gather(-1, (block - 1).clamp(min=0)), 0.0)
         inside = blocks.gather(1, block[..., None].expand(-1, 1, size)).squeeze(1).double().cumsum(dim=-1)
+        left = left - cumulated.gather(-1, block) + inside[:, -1:]  # by the block's end: no block needs one before it
         tokens = (block * size + _invert(inside, left)).clamp(max=vocab - 1)
     return tokens.squeeze(-1), p.gather(-1, tokens).log().squeeze(-1)
 

@@ -18,7 +18,7 @@ from rlalign.policies.linear import Linear
 
 _ROWS = 32
 """Rows that weights are packed for; other numbers run at nearly the same rate."""
-_SMALL = 1 << 16
+_SMALL = 1 << 17
 """Entries of a float32 weight up to which the plain product is the faster one: asking for the packed one costs more."""
 
 

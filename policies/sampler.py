@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
 from typing import Any
@@ -71,7 +71,9 @@ class DecodeSampler:
         else:
             turns = self._turns(n, width, stop_ids, sampling, greedy)
             turns.begin(limits, generator)
-            left = self._run(turns, state, logits, width, keep)
+            # only the states that are kept are made in there, and what is made in there cannot be trained through
+            with torch.inference_mode() if isinstance(state, LeanState) else nullcontext():
+                left = self._run(turns, state, logits, width, keep)
         samples = turns.samples()
         return replace(samples, kept=_keep(contexts, samples, left)) if keep else samples
 

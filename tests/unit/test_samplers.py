@@ -77,6 +77,16 @@ def test_rows_end_at_their_own_limit_or_at_a_stop(name, kind):
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
+def test_samples_and_weights_can_be_trained_through(name, kind):
+    """Whatever mode a sampler works in, nothing of it is left in what an update touches."""
+    policy = policy_of(kind)
+    samples = draw(name, policy, [[3, 4], [3, 4], [5]], max_new=[1, 4, 9], stop_ids=frozenset())
+    left = [samples.tokens, samples.lengths, samples.logprobs, *policy.parameters(), *policy.buffers()]
+    assert not any(t.is_inference() for t in left)
+    assert torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize(("name", "kind"), CASES)
 def test_without_stop_ids_every_row_reaches_its_limit(name, kind):
     samples = draw(name, policy_of(kind), [[3, 4]] * 8, stop_ids=frozenset(), max_new=12)
     assert samples.lengths.tolist() == [12] * 8
