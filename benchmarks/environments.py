@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 import torch
 from machine import RESULTS, write
-from pages import fill
+from pages import fill, table
 
 import rlalign
 from rlalign.build import build_mdp, build_policy
@@ -266,7 +266,7 @@ def learnt(cells: dict[str, Any]) -> str:
         for name, row in summary(cells).items()
     ]  # fmt: skip
     head = ("environment", "policy", "signal", "prompts", "untrained", "warm start", "trained", "learns", "alarms")
-    return markdown((*head, "CPU s a seed"), rows)
+    return table((*head, "CPU s a seed"), rows)
 
 
 def what_there_is(page: str) -> str:
@@ -295,11 +295,7 @@ def what_there_is(page: str) -> str:
                 data.group(1).rstrip(".") if data else "", splits, rewards, gold,
             ]
         )  # fmt: skip
-    return markdown(("environment", "turns", "data", "train / validation / test", "rewards", "gold"), rows)
-
-
-def markdown(head: tuple[str, ...], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [list(head), ["---"] * len(head), *rows])
+    return table(("environment", "turns", "data", "train / validation / test", "rewards", "gold"), rows)
 
 
 def built_in() -> list[str]:

@@ -54,8 +54,8 @@ def clock(device: str, kind: str = "wall") -> float:
 
 
 def memory() -> str:
-    """ "kept" where the user lets glibc keep freed memory, for whatever runs, or "as it comes". Raises SystemExit for
-    anything in between."""
+    """What glibc does with freed memory: "kept" where the user's environment says so, for whatever runs, else "as it
+    comes". Raises SystemExit for anything in between."""
     said = {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
     if not said:
         return "as it comes"
@@ -68,9 +68,9 @@ def merge(name: str, cells: list[dict[str, Any]], *, key: tuple[str, ...]) -> Pa
     """Write cells to benchmarks/results/NAME.json, each with its commit and load; older cells of other keys stay."""
     path, here = RESULTS / f"{name}.json", machine()
     new = [{**cell, "commit": here["commit"], "load": here["load"]} for cell in cells]
-    taken = {tuple(cell.get(k) for k in key) for cell in new}
+    taken = {tuple(cell[k] for k in key) for cell in new}
     old = json.loads(path.read_text())["cells"] if path.is_file() else []
-    return write(name, {"cells": [c for c in old if tuple(c.get(k) for k in key) not in taken] + new})
+    return write(name, {"cells": [c for c in old if tuple(c[k] for k in key) not in taken] + new})
 
 
 def _lines(path: str) -> list[str]:

@@ -14,6 +14,9 @@ from typing import Any
 
 from machine import clock
 
+TURN = 1.0
+"""Seconds that a turn takes at least: short runs come one after the other, as they do in a user's."""
+
 
 class Turns:
     """What a side sees: a turn is asked for, done and reported."""
@@ -31,12 +34,12 @@ class Turns:
         """Stop the clock and report the seconds of one of the runs."""
         self._pipe.send(((clock(*self._clock) - self._began) / runs, result))
 
-    def serve(self, work: Callable[[Any], Any], *, at_least: float = 0.0) -> None:
+    def serve(self, work: Callable[[Any], Any]) -> None:
         """Do `work` with what is asked, turn by turn, until the process is stopped; a turn is as many runs as take
-        `at_least` some seconds, and reports their mean and what each gave."""
+        `TURN` seconds, and reports their mean and what each gave."""
         while True:
             asked, given = self.begin(), list[Any]()
-            while not given or clock(*self._clock) - self._began < at_least:
+            while not given or clock(*self._clock) - self._began < TURN:
                 given.append(work(asked))
             self.end(given, len(given))
 

@@ -6,23 +6,23 @@ python benchmarks/speed_page.py
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from machine import RESULTS
-from pages import fill
+from pages import fill, table
 from shapes import LENGTHS, SIZES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
+AXES = ("size", "dtype", "lengths")
+AGAINST = ("TRL s (micro-batch)", "TRL / ours", "pairs")
 
 
 def main() -> None:
     parts = {"kept": kept(), "profile": profile(), "memory": memory(), "scaling": scaling(), "env": env()}
     for name, (columns, line) in TABLES.items():
-        lines = ["| size | dtype | lengths | " + " | ".join(columns) + " |", "|---" * (3 + len(columns)) + "|"]
-        lines += [f"| {c['size']} | {c['dtype']} | {c['lengths']} | {line(c)} |" for c in cells(name)]
-        parts[name] = "\n".join(lines)
+        parts[name] = table([*AXES, *columns], ([*(c[a] for a in AXES), *line(c)] for c in cells(name)))
     fill(PAGE, parts)
 
 
@@ -30,11 +30,6 @@ def read(name: str) -> dict[str, Any]:
     """A file of results."""
     found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return found
-
-
-def table(heads: list[str], rows: Iterable[list[str]]) -> str:
-    """Rows under their heads."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
 
 
 def memory() -> str:
@@ -69,12 +64,11 @@ def env() -> str:
 def kept() -> str:
     """The cells in which glibc kept freed memory for both, update and step together."""
     rows = [
-        [name, c["size"], c["dtype"], c["lengths"], f"{c['ours_s']:.2f}", f"{c['trl_s']:.2f} ({c['trl_micro_batch']})",
-         ratio(c["ratio"], *c["ratio_range"]), str(len(c["runs"]["ours"]))]
+        [name, *(c[a] for a in AXES), f"{c['ours_s']:.2f}", *against(c)]
         for name in ("update", "step")
         for c in cells(name, "kept")
-    ]  # fmt: skip
-    return table(["", "size", "dtype", "lengths", "ours s", "TRL s (micro-batch)", "TRL / ours", "pairs"], rows)
+    ]
+    return table(["", *AXES, "ours s", *AGAINST], rows)
 
 
 def profile() -> str:
@@ -84,33 +78,35 @@ def profile() -> str:
     return table(heads, ([kind, *(f"{100 * c['shares'][kind]:.0f} %" for c in found)] for kind in found[0]["shares"]))
 
 
-def cells(name: str, memory: str = "as it comes") -> list[dict[str, Any]]:
+def cells(name: str, malloc: str = "as it comes") -> list[dict[str, Any]]:
     """The cells of a file that were measured on a CPU, by wall clock, in the order of the axes."""
     found = read(name)["cells"]
     here = [c for c in found if c["device"] == "cpu" and c.get("clock", "wall") == "wall"]
-    here = [c for c in here if c.get("memory", memory) == memory]
+    here = [c for c in here if c.get("memory", malloc) == malloc]
     return sorted(here, key=lambda c: (SIZES.index(c["size"]), c["dtype"] != "float32", LENGTHS.index(c["lengths"])))
 
 
-def update(c: dict[str, Any]) -> str:
-    """A line of the update's table."""
-    trl = f"{c['trl_s']:.2f} ({c['trl_micro_batch']})"
-    last = f"{len(c['runs']['ours'])} | {c['floor_s']:.2f} | {c['gradient_difference']:.0e}"
-    return f"{c['ours_s']:.2f} | {trl} | {ratio(c['ratio'], *c['ratio_range'])} | {last}"
+def update(c: dict[str, Any]) -> list[str]:
+    """What the update's table says of a cell."""
+    return [f"{c['ours_s']:.2f}", *against(c), f"{c['floor_s']:.2f}", f"{c['gradient_difference']:.0e}"]
 
 
-def step(c: dict[str, Any]) -> str:
-    """A line of the step's table."""
-    own = f"{c['ours_s']:.2f} ({c['ours_rollout_s']:.2f} + {c['ours_update_s']:.2f})"
-    trl = f"{c['trl_s']:.2f} ({c['trl_micro_batch']})"
-    return f"{own} | {trl} | {ratio(c['ratio'], *c['ratio_range'])} | {len(c['runs']['ours'])}"
+def step(c: dict[str, Any]) -> list[str]:
+    """What the step's table says of a cell."""
+    return [f"{c['ours_s']:.2f} ({c['ours_rollout_s']:.2f} + {c['ours_update_s']:.2f})", *against(c)]
 
 
-def rollout(c: dict[str, Any]) -> str:
-    """A line of the rollout's table."""
-    pairs, speed = len(c["wall"]["seconds"]["rlalign"]), c["tokens_per_s"]
+def rollout(c: dict[str, Any]) -> list[str]:
+    """What the rollout's table says of a cell."""
+    speed, wall = c["tokens_per_s"], c["wall"]
     told = f"{speed['rlalign']:,}, {speed['generate']:,}"
-    return f"{told} | {ratio(*c['wall']['ratio'])} | {pairs}"
+    return [told, ratio(*wall["ratio"]), str(len(wall["seconds"]["rlalign"]))]
+
+
+def against(c: dict[str, Any]) -> list[str]:
+    """TRL's seconds, their ratio to ours and the number of pairs: what stands under `AGAINST`."""
+    trl = f"{c['trl_s']:.2f} ({c['trl_micro_batch']})"
+    return [trl, ratio(c["ratio"], *c["ratio_range"]), str(len(c["runs"]["ours"]))]
 
 
 def ratio(middle: float, low: float, high: float) -> str:
@@ -118,9 +114,9 @@ def ratio(middle: float, low: float, high: float) -> str:
     return f"**{middle:.1f}** [{low:.1f}, {high:.1f}]"
 
 
-TABLES: dict[str, tuple[list[str], Callable[[dict[str, Any]], str]]] = {
-    "update": (["ours s", "TRL s (micro-batch)", "TRL / ours", "pairs", "floor s", "distance of gradients"], update),
-    "step": (["ours s (rollout + update)", "TRL s (micro-batch)", "TRL / ours", "pairs"], step),
+TABLES: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[str]]]] = {
+    "update": (["ours s", *AGAINST, "floor s", "distance of gradients"], update),
+    "step": (["ours s (rollout + update)", *AGAINST], step),
     "rollout": (["tokens/s ours, generate", "generate / ours", "pairs"], rollout),
 }
 

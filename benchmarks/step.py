@@ -24,7 +24,7 @@ from pair import Ask, Turns, side
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
-from update import CANDIDATES, LR, TURN, learner_of, rollout_from
+from update import CANDIDATES, LR, learner_of, rollout_from
 
 from rlalign.policies import make_sampler
 from rlalign.types import Sampling
@@ -73,7 +73,7 @@ class Turn(TrainerCallback):
 def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
     """Our side."""
     step = Ours(size, lengths, dtype, device, kind)
-    turns.serve(lambda _: step(), at_least=TURN)
+    turns.serve(lambda _: step())
 
 
 def theirs(

@@ -34,8 +34,6 @@ from rlalign.types import Sampling, Task
 
 LR = 1e-8
 """Small, or the rollout that is learnt from again and again would not be the policy's own any more."""
-TURN = 1.0
-"""Seconds that a turn takes at least: short updates come one after the other, as they do in a run."""
 CANDIDATES = (8, 16, 64)
 """Micro-batches that TRL may choose from; 64 is all at once."""
 
@@ -116,7 +114,7 @@ def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: s
     def update(_: None) -> None:
         learner.update(learner.prepare(rollout))
 
-    turns.serve(update, at_least=TURN)
+    turns.serve(update)
 
 
 def theirs(
@@ -131,7 +129,7 @@ def theirs(
     """TRL's side; a turn asks for a micro-batch."""
     prompts, said = completions(shapes.config(size).vocab_size, lengths)
     updates = {m: peer(size, dtype, device, prompts, said, torch.tensor(advantages), m) for m in candidates}
-    turns.serve(lambda micro_batch: updates[micro_batch](), at_least=TURN)
+    turns.serve(lambda micro_batch: updates[micro_batch]())
 
 
 def cell(
@@ -145,8 +143,8 @@ def cell(
     candidates: Sequence[int],
 ) -> dict[str, Any]:
     """One row of the table."""
-    given, same = advantages_and_difference(size, lengths, dtype, device, max(candidates))
-    gc.collect()
+    given, told = before(size, lengths, dtype, device, kind, max(candidates))
+    gc.collect()  # the sides need the memory
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
     setting = {"device": device, "kind": kind}
@@ -165,9 +163,6 @@ def cell(
             runs["best"].append(trl(best)[0])
     ratios = [b / a for a, b in zip(runs["ours"], runs["best"], strict=True)]
     median = {name: statistics.median(values) for name, values in runs.items()}
-    policy = shapes.policy(size, dtype=dtype, device=device)
-    prompts, said = completions(policy.tokenizer.vocab_size, lengths)
-    flops = products(policy, prompts, said)
     return {
         "size": size,
         "lengths": lengths,
@@ -176,24 +171,23 @@ def cell(
         "clock": kind,
         "memory": memory(),
         "threads": torch.get_num_threads(),
-        "tokens": sum(map(len, said)),
+        "tokens": sum(shapes.limits(lengths)),
         "ours_s": round(median["ours"], 4),
         "trl_s": round(median["best"], 4),
         "trl_micro_batch": best,
         "trl_most_at_once_s": round(median["whole"], 4),  # at the largest of the candidates
         "ratio": round(statistics.median(ratios), 2),
         "ratio_range": [round(min(ratios), 2), round(max(ratios), 2)],
-        "gradient_difference": same,
-        "gflop": round(flops / 1e9, 1),
-        "floor_s": round(flops / rate(policy, device, kind), 4),
+        **told,
         "runs": {name: [round(v, 4) for v in values] for name, values in runs.items()},
     }
 
 
-def advantages_and_difference(
-    size: str, lengths: shapes.Lengths, dtype: str, device: str, micro_batch: int
-) -> tuple[list[float], float]:
-    """Our advantages of the completions, for TRL too, and how far the gradients of both are from each other."""
+def before(
+    size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str, micro_batch: int
+) -> tuple[list[float], dict[str, float]]:
+    """Our advantages of the completions, for TRL too; how far the gradients of both are from each other, the FLOPs of
+    our products, and the seconds that these take at least."""
     policy = shapes.policy(size, dtype=dtype, device=device)
     prompts, said = completions(policy.tokenizer.vocab_size, lengths)
     learner, rollout = learner_of(policy), rollout_of(policy, prompts, said)
@@ -201,7 +195,12 @@ def advantages_and_difference(
     assert advantages is not None
     given = advantages.cpu().gather(1, rollout.lengths[:, None] - 1).squeeze(1)
     trl = peer(size, dtype, device, prompts, said, given, micro_batch)
-    return given.tolist(), difference(learner, rollout, trl)
+    flops = products(policy, prompts, said)
+    return given.tolist(), {
+        "gradient_difference": difference(learner, rollout, trl),
+        "gflop": round(flops / 1e9, 1),
+        "floor_s": round(flops / rate(policy, device, kind), 4),
+    }
 
 
 def difference(learner: Learner, rollout: Rollout, theirs: trl_peer.Update) -> float:

@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlalign.policies.packing import HARMLESS, attended
+from rlalign.policies.packing import attended, beyond
 
-_KNOWN = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention")
+KNOWN = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention")
+"""Modules of transformers that compute this."""
 
 
 class _Rotated(torch.autograd.Function):
@@ -48,7 +49,7 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
 
 
 class PackedAttention(nn.Module):
-    """What a `known` module computes, over one packed row; anything else goes transformers' own way."""
+    """What any of `KNOWN` computes, over one packed row; anything else goes transformers' own way."""
 
     q_proj: nn.Module
     k_proj: nn.Module
@@ -67,8 +68,13 @@ class PackedAttention(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """As transformers' module; hidden_states [1, M, d] where there is a packing."""
         packing = kwargs.get("packing")
-        more = [name for name, given in kwargs.items() if given is not None and name not in {"packing", *HARMLESS}]
-        if packing is None or position_embeddings is None or args or more or len(hidden_states) > 1 or self._window():
+        more = (
+            args
+            or beyond({**kwargs, "packing": None})
+            or len(hidden_states) > 1
+            or getattr(self, "sliding_window", None) is not None
+        )
+        if packing is None or position_embeddings is None or more:
             own: tuple[Tensor, Tensor | None] = super().forward(
                 hidden_states, position_embeddings, attention_mask, *args, **kwargs
             )
@@ -81,19 +87,9 @@ class PackedAttention(nn.Module):
         out = attended(turned(q, cos, sin), turned(k, cos, sin), v, packing, self.scaling)
         return self.o_proj(out.flatten(1)[None]), None
 
-    def _window(self) -> bool:
-        """True where a layer sees less than all that is before."""
-        return getattr(self, "sliding_window", None) is not None
-
-
-def known(module: nn.Module) -> bool:
-    """True for a module that computes this and nothing else: transformers' own, not one that shares its name."""
-    kind = type(module)
-    return kind.__name__ in _KNOWN and kind.__module__.startswith("transformers.models.")
-
 
 def read_packed(module: nn.Module) -> None:
-    """Let a `known` module be a `PackedAttention` too, in place."""
+    """Let a module of `KNOWN` be a `PackedAttention` too, in place."""
     kind: Any = type(module)
     module.__class__ = _both(kind)
 

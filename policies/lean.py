@@ -161,7 +161,7 @@ class LeanModel:
 
     def of_heads(self, hidden: Tensor) -> Tensor:
         """What is added to the scores [n · heads of keys, 1, slots] of a `Column` to hide slots [n, slots]."""
-        return hidden[:, None].expand(-1, self.layers[0].shared, -1).reshape(-1, 1, hidden.shape[1])
+        return hidden.repeat_interleave(self.layers[0].shared, dim=0)[:, None]
 
     def check_length(self, length: int) -> None:
         """Raise UserError when a context is longer than the model's positions."""

@@ -8,7 +8,7 @@ intermediate results (here one autograd function that adds the adapter's product
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlalign.policies.attention import known, read_packed
+from rlalign.policies.attention import KNOWN, read_packed
 from rlalign.policies.norm import PLAIN, RMSNorm
 
 _THIN = 64
@@ -140,7 +140,13 @@ def speed_up(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
-        elif type(module).__name__ in PLAIN:
+        elif _is_one(module, PLAIN):
             module.__class__ = RMSNorm
-        elif known(module):
+        elif _is_one(module, KNOWN):
             read_packed(module)
+
+
+def _is_one(module: nn.Module, names: Sequence[str]) -> bool:
+    """True for a module of transformers with one of these names; one that shares its name may compute anything."""
+    kind = type(module)
+    return kind.__name__ in names and kind.__module__.startswith("transformers.models.")

@@ -12,6 +12,7 @@ read this layout (`Backbone` tries it when it is made).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +28,7 @@ _WORTH = 1 << 15
 """Score entries that a further bucket must save: less than that, and its own operations cost more."""
 _PLAIN_BYTES = {torch.float32: 1 << 25, torch.bfloat16: 1 << 26}
 """Scores up to which the plain formula is the faster one on a CPU."""
-HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
+_HARMLESS = {"dropout", "is_causal", "position_ids", "use_cache", "output_attentions", "output_hidden_states"}
 """What a layer may be told beside its input: in packed rows it changes nothing."""
 
 Ints = NDArray[np.int64]
@@ -175,12 +176,17 @@ def attend(
         given = {**others, "scaling": scaling}
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **given)
         return out, None
-    odd = [name for name, setting in others.items() if setting is not None and name not in HARMLESS]
+    odd = beyond(others)
     if odd or len(query) != 1:
         raise NotImplementedError(f"packed attention with {', '.join(odd) or 'several rows'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return attended(q, k, v, packing, scale)[None], None
+
+
+def beyond(told: Mapping[str, Any]) -> list[str]:
+    """Names of what a layer is told that packed attention would have to know of."""
+    return [name for name, setting in told.items() if setting is not None and name not in _HARMLESS]
 
 
 def attended(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scale: float) -> Tensor:

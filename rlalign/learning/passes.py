@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields
+from functools import cached_property
 from itertools import accumulate
 from typing import Any, TypeVar
 
@@ -53,8 +54,19 @@ class Passes:
         else:
             limit = _CPU_TOKENS
             if torch.is_grad_enabled():
-                limit = max(1, min(limit, _CPU_BYTES // max(1, _bytes_of_token(self.policy))))
+                limit = max(1, min(limit, _CPU_BYTES // max(1, self._bytes_of_token)))
         return torch.split(order, even_cut(more.tolist(), ends, limit, whole.tolist()))
+
+    @cached_property
+    def _bytes_of_token(self) -> int:
+        """About what a token leaves for the backward pass: what goes into the products with weights and comes out of
+        them in float32, and as much again for norms, attention and activations, in rows of some hundred tokens a fifth
+        to two thirds more than was measured. 0 with gradient checkpointing, where little is left."""
+        if any(getattr(m, "gradient_checkpointing", False) for m in self.policy.modules()):
+            return 0
+        trained = (m for name, m in self.policy.named_modules() if not name.startswith("reference."))
+        weights = (m._parameters.get("weight") for m in trained if not isinstance(m, nn.Embedding))
+        return 2 * 4 * sum(sum(w.shape) for w in weights if w is not None and w.ndim == 2)
 
     def within_memory(self, work: Callable[[], T], rows: int) -> T:
         """The result of work that goes by micro-batches, these halved until it fits."""
@@ -159,14 +171,3 @@ def _prompts(tokens: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, lis
     before = mask.long().cumsum(1) == 0
     prompt = torch.where(before, tokens, -1)  # no token is -1, so that prompts of different lengths differ
     return before.sum(1).minimum(lengths), [*(prompt[1:] != prompt[:-1]).any(1).tolist(), True]
-
-
-def _bytes_of_token(policy: Policy) -> int:
-    """About what a token leaves for the backward pass: what goes into the products with weights and comes out of them
-    in float32, and as much again for norms, attention and activations, in rows of some hundred tokens a fifth to two
-    thirds more than was measured. 0 with gradient checkpointing, where little is left."""
-    if any(getattr(m, "gradient_checkpointing", False) for m in policy.modules()):
-        return 0
-    trained = (m for name, m in policy.named_modules() if not name.startswith("reference."))
-    weights = (m._parameters.get("weight") for m in trained if not isinstance(m, nn.Embedding))
-    return 2 * 4 * sum(sum(w.shape) for w in weights if w is not None and w.ndim == 2)
