@@ -127,7 +127,7 @@ def policy(size: str, *, lora_r: int = 0, dtype: str = "float32", device: str = 
     from rlalign.policies.causal import CausalPolicy
     from rlalign.policies.options import PolicyOptions
 
-    options = PolicyOptions(lora_r=lora_r, dtype=dtype, value=value)  # type: ignore[arg-type]
+    options = PolicyOptions(lora_r=lora_r, dtype=dtype, value=value)  # type: ignore[arg-type]  # a string that is checked there
     lm = model(size)
     ids = Ids(lm.config.vocab_size)
     return CausalPolicy(lm, ids, options=options, device=device, keep_reference=False)

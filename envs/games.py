@@ -70,7 +70,7 @@ class Game:
             with contextlib.redirect_stdout(io.StringIO()):  # some games print
                 yield
         finally:
-            self._states = random.getstate(), np.random.get_state()  # noqa: NPY002
+            self._states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the global one is what the game draws from
             random.setstate(others[0])
             np.random.set_state(others[1])  # noqa: NPY002  # the global generator is the game's
 

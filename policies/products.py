@@ -102,7 +102,7 @@ class Product:
         if any(hasattr(layer, "base_layer") for layer in self._layers):
             downs, ups = zip(*(_adapter(layer) for layer in self._layers), strict=True)
             self._down = _put(self._down, torch.cat(downs).to(self._dtype))
-            self._up = _put(self._up, torch.block_diag(*ups).to(self._dtype))  # type: ignore[no-untyped-call]
+            self._up = _put(self._up, torch.block_diag(*ups).to(self._dtype))  # type: ignore[no-untyped-call]  # untyped in torch
 
     def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
         """What the layers make of x [m, in], side by side, and `onto` added in the dtype that it has."""

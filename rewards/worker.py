@@ -64,13 +64,13 @@ def load(setup: Mapping[str, Any]) -> Callable[..., Any]:
     sys.path[:] = setup["path"]
     if setup["named"] is None:
         try:
-            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]
+            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]  # whatever was pickled or named
         except ImportError:  # it refers to what is in a file that only the parent knew how to import
             _import_all(setup["modules"])
-            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]
+            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]  # whatever was pickled or named
     _import_all(setup["modules"])
     module, qualname = setup["named"]
-    return attrgetter(qualname)(sys.modules[module])  # type: ignore[no-any-return]
+    return attrgetter(qualname)(sys.modules[module])  # type: ignore[no-any-return]  # whatever was pickled or named
 
 
 def _import_all(modules: Sequence[tuple[str, str]]) -> None:
@@ -128,7 +128,7 @@ def main() -> None:
     write(answers, _answer(lambda: function.append(load(pickle.loads(frames.get())))))
     while True:
         request = frames.get()
-        write(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]
+        write(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]  # a default of a lambda has no type
 
 
 if __name__ == "__main__":

@@ -75,11 +75,11 @@ class Batch:
 
     def __getitem__(self, rows: Tensor | slice) -> Batch:
         """The rows of a slice, mask or index tensor."""
-        return replace(self, **{name: v[rows] for name, v in self.tensors().items()})  # type: ignore[arg-type]
+        return replace(self, **{name: v[rows] for name, v in self.tensors().items()})  # type: ignore[arg-type]  # fields by name
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch with every tensor on a device."""
-        return replace(self, **{name: v.to(device) for name, v in self.tensors().items()})  # type: ignore[arg-type]
+        return replace(self, **{name: v.to(device) for name, v in self.tensors().items()})  # type: ignore[arg-type]  # fields by name
 
     def need(self, name: str, why: str) -> Tensor:
         """A tensor that must be there. Raises UserError naming it and who asked."""

@@ -40,7 +40,7 @@ class Three:
 
 def policy_of(mdp: TokenMDP, values: Tensor | None) -> tuple[TabularPolicy, Tensor]:
     """A policy whose distribution at the temperature is the enumerated table's, and where its rows stand."""
-    policy = TabularPolicy(Three(), horizon=HORIZON + 1, value_head=values is not None)  # type: ignore[arg-type]
+    policy = TabularPolicy(Three(), horizon=HORIZON + 1, value_head=values is not None)  # type: ignore[arg-type]  # a tokenizer of the test's own
     rows = policy.rows(torch.tensor([[START, *p, *[0] * (HORIZON - len(p))] for p in mdp.prefixes]))
     where = torch.tensor([int(rows[i, 1 + len(p)]) for i, p in enumerate(mdp.prefixes)])
     with torch.no_grad():

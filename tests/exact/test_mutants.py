@@ -85,7 +85,7 @@ def padding_changes_nothing() -> None:
     assert wide.sampler_logprobs is not None
     noise = {n: torch.nn.functional.pad(x, (0, 3), value=7.0) for n, x in wide.tensors().items() if x.ndim == 2}
     noise["action_mask"] = torch.nn.functional.pad(wide.action_mask, (0, 3))
-    padded = replace(wide, **noise)  # type: ignore[arg-type]
+    padded = replace(wide, **noise)  # type: ignore[arg-type]  # fields by name
     a, b = (advantages(objective, x).advantages for x in (wide, padded))
     assert a is not None
     assert b is not None
@@ -95,7 +95,7 @@ def padding_changes_nothing() -> None:
 def parts_add_up_to_the_whole() -> None:
     mdp = TokenMDP()
     for kind in aggregation.KINDS:
-        objective = Objective(aggregation=kind)  # type: ignore[arg-type]
+        objective = Objective(aggregation=kind)  # type: ignore[arg-type]  # a string that is one of its kinds
         whole = advantages(objective, mdp.batch(mdp.table(1))[torch.tensor([0, 3, 9, 30])])
         parts = [policy_loss(objective, whole[rows]) for rows in (slice(0, 1), slice(1, 4))]
         assert sum(float(p.count) for p in parts) == float(policy_loss(objective, whole).count)

@@ -163,7 +163,7 @@ def test_every_level_and_kl_setting_of_trl(loss_type: str, level: str, kl: str) 
         scale="group_std",
         ratio="token" if level == "token" else "sequence_geomean",
         trust=trust,
-        aggregation=aggregation,  # type: ignore[arg-type]
+        aggregation=aggregation,  # type: ignore[arg-type]  # a string that is one of its kinds
         kl=KL("none" if kl == "none" else "loss", 0.1, "k3", importance=importance),
     )
     b = advantages(objective, numbers(5))
@@ -200,7 +200,7 @@ def test_sequence_mask_is_trls() -> None:
 def test_importance_weights_enter_as_in_trl(kind: str, level: str) -> None:
     objective = Objective(
         baseline="group_mean", ratio="token", trust=Trust("clip"), aggregation="token_global",
-        off_policy=OffPolicy(kind, level, 0.9, 1.1),  # type: ignore[arg-type]
+        off_policy=OffPolicy(kind, level, 0.9, 1.1),  # type: ignore[arg-type]  # a string that is one of its kinds
     )  # fmt: skip
     b = advantages(objective, numbers(4))
     assert b.old_logprobs is not None

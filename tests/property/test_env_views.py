@@ -33,7 +33,7 @@ def each_a(completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[list
 class Dice(TextMDP):
     """Random replies of random length, a random end, an extra stop id: everything that views could disagree about."""
 
-    source = [*"ab", *map("".join, product("ab", repeat=3)), *map("".join, product("ab", repeat=4))]  # noqa: RUF012
+    source = [*"ab", *map("".join, product("ab", repeat=3)), *map("".join, product("ab", repeat=4))]  # noqa: RUF012 - a class as short as it gets
     max_prompt, max_new, max_turns, max_reply = 4, 5, 3, 3
 
     def default_tokenizer(self) -> CharTokenizer:
@@ -51,7 +51,7 @@ class Dice(TextMDP):
 
 def rewards(*scopes: str) -> list[Any]:
     functions = {"episode": share_of_a, "turn": fails_on_b, "token": each_a}
-    return [(RewardFunction(s, functions[s], scope=s, timeout_s=None), 1.0 + i) for i, s in enumerate(scopes)]  # type: ignore[arg-type]
+    return [(RewardFunction(s, functions[s], scope=s, timeout_s=None), 1.0 + i) for i, s in enumerate(scopes)]  # type: ignore[arg-type]  # strings that are scopes
 
 
 def environments() -> dict[str, TextMDP]:

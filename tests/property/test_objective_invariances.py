@@ -86,7 +86,7 @@ def padded(b: Batch, left: int, right: int, junk: float) -> Batch:
         elif x.ndim == 2:
             x = torch.nn.functional.pad(x, (left, right))
         wide[name] = x
-    return replace(b, **wide)  # type: ignore[arg-type]
+    return replace(b, **wide)  # type: ignore[arg-type]  # fields by name
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -176,7 +176,7 @@ def test_float32_agrees_with_float64(name: str) -> None:
     single = {n: x.detach().float() if x.is_floating_point() else x for n, x in b.tensors().items()}
     single["logprobs"].requires_grad_()
     single["values"].requires_grad_()
-    s = Batch(**single, max_length=b.max_length)  # type: ignore[arg-type]
+    s = Batch(**single, max_length=b.max_length)  # type: ignore[arg-type]  # fields by name
     for x, y in zip(
         gradients(objective, advantages(objective, b), b),
         gradients(objective, advantages(objective, s), s),

@@ -171,7 +171,7 @@ class Browser:
         os.close(command[0])
         os.close(answers[1])
         self._out, self._in = os.fdopen(command[1], "wb"), os.fdopen(answers[0], "rb")
-        self._buffer, self._id, self.events = b"", 0, []  # type: ignore[var-annotated]
+        self._buffer, self._id, self.events = b"", 0, []  # type: ignore[var-annotated]  # its events, of whatever kind
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):

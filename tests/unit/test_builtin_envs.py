@@ -171,7 +171,7 @@ def test_imdb_openings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path.write_text("text,label,source\n" + "\n".join([*rows, rows[0], "short,1,imdb", '"a b c d e f",1,rt']))
     monkeypatch.setattr("rlalign.assets.wheel_member", lambda name: path)
     mdp = make_mdp("sentiment", source="imdb")
-    tasks = [mdp.source.get(s, i) for s in ("train", "validation", "test") for i in range(mdp.source.size(s) or 0)]  # type: ignore[arg-type]
+    tasks = [mdp.source.get(s, i) for s in ("train", "validation", "test") for i in range(mdp.source.size(s) or 0)]  # type: ignore[arg-type]  # strings that are its splits
     assert {t.prompt for t in tasks} == {f"One two three four {i}" for i in range(10)}
     assert tasks[0].columns["label"] in ("positive", "negative")
     with pytest.raises(UserError, match="no source 'imbd'"):

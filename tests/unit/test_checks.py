@@ -115,7 +115,7 @@ def test_a_reply_that_crashes_is_found() -> None:
     class Brittle(TextMDP):
         """Reads a number and hopes."""
 
-        source = ["a", "b"]  # noqa: RUF012
+        source = ["a", "b"]  # noqa: RUF012 - a user's class as short as it gets
         max_new, max_turns, max_reply = 4, 2, 4
 
         def reply(
@@ -133,8 +133,8 @@ def test_an_answer_above_the_gold_one_is_found() -> None:
     class Upside(TextMDP):
         """Pays for the right answer, and more for any other."""
 
-        source = [{"prompt": letter, "answer": letter} for letter in "abcde"]  # noqa: RUF012
-        rewards = {inline(perverse): 1.0}  # noqa: RUF012
+        source = [{"prompt": letter, "answer": letter} for letter in "abcde"]  # noqa: RUF012 - a user's class as short as it gets
+        rewards = {inline(perverse): 1.0}  # noqa: RUF012 - a user's class as short as it gets
         gold_score, max_new = 1.0, 4
 
     [law] = [law for law in check_env_laws(make_mdp(Upside), 8) if not law.passed]

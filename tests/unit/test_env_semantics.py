@@ -46,7 +46,7 @@ class Counting:
 class Echo(TextMDP):
     """Answers `b`; ends when `!` is said."""
 
-    source = ["a"]  # noqa: RUF012
+    source = ["a"]  # noqa: RUF012 - a class as short as it gets
     max_prompt, max_new, max_turns, max_reply = 4, 3, 2, 1
 
     def default_tokenizer(self) -> CharTokenizer:
@@ -60,7 +60,7 @@ class Echo(TextMDP):
 
 
 def vector(*scopes: str, rows: int = 1, **kwargs: Any) -> TokenVectorEnv:
-    env = TokenVectorEnv(Echo(reward=Counting(*scopes), **kwargs), rows)  # type: ignore[arg-type]
+    env = TokenVectorEnv(Echo(reward=Counting(*scopes), **kwargs), rows)  # type: ignore[arg-type]  # a stand-in for a reward
     env.reset(seed=0)
     return env
 
@@ -116,7 +116,7 @@ def test_rewards_get_columns_state_turns_and_replies() -> None:
     env.reset(seed=0, options={"tasks": [Task("a", {"answer": "x"}), Task("b", {"label": 1})]})
     env.step_tokens(np.array([[A, EOS], [B, EOS]]), np.array([2, 2]))
     env.step_tokens(np.array([[B, EOS], [B, EOS]]), np.array([2, 0]))
-    calls = env.mdp.reward.calls  # type: ignore[union-attr]
+    calls = env.mdp.reward.calls  # type: ignore[union-attr]  # a stand-in for a reward
     assert [(event, texts) for event, texts, _ in calls] == [
         ("turn", ["a", "b"]),
         ("turn", ["b"]),
@@ -148,7 +148,7 @@ def test_token_rewards_stand_on_their_tokens_and_late_ones_on_the_last() -> None
     env = vector("token", "turn")
     assert env.step_tokens(*row(A)).rewards.tolist() == [[0.0]]
     assert env.step_tokens(*row(A, EOS)).rewards.tolist() == [[100.0, 130.0]]
-    single = TokenEnv(Echo(reward=Counting("token", "turn")))  # type: ignore[arg-type]
+    single = TokenEnv(Echo(reward=Counting("token", "turn")))  # type: ignore[arg-type]  # a stand-in for a reward
     single.reset(seed=0)
     single.step(A)
     single.step(A)
@@ -209,7 +209,7 @@ def test_declarations() -> None:
     assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
-    assert env.single_action_space.n == 5  # type: ignore[attr-defined]
+    assert env.single_action_space.n == 5  # type: ignore[attr-defined]  # Discrete, as every single space of tokens
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_bad_environments_are_named() -> None:
     with pytest.raises(UserError, match="room for a reply"):
         TextMDP(source=["a"], max_turns=2)
     with pytest.raises(UserError, match="compares a group"):
-        TokenEnv(Echo(reward=Counting("group")))  # type: ignore[arg-type]
+        TokenEnv(Echo(reward=Counting("group")))  # type: ignore[arg-type]  # a stand-in for a reward
 
     class Talker(Echo):
         def reply(self, *_: Any) -> Sequence[int]:
@@ -264,7 +264,7 @@ def test_single_env_refuses_steps_out_of_turn() -> None:
 
 
 def test_pad_equal_to_eos_changes_nothing() -> None:
-    mdp = Echo(max_turns=1, reward=Counting("episode"))  # type: ignore[arg-type]
+    mdp = Echo(max_turns=1, reward=Counting("episode"))  # type: ignore[arg-type]  # a stand-in for a reward
     mdp.tokenizer.pad_id = EOS
     env = TokenVectorEnv(mdp, 2)
     env.reset(seed=0)

@@ -22,7 +22,7 @@ RECORDS = [{"prompt": f"p{i}", "answer": str(i)} for i in range(50)]
 
 
 def prompts(source: TaskSource, split: str) -> list[str]:
-    return [source.get(split, i).prompt for i in range(source.size(split))]  # type: ignore[arg-type,misc]
+    return [source.get(split, i).prompt for i in range(source.size(split))]  # type: ignore[arg-type,misc]  # a finite source, and a name that is a split
 
 
 def test_list_splits_are_disjoint_whole_and_stable() -> None:

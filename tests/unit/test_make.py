@@ -54,15 +54,15 @@ def test_arguments_reach_the_class_and_rewards_replace_its_own() -> None:
     assert isinstance(mdp.tokenizer, ByteTokenizer)
     assert mdp.reward is not None
     assert dict(mdp.reward.weights) == {"length": 0.5}
-    assert list(make_mdp("reverse").reward.weights) == ["token_match", "exact_match"]  # type: ignore[union-attr]
+    assert list(make_mdp("reverse").reward.weights) == ["token_match", "exact_match"]  # type: ignore[union-attr]  # it has one, as made above
     assert make_mdp("reverse", rewards=[]).reward is None
 
 
 def test_a_built_environment_is_copied() -> None:
     mdp = make_mdp("reverse")
     other = make_mdp(mdp, max_new=9, tokenizer="bytes", rewards=[vowels])
-    assert (other.max_new, list(other.reward.weights)) == (9, ["vowels"])  # type: ignore[union-attr]
-    assert (mdp.max_new, list(mdp.reward.weights)) == (Reverse().max_new, ["token_match", "exact_match"])  # type: ignore[union-attr]
+    assert (other.max_new, list(other.reward.weights)) == (9, ["vowels"])  # type: ignore[union-attr]  # it has one, as made above
+    assert (mdp.max_new, list(mdp.reward.weights)) == (Reverse().max_new, ["token_match", "exact_match"])  # type: ignore[union-attr]  # it has one, as made above
     with pytest.raises(UserError, match="built already"):
         make_mdp(mdp, alphabet="xy")
 
@@ -101,7 +101,7 @@ def test_a_class_in_a_users_file(tmp_path: Path) -> None:
         mdp = make_mdp(f"{path}:Hello")
         assert (mdp.id, mdp.max_new) == ("mine/Hello-v0", 4)
         assert make_mdp("mine/hello").id == "mine/Hello-v0"
-        assert gym.make("mine/Hello-v0").unwrapped.mdp.max_new == 4  # type: ignore[attr-defined]
+        assert gym.make("mine/Hello-v0").unwrapped.mdp.max_new == 4  # type: ignore[attr-defined]  # it has one, as made above
         with pytest.raises(UserError, match="is no environment"):
             make_mdp(f"{path}:score")
         with pytest.raises(UserError, match="has no 'Helo'"):
@@ -133,7 +133,7 @@ def test_register_env_without_a_class() -> None:
 
 def test_env_decorates_environments_only() -> None:
     with pytest.raises(UserError, match=r"goes on a subclass of rlalign\.TextMDP"):
-        rlalign.env("my/Int-v0")(int)  # type: ignore[type-var]
+        rlalign.env("my/Int-v0")(int)  # type: ignore[type-var]  # wrong on purpose
 
 
 def test_views() -> None:

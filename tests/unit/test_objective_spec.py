@@ -41,7 +41,7 @@ REFUSED: list[tuple[str, Objective, int]] = [
     ("off_policy", Objective(off_policy=OffPolicy("mis", low=3.0)), 8),
     ("data.overlong", Objective(data=Data(overlong=1.0)), 8),
     ("must be a number", Objective(kl=KL(coef=float("nan"))), 8),
-    ("must be a number", Objective(kl=KL(coef="a lot")), 8),  # type: ignore[arg-type]
+    ("must be a number", Objective(kl=KL(coef="a lot")), 8),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
 
@@ -60,9 +60,9 @@ def test_impossible_and_explosive_pairs_are_refused_with_the_reason(
         (Objective(baseline="leave_one_uot"), "leave_one_out"),
         (Objective(trust=Trust("clipp")), "clip"),
         (Objective(loss="surogate"), "surrogate"),
-        (Objective(scale="group_sdt"), "group_std"),  # type: ignore[arg-type]
-        (Objective(kl=KL("rewards")), "reward"),  # type: ignore[arg-type]
-        (Objective(credit=Credit("gea")), "gae"),  # type: ignore[arg-type]
+        (Objective(scale="group_sdt"), "group_std"),  # type: ignore[arg-type]  # wrong on purpose
+        (Objective(kl=KL("rewards")), "reward"),  # type: ignore[arg-type]  # wrong on purpose
+        (Objective(credit=Credit("gea")), "gae"),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )
 def test_unknown_values_get_a_suggestion(objective: Objective, suggestion: str) -> None:
