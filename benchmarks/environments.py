@@ -34,17 +34,17 @@ from machine import RESULTS, write
 from pages import fill, table
 
 import rlalign
-from rlalign.build import build_mdp, build_policy
-from rlalign.config import update
-from rlalign.defaults import default_config
-from rlalign.envs.sources import SPLITS, TaskStream
+from rlalign.config.defaults import default_config
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.schema import update
+from rlalign.envs.registration import find_env, make_mdp
+from rlalign.envs.task_sources import SPLITS, TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError
 from rlalign.log.metrics import signal
-from rlalign.make import find_env, make_mdp
-from rlalign.policies import make_sampler
+from rlalign.policies.factory import make_sampler
 from rlalign.registry import ENVS
-from rlalign.rollout import collect
+from rlalign.rollout.collect import collect
 
 DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve

@@ -26,11 +26,11 @@ from typing import Any
 
 from machine import write
 
-from rlalign import checkpoint
-from rlalign.compare.records import finished
-from rlalign.compare.report import render
-from rlalign.compare.results import Results
-from rlalign.compare.stored import from_json, read_results, to_json
+from rlalign.compare.output.html import render
+from rlalign.compare.records.run_records import finished
+from rlalign.compare.results.results_json import from_json, read_results, to_json
+from rlalign.compare.results.schema import Results
+from rlalign.storage import checkpoint
 
 FLAGS = shlex.split(
     "--algorithms reinforce,rloo,grpo,ppo --envs reverse,sort --policy gru --seeds 10 --steps 8 --save_every 2 "

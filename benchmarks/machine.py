@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rlalign.checkpoint import versions
+from rlalign.storage.checkpoint import versions
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -26,7 +26,7 @@ def measure(variant: str, dtype: str, device: str, rows: int, width: int, vocab:
     """Peak MiB over what was held before, and seconds, of one forward and backward pass."""
     import torch
 
-    from rlalign.policies.head import fused_logprobs
+    from rlalign.policies.scoring.fused_logprobs import fused_logprobs
     from rlalign.types import Sampling
 
     kind = getattr(torch, dtype)

@@ -18,7 +18,7 @@ import shapes
 import torch
 from machine import clock, merge
 
-from rlalign.policies import make_sampler
+from rlalign.policies.factory import make_sampler
 from rlalign.types import Sampling
 
 

@@ -16,7 +16,7 @@ import shapes
 import torch
 from machine import clock, write
 
-from rlalign.policies import make_sampler
+from rlalign.policies.factory import make_sampler
 from rlalign.types import Sampling
 
 ROWS, TOKENS, PROMPT = 8, 32, 16

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from machine import RESULTS, write
 
-from rlalign.compare import statistics as st
+from rlalign.compare.analysis import statistics as st
 
 STUDIES = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 SEEDS = (5, 8, 10)

@@ -26,7 +26,7 @@ from rich.table import Table
 from transformers import TrainerCallback
 from update import CANDIDATES, LR, learner_of, rollout_from
 
-from rlalign.policies import make_sampler
+from rlalign.policies.factory import make_sampler
 from rlalign.types import Sampling
 
 

@@ -26,10 +26,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from rlalign.config import LearnerConfig
-from rlalign.learning.learner import Learner
+from rlalign.config.schema import LearnerConfig
 from rlalign.objective import Objective
-from rlalign.rollout import Rollout
+from rlalign.rollout.collect import Rollout
+from rlalign.training.learner import Learner
 from rlalign.types import Sampling, Task
 
 LR = 1e-8

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
-from rlalign.envs.sources import SPLITS, as_source
+from rlalign.envs.task_sources import SPLITS, as_source
 from rlalign.errors import ReplyError, RLAlignError, UserError
 from rlalign.tokenizers import ByteTokenizer, as_tokenizer
 from rlalign.types import Reward, Scores, Task, TaskSource, Tokenizer
@@ -77,9 +77,9 @@ class TextMDP:
 
     Attributes:
         id, description: name (`namespace/Name-v0`) and one line for `rlalign list envs`.
-        rewards: default reward specs -> weights; `rlalign.make` composes them into `reward`.
+        rewards: default reward specs -> weights; `rlalign.envs.registration` composes them into `reward`.
         gold_score: the largest episode reward, reached by saying `gold_turns`; None when unknown.
-        source: anything that `rlalign.envs.sources.as_source` takes.
+        source: anything that `rlalign.envs.task_sources.as_source` takes.
         max_prompt: token ids of a prompt at most; a longer one raises UserError.
         max_new: token ids that the policy may say in a turn. A pair is (with the environment's own tokenizer, with any
             other): one word is one id to the first, and several to the second.

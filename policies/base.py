@@ -20,7 +20,7 @@ from rlalign.errors import FaultError, UserError
 from rlalign.types import Sampling, Tokenizer
 
 if TYPE_CHECKING:
-    from rlalign.policies.lean import LeanModel
+    from rlalign.policies.sampling.fast_decoder import LeanModel
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
-from rlalign.policies.backbone import Backbone
 from rlalign.policies.base import DecodeState, Kept, Policy, TokenScores
-from rlalign.policies.decoder import Decoder
-from rlalign.policies.exported import as_transformers
-from rlalign.policies.folder import save_card
-from rlalign.policies.lean import LeanModel
-from rlalign.policies.linear import LoraLinear, speed_up
+from rlalign.policies.device import compute_dtype
+from rlalign.policies.export_tokenizer import as_transformers
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.precision import compute_dtype
 from rlalign.policies.quiet import quiet
-from rlalign.policies.scoring import score_actions
+from rlalign.policies.sampling.decoding_weights import Decoder
+from rlalign.policies.sampling.fast_decoder import LeanModel
+from rlalign.policies.saved import save_card
+from rlalign.policies.scoring.backbone import Backbone
+from rlalign.policies.scoring.linear import LoraLinear, speed_up
+from rlalign.policies.scoring.token_scores import score_actions
 from rlalign.policies.seeds import seeded
 from rlalign.policies.value_head import ValueHead, state_values
 from rlalign.types import Sampling, Tokenizer

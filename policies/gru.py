@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from rlalign.errors import UserError
 from rlalign.policies.base import DecodeState, Policy, TokenScores
-from rlalign.policies.folder import card_of, save_card, saved_tokenizer
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.scoring import first_actions, plain_scorer, score_actions
+from rlalign.policies.saved import card_of, save_card, saved_tokenizer
+from rlalign.policies.scoring.token_scores import first_actions, plain_scorer, score_actions
 from rlalign.policies.seeds import seeded
 from rlalign.policies.value_head import ValueHead, state_values
 from rlalign.types import Sampling, Tokenizer

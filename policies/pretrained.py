@@ -12,10 +12,10 @@ import torch
 from rlalign import assets
 from rlalign.errors import UserError
 from rlalign.policies.causal import CausalPolicy, saved_value
-from rlalign.policies.folder import saved_tokenizer
+from rlalign.policies.device import compute_dtype
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.precision import compute_dtype
 from rlalign.policies.quiet import quiet
+from rlalign.policies.saved import saved_tokenizer
 from rlalign.policies.seeds import seeded
 from rlalign.tokenizers import HFTokenizer
 from rlalign.types import Tokenizer

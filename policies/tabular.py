@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from rlalign.errors import UserError
 from rlalign.policies.base import Policy, TokenScores
-from rlalign.policies.folder import card_of, save_card, saved_tokenizer
+from rlalign.policies.logits import entropy as entropy_of
+from rlalign.policies.logits import token_logprobs
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.processing import entropy as entropy_of
-from rlalign.policies.processing import token_logprobs
+from rlalign.policies.saved import card_of, save_card, saved_tokenizer
 from rlalign.types import Sampling, Tokenizer
 
 _WEIGHTS = "table.safetensors"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rlalign.policies.packing import moved
+from rlalign.policies.scoring.packing import moved
 
 
 class ValueHead(nn.Module):

@@ -1,7 +1,7 @@
 """Rewards: describe a function with `reward`, add several up with `compose`. Importing this imports no torch."""
 
-from rlalign.rewards.compose import RewardSum, compose
-from rlalign.rewards.reward import RewardFunction, reward
+from rlalign.rewards.function import RewardFunction, reward
+from rlalign.rewards.weighted_sum import RewardSum, compose
 from rlalign.rewards.weights import Constraint, Schedule
 
 __all__ = ["Constraint", "RewardFunction", "RewardSum", "Schedule", "compose", "reward"]

@@ -9,9 +9,9 @@ import numpy as np
 
 from rlalign.errors import RewardError, UserError, did_you_mean
 from rlalign.rewards.columns import items_of
-from rlalign.rewards.compose import RewardSum, compose
-from rlalign.rewards.reward import RewardFunction, reward
+from rlalign.rewards.function import RewardFunction, reward
 from rlalign.rewards.specs import Specs
+from rlalign.rewards.weighted_sum import RewardSum, compose
 from rlalign.types import FloatArray
 
 _HOW = ("mean", "min", "penalised", "product")

@@ -24,8 +24,8 @@ from typing import Any, Literal, Protocol
 import cloudpickle
 
 from rlalign.errors import RewardError, UserError
-from rlalign.rewards import worker
-from rlalign.rewards.reward import RewardFunction
+from rlalign.rewards import worker_process as worker
+from rlalign.rewards.function import RewardFunction
 
 START_LIMIT_S = 300.0  # for the imports of the function's module, which its timeout does not cover
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
-from rlalign.rewards.reward import RewardFunction, as_reward
+from rlalign.rewards.function import RewardFunction, as_reward
 from rlalign.rewards.weights import Constraint, Schedule, Weight, as_weight, is_points, split_bound, times
 
 Spec = str | Callable[..., Any] | tuple[str | Callable[..., Any], Weight]

@@ -17,14 +17,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from rlalign.envs.mdp import TextMDP
-from rlalign.make import env, make_env, make_mdp, make_vec, register_env, register_gymnasium
-from rlalign.rewards.reward import reward
+from rlalign.envs.registration import env, make_env, make_mdp, make_vec, register_env, register_gymnasium
+from rlalign.rewards.function import reward
 from rlalign.types import Task
 
 if TYPE_CHECKING:
     from rlalign.algorithms import register_algorithm
     from rlalign.api import evaluate, train
-    from rlalign.config import TrainConfig
+    from rlalign.config.schema import TrainConfig
     from rlalign.objective.spec import Objective
     from rlalign.run import Run
 
@@ -35,7 +35,7 @@ _LAZY = {
     "train": "rlalign.api",
     "evaluate": "rlalign.api",
     "Run": "rlalign.run",
-    "TrainConfig": "rlalign.config",
+    "TrainConfig": "rlalign.config.schema",
     "Objective": "rlalign.objective.spec",
     "register_algorithm": "rlalign.algorithms",
 }

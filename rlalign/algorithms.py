@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlalign.errors import UnknownNameError, UserError
-from rlalign.fields import flatten
 from rlalign.objective.spec import KL, Credit, Data, Objective, Trust, Value
 from rlalign.registry import Registry
+from rlalign.typecheck import flatten
 
 
 @dataclass(frozen=True)

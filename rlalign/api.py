@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlalign.config import TrainConfig, update
-from rlalign.defaults import default_config
+from rlalign.config.defaults import default_config
+from rlalign.config.schema import TrainConfig, update
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison
@@ -77,7 +77,7 @@ def evaluate(run: Run | str | Path, *, split: str = "test", prompts: int | None 
 
 
 def _environment(env: Any) -> TextMDP:
-    from rlalign.make import make_mdp
+    from rlalign.envs.registration import make_mdp
 
     return env if isinstance(env, TextMDP) else make_mdp(env)
 

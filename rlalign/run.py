@@ -20,10 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rlalign.config import TrainConfig, from_dict, to_dict
+from rlalign.config.schema import TrainConfig, from_dict, to_dict
 from rlalign.errors import UserError
-from rlalign.files import write_whole
-from rlalign.log.tracking import read_metrics
+from rlalign.log.trackers import read_metrics
+from rlalign.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from rlalign.evaluation.before_after import Comparison
@@ -73,8 +73,8 @@ class Run:
     @cached_property
     def policy(self) -> Policy:
         """The trained policy, loaded from `policy/`. Raises UserError when the run has not written it yet."""
-        from rlalign.policies import load
-        from rlalign.policies.precision import device_of
+        from rlalign.policies.device import device_of
+        from rlalign.policies.factory import load
 
         folder = self.folder / "policy"
         if not folder.is_dir():

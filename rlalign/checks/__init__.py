@@ -1,7 +1,7 @@
 """The laws of an environment and of a reward, run on anything: `rlalign check ENV|REWARD`."""
 
 from rlalign.checks.env import check_env_laws
-from rlalign.checks.law import FUZZ, LawResult
+from rlalign.checks.invariant import FUZZ, LawResult
 from rlalign.checks.reward import EXAMPLES, check_reward_laws
 from rlalign.checks.views import Trace, play_pieces, scripts
 

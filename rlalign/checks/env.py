@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from rlalign.checks.law import FUZZ, TOLERANCE, LawResult, law
+from rlalign.checks.invariant import FUZZ, TOLERANCE, LawResult, law
 from rlalign.checks.tasks import disjoint, equal_tasks
 from rlalign.checks.views import Trace, encode, play_pieces, play_single, play_steps, scripts
 from rlalign.envs.mdp import TextMDP

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.checks.law import FUZZ, TOLERANCE, LawResult, law
+from rlalign.checks.invariant import FUZZ, TOLERANCE, LawResult, law
 from rlalign.errors import UserError
 from rlalign.tokenizers import ByteTokenizer
 from rlalign.types import Reward, Scores
@@ -29,11 +29,11 @@ def check_reward_laws(spec: Any) -> list[LawResult]:
         spec: as for `rlalign.rewards.compose`. A reward that needs a parameter which was not given is not checked. One
             that asks for the policy gets a small random one.
     """
-    from rlalign.rewards.compose import compose
+    from rlalign.rewards.weighted_sum import compose
 
     with compose([spec]) as reward:
         if reward.asks_for_policy:
-            from rlalign.policies import make_policy
+            from rlalign.policies.factory import make_policy
 
             reward.bind(make_policy("gru", tokenizer=ByteTokenizer()))
         return _laws(reward)

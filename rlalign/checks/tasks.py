@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import cloudpickle
 
-from rlalign.envs.sources import SPLITS, digest
+from rlalign.envs.task_sources import SPLITS, digest
 from rlalign.types import Split, TaskSource
 
 _DIGESTS = """

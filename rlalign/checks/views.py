@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from rlalign.checks.law import FUZZ, TOLERANCE
+from rlalign.checks.invariant import FUZZ, TOLERANCE
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.token_env import TokenEnv
 from rlalign.envs.vector_env import TokenVectorEnv

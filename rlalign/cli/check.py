@@ -14,8 +14,8 @@ from rich.markup import escape
 
 from rlalign import checks
 from rlalign.cli.console import console as make_console
+from rlalign.envs.registration import find_env, make_mdp
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
-from rlalign.make import find_env, make_mdp
 from rlalign.registry import ENVS, REWARDS
 
 

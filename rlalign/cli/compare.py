@@ -64,9 +64,9 @@ def run(args: Sequence[str]) -> int:
     """Compare."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign compare")
-    from rlalign.compare.compare import StoppedError, Where, compare_runs, compare_study
-    from rlalign.compare.gather import Excluding
-    from rlalign.compare.tables import show
+    from rlalign.compare.output.tables import show
+    from rlalign.compare.records.collect_runs import Excluding
+    from rlalign.compare.run_study import StoppedError, Where, compare_runs, compare_study
 
     command = shlex.join(["rlalign", "compare", *args])
     console = make_console()
@@ -111,9 +111,9 @@ def _refuse(given: Args, names: Sequence[str], settings: Collection[str], why: s
 
 def study_of(given: Args, settings: dict[str, str]) -> Any:
     """The study of the arguments: of the file, if there is one, with flags winning."""
-    from rlalign.compare.settings import full_key
-    from rlalign.compare.spaces import parse_search
     from rlalign.compare.study import Search, Study, as_seeds, check, read_study
+    from rlalign.compare.tuning.spaces import parse_search
+    from rlalign.config.overrides import full_key
 
     if given.what:
         study = read_study(given.what[0])

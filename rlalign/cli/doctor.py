@@ -38,7 +38,7 @@ def facts() -> dict[str, str]:
     import torch
 
     from rlalign.assets import home
-    from rlalign.policies.precision import compute_dtype
+    from rlalign.policies.device import compute_dtype
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")

@@ -32,9 +32,9 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Generate; exit status 1 when the level was not reached."""
     given = tyro.cli(Args, args=list(args), prog="rlalign generate")
-    from rlalign.build import build_trained
+    from rlalign.config.instantiate import build_trained
     from rlalign.errors import MissingColumnError, UserError
-    from rlalign.generation import generate
+    from rlalign.rollout.generation import generate
     from rlalign.run import Run
     from rlalign.types import Sampling
 

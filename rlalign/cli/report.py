@@ -26,21 +26,21 @@ def run(args: Sequence[str]) -> int:
 
 def write(folder: Path) -> Path:
     """Write the report of whatever the folder holds and return its path. Raises UserError when it holds nothing."""
-    from rlalign.compare.found import holds_search
+    from rlalign.compare.tuning.search_results import holds_search
     from rlalign.errors import UserError
 
     if (folder / "results.json").is_file():
-        from rlalign.compare.report import write_report
-        from rlalign.compare.stored import read_results
+        from rlalign.compare.output.html import write_report
+        from rlalign.compare.results.results_json import read_results
 
         return write_report(folder, read_results(folder))
     if (folder / "config.json").is_file():
-        from rlalign.compare.report import write_run_report
+        from rlalign.compare.output.html import write_run_report
         from rlalign.run import Run
 
         return write_run_report(Run(folder))
     if holds_search(folder):
-        from rlalign.compare.report.search import write_search_report
+        from rlalign.compare.output.html.search import write_search_report
 
         return write_search_report(folder)
     raise UserError(

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlalign.cli.console import console as make_console
-from rlalign.config import TrainConfig
+from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, Difference
 from rlalign.run import Run, read_config
@@ -64,7 +64,7 @@ def _config_file(args: list[str]) -> tuple[list[str], dict[str, Any]]:
     path = _value(args, "--config")
     if path is None:
         return args, {}
-    from rlalign.compare.settings import read_toml
+    from rlalign.config.overrides import read_toml
 
     found = read_toml(Path(path))
     at = next(i for i, word in enumerate(args) if word.partition("=")[0] == "--config")
@@ -72,7 +72,7 @@ def _config_file(args: list[str]) -> tuple[list[str], dict[str, Any]]:
 
 
 def _default(args: list[str], file: Mapping[str, Any]) -> TrainConfig:
-    from rlalign.defaults import default_config
+    from rlalign.config.defaults import default_config
 
     output = _value(args, "--output")
     if "--resume" in args:
@@ -82,7 +82,7 @@ def _default(args: list[str], file: Mapping[str, Any]) -> TrainConfig:
         if not (folder / "config.json").is_file():
             raise UserError(f"'{folder}' holds no run to resume: check the path")
         return replace(read_config(folder), reward=() if "--reward" in args else read_config(folder).reward)
-    from rlalign.compare.settings import apply
+    from rlalign.config.overrides import apply
 
     base = TrainConfig()
     env, policy, algorithm = (

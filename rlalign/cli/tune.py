@@ -44,14 +44,14 @@ def run(args: Sequence[str]) -> int:
     """Search."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign tune")
-    from rlalign.compare.compare import Where, spaces_of, trial_config
-    from rlalign.compare.grid import refuse_foreign
-    from rlalign.compare.settings import full_key
-    from rlalign.compare.spaces import parse_search
+    from rlalign.compare.run_study import Where, spaces_of, trial_config
+    from rlalign.compare.running.grid import refuse_foreign
     from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
-    from rlalign.compare.tuning import check_search, search
+    from rlalign.compare.tuning.search import check_search, search
+    from rlalign.compare.tuning.spaces import parse_search
+    from rlalign.config.overrides import full_key
     from rlalign.run import Lock
-    from rlalign.signals import StopRequest
+    from rlalign.training.stop_request import StopRequest
 
     if given.trials < 1:
         raise UserError(f"trials is {given.trials}: it must be at least 1")
@@ -102,7 +102,7 @@ def run(args: Sequence[str]) -> int:
 
 def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Mapping[str, Any]) -> Path:
     """best.toml: what `rlalign train --config` takes."""
-    from rlalign.files import write_whole
+    from rlalign.storage.atomic import write_whole
 
     values = {"env": env, "policy": study.policy, "algorithm": algorithm}
     values |= {"steps": study.steps} if study.steps else {}
@@ -112,7 +112,7 @@ def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Map
 
 
 def _show(console: Console, found: Any) -> None:
-    from rlalign.compare.settings import shown
+    from rlalign.config.overrides import shown
 
     names = list(found.search)
     table = Table(title=f"{len(found.trials)} trials, best first", title_justify="left")

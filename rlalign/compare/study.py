@@ -32,12 +32,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.settings import apply, read_toml
-from rlalign.config import TrainConfig, from_dict, resolve, validate
-from rlalign.defaults import default_config
+from rlalign.config.defaults import default_config
+from rlalign.config.overrides import apply, read_toml
+from rlalign.config.schema import TrainConfig, from_dict, resolve, validate
+from rlalign.envs.registration import env_id
 from rlalign.errors import UserError, did_you_mean
-from rlalign.fields import check_fields, checked, flatten
-from rlalign.make import env_id
+from rlalign.typecheck import check_fields, checked, flatten
 
 TUNING_SEED = 1_000_000
 """Seeds of searches begin here; those of comparisons end below."""

@@ -12,9 +12,9 @@ import torch
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.evaluation.text_metrics import Report, attempts, distinct, families_of, report
-from rlalign.policies import make_sampler
 from rlalign.policies.base import Policy
-from rlalign.rollout import Rollout, collect
+from rlalign.policies.factory import make_sampler
+from rlalign.rollout.collect import Rollout, collect
 from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
 
 _ROWS = 64  # trajectories at once

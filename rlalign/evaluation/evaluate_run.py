@@ -11,10 +11,10 @@ import torch
 from rlalign.envs.mdp import TextMDP
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import evaluate, held_out
-from rlalign.log.tracking import nullable
-from rlalign.patience import Patience
+from rlalign.log.trackers import nullable
 from rlalign.policies.base import Policy
-from rlalign.policies.folder import saved_tokenizer
+from rlalign.policies.saved import saved_tokenizer
+from rlalign.training.early_stopping import Patience
 
 if TYPE_CHECKING:
     from rlalign.run import Run
@@ -41,7 +41,7 @@ def evaluate_run(
         baseline: another run folder, policy folder or policy name in place of the start.
         folds: disjoint parts of the prompts for a cross-validated estimate; 0: none.
     """
-    from rlalign.build import build_mdp, build_policy
+    from rlalign.config.instantiate import build_mdp, build_policy
     from rlalign.errors import UserError
     from rlalign.log.plots import plot_comparison
 
@@ -85,7 +85,7 @@ def evaluate_run(
 
 def _baseline(name: str, mdp: TextMDP, device: torch.device, seed: int) -> Policy:
     """The policy of a run folder, a policy folder or a name; its own reference is what it is now."""
-    from rlalign.policies import make_policy
+    from rlalign.policies.factory import make_policy
 
     trained = Path(name) / "policy"
     return make_policy(str(trained) if trained.is_dir() else name, tokenizer=mdp.tokenizer, device=device, seed=seed)
@@ -93,7 +93,7 @@ def _baseline(name: str, mdp: TextMDP, device: torch.device, seed: int) -> Polic
 
 def restore_trained(policy: Policy, run: Run) -> None:
     """Put the trained weights of a run's newest checkpoint into its freshly built policy."""
-    from rlalign import checkpoint
+    from rlalign.storage import checkpoint
 
     state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy", "progress"))
     policy.load_trainable(state["policy"])

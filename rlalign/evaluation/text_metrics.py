@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from rlalign.errors import UserError, did_you_mean
+from rlalign.rewards.builtin.labels import INVALID, parse_label
+from rlalign.rewards.builtin.spans import mean_iou, parse_spans, spans_of
 from rlalign.rewards.columns import texts_of
-from rlalign.rewards.labels import INVALID, parse_label
-from rlalign.rewards.spans import mean_iou, parse_spans, spans_of
 from rlalign.rewards.text import words
 from rlalign.types import BoolArray, FloatArray
 
@@ -156,7 +156,7 @@ def translation(said: Sequence[str], answers: Sequence[Any]) -> Report:
 
 def summary(said: Sequence[str], answers: Sequence[Any]) -> Report:
     """Mean ROUGE-1, ROUGE-2 and ROUGE-L F1, the best reference each, on words of any script."""
-    from rlalign.rewards.overlap import rouge
+    from rlalign.rewards.builtin.overlap import rouge
 
     kinds = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
     values = {name: rouge.function(list(said), list(answers), kind=kind) for kind, name in kinds.items()}

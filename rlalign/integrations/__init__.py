@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from rlalign.algorithms import OUTSIDE
 
 if TYPE_CHECKING:
-    from rlalign.config import TrainConfig
+    from rlalign.config.schema import TrainConfig
     from rlalign.envs.mdp import TextMDP
     from rlalign.evaluation.before_after import Comparison
     from rlalign.run import Run
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 def check_any(config: TrainConfig) -> None:
     """Refuse, before anything is made, what a run of this configuration would refuse. Raises UserError."""
-    from rlalign.build import check_policy
-    from rlalign.experiment import ready_mdp
+    from rlalign.config.instantiate import check_policy
+    from rlalign.training.experiment import ready_mdp
 
     mdp = ready_mdp(config)
     if config.algorithm in OUTSIDE:
@@ -35,6 +35,6 @@ def train_any(
 
         run = train_trl(config, env=env, rewards=rewards, quiet=quiet)
         return run, run.comparison
-    from rlalign.experiment import train_run
+    from rlalign.training.experiment import train_run
 
     return train_run(config, env=env, rewards=rewards, quiet=quiet)

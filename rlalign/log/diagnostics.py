@@ -16,7 +16,7 @@ import numpy as np
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.rewards.text import words
-from rlalign.rollout import Rollout
+from rlalign.rollout.collect import Rollout
 from rlalign.types import FloatArray
 
 Row = Mapping[str, float | None]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from rlalign.objective.groups import Groups
-from rlalign.rollout import Rollout
+from rlalign.rollout.collect import Rollout
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:

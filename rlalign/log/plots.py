@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.errors import UserError
-from rlalign.log.tracking import read_metrics
+from rlalign.log.trackers import read_metrics
 
 _INK, _GREY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlalign.objective.batch import Batch, LossSum
-    from rlalign.objective.inputs import NonFiniteError
+    from rlalign.objective.checked_batch import NonFiniteError
     from rlalign.objective.loss import (
         advantages,
         likelihood_count,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         value_count,
         value_loss,
     )
-    from rlalign.objective.names import BASELINES, LOSSES, TRUSTS, baseline, custom_loss, trust_region
+    from rlalign.objective.registries import BASELINES, LOSSES, TRUSTS, baseline, custom_loss, trust_region
     from rlalign.objective.spec import KL, Credit, Data, Objective, OffPolicy, Trust, Value
     from rlalign.objective.state import ObjectiveState
     from rlalign.objective.trust import TrustInput
@@ -59,7 +59,7 @@ __all__ = [
 
 _WHERE = {
     "batch": ("Batch", "LossSum"),
-    "inputs": ("NonFiniteError",),
+    "checked_batch": ("NonFiniteError",),
     "loss": (
         "advantages",
         "likelihood_count",
@@ -69,7 +69,7 @@ _WHERE = {
         "value_count",
         "value_loss",
     ),
-    "names": ("BASELINES", "LOSSES", "TRUSTS", "baseline", "trust_region", "custom_loss"),
+    "registries": ("BASELINES", "LOSSES", "TRUSTS", "baseline", "trust_region", "custom_loss"),
     "spec": ("KL", "Credit", "Data", "Objective", "OffPolicy", "Trust", "Value"),
     "state": ("ObjectiveState",),
     "trust": ("TrustInput",),

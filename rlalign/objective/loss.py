@@ -14,10 +14,10 @@ from torch import Tensor
 from rlalign.errors import UserError
 from rlalign.objective import aggregation, credit, offpolicy, shaping
 from rlalign.objective.batch import Batch, LossSum
-from rlalign.objective.inputs import prepare
+from rlalign.objective.checked_batch import prepare
 from rlalign.objective.kl import LOG_LIMIT, estimate, in_loss, in_reward, on_last
-from rlalign.objective.names import BASELINES, LOSSES, TRUSTS
 from rlalign.objective.ratios import ratio
+from rlalign.objective.registries import BASELINES, LOSSES, TRUSTS
 from rlalign.objective.scales import scale
 from rlalign.objective.spec import Objective
 from rlalign.objective.state import ObjectiveState

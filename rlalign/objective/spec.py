@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from rlalign.errors import UserError
-from rlalign.fields import check_fields
-from rlalign.objective.names import BASELINES, BUILT_IN_TRUSTS, LOSSES, TRUSTS, check_axis
+from rlalign.objective.registries import BASELINES, BUILT_IN_TRUSTS, LOSSES, TRUSTS, check_axis
+from rlalign.typecheck import check_fields
 
 GROUP_BASELINES = ("group_mean", "leave_one_out", "length_weighted_group_mean")
 

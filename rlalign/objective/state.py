@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlalign.objective.batch import Batch
-from rlalign.objective.inputs import prepare
+from rlalign.objective.checked_batch import prepare
 from rlalign.objective.spec import Objective
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from rlalign.algorithms import ALGORITHMS, Algorithm, algorithm
 from rlalign.errors import UserError
-from rlalign.objective.names import BASELINES, LOSSES, TRUSTS
+from rlalign.objective.registries import BASELINES, LOSSES, TRUSTS
 from rlalign.objective.spec import Objective, Trust
 
 

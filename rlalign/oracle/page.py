@@ -7,10 +7,10 @@ import typing
 from typing import Any
 
 from rlalign.algorithms import Algorithm
-from rlalign.objective.formula import formula
-from rlalign.objective.names import BUILT_IN_BASELINES, BUILT_IN_TRUSTS
+from rlalign.objective.registries import BUILT_IN_BASELINES, BUILT_IN_TRUSTS
 from rlalign.objective.spec import Objective
 from rlalign.oracle.expectation import difficulty_weight
+from rlalign.oracle.formula import formula
 from rlalign.oracle.rows import kl_suite, report
 
 

@@ -19,13 +19,13 @@ import torch
 from torch import Tensor
 
 from rlalign.algorithms import ALGORITHMS, algorithm
-from rlalign.config import LearnerConfig
-from rlalign.learning import learner as learner_module
-from rlalign.learning.learner import Learner
+from rlalign.config.schema import LearnerConfig
 from rlalign.objective import Credit, Objective, Value
 from rlalign.oracle import EOS, TokenMDP, expected_gradient
 from rlalign.policies.tabular import TabularPolicy
-from rlalign.rollout import Rollout
+from rlalign.rollout.collect import Rollout
+from rlalign.training import learner as learner_module
+from rlalign.training.learner import Learner
 from rlalign.types import Sampling, Task
 
 START, HORIZON = 1, 2

@@ -29,7 +29,7 @@ from rlalign.objective import (
     policy_loss,
     scales,
 )
-from rlalign.objective.names import BASELINES, LOSSES
+from rlalign.objective.registries import BASELINES, LOSSES
 from rlalign.oracle import Comparison, TokenMDP, expected_gradient
 
 Patch = Callable[[pytest.MonkeyPatch], None]

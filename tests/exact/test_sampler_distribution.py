@@ -7,8 +7,9 @@ import torch
 from scipy import stats
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from rlalign.policies import PolicyOptions, make_policy, make_sampler
 from rlalign.policies.causal import CausalPolicy
+from rlalign.policies.factory import make_policy, make_sampler
+from rlalign.policies.options import PolicyOptions
 from rlalign.types import Sampling
 
 V, EOS, LIMIT, DRAWS = 5, 1, 3, 12_000

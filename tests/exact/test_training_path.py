@@ -16,14 +16,14 @@ import torch
 from scipy.stats import chi2
 
 from rlalign.algorithms import algorithm
-from rlalign.config import LearnerConfig
+from rlalign.config.schema import LearnerConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.learning.learner import Learner
 from rlalign.oracle import EOS, TokenMDP, projected_moments
-from rlalign.policies.sampler import DecodeSampler
+from rlalign.policies.sampling.sampler import DecodeSampler
 from rlalign.policies.tabular import TabularPolicy
-from rlalign.rollout import collect
+from rlalign.rollout.collect import collect
+from rlalign.training.learner import Learner
 from rlalign.types import Sampling, Scores
 
 START = 1

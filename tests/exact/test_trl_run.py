@@ -13,14 +13,14 @@ import pytest
 import torch
 
 import rlalign
-from rlalign import checkpoint
-from rlalign.build import build_mdp, build_policy
-from rlalign.config import resolve, update
-from rlalign.defaults import default_config
+from rlalign.config.defaults import default_config
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.schema import resolve, update
 from rlalign.errors import UserError
 from rlalign.evaluation.evaluate_run import evaluate_run
 from rlalign.integrations.trl import record, train_trl
-from rlalign.learning.learner import Learner
+from rlalign.storage import checkpoint
+from rlalign.training.learner import Learner
 
 ENV = "reverse?max_length=2"
 SMALL = {"rollout.prompts": 3, "rollout.group_size": 4, "steps": 1, "evaluation.prompts": 2, "model.hidden_size": 32}
@@ -101,7 +101,7 @@ def test_the_first_update_is_ours(tmp_path, rollouts, algorithm, changes) -> Non
 
 def test_prompts_start_and_rows_are_those_of_our_own_run(tmp_path, rollouts) -> None:
     """Order of prompts, their ids, the number of samples and steps, and the keys of a row."""
-    from rlalign.experiment import train_run
+    from rlalign.training.experiment import train_run
 
     common = {"steps": 3, "learner__epochs": 2, "learner__minibatches": 2, "evaluation__every": 2}
     run = train_trl(configuration("trl:grpo", tmp_path / "trl", **common), quiet=True)

@@ -8,8 +8,9 @@ import signal
 import pytest
 import torch
 
-from rlalign import checkpoint, randomness
 from rlalign.errors import FaultError, UserError
+from rlalign.storage import checkpoint
+from rlalign.training import rng as randomness
 
 STATE = {
     "policy": {"w": torch.arange(6.0).reshape(2, 3), "b": torch.zeros(0)},

@@ -10,17 +10,17 @@ import sys
 import pytest
 import torch
 
-from rlalign import checkpoint
-from rlalign.build import build_mdp, build_policy
-from rlalign.config import update
-from rlalign.defaults import default_config
-from rlalign.divergence import Divergence
+from rlalign.config.defaults import default_config
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.schema import update
 from rlalign.errors import FaultError, RewardError, UserError
-from rlalign.experiment import train_run
-from rlalign.learning.learner import DivergedError, Learner
-from rlalign.log.tracking import read_metrics
+from rlalign.log.trackers import read_metrics
 from rlalign.run import Lock, Run
-from rlalign.trainer import Trainer
+from rlalign.storage import checkpoint
+from rlalign.training.experiment import train_run
+from rlalign.training.failure_limits import Divergence
+from rlalign.training.learner import DivergedError, Learner
+from rlalign.training.trainer import Trainer
 
 SMALL = {"steps": 4, "rollout.prompts": 4, "rollout.group_size": 4, "evaluation.prompts": 4, "model.hidden_size": 16}
 REUSED = {**SMALL, "learner.epochs": 2, "learner.minibatches": 2}
@@ -211,7 +211,7 @@ def test_a_used_folder_and_a_folder_in_use_are_refused(tmp_path):
 
 
 def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_path, monkeypatch):
-    from rlalign.learning import learner
+    from rlalign.training import learner
 
     real = learner.policy_loss
 
@@ -242,7 +242,7 @@ def test_every_skipped_minibatch_of_a_step_is_kept(tmp_path):
 
 
 def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
-    from rlalign.learning import learner
+    from rlalign.training import learner
 
     real, calls = learner.policy_loss, 0
 
@@ -313,7 +313,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, m
 
 def test_on_a_cpu_a_minibatch_goes_in_parts_with_the_same_gradient(tmp_path, monkeypatch):
     def weights(name, tokens):
-        monkeypatch.setattr("rlalign.learning.passes._CPU_TOKENS", tokens)
+        monkeypatch.setattr("rlalign.training.micro_batches._CPU_TOKENS", tokens)
         trainer, parts = make_trainer(tmp_path / name, steps=1), []
         real = trainer.policy.score
 

@@ -6,18 +6,18 @@ import pytest
 import torch
 
 import rlalign
-from rlalign import checkpoint
-from rlalign.build import build_mdp, build_policy
-from rlalign.config import update, validate
-from rlalign.defaults import default_config
+from rlalign.config.defaults import default_config
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.schema import update, validate
+from rlalign.envs.registration import make_mdp
 from rlalign.errors import RewardError, UserError
 from rlalign.evaluation.evaluate import held_out
 from rlalign.evaluation.evaluate_run import restore_trained
-from rlalign.experiment import train_run
-from rlalign.log.tracking import read_metrics
-from rlalign.make import make_mdp
+from rlalign.log.trackers import read_metrics
 from rlalign.run import Run
-from rlalign.trainer import Trainer
+from rlalign.storage import checkpoint
+from rlalign.training.experiment import train_run
+from rlalign.training.trainer import Trainer
 
 SMALL = {
     "steps": 6,
@@ -206,7 +206,7 @@ def test_the_best_weights_are_the_runs_policy(tmp_path):
 def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys):
     from rich.console import Console
 
-    from rlalign.log.watch import Watch
+    from rlalign.log.alarms import Watch
 
     def held(kind):
         return json.loads((tmp_path / "report" / "alarms.json").read_text())[kind]["held"]
@@ -235,7 +235,7 @@ def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys
 
 
 def test_alarms_stand_in_the_runs_report(tmp_path):
-    from rlalign.compare.report.run import write_run_report
+    from rlalign.compare.output.html.run import write_run_report
 
     run, _ = train_run(config(tmp_path / "a", steps=1), quiet=True)
     assert 'id="alarms"' not in write_run_report(run).read_text()

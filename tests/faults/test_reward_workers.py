@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from rlalign.errors import RewardError
-from rlalign.rewards import RewardFunction, compose
+from rlalign.rewards import RewardFunction
+from rlalign.rewards import weighted_sum as compose
 
 SHORT = 0.5  # seconds; hangs are for ever, so no machine is too slow for it
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import rlalign
+from rlalign.envs.registration import make_mdp
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import RewardError
-from rlalign.learning.learner import Learner
-from rlalign.make import make_mdp
-from rlalign.rewards.compose import RewardSum
 from rlalign.rewards.guard import InWorker
-from rlalign.signals import StopRequest
+from rlalign.rewards.weighted_sum import RewardSum
+from rlalign.training.learner import Learner
+from rlalign.training.stop_request import StopRequest
 from rlalign.types import Scores
 
 KL = {"objective__kl__where": "loss", "objective__kl__coef": 0.1}

@@ -3,8 +3,9 @@
 import pytest
 
 import rlalign
-from rlalign import checkpoint, cli
+from rlalign import cli
 from rlalign.errors import RewardError
+from rlalign.storage import checkpoint
 
 SMALL = {"steps": 3, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 2, "quiet": True}
 PATIENT = {"learner__max_bad_updates": 9}

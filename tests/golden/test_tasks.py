@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from rlalign.checks.tasks import task_digests
-from rlalign.envs.sources import SPLITS
+from rlalign.envs.registration import make_mdp
+from rlalign.envs.task_sources import SPLITS
 from rlalign.errors import MissingExtraError
-from rlalign.make import make_mdp
 from rlalign.registry import ENVS
 
 PAGE = Path(__file__).parents[1] / "data" / "tasks.json"

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from rlalign.policies import PolicyOptions, make_policy, make_sampler
-from rlalign.policies.sampler import DecodeSampler
+from rlalign.policies.factory import make_policy, make_sampler
+from rlalign.policies.options import PolicyOptions
+from rlalign.policies.sampling.sampler import DecodeSampler
 from rlalign.types import Sampling
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

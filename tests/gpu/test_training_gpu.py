@@ -4,14 +4,14 @@ import pytest
 import torch
 
 import rlalign
-from rlalign import checkpoint
-from rlalign.build import build_mdp, build_policy
-from rlalign.config import resolve, update
-from rlalign.defaults import default_config
+from rlalign.config.defaults import default_config
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.schema import resolve, update
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.learning.learner import Learner
-from rlalign.policies import load, make_sampler
-from rlalign.rollout import collect
+from rlalign.policies.factory import load, make_sampler
+from rlalign.rollout.collect import collect
+from rlalign.storage import checkpoint
+from rlalign.training.learner import Learner
 
 pytestmark = pytest.mark.gpu
 SMALL = {"rollout__prompts": 4, "rollout__group_size": 4, "evaluation__prompts": 4, "quiet": True, "device": "cuda"}

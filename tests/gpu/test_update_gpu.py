@@ -6,13 +6,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from rlalign.config import LearnerConfig
-from rlalign.learning.learner import Learner
+from rlalign.config.schema import LearnerConfig
 from rlalign.objective import Objective
-from rlalign.policies import PolicyOptions
 from rlalign.policies.causal import CausalPolicy
-from rlalign.policies.head import fused_logprobs
-from rlalign.rollout import Rollout
+from rlalign.policies.options import PolicyOptions
+from rlalign.policies.scoring.fused_logprobs import fused_logprobs
+from rlalign.rollout.collect import Rollout
+from rlalign.training.learner import Learner
 from rlalign.types import Sampling, Task
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

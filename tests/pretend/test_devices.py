@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import rlalign
-from rlalign.policies import PolicyOptions, load, make_policy, make_sampler
+from rlalign.policies.factory import load, make_policy, make_sampler
+from rlalign.policies.options import PolicyOptions
 from rlalign.types import Sampling
 
 pytestmark = pytest.mark.filterwarnings(

@@ -9,9 +9,9 @@ import pytest
 
 from rlalign import checks
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.registration import make_mdp
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.make import make_mdp
-from rlalign.rewards.reward import RewardFunction
+from rlalign.rewards.function import RewardFunction
 from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Segment, Task
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlalign.compare.results import (
+from rlalign.compare.results.schema import (
     BUDGETS,
     Aggregate,
     AlgorithmResult,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rlalign.compare.report import write_report
+from rlalign.compare.output.html import write_report
 
 PARTS = ("verdict", "finals", "pairs", "budgets", "curves", "seeds", "differences", "profiles", "frontier", "samples")
 

@@ -15,13 +15,13 @@ import pytest
 import rlalign
 from rlalign.cli import main
 from rlalign.cli.report import write
-from rlalign.compare.report import render, write_report
-from rlalign.compare.report.figures import differences, final_scores, frontier, learning_curves
-from rlalign.compare.report.html import Html, tag, visible
-from rlalign.compare.report.numbers import interval, number, p_value, seconds, tick, typeset
-from rlalign.compare.report.svg import apart, span, ticks
-from rlalign.compare.results import Curve, Estimate
-from rlalign.compare.stored import read_results, write_results
+from rlalign.compare.output.html import render, write_report
+from rlalign.compare.output.html.figures import differences, final_scores, frontier, learning_curves
+from rlalign.compare.output.html.html import Html, tag, visible
+from rlalign.compare.output.html.numbers import interval, number, p_value, seconds, tick, typeset
+from rlalign.compare.output.html.svg import apart, span, ticks
+from rlalign.compare.results.results_json import read_results, write_results
+from rlalign.compare.results.schema import Curve, Estimate
 from rlalign.errors import UserError
 
 VOID = {"meta", "link", "input"}

@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from rlalign.cli import main
-from rlalign.compare.found import Found, Trial, read_found, write_search, write_trials
-from rlalign.compare.report.search import render
-from rlalign.defaults import default_config
+from rlalign.compare.output.html.search import render
+from rlalign.compare.tuning.search_results import Found, Trial, read_found, write_search, write_trials
+from rlalign.config.defaults import default_config
 
 SEARCH = {"learner.lr": "log:1e-4:1e-2", "objective.baseline": "choice:none,<b>", "learner.epochs": "int:1:4"}
 TRIALS = [

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from rlalign.envs.mdp import Episode, TextMDP
+from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
-from rlalign.make import make_mdp
-from rlalign.rewards.compose import RewardSum
 from rlalign.rewards.specs import Specs, resolve
+from rlalign.rewards.weighted_sum import RewardSum
 from rlalign.types import FloatArray, Scores, Split, Task
 
 RewardFunc = Callable[..., list[float | None]]

@@ -14,9 +14,9 @@ from rlalign.errors import UserError
 from rlalign.integrations.trl.bridge import score
 from rlalign.log.diagnostics import gold_of, rollout_diagnostics
 from rlalign.log.metrics import rollout_metrics, samples_of
-from rlalign.rollout import Rollout
-from rlalign.signals import StopRequest
+from rlalign.rollout.collect import Rollout
 from rlalign.tokenizers import chat_text
+from rlalign.training.stop_request import StopRequest
 from rlalign.types import Task
 
 _KEYS = {"loss": "train/loss", "grad_norm": "train/grad_norm", "clip_ratio/region_mean": "train/clip_fraction"}

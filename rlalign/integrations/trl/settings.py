@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from rlalign.algorithms import OUTSIDE
-from rlalign.config import TrainConfig
+from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective, OffPolicy
-from rlalign.policies import policy_kind
+from rlalign.policies.factory import policy_kind
 
 _LOSS = {"sequence_mean": "grpo", "constant": "dr_grpo", "token_global": "dapo", "sequence_sum": "luspo"}
 _SCALE = {"none": "none", "group_std": "group", "batch_std": "batch"}

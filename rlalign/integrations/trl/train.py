@@ -20,27 +20,27 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from rlalign import checkpoint
-from rlalign.build import build_mdp, build_policy
-from rlalign.config import TrainConfig, fingerprint, resolve, validate
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.schema import TrainConfig, fingerprint, resolve, validate
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.sources import TaskStream
+from rlalign.envs.task_sources import TaskStream
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
-from rlalign.experiment import default_output
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import check_trl, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
-from rlalign.learning.schedule import lr_factor
+from rlalign.log.alarms import Watch
 from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
-from rlalign.log.tracking import Tracker, read_metrics
-from rlalign.log.watch import Watch
+from rlalign.log.trackers import Tracker, read_metrics
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.run import Lock, Run, write_config
-from rlalign.signals import StopRequest
+from rlalign.storage import checkpoint
+from rlalign.training.experiment import default_output
+from rlalign.training.lr_schedule import lr_factor
+from rlalign.training.stop_request import StopRequest
 from rlalign.types import Task
 
 _LEFT_BEHIND = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")

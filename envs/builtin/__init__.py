@@ -1,0 +1,1 @@
+"""The built-in environments, a folder per family."""

@@ -1,0 +1,1 @@
+"""Single-turn language tasks."""

@@ -1,0 +1,1 @@
+"""Procedural tasks on short strings."""

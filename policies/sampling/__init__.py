@@ -1,0 +1,1 @@
+"""Decoding: samplers and the optimized decoder behind them."""

@@ -1,0 +1,1 @@
+"""Scoring given tokens: packed rows and fused log-probs."""

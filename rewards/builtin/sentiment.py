@@ -1,0 +1,30 @@
+"""Rewards for what a text feels like."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+from rlalign.rewards.function import reward
+from rlalign.rewards.text import plain
+
+
+@lru_cache(maxsize=1)
+def _analyser() -> Any:
+    from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
+
+    return SentimentIntensityAnalyzer()
+
+
+@reward("vader", timeout_s=None, range=(-1.0, 1.0))
+def vader(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) -> list[float]:
+    """VADER's compound polarity of the completion: a lexicon of English and emoji with rules for negation and stress.
+
+    Range: [-1, 1]; 0 for an empty text and for other languages. Cost: about 70 microseconds a sentence on one core;
+    VADER is quadratic in the length, so only the first `limit` characters are read. Deterministic.
+    Hacked by: lists of superlatives ("great great love"), exclamation marks, capitals, happy emoji; meaning plays no
+    part. Pair it with `repetition` and a KL penalty.
+    Source: Hutto and Gilbert, VADER: a parsimonious rule-based model for sentiment analysis, ICWSM 2014.
+    """
+    return [float(_analyser().polarity_scores(plain(c)[:limit])["compound"]) for c in completions]

@@ -1,0 +1,75 @@
+"""Where a study's numbers come from: command, versions, machine, commit, a fingerprint of the question."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from rlalign.compare.analysis.fairness import settings_of
+from rlalign.compare.results.schema import Manifest
+from rlalign.compare.study import Cell
+
+_SOURCES = ("rlalign", "envs", "policies", "rewards")
+
+
+def manifest(command: str, cells: Sequence[Cell], seconds: float) -> Manifest:
+    """The manifest of a study that has just been analysed on this machine."""
+    from rlalign.storage.checkpoint import versions
+
+    policies = dict.fromkeys(cell.config.policy for cell in cells)
+    return Manifest(
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        policy=", ".join(policies),
+        versions=versions(),
+        machine=machine(),
+        commit=commit(),
+        fingerprint=fingerprint(cells),
+        seconds=seconds,
+    )
+
+
+def fingerprint(cells: Sequence[Cell]) -> str:
+    """sha256 of every cell's environment, algorithm, seed and settings."""
+    asked = [
+        [cell.config.env, cell.config.algorithm, cell.seed, settings_of(cell.config)]
+        for cell in sorted(cells, key=lambda c: c.name)
+    ]
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def machine() -> dict[str, str]:
+    """Processor, cores, device, Python."""
+    import torch
+
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": names[0] if names else platform.processor() or platform.machine(),
+        "cores": str(os.cpu_count()),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def commit() -> str | None:
+    """The commit of the source that is running, with + when it was changed since; None for an installed package."""
+    root = Path(__file__).parents[2]
+    try:
+        head = _git(root, "rev-parse", "--short", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return head + ("+" if changed else "")
+
+
+def _git(root: Path, *words: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()

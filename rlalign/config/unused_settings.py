@@ -1,0 +1,94 @@
+"""Settings that someone changed and that nothing will read: a knob without effect looks like an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rlalign.config.defaults import default_config, from_scratch
+from rlalign.config.schema import TrainConfig, differences
+
+
+def idle_settings(config: TrainConfig) -> dict[str, str]:
+    """Dotted key -> why it has no effect, for settings that are not what the environment, policy and preset imply."""
+    base = default_config(env=config.env, policy=config.policy, algorithm=config.algorithm)
+    changed = differences(base, config)
+    return {key: reason for key, reason in unread(config).items() if key in changed}
+
+
+def unread(config: TrainConfig) -> dict[str, str]:
+    """Dotted key -> why nothing reads it in this configuration."""
+    return {f"{where}.{name}": reason for where, names, reason in _unread(config) for name in names.split()}
+
+
+def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    """(section, names, reason) for everything that this configuration never reads."""
+    o = c.objective
+    updates = c.steps * c.learner.epochs * c.learner.minibatches
+    if o.trust.kind in _TRUST:
+        unread = {name for names in _TRUST.values() for name in names.split()} - set(_TRUST[o.trust.kind].split())
+        yield "objective.trust", " ".join(unread), f"objective.trust.kind is {o.trust.kind}"
+    if o.kl.where == "none":
+        yield "objective.kl", "estimator level importance target horizon", "there is no KL term"
+    elif o.kl.coef == 0 and o.kl.target == 0:
+        yield "objective.kl", "where estimator level importance horizon", "objective.kl.coef is 0"
+    elif o.kl.target == 0:
+        yield "objective.kl", "horizon", "objective.kl.target is 0, so the coefficient is fixed"
+    if o.value.kind == "none":
+        yield "objective.value", "coef clip lr", "objective.value.kind is none"
+    if o.value.kind != "head":
+        yield "model", "value_detached", f"objective.value.kind is {o.value.kind}"
+    if o.credit.kind != "gae":
+        yield (
+            "objective.credit",
+            "lambda_actor lambda_critic length_alpha bootstrap",
+            "objective.credit.kind is not gae",
+        )
+    elif o.credit.length_alpha > 0:
+        yield "objective.credit", "lambda_actor", "objective.credit.length_alpha gives it"
+    if o.credit.kind == "trajectory":
+        yield "objective.credit", "gamma", "objective.credit.kind is trajectory"
+    if o.off_policy.kind == "none":
+        yield "objective.off_policy", "level low high delta", "objective.off_policy.kind is none"
+    if o.baseline != "ema":
+        yield "objective", "ema_decay", f"objective.baseline is {o.baseline}"
+    if o.data.overlong == 0:
+        yield "objective.data", "overlong_penalty", "objective.data.overlong is 0"
+    if o.data.nll_coef == 0:
+        yield "objective.data", "nll_above", "objective.data.nll_coef is 0"
+    if not o.data.dynamic_sampling:
+        yield "rollout", "max_draws", "objective.data.dynamic_sampling is off"
+    if not c.supervised.align_interval:
+        yield "supervised", "weight", "supervised.align_interval is 0"
+    elif c.supervised.weight == 0:
+        yield "supervised", "align_interval", "supervised.weight is 0"
+    if updates == c.steps and c.learner.old_logprobs == "recompute":
+        yield "learner", "old_logprobs", "each rollout is used once"
+    if c.learner.warmup >= updates:
+        yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
+    yield from _unread_of_model(c)
+    if c.tracking.wandb == "off":
+        yield "tracking", "project", "tracking.wandb is off"
+
+
+def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    scratch = from_scratch(c.policy)
+    if c.model.lora_r == 0 or (c.model.lora_r is None and scratch):
+        yield "model", "lora_alpha", "no adapter is trained"
+    if c.policy in ("gru", "tabular"):
+        yield "model", "dtype layers gradient_checkpointing", f"a {c.policy} policy does not read it"
+    if scratch:
+        yield "model", "trust_remote_code", "the policy starts from scratch"
+    else:
+        yield "model", "hidden_size layers", "the policy is pretrained"
+
+
+# What each built-in trust region reads; one's own may read anything.
+_TRUST = {
+    "none": "",
+    "clip": "low high",
+    "dual_clip": "low high dual",
+    "stopgrad_cap": "low high",
+    "soft_gate": "tau_pos tau_neg",
+    "log_clip": "low high",
+    "divergence_mask": "divergence delta",
+}

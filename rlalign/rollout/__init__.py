@@ -1,0 +1,1 @@
+"""From tasks to scored trajectories: collection, dynamic sampling, per-component normalization, generation."""

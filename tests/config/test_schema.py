@@ -1,0 +1,65 @@
+"""Configurations: round trips, differences, and refusals that carry the numbers and the fix."""
+
+import dataclasses
+
+import pytest
+
+from rlalign.config import schema as C
+from rlalign.config.defaults import default_config
+from rlalign.config.schema import LearnerConfig, RolloutConfig, TrainConfig
+from rlalign.errors import UserError
+
+
+def test_json_round_trip_keeps_everything():
+    config = dataclasses.replace(default_config(algorithm="grpo"), reward=("vader", "length=0.5"), seed=7)
+    assert C.from_dict(TrainConfig, C.to_dict(config)) == config
+
+
+def test_unknown_key_names_the_nearest():
+    with pytest.raises(UserError, match=r"learner\.learning_rte.*There is|learner\.learning_rte.*Did you mean"):
+        C.from_dict(TrainConfig, {"learner": {"learning_rte": 1}})
+    with pytest.raises(UserError, match="Did you mean 'warmup'"):
+        C.update(TrainConfig(), {"learner.warmupp": 3})
+
+
+def test_update_changes_one_leaf_only():
+    old = default_config(algorithm="grpo")
+    new = C.update(old, {"objective.baseline": "leave_one_out", "learner.lr": 2e-4})
+    assert set(C.differences(old, new)) == {"objective.baseline", "learner.lr"}
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (TrainConfig(learner=LearnerConfig(minibatches=5)), "4 prompts × 8 samples = 32 sequences .* 5 .*use .*4"),
+        (TrainConfig(learner=LearnerConfig(micro_batch=33)), "micro_batch 33 .* 32 sequences / 1 = 32"),
+        (TrainConfig(rollout=RolloutConfig(temperature=0)), "temperature is 0"),
+        (TrainConfig(rollout=RolloutConfig(sampler="decod")), "Did you mean 'decode'"),
+        (TrainConfig(learner=LearnerConfig(epochs=2)), "2 epochs × 1 minibatches are 2 updates .*ratio token"),
+        (TrainConfig(steps=0), "steps is 0: it must be at least 1"),
+        (TrainConfig(learner=LearnerConfig(lr=0.0)), "nothing is learnt"),
+    ],
+)
+def test_impossible_configurations_are_refused_with_the_fix(config, message):
+    with pytest.raises(UserError, match=message):
+        C.validate(config)
+
+
+def test_group_algorithm_with_one_sample_is_refused():
+    config = default_config(algorithm="grpo")
+    with pytest.raises(UserError, match="group_size is 1"):
+        C.validate(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, group_size=1)))
+
+
+def test_fingerprint_ignores_what_cannot_change_the_result():
+    base = TrainConfig()
+    same = dataclasses.replace(base, output="elsewhere", save_every=3, steps=99)
+    other = dataclasses.replace(base, learner=LearnerConfig(lr=0.5))
+    assert C.fingerprint(base) == C.fingerprint(same) != C.fingerprint(other)
+
+
+def test_longer_runs_are_safe_only_without_a_schedule():
+    constant, linear = TrainConfig(), TrainConfig(learner=LearnerConfig(lr_schedule="linear"))
+    assert not C.unsafe("steps", constant)
+    assert C.unsafe("steps", linear)
+    assert C.unsafe("learner.lr", constant)

@@ -1,0 +1,57 @@
+"""A changed setting that nothing reads is said; one that is read is not."""
+
+import pytest
+
+from rlalign.algorithms import ALGORITHMS
+from rlalign.config.defaults import default_config
+from rlalign.config.schema import resolve, update
+from rlalign.config.unused_settings import idle_settings
+
+
+def idle(algorithm="rloo", policy="gru", **changes):
+    base = default_config("reverse", policy, algorithm)
+    return idle_settings(resolve(update(base, {k.replace("__", "."): v for k, v in changes.items()})))
+
+
+@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+def test_the_presets_have_no_idle_setting(algorithm):
+    assert idle(algorithm) == {}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "key", "because"),
+    [
+        ("rloo", {"objective__trust__high": 0.3}, "objective.trust.high", "trust.kind is none"),
+        ("grpo", {"objective__trust__delta": 0.3}, "objective.trust.delta", "trust.kind is clip"),
+        ("rloo", {"objective__value__lr": 0.3}, "objective.value.lr", "value.kind is none"),
+        ("rloo", {"supervised__weight": 2.0}, "supervised.weight", "align_interval is 0"),
+        ("rloo", {"supervised__weight": 0.0, "supervised__align_interval": 1}, "supervised.align_interval", "is 0"),
+        ("vapo", {"objective__credit__lambda_actor": 0.5}, "objective.credit.lambda_actor", "length_alpha"),
+        ("rloo", {"objective__kl__estimator": "k3"}, "objective.kl.estimator", "no KL term"),
+        ("rloo", {"rollout__max_draws": 2}, "rollout.max_draws", "dynamic_sampling is off"),
+    ],
+)
+def test_a_changed_setting_that_nothing_reads_is_named(algorithm, changes, key, because):
+    found = idle(algorithm, **changes)
+    assert list(found) == [key]
+    assert because in found[key]
+
+
+def test_settings_that_are_read_are_not_named():
+    assert idle("grpo", objective__trust__high=0.3, learner__lr=1e-4) == {}
+    assert idle("dapo", rollout__max_draws=2) == {}
+    assert idle("ppo", objective__value__lr=1e-3, objective__credit__lambda_actor=0.9) == {}
+
+
+@pytest.mark.parametrize(
+    ("policy", "changes", "unread"),
+    [
+        ("tiny", {"model__lora_r": 4, "model__lora_alpha": 32, "model__layers": 3}, []),
+        ("tiny", {"model__lora_alpha": 32, "model__trust_remote_code": True}, ["lora_alpha", "trust_remote_code"]),
+        ("gru", {"model__hidden_size": 32, "model__layers": 3, "model__dtype": "bfloat16"}, ["dtype", "layers"]),
+        ("smollm2", {"model__lora_alpha": 32, "model__hidden_size": 32}, ["hidden_size"]),
+        ("smollm2", {"model__lora_r": 0, "model__lora_alpha": 32}, ["lora_alpha"]),
+    ],
+)
+def test_what_a_kind_of_policy_does_not_read(policy, changes, unread):
+    assert sorted(idle(policy=policy, **changes)) == [f"model.{name}" for name in unread]

@@ -1,0 +1,122 @@
+"""What users bring runs unchanged: TRL reward functions, files, datasets, environments of their own."""
+
+import json
+
+import pytest
+
+import rlalign
+from rlalign import cli
+
+VOWELS = '''
+def vowels(prompts, completions, **columns):
+    """A reward function written for TRL."""
+    return [float(sum(c in "aeiou" for c in text)) for text in completions]
+'''
+SMALL = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 2, "evaluation__prompts": 2, "quiet": True}
+WORDS = ["--steps", "2", "--rollout.prompts", "2", "--rollout.group-size", "2", "--evaluation.prompts", "2"]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my.py").write_text(VOWELS)
+    return tmp_path
+
+
+def test_a_trl_reward_function_from_a_file(here, capsys):
+    words = ["--env", "sentiment", "--policy", "gru", "--reward", "my.py:vowels=0.5", "--output", "run"]
+    assert cli.main(["train", *words, *WORDS]) == 0
+    run = rlalign.Run("run")
+    assert run.config.reward == ("my.py:vowels=0.5",)
+    for mean, vowels in zip(run.metrics["reward/mean"], run.metrics["reward/vowels"], strict=True):
+        assert mean == pytest.approx(0.5 * vowels)
+
+
+def test_plus_adds_to_the_environments_own(here, capsys):
+    words = ["--env", "reverse", "--policy", "gru", "--reward", "+my.py:vowels=0.5", "--output", "run"]
+    assert cli.main(["train", *words, *WORDS]) == 0
+    names = {n for n in rlalign.Run("run").metrics if n.startswith("reward/")}
+    assert {"reward/token_match", "reward/exact_match", "reward/vowels"} <= names
+
+
+def test_the_same_function_object_runs_here_and_in_trls_convention(tmp_path):
+    def vowels(prompts, completions, **columns):
+        return [float(sum(c in "aeiou" for c in text)) for text in completions]
+
+    assert vowels(prompts=["p"], completions=["aei"], completion_ids=[[1]], trainer_state=None) == [3.0]
+    run = rlalign.train("reverse", "gru", rewards=[vowels], output=tmp_path / "run", **SMALL)
+    assert "reward/vowels" in run.metrics
+
+
+def test_a_dataset_with_prompt_and_answer_columns(tmp_path):
+    from datasets import Dataset
+
+    data = Dataset.from_list([{"prompt": f"{i} + {i} = ", "answer": str(2 * i)} for i in range(20)])
+    run = rlalign.train(data, "gru", rewards=["exact_match"], output=tmp_path / "run", **SMALL)
+    assert "reward/exact_match" in run.metrics
+
+
+def test_a_jsonl_file_as_environment(here, capsys):
+    rows = [{"prompt": f"say {i}: ", "answer": str(i)} for i in range(20)]
+    (here / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    words = ["--env", "data.jsonl", "--policy", "gru", "--reward", "exact_match", "--output", "run"]
+    assert cli.main(["train", *words, *WORDS]) == 0
+
+
+def test_a_multi_turn_environment_in_a_file(here, capsys):
+    (here / "echo.py").write_text("""
+import rlalign
+
+class Echo(rlalign.TextMDP):
+    id = "my/Echo-v0"
+    rewards = {"length": 1.0}
+    source = [{"prompt": f"Say something {i}.\\n"} for i in range(9)]
+    max_new, max_turns, max_reply = 4, 3, 32
+
+    def reply(self, task, turn_ids, state, rng):
+        return self.tokenizer.encode("and?\\n")
+""")
+    assert cli.main(["train", "--env", "echo.py:Echo", "--policy", "gru", "--output", "run", *WORDS]) == 0
+    assert cli.main(["check", "echo.py:Echo", "--episodes", "20"]) == 0
+
+
+def test_guess_number_trains_over_several_turns(tmp_path):
+    run = rlalign.train("GuessNumber", "gru", "ppo", output=tmp_path / "run", **SMALL)
+    assert run.metrics["step"] == [1, 2]
+
+
+def test_alignment_binds_the_policys_embeddings(tmp_path):
+    run = rlalign.train("Alignment", "gru", output=tmp_path / "run", **SMALL)
+    assert "reward/embedding_cosine" in run.metrics
+
+
+def test_a_registered_environment_with_its_own_reward(tmp_path):
+    @rlalign.reward("short", timeout_s=None)
+    def short(completions, **columns):
+        return [-float(len(c)) for c in completions]
+
+    rlalign.register_env("my/Brief-v0", source=["a", "b", "c", "d"] * 3, rewards={"short": 1.0}, max_new=8)
+    run = rlalign.train("my/Brief-v0", "gru", output=tmp_path / "run", **SMALL)
+    assert run.metrics["reward/mean"] == run.metrics["reward/short"]
+
+
+@pytest.mark.parametrize(("policy", "kind"), [("gru", "GRU"), ("tiny", "Llama")])
+def test_the_saved_policy_loads_and_speaks(tmp_path, policy, kind):
+    run = rlalign.train("reverse", policy, output=tmp_path / "run", **SMALL)
+    from rlalign.config.instantiate import build_trained
+    from rlalign.rollout.generation import generate
+
+    made, mdp = build_trained(rlalign.Run(tmp_path / "run"))
+    text = generate(made, mdp, "ab>", {"answer": "ba"}, sampling=run.config.rollout.sampling, seed=0)
+    assert isinstance(text.text, str)
+    if policy == "tiny":
+        from transformers import AutoModelForCausalLM
+
+        assert kind in type(AutoModelForCausalLM.from_pretrained(tmp_path / "run" / "policy")).__name__
+
+
+def test_notebook_representation(tmp_path):
+    run = rlalign.train("reverse", "gru", output=tmp_path / "run", **SMALL)
+    assert "2 of 2 steps, reward" in repr(run)
+    assert run._repr_png_().startswith(b"\x89PNG")
+    assert len(run.samples) == 4
