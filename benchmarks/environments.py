@@ -36,7 +36,7 @@ from pages import fill, table
 import rlalign
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import update
+from rlalign.config.serialize import update
 from rlalign.envs.registration import find_env, make_mdp
 from rlalign.envs.task_sources import SPLITS, TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
@@ -74,7 +74,7 @@ class Plan:
 
 def entropy(coef: float) -> dict[str, Any]:
     """A bonus for entropy: without it a policy settles for an answer that is right now and then."""
-    return {"objective__data__entropy_coef": coef}
+    return {"objective__regularizer__entropy_coef": coef}
 
 
 FEW = {"rollout__prompts": 4, "evaluation__prompts": 8, "evaluation__samples": 2}  # slow games without signal

@@ -78,7 +78,7 @@ class TextMDP:
     Attributes:
         id, description: name (`namespace/Name-v0`) and one line for `rlalign list envs`.
         rewards: default reward specs -> weights; `rlalign.envs.registration` composes them into `reward`.
-        gold_score: the largest episode reward, reached by saying `gold_turns`; None when unknown.
+        gold_score: the largest episode reward, reached by saying `reference_turns`; None when unknown.
         source: anything that `rlalign.envs.task_sources.as_source` takes.
         max_prompt: token ids of a prompt at most; a longer one raises UserError.
         max_new: token ids that the policy may say in a turn. A pair is (with the environment's own tokenizer, with any
@@ -187,7 +187,7 @@ class TextMDP:
         """
         return None
 
-    def gold_turns(self, task: Task) -> Sequence[str] | None:
+    def reference_turns(self, task: Task) -> Sequence[str] | None:
         """What a policy that knows the task would say, turn by turn; the last again until the episode ends.
 
         The `answer` column, unless the environment says otherwise. None: it is not known. Checks play it, and
@@ -252,7 +252,7 @@ class TextMDP:
         except (TypeError, ValueError):
             raise ReplyError(f"{name} returned {said!r}: it must return ids, self.tokenizer.encode(text)") from None
 
-    def settle(self, episodes: Sequence[Episode], over: Sequence[bool]) -> Scores:
+    def score(self, episodes: Sequence[Episode], over: Sequence[bool]) -> Scores:
         """R: score n episodes whose turn has just ended, and as a whole those that are `over`.
 
         Rewards see the state that `reply` left. The total is the sum of the two parts, NaN where either failed.

@@ -97,7 +97,7 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         over = end.terminated or end.truncated
         if over:
             self._episode = None
-        scores = self.mdp.settle([episode], [over])
+        scores = self.mdp.score([episode], [over])
         info: dict[str, Any] = {"turn_ended": True, "reward_valid": bool(scores.valid[0])}
         if scored := {k: float(v[0]) for k, v in scores.components.items() if not np.isnan(v[0])}:
             info["reward_components"] = scored

@@ -117,7 +117,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
     # ---- the option view ----
 
     def step_tokens(
-        self, tokens: ArrayLike, lengths: ArrayLike, *, meanwhile: Callable[[], object] | None = None
+        self, tokens: ArrayLike, lengths: ArrayLike, *, while_scoring: Callable[[], object] | None = None
     ) -> Segment:
         """Give each row up to `lengths[i]` tokens of `tokens[i]`; it takes them until its turn ends.
 
@@ -127,7 +127,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         Args:
             tokens: int [B, T], T >= 1.
             lengths: int [B], 0..T; 0 leaves a row alone.
-            meanwhile: called once if this ends the last episodes and their rewards run in processes of their own:
+            while_scoring: called once if this ends the last episodes and their rewards run in processes of their own:
                 contexts are complete then, and scores are under way.
 
         Raises UserError for a wrong shape or an id outside the vocabulary.
@@ -158,7 +158,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.lengths += consumed
         self._budget -= consumed
         ended = stopped | ((consumed > 0) & (self._budget == 0))
-        return self._end_turns(ended, stopped, consumed, width, meanwhile)
+        return self._end_turns(ended, stopped, consumed, width, while_scoring)
 
     def contexts(self, rows: Iterable[int]) -> list[list[int]]:
         """Ids of the contexts of some rows."""
@@ -186,7 +186,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         stopped: BoolArray,
         consumed: IntArray,
         width: int,
-        meanwhile: Callable[[], object] | None,
+        while_scoring: Callable[[], object] | None,
     ) -> Segment:
         """Ask for replies, score, and say what happened."""
         count = self.num_envs
@@ -208,11 +208,11 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.truncated |= truncated
 
         settling = [self.episodes[i] for i in rows], over[rows].tolist()
-        apart = getattr(self.mdp.reward, "apart", False)  # a user's own Reward need not know of it
-        if meanwhile is not None and self.done.all() and apart:
+        out_of_process = getattr(self.mdp.reward, "out_of_process", False)  # a user's own Reward need not know of it
+        if while_scoring is not None and self.done.all() and out_of_process:
             # the rewards are waited for here, where Ctrl-C arrives: it kills what runs in their processes
             with ThreadPoolExecutor(1) as thread:
-                under_way = thread.submit(meanwhile)
+                under_way = thread.submit(while_scoring)
                 scores = self._settle(*settling)
             under_way.result()
         else:
@@ -232,7 +232,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
 
     def _settle(self, episodes: list[Episode], over: list[bool]) -> Scores:
         began = time.perf_counter()
-        scores = self.mdp.settle(episodes, over)
+        scores = self.mdp.score(episodes, over)
         self.reward_seconds += time.perf_counter() - began
         return scores
 

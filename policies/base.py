@@ -49,7 +49,7 @@ class DecodeState(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedPrefix:
     """What a sampler keeps of a context for the next turn: `tokens` were read, and stand in row `row` of a state.
 
     It is worth something only while the weights stay as they are.
@@ -133,7 +133,9 @@ class Policy(nn.Module, ABC):
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
         """Append one token to each of the n rows (int64 [n]); return the logits [n, V] of the next."""
 
-    def resume(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> tuple[DecodeState, Tensor]:
+    def extend_cache(
+        self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]
+    ) -> tuple[DecodeState, Tensor]:
         """As `prefill`, each context once, but what was kept of its beginning is not read again; of a lean policy."""
         raise NotImplementedError
 
@@ -183,13 +185,13 @@ class Samples:
         tokens: int64 [N, T], right-padded with the tokenizer's pad id.
         lengths: int64 [N], sampled tokens per row, the stop token included when it was sampled.
         logprobs: float32 [N, T], log-prob of each sampled token under the sampling distribution, 0 past the length.
-        kept: for the next turn, when asked for; see `Sampler.sample`.
+        cached: for the next turn, when asked for; see `Sampler.sample`.
     """
 
     tokens: Tensor
     lengths: Tensor
     logprobs: Tensor
-    kept: Sequence[Kept | None] | None = None
+    cached: Sequence[CachedPrefix | None] | None = None
 
 
 class Sampler(Protocol):
@@ -204,12 +206,12 @@ class Sampler(Protocol):
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
-        kept: Sequence[Kept | None] | None = None,
+        cached: Sequence[CachedPrefix | None] | None = None,
     ) -> Samples:
         """Draw until a stop id or max_new tokens a row. Equal neighbouring contexts (a group) are read once.
 
         Greedy takes the most probable token; its log-probs are still those of the sampling distribution. Episodes of
-        several turns give what was `kept` of each context in the last turn, None at first; where a sampler can, it
+        several turns give what was `cached` of each context in the last turn, None at first; where a sampler can, it
         reads on from there instead of reading the whole context again.
         """
         ...

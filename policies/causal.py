@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
-from rlalign.policies.base import DecodeState, Kept, Policy, TokenScores
+from rlalign.policies.base import CachedPrefix, DecodeState, Policy, TokenScores
 from rlalign.policies.device import compute_dtype
 from rlalign.policies.export_tokenizer import as_transformers
 from rlalign.policies.options import PolicyOptions
@@ -189,11 +189,13 @@ class CausalPolicy(Policy):
         return self._decoder.lean
 
     @torch.no_grad()
-    def resume(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> tuple[DecodeState, Tensor]:
-        """Read the contexts on from what was kept of them; see `Policy.resume`."""
+    def extend_cache(
+        self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]
+    ) -> tuple[DecodeState, Tensor]:
+        """Read the contexts on from what was kept of them; see `Policy.extend_cache`."""
         lean = self._decoder.lean
         assert lean is not None
-        hidden, state = lean.resume(contexts, lean.recall(contexts, kept))
+        hidden, state = lean.extend_cache(contexts, lean.recall(contexts, cached))
         return state, lean.head(hidden).float()
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rlalign.policies.scoring.packing import moved
+from rlalign.policies.scoring.packing import to_device
 
 
 class ValueHead(nn.Module):
@@ -35,6 +35,6 @@ def state_values(head: ValueHead, states: Tensor, final: Tensor, action_mask: Te
 
     states [A, d] are in the order of `action_mask.nonzero()`, final [N, d] in that of the rows.
     """
-    at = tuple(moved(index, states.device) for index in action_mask.nonzero(as_tuple=True))
+    at = tuple(to_device(index, states.device) for index in action_mask.nonzero(as_tuple=True))
     blank = torch.zeros(action_mask.shape, dtype=torch.float32, device=states.device)
     return blank.index_put(at, head(states)), head(final)

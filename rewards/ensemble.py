@@ -80,8 +80,8 @@ class Ensemble:
             made = compose(specs)
             if len(made.weights) < 2:
                 raise UserError("an ensemble or product needs two members or more: ensemble?of=vader|tfidf_sentiment")
-            if made.moving:
-                raise UserError(f"an ensemble of '{made.moving[0]}': its members have plain weights")
+            if made.scheduled:
+                raise UserError(f"an ensemble of '{made.scheduled[0]}': its members have plain weights")
             for name, scope in made.scopes.items():
                 if scope != "episode":
                     raise UserError(f"an ensemble of '{name}', which has scope {scope}: its members judge episodes")

@@ -64,12 +64,12 @@ class RewardSum:
         return {name: self._weight(name) for name in self._weights}
 
     @property
-    def moving(self) -> list[str]:
+    def scheduled(self) -> list[str]:
         """Names of the components whose weight is no constant."""
         return [name for name, weight in self._weights.items() if isinstance(weight, Schedule | Constraint)]
 
     @property
-    def apart(self) -> bool:
+    def out_of_process(self) -> bool:
         """Whether there are functions, and every one runs in a worker process."""
         return bool(self._guards) and all(g.reward.timeout_s is not None for g in self._guards.values())
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlalign.errors import UnknownNameError, UserError
-from rlalign.objective.spec import KL, Credit, Data, Objective, Trust, Value
+from rlalign.objective.spec import KL, Credit, Filter, Objective, Regularizer, Trust, Value
 from rlalign.registry import Registry
 from rlalign.typecheck import flatten
 
@@ -138,7 +138,7 @@ for _item in (
             **_GROUP,
             trust=_CLIP_HIGHER,
             aggregation="token_global",
-            data=Data(dynamic_sampling=True, overlong=0.2),
+            filter=Filter(dynamic_sampling=True, overlong=0.2),
         ),
         "Yu et al. 2025",
         "2503.14476",
@@ -305,7 +305,7 @@ for _item in (
             trust=_CLIP_HIGHER,
             aggregation="token_global",
             value=Value("head", clip=0.2, pretrain_steps=10),
-            data=Data(nll_coef=0.1),
+            regularizer=Regularizer(nll_coef=0.1),
         ),
         "Yue et al. 2025",
         "2504.05118",

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.config.defaults import default_config
-from rlalign.config.schema import TrainConfig, update
+from rlalign.config.schema import OBJECT, TrainConfig
+from rlalign.config.serialize import update
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison
 from rlalign.integrations import train_any
 from rlalign.objective.spec import Objective
-from rlalign.run import OBJECT, Run
+from rlalign.run import Run
 
 Rewards = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mapping[str, float]
 
@@ -64,7 +65,7 @@ def train(
     if rewards is not None:
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         pairs = list(rewards.items()) if isinstance(rewards, Mapping) else list(rewards)
-        changes["reward"] = [_spec_of(r) for r in pairs]
+        changes["rewards"] = [_spec_of(r) for r in pairs]
     run, comparison = train_any(update(base, changes), env=given, rewards=rewards, quiet=quiet)
     run.comparison = comparison
     run.objects = (given, rewards)  # what config.json can only name

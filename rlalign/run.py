@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rlalign.config.schema import TrainConfig, from_dict, to_dict
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import from_json, to_json
 from rlalign.errors import UserError
 from rlalign.log.trackers import read_metrics
 from rlalign.storage.atomic import write_whole
@@ -28,10 +29,6 @@ from rlalign.storage.atomic import write_whole
 if TYPE_CHECKING:
     from rlalign.evaluation.before_after import Comparison
     from rlalign.policies.base import Policy
-
-
-OBJECT = "object:"
-"""Marks the name of an environment or reward that was given as a Python object: no name can stand for it later."""
 
 
 class Run:
@@ -119,7 +116,7 @@ class Run:
 def read_config(folder: Path) -> TrainConfig:
     """The TrainConfig of a run folder."""
     try:
-        return from_dict(TrainConfig, json.loads((folder / "config.json").read_text()))
+        return from_json(json.loads((folder / "config.json").read_text()))
     except json.JSONDecodeError as error:
         raise UserError(f"'{folder / 'config.json'}' is not valid JSON: {error}") from error
     except UserError as error:
@@ -128,7 +125,7 @@ def read_config(folder: Path) -> TrainConfig:
 
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Write config.json, whole or not at all."""
-    write_whole(folder / "config.json", json.dumps(to_dict(config), indent=2) + "\n")
+    write_whole(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 class Lock:

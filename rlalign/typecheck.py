@@ -85,6 +85,37 @@ def _one_of(hint: Any, value: Any, name: str) -> Any:
     return checked(members[-1], value, name)
 
 
+def check_range(
+    name: str,
+    value: float,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+    fix: str = "",
+) -> None:
+    """Raise UserError unless `value` lies in the interval that the bounds describe.
+
+    Args:
+        name: of the setting or argument, for the message.
+        value: the number to check; NaN fails every bound.
+        least, above: closed and open lower bound.
+        most, below: closed and open upper bound.
+        fix: what to do instead, appended to the message.
+    """
+    bounds = [
+        (least, "at least", lambda bound: value >= bound),
+        (above, "above", lambda bound: value > bound),
+        (most, "at most", lambda bound: value <= bound),
+        (below, "below", lambda bound: value < bound),
+    ]
+    given = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
+    if not all(holds(bound) for bound, _, holds in given):
+        interval = " and ".join(f"{words} {bound:g}" for bound, words, _ in given)
+        raise UserError(f"{name}: expected {interval}, got {value}" + (f"; {fix}" if fix else ""))
+
+
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested dictionary -> dotted keys."""
     flat: dict[str, Any] = {}

@@ -145,12 +145,12 @@ class Reward(Protocol):
         ...
 
     @property
-    def moving(self) -> Sequence[str]:
+    def scheduled(self) -> Sequence[str]:
         """Names of the components whose weight changes during training."""
         ...
 
     @property
-    def apart(self) -> bool:
+    def out_of_process(self) -> bool:
         """Every component runs in a process of its own: this one can do something else while they score."""
         ...
 

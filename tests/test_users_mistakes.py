@@ -10,7 +10,9 @@ import torch
 import rlalign
 from rlalign import cli
 from rlalign import typecheck as fields
-from rlalign.config.schema import TrainConfig, from_dict, update, validate
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import from_dict, update
+from rlalign.config.validate import validate
 from rlalign.errors import FaultError, UserError
 from rlalign.policies.factory import make_policy
 
@@ -58,7 +60,7 @@ def made(tmp_path_factory):
         ("evaluate run --samples 0", "samples is 0: it must be at least 1"),
         ("evaluate run --k -2", "samples is -2"),
         ("evaluate run --env guess_number", "not in the tokenizer's alphabet"),
-        ("evaluate list", "list/config.json': a configuration is [1]"),
+        ("evaluate list", "list/config.json': a configuration: expected an object of settings, got [1]"),
         ("evaluate typed", "steps is 'abc': it must be an integer"),
         ("generate run abc", "reward 'token_match' needs 'answer': add --column answer=..."),
         ("generate run abc --column answer=cba --seed -1", "seed is -1"),
@@ -128,8 +130,8 @@ def test_a_reply_that_fails_or_is_no_ids(made, name, said):
         ({"learner__lr": float("nan")}, "learner.lr is nan"),
         ({"rollout__group_size": None}, "rollout.group_size is None"),
         ({"resume": 1}, "resume is 1: it must be true or false"),
-        ({"reward": "vader"}, "reward is 'vader': it must be a list"),
-        ({"learner": 5}, "learner is 5: it must be an object"),
+        ({"reward": "vader"}, "unknown setting 'reward'. Did you mean 'rewards'?"),
+        ({"learner": 5}, "learner: expected an object of settings, got 5"),
         ({"rewards": 3}, "rewards is 3"),
         ({"policy": None}, "policy is None: give a name"),
     ],

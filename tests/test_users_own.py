@@ -27,7 +27,7 @@ def test_a_trl_reward_function_from_a_file(here, capsys):
     words = ["--env", "sentiment", "--policy", "gru", "--reward", "my.py:vowels=0.5", "--output", "run"]
     assert cli.main(["train", *words, *WORDS]) == 0
     run = rlalign.Run("run")
-    assert run.config.reward == ("my.py:vowels=0.5",)
+    assert run.config.rewards == ("my.py:vowels=0.5",)
     for mean, vowels in zip(run.metrics["reward/mean"], run.metrics["reward/vowels"], strict=True):
         assert mean == pytest.approx(0.5 * vowels)
 

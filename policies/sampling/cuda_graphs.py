@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlalign.policies.sampling.decode_batch import Turns
+from rlalign.policies.sampling.decode_batch import DecodeBatch
 from rlalign.policies.sampling.fast_decoder import LeanModel, LeanState
 from rlalign.policies.sampling.fast_layer import Column
 
@@ -31,7 +31,7 @@ class FixedLoop:
         device: CUDA for graphs; elsewhere the same steps are run one by one.
     """
 
-    def __init__(self, model: LeanModel, turns: Turns, slots: int, device: torch.device) -> None:
+    def __init__(self, model: LeanModel, turns: DecodeBatch, slots: int, device: torch.device) -> None:
         size = len(turns.rows)
         self._model, self._turns, self._slots = model, turns, slots
         self._keys, self._values = model.room(size, slots, device)

@@ -15,7 +15,7 @@ from rlalign.policies.logits import draw
 from rlalign.types import Sampling
 
 
-class Turns:
+class DecodeBatch:
     """Up to `size` rows of up to `width` tokens. A batch is the first m places of `rows` and `live`.
 
     Args:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
-from rlalign.policies.base import Kept
+from rlalign.policies.base import CachedPrefix
 from rlalign.policies.sampling.fast_layer import Block, Column, Norm, gpt2_layer, llama_layer
 from rlalign.policies.sampling.prepacked_linear import Product, is_known
 from rlalign.policies.scoring.backbone import left_padded
@@ -109,12 +109,12 @@ class LeanModel:
         """Read n contexts; return the hidden states [n, d] after their last tokens and a state that continues them."""
         return self.resume(contexts, self._empty(contexts, device))
 
-    def recall(self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept]) -> LeanState:
+    def recall(self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]) -> LeanState:
         """A state of the left-padded contexts up to the first column that was not kept of one of them."""
-        state = self._empty(contexts, kept[0].state.positions.device)
+        state = self._empty(contexts, cached[0].state.positions.device)
         width = max(map(len, contexts))
-        state.longest = width - max(len(c) - len(k.tokens) for c, k in zip(contexts, kept, strict=True))
-        for row, (context, old) in enumerate(zip(contexts, kept, strict=True)):
+        state.longest = width - max(len(c) - len(k.tokens) for c, k in zip(contexts, cached, strict=True))
+        for row, (context, old) in enumerate(zip(contexts, cached, strict=True)):
             source: LeanState = old.state
             count = state.longest - (width - len(context))
             if count > 0:
@@ -124,7 +124,7 @@ class LeanModel:
                 state.values[:, row, :, to] = source.values[:, old.row, :, began : began + count]
         return state
 
-    def resume(self, contexts: Sequence[Sequence[int]], state: LeanState) -> tuple[Tensor, LeanState]:
+    def extend_cache(self, contexts: Sequence[Sequence[int]], state: LeanState) -> tuple[Tensor, LeanState]:
         """Read what lies beyond the `longest` slots of a state that holds the contexts' beginnings; see `read`."""
         ids, real = (t.to(state.positions.device) for t in left_padded(contexts))
         slots = ids.shape[1]
@@ -161,7 +161,7 @@ class LeanModel:
 
     def of_heads(self, hidden: Tensor) -> Tensor:
         """What is added to the scores [n · heads of keys, 1, slots] of a `Column` to hide slots [n, slots]."""
-        return hidden.repeat_interleave(self.layers[0].shared, dim=0)[:, None]
+        return hidden.repeat_interleave(self.layers[0].kv_heads, dim=0)[:, None]
 
     def check_length(self, length: int) -> None:
         """Raise UserError when a context is longer than the model's positions."""
@@ -172,7 +172,7 @@ class LeanModel:
 
     def room(self, rows: int, slots: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Keys and values for so many rows and slots, all 0."""
-        count, heads, width = len(self.layers), self.layers[0].shared, self.layers[0].width
+        count, heads, width = len(self.layers), self.layers[0].kv_heads, self.layers[0].width
         keys = torch.zeros(count, rows, heads, width, slots, dtype=self._dtype, device=device)
         return keys, torch.zeros(count, rows, heads, slots, width, dtype=self._dtype, device=device)
 

@@ -38,9 +38,9 @@ class Column:
         else:
             keys.index_copy_(3, self.at, k[..., None])
             values.index_copy_(2, self.at, v[:, :, None])
-        n, shared, width = k.shape
+        n, kv_heads, width = k.shape
         # the queries that share a key stand as positions of one head, so that keys and values need no repeating
-        q, keys = q.reshape(n * shared, -1, width), keys[..., : self.used].flatten(0, 1)
+        q, keys = q.reshape(n * kv_heads, -1, width), keys[..., : self.used].flatten(0, 1)
         if self.hidden is None:
             scores = torch.baddbmm(q.new_empty(1, 1, 1), q, keys, beta=0, alpha=scale)  # without the first
         else:
@@ -109,7 +109,7 @@ class Layer:
     act: Callable[[Tensor], Tensor]
     gated: bool  # up gives twice the width, and the act of one half is multiplied with the other
     queries: int
-    shared: int
+    kv_heads: int
     width: int
     scale: float
     head_norms: tuple[Any, Any] | None = None  # of queries and keys
@@ -122,7 +122,7 @@ class Layer:
             product.refresh()
         if self.head_norms is not None:
             q, k = (n.weight.detach() for n in self.head_norms)
-            both = torch.cat([q.expand(self.queries, -1), k.expand(self.shared, -1)])
+            both = torch.cat([q.expand(self.queries, -1), k.expand(self.kv_heads, -1)])
             if self._head_norm is None:
                 self._head_norm, self._head_epsilon = both, epsilon(both, self.head_norms[0].variance_epsilon)
             else:
@@ -132,7 +132,7 @@ class Layer:
         self, h: Tensor, turn: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, attend: Attend
     ) -> Tensor:
         """The layer's output for m new tokens; their keys and values are added to the cache."""
-        heads = self.queries + self.shared
+        heads = self.queries + self.kv_heads
         qkv = self.qkv(self.before_attention(h)).view(len(h), -1, self.width)
         qk, v = qkv[:, :heads], qkv[:, heads:]
         if self._head_norm is not None and self._head_epsilon is not None:
@@ -170,7 +170,7 @@ def llama_layer(layer: Any, dtype: torch.dtype) -> Layer:
         act=mlp.act_fn,
         gated=True,
         queries=attn.q_proj.out_features // width,
-        shared=attn.k_proj.out_features // width,
+        kv_heads=attn.k_proj.out_features // width,
         width=width,
         scale=attn.scaling,
         head_norms=(attn.q_norm, attn.k_norm) if hasattr(attn, "q_norm") else None,
@@ -193,7 +193,7 @@ def gpt2_layer(layer: Any, dtype: torch.dtype) -> Layer:
         act=act,
         gated=False,
         queries=attn.num_heads,
-        shared=attn.num_heads,
+        kv_heads=attn.num_heads,
         width=attn.head_dim,
         scale=attn.scaling,
     )

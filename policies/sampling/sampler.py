@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from rlalign.errors import UserError, did_you_mean
-from rlalign.policies.base import DecodeState, Kept, Policy, Sampler, Samples
+from rlalign.policies.base import CachedPrefix, DecodeState, Policy, Sampler, Samples
 from rlalign.policies.logits import process
 from rlalign.policies.sampling.cuda_graphs import FixedLoop, fits
-from rlalign.policies.sampling.decode_batch import Turns
+from rlalign.policies.sampling.decode_batch import DecodeBatch
 from rlalign.policies.sampling.fast_decoder import LeanState
 from rlalign.policies.scoring.backbone import left_padded
 from rlalign.types import Sampling
@@ -43,7 +43,7 @@ class DecodeSampler:
     def __init__(self, policy: Policy, *, fixed: bool | None = None) -> None:
         self.policy = policy
         self._fixed = policy.device.type == "cuda" if fixed is None else fixed
-        self._loops: dict[tuple[Any, ...], tuple[Turns, FixedLoop]] = {}
+        self._loops: dict[tuple[Any, ...], tuple[DecodeBatch, FixedLoop]] = {}
 
     @torch.no_grad()
     def sample(
@@ -55,15 +55,15 @@ class DecodeSampler:
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
-        kept: Sequence[Kept | None] | None = None,
+        cached: Sequence[CachedPrefix | None] | None = None,
     ) -> Samples:
         """Continue each context; see `Sampler.sample`."""
         limits = _limits(contexts, max_new)
         n, width = len(contexts), max(limits)
         if width == 0:
             return Samples(torch.zeros(n, 0, dtype=torch.int64), torch.zeros(n, dtype=torch.int64), torch.zeros(n, 0))
-        state, logits = self._read(contexts, kept)
-        keep = kept is not None and isinstance(state, LeanState)
+        state, logits = self._read(contexts, cached)
+        keep = cached is not None and isinstance(state, LeanState)
         if self._fixed and isinstance(state, LeanState):
             turns, loop = self._loop(limits, state.longest, stop_ids, sampling, greedy)
             turns.begin(limits, generator)
@@ -75,21 +75,21 @@ class DecodeSampler:
             with torch.inference_mode() if isinstance(state, LeanState) else nullcontext():
                 left = self._run(turns, state, logits, width, keep)
         samples = turns.samples()
-        return replace(samples, kept=_keep(contexts, samples, left)) if keep else samples
+        return replace(samples, cached=_keep(contexts, samples, left)) if keep else samples
 
     def _read(
-        self, contexts: Sequence[Sequence[int]], kept: Sequence[Kept | None] | None
+        self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix | None] | None
     ) -> tuple[DecodeState, Tensor]:
         """The contexts on from what was kept of them if that is their beginning, else afresh, a group once."""
-        if kept is not None:
-            known = [k for k, c in zip(kept, contexts, strict=True) if k is not None and _begins(c, k.tokens)]
+        if cached is not None:
+            known = [k for k, c in zip(cached, contexts, strict=True) if k is not None and _begins(c, k.tokens)]
             if len(known) == len(contexts):
-                return self.policy.resume(contexts, known)
+                return self.policy.extend_cache(contexts, known)
         groups = [(list(c), len(list(same))) for c, same in groupby([tuple(c) for c in contexts])]
         return self.policy.prefill([c for c, _ in groups], [k for _, k in groups])
 
     def _run(
-        self, turns: Turns, state: DecodeState, logits: Tensor, width: int, keep: bool
+        self, turns: DecodeBatch, state: DecodeState, logits: Tensor, width: int, keep: bool
     ) -> list[tuple[Tensor, LeanState]]:
         """The loop over columns; returns the rows in the order in which they left, with their states, if asked to."""
         left: list[tuple[Tensor, LeanState]] = []
@@ -116,13 +116,13 @@ class DecodeSampler:
             left.append((turns.rows[: len(drawn)], state))
         return left
 
-    def _turns(self, size: int, width: int, stop_ids: frozenset[int], sampling: Sampling, greedy: bool) -> Turns:
+    def _turns(self, size: int, width: int, stop_ids: frozenset[int], sampling: Sampling, greedy: bool) -> DecodeBatch:
         pad, device = self.policy.tokenizer.pad_id, self.policy.device
-        return Turns(size, width, stop_ids, sampling, greedy=greedy, pad_id=pad, device=device)
+        return DecodeBatch(size, width, stop_ids, sampling, greedy=greedy, pad_id=pad, device=device)
 
     def _loop(
         self, limits: Sequence[int], longest: int, stop_ids: frozenset[int], sampling: Sampling, greedy: bool
-    ) -> tuple[Turns, FixedLoop]:
+    ) -> tuple[DecodeBatch, FixedLoop]:
         """Buffers and graphs for such a rollout: those of an earlier one, when it was alike."""
         size, width, slots = fits(limits, longest)
         key = (size, width, slots, stop_ids, sampling, greedy)
@@ -140,16 +140,18 @@ def _begins(context: Sequence[int], tokens: Sequence[int]) -> bool:
     return len(tokens) < len(context) and list(context[: len(tokens)]) == list(tokens)
 
 
-def _keep(contexts: Sequence[Sequence[int]], samples: Samples, left: Sequence[tuple[Tensor, Any]]) -> list[Kept | None]:
+def _keep(
+    contexts: Sequence[Sequence[int]], samples: Samples, left: Sequence[tuple[Tensor, Any]]
+) -> list[CachedPrefix | None]:
     """What was read of each row: its context and what it said, as far as that reached the state."""
-    kept: list[Kept | None] = [None] * len(contexts)
+    cached: list[CachedPrefix | None] = [None] * len(contexts)
     for rows, state in left:
         for place, (row, read) in enumerate(zip(rows.tolist(), state.positions.tolist(), strict=True)):
             if row >= len(contexts):
                 continue  # a place that was only there to fill the buffers up
             said = samples.tokens[row, : samples.lengths[row]].tolist()
-            kept[row] = Kept([*contexts[row], *said][:read], state, place)
-    return kept
+            cached[row] = CachedPrefix([*contexts[row], *said][:read], state, place)
+    return cached
 
 
 class GenerateSampler:
@@ -172,7 +174,7 @@ class GenerateSampler:
         sampling: Sampling,
         generator: torch.Generator,
         greedy: bool = False,
-        kept: Sequence[Kept | None] | None = None,
+        cached: Sequence[CachedPrefix | None] | None = None,
     ) -> Samples:
         """Continue each context; see `Sampler.sample`. Draws from a seed that the generator gives; keeps nothing."""
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlalign.policies.scoring.packing import attended, beyond
+from rlalign.policies.scoring.packing import attended, unsupported_arguments
 
 KNOWN = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention")
 """Modules of transformers that compute this."""
@@ -70,7 +70,7 @@ class PackedAttention(nn.Module):
         packing = kwargs.get("packing")
         more = (
             args
-            or beyond({**kwargs, "packing": None})
+            or unsupported_arguments({**kwargs, "packing": None})
             or len(hidden_states) > 1
             or getattr(self, "sliding_window", None) is not None
         )

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from rlalign.errors import UserError
 from rlalign.policies.scoring.fused_logprobs import fused_logprobs
 from rlalign.policies.scoring.linear import Linear
-from rlalign.policies.scoring.packing import NAME, moved, pack, register
+from rlalign.policies.scoring.packing import NAME, pack, register, to_device
 from rlalign.policies.scoring.token_scores import first_actions, plain_scorer
 from rlalign.types import Sampling
 
@@ -176,8 +176,8 @@ class Backbone:
         read = self._packed if self.packs else self._padded
         with self._checkpointing():
             hidden, slots = read(tokens, first, ends)
-        last = hidden[moved(slots.gather(1, lengths[:, None] - 1).squeeze(1), hidden.device)] if whole else None
-        return hidden.index_select(0, moved(slots[rows, at - 1], hidden.device)), last
+        last = hidden[to_device(slots.gather(1, lengths[:, None] - 1).squeeze(1), hidden.device)] if whole else None
+        return hidden.index_select(0, to_device(slots[rows, at - 1], hidden.device)), last
 
     @contextmanager
     def _checkpointing(self) -> Iterator[None]:
@@ -206,7 +206,7 @@ class Backbone:
     def _padded(self, tokens: Tensor, first: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         """The same by whole rows, padded on the right: the reference, and what other architectures take."""
         width = int(ends.max())
-        ids = moved(tokens[:, :width].contiguous(), self._device)
+        ids = to_device(tokens[:, :width].contiguous(), self._device)
         positions = torch.arange(width, device=self._device).expand_as(ids)
         hidden, _ = self._run(ids, None, positions)
         slots = torch.arange(tokens.shape[1]).clamp(max=width - 1) + width * torch.arange(len(tokens))[:, None]

@@ -47,8 +47,8 @@ class Bucket:
 
     def to(self, device: torch.device) -> Bucket:
         """The same on a device."""
-        hidden = None if self.hidden is None else moved(self.hidden, device)
-        return Bucket(moved(self.queries, device), moved(self.keys, device), hidden)
+        hidden = None if self.hidden is None else to_device(self.hidden, device)
+        return Bucket(to_device(self.queries, device), to_device(self.keys, device), hidden)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class Packing:
         if device.type == "cpu":
             return self
         return Packing(
-            moved(self.ids, device),
-            moved(self.positions, device),
+            to_device(self.ids, device),
+            to_device(self.positions, device),
             tuple(b.to(device) for b in self.buckets),
-            moved(self.back, device),
+            to_device(self.back, device),
         )
 
 
-def moved(x: Tensor, device: torch.device) -> Tensor:
+def to_device(x: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device, without waiting for it where it comes from the CPU."""
     pinned = device.type == "cuda" and x.device.type == "cpu"
     return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
@@ -176,7 +176,7 @@ def attend(
         given = {**others, "scaling": scaling}
         out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **given)
         return out, None
-    odd = beyond(others)
+    odd = unsupported_arguments(others)
     if odd or len(query) != 1:
         raise NotImplementedError(f"packed attention with {', '.join(odd) or 'several rows'}")
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
@@ -184,7 +184,7 @@ def attend(
     return attended(q, k, v, packing, scale)[None], None
 
 
-def beyond(told: Mapping[str, Any]) -> list[str]:
+def unsupported_arguments(told: Mapping[str, Any]) -> list[str]:
     """Names of what a layer is told that packed attention would have to know of."""
     return [name for name, setting in told.items() if setting is not None and name not in _HARMLESS]
 

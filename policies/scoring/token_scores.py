@@ -12,7 +12,7 @@ from rlalign.errors import UserError
 from rlalign.policies.base import TokenScores
 from rlalign.policies.logits import entropy as entropy_of
 from rlalign.policies.logits import token_logprobs
-from rlalign.policies.scoring.packing import moved
+from rlalign.policies.scoring.packing import to_device
 from rlalign.policies.value_head import ValueHead
 from rlalign.types import Sampling
 
@@ -56,8 +56,8 @@ def score_actions(
         value_head: reads values off the same states when given.
     """
     at = action_mask.nonzero(as_tuple=True)
-    targets = moved(tokens[at], states.device)
-    at = tuple(moved(index, states.device) for index in at)
+    targets = to_device(tokens[at], states.device)
+    at = tuple(to_device(index, states.device) for index in at)
     logprobs, entropies = scorer(states, targets, sampling, entropy)
     blank = torch.zeros(tokens.shape, dtype=torch.float32, device=states.device)
     values = last = None

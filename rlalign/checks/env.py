@@ -135,9 +135,9 @@ def _gold(mdp: TextMDP, traces: Sequence[Trace], seed: int, vector_env: type[Tok
     rng = np.random.default_rng(seed)
     for _ in range(20):
         task = draw_task(mdp, "train", rng)
-        gold = mdp.gold_turns(task)
+        gold = mdp.reference_turns(task)
         if not gold:
-            return "the tasks have no 'answer' column, and no gold_turns are known"
+            return "the tasks have no 'answer' column, and no reference_turns are known"
         ids = [[*mdp.tokenizer.encode(text), mdp.tokenizer.eos_id] for text in gold]
         if longest := max((turn for turn in ids if len(turn) > mdp.max_new), default=None):
             return f"a gold turn has {len(longest)} tokens, max_new is {mdp.max_new}"

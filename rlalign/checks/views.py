@@ -79,7 +79,7 @@ def scripts(mdp: TextMDP, tasks: Sequence[Task], rng: np.random.Generator) -> li
 def _turn(mdp: TextMDP, task: Task, rng: np.random.Generator, number: int) -> list[int]:
     stop = int(rng.choice(sorted(mdp.stop_ids)))
     kind = rng.choice(["noise", "limit", "gold", "fuzz", "stop"], p=[0.4, 0.2, 0.2, 0.15, 0.05])
-    if kind == "gold" and (gold := mdp.gold_turns(task)):
+    if kind == "gold" and (gold := mdp.reference_turns(task)):
         ids = encode(mdp, gold[min(number, len(gold) - 1)])
     elif kind == "fuzz":
         ids = encode(mdp, str(rng.choice(FUZZ)))

@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> int:
     given = tyro.cli(Args, args=words, prog="rlalign compare")
     from rlalign.compare.output.tables import show
     from rlalign.compare.records.collect_runs import Excluding
-    from rlalign.compare.run_study import StoppedError, Where, compare_runs, compare_study
+    from rlalign.compare.run_study import Placement, StoppedError, compare_runs, compare_study
 
     command = shlex.join(["rlalign", "compare", *args])
     console = make_console()
@@ -83,7 +83,7 @@ def run(args: Sequence[str]) -> int:
             results = compare_study(
                 study,
                 command=command,
-                where=Where(given.jobs, given.ray),
+                placement=Placement(given.jobs, given.ray),
                 console=console,
                 allow_unequal=given.allow_unequal,
             )

@@ -133,7 +133,7 @@ class $title(rlalign.TextMDP):
     description = "find a letter by asking"
     source = make
     rewards = {found: 1.0}
-    gold_score = 1.0  # what the answer scores, or the turns that a method gold_turns(task) returns
+    gold_score = 1.0  # what the answer scores, or the turns that a method reference_turns(task) returns
     max_prompt, max_new, max_turns, max_reply = 32, 2, $turns, 8
 
     def default_tokenizer(self):
@@ -153,7 +153,7 @@ _ENV_TEST = """
 from pathlib import Path
 
 from rlalign.checks import check_env_laws
-from rlalign.make import make_mdp
+from rlalign import make_mdp
 
 ENV = f"{Path(__file__).parent / '$stem.py'}:$title"
 

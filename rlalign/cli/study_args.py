@@ -10,7 +10,7 @@ from rlalign.errors import UserError
 
 def split_settings(args: Sequence[str], known: Collection[str]) -> tuple[list[str], dict[str, str]]:
     """(what is left, settings): `--learner.lr 1e-3` and `--learner.lr=1e-3` go apart from the flags that are known."""
-    left, settings, words = [], {}, list(args)
+    left, settings, words = [], {}, settings_flags(args)
     while words:
         word = words.pop(0)
         flag, equals, value = word.partition("=")
@@ -23,6 +23,11 @@ def split_settings(args: Sequence[str], known: Collection[str]) -> tuple[list[st
             value = words.pop(0)
         settings[flag[2:].replace("-", "_")] = value
     return left, settings
+
+
+def settings_flags(args: Sequence[str]) -> list[str]:
+    """Return the arguments with `--reward SPEC`, one reward per flag, as the setting's own name, `--rewards`."""
+    return ["--rewards" + word[len("--reward") :] if word.partition("=")[0] == "--reward" else word for word in args]
 
 
 def optional_value(args: Sequence[str], flag: str, default: str) -> list[str]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from rlalign.cli.console import console as make_console
+from rlalign.cli.study_args import settings_flags
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, Difference
@@ -44,7 +45,7 @@ def parse(args: Sequence[str]) -> TrainConfig:
     Defaults depend on three of them: the preset gives the axes, the policy its learning rate and batch; a run folder to
     resume gives everything.
     """
-    args, file = _config_file(_resume_path(list(args)))
+    args, file = _config_file(_resume_path(settings_flags(args)))
     default = _default(args, file)
     parsed: TrainConfig = tyro.cli(
         TrainConfig,
@@ -81,7 +82,7 @@ def _default(args: list[str], file: Mapping[str, Any]) -> TrainConfig:
         folder = Path(output)
         if not (folder / "config.json").is_file():
             raise UserError(f"'{folder}' holds no run to resume: check the path")
-        return replace(read_config(folder), reward=() if "--reward" in args else read_config(folder).reward)
+        return replace(read_config(folder), rewards=() if "--rewards" in args else read_config(folder).rewards)
     from rlalign.config.overrides import apply
 
     base = TrainConfig()

@@ -44,7 +44,7 @@ def run(args: Sequence[str]) -> int:
     """Search."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign tune")
-    from rlalign.compare.run_study import Where, spaces_of, trial_config
+    from rlalign.compare.run_study import Placement, spaces_of, trial_config
     from rlalign.compare.running.grid import refuse_foreign
     from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
     from rlalign.compare.tuning.search import check_search, search
@@ -68,13 +68,13 @@ def run(args: Sequence[str]) -> int:
     )
     (env,) = study.envs
     refuse_foreign(given.output, "search.json")
-    where = Where(given.jobs, given.ray)
-    where.check(cell_config(study, env, given.algorithm, TUNING_SEED))
+    placement = Placement(given.jobs, given.ray)
+    placement.check(cell_config(study, env, given.algorithm, TUNING_SEED))
     configure, spaces = trial_config(study, env, given.algorithm, given.output), spaces_of(study, env, given.algorithm)
     check_search(configure, spaces)
     console = make_console()
     with Lock(given.output), StopRequest() as stop:
-        workers = where.workers(given.policy)
+        workers = placement.workers(given.policy)
         try:
             found = search(
                 configure,

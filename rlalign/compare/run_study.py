@@ -38,7 +38,7 @@ class StoppedError(Exception):
 
 
 @dataclass(frozen=True)
-class Where:
+class Placement:
     """Where cells run: how many at once (0: what the machine holds), and on which Ray cluster (None: here)."""
 
     jobs: int = 0
@@ -67,7 +67,7 @@ def compare_study(
     study: Study,
     *,
     command: str = "",
-    where: Where | None = None,
+    placement: Placement | None = None,
     console: Console | None = None,
     allow_unequal: bool = False,
 ) -> Results:
@@ -76,7 +76,7 @@ def compare_study(
     Args:
         study: the question.
         command: what was typed, for the report.
-        where: how many runs at once, here or on a cluster; None: here, as many as the machine holds.
+        placement: how many runs at once, here or on a cluster; None: here, as many as the machine holds.
         console: where to say what happens; None: nowhere.
         allow_unequal: compare although budgets differ.
 
@@ -84,7 +84,7 @@ def compare_study(
         UserError: for what is impossible or unfair, before a cell runs.
         StoppedError: when it was asked to stop; the same call goes on.
     """
-    where, console = where or Where(), console or Console(quiet=True)
+    placement, console = placement or Placement(), console or Console(quiet=True)
     study = check(study)
     folder = Path(study.output)
     refuse_foreign(folder, "cells", "tune", "results.json")
@@ -92,11 +92,11 @@ def compare_study(
     if not allow_unequal:
         check_budgets(asked)
     for config in {(c.env, c.algorithm): c.config for c in asked}.values():
-        where.check(config)
+        placement.check(config)
     for env, name in itertools.product(study.envs, study.algorithms) if study.tune.trials else ():
         check_search(trial_config(study, env, name, folder), spaces_of(study, env, name))
     with Lock(folder), StopRequest() as stop:
-        workers = where.workers(study.policy)
+        workers = placement.workers(study.policy)
         try:
             tuned, tuning = _tune(study, folder, workers, console, stop)
             grid = cells(study, tuned)
@@ -106,7 +106,7 @@ def compare_study(
         if stop:
             raise StoppedError(stop.exit_status)
         notes = []
-        if workers.jobs > 1 and where.ray is None:
+        if workers.jobs > 1 and placement.ray is None:
             notes = [f"Seconds were measured with up to {workers.jobs} cells side by side on this machine."]
         return conclude(
             grid, folder, command=command, failed=failed, tuning=tuning, threshold=study.threshold, notes=notes

@@ -34,7 +34,9 @@ from typing import Any
 
 from rlalign.config.defaults import default_config
 from rlalign.config.overrides import apply, read_toml
-from rlalign.config.schema import TrainConfig, from_dict, resolve, validate
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import from_dict
+from rlalign.config.validate import resolve, validate
 from rlalign.envs.registration import env_id
 from rlalign.errors import UserError, did_you_mean
 from rlalign.typecheck import check_fields, checked, flatten

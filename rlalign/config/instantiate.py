@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.config.defaults import from_scratch
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.device import device_of
 from rlalign.policies.factory import make_policy, policy_kind
-from rlalign.run import OBJECT, Run
+from rlalign.run import Run
 
 
 def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
@@ -27,10 +27,10 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     """
     if env is None and config.env.startswith(OBJECT):
         raise UserError(f"the environment '{config.env}' was a Python object, which no name brings back: give env=...")
-    if rewards is None and (lost := [spec for spec in config.reward if spec.removeprefix("+").startswith(OBJECT)]):
+    if rewards is None and (lost := [spec for spec in config.rewards if spec.removeprefix("+").startswith(OBJECT)]):
         raise UserError(f"the reward '{lost[0]}' was a Python object, which no name brings back: give rewards=...")
     mdp = make_mdp(config.env if env is None else env)
-    chosen = config.reward if rewards is None else rewards
+    chosen = config.rewards if rewards is None else rewards
     if chosen:
         mdp = make_mdp(mdp, rewards=_with_own(mdp, chosen))
     if mdp.reward is None and not config.supervised.align_interval:

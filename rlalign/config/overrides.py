@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rlalign.config.schema import TrainConfig, to_dict, update
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import to_dict, update
 from rlalign.errors import UserError, did_you_mean
 from rlalign.typecheck import flatten
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rlalign.config.defaults import default_config, from_scratch
-from rlalign.config.schema import TrainConfig, differences
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import differences
 
 
 def idle_settings(config: TrainConfig) -> dict[str, str]:
@@ -51,12 +52,12 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "objective.off_policy", "level low high delta", "objective.off_policy.kind is none"
     if o.baseline != "ema":
         yield "objective", "ema_decay", f"objective.baseline is {o.baseline}"
-    if o.data.overlong == 0:
-        yield "objective.data", "overlong_penalty", "objective.data.overlong is 0"
-    if o.data.nll_coef == 0:
-        yield "objective.data", "nll_above", "objective.data.nll_coef is 0"
-    if not o.data.dynamic_sampling:
-        yield "rollout", "max_draws", "objective.data.dynamic_sampling is off"
+    if o.filter.overlong == 0:
+        yield "objective.filter", "overlong_penalty", "objective.filter.overlong is 0"
+    if o.regularizer.nll_coef == 0:
+        yield "objective.regularizer", "nll_above", "objective.regularizer.nll_coef is 0"
+    if not o.filter.dynamic_sampling:
+        yield "rollout", "max_draws", "objective.filter.dynamic_sampling is off"
     if not c.supervised.align_interval:
         yield "supervised", "weight", "supervised.align_interval is 0"
     elif c.supervised.weight == 0:

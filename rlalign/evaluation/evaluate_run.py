@@ -14,7 +14,7 @@ from rlalign.evaluation.evaluate import evaluate, held_out
 from rlalign.log.trackers import nullable
 from rlalign.policies.base import Policy
 from rlalign.policies.saved import saved_tokenizer
-from rlalign.training.early_stopping import Patience
+from rlalign.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:
     from rlalign.run import Run
@@ -97,6 +97,6 @@ def restore_trained(policy: Policy, run: Run) -> None:
 
     state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy", "progress"))
     policy.load_trainable(state["policy"])
-    best = Patience(run.folder, run.config.evaluation.patience)
+    best = EarlyStopping(run.folder, run.config.evaluation.patience)
     best.load_state_dict(state["progress"].get("patience", best.state_dict()))
     best.restore(policy)

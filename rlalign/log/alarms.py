@@ -14,7 +14,7 @@ from rlalign.log.trackers import read_metrics
 from rlalign.storage.atomic import write_whole
 
 
-class Watch:
+class AlarmMonitor:
     """Looks at every logged row. Its state is the run's metrics.jsonl, so a resumed run goes on where it was.
 
     Args:
@@ -38,7 +38,7 @@ class Watch:
         if self._path.is_file():  # it may tell of steps that are taken anew
             self._write()
 
-    def look(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
+    def update(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
         """alarm/NAME, 0 or 1, after a step with these metrics, for the alarms that they can tell of."""
         self.rows.append({"step": step, **metrics})
         there = alarms(self.rows)

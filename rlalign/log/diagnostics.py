@@ -121,7 +121,7 @@ def last_turns(rollout: Rollout, mdp: TextMDP) -> list[str]:
 def right_answers(rollout: Rollout, mdp: TextMDP) -> list[str]:
     """The last gold turns of the prompts, as far as they are known."""
     _, firsts = np.unique(rollout.group_ids.numpy(), return_index=True)
-    turns = [mdp.gold_turns(rollout.tasks[i]) for i in firsts]
+    turns = [mdp.reference_turns(rollout.tasks[i]) for i in firsts]
     return [gold[-1] for gold in turns if gold]
 
 

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from rlalign.config.schema import TrackingConfig, TrainConfig, to_dict
+from rlalign.config.schema import TrackingConfig, TrainConfig
+from rlalign.config.serialize import to_dict
 from rlalign.errors import FaultError, UserError
 
 Metrics = Mapping[str, float]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         value_loss,
     )
     from rlalign.objective.registries import BASELINES, LOSSES, TRUSTS, baseline, custom_loss, trust_region
-    from rlalign.objective.spec import KL, Credit, Data, Objective, OffPolicy, Trust, Value
+    from rlalign.objective.spec import KL, Credit, Filter, Objective, OffPolicy, Regularizer, Trust, Value
     from rlalign.objective.state import ObjectiveState
     from rlalign.objective.trust import TrustInput
 
@@ -36,12 +36,13 @@ __all__ = [
     "TRUSTS",
     "Batch",
     "Credit",
-    "Data",
+    "Filter",
     "LossSum",
     "NonFiniteError",
     "Objective",
     "ObjectiveState",
     "OffPolicy",
+    "Regularizer",
     "Trust",
     "TrustInput",
     "Value",
@@ -70,7 +71,7 @@ _WHERE = {
         "value_loss",
     ),
     "registries": ("BASELINES", "LOSSES", "TRUSTS", "baseline", "trust_region", "custom_loss"),
-    "spec": ("KL", "Credit", "Data", "Objective", "OffPolicy", "Trust", "Value"),
+    "spec": ("KL", "Credit", "Filter", "Objective", "OffPolicy", "Regularizer", "Trust", "Value"),
     "state": ("ObjectiveState",),
     "trust": ("TrustInput",),
 }

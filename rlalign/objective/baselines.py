@@ -65,10 +65,10 @@ def length_weighted_group_mean(returns: Tensor, batch: Batch) -> Tensor:
 
 
 def _groups(batch: Batch, like: Tensor) -> Groups:
-    assert batch.voters is not None  # prepare() fills it in
-    return Groups.of(batch.group_ids, batch.voters, like.dtype)
+    assert batch.in_baseline is not None  # prepare() fills it in
+    return Groups.of(batch.group_ids, batch.in_baseline, like.dtype)
 
 
 def _whole(batch: Batch, like: Tensor) -> Groups:
-    assert batch.voters is not None
-    return Groups.of(torch.zeros_like(batch.group_ids), batch.voters, like.dtype)
+    assert batch.in_baseline is not None
+    return Groups.of(torch.zeros_like(batch.group_ids), batch.in_baseline, like.dtype)

@@ -37,7 +37,7 @@ class Batch:
         advantages: float [N, T], once computed; micro-batches carry it along.
         returns: float [N, T], the target of the value loss, once computed.
         valid: bool [N]; false where the reward failed: no gradient, no vote in any baseline.
-        voters: bool [N]; rows that vote in baselines. Filled in by `advantages`, whose `valid` may be narrower (a
+        in_baseline: bool [N]; rows that vote in baselines. Filled in by `advantages`, whose `valid` may be narrower (a
             truncated sample that is dropped still votes).
         weights: float [N], sample weights; None means 1.
         ema: the moving-average baseline, when there is one yet. Filled in by `advantages`.
@@ -61,7 +61,7 @@ class Batch:
     advantages: Tensor | None = None
     returns: Tensor | None = None
     valid: Tensor | None = None
-    voters: Tensor | None = None
+    in_baseline: Tensor | None = None
     weights: Tensor | None = None
     ema: float | None = None
     max_length: int = 0

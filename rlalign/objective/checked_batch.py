@@ -39,7 +39,7 @@ class NonFiniteError(UserError):
 
 
 def prepare(batch: Batch, *, finite: bool = True) -> Batch:
-    """A batch with checked shapes, `valid` and `voters` filled in, and zeros off the mask and in rows without a say.
+    """A batch with checked shapes, `valid` and `in_baseline` filled in, and zeros off the mask and in rows without a say.
 
     `finite=False` leaves out the look for NaN and inf, which waits for the device.
 
@@ -58,16 +58,16 @@ def prepare(batch: Batch, *, finite: bool = True) -> Batch:
     if batch.rewards.shape not in ((n,), (n, t)):
         raise UserError(f"rewards must have shape [{n}] or [{n}, {t}], and has {list(batch.rewards.shape)}")
     valid = torch.ones(n, dtype=torch.bool, device=mask.device) if batch.valid is None else batch.valid
-    voters = valid if batch.voters is None else batch.voters
-    seen = mask & (valid | voters)[:, None]
+    in_baseline = valid if batch.in_baseline is None else batch.in_baseline
+    seen = mask & (valid | in_baseline)[:, None]
     clean: dict[str, Tensor] = {}
     for f in fields(batch):
         x = getattr(batch, f.name)
         if isinstance(x, Tensor) and x.is_floating_point():
-            clean[f.name] = x.where(seen if x.ndim == 2 else valid | voters, 0)
+            clean[f.name] = x.where(seen if x.ndim == 2 else valid | in_baseline, 0)
     if finite and clean:
         _refuse_non_finite(clean)
-    return replace(batch, valid=valid, voters=voters, **clean)  # type: ignore[arg-type]  # every value is a tensor
+    return replace(batch, valid=valid, in_baseline=in_baseline, **clean)  # type: ignore[arg-type]  # every value is a tensor
 
 
 def _refuse_non_finite(tensors: dict[str, Tensor]) -> None:

@@ -14,12 +14,12 @@ class Groups:
 
     Attributes:
         index: int64 [N], the group of each row, 0 … K-1.
-        voters: float [N], 1 where the row votes.
+        in_baseline: float [N], 1 where the row votes.
         num: K.
     """
 
     index: Tensor
-    voters: Tensor
+    in_baseline: Tensor
     num: int
 
     @classmethod
@@ -29,15 +29,15 @@ class Groups:
         return cls(index, valid.to(dtype), int(index.max()) + 1 if len(index) else 0)
 
     def sum(self, x: Tensor) -> Tensor:
-        """Σ of x [N] over the voters of each row's group, [N]."""
-        return x.new_zeros(self.num).index_add(0, self.index, x * self.voters)[self.index]
+        """Σ of x [N] over the in_baseline of each row's group, [N]."""
+        return x.new_zeros(self.num).index_add(0, self.index, x * self.in_baseline)[self.index]
 
     def count(self) -> Tensor:
         """Voters in each row's group, [N]."""
-        return self.sum(torch.ones_like(self.voters))
+        return self.sum(torch.ones_like(self.in_baseline))
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of x [N] over each row's group, [N]; exactly x where all x are equal, 0 for a group without voters."""
+        """Mean of x [N] over each row's group, [N]; exactly x where all x are equal, 0 for a group without in_baseline."""
         low = self.low(x)
         return low + self.sum(x - low) / self.count().clamp(min=1)
 
@@ -52,11 +52,11 @@ class Groups:
         return (self.sum((x - self.mean(x)).square()) / (self.count() - 1).clamp(min=1)).sqrt()
 
     def varied(self, x: Tensor) -> Tensor:
-        """bool [N]: the voters of the row's group do not all have the same x."""
+        """bool [N]: the in_baseline of the row's group do not all have the same x."""
         return -self.low(-x) > self.low(x)
 
     def low(self, x: Tensor) -> Tensor:
-        """Smallest x [N] of the row's group, [N]; 0 for a group without voters."""
-        votes = torch.where(self.voters > 0, x, torch.inf)
+        """Smallest x [N] of the row's group, [N]; 0 for a group without in_baseline."""
+        votes = torch.where(self.in_baseline > 0, x, torch.inf)
         low = x.new_full((self.num,), torch.inf).scatter_reduce(0, self.index, votes, "amin")
         return torch.where(low.isfinite(), low, 0)[self.index]

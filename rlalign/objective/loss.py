@@ -30,7 +30,7 @@ def advantages(objective: Objective, batch: Batch, state: ObjectiveState | None 
     """The batch with `advantages` and `returns` [N, T] filled in, and `valid` narrowed to the rows that enter the loss.
 
     Call it on the whole batch: baselines, spreads and whitening look at all rows. Rows whose reward failed get zero
-    advantages and no vote; with data.drop_truncated and data.dynamic_sampling more rows leave the loss.
+    advantages and no vote; with filter.drop_truncated and filter.dynamic_sampling more rows leave the loss.
 
     Raises:
         UserError: a tensor that an axis needs is missing, or has the wrong shape; names it.
@@ -39,8 +39,8 @@ def advantages(objective: Objective, batch: Batch, state: ObjectiveState | None 
     state = state or ObjectiveState.start(objective)
     b = replace(prepare(batch), ema=state.ema)
     assert b.valid is not None
-    assert b.voters is not None
-    mask = b.action_mask & b.voters[:, None]
+    assert b.in_baseline is not None
+    mask = b.action_mask & b.in_baseline[:, None]
     rewards = token_rewards(objective, b, state)
     whole = rewards.sum(1)
     gained, returns = _credit(objective, b, rewards, mask)
@@ -50,11 +50,11 @@ def advantages(objective: Objective, batch: Batch, state: ObjectiveState | None 
     gained = torch.where(mask, gained, 0)
     gained = torch.where(mask, scale(objective, gained, whole, b), 0)
     valid = b.valid
-    if objective.data.dynamic_sampling:
-        valid = valid & shaping.informative(_raw_returns(b), b.group_ids, b.voters)
-    if objective.data.drop_truncated:
+    if objective.filter.dynamic_sampling:
+        valid = valid & shaping.informative(_raw_returns(b), b.group_ids, b.in_baseline)
+    if objective.filter.drop_truncated:
         valid = valid & ~b.truncated
-    return replace(batch, advantages=gained, returns=returns, valid=valid, voters=b.voters)
+    return replace(batch, advantages=gained, returns=returns, valid=valid, in_baseline=b.in_baseline)
 
 
 def token_rewards(objective: Objective, batch: Batch, state: ObjectiveState) -> Tensor:
@@ -65,10 +65,10 @@ def token_rewards(objective: Objective, batch: Batch, state: ObjectiveState) -> 
     mask = batch.action_mask
     rewards = batch.rewards if batch.rewards.ndim == 2 else on_last(batch.rewards, mask)
     rewards = rewards.where(mask, 0)
-    d = objective.data
+    d = objective.filter
     if d.overlong > 0:
         if batch.max_length < 1:
-            raise UserError("data.overlong is a share of L_max, and the batch's max_length is not set")
+            raise UserError("filter.overlong is a share of L_max, and the batch's max_length is not set")
         length = mask.sum(1).to(rewards.dtype)
         rewards = rewards + on_last(shaping.overlong(length, batch.max_length, d.overlong, d.overlong_penalty), mask)
     if objective.kl.where == "reward":
@@ -76,8 +76,8 @@ def token_rewards(objective: Objective, batch: Batch, state: ObjectiveState) -> 
         drawn = batch.need("sampler_logprobs", "KL in the reward") if drawn is None else drawn
         distance = in_reward(objective.kl, drawn, batch.need("ref_logprobs", "KL in the reward"), mask)
         rewards = rewards - state.kl_coef * distance.to(rewards.dtype)
-    voters = batch.voters if batch.voters is not None else torch.ones_like(mask[:, 0])
-    return rewards.where(mask & voters[:, None], 0)
+    in_baseline = batch.in_baseline if batch.in_baseline is not None else torch.ones_like(mask[:, 0])
+    return rewards.where(mask & in_baseline[:, None], 0)
 
 
 def _credit(objective: Objective, batch: Batch, rewards: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -143,8 +143,8 @@ def policy_loss(
         ref = b.need("ref_logprobs", "KL in the loss")
         old = b.need("old_logprobs", "kl.importance") if objective.kl.importance != "none" else None
         per_token = per_token + state.kl_coef * in_loss(objective.kl, logprobs, ref, old, b.action_mask)
-    if objective.data.entropy_coef:
-        per_token = per_token - objective.data.entropy_coef * b.need("entropies", "the entropy bonus")
+    if objective.regularizer.entropy_coef:
+        per_token = per_token - objective.regularizer.entropy_coef * b.need("entropies", "the entropy bonus")
     count = aggregation.count(objective.aggregation, b)
     total = aggregation.total(objective.aggregation, per_token, b)
     if not measure:
@@ -168,12 +168,12 @@ def likelihood_loss(objective: Objective, batch: Batch) -> LossSum:
     b = _positive(objective, prepare(batch, finite=False))
     nll = -b.need("logprobs", "the likelihood of positive samples")
     total, count = aggregation.total("token_global", nll, b), aggregation.count("token_global", b)
-    return LossSum(objective.data.nll_coef * total, count, {"positive_nll": (total.detach(), count)})
+    return LossSum(objective.regularizer.nll_coef * total, count, {"positive_nll": (total.detach(), count)})
 
 
 def _positive(objective: Objective, b: Batch) -> Batch:
     assert b.valid is not None
-    return replace(b, valid=b.valid & (_raw_returns(b) > objective.data.nll_above))
+    return replace(b, valid=b.valid & (_raw_returns(b) > objective.regularizer.nll_above))
 
 
 def surrogate(objective: Objective, batch: Batch) -> Tensor:

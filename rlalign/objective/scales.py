@@ -18,11 +18,11 @@ def scale(objective: Objective, advantages: Tensor, returns: Tensor, batch: Batc
     """Divide advantages [N, T] by the spread or level that the scale axis names; returns [N] are the episodes'."""
     if objective.scale == "none":
         return advantages
-    assert batch.voters is not None
+    assert batch.in_baseline is not None
     if objective.scale == "whiten":
-        return whiten(advantages, batch.action_mask & batch.voters[:, None], objective.scale_eps)
+        return whiten(advantages, batch.action_mask & batch.in_baseline[:, None], objective.scale_eps)
     ids = torch.zeros_like(batch.group_ids) if objective.scale == "batch_std" else batch.group_ids
-    groups = Groups.of(ids, batch.voters, returns.dtype)
+    groups = Groups.of(ids, batch.in_baseline, returns.dtype)
     if objective.scale == "group_mean":
         return _divide(advantages, _level(returns, groups))
     std = groups.std(returns)
@@ -39,7 +39,7 @@ def whiten(x: Tensor, mask: Tensor, eps: float) -> Tensor:
 
 def _level(returns: Tensor, groups: Groups) -> Tensor:
     """Mean return of the group: A = (r - m)/m and 0 where m = 0 (MaxRL, arXiv 2602.02710), for rewards >= 0."""
-    if bool((returns[groups.voters > 0] < 0).any()):
+    if bool((returns[groups.in_baseline > 0] < 0).any()):
         raise UserError("scale group_mean needs rewards of 0 or more: shift the reward, or use scale none")
     return groups.mean(returns)
 

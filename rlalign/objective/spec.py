@@ -109,8 +109,8 @@ class OffPolicy:
 
 
 @dataclass(frozen=True)
-class Data:
-    """Which samples count, and what is added to their reward or loss."""
+class Filter:
+    """Which samples enter the loss, and the penalty on overlong ones."""
 
     dynamic_sampling: bool = False
     """Groups whose rewards are all equal leave the batch (and are drawn again by a rollout that can)."""
@@ -119,6 +119,12 @@ class Data:
     overlong: float = 0.0
     """Share of the limit L_max in which the length penalty grows from 0 to overlong_penalty (DAPO: 0.2); 0: none."""
     overlong_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class Regularizer:
+    """Terms added to the policy loss."""
+
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
     nll_coef: float = 0.0
@@ -143,7 +149,8 @@ class Objective:
     kl: KL = field(default_factory=KL)
     value: Value = field(default_factory=Value)
     off_policy: OffPolicy = field(default_factory=OffPolicy)
-    data: Data = field(default_factory=Data)
+    filter: Filter = field(default_factory=Filter)
+    regularizer: Regularizer = field(default_factory=Regularizer)
     loss: str = "surrogate"
     """surrogate: ratio, trust and off_policy say what it is; or your own, by name or file.py:function."""
     ema_decay: float = 0.9
@@ -170,13 +177,15 @@ class Objective:
     def needs_group(self) -> bool:
         """Several samples of one prompt are compared."""
         return (
-            self.baseline in GROUP_BASELINES or self.scale in ("group_std", "group_mean") or self.data.dynamic_sampling
+            self.baseline in GROUP_BASELINES
+            or self.scale in ("group_std", "group_mean")
+            or self.filter.dynamic_sampling
         )
 
     @property
     def needs_entropy(self) -> bool:
         """The entropy of the policy enters the loss, with gradient."""
-        return self.data.entropy_coef != 0.0
+        return self.regularizer.entropy_coef != 0.0
 
     @property
     def reuses(self) -> bool:
@@ -195,7 +204,7 @@ class Objective:
 
 def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
     """(does it apply, what to say): the combinations that are refused."""
-    c, t, k, v, f, d = o.credit, o.trust, o.kl, o.value, o.off_policy, o.data
+    c, t, k, v, f, d = o.credit, o.trust, o.kl, o.value, o.off_policy, o.filter
     return [
         (
             o.needs_group and group_size == 1,
@@ -282,7 +291,10 @@ def _conflicts(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:
             f"value.pretrain_steps is {v.pretrain_steps}, and there is no value to train: use 0, or "
             "--objective.value.kind head or model",
         ),
-        (not 0 <= d.overlong < 1, f"data.overlong is {d.overlong}: it is a share of the limit and must lie in [0, 1)"),
+        (
+            not 0 <= d.overlong < 1,
+            f"filter.overlong is {d.overlong}: it is a share of the limit and must lie in [0, 1)",
+        ),
         (not 0 <= o.ema_decay < 1, f"ema_decay is {o.ema_decay}: it must lie in [0, 1)"),
         (o.scale_eps < 0, f"scale_eps is {o.scale_eps}: it must be 0 or more"),
     ]

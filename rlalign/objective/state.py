@@ -47,15 +47,15 @@ class ObjectiveState:
 
         self.steps += 1
         b = prepare(batch)
-        assert b.voters is not None
-        n = int(b.voters.sum())
+        assert b.in_baseline is not None
+        n = int(b.in_baseline.sum())
         if n == 0:
             return
-        mean = float(token_rewards(objective, b, self).sum(1)[b.voters].mean())
+        mean = float(token_rewards(objective, b, self).sum(1)[b.in_baseline].mean())
         self.ema = mean if self.ema is None else objective.ema_decay * self.ema + (1 - objective.ema_decay) * mean
         if objective.kl.target > 0:
             drawn = b.old_logprobs if b.old_logprobs is not None else b.need("sampler_logprobs", "the adaptive KL")
-            kl = float((drawn - b.need("ref_logprobs", "the adaptive KL")).sum(1)[b.voters].mean())
+            kl = float((drawn - b.need("ref_logprobs", "the adaptive KL")).sum(1)[b.in_baseline].mean())
             error = min(max(kl / objective.kl.target - 1, -0.2), 0.2)
             self.kl_coef *= 1 + error * n / objective.kl.horizon
 

@@ -82,7 +82,7 @@ def _groups(
         loss = policy_loss(objective, group, state, measure=False)
         if loss.count > 0:
             total = loss.total / loss.count
-            if objective.data.nll_coef:
+            if objective.regularizer.nll_coef:
                 likely = likelihood_loss(objective, group)
                 total = total + likely.total / likely.count.clamp(min=1)
             yield orders * p[index].prod(), -total

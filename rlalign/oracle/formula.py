@@ -32,7 +32,7 @@ _TOTAL = {
 def formula(objective: Objective) -> list[str]:
     """Lines: reward (where something is added to it), advantage, token loss, aggregation, value."""
     o, lines = objective, []
-    extra = " + length penalty" if o.data.overlong else ""
+    extra = " + length penalty" if o.filter.overlong else ""
     if o.kl.where == "reward":
         adaptive = f", beta steered to {o.kl.target:g} nats" if o.kl.target else ""
         extra += f" - {o.kl.coef:g} · {o.kl.estimator}(pi‖ref){adaptive}"
@@ -75,10 +75,10 @@ def _loss(o: Objective) -> str:
     if o.kl.where == "loss":
         importance = "" if o.kl.importance == "none" else f" · {o.kl.importance} ratio"
         text += f"  + {o.kl.coef:g} · {o.kl.estimator}(pi‖ref){importance}"
-    if o.data.entropy_coef:
-        text += f"  - {o.data.entropy_coef:g} · H"
-    if o.data.nll_coef:
-        text += f"  - {o.data.nll_coef:g} · mean of log pi over the tokens of r > {o.data.nll_above:g}"
+    if o.regularizer.entropy_coef:
+        text += f"  - {o.regularizer.entropy_coef:g} · H"
+    if o.regularizer.nll_coef:
+        text += f"  - {o.regularizer.nll_coef:g} · mean of log pi over the tokens of r > {o.regularizer.nll_above:g}"
     return text
 
 

@@ -56,7 +56,7 @@ def markdown(horizon: int = 4) -> str:
         "",
         "There are ten: baseline, scale, credit, ratio, trust region, aggregation, KL, value, off-policy correction,",
         "and data. Any of them can be changed alone (`--objective.baseline leave_one_out`). The rows are their",
-        "choices; their numbers, and the switches of `objective.data`, are in `rlalign train --help`.",
+        "choices; their numbers, and the switches of `objective.filter` and `objective.regularizer`, are in `rlalign train --help`.",
         "",
         "Policies from scratch (`gru`, `tiny`, `tabular`) run every preset with `kl.coef` 0, as they have no start",
         "worth staying near; `--objective.kl.coef` gives it back.",

@@ -77,8 +77,8 @@ def compare(
         values=mdp.state_values(logits) + 0.3 * noise if objective.needs_values else None,
     )
     beta = objective.kl.coef if objective.needs_reference else 0.0
-    if objective.data.overlong:
-        d, length = objective.data, mdp.mask.sum(1).double()
+    if objective.filter.overlong:
+        d, length = objective.filter, mdp.mask.sum(1).double()
         mdp.rewards = mdp.rewards + overlong(length, mdp.horizon, d.overlong, d.overlong_penalty)
     return Comparison.of(gradient, mdp.gradient(logits, reference, beta))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.policies.base import Kept, Sampler
+from rlalign.policies.base import CachedPrefix, Sampler
 from rlalign.types import Sampling, Task
 
 
@@ -73,7 +73,7 @@ def collect(
     generator: torch.Generator,
     seed: int,
     greedy: bool = False,
-    meanwhile: Callable[[Tensor, Tensor, Tensor], object] | None = None,
+    while_scoring: Callable[[Tensor, Tensor, Tensor], object] | None = None,
 ) -> Rollout:
     """Play every task `group_size` times to its end.
 
@@ -86,7 +86,7 @@ def collect(
         generator: of the sampler, on the sampler's device.
         seed: of the environment's own randomness.
         greedy: take the most probable token instead (baselines and deterministic evaluation).
-        meanwhile: called with the `tokens`, `lengths` and `action_mask` to come while rewards in processes of their own
+        while_scoring: called with the `tokens`, `lengths` and `action_mask` to come while rewards in processes of their own
             score them; not called where there is nothing to wait for.
     """
     n = len(tasks) * group_size
@@ -97,7 +97,7 @@ def collect(
     valid = np.ones(n, np.bool_)
     components: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
     terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
-    kept: list[Kept | None] | None = [None] * n if env.mdp.max_turns > 1 else None
+    cached: list[CachedPrefix | None] | None = [None] * n if env.mdp.max_turns > 1 else None
 
     while (live := np.flatnonzero(~env.done)).size:
         samples = sampler.sample(
@@ -107,17 +107,17 @@ def collect(
             sampling=sampling,
             generator=generator,
             greedy=greedy,
-            kept=None if kept is None else [kept[i] for i in live],
+            cached=None if cached is None else [cached[i] for i in live],
         )
-        if kept is not None and samples.kept is not None:
-            for i, what in zip(live, samples.kept, strict=True):
-                kept[i] = what
+        if cached is not None and samples.cached is not None:
+            for i, what in zip(live, samples.cached, strict=True):
+                cached[i] = what
         width = samples.tokens.shape[1]
         tokens, lengths = np.zeros((n, width), np.int64), np.zeros(n, np.int64)
         tokens[live], lengths[live] = samples.tokens.numpy(), samples.lengths.numpy()
         starts = env.lengths.copy()
         segment = env.step_tokens(
-            tokens, lengths, meanwhile=None if meanwhile is None else lambda: meanwhile(*_layout(env))
+            tokens, lengths, while_scoring=None if while_scoring is None else lambda: while_scoring(*_layout(env))
         )
         if (segment.consumed != lengths).any():
             raise AssertionError("the sampler went past the end of a turn")

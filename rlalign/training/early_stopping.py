@@ -12,7 +12,7 @@ from rlalign.storage import checkpoint
 FOLDER = "best"
 
 
-class Patience:
+class EarlyStopping:
     """The best validation so far. Its state goes into the checkpoints, its weights into `best/` of the run folder.
 
     Args:

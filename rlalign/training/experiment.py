@@ -10,15 +10,17 @@ from typing import Any
 from rich.console import Console
 
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import TrainConfig, differences, resolve, unsafe, validate
+from rlalign.config.schema import OBJECT, TrainConfig
+from rlalign.config.serialize import differences, unsafe
 from rlalign.config.unused_settings import idle_settings
+from rlalign.config.validate import resolve, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import held_out
 from rlalign.log.plots import draw
 from rlalign.log.trackers import read_metrics
-from rlalign.run import OBJECT, Lock, Run, read_config, write_config
+from rlalign.run import Lock, Run, read_config, write_config
 from rlalign.storage import checkpoint
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.supervised import demonstrations
@@ -75,8 +77,8 @@ def _train(trainer: Trainer, console: Console) -> tuple[Run, Comparison | None]:
     if status:
         console.print(f"stopped at step {trainer.step} and saved; go on with: rlalign train --resume {folder}")
         return Run(folder, status), None
-    if trainer.patience.restore(trainer.policy):
-        step, reward = trainer.patience.step, trainer.patience.reward
+    if trainer.early_stopping.restore(trainer.policy):
+        step, reward = trainer.early_stopping.step, trainer.early_stopping.reward
         console.print(
             f"ended at step {trainer.step}, keeping the weights of step {step}: validation reward {reward:+.3f}"
         )

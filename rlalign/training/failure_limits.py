@@ -15,7 +15,7 @@ from rlalign.storage import checkpoint
 _KEPT = 5
 
 
-class Divergence:
+class FailureLimits:
     """Skipped updates in a row, counted for each kind of update by itself.
 
     Args:

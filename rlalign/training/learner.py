@@ -29,12 +29,12 @@ from rlalign.objective import (
     value_loss,
 )
 from rlalign.policies.base import Policy
-from rlalign.policies.scoring.packing import moved
+from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.collect import Rollout
 from rlalign.training.allocator import keep_freed_memory
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.metric_sums import Sums
-from rlalign.training.micro_batches import Passes
+from rlalign.training.micro_batches import MicroBatcher
 from rlalign.training.supervised import Demonstrations
 from rlalign.training.update_buffer import Buffer
 from rlalign.types import Sampling
@@ -87,22 +87,24 @@ class Learner:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(config, total_updates))
         self.state = ObjectiveState.start(objective)
-        self.passes = Passes(policy, sampling, config.micro_batch)
+        self.micro_batcher = MicroBatcher(policy, sampling, config.micro_batch)
         self.updates = 0
 
     # ---- before the updates ----
 
-    def look(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> dict[str, Tensor | None]:
+    def precompute_logprobs(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> dict[str, Tensor | None]:
         """The fields of a `Batch` that the axes ask of the models, whatever the rewards are: reference log-probs,
         values and old log-probs of a rollout's rows, given as they stand in a `Rollout`."""
         objective, found = self.objective, dict[str, Tensor | None]()
         recompute = self._reuses and self._recompute_old()
         with torch.no_grad():
             if objective.needs_reference:
-                found["ref_logprobs"] = self.passes.all(self.passes.reference, tokens, lengths, mask).logprobs
+                found["ref_logprobs"] = self.micro_batcher.all(
+                    self.micro_batcher.reference, tokens, lengths, mask
+                ).logprobs
             if objective.needs_values or recompute:
-                score = partial(self.passes.score, values=objective.needs_values)
-                scores = self.passes.all(score, tokens, lengths, mask)
+                score = partial(self.micro_batcher.score, values=objective.needs_values)
+                scores = self.micro_batcher.all(score, tokens, lengths, mask)
                 found |= {"old_values": scores.values, "final_values": scores.final_values}
                 if recompute:
                     found["old_logprobs"] = scores.logprobs
@@ -118,7 +120,7 @@ class Learner:
         """Compute advantages and plan the minibatches; `seen` is what `look` found, if it was asked already."""
         objective, device = self.objective, self.policy.device
         if seen is None:
-            seen = self.look(rollout.tokens, rollout.lengths, rollout.action_mask)
+            seen = self.precompute_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask)
         batch = Batch(
             action_mask=rollout.action_mask,
             rewards=rollout.rewards,
@@ -200,9 +202,9 @@ class Learner:
         losses: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
         rows = torch.arange(len(d.tokens))
-        for part in self.passes.micro_batches(rows, d.tokens, d.lengths, d.action_mask):
+        for part in self.micro_batcher.micro_batches(rows, d.tokens, d.lengths, d.action_mask):
             # the model's own distribution: answers were not sampled, so no temperature and no truncation
-            scores = self.passes.score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
+            scores = self.micro_batcher.score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())
@@ -241,20 +243,20 @@ class Learner:
                 return self._accumulate(buffer, rows, finite=finite)
 
         try:
-            return self.passes.within_memory(accumulate, len(rows))
+            return self.micro_batcher.within_memory(accumulate, len(rows))
         except NonFiniteError as error:
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(str(error)) from error
 
     def _accumulate(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> Sums:
         objective = self.objective
-        whole = buffer.batch[moved(rows, self.policy.device)]
+        whole = buffer.batch[to_device(rows, self.policy.device)]
         # the one place that divides: by the counts of the whole minibatch, known before any forward
         terms = [(count(whole).clamp(min=1), term) for count, term in self._terms(finite=finite)]
         sums = Sums()
-        for part in self.passes.micro_batches(rows, buffer.tokens, buffer.lengths, buffer.mask):
-            micro = buffer.batch[moved(part, self.policy.device)]
-            scores = self.passes.score(
+        for part in self.micro_batcher.micro_batches(rows, buffer.tokens, buffer.lengths, buffer.mask):
+            micro = buffer.batch[to_device(part, self.policy.device)]
+            scores = self.micro_batcher.score(
                 buffer.tokens[part],
                 buffer.lengths[part],
                 buffer.mask[part],
@@ -281,7 +283,7 @@ class Learner:
         terms: list[tuple[Callable[[Batch], Tensor], Callable[[Batch], LossSum]]] = []
         if not self.state.pretraining(o):
             terms.append((partial(loss_count, o), partial(policy_loss, o, state=self.state, finite=finite)))
-            if o.data.nll_coef:
+            if o.regularizer.nll_coef:
                 terms.append((partial(likelihood_count, o), partial(likelihood_loss, o)))
         if o.needs_values:
             terms.append((value_count, partial(value_loss, o, finite=finite)))
@@ -297,7 +299,7 @@ class Learner:
             "schedule": {"last_epoch": self.schedule.last_epoch, "lr": self.schedule.get_last_lr()},
             "objective": self.state.state_dict(),
             "updates": self.updates,
-            "micro_batch": self.passes.micro_batch,
+            "micro_batch": self.micro_batcher.micro_batch,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -312,7 +314,7 @@ class Learner:
         self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.state.load_state_dict(state["objective"])
         self.updates = state["updates"]
-        self.passes.micro_batch = state["micro_batch"]
+        self.micro_batcher.micro_batch = state["micro_batch"]
 
 
 @contextmanager

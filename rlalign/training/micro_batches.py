@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rlalign.policies.base import Policy, TokenScores
-from rlalign.policies.scoring.packing import moved
+from rlalign.policies.scoring.packing import to_device
 from rlalign.types import Sampling
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ _CPU_TOKENS = 8192  # of a micro-batch on a CPU: more are no faster
 _CPU_BYTES = 1 << 32  # and what they leave for its backward pass: nothing there says in time that memory runs out
 
 
-class Passes:
+class MicroBatcher:
     """Passes of one policy.
 
     Args:
@@ -115,7 +115,7 @@ class Passes:
         def work() -> TokenScores:
             order = self.micro_batches(torch.arange(len(tokens)), tokens, lengths, mask)
             parts = [score(tokens[p], lengths[p], mask[p]) for p in order]
-            back = moved(torch.cat(list(order)).argsort(), self.policy.device)
+            back = to_device(torch.cat(list(order)).argsort(), self.policy.device)
 
             def whole(name: str) -> Any:
                 found = [getattr(part, name) for part in parts]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 
-class Randomness:
+class RngStreams:
     """The generators of a run; their states are part of a checkpoint.
 
     Args:

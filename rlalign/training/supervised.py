@@ -26,11 +26,11 @@ class Demonstrations:
 
 
 def demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> Demonstrations:
-    """The tasks' gold turns (see `TextMDP.gold_turns`), played in the environment, unscored.
+    """The tasks' gold turns (see `TextMDP.reference_turns`), played in the environment, unscored.
 
     Raises UserError when none are known.
     """
-    said = [mdp.gold_turns(task) for task in tasks]
+    said = [mdp.reference_turns(task) for task in tasks]
     unscored = copy.copy(mdp)
     unscored.reward = None
     env = TokenVectorEnv(unscored, len(tasks))

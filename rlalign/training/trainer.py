@@ -13,13 +13,14 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from rlalign.config.schema import TrainConfig, fingerprint
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import fingerprint, same_experiment
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
-from rlalign.log.alarms import Watch
+from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.diagnostics import gold_of, rollout_diagnostics
 from rlalign.log.metrics import kl_metric, rollout_metrics, samples_of
 from rlalign.log.plots import draw
@@ -31,10 +32,10 @@ from rlalign.rollout.collect import Rollout, collect
 from rlalign.rollout.component_normalization import decoupled, refuse_parts
 from rlalign.rollout.dynamic_sampling import joined, with_signal
 from rlalign.storage import checkpoint
-from rlalign.training.early_stopping import Patience
-from rlalign.training.failure_limits import Divergence
+from rlalign.training.early_stopping import EarlyStopping
+from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.learner import DivergedError, Learner
-from rlalign.training.rng import Randomness
+from rlalign.training.rng import RngStreams
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.supervised import demonstrations
 from rlalign.training.update_buffer import Buffer
@@ -66,10 +67,10 @@ class Trainer:
         self.stop = StopRequest() if stop is None else stop  # false until asked, so no `or`
         self.console = Console(quiet=quiet, highlight=False)
         r, ln = config.rollout, config.learner
-        self.randomness = Randomness(config.seed, policy.device)
+        self.rng = RngStreams(config.seed, policy.device)
         self.sampler = make_sampler(r.sampler, policy)
-        self.tasks = TaskStream(mdp.source, "train", seed=self.randomness.tasks)
-        self.answers = TaskStream(mdp.source, "train", seed=self.randomness.answers)
+        self.tasks = TaskStream(mdp.source, "train", seed=self.rng.tasks)
+        self.answers = TaskStream(mdp.source, "train", seed=self.rng.answers)
         self.env = TokenVectorEnv(self.mdp, config.samples_per_step)
         self.learner = Learner(
             self.policy,
@@ -77,16 +78,16 @@ class Trainer:
             ln,
             sampling=r.sampling,
             total_updates=config.steps * ln.epochs * ln.minibatches,
-            generator=self.randomness.shuffle,
+            generator=self.rng.shuffle,
             max_length=self.mdp.max_new * self.mdp.max_turns,
         )
         self.step = 0
         self.buffer: Buffer | None = None
         self.pending: dict[str, list[float]] = {}  # train/ metrics of the updates made from the current buffer
         self.rollout_log: tuple[dict[str, float], list[dict[str, Any]]] = ({}, [])
-        self.divergence = Divergence(folder, ln.max_bad_updates, fingerprint(config))
-        self.patience = Patience(folder, config.evaluation.patience)
-        self.watch = Watch(folder, self.console)
+        self.failures = FailureLimits(folder, ln.max_bad_updates, fingerprint(config))
+        self.early_stopping = EarlyStopping(folder, config.evaluation.patience)
+        self.watch = AlarmMonitor(folder, self.console)
         self.tracker: Tracker | None = None
         weights = {} if mdp.reward is None else mdp.reward.weights
         self.gold = gold_of(mdp, weights)
@@ -100,7 +101,7 @@ class Trainer:
         config = self.config
         self.tracker = self.tracker or Tracker(self.folder, config)
         with ProgressLine(config.steps, self.step, quiet=self.quiet) as line:
-            while self.step < config.steps and not self.stop and not self.patience.at_end:
+            while self.step < config.steps and not self.stop and not self.early_stopping.at_end:
                 if self.buffer is None:
                     self.buffer = self._collect()
                 while not self.buffer.done and not self.stop:
@@ -122,14 +123,14 @@ class Trainer:
         self._refuse_broken_weights("before a rollout")
         self.policy.begin_rollout()
         r = self.config.rollout
-        start = self.tasks.state_dict(), self.randomness.state_dict()
+        start = self.tasks.state_dict(), self.rng.state_dict()
         tasks = self.tasks.next(r.prompts)
         try:
             return self._learnable(tasks, began)
         except RewardError as error:
             # As if the rollout had never begun: with the reward mended, --resume goes on with the same prompts.
             self.tasks.load_state_dict(start[0])
-            self.randomness.load_state_dict(start[1], self.step)
+            self.rng.load_state_dict(start[1], self.step)
             if self.mdp.reward is not None:
                 self.mdp.reward.end_step()
             self._stop_mending(error)
@@ -148,11 +149,13 @@ class Trainer:
         looks: list[dict[str, Tensor | None]] = []
 
         def look(*layout: Tensor) -> None:
-            looks.append(self.learner.look(*layout))
+            looks.append(self.learner.precompute_logprobs(*layout))
 
-        again = self.config.objective.data.dynamic_sampling  # then other rows may be learnt from than are played first
+        again = (
+            self.config.objective.filter.dynamic_sampling
+        )  # then other rows may be learnt from than are played first
         with torch.no_grad():
-            rollout = self._play(self.env, tasks, r.group_size, meanwhile=None if again else look)
+            rollout = self._play(self.env, tasks, r.group_size, while_scoring=None if again else look)
             drawn, greedy = [rollout], None
             if again:
                 rollout, drawn = with_signal(self._draw_again, rollout, max_draws=r.max_draws)
@@ -172,17 +175,17 @@ class Trainer:
         seen = rollout if len(drawn) == 1 else joined(drawn)
         failures = self._failures()
         if bool(rollout.valid.any()):
-            self.divergence.passed("reward")
+            self.failures.passed("reward")
         else:
             why = ", ".join(f"{name.removeprefix('reward/')}: {count:.0f}" for name, count in failures.items())
-            self._warn(self.divergence.unrewarded(self.step + 1, why))
+            self._warn(self.failures.unrewarded(self.step + 1, why))
         metrics = rollout_metrics(seen) | kl_metric(rollout, buffer.batch.ref_logprobs) | failures | times
         metrics |= rollout_diagnostics(seen, self.mdp, self.gold)
         metrics["rollout/draws"] = float(len(drawn))
         if self.config.objective.kl.target > 0:
             metrics["train/kl_coef"] = self.learner.state.kl_coef  # the one that this step's updates use
         if reward is not None:
-            metrics |= {f"reward/{name}/weight": weights[name] for name in reward.moving}
+            metrics |= {f"reward/{name}/weight": weights[name] for name in reward.scheduled}
             reward.end_step({name: float(values.nanmean()) for name, values in seen.components.items()})
         self.rollout_log = (metrics, samples_of(rollout))
         self.pending = {}
@@ -204,8 +207,8 @@ class Trainer:
             tasks,
             group_size=group_size,
             sampling=self.config.rollout.sampling,
-            generator=self.randomness.sampler,
-            seed=self.randomness.episodes(self.step),
+            generator=self.rng.sampler,
+            seed=self.rng.episodes(self.step),
             **settings,
         )
 
@@ -214,12 +217,12 @@ class Trainer:
         began = time.perf_counter()
         try:
             stats = {**self.learner.update(buffer), "train/skipped": 0.0}
-            self.divergence.passed("policy")
+            self.failures.passed("policy")
         except DivergedError as error:
             stats = {"train/skipped": 1.0}
             rows = buffer.plan[buffer.position - 1]
             kept = {**buffer.batch[rows].tensors(), "tokens": buffer.tokens[rows], "lengths": buffer.lengths[rows]}
-            self._warn(self.divergence.skipped("policy", self.step + 1, error, kept))
+            self._warn(self.failures.skipped("policy", self.step + 1, error, kept))
         for name, value in stats.items():
             self.pending.setdefault(name, []).append(value)
         self.rollout_log[0]["time/update"] += time.perf_counter() - began
@@ -232,11 +235,11 @@ class Trainer:
         answers = demonstrations(self.mdp, self.answers.next(self.config.rollout.prompts))
         try:
             self.pending |= {k: [v] for k, v in self.learner.supervise(answers, s.weight).items()}
-            self.divergence.passed("supervised")
+            self.failures.passed("supervised")
         except DivergedError as error:
             self.pending["supervised/skipped"] = [1.0]
             kept = {f.name: getattr(answers, f.name) for f in fields(answers)}
-            self._warn(self.divergence.skipped("supervised", self.step, error, kept))
+            self._warn(self.failures.skipped("supervised", self.step, error, kept))
 
     def _warn(self, message: str) -> None:
         self.console.print(f"[yellow]warning[/]: {message}")
@@ -253,7 +256,7 @@ class Trainer:
         except RewardError as error:
             self.tracker.log(self.step, metrics, samples)  # the step is done, only its validation is missing
             self._stop_mending(error)
-        metrics |= self.watch.look(self.step, metrics)
+        metrics |= self.watch.update(self.step, metrics)
         self.tracker.log(self.step, metrics, samples)
         return metrics
 
@@ -290,7 +293,7 @@ class Trainer:
 
     def _validate(self) -> dict[str, float]:
         now = self.evaluate(self.held_out)
-        self.patience.note(self.step, now.mean("reward"), self.policy, fingerprint(self.config))
+        self.early_stopping.note(self.step, now.mean("reward"), self.policy, fingerprint(self.config))
         return {f"eval/{name}": now.mean(name) for name in now.metrics}
 
     # ---- faults and state ----
@@ -314,14 +317,14 @@ class Trainer:
             "policy": dict(self.policy.trainable()),
             "optimizer": learner.pop("optimizer"),
             "learner": learner,
-            "rng": self.randomness.state_dict(),
+            "rng": self.rng.state_dict(),
             "progress": {
                 "step": self.step,
                 "tasks": self.tasks.state_dict(),
                 "answers": self.answers.state_dict(),
                 "files": self.tracker.state_dict(),
-                "divergence": self.divergence.state_dict(),
-                "patience": self.patience.state_dict(),
+                "divergence": self.failures.state_dict(),
+                "patience": self.early_stopping.state_dict(),
                 "reward": {} if self.mdp.reward is None else dict(self.mdp.reward.state_dict()),
                 "pending": self.pending,
                 "log": list(self.rollout_log),
@@ -343,7 +346,7 @@ class Trainer:
         path = checkpoint.latest(self.folder / "checkpoints")
         need = ("policy", "optimizer", "learner", "rng", "progress", "buffer")
         state, manifest = checkpoint.load(path, need=need, lenient=self.config.allow_change)
-        if manifest["config"] != fingerprint(self.config) and not self.config.allow_change:
+        if not same_experiment(self.config, manifest["config"]) and not self.config.allow_change:
             raise UserError(
                 f"'{path}' was written under another configuration than config.json and these arguments say: "
                 "put config.json right, or insist with --allow-change"
@@ -355,10 +358,10 @@ class Trainer:
             self.learner.load_state_dict({**state["learner"], "optimizer": state["optimizer"]})
         progress = state["progress"]
         self.step, self.pending = progress["step"], progress["pending"]
-        self.divergence.load_state_dict(progress["divergence"])
+        self.failures.load_state_dict(progress["divergence"])
         self.rollout_log = (progress["log"][0], progress["log"][1])
         if "patience" in progress:
-            self.patience.load_state_dict(progress["patience"])
+            self.early_stopping.load_state_dict(progress["patience"])
         if self.mdp.reward is not None:
             self.mdp.reward.load_state_dict(progress.get("reward", {}))
         self.tasks.load_state_dict(progress["tasks"])
@@ -366,7 +369,7 @@ class Trainer:
         self.buffer = Buffer.from_state(state["buffer"], self.policy.device) if state.get("buffer") else None
         self.tracker = Tracker(self.folder, self.config, progress["files"], lenient=self.config.allow_change)
         self.watch.resume()
-        if "rng" in state and not self.randomness.load_state_dict(state["rng"], self.step):
+        if "rng" in state and not self.rng.load_state_dict(state["rng"], self.step):
             self.console.print(
                 f"the run was on {state['rng']['device']} and goes on on {self.policy.device.type}: its sampler is "
                 "seeded anew, so it is not bitwise what it would have been"

@@ -118,7 +118,7 @@ def test_dotted_overrides_reach_single_axes():
 
 
 def test_reward_is_repeatable():
-    assert parse(["--reward", "vader", "--reward", "length=0.5"]).reward == ("vader", "length=0.5")
+    assert parse(["--reward", "vader", "--reward", "length=0.5"]).rewards == ("vader", "length=0.5")
 
 
 def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):

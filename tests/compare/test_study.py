@@ -98,7 +98,7 @@ def test_short_names_and_types_of_settings() -> None:
     assert full_key("group_size") == "rollout.group_size"
     config = apply(TrainConfig(), {"lr": "1", "group_size": "4", "reward": "vader", "rollout.max_new": "12"})
     assert (config.learner.lr, config.rollout.group_size, config.rollout.prompts) == (1.0, 4, 8)
-    assert (config.reward, config.rollout.max_new) == (("vader",), 12)
+    assert (config.rewards, config.rollout.max_new) == (("vader",), 12)
     with pytest.raises(UserError, match=r"learner.lr is 'fast': it must be a number"):
         apply(TrainConfig(), {"lr": "fast"})
     with pytest.raises(UserError, match=r"learner.epochs is 1.5: it must be a whole number"):

@@ -4,14 +4,15 @@ import dataclasses
 
 import pytest
 
-from rlalign.config import schema as C
+from rlalign.config import serialize as C
 from rlalign.config.defaults import default_config
 from rlalign.config.schema import LearnerConfig, RolloutConfig, TrainConfig
+from rlalign.config.validate import validate
 from rlalign.errors import UserError
 
 
 def test_json_round_trip_keeps_everything():
-    config = dataclasses.replace(default_config(algorithm="grpo"), reward=("vader", "length=0.5"), seed=7)
+    config = dataclasses.replace(default_config(algorithm="grpo"), rewards=("vader", "length=0.5"), seed=7)
     assert C.from_dict(TrainConfig, C.to_dict(config)) == config
 
 
@@ -36,19 +37,19 @@ def test_update_changes_one_leaf_only():
         (TrainConfig(rollout=RolloutConfig(temperature=0)), "temperature is 0"),
         (TrainConfig(rollout=RolloutConfig(sampler="decod")), "Did you mean 'decode'"),
         (TrainConfig(learner=LearnerConfig(epochs=2)), "2 epochs × 1 minibatches are 2 updates .*ratio token"),
-        (TrainConfig(steps=0), "steps is 0: it must be at least 1"),
-        (TrainConfig(learner=LearnerConfig(lr=0.0)), "nothing is learnt"),
+        (TrainConfig(steps=0), "steps: expected at least 1, got 0"),
+        (TrainConfig(learner=LearnerConfig(lr=0.0)), r"learner.lr: expected above 0, got 0.0"),
     ],
 )
 def test_impossible_configurations_are_refused_with_the_fix(config, message):
     with pytest.raises(UserError, match=message):
-        C.validate(config)
+        validate(config)
 
 
 def test_group_algorithm_with_one_sample_is_refused():
     config = default_config(algorithm="grpo")
     with pytest.raises(UserError, match="group_size is 1"):
-        C.validate(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, group_size=1)))
+        validate(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, group_size=1)))
 
 
 def test_fingerprint_ignores_what_cannot_change_the_result():

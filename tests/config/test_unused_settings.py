@@ -4,8 +4,9 @@ import pytest
 
 from rlalign.algorithms import ALGORITHMS
 from rlalign.config.defaults import default_config
-from rlalign.config.schema import resolve, update
+from rlalign.config.serialize import update
 from rlalign.config.unused_settings import idle_settings
+from rlalign.config.validate import resolve
 
 
 def idle(algorithm="rloo", policy="gru", **changes):

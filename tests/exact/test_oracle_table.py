@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlalign.objective import KL, Credit, Data, Objective, ObjectiveState, OffPolicy, Trust, Value
+from rlalign.objective import KL, Credit, Filter, Objective, ObjectiveState, OffPolicy, Trust, Value
 from rlalign.oracle import Comparison, TokenMDP, difficulty_weight, expected_gradient, kl_suite
 
 TIGHT = 1e-10
@@ -167,7 +167,7 @@ BIASED: dict[str, tuple[int, Objective]] = {
     "token_global": (2, Objective(aggregation="token_global")),
     "group_std": (2, Objective(baseline="group_mean", scale="group_std")),
     "opo": (2, Objective(baseline="length_weighted_group_mean")),
-    "drop truncated": (2, Objective(data=Data(drop_truncated=True))),
+    "drop truncated": (2, Objective(filter=Filter(drop_truncated=True))),
     "gamma < 1 on a terminal reward": (1, Objective(credit=Credit("reward_to_go", gamma=0.9))),
     "whiten": (2, Objective(scale="whiten")),
     "batch_std": (2, Objective(baseline="group_mean", scale="batch_std")),

@@ -121,7 +121,7 @@ def assert_same(objective: Objective, b: Batch, other: torch.Tensor) -> None:
 def plain(name: str) -> Objective:
     """The preset without what TRL does elsewhere than in its loss."""
     o = algorithm(name).objective
-    return replace(o, data=replace(o.data, dynamic_sampling=False, overlong=0.0))
+    return replace(o, filter=replace(o.filter, dynamic_sampling=False, overlong=0.0))
 
 
 SEEDS = (0, 1, 2)

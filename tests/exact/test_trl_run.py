@@ -15,7 +15,8 @@ import torch
 import rlalign
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import resolve, update
+from rlalign.config.serialize import update
+from rlalign.config.validate import resolve
 from rlalign.errors import UserError
 from rlalign.evaluation.evaluate_run import evaluate_run
 from rlalign.integrations.trl import record, train_trl
@@ -80,7 +81,7 @@ def ours(config: Any, rollout: Any) -> tuple[dict[str, float], dict[str, torch.T
         ("trl:grpo", {"objective__ratio": "sequence_geomean", "objective__aggregation": "sequence_sum"}),
         ("trl:grpo", {"objective__kl__coef": 0.5, "objective__kl__importance": "token"}),
         ("trl:grpo", {"objective__kl__coef": 0.5}),
-        ("trl:grpo", {"objective__data__entropy_coef": 0.3, "objective__aggregation": "token_global"}),
+        ("trl:grpo", {"objective__regularizer__entropy_coef": 0.3, "objective__aggregation": "token_global"}),
         ("trl:rloo", {}),
         ("trl:rloo", {"learner__micro_batch": 6, "learner__weight_decay": 0.1, "learner__warmup": 4}),
         ("trl:rloo", {"objective__kl__coef": 0.5}),
@@ -180,8 +181,8 @@ def test_adapters_train_and_stay_one(tmp_path) -> None:
     [
         ("trl:ppo", {}, "no trainer of TRL"),
         ("trl:grpo", {"objective__baseline": "leave_one_out"}, "baseline"),
-        ("trl:grpo", {"objective__data__dynamic_sampling": True}, "dynamic_sampling"),
-        ("trl:rloo", {"objective__data__drop_truncated": True}, "drop_truncated"),
+        ("trl:grpo", {"objective__filter__dynamic_sampling": True}, "dynamic_sampling"),
+        ("trl:rloo", {"objective__filter__drop_truncated": True}, "drop_truncated"),
         ("trl:rloo", {"objective__scale": "group_std"}, "scale"),
         ("trl:grpo", {"rollout__per_component": True}, "per_component"),
         ("trl:grpo", {"evaluation__patience": 2, "evaluation__every": 1}, "patience"),

@@ -12,13 +12,13 @@ import torch
 
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import update
+from rlalign.config.serialize import update
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.log.trackers import read_metrics
 from rlalign.run import Lock, Run
 from rlalign.storage import checkpoint
 from rlalign.training.experiment import train_run
-from rlalign.training.failure_limits import Divergence
+from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.learner import DivergedError, Learner
 from rlalign.training.trainer import Trainer
 
@@ -233,7 +233,7 @@ def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_
 
 
 def test_every_skipped_minibatch_of_a_step_is_kept(tmp_path):
-    divergence = Divergence(tmp_path, 9, "hash")
+    divergence = FailureLimits(tmp_path, 9, "hash")
     for step, value in ((4, 1), (4, 2), (5, 3)):
         divergence.skipped("policy", step, DivergedError("loss nan"), {"tokens": torch.tensor([value])})
     kept = [checkpoint.load(tmp_path / "faults" / f"step-{step}")[0] for step in (4, 5)]
@@ -303,7 +303,7 @@ def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, m
         monkeypatch.setattr(trainer.policy, "score", small)
         trainer.run()
         trainer.close()
-        return trainer.learner.passes.micro_batch, {k: v.detach() for k, v in trainer.policy.trainable().items()}
+        return trainer.learner.micro_batcher.micro_batch, {k: v.detach() for k, v in trainer.policy.trainable().items()}
 
     whole, halved = weights("whole", 16), weights("halved", 5)
     assert (whole[0], halved[0]) == (0, 4)

@@ -8,7 +8,8 @@ import torch
 import rlalign
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import update, validate
+from rlalign.config.serialize import update
+from rlalign.config.validate import validate
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import RewardError, UserError
 from rlalign.evaluation.evaluate import held_out
@@ -145,16 +146,16 @@ def with_validations(folder, rewards, **changes):
 def test_patience_stops_and_keeps_the_best_weights(tmp_path):
     trainer = with_validations(tmp_path / "a", [0.1, 0.5, 0.4, 0.5, 0.9, 0.9], evaluation__patience=2)
     seen = {}
-    note = trainer.patience.note
+    note = trainer.early_stopping.note
 
     def noting(step, *rest):
         seen[step] = {k: v.clone() for k, v in trainer.policy.trainable().items()}
         note(step, *rest)
 
-    trainer.patience.note = noting
+    trainer.early_stopping.note = noting
     trainer.run()
-    assert (trainer.step, trainer.patience.step) == (4, 2)  # an equal reward is no better one
-    assert trainer.patience.restore(trainer.policy)
+    assert (trainer.step, trainer.early_stopping.step) == (4, 2)  # an equal reward is no better one
+    assert trainer.early_stopping.restore(trainer.policy)
     assert all(torch.equal(v, seen[2][k]) for k, v in trainer.policy.trainable().items())
     trainer.close()
 
@@ -173,7 +174,7 @@ def test_patience_is_off_by_default_and_needs_validations(tmp_path):
     trainer = with_validations(tmp_path / "a", [0.5] * 6)
     trainer.run()
     assert trainer.step == 6
-    assert not trainer.patience.restore(trainer.policy)
+    assert not trainer.early_stopping.restore(trainer.policy)
     trainer.close()
     with pytest.raises(UserError, match=r"evaluation\.every"):
         validate(config(tmp_path, evaluation__patience=2))
@@ -186,7 +187,7 @@ def test_patience_survives_a_stop(tmp_path):
     second = with_validations(tmp_path / "a", [0.3, 0.2, 0.1], evaluation__patience=3)
     second.resume()
     second.run()
-    assert (second.step, second.patience.step, second.patience.reward) == (4, 1, 0.5)
+    assert (second.step, second.early_stopping.step, second.early_stopping.reward) == (4, 1, 0.5)
     second.close()
 
 
@@ -206,24 +207,24 @@ def test_the_best_weights_are_the_runs_policy(tmp_path):
 def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys):
     from rich.console import Console
 
-    from rlalign.log.alarms import Watch
+    from rlalign.log.alarms import AlarmMonitor
 
     def held(kind):
         return json.loads((tmp_path / "report" / "alarms.json").read_text())[kind]["held"]
 
     far, near = ({"rollout/length": 4.0, "rollout/kl": kl} for kl in (40.0, 0.0))
-    watch = Watch(tmp_path, Console())
-    seen = [watch.look(step, far)["alarm/kl"] for step in range(1, 13)]
+    watch = AlarmMonitor(tmp_path, Console())
+    seen = [watch.update(step, far)["alarm/kl"] for step in range(1, 13)]
     assert seen == [0.0] * 9 + [1.0] * 3
     assert capsys.readouterr().out.count("alarm kl, step 10") == 1
     assert held("kl") == [[10, None]]
-    seen += [watch.look(step, near)["alarm/kl"] for step in range(13, 17)]
+    seen += [watch.update(step, near)["alarm/kl"] for step in range(13, 17)]
     assert seen[-4:] == [1.0, 1.0, 0.0, 0.0]  # the mean of three steps falls below 12 with the second
     assert capsys.readouterr().out == "alarm kl over: it held from step 10 to 14\n"
     assert held("kl") == [[10, 14]]
     rows = [{"step": s, **(far if s < 13 else near), "alarm/kl": value} for s, value in enumerate(seen, 1)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows[:12])))
-    again = Watch(tmp_path, Console())
+    again = AlarmMonitor(tmp_path, Console())
     again.resume()  # from step 12, when it was there
     assert held("kl") == [[10, None]]
     assert again.look(13, far)["alarm/kl"] == 1.0

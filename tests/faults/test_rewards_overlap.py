@@ -63,7 +63,7 @@ def test_the_order_changes_no_bit(tmp_path, monkeypatch):
         return [{k: v for k, v in row.items() if not k.startswith("time")} for row in rows]
 
     together = lines("together")
-    monkeypatch.setattr(RewardSum, "apart", False)
+    monkeypatch.setattr(RewardSum, "out_of_process", False)
     assert lines("apart") == together
 
 
@@ -126,6 +126,6 @@ def test_a_reward_that_says_nothing_of_processes_is_not_overlapped(own):
     env = TokenVectorEnv(mdp, 2)
     env.reset(seed=0)
     ends = np.full((2, 1), mdp.tokenizer.eos_id)
-    env.step_tokens(ends, np.ones(2, int), meanwhile=lambda: looks.append(1))
+    env.step_tokens(ends, np.ones(2, int), while_scoring=lambda: looks.append(1))
     assert env.done.all()
     assert not looks

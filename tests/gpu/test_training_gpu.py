@@ -6,7 +6,8 @@ import torch
 import rlalign
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import resolve, update
+from rlalign.config.serialize import update
+from rlalign.config.validate import resolve
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.policies.factory import load, make_sampler
 from rlalign.rollout.collect import collect

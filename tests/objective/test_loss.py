@@ -14,10 +14,11 @@ from rlalign.objective import (
     KL,
     Batch,
     Credit,
-    Data,
+    Filter,
     NonFiniteError,
     Objective,
     ObjectiveState,
+    Regularizer,
     Trust,
     TrustInput,
     Value,
@@ -102,14 +103,14 @@ def test_kl_in_the_reward_lands_on_its_tokens() -> None:
 
 
 def test_overlong_shaping_falls_linearly_to_the_limit() -> None:
-    objective = Objective(data=Data(overlong=0.5))  # L_max 4, buffer 2: lengths 2, 3, 4 lose 0, 0.5, 1
+    objective = Objective(filter=Filter(overlong=0.5))  # L_max 4, buffer 2: lengths 2, 3, 4 lose 0, 0.5, 1
     assert first_column(objective, tiny(rewards=torch.zeros(4))) == [-0.5, 0, 0, -0.5]
     with pytest.raises(UserError, match="max_length"):
         advantages(objective, tiny(max_length=0))
 
 
 def test_dynamic_sampling_drops_groups_of_equal_rewards_from_the_count() -> None:
-    objective = Objective(baseline="group_mean", data=Data(dynamic_sampling=True))
+    objective = Objective(baseline="group_mean", filter=Filter(dynamic_sampling=True))
     found = advantages(objective, tiny())
     assert found.valid is not None
     assert found.valid.tolist() == [True, True, False, False]
@@ -117,7 +118,7 @@ def test_dynamic_sampling_drops_groups_of_equal_rewards_from_the_count() -> None
 
 
 def test_a_dropped_truncated_sample_still_votes() -> None:
-    objective = Objective(baseline="group_mean", data=Data(drop_truncated=True))
+    objective = Objective(baseline="group_mean", filter=Filter(drop_truncated=True))
     found = advantages(objective, tiny(rewards=torch.tensor([1.0, 0.0, 1.0, 0.0])))
     assert found.valid is not None
     assert found.advantages is not None
@@ -156,9 +157,9 @@ def test_aggregations_by_hand(aggregation: Any, total: float, count: float) -> N
 
 def test_entropy_and_nll_enter_the_loss() -> None:
     b = replace(tiny(), advantages=torch.zeros(4, 3))
-    assert policy_loss(Objective(data=Data(entropy_coef=0.1)), b).total.item() == pytest.approx(-0.07 * 9)
+    assert policy_loss(Objective(regularizer=Regularizer(entropy_coef=0.1)), b).total.item() == pytest.approx(-0.07 * 9)
     # rewards above 0.4: rows 0, 2, 3 with 3 + 2 + 3 tokens of log pi = -1, and those tokens are the denominator
-    likely = Objective(data=Data(nll_coef=0.1, nll_above=0.4))
+    likely = Objective(regularizer=Regularizer(nll_coef=0.1, nll_above=0.4))
     found = likelihood_loss(likely, b)
     assert (found.total.item(), found.count.item()) == (pytest.approx(0.8), 8)
     assert likelihood_count(likely, b).item() == 8

@@ -12,7 +12,7 @@ import pytest
 
 from rlalign.algorithms import ALGORITHMS, Algorithm, algorithm, diff, register_algorithm
 from rlalign.errors import UnknownNameError, UserError
-from rlalign.objective import KL, Credit, Data, Objective, OffPolicy, Trust, Value
+from rlalign.objective import KL, Credit, Filter, Objective, OffPolicy, Regularizer, Trust, Value
 from rlalign.oracle.formula import formula
 
 GAE: dict[str, Any] = {"baseline": "value", "credit": Credit("gae"), "value": Value("head")}
@@ -25,7 +25,7 @@ REFUSED: list[tuple[str, Objective, int]] = [
     ("never looks at it", Objective(value=Value("head")), 8),
     ("group_size is 1", Objective(baseline="group_mean"), 1),
     ("group_size is 1", Objective(baseline="leave_one_out"), 1),
-    ("group_size is 1", Objective(data=Data(dynamic_sampling=True)), 1),
+    ("group_size is 1", Objective(filter=Filter(dynamic_sampling=True)), 1),
     ("gae advantages are per token", Objective(**{**GAE, "scale": "batch_std"}), 8),
     ("goes with baseline group_mean", Objective(baseline="ema", scale="group_mean"), 8),
     ("ratio is none", Objective(trust=Trust("clip")), 8),
@@ -39,7 +39,7 @@ REFUSED: list[tuple[str, Objective, int]] = [
     ("lambda_actor", Objective(**{**GAE, "credit": Credit("gae", lambda_actor=2.0)}), 8),
     ("trust.dual", Objective(ratio="token", trust=Trust("dual_clip", dual=1.0)), 8),
     ("off_policy", Objective(off_policy=OffPolicy("mis", low=3.0)), 8),
-    ("data.overlong", Objective(data=Data(overlong=1.0)), 8),
+    ("filter.overlong", Objective(filter=Filter(overlong=1.0)), 8),
     ("must be a number", Objective(kl=KL(coef=float("nan"))), 8),
     ("must be a number", Objective(kl=KL(coef="a lot")), 8),  # type: ignore[arg-type]  # wrong on purpose
 ]
@@ -101,7 +101,7 @@ def test_what_the_learner_reads() -> None:
     assert (ppo.needs_values, ppo.needs_reference, ppo.needs_group) == (True, True, False)
     assert (rloo.needs_values, rloo.needs_group) == (False, True)
     assert remax.needs_greedy
-    assert Objective(data=Data(entropy_coef=0.01)).needs_entropy
+    assert Objective(regularizer=Regularizer(entropy_coef=0.01)).needs_entropy
     assert not Objective().needs_reference
 
 

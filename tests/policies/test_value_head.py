@@ -8,7 +8,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from rlalign.config.defaults import default_config
-from rlalign.config.schema import LearnerConfig, resolve, update, validate
+from rlalign.config.schema import LearnerConfig
+from rlalign.config.serialize import update
+from rlalign.config.validate import resolve, validate
 from rlalign.errors import UserError
 from rlalign.objective import Credit, Objective, Value
 from rlalign.policies.causal import CausalPolicy

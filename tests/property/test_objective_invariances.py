@@ -160,7 +160,7 @@ def test_equal_rewards_give_exactly_no_gradient_where_the_group_is_the_baseline(
     objective = algorithm(name).objective
     if objective.baseline not in ("group_mean", "leave_one_out") or objective.needs_reference:
         return
-    if objective.data.overlong or objective.scale == "whiten":
+    if objective.filter.overlong or objective.scale == "whiten":
         return
     b = numbers(seed, failed=False)
     b = replace(b, rewards=torch.full_like(b.rewards, 0.1))

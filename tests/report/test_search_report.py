@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlalign.cli import main
 from rlalign.compare.output.html.search import render
-from rlalign.compare.tuning.search_results import Found, Trial, read_found, write_search, write_trials
+from rlalign.compare.tuning.search_results import SearchResults, Trial, read_search_results, write_search, write_trials
 from rlalign.config.defaults import default_config
 
 SEARCH = {"learner.lr": "log:1e-4:1e-2", "objective.baseline": "choice:none,<b>", "learner.epochs": "int:1:4"}
@@ -17,7 +17,7 @@ TRIALS = [
     Trial(2, "pruned", 0.95, {"learner.lr": 1e-2, "objective.baseline": "none", "learner.epochs": 4}),
     Trial(3, "fail", None, {"learner.lr": 2e-3, "objective.baseline": "none", "learner.epochs": 4}),
 ]
-FOUND = Found(SEARCH, default_config("reverse", "gru", "grpo"), TRIALS, 0.1)
+FOUND = SearchResults(SEARCH, default_config("reverse", "gru", "grpo"), TRIALS, 0.1)
 
 
 def test_the_best_is_a_trial_that_ended_and_each_is_drawn_against_each_setting() -> None:
@@ -37,7 +37,7 @@ def test_the_best_is_a_trial_that_ended_and_each_is_drawn_against_each_setting()
 
 def test_a_choice_among_numbers_is_drawn_however_it_was_written() -> None:
     trials = [Trial(i, "complete", 0.1 * i, {"learner.lr": lr}) for i, lr in enumerate((1e-5, 1e-4, 0.00123456))]
-    page = render(Found({"learner.lr": "choice:1e-5,1e-4,0.00123456"}, FOUND.base, trials, 0.1))
+    page = render(SearchResults({"learner.lr": "choice:1e-5,1e-4,0.00123456"}, FOUND.base, trials, 0.1))
     _, against = re.findall(r"<svg.*?</svg>", page, re.S)
     assert len(re.findall(r'<circle[^>]* class="(?:dot|seed)', against)) == 3
 
@@ -45,12 +45,12 @@ def test_a_choice_among_numbers_is_drawn_however_it_was_written() -> None:
 def test_it_is_made_again_from_what_is_stored(tmp_path: Path) -> None:
     write_search(tmp_path, FOUND.search, FOUND.base)
     write_trials(tmp_path, FOUND)
-    assert read_found(tmp_path) == FOUND
+    assert read_search_results(tmp_path) == FOUND
     assert main(["report", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").read_text() == render(FOUND)
 
 
 def test_a_search_of_which_nothing_ended_says_so() -> None:
-    page = render(Found(SEARCH, FOUND.base, [Trial(0, "fail", None, {}), Trial(1, "running", None, {})], None))
+    page = render(SearchResults(SEARCH, FOUND.base, [Trial(0, "fail", None, {}), Trial(1, "running", None, {})], None))
     assert "No trial finished." in page
     assert "<svg" not in page

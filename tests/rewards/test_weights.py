@@ -25,7 +25,7 @@ def test_a_schedule_is_straight_lines_and_its_last_weight_outside_of_training(st
     if step is not None:
         total.begin_step(step)
     assert total.weights == {"length": pytest.approx(weight)}
-    assert total.moving == ["length"]
+    assert total.scheduled == ["length"]
 
 
 def test_the_total_is_the_weighted_sum_at_every_step():

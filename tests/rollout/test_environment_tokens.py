@@ -14,7 +14,7 @@ import torch
 from rlalign.algorithms import ALGORITHMS, algorithm
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import update
+from rlalign.config.serialize import update
 from rlalign.envs.task_sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.objective import Batch, advantages, policy_loss, value_loss

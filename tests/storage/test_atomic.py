@@ -24,7 +24,7 @@ from rlalign.compare.running.display import plan, steps_of, time_left
 from rlalign.compare.running.grid import prepared
 from rlalign.compare.running.workers import _cores
 from rlalign.compare.study import Cell, Study, cells
-from rlalign.compare.tuning.search_results import Found, write_search, write_trials
+from rlalign.compare.tuning.search_results import SearchResults, write_search, write_trials
 from rlalign.config.defaults import default_config
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import FaultError, UserError
@@ -70,7 +70,7 @@ def test_a_kill_while_a_search_is_written_leaves_the_last(tmp_path: Path, monkey
     monkeypatch.setattr(files.os, "replace", killed)
     for write in (
         lambda: write_search(tmp_path, {}, base),
-        lambda: write_trials(tmp_path, Found({}, base, [], None)),
+        lambda: write_trials(tmp_path, SearchResults({}, base, [], None)),
         lambda: write_config(tmp_path, base),
         lambda: write_comparison(tmp_path, Comparison(_NONE, _NONE)),  # half of it would be a TRL run that never ends
     ):
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_named_in_one_line(
 ) -> None:
     if name != "results.json":
         write_search(tmp_path, {}, TrainConfig())
-        write_trials(tmp_path, Found({}, TrainConfig(), [], None))
+        write_trials(tmp_path, SearchResults({}, TrainConfig(), [], None))
     if text == "nonsense":
         text = json.dumps({**json.loads(EXAMPLE.read_text()), "nonsense": 1})
     (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())

@@ -10,7 +10,7 @@ from rlalign.training.allocator import keep_freed_memory
 
 COUNT = """
 import resource, sys
-from rlalign.learning.allocator import keep_freed_memory
+from rlalign.training.allocator import keep_freed_memory
 if sys.argv[1] == "keep" and not keep_freed_memory():
     sys.exit(9)
 faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -4,7 +4,7 @@ import torch
 
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import update
+from rlalign.config.serialize import update
 from rlalign.training.trainer import Trainer
 
 

@@ -9,7 +9,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausa
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.options import PolicyOptions
 from rlalign.training import micro_batches as passes
-from rlalign.training.micro_batches import Passes, cut, even_cut
+from rlalign.training.micro_batches import MicroBatcher, cut, even_cut
 from rlalign.types import Sampling
 
 V = 23
@@ -78,7 +78,7 @@ def policy_of():
 def test_any_cut_gives_the_same_scores_and_gradient(micro_batch, tokens_at_once, monkeypatch):
     monkeypatch.setattr(passes, "_CPU_TOKENS", tokens_at_once)
     policy, (tokens, lengths, mask) = policy_of(), rows()
-    forward, order = Passes(policy, Sampling(), micro_batch), torch.tensor([5, 0, 3, 1, 4, 2])
+    forward, order = MicroBatcher(policy, Sampling(), micro_batch), torch.tensor([5, 0, 3, 1, 4, 2])
 
     def gradient(parts):
         policy.zero_grad(set_to_none=True)
@@ -101,7 +101,7 @@ def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
 
     def parts(limit, micro_batch=0):
         monkeypatch.setattr(passes, "_CPU_TOKENS", limit)
-        found = Passes(policy, Sampling(), micro_batch).micro_batches(order, tokens, lengths, mask)
+        found = MicroBatcher(policy, Sampling(), micro_batch).micro_batches(order, tokens, lengths, mask)
         return [p.tolist() for p in found]
 
     assert lengths.tolist() == [5, 4, 6, 4, 3, 3]
@@ -130,7 +130,7 @@ def test_no_part_costs_more_than_the_limit():
 def test_rows_without_an_action_cost_what_they_are_long(monkeypatch):
     policy, (tokens, lengths, mask) = policy_of(), rows()
     monkeypatch.setattr(passes, "_CPU_TOKENS", 11)
-    parts = Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
+    parts = MicroBatcher(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
     assert [p.tolist() for p in parts] == [[0, 1], [2, 3], [4, 5]]  # 5 + 4, 6 + 4, 3 + 3
 
 
@@ -146,7 +146,7 @@ def test_what_tokens_leave_in_memory_is_a_limit_too(family, monkeypatch):
 
     def parts(count):
         monkeypatch.setattr(passes, "_CPU_BYTES", count)
-        return len(Passes(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask))
+        return len(MicroBatcher(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask))
 
     assert parts(4 * floats * 17) == 1
     assert parts(4 * floats * 17 - 1) == 2

@@ -1,7 +1,7 @@
 """Classification-v0: say whether a review is positive or negative, and nothing else.
 
 Start and learning of the small policies: benchmarks/environments.py. Without help a small policy settles for one label:
-it needs an entropy bonus, `--objective.data.entropy-coef 0.1`, or a short warm start, 30 steps with
+it needs an entropy bonus, `--objective.regularizer.entropy-coef 0.1`, or a short warm start, 30 steps with
 `--supervised.align-interval 1`: a longer one leaves nothing to learn from the reward.
 """
 

@@ -1,7 +1,8 @@
 """Constrained-v0: one sentence with all of the given words, as in CommonGen, in a small controlled language.
 
 Start and learning of the small policies: benchmarks/environments.py. Warm start: 100 steps with
-`--supervised.align-interval 1`, then an entropy bonus, `--objective.data.entropy-coef 0.05`, against early certainty.
+`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, against early
+certainty.
 """
 
 from __future__ import annotations

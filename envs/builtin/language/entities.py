@@ -1,7 +1,8 @@
 """Entities-v0: list the people and places of a sentence, a line each: `Anna | person`.
 
 Start and learning of the small policies: benchmarks/environments.py. Warm start: 100 steps with
-`--supervised.align-interval 1`, then an entropy bonus, `--objective.data.entropy-coef 0.05`, against early certainty.
+`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, against early
+certainty.
 """
 
 from __future__ import annotations

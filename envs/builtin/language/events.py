@@ -1,7 +1,8 @@
 """Events-v0: turn a report into a JSON record of the event.
 
 Start and learning of the small policies: benchmarks/environments.py. Warm start: 100 steps with
-`--supervised.align-interval 1`, then an entropy bonus, `--objective.data.entropy-coef 0.05`, against early certainty.
+`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, against early
+certainty.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Math-v0: sums that a small policy can begin to learn, and the word problems that models are compared on.
 
 Start and learning of the small policies: benchmarks/environments.py. Sums need no warm start, but
-an entropy bonus, `--objective.data.entropy-coef 0.05`.
+an entropy bonus, `--objective.regularizer.entropy-coef 0.05`.
 """
 
 from __future__ import annotations

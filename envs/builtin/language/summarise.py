@@ -1,7 +1,8 @@
 """Summarise-v0: the headline or the keywords of a short report, or of a real review.
 
 Start and learning of the small policies: benchmarks/environments.py. Warm start: 100 steps with
-`--supervised.align-interval 1`, then an entropy bonus, `--objective.data.entropy-coef 0.05`, against early certainty.
+`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, against early
+certainty.
 """
 
 from __future__ import annotations

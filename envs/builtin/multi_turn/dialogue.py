@@ -109,7 +109,7 @@ class Dialogue(TextMDP):
         numbers = (str(number) for number in range(1, self.orders + 1))
         return WordTokenizer((*_GREETINGS, *_ITEMS, *_REMEDIES, *_SCRIPT.split(" "), *numbers))
 
-    def gold_turns(self, task: Task) -> list[str]:
+    def reference_turns(self, task: Task) -> list[str]:
         """One question for both, and the deed."""
         remedy, order = task.columns["remedy"], task.columns["order"]
         return ["sorry, which remedy and which order?", f"thanks, {remedy} order {order}."]

@@ -159,7 +159,7 @@ class TextWorld(TextMDP):
         """Printable ASCII."""
         return CharTokenizer(_ASCII)
 
-    def gold_turns(self, task: Task) -> list[str]:
+    def reference_turns(self, task: Task) -> list[str]:
         """The walkthrough."""
         return Game(*task.columns["game"]).walkthrough()
 

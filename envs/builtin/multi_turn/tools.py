@@ -89,7 +89,7 @@ class Tools(TextMDP):
         """The characters of questions, calls and results."""
         return CharTokenizer("0123456789+-*/%.() ?\n" + "find calc " + "".join(_THINGS))
 
-    def gold_turns(self, task: Task) -> list[str]:
+    def reference_turns(self, task: Task) -> list[str]:
         """The calls that the question needs, then its answer."""
         return [*task.columns["tools"], task.columns["answer"]]
 

@@ -11,7 +11,7 @@ class Parity(StringTask):
     """State: `0110>`. Action: a character. Reward: 1 for the right bit in its place, 1 for no more than it.
 
     A policy that only knows what an answer looks like is right half of the time, and stays there when it grows certain:
-    an entropy bonus, `--objective.data.entropy-coef 0.1`, takes it further (benchmarks/environments.py).
+    an entropy bonus, `--objective.regularizer.entropy-coef 0.1`, takes it further (benchmarks/environments.py).
     Data: random strings, no licence. Splits: disjoint by content. Arguments: see StringTask; any letter but `1` counts
     for nothing.
     """

@@ -10,7 +10,8 @@ import numpy as np
 from rlalign.compare.records.run_records import Record
 from rlalign.compare.results.schema import EnvResult, SettingDifference
 from rlalign.compare.study import Cell
-from rlalign.config.schema import TrainConfig, to_dict
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import to_dict
 from rlalign.config.unused_settings import unread
 from rlalign.errors import UserError
 from rlalign.typecheck import flatten
@@ -60,7 +61,7 @@ def budget(config: TrainConfig) -> dict[str, Any]:
         "policy": config.policy,
         "steps": config.steps,
         "samples per step": config.samples_per_step,
-        "reward": config.reward,
+        "rewards": config.rewards,
         "rollout.max_new": config.rollout.max_new,
         "rollout.temperature": config.rollout.temperature,
         "evaluation.split": config.evaluation.split,

@@ -15,7 +15,8 @@ from rlalign.compare.records.run_records import finished
 from rlalign.compare.running.display import Display, plan
 from rlalign.compare.running.workers import Workers, log_of
 from rlalign.compare.study import Cell
-from rlalign.config.schema import TrainConfig, differences
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import differences
 from rlalign.errors import UserError
 from rlalign.run import Lock, read_config
 from rlalign.storage import checkpoint

@@ -21,7 +21,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
-from rlalign.config.schema import TrainConfig, from_dict, to_dict
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import from_dict, to_dict
 
 _PRELOADED = ["rlalign.training.experiment", "rlalign.policies.gru", "matplotlib.figure", "scipy.stats"]
 _PATIENCE = 1.0  # seconds for a process that has said its last word to be gone

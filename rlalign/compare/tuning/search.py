@@ -17,7 +17,7 @@ from rlalign.compare.output.html.search import write_search_report
 from rlalign.compare.records.run_records import final_reward, finished
 from rlalign.compare.running.grid import changes, prepared, refuse_other
 from rlalign.compare.running.workers import Workers
-from rlalign.compare.tuning.search_results import Found, Trial, read_search, write_search, write_trials
+from rlalign.compare.tuning.search_results import SearchResults, Trial, read_search, write_search, write_trials
 from rlalign.compare.tuning.spaces import check_values, distributions
 from rlalign.config.overrides import shown
 from rlalign.config.schema import TrainConfig
@@ -48,7 +48,7 @@ def search(
     console: Console,
     seed: int = 0,
     stop: StopRequest | None = None,
-) -> Found:
+) -> SearchResults:
     """Run trials until there are as many as asked; the same call goes on with what is there.
 
     Args:
@@ -185,11 +185,11 @@ def _remember(folder: Path, spaces: Mapping[str, str], base: TrainConfig) -> Non
     write_search(folder, spaces, base)
 
 
-def _found(study: Any, configure: Configure, spaces: Mapping[str, str], base: TrainConfig) -> Found:
+def _found(study: Any, configure: Configure, spaces: Mapping[str, str], base: TrainConfig) -> SearchResults:
     trials, start = [], None
     for t in study.trials:
         last = t.intermediate_values[max(t.intermediate_values)] if t.intermediate_values else None
         trials.append(Trial(t.number, t.state.name.lower(), t.value if t.state.name == "COMPLETE" else last, t.params))
         if start is None and t.state.name == "COMPLETE":
             start = final_reward(Path(str(configure(t.number, t.params).output)), "before")
-    return Found(dict(spaces), base, trials, start)
+    return SearchResults(dict(spaces), base, trials, start)

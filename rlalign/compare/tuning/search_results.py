@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.compare.results.schema import Tuning
-from rlalign.config.schema import TrainConfig, from_dict, to_dict
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import from_dict, to_dict
 from rlalign.errors import FaultError
 from rlalign.storage.atomic import read_json, write_whole
 
@@ -33,7 +34,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResults:
     """What a search found.
 
     Attributes:
@@ -109,16 +110,16 @@ def read_search(folder: Path) -> tuple[dict[str, str], TrainConfig] | None:
     return data.get("search", {}), from_dict(TrainConfig, data.get("base", {}))
 
 
-def write_trials(folder: Path, found: Found) -> None:
+def write_trials(folder: Path, found: SearchResults) -> None:
     """Write down what was found."""
     _write(folder / _TRIALS, {"start": found.start, "trials": [asdict(t) for t in found.trials]})
 
 
-def read_found(folder: Path) -> Found:
+def read_search_results(folder: Path) -> SearchResults:
     """What was found, of a folder for which `holds_search` is true."""
     data = read_json(folder / _TRIALS, _AGAIN)
     search, base = read_search(folder) or ({}, TrainConfig())
-    return Found(search, base, [Trial(**t) for t in data["trials"]], data["start"])
+    return SearchResults(search, base, [Trial(**t) for t in data["trials"]], data["start"])
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:

@@ -112,7 +112,7 @@ def score(
         episode = mdp.begin(task, 0, 0)
         mdp.end_turn(episode, [int(i) for i in ids], bool(len(ids)) and int(ids[-1]) in mdp.stop_ids)
         episodes.append(episode)
-    scores = mdp.settle(episodes, [True] * len(episodes))
+    scores = mdp.score(episodes, [True] * len(episodes))
     return (scores if group_size is None else _with_groups(mdp, episodes, scores, group_size)), episodes
 
 

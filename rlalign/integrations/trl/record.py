@@ -72,7 +72,7 @@ class Recorder(TrainerCallback):
         self._metrics = rollout_metrics(rollout) | rollout_diagnostics(rollout, self.mdp, self.gold)
         for name, kinds in self.reward.pop_failures().items():
             self._metrics |= {f"reward/{name}/{kind}": float(n) for kind, n in kinds.items() if n}
-        self._metrics |= {f"reward/{name}/weight": weights[name] for name in self.reward.moving}
+        self._metrics |= {f"reward/{name}/weight": weights[name] for name in self.reward.scheduled}
         self.reward.end_step({name: float(values.nanmean()) for name, values in rollout.components.items()})
         self._scored = time.perf_counter()
         return [None if r != r else r for r in rollout.returns.tolist()]

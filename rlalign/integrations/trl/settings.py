@@ -83,7 +83,7 @@ def _grpo(o: Objective) -> dict[str, Any]:
         "epsilon": o.trust.low,
         "epsilon_high": 1.0 + o.trust.high if loss == "cispo" else o.trust.high,
         "use_bias_correction_kl": o.kl.importance != "none",
-        "entropy_coef": o.data.entropy_coef,
+        "entropy_coef": o.regularizer.entropy_coef,
         "sapo_temperature_pos": o.trust.tau_pos,
         "sapo_temperature_neg": o.trust.tau_neg,
     }
@@ -104,10 +104,10 @@ def _of_both(config: TrainConfig) -> dict[str, bool]:
         "objective.value: TRL's trainer has no critic": o.value.kind != "none",
         "objective.off_policy: the sampler is the policy itself": o.off_policy != OffPolicy(),
         # TRL masks truncated completions too, but goes on counting their tokens in the mean
-        "objective.data: drop_truncated, dynamic_sampling, overlong and nll_coef are ours": o.data.drop_truncated
-        or o.data.dynamic_sampling
-        or o.data.overlong > 0
-        or o.data.nll_coef > 0,
+        "objective.filter: drop_truncated, dynamic_sampling and overlong, and regularizer.nll_coef are ours": o.filter.drop_truncated
+        or o.filter.dynamic_sampling
+        or o.filter.overlong > 0
+        or o.regularizer.nll_coef > 0,
         "objective.kl.target: beta is fixed in TRL": o.kl.target > 0,
         "objective.kl.level": o.kl.where != "none" and o.kl.level != "token",
         "objective.loss": o.loss != "surrogate",
@@ -141,7 +141,7 @@ def _of_rloo(o: Objective) -> dict[str, bool]:
         and not clipped,
         "objective.kl: it is k1 in the reward": o.kl.where != "none"
         and (o.kl.where, o.kl.estimator) != ("reward", "k1"),
-        "objective.data.entropy_coef": o.data.entropy_coef > 0,
+        "objective.regularizer.entropy_coef": o.regularizer.entropy_coef > 0,
     }
 
 

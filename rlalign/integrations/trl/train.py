@@ -21,7 +21,9 @@ import torch
 from rich.console import Console
 
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import TrainConfig, fingerprint, resolve, validate
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import fingerprint
+from rlalign.config.validate import resolve, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import TaskStream
 from rlalign.errors import UserError
@@ -30,7 +32,7 @@ from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import check_trl, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
-from rlalign.log.alarms import Watch
+from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
 from rlalign.log.trackers import Tracker, read_metrics
@@ -102,7 +104,7 @@ def _train(
     tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
     before = _evaluate(config, policy, mdp, tasks)
     console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
-    tracker, watch = Tracker(folder, config), Watch(folder, console)
+    tracker, watch = Tracker(folder, config), AlarmMonitor(folder, console)
     every = config.evaluation.every
     with ProgressLine(config.steps, quiet=quiet) as line:
 
@@ -110,7 +112,7 @@ def _train(
             if every and step % every == 0:
                 now = _evaluate(config, policy, mdp, tasks)
                 metrics = metrics | {f"eval/{name}": now.mean(name) for name in now.metrics}
-            metrics = metrics | watch.look(step, metrics)
+            metrics = metrics | watch.update(step, metrics)
             tracker.log(step, metrics, samples)
             line.show(step, metrics)
 

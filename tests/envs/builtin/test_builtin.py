@@ -55,7 +55,7 @@ def test_its_laws_hold(name: str) -> None:
 def test_what_is_said_in_a_conversation_is_worth_what_its_text_is(name: str) -> None:
     mdp = make_mdp(name)
     task = mdp.source.get("train", 0)
-    said = [*(mdp.gold_turns(task) or ["a good one"])[-1:], "", "x y"]
+    said = [*(mdp.reference_turns(task) or ["a good one"])[-1:], "", "x y"]
     columns = {key: [value] * 3 for key, value in task.columns.items()}
     columns |= {
         "state": [{} for _ in said],
@@ -80,7 +80,7 @@ def test_other_tokenizers_fit(name: str) -> None:
     while not env.done.all():
         env.step_tokens(rng.integers(256, size=(16, mdp.max_new)), np.full(16, mdp.max_new))
     for task in (mdp.source.get("train", i) for i in range(8)):  # what is right can be said, EOS included
-        assert all(len(mdp.tokenizer.encode(turn)) < mdp.max_new for turn in mdp.gold_turns(task) or ())
+        assert all(len(mdp.tokenizer.encode(turn)) < mdp.max_new for turn in mdp.reference_turns(task) or ())
     assert mdp.description
     assert type(mdp).__doc__
 

@@ -14,7 +14,8 @@ from rlalign.compare.output.html.pieces import note, said
 from rlalign.compare.output.html.svg import Panel, Series, span
 from rlalign.compare.results.schema import Estimate
 from rlalign.config.defaults import default_config
-from rlalign.config.schema import TrainConfig, to_dict
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import to_dict
 from rlalign.errors import UserError
 from rlalign.run import Run
 from rlalign.storage.atomic import read_json, write_whole

@@ -15,11 +15,11 @@ from rlalign.compare.output.html.page import facts, page, panels, row, section, 
 from rlalign.compare.output.html.pieces import note
 from rlalign.compare.output.html.svg import WIDTH, Panel, room, span
 from rlalign.compare.study import label
-from rlalign.compare.tuning.search_results import Found, Trial, read_found
+from rlalign.compare.tuning.search_results import SearchResults, Trial, read_search_results
 from rlalign.compare.tuning.spaces import choices
 from rlalign.config.defaults import default_config
 from rlalign.config.overrides import shown
-from rlalign.config.schema import to_dict
+from rlalign.config.serialize import to_dict
 from rlalign.storage.atomic import write_whole
 from rlalign.typecheck import flatten
 
@@ -29,10 +29,10 @@ _ROW = 26.0
 
 def write_search_report(folder: Path) -> Path:
     """Write report.html of a search's folder, whole or not at all, and return its path."""
-    return write_whole(folder / "report.html", render(read_found(folder)))
+    return write_whole(folder / "report.html", render(read_search_results(folder)))
 
 
-def render(found: Found) -> str:
+def render(found: SearchResults) -> str:
     """The report as one HTML document."""
     base = found.base
     title = f"{base.algorithm} on {label(base.env)}"
@@ -53,7 +53,7 @@ def render(found: Found) -> str:
     return page(title, header, _best(found), _pictures(found), _trials(found), _base(found))
 
 
-def _verdict(found: Found) -> list[str]:
+def _verdict(found: SearchResults) -> list[str]:
     if not found.done:
         return ["No trial finished."]
     best, share = found.best, found.sensitivity
@@ -69,7 +69,7 @@ def _verdict(found: Found) -> list[str]:
     return [*said, "A trial is one seed, and the best of many is lucky as well: confirm it with rlalign compare."]
 
 
-def _best(found: Found) -> Html | None:
+def _best(found: SearchResults) -> Html | None:
     if not found.done:
         return None
     base = flatten(to_dict(found.base))
@@ -82,7 +82,7 @@ def _best(found: Found) -> Html | None:
     )
 
 
-def _pictures(found: Found) -> Html | None:
+def _pictures(found: SearchResults) -> Html | None:
     if not any(t.value is not None for t in found.trials):
         return None
     words = "Full: trials that ended; open: the last that was seen of those that were pruned. Dashed: before training."
@@ -90,7 +90,7 @@ def _pictures(found: Found) -> Html | None:
     return section("Reward against each setting", note(words), panels([*drawn]), id_="settings")
 
 
-def _course(found: Found) -> Html:
+def _course(found: SearchResults) -> Html:
     """Trial after trial, and the best so far."""
     ended = [(float(t.number), t.value) for t in found.trials if t.state == "complete" and t.value is not None]
     best = list(itertools.accumulate((value for _, value in ended), max))
@@ -109,7 +109,7 @@ def _course(found: Found) -> Html:
     return panel.svg()
 
 
-def _against(found: Found, key: str) -> Html:
+def _against(found: SearchResults, key: str) -> Html:
     """Reward against one setting: along a range, or row by row of a choice."""
     kind = found.search[key].partition(":")[0]
     seen = [t for t in found.trials if t.value is not None and key in t.settings]
@@ -125,7 +125,7 @@ def _against(found: Found, key: str) -> Html:
     return panel.svg()
 
 
-def _rows(found: Found, key: str, seen: Sequence[Trial]) -> Html:
+def _rows(found: SearchResults, key: str, seen: Sequence[Trial]) -> Html:
     values = choices(found.search[key])
     names = [shown(value) for value in values]
     left = min(room(names) - 2, WIDTH * 0.45)
@@ -142,14 +142,14 @@ def _rows(found: Found, key: str, seen: Sequence[Trial]) -> Html:
     return panel.svg()
 
 
-def _dot(panel: Panel, x: Any, y: Any, trial: Trial, found: Found) -> None:
+def _dot(panel: Panel, x: Any, y: Any, trial: Trial, found: SearchResults) -> None:
     kind = "seed" if trial.state == "complete" else "seed failed"
     is_best = bool(found.done) and trial.number == found.best.number
     words = [f"trial {trial.number}: {number(trial.value)}", *(f"{k} {shown(v)}" for k, v in trial.settings.items())]
     panel.dot(x, y, 0, class_="dot" if is_best else kind, r=4.6 if is_best else 3.2, note=", ".join(words))
 
 
-def _trials(found: Found) -> Html:
+def _trials(found: SearchResults) -> Html:
     numeric = set(range(len(found.search) + 2))
     ordered = [*found.done, *(t for t in found.trials if t not in found.done)]
     rows = []
@@ -161,7 +161,7 @@ def _trials(found: Found) -> Html:
     )
 
 
-def _base(found: Found) -> Html:
+def _base(found: SearchResults) -> Html:
     """What all trials have, where it is not the default of this environment, policy and algorithm."""
     base = found.base
     usual = flatten(to_dict(default_config(base.env, base.policy, base.algorithm)))
@@ -170,5 +170,5 @@ def _base(found: Found) -> Html:
     return section("What all trials have", facts(told | {k: shown(v) for k, v in own.items()}), id_="manifest")
 
 
-def _rewards(found: Found) -> tuple[float, float]:
+def _rewards(found: SearchResults) -> tuple[float, float]:
     return span([found.start, *(t.value for t in found.trials)])

@@ -18,7 +18,7 @@ def mdp(monkeypatch, tmp_path):
 def test_a_walkthrough_wins_and_nothing_else_is_followed(mdp, tmp_path, monkeypatch, play):
     monkeypatch.chdir(tmp_path)
     task = mdp.source.get("train", 0)
-    first, second = mdp.gold_turns(task)
+    first, second = mdp.reference_turns(task)
     assert play(mdp, task, first, second)[0] == pytest.approx(1.2)
     assert play(mdp, task, first.upper(), f" {second}\n")[2]
     refused = ("save", "quit", "restart")

@@ -149,13 +149,13 @@ def test_demonstrations_are_the_gold_turns_as_the_environment_would_have_them(na
     found = demonstrations(mdp, tasks)
     for row, task in enumerate(tasks):
         mask, ids = found.action_mask[row], found.tokens[row]
-        spoken = [t for turn in mdp.gold_turns(task) for t in [*mdp.tokenizer.encode(turn), mdp.tokenizer.eos_id]]
+        spoken = [t for turn in mdp.reference_turns(task) for t in [*mdp.tokenizer.encode(turn), mdp.tokenizer.eos_id]]
         said = ids[mask].tolist()
         assert said == spoken[: len(said)]
         assert len(said) >= len(spoken) - 1  # a last EOS may not fit
         assert ids[: mask.int().argmax()].tolist() == mdp.prompt_ids(task)
         assert not mask[found.lengths[row] :].any()
-        replies = len(mdp.gold_turns(task)) - 1  # lie between the turns
+        replies = len(mdp.reference_turns(task)) - 1  # lie between the turns
         assert int((mask[1:] & ~mask[:-1]).sum()) == replies + 1
 
 

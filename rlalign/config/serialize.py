@@ -1,0 +1,146 @@
+"""A configuration as JSON and back: formats and their migration, changes by dotted key, differences, fingerprints."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from rlalign.config.schema import TrainConfig
+from rlalign.errors import UserError, did_you_mean
+from rlalign.typecheck import checked, flatten, hints_of
+
+D = TypeVar("D")
+
+FORMAT = 2
+"""Number of the format that `to_json` writes."""
+
+_RENAMED: dict[int, dict[str, str]] = {
+    1: {
+        "reward": "rewards",
+        "objective.data.dynamic_sampling": "objective.filter.dynamic_sampling",
+        "objective.data.drop_truncated": "objective.filter.drop_truncated",
+        "objective.data.overlong": "objective.filter.overlong",
+        "objective.data.overlong_penalty": "objective.filter.overlong_penalty",
+        "objective.data.entropy_coef": "objective.regularizer.entropy_coef",
+        "objective.data.nll_coef": "objective.regularizer.nll_coef",
+        "objective.data.nll_above": "objective.regularizer.nll_above",
+    },
+}
+"""Migration table: format -> dotted key in that format -> dotted key in the next one."""
+
+# Keys that may differ between a run and its continuation without changing what the steps compute.
+_SAFE = ("steps", "output", "save_every", "keep", "resume", "allow_change", "device", "evaluation", "tracking")
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Return a configuration dataclass as plain JSON values."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def to_json(config: TrainConfig) -> dict[str, Any]:
+    """Return the content of config.json: the format number and every setting."""
+    return {"format": FORMAT, **to_dict(config)}
+
+
+def from_json(data: Mapping[str, Any]) -> TrainConfig:
+    """Return the configuration of a config.json of any format.
+
+    Raises:
+        UserError: for an unknown setting, a value of the wrong type, or a format newer than this version writes.
+    """
+    if not isinstance(data, Mapping):
+        raise UserError(f"a configuration: expected an object of settings, got {data!r}")
+    number = data.get("format", 1)  # the first format had no number
+    if not isinstance(number, int) or not 1 <= number <= FORMAT:
+        raise UserError(f"config.json: expected a format from 1 to {FORMAT}, got {number!r}; use a newer rlalign")
+    settings = {key: value for key, value in data.items() if key != "format"}
+    for old in range(number, FORMAT):
+        settings = _renamed(settings, _RENAMED[old])
+    return from_dict(TrainConfig, settings)
+
+
+def _renamed(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Return nested settings with dotted keys renamed; other keys stay as they are."""
+    nested: dict[str, Any] = {}
+    for key, value in flatten(data).items():
+        at, parts = nested, names.get(key, key).split(".")
+        for part in parts[:-1]:
+            at = at.setdefault(part, {})
+        at[parts[-1]] = value
+    return nested
+
+
+def from_dict(cls: type[D], data: Mapping[str, Any], where: str = "") -> D:
+    """Return the dataclass of a plain dictionary. Missing keys take their defaults.
+
+    Raises:
+        UserError: for an unknown key, with a suggestion, or a value of the wrong type.
+    """
+    if not isinstance(data, Mapping):
+        name = where.removesuffix(".") or "a configuration"
+        raise UserError(f"{name}: expected an object of settings, got {data!r}")
+    hints = hints_of(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]  # D is a dataclass by contract
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in names:
+            raise UserError(f"unknown setting '{where}{key}'.{did_you_mean(key, names)}")
+        values[key] = _typed(hints[key], value, where + key)
+    return cls(**values)
+
+
+def _typed(hint: Any, value: Any, name: str) -> Any:
+    if not dataclasses.is_dataclass(hint):
+        return checked(hint, value, name)
+    assert isinstance(hint, type)
+    return value if isinstance(value, hint) else from_dict(hint, value, f"{name}.")
+
+
+def update(config: D, changes: Mapping[str, Any]) -> D:
+    """Return a copy with dotted keys replaced: `update(config, {"learner.lr": 1e-4})`.
+
+    Raises:
+        UserError: for an unknown key, with a suggestion.
+    """
+    data = to_dict(config)
+    for key, value in changes.items():
+        at, parts = data, key.split(".")
+        for i, part in enumerate(parts):
+            if not isinstance(at, dict) or part not in at:
+                known = sorted(at) if isinstance(at, dict) else []
+                raise UserError(f"unknown setting '{key}'.{did_you_mean('.'.join(parts[i:]), known)}")
+            if i < len(parts) - 1:
+                at = at[part]
+        at[parts[-1]] = list(value) if isinstance(value, tuple) else value
+    return from_dict(type(config), data)
+
+
+def differences(old: TrainConfig, new: TrainConfig) -> dict[str, tuple[Any, Any]]:
+    """Return dotted key -> (old value, new value) for every setting that differs."""
+    a, b = flatten(to_dict(old)), flatten(to_dict(new))
+    return {k: (a.get(k), b.get(k)) for k in sorted({*a, *b}) if a.get(k) != b.get(k)}
+
+
+def unsafe(key: str, config: TrainConfig) -> bool:
+    """Return whether a change of this key makes the continuation another experiment."""
+    if key == "steps" and config.learner.lr_schedule != "constant":
+        return True  # the schedule's shape depends on the end
+    return key.split(".")[0] not in _SAFE
+
+
+def fingerprint(config: TrainConfig, *, number: int = FORMAT) -> str:
+    """Return the sha256 of the settings that decide a run's result, under the keys of format `number`."""
+    deciding = {k: v for k, v in flatten(to_dict(config)).items() if unsafe(k, config)}
+    for newer in reversed(range(number, FORMAT)):
+        old_key = {new: old for old, new in _RENAMED[newer].items()}
+        deciding = {old_key.get(k, k): v for k, v in deciding.items()}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def same_experiment(config: TrainConfig, stored: str) -> bool:
+    """Return whether a stored fingerprint, of whichever format, is that of this configuration."""
+    return any(fingerprint(config, number=number) == stored for number in range(1, FORMAT + 1))
