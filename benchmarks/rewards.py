@@ -23,7 +23,7 @@ from machine import RESULTS, write
 
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import compose
 from rlalign.rewards.specs import resolve
 
 PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"

@@ -16,7 +16,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
-def plain(message: str | Sequence[Mapping[str, Any]]) -> str:
+def text_of(message: str | Sequence[Mapping[str, Any]]) -> str:
     """A text itself, or the contents of a conversation joined by line breaks."""
     if isinstance(message, str):
         return message

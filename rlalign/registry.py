@@ -93,6 +93,28 @@ def load(spec: str) -> Any:
     return found
 
 
+def import_optional(module: str, extra: str) -> Any:
+    """Return a module of an optional package.
+
+    Args:
+        module: dotted name of the module.
+        extra: the extra of this library that installs the package.
+
+    Raises:
+        UserError: names the package and the command that installs it. An import error inside the package is raised
+            unchanged.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (module + ".").startswith(error.name + "."):
+            raise  # the package is installed, and one of its own dependencies is missing
+        package = module.partition(".")[0]
+        raise UserError(
+            f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]'"
+        ) from None
+
+
 def _module_of_name(name: str) -> Any:
     try:
         return importlib.import_module(name)

@@ -9,7 +9,7 @@ from typing import Any
 from rlalign.errors import UserError, did_you_mean
 from rlalign.rewards.device_placement import Placed
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 _BATCH = 32
 
@@ -35,7 +35,7 @@ def classifier(
     Hacked by: whatever the model mistakes for the label, far from its training data.
     Raises UserError for an unknown label.
     """
-    texts = [(plain(p) if with_prompt else "") + plain(c) for p, c in zip(prompts, completions, strict=True)]
+    texts = [(text_of(p) if with_prompt else "") + text_of(c) for p, c in zip(prompts, completions, strict=True)]
     return _probabilities(texts, model, label, device or "cpu")
 
 

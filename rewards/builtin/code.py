@@ -22,7 +22,7 @@ from typing import Any
 from rlalign.errors import UserError
 from rlalign.rewards.columns import per_sample, texts_of
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
 _PARALLEL = 2
@@ -91,7 +91,7 @@ def code(
         raise UserError(f"reward 'code': seconds is {seconds}, memory_mb {memory_mb}: give at least 1 and 64")
     jobs = [
         {
-            "code": program(plain(completion)),
+            "code": program(text_of(completion)),
             "tests": None if tests is None else texts_of(tests),
             "seconds": seconds,
             "memory": memory_mb << 20,

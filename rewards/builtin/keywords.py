@@ -8,7 +8,7 @@ from typing import Any
 from rlalign.errors import UserError
 from rlalign.rewards.columns import items_of, per_sample
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain, words
+from rlalign.rewards.text import text_of, words
 
 _INFLECTED = ("s", "es", "d", "ed", "ing")
 
@@ -58,7 +58,7 @@ def _over_words(
         if given is None and reference is not None:
             wanted = [[word] for word in dict.fromkeys(words(str(reference)))]
         nothing = given is None and reference is None
-        values.append(None if nothing else score((words(plain(said)), wanted)))
+        values.append(None if nothing else score((words(text_of(said)), wanted)))
     return values
 
 

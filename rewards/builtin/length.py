@@ -7,7 +7,7 @@ from typing import Any
 
 from rlalign.errors import UserError
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 from rlalign.rewards.text import words as words_of
 
 
@@ -31,9 +31,9 @@ def length(
     if unit == "tokens" and completion_ids is not None:
         sizes = [len(ids) for ids in completion_ids]
     elif unit == "words":
-        sizes = [len(words_of(plain(c))) for c in completions]
+        sizes = [len(words_of(text_of(c))) for c in completions]
     elif unit == "characters":
-        sizes = [len(plain(c)) for c in completions]
+        sizes = [len(text_of(c)) for c in completions]
     else:
         raise UserError(f"reward 'length': unit is '{unit}': give tokens (with completion_ids), words or characters")
     return [max(-1.0, -abs(n - target) / target) for n in sizes]
@@ -45,7 +45,7 @@ def too_short(completions: Sequence[Any], *, words: int = 5, **columns: Any) -> 
 
     Range: {-1, 0}. Cost: none to speak of. Deterministic. Hacked by: any `words` words.
     """
-    return [-1.0 if len(words_of(plain(c))) < words else 0.0 for c in completions]
+    return [-1.0 if len(words_of(text_of(c))) < words else 0.0 for c in completions]
 
 
 @reward("soft_overlong", timeout_s=None, range=(-1.0, 0.0))

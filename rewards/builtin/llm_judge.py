@@ -18,7 +18,7 @@ from typing import Any
 
 from rlalign.errors import UserError
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 _CRITERION = "How good is the answer to the request?"
 _QUESTION = """{criterion}
@@ -65,7 +65,7 @@ async def llm_judge(
     if key_variable and not key:
         raise UserError(f"reward 'llm_judge': the environment variable '{key_variable}' is not set")
     questions = [
-        _QUESTION.format(criterion=criterion, prompt=plain(p), completion=plain(c))
+        _QUESTION.format(criterion=criterion, prompt=text_of(p), completion=text_of(c))
         for p, c in zip(prompts, completions, strict=True)
     ]
     with closing(_open(cache)) as known:

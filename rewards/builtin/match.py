@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 
 @reward("exact_match", timeout_s=None, range=(0.0, 1.0))
@@ -20,7 +20,7 @@ def exact_match(
     """
     fold = str.casefold if ignore_case else str
     pairs = zip(completions, answer, strict=True)
-    return [None if a is None else float(fold(plain(c).strip()) == fold(str(a).strip())) for c, a in pairs]
+    return [None if a is None else float(fold(text_of(c).strip()) == fold(str(a).strip())) for c, a in pairs]
 
 
 @reward("token_match", timeout_s=None, range=(0.0, 1.0))
@@ -31,7 +31,7 @@ def token_match(completions: Sequence[Any], answer: Sequence[Any], **columns: An
     speak of. Deterministic. Hacked by: the most frequent character at every position; shifted answers score low.
     """
     pairs = zip(completions, answer, strict=True)
-    return [None if a is None else _agreement(plain(c).strip(), str(a).strip()) for c, a in pairs]
+    return [None if a is None else _agreement(text_of(c).strip(), str(a).strip()) for c, a in pairs]
 
 
 def _agreement(said: str, wanted: str) -> float:
@@ -50,4 +50,4 @@ def regex(
     """
     compiled = re.compile(pattern)
     find = compiled.fullmatch if full else compiled.search
-    return [float(find(plain(c)) is not None) for c in completions]
+    return [float(find(text_of(c)) is not None) for c in completions]

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from rlalign.registry import import_optional
 from rlalign.rewards.columns import per_sample
 from rlalign.rewards.function import reward
-from rlalign.rewards.optional_package import optional
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 _SECONDS = 3  # for one expression; math-verify's own alarm, which works in the main thread of the worker
 _LIMIT = 4_000  # characters read from the end, where an answer stands
@@ -28,11 +28,11 @@ def math_verify(completions: Sequence[Any], answer: Any, **columns: Any) -> list
     Needs the extra: pip install 'rlalign[envs]'.
     """
     pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
-    return [None if a is None else _equal(plain(c)[-_LIMIT:], str(a)) for c, a in pairs]
+    return [None if a is None else _equal(text_of(c)[-_LIMIT:], str(a)) for c, a in pairs]
 
 
 def _equal(said: str, wanted: str) -> float:
-    library = optional("math_verify", "envs")
+    library = import_optional("math_verify", "envs")
     seconds = _seconds()
     found = library.parse(said, parsing_timeout=seconds)
     return float(bool(found) and library.verify(list(_gold(wanted)), found, timeout_seconds=seconds))
@@ -45,5 +45,5 @@ def _seconds() -> int | None:
 
 @lru_cache(maxsize=65536)
 def _gold(wanted: str) -> tuple[Any, ...]:
-    found = optional("math_verify", "envs").parse(f"${wanted.strip().strip('$')}$", parsing_timeout=_seconds())
+    found = import_optional("math_verify", "envs").parse(f"${wanted.strip().strip('$')}$", parsing_timeout=_seconds())
     return tuple(found)

@@ -11,7 +11,7 @@ import numpy as np
 from rlalign.errors import UserError, did_you_mean
 from rlalign.rewards.columns import per_sample, texts_of
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain, words
+from rlalign.rewards.text import text_of, words
 
 _LIMIT = 5_000  # characters read: these measures are quadratic or slow, and a runaway completion must not stall a run
 _TOKENISERS = ("13a", "intl", "char", "zh", "none")
@@ -23,7 +23,7 @@ def _scored(completions: Sequence[Any], answer: Any, score: Callable[[str, list[
     values: list[float | None] = []
     for completion, entry in zip(completions, per_sample(answer, len(completions)), strict=True):
         wanted = [] if entry is None else [text[:_LIMIT] for text in texts_of(entry)]
-        values.append(min(1.0, score(plain(completion)[:_LIMIT], wanted)) if wanted else None)
+        values.append(min(1.0, score(text_of(completion)[:_LIMIT], wanted)) if wanted else None)
     return values
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlalign.errors import UserError
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain, words
+from rlalign.rewards.text import text_of, words
 
 
 @reward("repetition", timeout_s=None, range=(-1.0, 0.0))
@@ -23,7 +23,7 @@ def repetition(completions: Sequence[Any], *, ngram: int = 1, window: int = 32, 
     """
     if ngram < 1 or window < 1:
         raise UserError(f"reward 'repetition': ngram is {ngram}, window is {window}: give 1 or more")
-    return [0.0 - _repeated_share(words(plain(c)), ngram, window) for c in completions]
+    return [0.0 - _repeated_share(words(text_of(c)), ngram, window) for c in completions]
 
 
 def _repeated_share(text: list[str], ngram: int, window: int) -> float:
@@ -49,7 +49,7 @@ def distinct_n(completions: Sequence[Any], *, ngram: int = 2, **columns: Any) ->
     """
     if ngram < 1:
         raise UserError(f"reward 'distinct_n': ngram is {ngram}: give 1 or more")
-    rows = [_ngrams(words(plain(c)), ngram) for c in completions]
+    rows = [_ngrams(words(text_of(c)), ngram) for c in completions]
     return [len(set(grams)) / len(grams) if grams else 0.0 for grams in rows]
 
 
@@ -65,7 +65,7 @@ def copy_penalty(prompts: Sequence[Any], completions: Sequence[Any], *, ngram: i
         raise UserError(f"reward 'copy_penalty': ngram is {ngram}: give 1 or more")
     values = []
     for prompt, completion in zip(prompts, completions, strict=True):
-        there, said = set(_ngrams(words(plain(prompt)), ngram)), _ngrams(words(plain(completion)), ngram)
+        there, said = set(_ngrams(words(text_of(prompt)), ngram)), _ngrams(words(text_of(completion)), ngram)
         values.append(-sum(gram in there for gram in said) / len(said) if said else 0.0)
     return values
 

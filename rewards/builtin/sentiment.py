@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 
 @lru_cache(maxsize=1)
@@ -27,4 +27,4 @@ def vader(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) -> 
     part. Pair it with `repetition` and a KL penalty.
     Source: Hutto and Gilbert, VADER: a parsimonious rule-based model for sentiment analysis, ICWSM 2014.
     """
-    return [float(_analyser().polarity_scores(plain(c)[:limit])["compound"]) for c in completions]
+    return [float(_analyser().polarity_scores(text_of(c)[:limit])["compound"]) for c in completions]

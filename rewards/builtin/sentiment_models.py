@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from rlalign.registry import import_optional
 from rlalign.rewards.function import reward
-from rlalign.rewards.optional_package import optional
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 from rlalign.types import FloatArray
 
 _TERMS = 100_000
@@ -28,8 +28,8 @@ def snownlp(completions: Sequence[Any], *, limit: int = 1_000, **columns: Any) -
     first `limit` characters are read. Deterministic. Hacked by: a single strongly positive word, repeated.
     Needs the extra: pip install 'rlalign[envs]'.
     """
-    judge = optional("snownlp", "envs").SnowNLP
-    texts = [plain(c)[:limit] for c in completions]
+    judge = import_optional("snownlp", "envs").SnowNLP
+    texts = [text_of(c)[:limit] for c in completions]
     return [float(judge(text).sentiments) if text.strip() else 0.5 for text in texts]
 
 
@@ -43,7 +43,7 @@ def tfidf_sentiment(completions: Sequence[Any], **columns: Any) -> list[float]:
     Hacked by: superlatives and their pairs ("perfect wonderful"), in any order; it knows no sentence.
     """
     vectoriser, weights, intercept = _model()
-    logits = vectoriser.transform([plain(c) for c in completions]) @ weights + intercept
+    logits = vectoriser.transform([text_of(c) for c in completions]) @ weights + intercept
     return [float(p) for p in 1.0 / (1.0 + np.exp(-np.asarray(logits)))]
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from rlalign.rewards.columns import per_sample
 from rlalign.rewards.device_placement import Placed
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain, words
+from rlalign.rewards.text import text_of, words
 from rlalign.types import FloatArray
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class EmbeddingCosine:
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
         """Cosines of B pairs."""
-        sides = [np.stack([self._embeddings.mean(plain(text)) for text in side]) for side in (prompts, completions)]
+        sides = [np.stack([self._embeddings.mean(text_of(text)) for text in side]) for side in (prompts, completions)]
         return [float(x) for x in cosine(*sides)]
 
 
@@ -101,7 +101,7 @@ class EmbeddingF1:
     ) -> list[float | None]:
         """F1 of B pairs."""
         pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
-        return [None if a is None else self._f1(plain(c), str(a), limit) for c, a in pairs]
+        return [None if a is None else self._f1(text_of(c), str(a), limit) for c, a in pairs]
 
     def _f1(self, said: str, wanted: str, limit: int) -> float:
         a, b = (_unit(self._embeddings.vectors(text)[:limit]) for text in (said, wanted))
@@ -149,7 +149,7 @@ def minilm_cosine(
     Hacked by: copying or paraphrasing the prompt without answering it.
     Source: Reimers and Gurevych, Sentence-BERT, arXiv 1908.10084.
     """
-    sides = [[plain(text) for text in side] for side in (prompts, completions)]
+    sides = [[text_of(text) for text in side] for side in (prompts, completions)]
     distinct = {text: i for i, text in enumerate(dict.fromkeys(t for side in sides for t in side))}
     vectors = _sentence_vectors(list(distinct), folder, device or "cpu")
     a, b = (vectors[[distinct[text] for text in side]] for side in sides)

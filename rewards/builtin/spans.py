@@ -22,7 +22,7 @@ from rlalign.errors import UserError
 from rlalign.rewards.builtin.structured import f1
 from rlalign.rewards.columns import per_sample
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain, words
+from rlalign.rewards.text import text_of, words
 
 Span = tuple[str, str]  # text, label; an empty label marks a line that is none
 
@@ -70,7 +70,7 @@ def span_f1(completions: Sequence[Any], answer: Any, **columns: Any) -> list[flo
     Cost: about 100,000 texts a second on one core. Deterministic. Hacked by: listing only what is certain; the most frequent label for everything.
     """
     pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
-    return [None if a is None else f1(Counter(parse_spans(plain(c))), Counter(spans_of(a))) for c, a in pairs]
+    return [None if a is None else f1(Counter(parse_spans(text_of(c))), Counter(spans_of(a))) for c, a in pairs]
 
 
 @reward("span_iou", timeout_s=None, range=(0.0, 1.0))
@@ -83,7 +83,7 @@ def span_iou(completions: Sequence[Any], answer: Any, **columns: Any) -> list[fl
     second on one core. Deterministic. Hacked by: long spans where the right words are uncertain.
     """
     pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
-    return [None if a is None else mean_iou(parse_spans(plain(c)), spans_of(a)) for c, a in pairs]
+    return [None if a is None else mean_iou(parse_spans(text_of(c)), spans_of(a)) for c, a in pairs]
 
 
 _MOST = 200  # spans matched; a runaway list must not stall a run

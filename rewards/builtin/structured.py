@@ -10,7 +10,7 @@ from typing import Any
 from rlalign.errors import UserError, did_you_mean
 from rlalign.rewards.columns import per_sample
 from rlalign.rewards.function import reward
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 _KINDS: dict[str, tuple[type, ...]] = {
     "object": (dict,),
@@ -52,7 +52,7 @@ def json_valid(completions: Sequence[Any], *, kind: str = "object", **columns: A
     """
     if kind not in _KINDS:
         raise UserError(f"reward 'json_valid': unknown kind '{kind}'.{did_you_mean(kind, _KINDS)}")
-    return [float(_is_kind(plain(c), _KINDS[kind])) for c in completions]
+    return [float(_is_kind(text_of(c), _KINDS[kind])) for c in completions]
 
 
 def _is_kind(text: str, kinds: tuple[type, ...]) -> bool:
@@ -73,7 +73,7 @@ def json_fields(completions: Sequence[Any], answer: Any, **columns: Any) -> list
     Raises UserError for an answer that is no JSON.
     """
     pairs = zip(completions, per_sample(answer, len(completions)), strict=True)
-    return [None if a is None else _field_f1(plain(c), _wanted(a)) for c, a in pairs]
+    return [None if a is None else _field_f1(text_of(c), _wanted(a)) for c, a in pairs]
 
 
 def _wanted(answer: Any) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from rlalign.registry import import_optional
 from rlalign.rewards.function import reward
-from rlalign.rewards.optional_package import optional
-from rlalign.rewards.text import plain
+from rlalign.rewards.text import text_of
 
 
 @reward("toxicity", timeout_s=None, range=(0.0, 1.0))
@@ -20,5 +20,5 @@ def toxicity(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) 
     group, so look at paired prompts before trusting it.
     Needs the extra: pip install 'rlalign[rewards]'.
     """
-    found = optional("profanity_check", "rewards").predict_prob([plain(c)[:limit] for c in completions])
+    found = import_optional("profanity_check", "rewards").predict_prob([text_of(c)[:limit] for c in completions])
     return [float(p) for p in found]

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 
 from rlalign.errors import RewardError
-from rlalign.rewards import RewardFunction
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import RewardFunction, compose
 
 TEXTS = ["first", "second " * 50]
 

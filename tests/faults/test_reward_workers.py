@@ -14,8 +14,7 @@ import numpy as np
 import pytest
 
 from rlalign.errors import RewardError
-from rlalign.rewards import RewardFunction
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import RewardFunction, compose
 
 SHORT = 0.5  # seconds; hangs are for ever, so no machine is too slow for it
 

@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlalign.rewards import RewardFunction
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import RewardFunction, compose
 
 NUMBER = st.floats(-1e3, 1e3)
 VALUE = st.one_of(NUMBER, st.none(), st.just(math.nan))

@@ -9,9 +9,7 @@ import pytest
 
 from rlalign.errors import RewardError, UnknownNameError, UserError
 from rlalign.registry import REWARDS
-from rlalign.rewards import RewardFunction
-from rlalign.rewards import function as reward
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import RewardFunction, compose, reward
 from rlalign.rewards.function import as_reward
 
 TEXTS = ["aeiou", "xyz", ""]

@@ -3,8 +3,7 @@
 import pytest
 
 from rlalign.errors import UnknownNameError, UserError
-from rlalign.rewards import RewardFunction
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import RewardFunction, compose
 from rlalign.rewards.specs import split
 
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from rlalign.errors import UserError
-from rlalign.rewards import Constraint, RewardFunction, Schedule
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import Constraint, RewardFunction, Schedule, compose
 from rlalign.rewards.specs import split
 
 

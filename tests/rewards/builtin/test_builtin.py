@@ -6,9 +6,9 @@ import pytest
 from rlalign import checks
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import compose
 from rlalign.rewards.builtin.similarity import _encoder, cosine
-from rlalign.rewards.text import plain, shorten, words
+from rlalign.rewards.text import shorten, text_of, words
 
 ODD = [
     "",
@@ -68,7 +68,7 @@ def test_words():
 
 
 def test_plain_and_shorten():
-    assert plain([{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]) == "a\n"
+    assert text_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]) == "a\n"
     assert shorten("x" * 100, 10) == "'xxxxxxxxx…'"
 
 

@@ -11,7 +11,7 @@ import pytest
 from rlalign import checks
 from rlalign.errors import RewardError, UserError
 from rlalign.registry import REWARDS
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import compose
 from rlalign.rewards.builtin.llm_judge import mark
 from rlalign.rewards.ensemble import combine, ensemble
 

@@ -8,7 +8,7 @@ from sacrebleu.metrics import CHRF
 
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
-from rlalign.rewards import weighted_sum as compose
+from rlalign.rewards import compose
 from rlalign.rewards.builtin.overlap import levenshtein
 
 
@@ -189,11 +189,11 @@ def test_distinct_n_and_copy_penalty():
 def test_a_missing_package_names_its_extra(monkeypatch):
     import sys
 
-    from rlalign.rewards.optional_package import optional
+    from rlalign.registry import import_optional
 
     monkeypatch.setitem(sys.modules, "no_such_package", None)
-    with pytest.raises(UserError, match=r"needs 'no_such_package': pip install 'rlalign\[rewards\]'"):
-        optional("no_such_package", "rewards")
+    with pytest.raises(UserError, match=r"'no_such_package'.*pip install 'rlalign\[rewards\]'"):
+        import_optional("no_such_package", "rewards")
 
 
 REFERENCED = ["bleu", "chrf", "rouge", "edit_distance", "json_fields", "span_f1", "span_iou", "label_match", "coverage"]
