@@ -107,7 +107,7 @@ class LeanModel:
 
     def read(self, contexts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, LeanState]:
         """Read n contexts; return the hidden states [n, d] after their last tokens and a state that continues them."""
-        return self.resume(contexts, self._empty(contexts, device))
+        return self.extend_cache(contexts, self._empty(contexts, device))
 
     def recall(self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]) -> LeanState:
         """A state of the left-padded contexts up to the first column that was not kept of one of them."""

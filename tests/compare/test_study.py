@@ -96,7 +96,7 @@ def test_settings_go_apart_from_flags() -> None:
 def test_short_names_and_types_of_settings() -> None:
     assert full_key("lr") == "learner.lr"
     assert full_key("group_size") == "rollout.group_size"
-    config = apply(TrainConfig(), {"lr": "1", "group_size": "4", "reward": "vader", "rollout.max_new": "12"})
+    config = apply(TrainConfig(), {"lr": "1", "group_size": "4", "rewards": "vader", "rollout.max_new": "12"})
     assert (config.learner.lr, config.rollout.group_size, config.rollout.prompts) == (1.0, 4, 8)
     assert (config.rewards, config.rollout.max_new) == (("vader",), 12)
     with pytest.raises(UserError, match=r"learner.lr is 'fast': it must be a number"):
@@ -139,7 +139,7 @@ ONE: dict[str, object] = {"algorithms": ["rloo"], "envs": ["reverse"]}
         ({**ONE, "threshold": float("nan")}, "threshold is nan: it must be a number"),
         ({**ONE, "settings": 3}, "settings is 3: it must be a table"),
         ({**ONE, "algorithm": {"rloo": "grpo"}}, "algorithm.rloo is 'grpo': it must be a table"),
-        ({**ONE, "tune": 5}, "tune is 5: it must be"),
+        ({**ONE, "tune": 5}, "tune: expected an object of settings, got 5"),
         ({**ONE, "tune": {"trials": "x"}}, "tune.trials is 'x': it must be an integer"),
         ({**ONE, "tune": {"trails": 3}}, "unknown setting 'tune.trails'. Did you mean 'trials'"),
         ({**ONE, "tune": {"trials": 2, "search": {"lr": 3}}}, "tune.search.lr is 3: it must be a text"),
@@ -159,7 +159,7 @@ def test_unknown_names_and_unfair_budgets_are_refused_before_anything_runs(tmp_p
     for broken, message in (
         (study(algorithms=["rlo"]), "Did you mean 'rloo'"),
         (study(envs=["revers"]), "Did you mean 'rlalign/Reverse-v0'"),
-        (study(settings={"reward": "vadr"}), "Did you mean 'vader'"),
+        (study(settings={"rewards": "vadr"}), "Did you mean 'vader'"),
         (study(algorithm={"grpo": {"steps": 7}}), "grpo on reverse has steps 7 where rloo has 200.*--allow-unequal"),
         (study(settings={"objective.ratio": "none", "learner.epochs": 2}), "on reverse: 2 epochs"),
         (study(policy="grru"), "unknown policy 'grru'. Did you mean 'gru'"),
