@@ -138,7 +138,7 @@ class CausalPolicy(Policy):
         with self._autocast():
             scores = _score(self._backbone, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
             if values and self.value_body is not None and self.value_head is not None:
-                states, final = self._value_backbone.states(tokens, lengths, action_mask, whole=True)
+                states, final = self._value_backbone.states(tokens, lengths, action_mask, with_final=True)
                 assert final is not None
                 found, last = state_values(self.value_head, states, final, action_mask)
                 scores = replace(scores, values=found, final_values=last)
@@ -266,7 +266,7 @@ def _score(
     entropy: bool = False,
     value_head: ValueHead | None = None,
 ) -> TokenScores:
-    states, final = backbone.states(tokens, lengths, action_mask, whole=value_head is not None)
+    states, final = backbone.states(tokens, lengths, action_mask, with_final=value_head is not None)
     return score_actions(
         states,
         final,
