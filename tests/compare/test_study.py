@@ -125,24 +125,24 @@ ONE: dict[str, object] = {"algorithms": ["rloo"], "envs": ["reverse"]}
         ({"algorithms": ["rloo"], "envs": ["reverse"], "settings": {"seed": 3}}, "use --seeds"),
         ({**ONE, "algorithm": {"rloo": {"env": "copy"}}}, "'env' says which cell a run is"),
         ({**ONE, "tune": {"trials": 2, "search": {"seed": "int:1:3"}}}, "'seed' says which cell a run is"),
-        ({"algorithms": "rloo", "envs": ["reverse"]}, "algorithms is 'rloo': it must be a list"),
-        ({"algorithms": ["rloo"], "envs": "reverse"}, "envs is 'reverse': it must be a list"),
-        ({"algorithms": ["rloo"], "envs": [3]}, "envs is 3: it must be a text"),
-        ({**ONE, "seeds": [True, 2]}, "seeds is True: it must be an integer"),
-        ({**ONE, "seeds": ["1"]}, "seeds is '1': it must be an integer"),
+        ({"algorithms": "rloo", "envs": ["reverse"]}, "algorithms: expected a list, got 'rloo'"),
+        ({"algorithms": ["rloo"], "envs": "reverse"}, "envs: expected a list, got 'reverse'"),
+        ({"algorithms": ["rloo"], "envs": [3]}, "envs: expected a text, got 3"),
+        ({**ONE, "seeds": [True, 2]}, "seeds: expected an integer, got True"),
+        ({**ONE, "seeds": ["1"]}, "seeds: expected an integer, got '1'"),
         ({**ONE, "seeds": "10"}, "seeds is '10': give how many, 1 or more, or a list of which"),
         ({**ONE, "seeds": True}, "seeds is True: give how many"),
         ({**ONE, "seeds": -3}, "seeds is -3: give how many"),
         ({**ONE, "seeds": 10**12}, "seeds is 1000000000000: give how many"),
-        ({**ONE, "steps": "x"}, "steps is 'x': it must be an integer"),
-        ({**ONE, "threshold": "x"}, "threshold is 'x': it must be a number"),
-        ({**ONE, "threshold": float("nan")}, "threshold is nan: it must be a number"),
-        ({**ONE, "settings": 3}, "settings is 3: it must be a table"),
-        ({**ONE, "algorithm": {"rloo": "grpo"}}, "algorithm.rloo is 'grpo': it must be a table"),
+        ({**ONE, "steps": "x"}, "steps: expected an integer, got 'x'"),
+        ({**ONE, "threshold": "x"}, "threshold: expected a finite number, got 'x'"),
+        ({**ONE, "threshold": float("nan")}, "threshold: expected a finite number, got nan"),
+        ({**ONE, "settings": 3}, "settings: expected a table, got 3"),
+        ({**ONE, "algorithm": {"rloo": "grpo"}}, "algorithm.rloo: expected a table, got 'grpo'"),
         ({**ONE, "tune": 5}, "tune: expected an object of settings, got 5"),
-        ({**ONE, "tune": {"trials": "x"}}, "tune.trials is 'x': it must be an integer"),
+        ({**ONE, "tune": {"trials": "x"}}, "tune.trials: expected an integer, got 'x'"),
         ({**ONE, "tune": {"trails": 3}}, "unknown setting 'tune.trails'. Did you mean 'trials'"),
-        ({**ONE, "tune": {"trials": 2, "search": {"lr": 3}}}, "tune.search.lr is 3: it must be a text"),
+        ({**ONE, "tune": {"trials": 2, "search": {"lr": 3}}}, "tune.search.lr: expected a text, got 3"),
         ({**ONE, "tune": {"search": {"lr": "log:1e-4:1"}}}, "not how often: give --tune N"),
     ],
 )
@@ -307,7 +307,7 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.Capture
         (tmp_path, "cannot be read (Is a directory)"),
         (broken, "broken.toml' is no TOML file: "),
         (latin, "latin.toml' is no TOML file: "),
-        (wrong, "wrong.toml': envs is 'reverse': it must be a list"),
+        (wrong, "wrong.toml': envs: expected a list, got 'reverse'"),
     ):
         with pytest.raises(UserError, match=re.escape(words)):
             read_study(path)
@@ -319,8 +319,8 @@ def test_a_file_that_is_no_study_is_named(tmp_path: Path, capsys: pytest.Capture
     ("flags", "words"),
     [
         (["--jobs", "-1"], "jobs is -1"),  # it would wait for ever for runs that it never starts
-        (["--threshold", "nan"], "threshold is nan"),
-        (["--steps", "0"], "steps is 0"),
+        (["--threshold", "nan"], "threshold: expected a finite number, got nan"),
+        (["--steps", "0"], "steps: expected at least 1, got 0"),
         (["--ray", "nonsense"], "no Ray cluster at 'nonsense'"),
     ],
 )
@@ -336,7 +336,7 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("runs/a runs/b --threshold nan", "threshold is nan: it must be a number"),
+        ("runs/a runs/b --threshold nan", "threshold: expected a finite number, got nan"),
         ("runs/a --seeds 3", "runs that exist are taken as they are: leave out --seeds"),
         (
             "runs/a --steps 3 --policy gru --jobs 2",

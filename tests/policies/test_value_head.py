@@ -300,7 +300,7 @@ def test_the_objective_decides_the_policys_value():
     [
         (Value("modle"), r"unknown objective\.value\.kind 'modle'.*Did you mean 'model'"),
         (Value("model", lr=-1.0), "lr must be 0 or more"),
-        (Value("model", lr=math.nan), r"value\.lr is nan"),
+        (Value("model", lr=math.nan), r"value\.lr: expected a finite number, got nan"),
     ],
 )
 def test_impossible_values_are_refused(value, message):

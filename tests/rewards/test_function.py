@@ -71,7 +71,7 @@ def test_function_gets_only_what_its_signature_accepts():
 
 
 def test_missing_column_is_named_with_what_there_is():
-    with pytest.raises(UserError, match=r"'exact_match' needs 'answer'.*there is: label"):
+    with pytest.raises(UserError, match=r"'exact_match': expected 'answer'.*got the columns label"):
         score("exact_match", label=[1, 2, 3])
 
 
