@@ -1,4 +1,4 @@
-"""Write the tables of docs/results.md and docs/trl.md from the studies in benchmarks/results/.
+"""Tables of docs/results.md and docs/trl.md from the studies in benchmarks/results/.
 
 rlalign compare benchmarks/suite.toml          # runs/suite, then copied to benchmarks/results/suite
 rlalign compare benchmarks/trl_beside.toml --jobs 1
@@ -25,48 +25,51 @@ def main() -> None:
 
 
 def read(study: str) -> dict[str, Any]:
-    """The results.json of a study."""
+    """Return the results.json of a study."""
     path = ROOT / "benchmarks" / "results" / study / "results.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
 
 
-def means(found: dict[str, Any]) -> list[str]:
-    """Mean held-out reward with its 95 % interval, an algorithm a row."""
-    envs = found["environments"]
-    rows = [[a, *(_interval(envs[e]["algorithms"][a]["mean"]) for e in envs)] for a in found["algorithms"]]
+def means(results: dict[str, Any]) -> list[str]:
+    """Return the table of mean held-out rewards with 95 % intervals, one algorithm per row."""
+    envs = results["environments"]
+    rows = [[a, *(_interval(envs[e]["algorithms"][a]["mean"]) for e in envs)] for a in results["algorithms"]]
     return ["| algorithm | " + " | ".join(envs) + " |", "|---|" + "---|" * len(envs), *map(_row, rows)]
 
 
-def trainers(found: dict[str, Any]) -> list[str]:
-    """Held-out reward before and after, and what a run spent, a trainer a row."""
+def trainers(results: dict[str, Any]) -> list[str]:
+    """Return the table of rewards before and after, and of tokens and seconds, one trainer per row."""
     lines = [
-        "| trainer | reward before | after | mean height of the curve | KL, nats | tokens a run | seconds a run |",
+        "| trainer | reward before | after | normalized area under the curve | KL, nats | tokens per run "
+        "| seconds per run |",
         "|---|---:|---|---|---:|---:|---:|",
     ]
-    (env,) = found["environments"].values()
+    (env,) = results["environments"].values()  # a study of one environment
     for name, a in env["algorithms"].items():
-        starts = [v for row in a["start"] for v in row]
+        initial_rewards: list[float] = []
+        for row in a["start"]:
+            initial_rewards += row
         spent = {b: [curve[b][-1] for curve in a["curves"]] for b in ("tokens", "seconds")}
         seconds = f"{_mean(spent['seconds']):.1f} ({min(spent['seconds']):.1f} to {max(spent['seconds']):.1f})"
-        cells = [f"{_mean(starts):.2f}", _interval(a["mean"]), _interval(a["auc"]["samples"])]
+        cells = [f"{_mean(initial_rewards):.2f}", _interval(a["mean"]), _interval(a["auc"]["samples"])]
         cells += [f"{a['metrics']['kl']['value']:.1f}", f"{_mean(spent['tokens']):,.0f}".replace(",", " "), seconds]
         lines.append(_row([name, *cells]))
     return lines
 
 
-def claims(found: dict[str, Any]) -> list[str]:
-    """The verdict, sentence by sentence."""
-    return [f"- {sentence}" for sentence in found["verdict"]]
+def claims(results: dict[str, Any]) -> list[str]:
+    """Return the verdict, one sentence per item."""
+    return [f"- {sentence}" for sentence in results["verdict"]]
 
 
-def manifest(found: dict[str, Any]) -> list[str]:
-    """Where and how it was run."""
-    m = found["manifest"]
+def manifest(results: dict[str, Any]) -> list[str]:
+    """Return the command, machine, versions and size of the study."""
+    m = results["manifest"]
     versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
-    where = f"{m['machine']['cpu']}, {m['machine']['cores']} cores, Python {m['machine']['python']}"
-    how_many = f"{len(found['seeds'])} seeds; {len(found['failures'])} cells failed"
-    return [f"`{m['command']}`, {where}, {versions}; commit {m['commit']}. {how_many}."]
+    machine = f"{m['machine']['cpu']}, {m['machine']['cores']} cores, Python {m['machine']['python']}"
+    size = f"{len(results['seeds'])} seeds; {len(results['failures'])} cells failed"
+    return [f"`{m['command']}`, {machine}, {versions}; commit {m['commit']}. {size}."]
 
 
 def _row(cells: list[str]) -> str:

@@ -1,9 +1,10 @@
-"""Do the intervals cover, are the verdicts right, is the printed detectable difference true? Synthetic studies.
+"""Coverage of the intervals, error rate of the verdicts and power, measured on synthetic studies.
 
     python benchmarks/statistics_coverage.py [STUDIES [PART ...]]
 
-Each row simulates so many studies with the functions that `rlalign compare` uses and prints how often the 95 % interval
-held the truth. Writes benchmarks/results/statistics_coverage.json; parts that are not run keep what it has.
+Each row simulates that many studies with the functions of `rlalign compare` and prints how often the 95 % interval
+contained the true value. The script writes benchmarks/results/statistics_coverage.json; the file keeps the parts that
+are not run.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from rlalign.compare.analysis import statistics as st
 
 STUDIES = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 SEEDS = (5, 8, 10)
+# standard deviations of seeds, prompts and samples
 SPREADS = {
     "only sampling noise": (0.0, 0.0, 1.0),
     "seeds": (1.0, 0.1, 0.1),
@@ -37,46 +39,54 @@ POPULATIONS: dict[str, Callable[[np.random.Generator, Any], Any]] = {
 }
 
 
-def layout(rng: np.random.Generator, seeds: int, prompts: int, sd: tuple[float, float, float]) -> np.ndarray:
-    a, b, e = sd
-    shape = (seeds, prompts)
-    return a * rng.normal(size=(seeds, 1)) + b * rng.normal(size=(1, prompts)) + e * rng.normal(size=shape)
+def rewards(rng: np.random.Generator, seeds: int, prompts: int, sd: tuple[float, float, float]) -> np.ndarray:
+    """Return rewards [seeds, prompts] with mean 0 and standard deviations of seeds, prompts and samples."""
+    sd_seeds, sd_prompts, sd_samples = sd
+    of_seeds = sd_seeds * rng.normal(size=(seeds, 1))
+    of_prompts = sd_prompts * rng.normal(size=(1, prompts))
+    return of_seeds + of_prompts + sd_samples * rng.normal(size=(seeds, prompts))
 
 
 def means(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """The interval of means and differences, beside Student's t over seeds alone."""
+    """Measure the interval of means and differences, and Student's t interval over seeds alone."""
     rows = []
     for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
-        crossed = alone = 0
+        two_way_hits = seed_hits = 0
         for _ in range(STUDIES):
-            x = layout(rng, seeds, 32, sd)
-            i, j = st.two_way(x).interval, st.t_interval(x.mean(1))
-            crossed += i.low <= 0 <= i.high
-            alone += j.low <= 0 <= j.high
-        rows.append({"noise": name, "seeds": seeds, "two-way": crossed / STUDIES, "over seeds": alone / STUDIES})
+            x = rewards(rng, seeds, 32, sd)
+            two_way = st.two_way(x).interval
+            over_seeds = st.t_interval(x.mean(1))
+            two_way_hits += two_way.low <= 0 <= two_way.high
+            seed_hits += over_seeds.low <= 0 <= over_seeds.high
+        coverage = {"two-way": two_way_hits / STUDIES, "over seeds": seed_hits / STUDIES}
+        rows.append({"noise": name, "seeds": seeds, **coverage})
     return rows
 
 
 def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """IQM, median and probability of improvement."""
+    """Measure the intervals of IQM, median and probability of improvement."""
     rows = []
     for (name, draw), seeds in itertools.product(POPULATIONS.items(), SEEDS):
-        many = draw(rng, 1_000_000)
-        truth, middle = float(st.iqm(many)), float(np.median(many))
-        shift = 1.0 * float(np.std(many))
-        superior = float((many[: len(many) // 2] + shift > many[len(many) // 2 :]).mean())
+        # the true values, from a large sample
+        population = draw(rng, 1_000_000)
+        true_iqm = float(st.iqm(population))
+        true_median = float(np.median(population))
+        shift = 1.0 * float(np.std(population))
+        half = len(population) // 2
+        true_probability = float((population[:half] + shift > population[half:]).mean())
         hits = np.zeros(4)
         for _ in range(STUDIES):
-            x, y = draw(rng, seeds), draw(rng, seeds)
-            i = st.bootstrap([x], st.iqm)
-            plain = np.quantile(st.iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
-            j, _ = st.median_interval(x)
-            q = st.probability_of_improvement(x + shift, y)
+            x = draw(rng, seeds)
+            y = draw(rng, seeds)
+            iqm = st.bootstrap([x], st.iqm)
+            percentile = np.quantile(st.iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
+            median, _ = st.median_interval(x)
+            probability = st.probability_of_improvement(x + shift, y)
             hits += (
-                i.low <= truth <= i.high,
-                plain[0] <= truth <= plain[1],
-                j.low <= middle <= j.high,
-                q.low <= superior <= q.high,
+                iqm.low <= true_iqm <= iqm.high,
+                percentile[0] <= true_iqm <= percentile[1],
+                median.low <= true_median <= median.high,
+                probability.low <= true_probability <= probability.high,
             )
         names = ("IQM", "IQM, plain percentile", "median", "probability of improvement")
         rows.append({"population": name, "seeds": seeds, **dict(zip(names, hits / STUDIES, strict=True))})
@@ -84,58 +94,64 @@ def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def aggregates(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Stratified bootstrap over four environments of different level and spread."""
-    level, spread, rows = np.array([0.0, 0.3, 0.6, 0.8]), np.array([0.1, 0.2, 0.2, 0.1]), []
-    big = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
+    """Measure the stratified bootstrap over four environments of different level and spread."""
+    level = np.array([0.0, 0.3, 0.6, 0.8])
+    spread = np.array([0.1, 0.2, 0.2, 0.1])
+    rows = []
+    population = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
     statistics: dict[str, Callable[[Any], Any]] = {
         "mean": lambda x: np.mean(x, axis=-1),
         "IQM": st.iqm,
         "median": lambda x: np.median(x, axis=-1),
     }
-    truths = [float(statistic(big)) for statistic in statistics.values()]
+    truths = [float(statistic(population)) for statistic in statistics.values()]
     for seeds in SEEDS:
         hits = np.zeros(3)
         for _ in range(STUDIES):
             strata = [m + s * rng.normal(size=seeds) for m, s in zip(level, spread, strict=True)]
-            for at, (statistic, truth) in enumerate(zip(statistics.values(), truths, strict=True)):
-                i = st.bootstrap(strata, statistic, smooth=at == 2)
-                hits[at] += i.low <= truth <= i.high
+            for i, (statistic, truth) in enumerate(zip(statistics.values(), truths, strict=True)):
+                interval = st.bootstrap(strata, statistic, smooth=i == 2)  # smooth for the median alone
+                hits[i] += interval.low <= truth <= interval.high
         rows.append({"seeds": seeds, **dict(zip(statistics, hits / STUDIES, strict=True))})
     return rows
 
 
 def verdicts(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Four algorithms on two environments, all alike: how often is anything claimed? At most 5 %, says Holm."""
+    """Measure how often a difference is claimed among four equal algorithms on two environments.
+
+    Holm's correction limits the share to 5 %.
+    """
     rows = []
     for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
-        claimed = 0
+        studies_with_claim = 0
         for _ in range(STUDIES):
             p = []
             for _ in range(2):
-                runs = [layout(rng, seeds, 32, sd) for _ in range(4)]
+                runs = [rewards(rng, seeds, 32, sd) for _ in range(4)]
                 p += [st.two_way(a - b).p for a, b in itertools.combinations(runs, 2)]
-            claimed += min(st.holm(p)) < st.ALPHA
-        rows.append({"noise": name, "seeds": seeds, "studies with a false claim": claimed / STUDIES})
+            studies_with_claim += min(st.holm(p)) < st.ALPHA
+        rows.append({"noise": name, "seeds": seeds, "studies with a false claim": studies_with_claim / STUDIES})
     return rows
 
 
 def power(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """A true difference of the detectable size: found in 80 % of studies; and the printed size on average."""
+    """Measure how often a true difference of the detectable size is found (80 %), and the mean of the printed size."""
     rows = []
     for seeds, tests in itertools.product(SEEDS, (1, 6)):
         sd = 0.5
-        true = st.detectable(sd / seeds**0.5, seeds - 1, tests)
-        found, printed = 0, []  # the detectable size is proportional to the standard error
+        true_difference = st.detectable(sd / seeds**0.5, seeds - 1, tests)
+        significant = 0
+        standard_errors = []  # the printed size is proportional to them
         for _ in range(STUDIES):
-            w = st.two_way(true + sd * rng.normal(size=(seeds, 1)))
-            found += w.p < st.ALPHA / tests
-            printed.append(st.unbiased(w.se, w.df))
+            result = st.two_way(true_difference + sd * rng.normal(size=(seeds, 1)))
+            significant += result.p < st.ALPHA / tests
+            standard_errors.append(st.unbiased(result.se, result.df))
         rows.append(
             {
                 "seeds": seeds,
                 "pairs": tests,
-                "found": found / STUDIES,
-                "printed / true, mean": float(np.mean(printed)) / (sd / seeds**0.5),
+                "found": significant / STUDIES,
+                "printed / true, mean": float(np.mean(standard_errors)) / (sd / seeds**0.5),
             }
         )
     return rows
@@ -144,8 +160,8 @@ def power(rng: np.random.Generator) -> list[dict[str, Any]]:
 def main() -> None:
     parts = {"means": means, "robust": robust, "aggregates": aggregates, "verdicts": verdicts, "power": power}
     path = RESULTS / "statistics_coverage.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    result: dict[str, Any] = {name: kept[name] for name in parts if name in kept}
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    result: dict[str, Any] = {name: stored[name] for name in parts if name in stored}
     for i, name in enumerate(parts):
         if sys.argv[2:] and name not in sys.argv[2:]:
             continue

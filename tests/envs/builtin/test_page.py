@@ -35,4 +35,4 @@ def test_a_package_that_is_missing_costs_no_row(script, monkeypatch):
 
     monkeypatch.setattr(script, "make_mdp", nothing_is_here)
     stands = PAGE.split("<!-- what:")[1].split("-->\n")[1].split("\n<!--")[0]
-    assert script.what_there_is(PAGE) == stands
+    assert script.environment_table(PAGE) == stands
