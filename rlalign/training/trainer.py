@@ -127,7 +127,7 @@ class Trainer:
             self._save_and_raise(error)
 
     def _update_policy(self, experience: Experience) -> None:
-        """Take one optimizer step. A non-finite update is skipped, stored for inspection, and ends the run if repeated."""
+        """Take one optimizer step. A non-finite update is skipped and stored, and ends the run if repeated."""
         start = time.perf_counter()
         buffer = experience.buffer
         try:
