@@ -39,9 +39,9 @@ _RESERVED = {
 class TextMDP:
     """A task source, a reward and limits. Subclass it and override `reply` for a multi-turn environment.
 
-    Class attributes are the defaults; keyword arguments replace them. A `TextMDP` is never changed in place:
-    `with_rewards`, `with_tokenizer` and `with_limits` return copies. The tokenizer may be replaced, so `reply` must
-    encode its text on each call and must not store ids.
+    Class attributes are the defaults; keyword arguments replace them. `with_rewards`, `with_tokenizer` and
+    `with_limits` return a copy with one part replaced. The tokenizer may be replaced, so `reply` must encode its text
+    on each call and must not store ids.
 
     Args:
         source: tasks (see `rlalign.envs.task_sources.as_source`).

@@ -146,9 +146,9 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         Args:
             tokens: int [B, T], T >= 1.
             lengths: int [B], 0..T; 0 leaves a row unchanged.
-            while_scoring: work for the caller's process while worker processes compute rewards. It is called at most
-                once: if this segment ends the last episodes, and all rewards run in worker processes. All contexts are
-                complete by then. The training loop precomputes log-probs in it. It runs in another thread.
+            while_scoring: work of the caller to overlap with rewards; the training loop precomputes log-probs in it. It
+                runs once, in another thread, while worker processes score: if this segment ends the last episodes (so
+                all contexts are complete), and every reward runs in a worker process. Otherwise it is not called.
 
         Raises:
             UserError: a shape is wrong, or an id is outside the vocabulary.

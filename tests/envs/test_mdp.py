@@ -119,7 +119,7 @@ def test_rewards_get_columns_state_turns_and_replies() -> None:
     env.reset(seed=0, options={"tasks": [Task("a", {"answer": "x"}), Task("b", {"label": 1})]})
     env.step_tokens(np.array([[A, EOS], [B, EOS]]), np.array([2, 2]))
     env.step_tokens(np.array([[B, EOS], [B, EOS]]), np.array([2, 0]))
-    calls = env.mdp.reward.calls  # type: ignore[union-attr]  # a stand-in for a reward
+    calls = env.mdp.reward.calls  # type: ignore[attr-defined]  # a stand-in for a reward
     assert [(event, texts) for event, texts, _ in calls] == [
         ("turn", ["a", "b"]),
         ("turn", ["b"]),

@@ -24,19 +24,6 @@ def vowels(completions: Any, **columns: Any) -> list[float]:
     return [float(sum(c in "aeiou" for c in text)) for text in completions]
 
 
-@pytest.mark.parametrize("name", ["rlalign/Reverse-v0", "reverse", "REVERSE-V0", "Reverse-v0", "rlalign/reverse"])
-def test_short_names(name: str) -> None:
-    assert isinstance(make_mdp(name), Reverse)
-
-
-def test_a_module_name_is_a_short_name() -> None:
-    assert make_mdp("guess_number").id == "rlalign/GuessNumber-v0"
-
-
-def test_find_env_ignores_arguments() -> None:
-    assert find_env("reverse?max_length=3") is Reverse
-
-
 def test_errors_of_names_suggest_a_fix() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'rlalign/Sentiment-v0'"):
         make_mdp("sentment")
