@@ -36,8 +36,8 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     mdp = make_mdp(config.env if env is None else env)
     chosen = config.rewards if rewards is None else rewards
     if chosen:
-        mdp = make_mdp(mdp, rewards=_with_own(mdp, chosen))
-    if mdp.reward is None and not config.supervised.align_interval:
+        mdp = mdp.with_rewards(_with_own(mdp, chosen))
+    if not mdp.has_reward and not config.supervised.align_interval:
         raise UserError(
             f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
         )
