@@ -47,7 +47,7 @@ PICTURES = (
 
 def study(folder: Path) -> subprocess.Popen[bytes]:
     """Start the command as the leader of its own process group, which one signal can kill."""
-    command = [sys.executable, "-m", "rlalign.cli", "compare", *FLAGS, "--output", str(folder)]
+    command = [sys.executable, "-m", "rlalign", "compare", *FLAGS, "--output", str(folder)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
 

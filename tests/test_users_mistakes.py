@@ -54,16 +54,16 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("evaluate run --prompts -1", "prompts is -1: it must be at least 2"),
-        ("evaluate run --prompts 0", "prompts is 0"),
-        ("evaluate run --samples 0", "samples is 0: it must be at least 1"),
-        ("evaluate run --k -2", "samples is -2"),
+        ("evaluate run --prompts -1", "prompts: expected at least 2, got -1"),
+        ("evaluate run --prompts 0", "prompts: expected at least 2, got 0"),
+        ("evaluate run --samples 0", "samples: expected at least 1, got 0"),
+        ("evaluate run --k -2", "samples: expected at least 1, got -2"),
         ("evaluate run --env guess_number", "expected characters of the tokenizer's alphabet"),
         ("evaluate list", "list/config.json': a configuration: expected an object of settings, got [1]"),
         ("evaluate typed", "steps: expected an integer, got 'abc'"),
         ("generate run abc", "reward 'token_match' needs 'answer': add --column answer=..."),
-        ("generate run abc --column answer=cba --seed -1", "seed is -1"),
-        ("generate run abc --column answer=cba --until nan", "until is nan"),
+        ("generate run abc --column answer=cba --seed -1", "seed: expected at least 0, got -1"),
+        ("generate run abc --column answer=cba --until nan", "until: expected a finite reward, got nan"),
         (
             "generate run abc --column answer=cba --temperature -1",
             "temperature: expected above 0 and below inf, got -1.0",
@@ -72,15 +72,15 @@ def folder(tmp_path_factory):
             "generate run abc --column answer=cba --temperature 0",
             "temperature: expected above 0 and below inf, got 0.0",
         ),
-        ("generate run abc --column answer=cba --max-tries 0", "max_tries is 0"),
+        ("generate run abc --column answer=cba --max-tries 0", "max_tries: expected at least 1, got 0"),
         ("plot run --output x.xyz", "'x.xyz' has no suffix of a picture"),
         ("plot run run", "a run is named twice"),
         ("plot bare", "'bare' has no metrics to draw"),
         ("list envs --diff a b", "--diff compares two algorithms"),
         ("oracle --preset rloo --group-size 0", "group_size is 0"),
         ("oracle --preset rloo --horizon 0", "horizon is 0"),
-        ("check reverse --episodes 0", "episodes is 0"),
-        ("check reverse --seed -1", "seed is -1"),
+        ("check reverse --episodes 0", "episodes: expected at least 1, got 0"),
+        ("check reverse --seed -1", "seed: expected at least 0, got -1"),
         ("train --resume run --steps 1", "has done 2 steps already"),
         ("train --resume=run --steps 1", "has done 2 steps already"),
         ("TRAIN --objective.kl.coef inf", "objective.kl.coef: expected a finite number, got inf"),
@@ -120,7 +120,7 @@ def modification_times(folder):
     ("name", "message"),
     [
         ("Raises", "reply of Raises failed: TypeError: oops"),
-        ("Text", "reply of Text returned a text: it must return ids"),
+        ("Text", "reply of Text: expected token ids, got a text"),
     ],
 )
 def test_a_reply_that_fails_or_is_not_ids(folder, name, message):
@@ -142,8 +142,8 @@ def test_a_reply_that_fails_or_is_not_ids(folder, name, message):
         ({"resume": 1}, "resume: expected true or false, got 1"),
         ({"reward": "vader"}, "unknown setting 'reward'. Did you mean 'rewards'?"),
         ({"learner": 5}, "learner: expected an object of settings, got 5"),
-        ({"rewards": 3}, "rewards is 3"),
-        ({"policy": None}, "policy is None: give a name"),
+        ({"rewards": 3}, "rewards: expected names, specs, functions, or a mapping of them to weights, got 3"),
+        ({"policy": None}, "policy: expected a name of rlalign list policies, a model folder or a hub id, got None"),
     ],
 )
 def test_a_mistake_in_python(tmp_path, settings, message):

@@ -102,12 +102,12 @@ def test_a_registered_environment_with_its_own_reward(tmp_path):
 
 @pytest.mark.parametrize(("policy", "kind"), [("gru", "GRU"), ("tiny", "Llama")])
 def test_a_saved_policy_loads_and_generates(tmp_path, policy, kind):
-    run = rlalign.train("reverse", policy, output=tmp_path / "run", **SMALL)
-    from rlalign.config.instantiate import build_trained
     from rlalign.rollout.generation import generate
 
-    loaded, mdp = build_trained(rlalign.Run(tmp_path / "run"))
-    generation = generate(loaded, mdp, "ab>", {"answer": "ba"}, sampling=run.config.rollout.sampling, seed=0)
+    rlalign.train("reverse", policy, output=tmp_path / "run", **SMALL)
+    loaded = rlalign.Run(tmp_path / "run")
+    sampling = loaded.config.rollout.sampling
+    generation = generate(loaded.policy, loaded.build_mdp(), "ab>", {"answer": "ba"}, sampling=sampling, seed=0)
     assert isinstance(generation.text, str)
     if policy == "tiny":
         from transformers import AutoModelForCausalLM
