@@ -136,15 +136,17 @@ def check_range(
         below: open upper bound.
         fix: the remedy, appended to the message.
     """
-    all_bounds = [
-        (least, "at least", lambda bound: value >= bound),
-        (above, "above", lambda bound: value > bound),
-        (most, "at most", lambda bound: value <= bound),
-        (below, "below", lambda bound: value < bound),
-    ]
-    bounds = [(bound, words, holds) for bound, words, holds in all_bounds if bound is not None]
-    if not all(holds(bound) for bound, _, holds in bounds):
-        interval = " and ".join(f"{words} {bound:g}" for bound, words, _ in bounds)
+    bounds: list[tuple[str, bool]] = []  # each bound in words, and whether it holds
+    if least is not None:
+        bounds.append((f"at least {least:g}", value >= least))
+    if above is not None:
+        bounds.append((f"above {above:g}", value > above))
+    if most is not None:
+        bounds.append((f"at most {most:g}", value <= most))
+    if below is not None:
+        bounds.append((f"below {below:g}", value < below))
+    if not all(holds for _, holds in bounds):
+        interval = " and ".join(words for words, _ in bounds)
         raise UserError(f"{name}: expected {interval}, got {value}" + (f"; {fix}" if fix else ""))
 
 

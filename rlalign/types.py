@@ -212,4 +212,4 @@ class Segment:
     truncated: BoolArray
 
     def __iter__(self) -> Iterator[Any]:
-        raise TypeError("expected access by field, got iteration; a Segment is not a Gymnasium 5-tuple: use its fields")
+        raise TypeError("expected access by field, got iteration: a Segment is not a Gymnasium 5-tuple; use its fields")
