@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlalign.log.diagnostics import ALARMS, alarms
 from rlalign.log.trackers import read_metrics
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 
 class AlarmMonitor:
@@ -63,4 +63,4 @@ class AlarmMonitor:
 
     def _write(self) -> None:
         report = {name: {"held": times, "says": ALARMS[name].says} for name, times in self._held.items()}
-        write_whole(self._path, json.dumps(report, indent=1) + "\n")
+        write_atomic(self._path, json.dumps(report, indent=1) + "\n")

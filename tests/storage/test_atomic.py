@@ -32,7 +32,7 @@ from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import Evaluation
 from rlalign.run import Run
 from rlalign.storage import atomic as files
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 from rlalign.storage.run_folder import RunLock, write_config
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "results.json"
@@ -43,18 +43,18 @@ _NONE = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    write_whole(path, "old")
+    write_atomic(path, "old")
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(FaultError, match=r"a\.json' cannot be written \(No space left on device\): make room"):
-        write_whole(path, "new")
+        write_atomic(path, "new")
     with pytest.raises(FaultError, match=r"curves-.*\.png' cannot be written"):
         draw(tmp_path, read_results(EXAMPLE.parent))
     with pytest.raises(FaultError, match=r"b\.json' cannot be written \(File exists\)"):
-        write_whole(path / "b.json", "in a folder that is a file")
+        write_atomic(path / "b.json", "in a folder that is a file")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -282,8 +282,8 @@ def test_a_cell_with_a_checkpoint_goes_on_from_it(tmp_path: Path) -> None:
     """Kills beginning again, which ends in the same weights and only costs the time that was saved."""
     (cell,) = cells(Study(("rloo",), ("reverse",), seeds=(0,), output=str(tmp_path)))
     write_config(cell.folder, cell.config)
-    write_whole(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")
-    write_whole(cell.folder / "metrics.jsonl", '{"step": 1}\n{"step": 2}\n')
+    write_atomic(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")
+    write_atomic(cell.folder / "metrics.jsonl", '{"step": 1}\n{"step": 2}\n')
     assert prepared(cell.config) == replace(cell.config, resume=True)
     assert steps_of(cell.folder) == 2
     (cell.folder / "checkpoints" / "step-2").rename(cell.folder / "checkpoints" / "tmp-step-2")  # was never complete

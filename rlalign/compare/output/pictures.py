@@ -13,7 +13,7 @@ import numpy as np
 from rlalign.compare.analysis.estimates import as_array
 from rlalign.compare.output.html.figures import BAND_FROM, course
 from rlalign.compare.results.schema import EnvResult, Profile, Results
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 _GREY = "#8a94a0"
 # Okabe and Ito's colours: told apart by the colour-blind too
@@ -51,7 +51,7 @@ def _save(path: Path, size: tuple[float, float], columns: int, paint: Callable[[
             axis.grid(color=_GREY, alpha=0.2)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="png")
-    return write_whole(path, drawn.getvalue())
+    return write_atomic(path, drawn.getvalue())
 
 
 def _curves(axes: Sequence[Any], env: EnvResult) -> None:

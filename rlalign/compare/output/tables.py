@@ -18,7 +18,7 @@ from rlalign.compare.analysis.statistics import LEVEL
 from rlalign.compare.analysis.verdict import count
 from rlalign.compare.output.html.numbers import level
 from rlalign.compare.results.schema import BUDGETS, EnvResult, Estimate, Pair, Results, ToThreshold
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 
 def show(console: Console, results: Results) -> None:
@@ -153,7 +153,7 @@ def write_csv(folder: Path, results: Results) -> Path:
     writer = csv.DictWriter(file, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    return write_whole(folder / "results.csv", file.getvalue())
+    return write_atomic(folder / "results.csv", file.getvalue())
 
 
 def _rows(results: Results) -> Iterator[dict[str, Any]]:

@@ -18,7 +18,7 @@ from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.errors import UserError
 from rlalign.run import Run
-from rlalign.storage.atomic import read_json, write_whole
+from rlalign.storage.atomic import read_json, write_atomic
 from rlalign.storage.checkpoint import versions
 from rlalign.typecheck import flatten
 
@@ -30,7 +30,7 @@ def write_run_report(run: Run) -> Path:
     """Write report/report.html of a run folder and return its path. Raises UserError for a run without a step."""
     if not run.metrics.get("reward/mean"):
         raise UserError(f"'{run.folder}' has no finished step to report")
-    return write_whole(run.folder / "report" / "report.html", render(run))
+    return write_atomic(run.folder / "report" / "report.html", render(run))
 
 
 def render(run: Run) -> str:

@@ -12,14 +12,14 @@ from rlalign.compare.output.html.pictures import pictures
 from rlalign.compare.output.html.pieces import Colours, completion, name_of, note, said
 from rlalign.compare.output.html.tables import budgets, finals, pairs, tuning
 from rlalign.compare.results.schema import Failure, Results, Sample
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 _SHORT = 60  # characters; prompts and completions no longer than that stand in several columns
 
 
 def write_report(folder: str | Path, results: Results) -> Path:
     """Write report.html, whole or not at all, and return its path."""
-    return write_whole(Path(folder) / "report.html", render(results))
+    return write_atomic(Path(folder) / "report.html", render(results))
 
 
 def render(results: Results) -> str:
