@@ -32,7 +32,7 @@ def check_reward_laws(spec: Any) -> list[LawResult]:
     from rlalign.rewards.weighted_sum import compose
 
     with compose([spec]) as reward:
-        if reward.asks_for_policy:
+        if reward.needs_policy:
             from rlalign.policies.factory import make_policy
 
             reward.bind(make_policy("gru", tokenizer=ByteTokenizer()))
