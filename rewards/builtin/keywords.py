@@ -37,7 +37,7 @@ def coverage(
         UserError: there is neither `keywords` nor `answer`.
     """
     return _score_words(
-        completions, keywords, answer, "coverage", lambda text, wanted: _used_share(text, wanted, inflect)
+        completions, keywords, answer, "coverage", lambda text, listed: _used_share(text, listed, inflect)
     )
 
 
@@ -58,7 +58,7 @@ def keyword_order(
         UserError: there is neither `keywords` nor `answer`.
     """
     return _score_words(
-        completions, keywords, answer, "keyword_order", lambda text, wanted: _ordered_share(text, wanted, inflect)
+        completions, keywords, answer, "keyword_order", lambda text, listed: _ordered_share(text, listed, inflect)
     )
 
 

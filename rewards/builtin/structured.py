@@ -73,7 +73,7 @@ def _is_kind(text: str, kinds: tuple[type, ...]) -> bool:
 
 @reward("json_fields", timeout_s=None, range=(0.0, 1.0))
 def json_fields(completions: Sequence[Any], answer: Any, **columns: Any) -> list[float | None]:
-    """Return the F1 of the fields of a JSON completion against `answer` (a dictionary, list or JSON text); 0 if not JSON.
+    """Return the F1 of the fields of a JSON completion against `answer` (dictionary, list or JSON text); 0 if not JSON.
 
     A field is a path and a plain value: `{"who": {"name": "Li"}}` has one, `who.name = Li`. Values agree if they are
     equal (1 and 1.0 are, "1" and 1 are not); whitespace around texts is ignored. Plain values in a list count in any
