@@ -219,7 +219,7 @@ def reward(
 def as_reward(item: Any) -> RewardFunction:
     """Return a RewardFunction unchanged, or the default description of any other callable.
 
-    Functions of this library run in-process: they return in time, so a worker would only cost time.
+    Functions of this library run in-process: they are trusted to return, so a worker would only add overhead.
     """
     if isinstance(item, RewardFunction):
         return item

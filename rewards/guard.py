@@ -114,7 +114,7 @@ class InProcess:
         except UserError:  # a wrong parameter stays wrong at a retry
             raise
         except (Exception, SystemExit) as error:
-            raise CallFailed("raised", worker.describe(error), traceback.format_exc()) from error
+            raise CallFailed("raised", worker.describe_error(error), traceback.format_exc()) from error
 
     def close(self) -> None:
         """Do nothing: no resource is held."""
@@ -186,8 +186,8 @@ class InWorker:
         timer.daemon = True
         timer.start()
         try:
-            worker.write(process.stdin, request)  # type: ignore[arg-type]  # a pipe is a raw stream
-            answer = worker.read(process.stdout)  # type: ignore[arg-type]  # a pipe is a raw stream
+            worker.write_frame(process.stdin, request)  # type: ignore[arg-type]  # a pipe is a raw stream
+            answer = worker.read_frame(process.stdout)  # type: ignore[arg-type]  # a pipe is a raw stream
         except (EOFError, OSError):
             # The kill at the timeout closes the pipes, which ends the read above.
             _stop(timer)
@@ -208,7 +208,9 @@ class InWorker:
         try:
             kind, *content = pickle.loads(answer)
         except Exception as error:
-            raise CallFailed("raised", f"its result cannot be unpickled here: {worker.describe(error)}") from error
+            raise CallFailed(
+                "raised", f"its result cannot be unpickled here: {worker.describe_error(error)}"
+            ) from error
         if kind == "refused":
             raise UserError(content[0])
         if kind == "raised":

@@ -34,14 +34,14 @@ def call(function: Callable[..., Any], args: Sequence[Any], keywords: Mapping[st
     return list(returned) if hasattr(returned, "__next__") else returned
 
 
-def write(stream: BinaryIO, payload: bytes) -> None:
+def write_frame(stream: BinaryIO, payload: bytes) -> None:
     """Write one frame."""
     stream.write(len(payload).to_bytes(8, "big"))
     stream.write(payload)
     stream.flush()
 
 
-def read(stream: BinaryIO) -> bytes:
+def read_frame(stream: BinaryIO) -> bytes:
     """Return the payload of the next frame.
 
     Raises:
@@ -58,14 +58,14 @@ def _read_exactly(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
-def describe(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Return an error in one line, with the file and line of its innermost frame."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     return f"{traceback.format_exception_only(error)[-1].strip()}{place}"
 
 
-def load(setup: Mapping[str, Any]) -> Callable[..., Any]:
+def load_function(setup: Mapping[str, Any]) -> Callable[..., Any]:
     """Return the function that a set-up names or carries (see `guard.setup_of`)."""
     sys.path[:] = setup["path"]
     if setup["named"] is None:
@@ -106,7 +106,7 @@ def _receive(stream: BinaryIO, frames: queue.SimpleQueue[bytes]) -> None:
     """Read requests in a thread, so that the end of the parent is noticed even while the function hangs."""
     try:
         while True:
-            frames.put(read(stream))
+            frames.put(read_frame(stream))
     except (EOFError, OSError):
         # This worker leads its own process group, so the kill includes all processes that the function started.
         os.killpg(0, signal.SIGKILL)
@@ -120,7 +120,7 @@ def _answer(work: Callable[[], Any]) -> bytes:
         # Compare names rather than classes: this script does not import rlalign.
         if "UserError" in (kind.__name__ for kind in type(error).__mro__):
             return pickle.dumps(("refused", str(error)))
-        return pickle.dumps(("raised", describe(error), traceback.format_exc()))
+        return pickle.dumps(("raised", describe_error(error), traceback.format_exc()))
 
 
 def main() -> None:
@@ -136,10 +136,10 @@ def main() -> None:
     threading.Thread(target=_receive, args=(requests, frames), daemon=True).start()
 
     function: list[Callable[..., Any]] = []
-    write(answers, _answer(lambda: function.append(load(pickle.loads(frames.get())))))
+    write_frame(answers, _answer(lambda: function.append(load_function(pickle.loads(frames.get())))))
     while True:
         request = frames.get()
-        write(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]  # a default of a lambda has no type
+        write_frame(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]  # a default of a lambda has no type
 
 
 if __name__ == "__main__":

@@ -52,7 +52,9 @@ with open(os.devnull, "w") as empty:
     os.dup2(empty.fileno(), 1)
     os.dup2(empty.fileno(), 2)
 # the namespace of the code does not hold the nonce, by which the parent recognizes the report
-nonce, passed, space = job.pop("nonce"), 0, {"__name__": "__main__"}
+nonce = job.pop("nonce")
+passed = 0
+space = {"__name__": "__main__"}
 try:
     exec(compile(job["code"], "completion", "exec"), space)
     for test in job["tests"]:

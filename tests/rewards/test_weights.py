@@ -132,10 +132,3 @@ def test_weight_scales_schedule():
     total = compose({"length=0.5@0:1@10": 2.0})
     total.begin_step(0)
     assert total.weights == {"length": 1.0}
-
-
-def test_product_of_rewards():
-    total = compose("product?of=exact_match|token_match=0.5|json_valid")
-    columns = {"answer": ["{}", "{}"]}
-    scores = total.score("episode", ["p"] * 2, ["{}", "{"], [[1]] * 2, **columns)
-    assert scores.components["product"].tolist() == [0.5, 0.0]

@@ -8,7 +8,6 @@ from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
 from rlalign.rewards.builtin.similarity import _encoder, cosine
-from rlalign.rewards.text import shorten, text_of, words
 
 ODD = [
     "",
@@ -57,19 +56,6 @@ def test_docstring_has_range_cost_determinism_and_exploit(name):
 def test_every_built_in_loads_under_its_registered_name():
     for name in REWARDS._paths:
         assert REWARDS.get(name).name == name
-
-
-def test_words_of_several_scripts():
-    assert words("Don't STOP, it's café-time 42!") == ["don't", "stop", "it's", "café", "time", "42"]
-    assert words("我爱中文。abc中") == ["我", "爱", "中", "文", "abc", "中"]
-    assert words("😀😀 hi") == ["😀", "😀", "hi"]
-    assert words("한국어 말") == ["한국어", "말"]
-    assert words("…!?") == []
-
-
-def test_text_of_and_shorten():
-    assert text_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]) == "a\n"
-    assert shorten("x" * 100, 10) == "'xxxxxxxxx…'"
 
 
 def test_vader_separates_positive_negative_and_neutral():

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from rlalign import checks
-from rlalign.errors import RewardError, UserError
+from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
 from rlalign.rewards.builtin.llm_judge import mark
-from rlalign.rewards.ensemble import combine, ensemble
 
 
 def run(spec, completions, prompts=None, ids=None, policy=None, **columns):
@@ -136,39 +135,6 @@ def test_embedding_f1_matches_greedily(policy):
     precision, recall = 2**-0.5 / 2, 2**-0.5
     expected = 2 * precision * recall / (precision + recall)
     assert run("embedding_f1", ["ac"], answer=["b"], policy=Policy()) == [pytest.approx(expected)]
-
-
-def constant(value):
-    def function(completions):
-        return [value] * len(completions)
-
-    function.__name__ = f"always_{value}"
-    return function
-
-
-def test_combine_values():
-    values = np.array([[1.0, 2.0], [3.0, 2.0]])
-    assert combine(values, "mean", 9).tolist() == [2, 2]
-    assert combine(values, "min", 9).tolist() == [1, 2]
-    assert combine(values, "penalised", 0.5).tolist() == [1.5, 2]
-
-
-def test_ensemble_of_rewards():
-    one, three = constant(1.0), constant(3.0)
-    assert run(ensemble([one, three], how="penalised", coef=2.0), ["a"]) == [0.0]
-    assert run(ensemble([(one, 0.5), three], how="min"), ["a"]) == [0.5]
-    assert run("ensemble?of=exact_match|token_match", ["ab", "ax"], answer=["ab", "ab"]) == [1.0, 0.25]
-    with pytest.raises(RewardError, match="got NaN from member"):
-        run(ensemble([one, constant(math.nan)]), ["a"])
-    with pytest.raises(UserError, match="expected two members"):
-        run("ensemble?of=vader", ["a"])
-    with pytest.raises(UserError, match="Did you mean 'mean'"):
-        run("ensemble?of=vader|length&how=mena", ["a"])
-
-
-def test_ensemble_binds_its_members(policy):
-    values = run("ensemble?of=fluency|too_short&how=min", ["hello"], ids=[[104, 101]], policy=policy)
-    assert values[0] <= -1.0
 
 
 # ---- code ----
