@@ -225,7 +225,7 @@ def test_classifier_returns_probability_of_label(tiny_models):
 
 def test_classifier_passes_conformance_checks(tiny_models):
     reward = REWARDS.get("classifier").using(model=str(tiny_models / "classifier"), label="positive")
-    assert all(law.passed for law in checks.check_reward_laws(reward))
+    assert all(result.passed for result in checks.check_reward(reward))
 
 
 def test_classifier_refuses_pickled_weights(tiny_models, tmp_path):

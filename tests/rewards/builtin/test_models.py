@@ -216,7 +216,7 @@ def test_judge_runs_in_worker(judge):
 
 
 def test_judge_passes_conformance_checks(judge):
-    assert all(law.passed for law in checks.check_reward_laws(REWARDS.get("llm_judge").using(**judge)))
+    assert all(result.passed for result in checks.check_reward(REWARDS.get("llm_judge").using(**judge)))
 
 
 def test_judge_fails_at_its_budget(judge):
