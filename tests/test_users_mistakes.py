@@ -87,7 +87,7 @@ def made(tmp_path_factory):
         ("TRAIN --objective.trust.kind own.py:one", "takes (x): it is called as f(x, trust)"),
         ("TRAIN --policy ./missing", "no folder './missing'"),
         ("TRAIN --reward own.py", "'own.py' is a file: name the reward in it, own.py:NAME"),
-        ("TRAIN --reward regex?pattern=(", "'(' is no regular expression"),
+        ("TRAIN --reward regex?pattern=(", "expected a regular expression, got '('"),
         ("TRAIN --env own.py:Own?max_new=3", "its __init__ must take **kwargs and hand them to super().__init__"),
     ],
 )

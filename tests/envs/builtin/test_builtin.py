@@ -63,7 +63,7 @@ def test_what_is_said_in_a_conversation_is_worth_what_its_text_is(name: str) -> 
         "replies": [[]] * 3,
         "truncated": [False] * 3,
     }
-    if mdp.reward.asks_for_policy:
+    if mdp.reward.needs_policy:
         mdp.reward.bind(make_policy("gru", tokenizer=mdp.tokenizer, seed=0))
     ids = [[mdp.tokenizer.eos_id]] * 3
     plain, message = ([prompt] * 3 for prompt in (task.prompt, [{"role": "user", "content": task.prompt}]))
