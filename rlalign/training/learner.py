@@ -20,7 +20,7 @@ from rlalign.objective import (
     NonFiniteError,
     Objective,
     ObjectiveState,
-    advantages,
+    compute_advantages,
     likelihood_count,
     likelihood_loss,
     loss_count,
@@ -136,7 +136,7 @@ class Learner:
         if batch.old_logprobs is None and (self._reuses or self.config.old_logprobs == "sampler"):
             batch = replace(batch, old_logprobs=batch.sampler_logprobs)
         with torch.no_grad():
-            learnt = advantages(objective, batch, self.state)
+            learnt = compute_advantages(objective, batch, self.state)
         return Buffer(rollout.tokens, rollout.lengths, rollout.action_mask, learnt, self._plan(len(rollout)))
 
     @property

@@ -20,9 +20,9 @@ from rlalign.objective import (
     Objective,
     Trust,
     Value,
-    advantages,
     aggregation,
     baselines,
+    compute_advantages,
     credit,
     kl,
     loss,
@@ -86,7 +86,7 @@ def padding_changes_nothing() -> None:
     noise = {n: torch.nn.functional.pad(x, (0, 3), value=7.0) for n, x in wide.tensors().items() if x.ndim == 2}
     noise["action_mask"] = torch.nn.functional.pad(wide.action_mask, (0, 3))
     padded = replace(wide, **noise)  # type: ignore[arg-type]  # fields by name
-    a, b = (advantages(objective, x).advantages for x in (wide, padded))
+    a, b = (compute_advantages(objective, x).advantages for x in (wide, padded))
     assert a is not None
     assert b is not None
     torch.testing.assert_close(a, b[:, : a.shape[1]])
@@ -96,7 +96,7 @@ def parts_add_up_to_the_whole() -> None:
     mdp = TokenMDP()
     for kind in aggregation.KINDS:
         objective = Objective(aggregation=kind)  # type: ignore[arg-type]  # a string that is one of its kinds
-        whole = advantages(objective, mdp.batch(mdp.table(1))[torch.tensor([0, 3, 9, 30])])
+        whole = compute_advantages(objective, mdp.batch(mdp.table(1))[torch.tensor([0, 3, 9, 30])])
         parts = [policy_loss(objective, whole[rows]) for rows in (slice(0, 1), slice(1, 4))]
         assert sum(float(p.count) for p in parts) == float(policy_loss(objective, whole).count)
         expected = {"sequence_sum": 4, "sequence_mean": 4, "constant": 16, "token_global": int(whole.action_mask.sum())}

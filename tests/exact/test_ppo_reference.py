@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from rlalign.algorithms import algorithm
-from rlalign.objective import Batch, Credit, Objective, ObjectiveState, Value, advantages, policy_loss, value_loss
+from rlalign.objective import (
+    Batch,
+    Credit,
+    Objective,
+    ObjectiveState,
+    Value,
+    compute_advantages,
+    policy_loss,
+    value_loss,
+)
 
 N, T = 6, 8
 
@@ -57,7 +66,7 @@ def test_gae_equals_its_definition(seed: int, gamma: float, lam: float, critic: 
     objective = Objective(
         baseline="value", value=Value("head"), credit=Credit("gae", gamma, lam, critic, bootstrap=True)
     )
-    found = advantages(objective, b)
+    found = compute_advantages(objective, b)
     assert found.advantages is not None
     assert found.returns is not None
     assert b.old_values is not None
@@ -78,7 +87,7 @@ def test_lambda_grows_with_the_length() -> None:
     objective = Objective(
         baseline="value", value=Value("head"), credit=Credit("gae", 1.0, 0.5, 1.0, length_alpha=0.4, bootstrap=False)
     )
-    found = advantages(objective, b)
+    found = compute_advantages(objective, b)
     assert found.advantages is not None
     assert b.old_values is not None
     for i in range(N):
@@ -92,7 +101,7 @@ def test_lambda_grows_with_the_length() -> None:
 def test_policy_and_value_loss_equal_the_formulas(seed: int) -> None:
     ppo = algorithm("ppo").objective
     state = ObjectiveState(kl_coef=0.07)
-    b = advantages(ppo, numbers(seed), state)
+    b = compute_advantages(ppo, numbers(seed), state)
     loss, critic = policy_loss(ppo, b, state), value_loss(ppo, b)
     tokens = [(i, t) for i in range(N) for t in range(T) if b.action_mask[i, t]]
 
@@ -136,7 +145,7 @@ def test_adaptive_kl_moves_as_in_the_paper() -> None:
 
 def test_value_loss_reaches_the_values_and_the_policy_loss_does_not() -> None:
     ppo = algorithm("ppo").objective
-    b = advantages(ppo, numbers(0))
+    b = compute_advantages(ppo, numbers(0))
     assert b.logprobs is not None
     assert b.values is not None
     assert torch.autograd.grad(value_loss(ppo, b).total, b.values, retain_graph=True)[0].abs().sum() > 0

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rlalign.algorithms import algorithm
-from rlalign.objective import KL, Batch, Objective, OffPolicy, Trust, advantages, policy_loss
+from rlalign.objective import KL, Batch, Objective, OffPolicy, Trust, compute_advantages, policy_loss
 
 trl = pytest.importorskip("trl")
 
@@ -142,7 +142,7 @@ SEEDS = (0, 1, 2)
 )
 def test_preset_equals_trl(name: str, settings: dict[str, Any], seed: int) -> None:
     objective = plain(name)
-    b = advantages(objective, numbers(seed))
+    b = compute_advantages(objective, numbers(seed))
     assert_same(objective, b, theirs(b, **settings))
 
 
@@ -166,7 +166,7 @@ def test_every_level_and_kl_setting_of_trl(loss_type: str, level: str, kl: str) 
         aggregation=aggregation,  # type: ignore[arg-type]  # a string that is one of its kinds
         kl=KL("none" if kl == "none" else "loss", 0.1, "k3", importance=importance),
     )
-    b = advantages(objective, numbers(5))
+    b = compute_advantages(objective, numbers(5))
     other = theirs(
         b,
         loss_type,
@@ -182,7 +182,7 @@ def test_dual_clip_is_trls_delta() -> None:
     objective = Objective(
         baseline="group_mean", ratio="token", trust=Trust("dual_clip", dual=1.3), aggregation="token_global"
     )
-    b = advantages(objective, numbers(3))
+    b = compute_advantages(objective, numbers(3))
     assert_same(objective, b, theirs(b, "dapo", delta=1.3))
 
 
@@ -191,7 +191,7 @@ def test_sequence_mask_is_trls() -> None:
         baseline="group_mean", ratio="token", trust=Trust("clip"), aggregation="token_global",
         off_policy=OffPolicy("opsm", delta=0.01),
     )  # fmt: skip
-    b = advantages(objective, numbers(4))
+    b = compute_advantages(objective, numbers(4))
     assert_same(objective, b, theirs(b, "dapo", off_policy_mask_threshold=0.01))
 
 
@@ -202,7 +202,7 @@ def test_importance_weights_enter_as_in_trl(kind: str, level: str) -> None:
         baseline="group_mean", ratio="token", trust=Trust("clip"), aggregation="token_global",
         off_policy=OffPolicy(kind, level, 0.9, 1.1),  # type: ignore[arg-type]  # a string that is one of its kinds
     )  # fmt: skip
-    b = advantages(objective, numbers(4))
+    b = compute_advantages(objective, numbers(4))
     assert b.old_logprobs is not None
     assert b.sampler_logprobs is not None
     log_w = (b.old_logprobs - b.sampler_logprobs) * b.action_mask
@@ -223,7 +223,7 @@ def test_rloo_equals_trl(seed: int) -> None:
         aggregation="sequence_mean",
         kl=KL("none"),
     )
-    b = advantages(objective, numbers(seed))
+    b = compute_advantages(objective, numbers(seed))
     assert b.advantages is not None
     assert b.old_logprobs is not None
     grouped = b.rewards.view(-1, G)
@@ -252,7 +252,7 @@ def test_rloo_equals_trl(seed: int) -> None:
 
 
 def test_rloo_without_a_ratio_has_the_same_gradient_on_policy() -> None:
-    b = advantages(algorithm("rloo").objective, numbers(0))
+    b = compute_advantages(algorithm("rloo").objective, numbers(0))
     assert b.logprobs is not None
     on_policy = replace(b, old_logprobs=b.logprobs.detach())
     kl_free = replace(algorithm("rloo").objective, kl=KL("none"))

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign.algorithms import ALGORITHMS, algorithm
-from rlalign.objective import Batch, Objective, advantages, loss_count, policy_loss, value_count, value_loss
+from rlalign.objective import Batch, Objective, compute_advantages, loss_count, policy_loss, value_count, value_loss
 
 GROUPS, SIZE, WIDTH = 3, 4, 6
 N = GROUPS * SIZE
@@ -96,8 +96,8 @@ def padded(b: Batch, left: int, right: int, junk: float) -> Batch:
 )
 def test_padding_changes_nothing(name: str, seed: int, left: int, right: int, junk: float) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
-    plain = gradients(objective, advantages(objective, b), b)
-    wide = gradients(objective, advantages(objective, padded(b, left, right, junk)), b)
+    plain = gradients(objective, compute_advantages(objective, b), b)
+    wide = gradients(objective, compute_advantages(objective, padded(b, left, right, junk)), b)
     same(plain, wide)
     assert (wide[1][~b.action_mask] == 0).all()
     assert b.valid is not None
@@ -109,7 +109,7 @@ def test_padding_changes_nothing(name: str, seed: int, left: int, right: int, ju
 @given(seed=SEEDS, cuts=st.lists(st.integers(1, N - 1), max_size=5, unique=True))
 def test_micro_batches_add_up(name: str, seed: int, cuts: list[int]) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
-    whole = advantages(objective, b)
+    whole = compute_advantages(objective, b)
     plain = gradients(objective, whole, b)
     edges = [0, *sorted(cuts), N]
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
@@ -133,11 +133,11 @@ def test_micro_batches_add_up(name: str, seed: int, cuts: list[int]) -> None:
 @given(seed=SEEDS)
 def test_the_order_of_samples_and_groups_changes_nothing(name: str, seed: int) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
-    plain = gradients(objective, advantages(objective, b), b)
+    plain = gradients(objective, compute_advantages(objective, b), b)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
     shuffled = b[order]
     relabelled = replace(shuffled, group_ids=100 - 7 * shuffled.group_ids)
-    same(plain, gradients(objective, advantages(objective, relabelled), b))
+    same(plain, gradients(objective, compute_advantages(objective, relabelled), b))
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -146,11 +146,11 @@ def test_the_order_of_samples_and_groups_changes_nothing(name: str, seed: int) -
 def test_a_failed_reward_has_no_say(name: str, seed: int, junk: float) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
     assert b.valid is not None
-    plain = gradients(objective, advantages(objective, b), b)
+    plain = gradients(objective, compute_advantages(objective, b), b)
     assert b.rewards.ndim == 1
-    same(plain, gradients(objective, advantages(objective, replace(b, rewards=b.rewards.where(b.valid, junk))), b))
+    same(plain, gradients(objective, compute_advantages(objective, replace(b, rewards=b.rewards.where(b.valid, junk))), b))
     without = b[b.valid]
-    same(plain, gradients(objective, advantages(objective, without), b))
+    same(plain, gradients(objective, compute_advantages(objective, without), b))
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -164,7 +164,7 @@ def test_equal_rewards_give_exactly_no_gradient_where_the_group_is_the_baseline(
         return
     b = numbers(seed, failed=False)
     b = replace(b, rewards=torch.full_like(b.rewards, 0.1))
-    found = advantages(objective, b)
+    found = compute_advantages(objective, b)
     assert found.advantages is not None
     assert (found.advantages == 0).all()
 
@@ -178,8 +178,8 @@ def test_float32_agrees_with_float64(name: str) -> None:
     single["values"].requires_grad_()
     s = Batch(**single, max_length=b.max_length)  # type: ignore[arg-type]  # fields by name
     for x, y in zip(
-        gradients(objective, advantages(objective, b), b),
-        gradients(objective, advantages(objective, s), s),
+        gradients(objective, compute_advantages(objective, b), b),
+        gradients(objective, compute_advantages(objective, s), s),
         strict=True,
     ):
         torch.testing.assert_close(x, y.double(), rtol=1e-4, atol=1e-5)
