@@ -74,15 +74,15 @@ def made(tmp_path_factory):
         ("list envs --diff a b", "--diff compares two algorithms"),
         ("oracle --preset rloo --group-size 0", "group_size: expected at least 1, got 0"),
         ("oracle --preset rloo --horizon 0", "horizon: expected at least 1, got 0"),
-        ("check reverse --episodes 0", "episodes is 0"),
-        ("check reverse --seed -1", "seed is -1"),
+        ("check reverse --episodes 0", "episodes: expected at least 1, got 0"),
+        ("check reverse --seed -1", "seed: expected at least 0, got -1"),
         ("train --resume run --steps 1", "has done 2 steps already"),
         ("train --resume=run --steps 1", "has done 2 steps already"),
         ("TRAIN --objective.kl.coef inf", "objective.kl.coef is inf"),
         ("TRAIN --learner.lr inf", "learner.lr is inf"),
         ("TRAIN --rollout.temperature inf", "temperature is inf"),
         ("TRAIN --env reverse?max_length=abc", "max_length of rlalign/Reverse-v0 is 'abc': it must be an integer"),
-        ("TRAIN --objective.loss own.py:needs", "'own.py:needs': expected a function f(objective, batch), got a reward"),
+        ("TRAIN --objective.loss own.py:needs", "expected a function f(objective, batch), got a reward"),
         ("TRAIN --objective.baseline own.py:none", "expected a function f(returns, batch), got f()"),
         ("TRAIN --objective.trust.kind own.py:one", "expected a function f(x, trust), got f(x)"),
         ("TRAIN --policy ./missing", "no folder './missing'"),
@@ -110,7 +110,7 @@ def test_a_mistake_on_the_command_line(capsys, made, monkeypatch, words, said):
     ("name", "said"),
     [
         ("Raises", "reply of Raises failed: TypeError: oops"),
-        ("Text", "reply of Text returned a text: it must return ids"),
+        ("Text", "reply of Text: expected token ids, got a text"),
     ],
 )
 def test_a_reply_that_fails_or_is_no_ids(made, name, said):

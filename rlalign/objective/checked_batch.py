@@ -36,7 +36,7 @@ class NonFiniteError(UserError):
         self.tensor = tensor
         shown = ", ".join(map(str, rows[:5])) + (", ..." if len(rows) > 5 else "")
         fix = "; set `valid` to false for a failed reward" if tensor in ("rewards", "greedy_rewards") else ""
-        super().__init__(f"{tensor}: expected finite numbers on valid rows, got NaN or inf in rows {shown}{fix}")
+        super().__init__(f"{tensor}: expected finite numbers in unmasked entries, got NaN or inf in rows {shown}{fix}")
 
 
 def prepare(batch: Batch, *, finite: bool = True) -> Batch:

@@ -108,7 +108,8 @@ def test_prompts_initial_policy_and_metrics_equal_those_of_our_own_run(tmp_path,
 
     common = {"steps": 3, "learner__epochs": 2, "learner__minibatches": 2, "evaluation__every": 2}
     run = train_trl(configuration("trl:grpo", tmp_path / "trl", **common), quiet=True)
-    other, before_after = train_run(configuration("grpo", tmp_path / "ours", **common), quiet=True)
+    other = train_run(configuration("grpo", tmp_path / "ours", **common), quiet=True)
+    before_after = other.comparison
     assert len(rollouts) == 3
     assert [s["prompt"] for s in run.samples] == [s["prompt"] for s in other.samples]
     mdp = build_mdp(run.config)
@@ -132,7 +133,7 @@ def test_the_folder_is_that_of_an_ordinary_run(tmp_path) -> None:
     assert run.config.algorithm == "trl:rloo"
     assert (run.folder / "report" / "evaluation.json").is_file()
     assert (run.folder / "report" / "reward.png").is_file()
-    evaluation = evaluate_run(run, split="validation")
+    evaluation = evaluate_run(run.folder, run.config, split="validation")
     assert run.comparison is not None
     np.testing.assert_allclose(evaluation.after.metrics["reward"], run.comparison.after.metrics["reward"])
     assert evaluation.after.completions == run.comparison.after.completions
