@@ -1,6 +1,6 @@
 """The objective of reinforcement learning: pure functions over masked tensors, one axis per file.
 
-The package knows no model, environment or run configuration.
+The package does not depend on models, environments or run configurations.
 
     batch = compute_advantages(objective, batch, state)    # the whole batch, once
     loss  = policy_loss(objective, batch, state)           # any part of it: LossSum(total, count, metrics)
