@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
+from rlalign.policies.scoring.protocol import SupportsPacking
 from rlalign.types import Sampling
 
 T = TypeVar("T")
@@ -42,7 +43,7 @@ class MicroBatcher:
         """
         if not self.micro_batch and self.policy.device.type != "cpu":
             return [rows]
-        packs = self.policy.packs
+        packs = isinstance(self.policy, SupportsPacking) and self.policy.packs
         order = rows.sort().values if packs else rows[torch.argsort(lengths[rows], stable=True)]
         whole, ends = lengths[order], [True] * len(order)
         more = whole  # what a row costs after another one

@@ -474,7 +474,7 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch) -> None:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
-        with pytest.raises(UserError, match=r"no policy 'gtp2': it is no folder and no name .* cannot be reached"):
+        with pytest.raises(UserError, match=r"no policy 'gtp2': expected a folder, a name .* cannot be reached"):
             make_policy("gtp2")
         server.shutdown()
     assert len(asked) == 1
