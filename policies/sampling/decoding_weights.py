@@ -1,8 +1,8 @@
 """The model that decodes, if it differs from the model that trains, and its weights.
 
-A rollout reads the weights once per token, so preparing them once per rollout pays. `FastDecoder` does that for the
-supported families. For full fine-tuning of any other architecture in a low precision, a copy of the master weights is
-rounded to it. In all other cases the model that trains decodes.
+A rollout reads the weights once per token, so preparing them once per rollout saves time. `FastDecoder` does that for
+the supported families. For full fine-tuning of any other architecture in a low precision, a copy of the master weights
+is rounded to it. In all other cases the model that trains decodes.
 """
 
 from __future__ import annotations

@@ -215,7 +215,9 @@ def learner(policy, value, **settings):
 
 
 def step(learner):
-    learner.update(learner.prepare(rollout(learner.policy)))
+    buffer = learner.prepare(rollout(learner.policy))
+    learner.update(buffer)
+    learner.end_rollout(buffer)  # counts the step, on which the end of the pretraining depends
 
 
 def copies(parameters):
