@@ -23,7 +23,7 @@ from rlalign.compare.tuning.spaces import default_search
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
-from rlalign.policies.device import device_of
+from rlalign.policies.device import resolve_device
 from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
 from rlalign.typecheck import checked
@@ -52,7 +52,7 @@ class Placement:
         """Refuse, before anything is made, what a run of this configuration would refuse there. Raises UserError."""
         check_config(config)
         if self.ray is None:  # a cluster may have what this machine has not
-            device_of(config.device)
+            resolve_device(config.device)
 
     def workers(self, policy: str) -> Workers:
         """What runs them, for runs of a policy."""

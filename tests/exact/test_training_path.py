@@ -20,7 +20,7 @@ from rlalign.config.schema import LearnerConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.oracle import EOS, TokenMDP, projected_moments
-from rlalign.policies.sampling.sampler import DecodeSampler
+from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.policies.tabular import TabularPolicy
 from rlalign.rollout.collect import collect
 from rlalign.training.learner import Learner
