@@ -61,4 +61,4 @@ def check_several_turns(env: str, max_turns: int) -> None:
 
     With one turn the episode would end before the policy could act on an environment message.
     """
-    check_range(f"{env} max_turns", max_turns, least=2, fix="use at least 2: the policy has to see a reply")
+    check_range(f"{env} max_turns", max_turns, least=2, fix="use two turns or more, so that the policy sees a reply")

@@ -60,7 +60,7 @@ class GuessNumber(TextMDP):
     gold_score = 0.9
 
     def __init__(self, *, high: int = 9, seed: int = 0, **kwargs: Any) -> None:
-        check_range("GuessNumber high", high, least=_MIN_HIGH, fix="use at least 6: three splits need enough games")
+        check_range("GuessNumber high", high, least=_MIN_HIGH, fix="use more numbers: three splits of games need them")
 
         def make(rng: np.random.Generator) -> dict[str, Any]:
             first, last = sorted(rng.choice(high, size=2, replace=False) + 1)
