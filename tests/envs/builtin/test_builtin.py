@@ -17,7 +17,7 @@ from rlalign.errors import MissingExtraError, UserError
 from rlalign.evaluation.evaluate import held_out
 from rlalign.policies.factory import make_policy
 from rlalign.registry import ENVS, import_optional
-from rlalign.training.supervised import demonstrations
+from rlalign.training.supervised import build_demonstrations
 
 BUILT_IN = [name for name in ENVS if name.startswith("rlalign/")]
 VARIANTS = [
@@ -112,7 +112,7 @@ def test_byte_tokenizer_fits(name: str) -> None:
 def test_demonstrations_are_the_reference_trajectory(name):
     mdp = make_mdp(name)
     tasks = [mdp.source.get("train", index) for index in range(4)]
-    batch = demonstrations(mdp, tasks)
+    batch = build_demonstrations(mdp, tasks)
     for row, task in enumerate(tasks):
         mask = batch.action_mask[row]
         ids = batch.tokens[row]
