@@ -64,13 +64,13 @@ def test_gymnasium_checker_accepts_environment(name: str) -> None:
 
 
 def test_invariants_hold(name: str) -> None:
-    for result in checks.check_env_laws(make_mdp(name), episodes=40):
+    for result in checks.check_env(make_mdp(name), episodes=40):
         assert result.passed, f"{result.name}: {result.detail}"
 
 
 @pytest.mark.parametrize("spec", VARIANTS)
 def test_invariants_hold_in_other_configurations(spec: str) -> None:
-    for result in checks.check_env_laws(make_mdp(spec), episodes=8):
+    for result in checks.check_env(make_mdp(spec), episodes=8):
         assert result.passed, f"{result.name}: {result.detail}"
 
 

@@ -28,4 +28,4 @@ def test_bias_gap_has_the_sign_of_the_side() -> None:
 
 def test_toxicity_can_be_a_constraint() -> None:
     mdp = make_mdp("detoxify", rewards=["toxicity<=0.1", "too_short=0.5"])
-    assert all(result.passed for result in checks.check_env_laws(mdp, episodes=8))
+    assert all(result.passed for result in checks.check_env(mdp, episodes=8))

@@ -45,4 +45,4 @@ def test_reverse_is_exact_and_parametric() -> None:
 
 def test_reverse_with_multibyte_letters_fits_in_bytes() -> None:
     mdp = make_mdp("reverse", alphabet="一二三🙂", tokenizer="bytes")
-    assert all(result.passed for result in checks.check_env_laws(mdp, episodes=16))
+    assert all(result.passed for result in checks.check_env(mdp, episodes=16))
