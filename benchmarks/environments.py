@@ -41,10 +41,10 @@ from rlalign.envs.registration import find_env, make_mdp
 from rlalign.envs.task_sources import SPLITS, TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError
-from rlalign.log.metrics import signal
 from rlalign.policies.factory import make_sampler
 from rlalign.registry import ENVS
 from rlalign.rollout.collect import collect
+from rlalign.rollout.dynamic_sampling import has_reward_variance
 
 DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve

@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_json, to_json
 from rlalign.errors import UserError
-from rlalign.log.trackers import read_metrics
 from rlalign.storage.atomic import write_whole
+from rlalign.storage.jsonl import read_metrics
 
 if TYPE_CHECKING:
     from rlalign.evaluation.before_after import Comparison

@@ -45,8 +45,8 @@ def run(args: Sequence[str]) -> int:
     given = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
     from rlalign.cli.train import print_comparison, print_samples
     from rlalign.evaluation.evaluate_run import evaluate_run
-    from rlalign.log.trackers import nullable
     from rlalign.run import Run
+    from rlalign.storage.jsonl import nullable
 
     comparison = evaluate_run(
         Run(given.run),

@@ -11,9 +11,9 @@ import torch
 from rlalign.envs.mdp import TextMDP
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import evaluate, held_out
-from rlalign.log.trackers import nullable
 from rlalign.policies.base import Policy
 from rlalign.policies.saved import saved_tokenizer
+from rlalign.storage.jsonl import nullable
 from rlalign.training.early_stopping import EarlyStopping
 
 if TYPE_CHECKING:

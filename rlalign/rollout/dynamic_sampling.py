@@ -10,8 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign.log.metrics import signal
+from rlalign.objective.groups import Groups
 from rlalign.rollout.collect import Rollout
+
+
+def has_reward_variance(rollout: Rollout) -> Tensor:
+    """Return bool [groups]: whether the group's valid rewards differ, so that a group baseline can learn from it."""
+    ids, returns = rollout.group_ids, rollout.returns
+    varied = Groups.of(ids, rollout.valid, returns.dtype).varied(returns)
+    # every row of a group holds the same value, so the order in which scatter writes them does not matter
+    return varied.new_zeros(int(ids.max()) + 1).scatter(0, ids, varied)
 
 
 def with_signal(draw: Callable[[], Rollout], first: Rollout, *, max_draws: int) -> tuple[Rollout, list[Rollout]]:
@@ -22,10 +30,14 @@ def with_signal(draw: Callable[[], Rollout], first: Rollout, *, max_draws: int) 
     which is what the policy's mean reward and its cost in tokens are read from: the chosen groups are a biased sample.
     """
     wanted = int(first.group_ids.max()) + 1
-    drawn, found, rest = [first], _groups(first, signal(first)), _groups(first, ~signal(first))
+    drawn, found, rest = (
+        [first],
+        _groups(first, has_reward_variance(first)),
+        _groups(first, ~has_reward_variance(first)),
+    )
     while len(found) < wanted and len(drawn) < max_draws:
         drawn.append(draw())
-        found += _groups(drawn[-1], signal(drawn[-1]))
+        found += _groups(drawn[-1], has_reward_variance(drawn[-1]))
     return joined([*found, *rest][:wanted]), drawn
 
 

@@ -14,9 +14,9 @@ from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
 from rlalign.errors import FaultError, RewardError, UserError
-from rlalign.log.trackers import read_metrics
 from rlalign.run import Lock, Run
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.training.experiment import train_run
 from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.learner import DivergedError, Learner
@@ -442,7 +442,7 @@ def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rlalign.log.plots.plot_run", broken)
-    with pytest.warns(UserWarning, match="no picture of"):
+    with pytest.warns(UserWarning, match="no plot of"):
         run, comparison = train_run(config(tmp_path / "r", save_every=1), quiet=True)
     assert comparison is not None
     assert len(run.metrics["step"]) == 4

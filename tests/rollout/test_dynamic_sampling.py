@@ -3,9 +3,8 @@
 import torch
 
 import rlalign
-from rlalign.log.metrics import signal
 from rlalign.rollout.collect import Rollout
-from rlalign.rollout.dynamic_sampling import joined, with_signal
+from rlalign.rollout.dynamic_sampling import has_reward_variance, joined, with_signal
 from rlalign.types import Task
 
 
@@ -36,7 +35,7 @@ NAN = float("nan")
 
 
 def test_signal_is_a_spread_among_valid_rewards():
-    found = signal(rollout([[1.0, 2.0], [1.0, 1.0], [NAN, 1.0], [NAN, NAN]]))
+    found = has_reward_variance(rollout([[1.0, 2.0], [1.0, 1.0], [NAN, 1.0], [NAN, NAN]]))
     assert found.tolist() == [True, False, False, False]
 
 
@@ -49,7 +48,7 @@ def test_groups_without_signal_are_replaced_by_later_ones():
     assert filled.tokens.shape == (6, 5)
     assert filled.returns.tolist() == [1, 2, 0, 5, 7, 8]
     assert filled.components["r"].tolist() == [1, 2, 0, 5, 7, 8]
-    assert bool(signal(filled).all())
+    assert bool(has_reward_variance(filled).all())
     # what is logged is everything that was drawn, not the groups that were chosen
     everything = joined(drawn)
     assert everything.returns.tolist() == [1, 2, 3, 3, 4, 4, 0, 0, 0, 5, 7, 8, 9, 1]

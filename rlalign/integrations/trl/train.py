@@ -35,11 +35,12 @@ from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
-from rlalign.log.trackers import Tracker, read_metrics
+from rlalign.log.trackers import Tracker
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.run import Lock, Run, write_config
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.training.experiment import default_output
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.stop_request import StopRequest
