@@ -30,11 +30,8 @@ def with_signal(draw: Callable[[], Rollout], first: Rollout, *, max_draws: int) 
     which is what the policy's mean reward and its cost in tokens are read from: the chosen groups are a biased sample.
     """
     wanted = int(first.group_ids.max()) + 1
-    drawn, found, rest = (
-        [first],
-        _groups(first, has_reward_variance(first)),
-        _groups(first, ~has_reward_variance(first)),
-    )
+    varied = has_reward_variance(first)
+    drawn, found, rest = [first], _groups(first, varied), _groups(first, ~varied)
     while len(found) < wanted and len(drawn) < max_draws:
         drawn.append(draw())
         found += _groups(drawn[-1], has_reward_variance(drawn[-1]))

@@ -155,7 +155,7 @@ def test_a_temporary_entropy_collapse_raises_nothing():
 
 
 def test_the_length_alarm_reads_the_correlation_before_the_limit():
-    """At the limit few lengths differ. Their correlation would end the alarm of the trap, or raise one without a trap."""
+    """At the limit few lengths differ; their correlation would end a true alarm or raise a false one."""
     assert active_steps("overlong", "length") == list(range(active_steps("overlong", "length")[0], 301))
     assert active_steps("detoxify", "length") == []
     assert History(recorded("detoxify")).mean("rollout/length_correlation") > 0.25
