@@ -31,7 +31,7 @@ class JsonLines:
         size = path.stat().st_size if path.is_file() else 0
         if size < start and not lenient:
             raise FaultError(
-                f"'{path}': expected at least {start} bytes, its length at the checkpoint, got {size}; restore the file, "
+                f"'{path}': expected {start} bytes or more, as at the checkpoint, got {size}; restore the file, "
                 "or use --allow-change to resume without the missing lines"
             )
         self._file = path.open("ab")

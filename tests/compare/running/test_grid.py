@@ -332,7 +332,7 @@ def test_a_search_resumes_and_ends_in_settings_that_train_takes(
     assert len(trials) == 3
     best = max(trials, key=lambda t: t["value"])
     page = (folder / "report.html").read_text()
-    assert f"Trial {best['number']} ended highest" in page
+    assert f"Trial {best['number']} has the highest held-out reward" in page
     (folder / "report.html").unlink()
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").read_text() == page
