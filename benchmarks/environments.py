@@ -44,7 +44,6 @@ from rlalign.errors import MissingExtraError
 from rlalign.policies.factory import make_sampler
 from rlalign.registry import ENVS
 from rlalign.rollout.collect import collect
-from rlalign.rollout.dynamic_sampling import has_reward_variance
 
 DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve
@@ -160,7 +159,7 @@ def signal_rate(env: str, plan: Plan, seed: int, prompts: int = 64) -> float:
                 env_rows, make_sampler("decode", policy), stream.next(8), group_size=size,
                 sampling=config.rollout.sampling, generator=generator, seed=start,
             )  # fmt: skip
-            rates.append(float(signal(rollout).double().mean()))
+            rates.append(float(has_reward_variance(rollout).double().mean()))
     return round(float(np.mean(rates)), 4)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rlalign.api import check_config
 from rlalign.compare.analysis.fairness import check_budgets
 from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.collect_runs import Excluding, gather
@@ -22,9 +23,8 @@ from rlalign.compare.tuning.spaces import default_search
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
-from rlalign.integrations import check_any
 from rlalign.policies.device import device_of
-from rlalign.run import Lock
+from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
 from rlalign.typecheck import checked
 
@@ -50,7 +50,7 @@ class Placement:
 
     def check(self, config: TrainConfig) -> None:
         """Refuse, before anything is made, what a run of this configuration would refuse there. Raises UserError."""
-        check_any(config)
+        check_config(config)
         if self.ray is None:  # a cluster may have what this machine has not
             device_of(config.device)
 
@@ -95,7 +95,7 @@ def compare_study(
         placement.check(config)
     for env, name in itertools.product(study.envs, study.algorithms) if study.tune.trials else ():
         check_search(trial_config(study, env, name, folder), spaces_of(study, env, name))
-    with Lock(folder), StopRequest() as stop:
+    with RunLock(folder), StopRequest() as stop:
         workers = placement.workers(study.policy)
         try:
             tuned, tuning = _tune(study, folder, workers, console, stop)
@@ -136,7 +136,7 @@ def compare_runs(
     checked(float | None, threshold, "threshold")
     refuse_foreign(output, "results.json")
     found, excluded = gather(folders, leave_out or Excluding())
-    with Lock(output):
+    with RunLock(output):
         return write_findings(found, output, command=command, excluded=excluded, threshold=threshold)
 
 

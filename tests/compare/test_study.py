@@ -24,7 +24,7 @@ from rlalign.config.overrides import apply, full_key
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.registration import env_id
 from rlalign.errors import UserError
-from rlalign.run import Lock, write_config
+from rlalign.storage.run_folder import RunLock, write_config
 
 STUDY = """
 algorithms = ["rloo", "grpo", "plain"]
@@ -290,7 +290,7 @@ def test_a_cell_without_a_checkpoint_begins_again_unless_a_process_still_works_o
     (cell.folder / "metrics.jsonl").write_text('{"step": 1}\n')
     write_config(cell.folder, cell.config)
     monkeypatch.setattr(grid, "_PATIENCE", 0.0)
-    with Lock(cell.folder), pytest.raises(UserError, match="is in use by process"):
+    with RunLock(cell.folder), pytest.raises(UserError, match="is in use by process"):
         prepared(cell.config)
     assert (cell.folder / "metrics.jsonl").exists()
     assert prepared(cell.config) == cell.config

@@ -30,9 +30,10 @@ from rlalign.config.schema import TrainConfig
 from rlalign.errors import FaultError, UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import Evaluation
-from rlalign.run import Lock, Run, write_config
+from rlalign.run import Run
 from rlalign.storage import atomic as files
 from rlalign.storage.atomic import write_whole
+from rlalign.storage.run_folder import RunLock, write_config
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "results.json"
 
@@ -160,7 +161,7 @@ def test_cells_measured_on_different_prompts_are_not_compared(run: Run, tmp_path
 
 def test_two_comparisons_do_not_write_into_one_folder(run: Run, tmp_path: Path, capsys: Any) -> None:
     for what in ([str(run.folder)], ["--algorithms", "rloo", "--envs", "reverse"]):
-        with Lock(tmp_path / "out"):
+        with RunLock(tmp_path / "out"):
             assert main(["compare", *what, "--output", str(tmp_path / "out")]) == 2
         assert "is in use by process" in capsys.readouterr().err
     (tmp_path / "file").touch()

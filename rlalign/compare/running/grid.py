@@ -18,8 +18,8 @@ from rlalign.compare.study import Cell
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
 from rlalign.errors import UserError
-from rlalign.run import Lock, read_config
 from rlalign.storage import checkpoint
+from rlalign.storage.run_folder import RunLock, read_config
 from rlalign.training.stop_request import STOPPED, StopRequest
 
 _LOOK = 0.3  # seconds between two looks at the runs
@@ -115,7 +115,7 @@ def _own(folder: Path) -> Iterator[None]:
     until = time.monotonic() + _PATIENCE
     while True:
         try:
-            lock = Lock(folder).__enter__()
+            lock = RunLock(folder).__enter__()
             break
         except UserError:
             if time.monotonic() > until:

@@ -20,7 +20,7 @@ from rlalign.compare.running.workers import Ended, log_of, reason_of, run_here
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_dict, to_dict
 from rlalign.errors import UserError
-from rlalign.run import read_config, write_config
+from rlalign.storage.run_folder import read_config, write_config
 
 
 class RayWorkers:

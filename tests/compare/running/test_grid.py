@@ -34,9 +34,10 @@ from rlalign.compare.running.grid import run_cells
 from rlalign.compare.running.workers import LocalWorkers, log_of
 from rlalign.compare.study import Cell, Study, cells
 from rlalign.errors import FaultError, UserError
-from rlalign.run import Run, read_config, write_config
+from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
+from rlalign.storage.run_folder import read_config, write_config
 
 NOTHING = Excluding()
 SEEDS = 5
