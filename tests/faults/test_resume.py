@@ -403,7 +403,7 @@ def test_a_kill_before_the_first_save_begins_again(tmp_path, capsys):
 def test_a_log_that_lost_lines_is_refused_unless_allowed(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
     (tmp_path / "r" / "metrics.jsonl").unlink()
-    with pytest.raises(FaultError, match=r"metrics\.jsonl' has 0 bytes, and \d+ when the checkpoint was written"):
+    with pytest.raises(FaultError, match=r"metrics\.jsonl': expected \d+ bytes or more, as at the checkpoint, got 0"):
         train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
     train_run(config(tmp_path / "r", resume=True, steps=5, allow_change=True), quiet=True)
     assert (tmp_path / "r" / "metrics.jsonl").read_bytes().startswith(b"{")
