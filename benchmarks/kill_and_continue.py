@@ -43,7 +43,7 @@ PICTURES = ("frontier-*.png", "profile*.png", "scores.png")  # learning curves a
 
 def study(folder: Path) -> subprocess.Popen[bytes]:
     """The command, leading a group of processes of its own."""
-    command = [sys.executable, "-m", "rlalign.cli", "compare", *FLAGS, "--output", str(folder)]
+    command = [sys.executable, "-m", "rlalign", "compare", *FLAGS, "--output", str(folder)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
 

@@ -160,7 +160,7 @@ def test_kill_9_then_resume_is_bitwise_equal(tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_to_the_command_save_and_exit_with_their_status(tmp_path, number, status):
-    command = [sys.executable, "-m", "rlalign.cli", "train", "--env", "reverse", "--policy", "gru", "--steps", "100000"]
+    command = [sys.executable, "-m", "rlalign", "train", "--env", "reverse", "--policy", "gru", "--steps", "100000"]
     command += ["--output", str(tmp_path / "run"), "--rollout.prompts", "2", "--evaluation.prompts", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -170,7 +170,7 @@ def test_signals_to_the_command_save_and_exit_with_their_status(tmp_path, number
             break
     rest = process.stdout.read()
     assert process.wait() == status
-    assert "go on with: rlalign train --resume" in rest
+    assert "continue with: rlalign train --resume" in rest
     checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
 
 
@@ -204,7 +204,7 @@ def test_missing_state_is_refused_unless_allowed(tmp_path, part):
 
 def test_a_used_folder_and_a_folder_in_use_are_refused(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
-    with pytest.raises(UserError, match="holds a run already: add --resume"):
+    with pytest.raises(UserError, match="holds a run already; use --resume"):
         train_run(config(tmp_path / "r"), quiet=True)
     with RunLock(tmp_path / "busy"), pytest.raises(UserError, match=rf"in use by process {os.getpid()} .*run\.lock"):
         train_run(config(tmp_path / "busy"), quiet=True)
@@ -266,7 +266,7 @@ def test_nan_weights_are_found_before_rollout_and_never_saved(tmp_path):
     with pytest.raises(FaultError, match="weights are not finite before a rollout"):
         trainer.run()
     with pytest.raises(FaultError, match="weights are not finite before a save"):
-        trainer.save()
+        trainer.state.save()
     trainer.close()
     assert not (tmp_path / "r" / "checkpoints").exists()
 
@@ -286,7 +286,7 @@ def test_a_failing_reward_saves_and_resume_goes_on_as_if_it_never_had(tmp_path):
     whole = [rlalign.reward("steady", timeout_s=None)(lambda completions, **c: [float(len(x)) for x in completions])]
     broken = [rlalign.reward("steady", timeout_s=None, retries=0)(flaky)]
     train_run(config(tmp_path / "whole"), rewards=whole, quiet=True)
-    with pytest.raises(RewardError, match=r"steady.*saved: mend the reward"):
+    with pytest.raises(RewardError, match=r"steady.*saved: repair the reward"):
         train_run(config(tmp_path / "cut"), rewards=broken, quiet=True)
     train_run(config(tmp_path / "cut", resume=True), rewards=whole, quiet=True)
     same_run(tmp_path / "whole", tmp_path / "cut")
@@ -380,7 +380,7 @@ def test_a_reward_that_fails_in_a_validation_saves_the_step(tmp_path):
             raise ValueError("the scorer is down")
         return lengths(completions)
 
-    with pytest.raises(RewardError, match=r"steady.*saved: mend the reward"):
+    with pytest.raises(RewardError, match=r"steady.*saved: repair the reward"):
         train_run(config(tmp_path / "cut", evaluation__every=1), rewards=scored(flaky), quiet=True)
     assert checkpoint.latest(tmp_path / "cut" / "checkpoints").name == "step-2"
     train_run(config(tmp_path / "cut", evaluation__every=1, resume=True), rewards=scored(lengths), quiet=True)
@@ -393,10 +393,10 @@ def test_a_kill_before_the_first_save_begins_again(tmp_path, capsys):
     train_run(config(tmp_path / "whole"), quiet=True)
     train_run(config(tmp_path / "cut"), quiet=True)
     shutil.rmtree(tmp_path / "cut" / "checkpoints")
-    with pytest.raises(UserError, match="holds a run already: add --resume"):
+    with pytest.raises(UserError, match="holds a run already; use --resume"):
         train_run(config(tmp_path / "cut"), quiet=True)
     train_run(config(tmp_path / "cut", resume=True))
-    assert "no checkpoint was written yet: beginning again" in capsys.readouterr().out
+    assert "no checkpoint was written yet: starting again" in capsys.readouterr().out
     same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -418,7 +418,7 @@ def test_a_run_that_changes_its_device_goes_on_with_a_sampler_seeded_anew(tmp_pa
     state["rng"] |= {"device": "cuda", "sampler": torch.zeros(16, dtype=torch.uint8)}
     checkpoint.save(path.parent, manifest["step"], state, config_hash=manifest["config"])
     run = train_run(config(tmp_path / "r", resume=True))
-    assert "the run was on cuda and goes on on cpu" in capsys.readouterr().out
+    assert "written on cuda and the run resumes on cpu" in capsys.readouterr().out
     assert run.metrics["step"] == [1, 2, 3, 4]
 
 
@@ -426,7 +426,7 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
     def diverged(self, answers, weight):
         raise DivergedError("loss nan, gradient norm nan")
 
-    monkeypatch.setattr(Learner, "supervise", diverged)
+    monkeypatch.setattr(Learner, "supervised_update", diverged)
     train_run(config(tmp_path / "r", supervised__align_interval=2), quiet=True)
     assert [row.get("supervised/skipped") for row in read_metrics(tmp_path / "r")] == [None, 1.0, None, 1.0]
     assert (tmp_path / "r" / "faults" / "step-2" / "batch.safetensors").is_file()
@@ -436,7 +436,7 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
 
 
 def test_answers_that_are_not_there_are_missed_before_anything_is_touched(tmp_path):
-    with pytest.raises(UserError, match=r"Sentiment-v0 has no `answer` column"):
+    with pytest.raises(UserError, match=r"Sentiment-v0: expected tasks with an 'answer' column"):
         train_run(config(tmp_path / "r", env="sentiment", supervised__align_interval=1), quiet=True)
     assert not (tmp_path / "r").exists()
 

@@ -50,14 +50,14 @@ def weights_of(folder):
 
 def stopped_and_resumed(chosen, folder, at):
     first = trainer_of(chosen, folder)
-    look = first.watch.look
+    look = first.state.alarms.update
 
     def stop_then_look(step, metrics):
         if step == at:
             first.stop.signal = 15
         return look(step, metrics)
 
-    first.watch.look = stop_then_look
+    first.state.alarms.update = stop_then_look
     first.run()
     first.close()
     second = trainer_of(chosen, folder)
@@ -68,10 +68,10 @@ def stopped_and_resumed(chosen, folder, at):
 
 
 def test_moving_weights_resume_bitwise(tmp_path):
-    whole = trainer_of(config(tmp_path / "a", reward=MOVING), tmp_path / "a")
+    whole = trainer_of(config(tmp_path / "a", rewards=MOVING), tmp_path / "a")
     whole.run()
     whole.close()
-    stopped_and_resumed(config(tmp_path / "b", reward=MOVING), tmp_path / "b", at=3)
+    stopped_and_resumed(config(tmp_path / "b", rewards=MOVING), tmp_path / "b", at=3)
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     (mine, there), (theirs, here) = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -80,7 +80,7 @@ def test_moving_weights_resume_bitwise(tmp_path):
 
 
 def test_what_is_logged_is_what_is_trained(tmp_path):
-    trainer = trainer_of(config(tmp_path / "a", reward=MOVING), tmp_path / "a")
+    trainer = trainer_of(config(tmp_path / "a", rewards=MOVING), tmp_path / "a")
     trainer.run()
     trainer.close()
     rows = rows_of(tmp_path / "a")
@@ -112,7 +112,7 @@ def test_a_rollout_that_failed_leaves_the_weights_of_evaluation(tmp_path):
 def test_per_component_trains_on_other_rewards_than_it_logs(tmp_path):
     rewards = ("token_match=100", "exact_match")
     for name, apart in (("sum", False), ("apart", True)):
-        trainer = trainer_of(config(tmp_path / name, reward=rewards, rollout__per_component=apart), tmp_path / name)
+        trainer = trainer_of(config(tmp_path / name, rewards=rewards, rollout__per_component=apart), tmp_path / name)
         trainer.run()
         trainer.close()
     first, other = (rows_of(tmp_path / name)[0] for name in ("sum", "apart"))
@@ -138,7 +138,7 @@ def with_validations(folder, rewards, **changes):
         def mean(self, name):
             return self.value
 
-    trainer.evaluate = Once
+    trainer.validator.evaluate = Once
     return trainer
 
 

@@ -42,5 +42,5 @@ def test_the_reward_is_the_weighted_sum_of_normalised_components_on_the_last_act
 
 def test_rewards_of_parts_are_refused():
     check_scopes({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 0.0})
-    with pytest.raises(UserError, match="'b' is a reward of each turn"):
+    with pytest.raises(UserError, match="'b' is a reward per turn"):
         check_scopes({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 1.0})

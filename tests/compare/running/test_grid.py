@@ -100,7 +100,7 @@ def test_one_seed_is_the_same_start_for_all_and_other_seeds_are_not(study: Path)
 
 def test_a_study_killed_in_the_middle_and_continued_equals_the_uninterrupted_one(study: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cmp"
-    command = [sys.executable, "-m", "rlalign.cli", "compare", *FLAGS, "--output", str(folder)]
+    command = [sys.executable, "-m", "rlalign", "compare", *FLAGS, "--output", str(folder)]
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
     )
@@ -435,7 +435,7 @@ def test_a_signal_to_all_processes_of_a_study_lets_its_cells_save(tmp_path: Path
     """Ctrl-C and a machine that shuts down reach the study, its cells, and the server that these are forked from."""
     flags = ["--algorithms", "rloo,grpo", "--envs", "reverse", "--steps", str(10**6), "--seeds", "1", "--jobs", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlalign.cli", "compare", *flags, "--output", str(tmp_path)],
+        [sys.executable, "-m", "rlalign", "compare", *flags, "--output", str(tmp_path)],
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     every = cells(Study(("rloo", "grpo"), ("reverse",), seeds=(0,), output=str(tmp_path)))
