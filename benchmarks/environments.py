@@ -44,6 +44,7 @@ from rlalign.errors import MissingExtraError
 from rlalign.policies.factory import make_sampler
 from rlalign.registry import ENVS
 from rlalign.rollout.collect import collect
+from rlalign.rollout.dynamic_sampling import has_reward_variance
 
 DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve

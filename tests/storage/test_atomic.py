@@ -166,7 +166,7 @@ def test_two_comparisons_do_not_write_into_one_folder(run: Run, tmp_path: Path, 
         assert "is in use by process" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["compare", str(run.folder), "--output", str(tmp_path / "file")]) == 2
-    assert "file' cannot be made (File exists)" in capsys.readouterr().err
+    assert "file' cannot be created (File exists)" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_refused_before_the_first_run(
