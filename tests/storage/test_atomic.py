@@ -14,9 +14,9 @@ import pytest
 import rlalign
 from rlalign.cli import main
 from rlalign.compare.analysis.fairness import unequal_draws
-from rlalign.compare.output.pictures import draw
-from rlalign.compare.output.tables import _rows
-from rlalign.compare.output.write_findings import conclude
+from rlalign.compare.output.plots import write_plots
+from rlalign.compare.output.results_csv import csv_rows
+from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.collect_runs import _expand
 from rlalign.compare.records.run_records import finished, read_record
 from rlalign.compare.results.results_json import read_results
@@ -52,7 +52,7 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(FaultError, match=r"a\.json' cannot be written \(No space left on device\): make room"):
         write_atomic(path, "new")
     with pytest.raises(FaultError, match=r"curves-.*\.png' cannot be written"):
-        draw(tmp_path, read_results(EXAMPLE.parent))
+        write_plots(tmp_path, read_results(EXAMPLE.parent))
     with pytest.raises(FaultError, match=r"b\.json' cannot be written \(File exists\)"):
         write_atomic(path / "b.json", "in a folder that is a file")
     assert path.read_text() == "old"
@@ -155,7 +155,7 @@ def test_cells_measured_on_different_prompts_are_not_compared(run: Run, tmp_path
     (other / "report" / "evaluation.json").write_text(own.replace('"prompt": "', '"prompt": "x'))
     b = replace(b, config=replace(b.config, output=str(other)))
     with pytest.raises(UserError, match="other' was measured on other held-out prompts than"):
-        conclude([a, b], tmp_path / "out", command="")
+        write_findings([a, b], tmp_path / "out", command="")
     assert not (tmp_path / "out").exists()
 
 
@@ -166,7 +166,7 @@ def test_two_comparisons_do_not_write_into_one_folder(run: Run, tmp_path: Path, 
         assert "is in use by process" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["compare", str(run.folder), "--output", str(tmp_path / "file")]) == 2
-    assert "file' cannot be made (File exists)" in capsys.readouterr().err
+    assert "file' cannot be created (File exists)" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_refused_before_the_first_run(
@@ -244,7 +244,7 @@ def test_a_prompt_without_a_reward_does_not_empty_the_row_of_its_seed() -> None:
     algorithm, result = next(iter(env.algorithms.items()))
     hole = replace(result, final=[[None, *row[1:]] for row in result.final])
     changed = replace(results, environments={name: replace(env, algorithms={algorithm: hole})})
-    rewards = [row["reward"] for row in _rows(changed)]
+    rewards = [row["reward"] for row in csv_rows(changed)]
     assert rewards == [pytest.approx(np.mean([v for v in row[1:] if v is not None])) for row in result.final]
 
 
