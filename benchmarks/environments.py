@@ -1,16 +1,16 @@
-"""Learning of a small policy in each environment: held-out reward before and after, over seeds, with a curve.
+"""Learning curves of a small policy in each environment, with held-out reward before and after, over several seeds.
 
     python benchmarks/environments.py                                  # all environments, 3 seeds
     python benchmarks/environments.py --envs sort wordle --seeds 5     # some environments, more seeds
     python benchmarks/environments.py --draw                           # only docs/environments.png and .md
 
-A cell is one environment with one seed. The script measures the untrained policy on held-out prompts, and also a warm
-start if the plan has one: steps with an interleaved supervised update on the reference trajectory. Then it trains the
-policy, measures it on the same prompts, and stores the alarms that the run raised. The signal rate is the share of
-groups of 8 samples of one prompt with nonzero reward variance, before any training: at 0 no group baseline can learn.
-A cell "learns" if the paired 95 % interval of its last training's gain is above 0. Seconds are processor time of one
-core. Finished cells are stored in benchmarks/results/environments.json and are not run again without --again. Several
-processes may run at once.
+A cell is one environment with one seed. It measures the untrained policy on held-out prompts. If the plan has a warm
+start (steps with an interleaved supervised update on reference trajectories), it measures the policy after it. Then it
+trains the policy, measures it on the same prompts, and stores the alarms of the run. The signal is the share of groups
+of 8 samples of one prompt with nonzero reward variance, before training; where it is 0, a group baseline has no
+gradient. A cell "learns" if the paired 95 % interval of the gain of its last training lies above 0. Seconds are CPU
+seconds on one core. Finished cells are stored in benchmarks/results/environments.json and are not repeated (--again
+repeats them). Several processes can work at the same time.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 8}
 
 @dataclass(frozen=True)
 class Plan:
-    """The training of one environment.
+    """Training settings of an environment.
 
     Attributes:
-        policy: a policy from scratch.
-        steps: policy-gradient steps, 128 samples each.
-        warm: earlier steps with a supervised update; 0 if the initial reward is dense enough.
+        policy: preset of a policy from scratch.
+        steps: number of policy-gradient steps, 128 samples each.
+        warm: number of earlier steps with a supervised update; 0 if the reward is dense enough without them.
         spec: arguments of the environment, as in `reasoning?task=gcd`.
-        settings: other settings of both trainings.
+        settings: other settings of the run.
         warm_settings: settings of the warm start alone.
     """
 
@@ -73,19 +73,16 @@ class Plan:
 
 
 def entropy(coef: float) -> dict[str, Any]:
-    """Return the setting of an entropy bonus: without it a policy converges to an answer that is right sometimes."""
+    """Return the settings of an entropy bonus; without it a policy settles on an answer that is sometimes correct."""
     return {"objective__regularizer__entropy_coef": coef}
 
 
-FEW = {
-    "rollout__prompts": 4,
-    "evaluation__prompts": 8,
-    "evaluation__samples": 2,
-}  # slow games in which all rewards are equal
-READS = Plan(warm=100, steps=200, settings=entropy(0.05))  # the prompt contains the words of the answer
+FEW = {"rollout__prompts": 4, "evaluation__prompts": 8, "evaluation__samples": 2}  # slow games whose signal is 0
+# The prompt contains the words of the answer.
+EXTRACTION = Plan(warm=100, steps=200, settings=entropy(0.05))
 PLANS: dict[str, Plan] = {
-    **dict.fromkeys(("Constrained", "Entities", "Events"), READS),
-    "Summarise": replace(READS, steps=300),
+    **dict.fromkeys(("Constrained", "Entities", "Events"), EXTRACTION),
+    "Summarise": replace(EXTRACTION, steps=300),
     "Translate": Plan(warm=100, steps=100),
     **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "HackMe", "OverlongTrap"), Plan(steps=300)),
@@ -101,67 +98,62 @@ PLANS: dict[str, Plan] = {
 
 
 def short(name: str) -> str:
-    """Return an id without namespace and version."""
+    """Return the name of an environment without namespace and version."""
     return name.rpartition("/")[2].removesuffix("-v0")
 
 
 def cell(name: str, plan: Plan, seed: int) -> dict[str, Any]:
-    """Train and measure one environment with one seed."""
+    """Return the measurements of one environment with one seed."""
     env = name + (f"?{plan.spec}" if plan.spec else "")
     common = {**HELD_OUT, **plan.settings, "seed": seed, "quiet": True}
     start = time.process_time()
     result: dict[str, Any] = {"plan": asdict(plan), "signal": signal_rate(env, plan, seed)}
-    scratch = default_config(env=env, policy=plan.policy, algorithm="grpo")
+    config = default_config(env=env, policy=plan.policy, algorithm="grpo")
     with tempfile.TemporaryDirectory() as folder:
         policy = plan.policy
         if plan.warm:
             warm = rlalign.train(
-                env, policy, config=replace(scratch, steps=plan.warm), output=f"{folder}/warm",
+                env, policy, config=replace(config, steps=plan.warm), output=f"{folder}/warm",
                 supervised__align_interval=1, **common | plan.warm_settings,
             )  # fmt: skip
             policy = f"{folder}/warm/policy"
             result |= {"untrained": held_out(warm)["before"], "warm_curve": curve(warm)}
         run = rlalign.train(
-            env, config=replace(scratch, policy=policy, steps=plan.steps), output=f"{folder}/run", **common
+            env, config=replace(config, policy=policy, steps=plan.steps), output=f"{folder}/run", **common
         )
         gain = run.comparison.differences["reward"]
         measured = held_out(run)
         result |= {"untrained": measured["before"], "warm": None} if not plan.warm else {"warm": measured["before"]}
         result |= {"trained": measured["after"], "curve": curve(run), "gain": [gain.mean, gain.low, gain.high]}
-        result |= {"prompts": gain.n, "alarms": raised_alarms(run)}
+        result |= {"prompts": gain.n, "alarms": raised(run)}
     return {**result, "learns": gain.low > 0, "seconds": round(time.process_time() - start, 1)}
 
 
-def raised_alarms(run: rlalign.Run) -> dict[str, list[list[int | None]]]:
-    """Return the alarms of a run, and the first and last step of each time that one held (None: to the end)."""
+def raised(run: rlalign.Run) -> dict[str, list[list[int | None]]]:
+    """Return alarm -> first and last step of each period in which it was raised (None: to the end)."""
     path = run.folder / "report" / "alarms.json"
     return {name: alarm["held"] for name, alarm in json.loads(path.read_text()).items()} if path.is_file() else {}
 
 
 def held_out(run: rlalign.Run) -> dict[str, dict[str, float]]:
-    """Return mean reward and components before and after."""
+    """Return the mean reward and its components before and after training."""
     evaluations = {"before": run.comparison.before, "after": run.comparison.after}
-    means: dict[str, dict[str, float]] = {}
-    for name, evaluation in evaluations.items():
-        metrics = [metric for metric in evaluation.metrics if metric not in ("kl", "fluency")]
-        means[name] = {metric: round(evaluation.mean(metric), 4) for metric in metrics}
-    return means
+    excluded = ("kl", "fluency")
+    return {k: {m: round(e.mean(m), 4) for m in e.metrics if m not in excluded} for k, e in evaluations.items()}
 
 
 def curve(run: rlalign.Run) -> list[float]:
-    """Return the training reward as means over POINTS equal parts of the run."""
+    """Return the training reward as means over POINTS equal pieces of the run."""
     rewards = np.array([np.nan if r is None else r for r in run.metrics["reward/mean"]])
-    return [round(float(np.nanmean(part)), 4) for part in np.array_split(rewards, min(POINTS, len(rewards)))]
+    return [round(float(np.nanmean(piece)), 4) for piece in np.array_split(rewards, min(POINTS, len(rewards)))]
 
 
 def signal_rate(env: str, plan: Plan, seed: int, prompts: int = 64) -> float:
     """Return the share of groups of 8 samples with nonzero reward variance, under the untrained policy."""
     config = update(default_config(env=env, policy=plan.policy, algorithm="grpo"), {"seed": seed})
     policy, mdp = build_policy(config, build_mdp(config))
-    size = config.rollout.group_size
-    rates: list[float] = []
-    stream = TaskStream(mdp.source, "train", seed=seed)
-    env_rows = TokenVectorEnv(mdp, 8 * size)
+    size, rates = config.rollout.group_size, []
+    stream, env_rows = TaskStream(mdp.source, "train", seed=seed), TokenVectorEnv(mdp, 8 * size)
     generator = torch.Generator().manual_seed(seed)
     policy.begin_rollout()
     with torch.no_grad():
@@ -179,7 +171,7 @@ def signal_rate(env: str, plan: Plan, seed: int, prompts: int = 64) -> float:
 
 @contextmanager
 def locked():
-    """Exclude other processes from the file of results within the block."""
+    """Exclude other processes from the results while the context is open."""
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / ".environments.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -198,11 +190,11 @@ def store(key: str, result: dict[str, Any]) -> None:
         write("environments", {"cells": dict(sorted({**read(), key: result}.items()))})
 
 
-# ---- figure and tables ----
+# ---- tables and figure ----
 
 
 def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return means over seeds per environment, and the number of seeds that learn."""
+    """Return environment -> means over seeds, and the number of seeds in which it learns."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for key, result in cells.items():
         groups.setdefault(key.rpartition("/")[0], []).append(result)
@@ -210,14 +202,6 @@ def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
     def mean(rows: list[dict[str, Any]], name: str) -> float | None:
         values = [row[name]["reward"] for row in rows if row[name]]
         return float(np.mean(values)) if values else None
-
-    def alarm_counts(rows: list[dict[str, Any]]) -> dict[str, Counter[str]]:
-        raised: Counter[str] = Counter()
-        ended: Counter[str] = Counter()
-        for row in rows:
-            raised.update(row["alarms"].keys())
-            ended.update(alarm for alarm, held in row["alarms"].items() if held[-1][1] is not None)
-        return {"alarms": raised, "ended": ended}
 
     return {
         name: {
@@ -228,7 +212,8 @@ def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
             "seconds": float(np.mean([row["seconds"] for row in rows])),
             "plan": rows[0]["plan"],
             "prompts": rows[0]["prompts"],
-            **alarm_counts(rows),
+            "alarms": Counter(name for row in rows for name in row["alarms"]),
+            "ended": Counter(name for row in rows for name, held in row["alarms"].items() if held[-1][1] is not None),
             "curves": [row["curve"] for row in rows],
         }
         for name, rows in groups.items()
@@ -236,7 +221,7 @@ def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def draw(cells: dict[str, Any], path: Path) -> None:
-    """Draw one panel per environment: the curve of each seed, and lines at the untrained and warm-started reward."""
+    """Draw a panel per environment: the curve of each seed, and the held-out reward before training as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -248,8 +233,10 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     figure, axes = plt.subplots(lines, columns, figsize=(12, 1.9 * lines), squeeze=False, layout="constrained")
     for panel, (name, row) in zip(axes.flat, rows.items(), strict=False):
         steps = row["plan"]["steps"]
-        for points in row["curves"]:
-            panel.plot(np.linspace(steps / len(points), steps, len(points)), points, color="#1f77b4", lw=1, alpha=0.8)
+        for rewards in row["curves"]:
+            panel.plot(
+                np.linspace(steps / len(rewards), steps, len(rewards)), rewards, color="#1f77b4", lw=1, alpha=0.8
+            )
         panel.axhline(row["untrained"], color="#888888", lw=1, ls=":")
         if row["warm"] is not None:
             panel.axhline(row["warm"], color="#d9822b", lw=1, ls="--")
@@ -263,7 +250,7 @@ def draw(cells: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
-def learning_table(cells: dict[str, Any]) -> str:
+def results_table(cells: dict[str, Any]) -> str:
     """Return the table of measurements, in Markdown."""
 
     def number(value: float | None) -> str:
@@ -273,14 +260,14 @@ def learning_table(cells: dict[str, Any]) -> str:
         warm = f"{row['plan']['warm']} + " if row["plan"]["warm"] else ""
         return f"{row['plan']['policy']}, {warm}{row['plan']['steps']} steps"
 
-    def alarms(row: dict[str, Any]) -> str:
-        ended = {name: f", passing in {n}" for name, n in row["ended"].items()}
+    def raised(row: dict[str, Any]) -> str:
+        ended = {name: f", ended in {n}" for name, n in row["ended"].items()}
         return "; ".join(f"{name} in {n}{ended.get(name, '')}" for name, n in sorted(row["alarms"].items()))
 
     rows = [
         [
             short(name), plan(row), number(row["signal"]), str(row["prompts"]), number(row["untrained"]),
-            number(row["warm"]), number(row["trained"]), f"{row['learns']} of {row['seeds']}", alarms(row),
+            number(row["warm"]), number(row["trained"]), f"{row['learns']} of {row['seeds']}", raised(row),
             f"{row['seconds']:.0f}",
         ]
         for name, row in summary(cells).items()
@@ -289,18 +276,19 @@ def learning_table(cells: dict[str, Any]) -> str:
     return table((*head, "CPU s per seed"), rows)
 
 
-def environment_table(page: str) -> str:
-    """Return the table of the built-in environments, in Markdown.
+def registry_table(page: str) -> str:
+    """Return the table of the registry, in Markdown.
 
-    An environment keeps its row of `page` if its package is not installed.
+    An environment whose package is not installed keeps its row of the page. The column "data" comes from the class
+    docstring: the sentence after `Data:`, up to a period before the next capital letter.
     """
     rows = []
     for name in built_in():
         try:
             mdp = make_mdp(name)
         except MissingExtraError:
-            current_rows = [line for line in page.splitlines() if line.startswith(f"| **{short(name)}**:")]
-            rows += [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in current_rows]
+            old_rows = [line for line in page.splitlines() if line.startswith(f"| **{short(name)}**:")]
+            rows += [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in old_rows]
             continue
         docstring = " ".join((inspect.getdoc(type(mdp)) or "").split("Args:")[0].split())
         data = re.search(r"Data: (.*?\.)(?= [A-Z]|$)", docstring)
@@ -327,15 +315,15 @@ def built_in() -> list[str]:
 
 
 def main() -> None:
+    """Run the missing cells, then write the figure and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--envs", nargs="*", default=[], help="names, such as sort; default: all")
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
-    parser.add_argument("--steps", type=int, help="in place of the number in each plan")
-    parser.add_argument("--again", action="store_true", help="run finished cells again")
-    parser.add_argument("--draw", action="store_true", help="only draw the figure and write the tables")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--steps", type=int, help="instead of the plan's steps")
+    parser.add_argument("--again", action="store_true", help="repeat finished cells")
+    parser.add_argument("--draw", action="store_true", help="only write the figure and the page")
     args = parser.parse_args()
     names = [find_env(name).id for name in args.envs] or built_in()
-    # seeds in the outer loop: all environments have a first result early
     cells = [(seed, name) for seed in range(args.seeds) for name in names]
     for seed, name in [] if args.draw else cells:
         plan = PLANS.get(short(name), Plan())
@@ -346,7 +334,7 @@ def main() -> None:
         try:
             result = cell(name, plan, seed)
         except MissingExtraError as error:
-            print(f"{key}: left out: {error}", flush=True)
+            print(f"{key}: skipped: {error}", flush=True)
             continue
         store(key, result)
         rewards = {k: result[k]["reward"] if result[k] else None for k in ("untrained", "warm", "trained")}
@@ -355,7 +343,8 @@ def main() -> None:
         with locked():
             draw(read(), DOCS / "environments.png")
             page = DOCS / "environments.md"
-            fill(page, {"what": environment_table(page.read_text(encoding="utf-8")), "learnt": learning_table(read())})
+            tables = {"registry": registry_table(page.read_text(encoding="utf-8")), "results": results_table(read())}
+            fill(page, tables)
 
 
 if __name__ == "__main__":

@@ -44,16 +44,15 @@ class MissingExtraError(UserError):
     """An optional package that is not installed.
 
     Args:
-        what: the part that needs the package.
         package: name of the package.
         extra: the extra of this library that installs it.
     """
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
+    def __init__(self, package: str, extra: str) -> None:
         self.package = package
         self.extra = extra
         super().__init__(
-            f"{what}: expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]'"
+            f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]'"
         )
 
 
