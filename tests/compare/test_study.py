@@ -165,9 +165,15 @@ def test_unknown_names_and_unfair_budgets_are_refused_before_anything_runs(tmp_p
         (study(policy="grru"), "unknown policy 'grru'. Did you mean 'gru'"),
         (study(policy="./nowhere"), "no folder './nowhere'"),
         (study(settings={"model.lora_r": 4}), "lora"),
-        (study(algorithms=["grpo", "trl:grpo"]), "'gru' is no transformers model, and trl:grpo trains nothing else"),
-        (study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"), "TRL's loop knows one"),
-        (study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}), "cannot follow"),
+        (study(algorithms=["grpo", "trl:grpo"]), "expected a transformers model for trl:grpo, got 'gru'"),
+        (
+            study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"),
+            "expected a single turn for TRL",
+        ),
+        (
+            study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}),
+            "objective.scale: expected batch_std, group_std or none for trl:grpo, got whiten",
+        ),
         (study(settings={"supervised.align_interval": 1}, envs=["alignment"]), "answer"),
     ):
         with pytest.raises(UserError, match=message):

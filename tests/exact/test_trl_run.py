@@ -36,13 +36,13 @@ def configuration(algorithm: str, output: Any, **changes: Any) -> Any:
 def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What TRL's trainer played."""
     seen: list[Any] = []
-    real = record.played
+    real = record.as_rollout
 
     def played(*args: Any, **kwargs: Any) -> Any:
         seen.append(real(*args, **kwargs))
         return seen[-1]
 
-    monkeypatch.setattr(record, "played", played)
+    monkeypatch.setattr(record, "as_rollout", played)
     return seen
 
 
@@ -131,7 +131,7 @@ def test_the_folder_is_an_ordinary_run(tmp_path) -> None:
     assert run.config.algorithm == "trl:rloo"
     assert (run.folder / "report" / "evaluation.json").is_file()
     assert (run.folder / "report" / "reward.png").is_file()
-    again = evaluate_run(run, split="validation")
+    again = evaluate_run(run.folder, run.config, split="validation")
     assert run.comparison is not None
     np.testing.assert_allclose(again.after.metrics["reward"], run.comparison.after.metrics["reward"])
     assert again.after.completions == run.comparison.after.completions
@@ -180,7 +180,7 @@ def test_adapters_train_and_stay_one(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "changes", "words"),
     [
-        ("trl:ppo", {}, "no trainer of TRL"),
+        ("trl:ppo", {}, "unknown TRL trainer"),
         ("trl:grpo", {"objective__baseline": "leave_one_out"}, "baseline"),
         ("trl:grpo", {"objective__filter__dynamic_sampling": True}, "dynamic_sampling"),
         ("trl:rloo", {"objective__filter__drop_truncated": True}, "drop_truncated"),
@@ -189,7 +189,7 @@ def test_adapters_train_and_stay_one(tmp_path) -> None:
         ("trl:grpo", {"evaluation__patience": 2, "evaluation__every": 1}, "patience"),
         ("trl:grpo", {"supervised__align_interval": 1}, "supervised"),
         ("trl:grpo", {"learner__micro_batch": 5}, "micro_batch"),
-        ("trl:grpo", {"policy": "gru"}, "no transformers model"),
+        ("trl:grpo", {"policy": "gru"}, "expected a transformers model"),
         ("trl:grpo", {"env": "rlalign/GuessNumber-v0"}, "turns"),
     ],
     ids=str,
