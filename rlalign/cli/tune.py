@@ -108,7 +108,7 @@ def run(args: Sequence[str]) -> int:
 
 def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Mapping[str, Any]) -> Path:
     """Write best.toml, a file for `rlalign train --config`, and return its path."""
-    from rlalign.storage.atomic import write_whole
+    from rlalign.storage.atomic import write_atomic
 
     values = {"env": env, "policy": study.policy, "algorithm": algorithm}
     if study.steps:
@@ -116,7 +116,7 @@ def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Map
     # JSON numbers, strings and lists are valid TOML. A quoted key keeps its dots instead of opening a table.
     lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
     lines += [f'"{name}" = {json.dumps(value)}' for name, value in {**study.settings, **settings}.items()]
-    return write_whole(folder / "best.toml", "\n".join(lines) + "\n")
+    return write_atomic(folder / "best.toml", "\n".join(lines) + "\n")
 
 
 def _print_trials(console: Console, results: Any) -> None:

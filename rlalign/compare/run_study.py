@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rlalign.api import check_config
 from rlalign.compare.analysis.fairness import check_budgets
-from rlalign.compare.output.write_findings import conclude
+from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.collect_runs import Excluding, gather
 from rlalign.compare.results.schema import Results, Tuning
 from rlalign.compare.running.grid import refuse_foreign, run_cells
@@ -23,7 +23,7 @@ from rlalign.compare.tuning.spaces import default_search
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
-from rlalign.policies.device import device_of
+from rlalign.policies.device import resolve_device
 from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
 from rlalign.typecheck import checked
@@ -52,7 +52,7 @@ class Placement:
         """Refuse, before anything is made, what a run of this configuration would refuse there. Raises UserError."""
         check_config(config)
         if self.ray is None:  # a cluster may have what this machine has not
-            device_of(config.device)
+            resolve_device(config.device)
 
     def workers(self, policy: str) -> Workers:
         """What runs them, for runs of a policy."""
@@ -108,7 +108,7 @@ def compare_study(
         notes = []
         if workers.jobs > 1 and placement.ray is None:
             notes = [f"Seconds were measured with up to {workers.jobs} cells side by side on this machine."]
-        return conclude(
+        return write_findings(
             grid, folder, command=command, failed=failed, tuning=tuning, threshold=study.threshold, notes=notes
         )
 
@@ -137,7 +137,7 @@ def compare_runs(
     refuse_foreign(output, "results.json")
     found, excluded = gather(folders, leave_out or Excluding())
     with RunLock(output):
-        return conclude(found, output, command=command, excluded=excluded, threshold=threshold)
+        return write_findings(found, output, command=command, excluded=excluded, threshold=threshold)
 
 
 def _tune(

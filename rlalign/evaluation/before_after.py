@@ -12,8 +12,8 @@ import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
 from rlalign.evaluation.text_metrics import fold_means
-from rlalign.log.trackers import nullable
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
+from rlalign.storage.jsonl import nullable
 from rlalign.types import FloatArray
 
 
@@ -157,4 +157,4 @@ def _means_by_prompt(evaluation: Evaluation) -> dict[str, list[float]]:
 def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluation.json") -> Path:
     """Write report/`name` of a run folder atomically and return its path."""
     text = json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n"
-    return write_whole(folder / "report" / name, text)
+    return write_atomic(folder / "report" / name, text)

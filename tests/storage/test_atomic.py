@@ -14,9 +14,9 @@ import pytest
 import rlalign
 from rlalign.cli import main
 from rlalign.compare.analysis.fairness import unequal_draws
-from rlalign.compare.output.pictures import draw
-from rlalign.compare.output.tables import _rows
-from rlalign.compare.output.write_findings import conclude
+from rlalign.compare.output.plots import write_plots
+from rlalign.compare.output.results_csv import csv_rows
+from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.collect_runs import _expand
 from rlalign.compare.records.run_records import finished, read_record
 from rlalign.compare.results.results_json import read_results
@@ -32,7 +32,7 @@ from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import Evaluation
 from rlalign.run import Run
 from rlalign.storage import atomic as files
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 from rlalign.storage.run_folder import RunLock, write_config
 
 EXAMPLE = Path(__file__).parents[1] / "data" / "results.json"
@@ -43,18 +43,18 @@ _NONE = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
 
 def test_a_file_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    write_whole(path, "old")
+    write_atomic(path, "old")
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(files.os, "fsync", full)
     with pytest.raises(FaultError, match=r"a\.json' cannot be written \(No space left on device\): make room"):
-        write_whole(path, "new")
+        write_atomic(path, "new")
     with pytest.raises(FaultError, match=r"curves-.*\.png' cannot be written"):
-        draw(tmp_path, read_results(EXAMPLE.parent))
+        write_plots(tmp_path, read_results(EXAMPLE.parent))
     with pytest.raises(FaultError, match=r"b\.json' cannot be written \(File exists\)"):
-        write_whole(path / "b.json", "in a folder that is a file")
+        write_atomic(path / "b.json", "in a folder that is a file")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 
@@ -155,7 +155,7 @@ def test_cells_measured_on_different_prompts_are_not_compared(run: Run, tmp_path
     (other / "report" / "evaluation.json").write_text(own.replace('"prompt": "', '"prompt": "x'))
     b = replace(b, config=replace(b.config, output=str(other)))
     with pytest.raises(UserError, match="other' was measured on other held-out prompts than"):
-        conclude([a, b], tmp_path / "out", command="")
+        write_findings([a, b], tmp_path / "out", command="")
     assert not (tmp_path / "out").exists()
 
 
@@ -166,7 +166,7 @@ def test_two_comparisons_do_not_write_into_one_folder(run: Run, tmp_path: Path, 
         assert "is in use by process" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["compare", str(run.folder), "--output", str(tmp_path / "file")]) == 2
-    assert "file' cannot be made (File exists)" in capsys.readouterr().err
+    assert "file' cannot be created (File exists)" in capsys.readouterr().err
 
 
 def test_a_device_that_is_not_there_is_refused_before_the_first_run(
@@ -244,7 +244,7 @@ def test_a_prompt_without_a_reward_does_not_empty_the_row_of_its_seed() -> None:
     algorithm, result = next(iter(env.algorithms.items()))
     hole = replace(result, final=[[None, *row[1:]] for row in result.final])
     changed = replace(results, environments={name: replace(env, algorithms={algorithm: hole})})
-    rewards = [row["reward"] for row in _rows(changed)]
+    rewards = [row["reward"] for row in csv_rows(changed)]
     assert rewards == [pytest.approx(np.mean([v for v in row[1:] if v is not None])) for row in result.final]
 
 
@@ -282,8 +282,8 @@ def test_a_cell_with_a_checkpoint_goes_on_from_it(tmp_path: Path) -> None:
     """Kills beginning again, which ends in the same weights and only costs the time that was saved."""
     (cell,) = cells(Study(("rloo",), ("reverse",), seeds=(0,), output=str(tmp_path)))
     write_config(cell.folder, cell.config)
-    write_whole(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")
-    write_whole(cell.folder / "metrics.jsonl", '{"step": 1}\n{"step": 2}\n')
+    write_atomic(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")
+    write_atomic(cell.folder / "metrics.jsonl", '{"step": 1}\n{"step": 2}\n')
     assert prepared(cell.config) == replace(cell.config, resume=True)
     assert steps_of(cell.folder) == 2
     (cell.folder / "checkpoints" / "step-2").rename(cell.folder / "checkpoints" / "tmp-step-2")  # was never complete

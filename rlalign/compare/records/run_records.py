@@ -14,7 +14,7 @@ import numpy as np
 from rlalign.compare.results.schema import Curve
 from rlalign.compare.study import Cell
 from rlalign.config.schema import TrainConfig
-from rlalign.log.trackers import read_metrics
+from rlalign.storage.jsonl import read_metrics
 from rlalign.types import FloatArray
 
 _EVALUATION = Path("report", "evaluation.json")

@@ -22,7 +22,7 @@ from rlalign.compare.tuning.spaces import check_values, distributions
 from rlalign.config.overrides import shown
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
-from rlalign.log.trackers import read_metrics
+from rlalign.storage.jsonl import read_metrics
 from rlalign.training.stop_request import STOPPED, StopRequest
 
 _LOOK = 0.2  # seconds between two looks at the trials

@@ -17,9 +17,9 @@ from rlalign.compare.analysis.aggregate import aggregate
 from rlalign.compare.analysis.analyze import analyse_env
 from rlalign.compare.analysis.pairs import decide
 from rlalign.compare.analysis.verdict import beaten, verdict, winners
+from rlalign.compare.output.html.components import cost, estimate
 from rlalign.compare.output.html.numbers import level
-from rlalign.compare.output.html.pieces import cost, estimate
-from rlalign.compare.output.tables import _algorithms, _course
+from rlalign.compare.output.tables import final_rewards_table, learning_table
 from rlalign.compare.records.run_records import Record
 from rlalign.compare.results.schema import Curve, EnvResult
 from rlalign.compare.study import Cell
@@ -201,7 +201,7 @@ def test_few_seeds_have_no_interval_for_iqm_and_median_and_five_say_their_level(
         assert level(one.median) == covers
         assert ("[–]" in estimate(one.iqm)) == (seeds < 5)
         console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - open as long as the console
-        console.print(_algorithms("e", env, seeds))
+        console.print(final_rewards_table("e", env, seeds))
         printed = console.export_text()
         assert ("[–]" in printed) == (seeds < 5)
         assert ("median (93.8 % CI)" in printed) == (seeds == 5)
@@ -213,7 +213,7 @@ def test_a_threshold_that_nobody_reached_takes_more_than_all_had() -> None:
     never = env.algorithms["a"].to_threshold["samples"]
     assert cost(never).startswith("&gt; 100.0")
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - open as long as the console
-    console.print(_course("e", env))
+    console.print(learning_table("e", env))
     assert "> 100" in console.export_text()
     reached = analyse_env(grid, threshold=0.3).algorithms["a"].to_threshold["samples"]
     assert cost(reached).startswith("100.0")

@@ -34,9 +34,9 @@ from rlalign.compare.running.grid import run_cells
 from rlalign.compare.running.workers import LocalWorkers, log_of
 from rlalign.compare.study import Cell, Study, cells
 from rlalign.errors import FaultError, UserError
-from rlalign.log.trackers import read_metrics
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config, write_config
 
 NOTHING = Excluding()
@@ -333,7 +333,7 @@ def test_a_search_resumes_and_ends_in_settings_that_train_takes(
     assert len(trials) == 3
     best = max(trials, key=lambda t: t["value"])
     page = (folder / "report.html").read_text()
-    assert f"Trial {best['number']} ended highest" in page
+    assert f"Trial {best['number']} has the highest held-out reward" in page
     (folder / "report.html").unlink()
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").read_text() == page
