@@ -20,6 +20,7 @@ class Args:
     """List environments, rewards, algorithms or policies."""
 
     kind: tyro.conf.Positional[Literal["envs", "rewards", "algorithms", "policies"]]
+    """Names to list."""
     diff: tuple[str, ...] = ()
     """Two algorithms: print only the axes on which they differ."""
 

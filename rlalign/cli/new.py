@@ -23,6 +23,7 @@ class Args:
     """Write a working template of an environment or a reward, and its test."""
 
     kind: tyro.conf.Positional[Literal["env", "reward"]]
+    """Template to write."""
     name: tyro.conf.Positional[str]
     """Name, such as haiku: writes haiku.py and test_haiku.py. Existing files are not overwritten."""
     turns: int = 1

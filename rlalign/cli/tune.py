@@ -28,11 +28,11 @@ class Args:
     """SETTING=SPACE, repeatable: learner.lr=log:1e-4:1e-2, uniform:0:1, int:1:8, rollout.group_size=choice:4,8;
     without: the learning rate within a factor of ten of its default."""
     env: str = "reverse"
-    """Environment."""
+    """Environment of all trials."""
     policy: str = "gru"
-    """Policy."""
+    """Policy of all trials."""
     algorithm: str = "rloo"
-    """Algorithm."""
+    """Algorithm of all trials."""
     steps: int | None = None
     """Training steps per trial; None: the policy's default."""
     trials: int = 20
