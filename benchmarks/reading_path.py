@@ -1,91 +1,146 @@
-"""How much there is to read from `rlalign train` to the optimizer's first step: files, functions, lines, changes of file.
+"""How far it is from `rlalign train` to what an experiment consists of: files, functions, lines, changes of file.
 
     python benchmarks/reading_path.py            # prints the counts and writes results/reading_path.json
-    python benchmarks/reading_path.py --list     # also lists the functions in the order in which they are entered
+    python benchmarks/reading_path.py --list     # also prints the calls from caller to callee
 
-Runs `rlalign train` for one step and records every function of the package that is entered before the optimizer's step,
-in the order of its first call. Counted once each: functions (methods and properties included, comprehensions and lambdas
-not), the files that hold them, and the lines of their definitions with docstrings and comments. A change of file is
-counted where two functions that follow one another in that order stand in different files. Functions that are entered
-only while the policy is evaluated before training are not counted.
+Runs one step of `rlalign train` and records the call stack at eight stations: the next tasks, a sampled token, a reward,
+a log-prob, the baseline, the policy loss, the backward pass and the optimizer's step. Counted once each, over the union of
+these stacks: the functions of this package on them, the files of these functions, the lines of their definitions with
+docstrings and comments, and the calls whose caller and callee stand in different files. This is what one reads on the
+way from the command to the mathematics. The evaluation before training is left out.
 """
 
 from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 import tempfile
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 import rlalign
 
 ROOT = Path(rlalign.__file__).resolve().parents[1]
-FOLDERS = tuple(str(ROOT / name) + "/" for name in ("rlalign", "envs", "policies", "rewards"))
-COMMAND = ["train", "--env", "reverse", "--policy", "gru", "--algorithm", "grpo", "--steps", "1"]
+FOLDERS = tuple(f"{ROOT / name}{os.sep}" for name in ("rlalign", "envs", "policies", "rewards"))
+COMMAND = (
+    "train --env reverse --policy gru --algorithm grpo --steps 1 --rollout.prompts 2 --evaluation.prompts 2 --output"
+).split()
+STATIONS = {  # functions of the package, and built-in functions of torch
+    "TaskStream.next": "the next tasks",
+    "searchsorted": "a sampled token",
+    "token_match": "a reward",
+    "logsumexp": "a log-prob",
+    "group_mean": "the baseline",
+    "clip": "the policy loss",
+    "run_backward": "the backward pass",
+}
+
+Call = tuple[CodeType, CodeType]
 
 
 class StepReached(Exception):
     """Raised in place of the optimizer's step."""
 
 
-def trace() -> list[CodeType]:
-    """Return the code objects of the package in the order of their first call, up to the optimizer's step."""
+class Recorder:
+    """Records the calls on the way to the stations, as a profiling function of the interpreter."""
+
+    def __init__(self) -> None:
+        self.calls: dict[Call, None] = {}  # in the order in which they first occur
+        self.reached: set[str] = set()
+        self._in_package: dict[CodeType, bool] = {}  # a cache: resolving a path takes long
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        """Record the stack when a station is entered."""
+        if event == "c_call":
+            name = getattr(argument, "__name__", "")
+        elif event == "call" and self.in_package(frame.f_code):
+            name = frame.f_code.co_qualname
+        else:
+            return
+        if name in STATIONS:
+            self.record(name, frame)
+
+    def record(self, station: str, frame: FrameType | None) -> None:
+        """Add the calls of the stack below a frame."""
+        stack = []
+        while frame is not None:
+            code = frame.f_code
+            if code.co_name == "evaluate" and code.co_filename.endswith("evaluation/evaluate.py"):
+                return
+            if code.co_name == "_metrics":  # computes the clipped share, beside the loss
+                return
+            if self.in_package(code) and not code.co_name.startswith("<"):  # comprehensions are part of their function
+                stack.append(code)
+            frame = frame.f_back
+        self.reached.add(station)
+        stack.reverse()
+        for caller, callee in zip(stack, stack[1:], strict=False):  # noqa: RUF007 - pairwise hides the order
+            self.calls.setdefault((caller, callee))
+
+    def in_package(self, code: CodeType) -> bool:
+        """Return whether a function is of this package."""
+        if code not in self._in_package:
+            self._in_package[code] = str(Path(code.co_filename).resolve()).startswith(FOLDERS)
+        return self._in_package[code]
+
+
+def trace() -> Recorder:
+    """Run the command up to the optimizer's step."""
     from rlalign.cli import main
 
-    entered: dict[CodeType, None] = {}
-    evaluating = 0
-
-    def profile(frame: FrameType, event: str, argument: Any) -> None:
-        nonlocal evaluating
-        code = frame.f_code
-        if event not in ("call", "return") or not str(Path(code.co_filename).resolve()).startswith(FOLDERS):
-            return
-        if code.co_name == "evaluate" and code.co_filename.endswith("evaluation/evaluate.py"):
-            evaluating += 1 if event == "call" else -1
-        elif event == "call" and not evaluating and not code.co_name.startswith("<"):
-            entered.setdefault(code)
+    recorder = Recorder()
 
     def stop(*_: Any, **__: Any) -> None:
         sys.setprofile(None)
+        recorder.record("step", sys._getframe(1))
         raise StepReached
 
     step = torch.optim.AdamW.step
-    torch.optim.AdamW.step = stop  # type: ignore[method-assign]  # restored below
+    torch.optim.AdamW.step = stop  # type: ignore[method-assign, assignment]  # restored below
     with tempfile.TemporaryDirectory() as folder:
         try:
-            sys.setprofile(profile)
-            main([*COMMAND, "--output", folder + "/run"])
+            sys.setprofile(recorder)
+            main([*COMMAND, f"{folder}/run"])
         except StepReached:
             pass
         finally:
             sys.setprofile(None)
             torch.optim.AdamW.step = step  # type: ignore[method-assign]
-    return list(entered)
+    missing = {*STATIONS, "step"} - recorder.reached
+    assert not missing, f"never reached: {missing}"
+    return recorder
 
 
-def count(codes: list[CodeType]) -> dict[str, int]:
-    """Return the four counts of functions in reading order."""
-    files = [str(Path(code.co_filename).resolve()) for code in codes]
+def path_of(code: CodeType) -> str:
+    """Return the file of a function, relative to the repository."""
+    return str(Path(code.co_filename).resolve().relative_to(ROOT))
+
+
+def count(calls: list[Call]) -> dict[str, int]:
+    """Return the four counts."""
+    functions = dict.fromkeys(code for call in calls for code in call)
     return {
-        "functions": len(codes),
-        "files": len(set(files)),
-        "lines": sum(len(inspect.getsourcelines(code)[0]) for code in codes),
-        "changes of file": sum(a != b for a, b in zip(files, files[1:], strict=False)),
+        "functions": len(functions),
+        "files": len({path_of(code) for code in functions}),
+        "lines": sum(len(inspect.getsourcelines(code)[0]) for code in functions),
+        "changes of file": sum(path_of(caller) != path_of(callee) for caller, callee in calls),
     }
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--list", action="store_true", help="list the functions")
+    parser.add_argument("--list", action="store_true", help="print the calls")
     arguments = parser.parse_args()
-    codes = trace()
+    calls = list(trace().calls)
     if arguments.list:
-        for code in codes:
-            path = Path(code.co_filename).resolve().relative_to(ROOT)
-            print(f"{path}:{code.co_firstlineno}  {code.co_qualname}")
-    print("  ".join(f"{name} {number}" for name, number in count(codes).items()))
+        for caller, callee in calls:
+            print(f"{path_of(caller)}:{caller.co_qualname}  ->  {path_of(callee)}:{callee.co_qualname}")
+    print("  ".join(f"{name} {number}" for name, number in count(calls).items()))

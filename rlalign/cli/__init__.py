@@ -1,4 +1,4 @@
-"""The command line: `rlalign COMMAND ...`. Each command is a module here with a `run(args) -> exit status`."""
+"""The command line, `rlalign COMMAND ...`: one module per command, each with `run(args) -> exit status`."""
 
 from __future__ import annotations
 
@@ -11,52 +11,62 @@ from collections.abc import Sequence
 from rlalign.errors import FaultError, RewardError, UnknownNameError, UserError
 
 COMMANDS = {
-    "train": "train a policy; without arguments, SmolLM2 learns to continue sentences positively",
-    "evaluate": "compare a run's policy with its start on held-out prompts",
-    "generate": "continue a text with a run's policy, again until the reward reaches a level",
-    "list": "list envs, rewards, algorithms or policies",
-    "new": "write a working environment or reward with its test, to be changed into your own",
-    "check": "run the checks of an environment or a reward",
-    "oracle": "prove what an algorithm's gradient is, exactly, on an enumerable MDP",
+    "train": "train a policy; without arguments, SmolLM2 learns to write positive continuations",
+    "evaluate": "compare a trained policy with its initial policy on held-out prompts",
+    "generate": "complete a prompt with a trained policy, optionally until the reward reaches a level",
+    "list": "list environments, rewards, algorithms or policies",
+    "new": "write a template of an environment or a reward, with its test",
+    "check": "run the conformance checks of an environment or a reward",
+    "oracle": "compare an algorithm's expected gradient with the exact gradient on an enumerable MDP",
     "report": "write the HTML report of a study, a run or a search",
-    "compare": "run algorithms × environments × seeds, or take runs that exist, and say what may be claimed",
-    "tune": "search settings of an algorithm",
-    "plot": "draw the curves of one or several runs",
-    "doctor": "say what this machine and installation can do",
+    "compare": "compare algorithms over environments and seeds, from new or existing runs, with statistical tests",
+    "tune": "search for good settings of an algorithm",
+    "plot": "plot the training curves of one or more runs",
+    "doctor": "print versions, optional packages, device, cache and disk space",
 }
 
-_MODULES = {"list": "listing"}  # a module named list would hide the builtin in this package
+_MODULES = {"list": "listing"}  # a module named list would shadow the builtin in this package
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0 done, 1 fault, 2 the user's mistake, 128 + n stopped by signal n."""
+    """Run a command and return its exit status.
+
+    Args:
+        argv: the arguments; None: those of the process.
+
+    Returns:
+        0: success. 1: a failed check, or a fault of the machine. 2: a mistake in the arguments. 128 + n: stopped by
+        signal n.
+    """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [a for a in args if a != "--debug"]
     if not debug:
         warnings.formatwarning = _one_line
-    # Waiting threads spin for a while, then sleep: endless spinning takes a busy machine's cores from those that work,
-    # and no spinning at all makes each of a decode step's many short waits a system call. OpenMP reads it at its start.
+    # Waiting OpenMP threads spin for a while, then sleep. Endless spinning takes cores from other processes of a busy
+    # machine; without spinning, each of the many short waits of a decoding step becomes a system call. OpenMP reads
+    # the variable when it is loaded, so this line comes before any import of torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         return _dispatch(args)
     except (UserError, RewardError) as error:
         if debug:
             raise
-        return _say(str(error), 2)
+        return _print_error(str(error), 2)
     except FaultError as error:
         if debug:
             raise
-        return _say(str(error), 1)
+        return _print_error(str(error), 1)
     except KeyboardInterrupt:
-        return _say("interrupted", 130)
-    except BrokenPipeError:  # the reader of a pipe has gone, as in `rlalign list envs | head -1`
+        return _print_error("interrupted", 130)
+    except BrokenPipeError:  # the reader of a pipe has exited, as in `rlalign list envs | head -1`
+        # Python flushes stdout at exit: send the rest to /dev/null, or it would raise once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
-    """A warning without the line of code, which a reader of the command line has not written."""
+    """Format a warning without its source line, which is not the user's code."""
     return f"warning: {message}\n"
 
 
@@ -81,15 +91,16 @@ def _help() -> int:
     from rlalign.cli.console import console as make_console
 
     console = make_console()
-    console.print("[bold]rlalign[/]: reinforcement learning from feedback for language models\n")
+    console.print("[bold]rlalign[/]: reinforcement learning for language models\n")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, text in COMMANDS.items():
         table.add_row(f"[bold]{name}[/]", text)
     console.print(table)
-    console.print("\nrlalign COMMAND --help says more. --debug shows the traceback of an error.")
+    console.print("\nrlalign COMMAND --help shows the arguments of a command. --debug shows the traceback of an error.")
     return 0
 
 
-def _say(message: str, status: int) -> int:
+def _print_error(message: str, status: int) -> int:
+    """Print an error message to stderr and return the exit status."""
     print(f"rlalign: {message}", file=sys.stderr)
     return status

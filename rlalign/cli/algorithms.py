@@ -1,4 +1,4 @@
-"""The table of algorithms: where each stands on the axes, or only where two of them differ."""
+"""Tables of algorithms: the axes of each, and the differences of two."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 
 
-def show(differing: Sequence[str]) -> int:
-    """Print all algorithms, or the axes on which two differ."""
+def show(pair: Sequence[str]) -> int:
+    """Print the axes of all algorithms, or the axes on which a pair of algorithms differs; return the exit status."""
     console = make_console()
-    if differing:
-        if len(differing) != 2:
-            raise UserError("--diff takes two algorithms: rlalign list algorithms --diff grpo dapo")
-        console.print(_difference(*(algorithm(name) for name in differing)))
-    else:
-        console.print(_axes())
-        console.print(f"by other trainers at the same point: {', '.join(OUTSIDE)} (docs/trl.md)")
-        console.print("what is proven of each: rlalign oracle, docs/algorithms.md")
+    if not pair:
+        console.print(_axes_table())
+        console.print(f"TRL's trainers with the same objective: {', '.join(OUTSIDE)} (docs/trl.md)")
+        console.print("the proven properties of each gradient: rlalign oracle, docs/algorithms.md")
+        return 0
+    if len(pair) != 2:
+        raise UserError(
+            f"--diff: expected two algorithms, got {len(pair)}; use rlalign list algorithms --diff grpo dapo"
+        )
+    console.print(_difference_table(algorithm(pair[0]), algorithm(pair[1])))
     return 0
 
 
-def _difference(a: Algorithm, b: Algorithm) -> Table:
+def _difference_table(a: Algorithm, b: Algorithm) -> Table:
     table = Table(box=None, padding=(0, 2))
     for name in ("axis", a.name, b.name):
         table.add_column(name, style="bold" if name == "axis" else "")
-    reuse = {"group_size": (a.group_size, b.group_size), "epochs": (a.epochs, b.epochs)}
-    for axis, (left, right) in {**diff(a.objective, b.objective), **reuse}.items():
+    # group_size and epochs are settings of the rollout and the learner, not axes of the objective
+    settings = {"group_size": (a.group_size, b.group_size), "epochs": (a.epochs, b.epochs)}
+    for axis, (left, right) in {**diff(a.objective, b.objective), **settings}.items():
         if left != right:
             table.add_row(axis, str(left), str(right))
     return table
 
 
-def _axes() -> Table:
+def _axes_table() -> Table:
     table = Table(box=None, padding=(0, 1))
     for name in ("algorithm", "arXiv", "baseline", "scale", "credit", "ratio", "trust", "aggregation", "kl"):
         table.add_column(name, style="bold" if name == "algorithm" else "", no_wrap=name == "algorithm")
@@ -44,6 +47,6 @@ def _axes() -> Table:
         item = algorithm(name)
         o = item.objective
         kl = "none" if o.kl.where == "none" else f"{o.kl.where} {o.kl.estimator}"
-        cells = (o.baseline, o.scale, o.credit.kind, o.ratio, o.trust.kind, o.aggregation, kl)
-        table.add_row(name, item.arxiv or item.paper, *("–" if cell == "none" else cell for cell in cells))
+        axes = (o.baseline, o.scale, o.credit.kind, o.ratio, o.trust.kind, o.aggregation, kl)
+        table.add_row(name, item.arxiv or item.paper, *("–" if axis == "none" else axis for axis in axes))
     return table

@@ -1,4 +1,4 @@
-"""`rlalign check ENV|REWARD|all`: run the checks of environments and rewards on anything, built in or your own."""
+"""`rlalign check ENV|REWARD|all`: conformance checks of built-in and user-defined environments and rewards."""
 
 from __future__ import annotations
 
@@ -21,53 +21,59 @@ from rlalign.registry import ENVS, REWARDS
 
 @dataclass(frozen=True)
 class Args:
-    """Run the checks of an environment or a reward."""
+    """Run the conformance checks of an environment or a reward."""
 
-    what: tyro.conf.Positional[str]
-    """An environment or a reward (name, module:attr, file.py:attr), or `all` built-in ones."""
+    target: tyro.conf.Positional[str]
+    """Environment or reward (name, module:attr, file.py:attr), or `all` for all built-in ones."""
     episodes: int = 100
-    """Episodes to play."""
+    """Number of episodes to play."""
     seed: int = 0
-    """Of the tasks and of what is said."""
+    """Seed of the tasks and of the sampled tokens."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Check; exit status 1 when a check fails."""
-    given = tyro.cli(Args, args=list(args), prog="rlalign check")
+    """Print the results of the checks; return 1 if a check fails, otherwise 0."""
+    arguments = tyro.cli(Args, args=list(args), prog="rlalign check")
     console = make_console()
-    broken = sum(_show(console, name, results) for name, results in _checked(given))
-    console.print("every check passed" if not broken else f"{broken} {'check' if broken == 1 else 'checks'} failed")
-    return 1 if broken else 0
+    failures = 0
+    for name, results in _check_targets(arguments):
+        _print_results(console, name, results)
+        failures += sum(not result.passed for result in results)
+    if not failures:
+        console.print("every check passed")
+        return 0
+    console.print(f"{failures} {'check' if failures == 1 else 'checks'} failed")
+    return 1
 
 
-def _checked(given: Args) -> Iterator[tuple[str, list[checks.CheckResult]]]:
-    """Names and what was found; all of them a process to a core, since each mostly waits for processes of its own."""
-    if given.what != "all":
-        yield given.what, _results(given.what, given)
+def _check_targets(arguments: Args) -> Iterator[tuple[str, list[checks.CheckResult]]]:
+    """Yield name and results; `all` runs in one process per core, since most checks wait for worker processes."""
+    if arguments.target != "all":
+        yield arguments.target, _results(arguments.target, arguments)
         return
+    # a reward whose parameters have no defaults is checked by an example spec
     names = [*ENVS, *(checks.EXAMPLES.get(name, name) for name in REWARDS)]
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        yield from zip(names, pool.map(_results_or_why_not, names, repeat(given)), strict=True)
+        yield from zip(names, pool.map(_results_or_skipped, names, repeat(arguments)), strict=True)
 
 
-def _show(console: Console, name: str, results: Sequence[checks.CheckResult]) -> int:
+def _print_results(console: Console, name: str, results: Sequence[checks.CheckResult]) -> None:
     console.print(f"[bold]{escape(name)}[/]", soft_wrap=True)
     for result in results:
         mark = "[green]passed[/]" if result.passed else "[red]failed[/]"
-        console.print(
-            f"  {mark} {result.name}" + (f": {escape(result.detail)}" if result.detail else ""), soft_wrap=True
-        )
-    return sum(not result.passed for result in results)
+        detail = f": {escape(result.detail)}" if result.detail else ""
+        console.print(f"  {mark} {result.name}{detail}", soft_wrap=True)
 
 
-def _results_or_why_not(name: str, given: Args) -> list[checks.CheckResult]:
+def _results_or_skipped(name: str, arguments: Args) -> list[checks.CheckResult]:
+    """Return the results of the checks, or one result that names the missing optional package."""
     try:
-        return _results(name, given)
+        return _results(name, arguments)
     except MissingExtraError as error:
-        return [checks.CheckResult("can be made", True, f"not checked: {error}")]
+        return [checks.CheckResult("can be built", True, f"not checked: {error}")]
 
 
-def _results(name: str, given: Args) -> list[checks.CheckResult]:
+def _results(name: str, arguments: Args) -> list[checks.CheckResult]:
     if name.partition("?")[0] in REWARDS:
         return checks.check_reward(name)
     try:
@@ -75,5 +81,5 @@ def _results(name: str, given: Args) -> list[checks.CheckResult]:
     except UserError as error:
         if isinstance(error, UnknownNameError) and ":" not in name:
             raise UnknownNameError("environment or reward", name, [*ENVS, *REWARDS]) from None
-        return checks.check_reward(name)
-    return checks.check_env(make_mdp(name), episodes=given.episodes, seed=given.seed)
+        return checks.check_reward(name)  # `module:attr` that is not an environment is a reward
+    return checks.check_env(make_mdp(name), episodes=arguments.episodes, seed=arguments.seed)

@@ -1,4 +1,4 @@
-"""`rlalign compare`: algorithms × environments × seeds, or runs that exist, from the question to the report."""
+"""`rlalign compare`: a study of algorithms × environments × seeds, or of runs that exist, and its report."""
 
 from __future__ import annotations
 
@@ -10,135 +10,140 @@ from typing import Any
 
 import tyro
 
+from rlalign.cli.arguments import flags_of, optional_value, split_settings
 from rlalign.cli.console import console as make_console
-from rlalign.cli.study_args import flags_of, optional_value, split_settings
 from rlalign.errors import UserError
 
-_OF_STUDIES = ("algorithms", "envs", "policy", "seeds", "steps", "jobs", "ray", "tune", "search", "allow_unequal")
-_OF_RUNS = ("exclude_unfinished", "exclude_mixed", "exclude_incomplete")
+_STUDY_FLAGS = ("algorithms", "envs", "policy", "seeds", "steps", "jobs", "ray", "tune", "search", "allow_unequal")
+_RUNS_FLAGS = ("exclude_unfinished", "exclude_mixed", "exclude_incomplete")
 
 
 @dataclass(frozen=True)
 class Args:
-    """Compare algorithms: run algorithms × environments × seeds and say what may be claimed.
+    """Compare algorithms: run algorithms × environments × seeds and test the differences statistically.
 
-    Any setting of `rlalign train` may be given for all runs: --learner.lr 1e-3. The same command again goes on where it
-    stopped. A study.toml says the same in a file; flags beside it win.
+    Each setting of `rlalign train` is accepted and applies to all runs: --learner.lr 1e-3. The same command resumes an
+    interrupted study. A study.toml holds the same settings in a file; flags override it.
     """
 
-    what: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """study.toml, or folders of runs or studies that exist already; nothing: run --algorithms on --envs."""
+    inputs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """study.toml, or folders of existing runs or studies; without: run --algorithms on --envs."""
     algorithms: str | None = None
-    """Names of `rlalign list algorithms`, with commas between; trl:grpo and trl:rloo are TRL's trainers."""
+    """Comma-separated names of `rlalign list algorithms`; trl:grpo and trl:rloo are TRL's trainers."""
     envs: str | None = None
-    """Environments, with commas between."""
+    """Comma-separated environments."""
     policy: str | None = None
     """Policy of all runs; None: gru."""
     seeds: str | None = None
-    """How many (5: 0 to 4), or which, with commas between; None: 5."""
+    """Number of seeds (5: 0 to 4), or a comma-separated list; None: 5."""
     steps: int | None = None
-    """Steps of every run; None: what suits the policy."""
+    """Training steps per run; None: the policy's default."""
     output: Path | None = None
-    """Folder of the study; None: runs/compare, or runs/comparison for runs that exist."""
+    """Output folder; None: runs/compare, or runs/comparison for existing runs."""
     jobs: int = 0
-    """Runs at once; 0: what cores and memory hold."""
+    """Number of parallel runs; 0: as many as cores and memory allow."""
     ray: str | None = None
-    """Send the runs to the Ray cluster at this address; without one, start a cluster on this machine."""
+    """Send the runs to the Ray cluster at this address; without an address, start a cluster on this machine."""
     tune: int | None = None
-    """Trials of a search that each algorithm gets first, at a seed of its own."""
+    """Number of trials of a settings search that precedes the runs of each algorithm, at a separate seed."""
     search: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """SETTING=SPACE of the search, repeatable: learner.lr=log:1e-4:1e-2, rollout.group_size=choice:4,8."""
     threshold: float | None = None
-    """Reward that counts as reached; None: half the way from the start to the best algorithm's mean."""
+    """Reward that counts as reached; None: halfway from the initial policy's mean to the best algorithm's."""
     allow_unequal: bool = False
-    """Compare although budgets differ."""
+    """Accept algorithms with different budgets."""
     exclude_unfinished: bool = False
-    """Leave unfinished runs out."""
+    """Leave out unfinished runs."""
     exclude_mixed: bool = False
-    """Leave runs out whose environment, budget, policy or prompts are not those of the others."""
+    """Leave out runs whose environment, budget, policy or prompts differ from those of the other runs."""
     exclude_incomplete: bool = False
-    """Leave seeds out that not every algorithm has."""
+    """Leave out seeds that some algorithm lacks."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Compare."""
-    words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
-    given = tyro.cli(Args, args=words, prog="rlalign compare")
+    """Compare; return 1 if a run failed, otherwise 0."""
+    own, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
+    arguments = tyro.cli(Args, args=own, prog="rlalign compare")
     from rlalign.compare.output.tables import print_results
     from rlalign.compare.records.collect_runs import Excluding
     from rlalign.compare.run_study import Placement, StoppedError, compare_runs, compare_study
 
     command = shlex.join(["rlalign", "compare", *args])
     console = make_console()
-    if given.what and not _is_study(given.what):
-        _refuse(given, _OF_STUDIES, settings, "runs that exist are taken as they are")
-        output = given.output or Path("runs/comparison")
-        leave_out = Excluding(given.exclude_unfinished, given.exclude_mixed, given.exclude_incomplete)
-        results = compare_runs(given.what, output, command=command, leave_out=leave_out, threshold=given.threshold)
+    if arguments.inputs and not _is_study(arguments.inputs):
+        _refuse_flags(arguments, _STUDY_FLAGS, settings, "runs that exist are taken as they are")
+        output = arguments.output or Path("runs/comparison")
+        leave_out = Excluding(arguments.exclude_unfinished, arguments.exclude_mixed, arguments.exclude_incomplete)
+        results = compare_runs(
+            arguments.inputs, output, command=command, leave_out=leave_out, threshold=arguments.threshold
+        )
     else:
-        _refuse(given, _OF_RUNS, {}, "a study makes its own runs")
-        study = study_of(given, settings)
+        _refuse_flags(arguments, _RUNS_FLAGS, {}, "a study makes its own runs")
+        study = study_of(arguments, settings)
         output = Path(study.output)
         try:
             results = compare_study(
                 study,
                 command=command,
-                placement=Placement(given.jobs, given.ray),
+                placement=Placement(arguments.jobs, arguments.ray),
                 console=console,
-                allow_unequal=given.allow_unequal,
+                allow_unequal=arguments.allow_unequal,
             )
         except StoppedError as stopped:
-            console.print(f"stopped; go on with: {command}", soft_wrap=True)
+            console.print(f"stopped; resume with: {command}", soft_wrap=True)
             return stopped.status
     print_results(console, results)
     console.print(f"\nreport   {output / 'report.html'}\nresults  {output / 'results.json'}", soft_wrap=True)
     return 1 if results.failures else 0
 
 
-def _is_study(what: Sequence[Path]) -> bool:
-    files = [path for path in what if path.suffix == ".toml"]
-    if files and len(what) > 1:
-        raise UserError(f"'{files[0]}' is a study by itself: give one file, or folders of runs")
+def _is_study(inputs: Sequence[Path]) -> bool:
+    """Return True for a study file, False for folders. Raises UserError for a study file with other inputs."""
+    files = [path for path in inputs if path.suffix == ".toml"]
+    if files and len(inputs) > 1:
+        raise UserError(f"'{files[0]}' is a study file: expected no other inputs; use one file, or folders of runs")
     return bool(files)
 
 
-def _refuse(given: Args, names: Sequence[str], settings: Collection[str], why: str) -> None:
-    """Refuse flags that would be ignored."""
-    idle = [name for name in names if getattr(given, name) != getattr(Args, name)]
-    if idle or settings:
-        raise UserError(f"{why}: leave out {', '.join('--' + n.replace('_', '-') for n in [*idle, *settings])}")
+def _refuse_flags(arguments: Args, names: Sequence[str], settings: Collection[str], reason: str) -> None:
+    """Raise UserError if one of the named flags, or a setting, is set; the command would ignore it."""
+    ignored = [name for name in names if getattr(arguments, name) != getattr(Args, name)]
+    if ignored or settings:
+        flags = ", ".join("--" + name.replace("_", "-") for name in [*ignored, *settings])
+        raise UserError(f"{reason}: leave out {flags}")
 
 
-def study_of(given: Args, settings: dict[str, str]) -> Any:
-    """The study of the arguments: of the file, if there is one, with flags winning."""
+def study_of(arguments: Args, settings: dict[str, str]) -> Any:
+    """Return the study of the arguments, or of the study file with the arguments and settings on top."""
     from rlalign.compare.study import Search, Study, as_seeds, check, read_study
     from rlalign.compare.tuning.spaces import parse_search
     from rlalign.config.overrides import full_key
 
-    if given.what:
-        study = read_study(given.what[0])
-    elif not given.algorithms or not given.envs:
+    if arguments.inputs:
+        study = read_study(arguments.inputs[0])
+    elif not arguments.algorithms or not arguments.envs:
         raise UserError(
-            "say what to compare: rlalign compare --algorithms rloo,grpo --envs reverse, or study.toml, or run folders"
+            "expected algorithms and environments, a study file, or run folders; use rlalign compare --algorithms "
+            "rloo,grpo --envs reverse, rlalign compare study.toml, or rlalign compare runs/a runs/b"
         )
     else:
         study = Study((), ())
     changes: dict[str, Any] = {
-        "algorithms": given.algorithms and _names(given.algorithms),
-        "envs": given.envs and _names(given.envs),
-        "policy": given.policy,
-        "seeds": None if given.seeds is None else as_seeds(_seeds(given.seeds)),
-        "steps": given.steps,
-        "output": given.output and str(given.output),
-        "threshold": given.threshold,
+        "algorithms": arguments.algorithms and _names(arguments.algorithms),
+        "envs": arguments.envs and _names(arguments.envs),
+        "policy": arguments.policy,
+        "seeds": None if arguments.seeds is None else as_seeds(_seeds(arguments.seeds)),
+        "steps": arguments.steps,
+        "output": arguments.output and str(arguments.output),
+        "threshold": arguments.threshold,
     }
-    study = replace(study, **{k: v for k, v in changes.items() if v is not None})
+    study = replace(study, **{name: value for name, value in changes.items() if value is not None})
     study = replace(study, settings={**study.settings, **{full_key(k): v for k, v in settings.items()}})
     tune = study.tune
-    if given.tune is not None:
-        tune = replace(tune, trials=given.tune)
-    if given.search:
-        tune = Search(tune.trials, parse_search(given.search))
+    if arguments.tune is not None:
+        tune = replace(tune, trials=arguments.tune)
+    if arguments.search:
+        tune = Search(tune.trials, parse_search(arguments.search))
     return check(replace(study, tune=tune))
 
 
@@ -147,8 +152,9 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _seeds(text: str) -> int | list[int]:
+    """Return a number of seeds, or the list of seeds if the text has a comma."""
     try:
         numbers = [int(word) for word in text.split(",")]
     except ValueError:
-        raise UserError(f"--seeds '{text}' is neither how many nor which: 10, or 0,1,2") from None
+        raise UserError(f"--seeds: expected a number of seeds or a list, such as 10 or 0,1,2, got '{text}'") from None
     return numbers if "," in text else numbers[0]

@@ -1,4 +1,4 @@
-"""`rlalign doctor`: what this machine and installation can do."""
+"""`rlalign doctor`: versions, optional packages, device, cache and disk space of this installation."""
 
 from __future__ import annotations
 
@@ -15,14 +15,17 @@ from rich.table import Table
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 
-_OF_DEVELOPERS = ("test", "dev")
-_CORE = ("rlalign", "torch", "transformers", "gymnasium", "trl", "peft", "numpy", "wandb")
+_DEVELOPMENT_EXTRAS = ("test", "dev")  # not shown
+_CORE_PACKAGES = ("rlalign", "torch", "transformers", "gymnasium", "trl", "peft", "numpy", "wandb")
 
 
 def run(args: Sequence[str]) -> int:
-    """Print the report."""
+    """Print the table of facts; return 0."""
     if args and args[0] in ("-h", "--help"):
-        print("rlalign doctor takes no arguments: it says what this machine and installation can do")
+        print(
+            "rlalign doctor prints the versions, optional packages, device, cache and disk space of this installation. "
+            "It takes no arguments."
+        )
         return 0
     if args:
         raise UserError(f"rlalign doctor takes no arguments: leave out {' '.join(args)}")
@@ -34,7 +37,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def facts() -> dict[str, str]:
-    """Name -> finding."""
+    """Return name -> value of each fact about the machine and the installation."""
     import torch
 
     from rlalign.assets import home
@@ -42,16 +45,19 @@ def facts() -> dict[str, str]:
 
     cuda = torch.cuda.is_available()
     device = torch.device("cuda" if cuda else "cpu")
+    if cuda:
+        device_text = torch.cuda.get_device_name()
+    else:
+        device_text = f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
     cache = home()
+    # The cache folder may not exist yet; its nearest existing parent is on the same disk.
     disk = shutil.disk_usage(next(p for p in (cache, *cache.parents) if p.exists()))
     cached = sorted(p.name for p in cache.iterdir()) if cache.is_dir() else []
     return {
         "python": f"{platform.python_version()} on {platform.system()} {platform.machine()}",
-        **{name: _version(name) for name in _CORE},
-        **{f"extra {name}": said for name, said in _extras().items()},
-        "device": torch.cuda.get_device_name()
-        if cuda
-        else f"cpu, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        **{name: _version(name) for name in _CORE_PACKAGES},
+        **{f"extra {name}": status for name, status in _extras().items()},
+        "device": device_text,
         "bf16": "used" if compute_dtype("auto", device) is torch.bfloat16 else "not used: slow on this machine",
         "cache": f"{cache} ({', '.join(cached) if cached else 'empty'})",
         "free disk": f"{disk.free / 2**30:.1f} GiB",
@@ -59,23 +65,31 @@ def facts() -> dict[str, str]:
 
 
 def _extras() -> dict[str, str]:
-    """Extra -> whether it is complete, as the installed package's own metadata has it."""
-    found: dict[str, str] = {}
-    if _version("rlalign") == "not installed":  # a source tree on the path
-        return found
-    required = [Requirement(text) for text in requires("rlalign") or ()]
+    """Return extra -> `complete`, or the command that installs its missing packages."""
+    if _version("rlalign") == "not installed":  # a source tree on the path has no metadata
+        return {}
+    requirements = [Requirement(text) for text in requires("rlalign") or ()]
+    statuses: dict[str, str] = {}
     for extra in metadata("rlalign").get_all("Provides-Extra") or ():
-        if extra in _OF_DEVELOPERS:
+        if extra in _DEVELOPMENT_EXTRAS:
             continue
-        of_it = [r for r in required if r.marker and "extra" in str(r.marker) and r.marker.evaluate({"extra": extra})]
-        missing = [r.name for r in of_it if not _has(r)]
-        found[extra] = f"pip install 'rlalign[{extra}]' brings {', '.join(missing)}" if missing else "complete"
-    return found
+        missing = [r.name for r in requirements if _belongs_to(r, extra) and not _satisfied(r)]
+        if missing:
+            statuses[extra] = f"pip install 'rlalign[{extra}]' installs {', '.join(missing)}"
+        else:
+            statuses[extra] = "complete"
+    return statuses
 
 
-def _has(required: Requirement) -> bool:
+def _belongs_to(requirement: Requirement, extra: str) -> bool:
+    marker = requirement.marker
+    # A marker without `extra`, such as a Python version, is of a core package.
+    return marker is not None and "extra" in str(marker) and marker.evaluate({"extra": extra})
+
+
+def _satisfied(requirement: Requirement) -> bool:
     try:
-        return required.specifier.contains(version(required.name), prereleases=True)
+        return requirement.specifier.contains(version(requirement.name), prereleases=True)
     except PackageNotFoundError:
         return False
 

@@ -1,4 +1,4 @@
-"""`rlalign evaluate RUN`: before and after on the test split."""
+"""`rlalign evaluate RUN`: a trained policy against its initial policy, or another baseline, on held-out prompts."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Args:
-    """Compare a run's policy with its start on held-out prompts."""
+    """Compare a run's trained policy with its initial policy on held-out prompts."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     split: Literal["train", "validation", "test"] = "test"
-    """Where the prompts are from."""
+    """Split of the prompts."""
     prompts: int | None = None
-    """Held-out prompts; None: as many as the run's own evaluation."""
+    """Number of held-out prompts; None: as in the run."""
     k: Annotated[int | None, tyro.conf.arg(aliases=["--samples"])] = None
-    """Completions of each, for pass@k and avg@k; None: as many as the run's own evaluation."""
+    """Completions per prompt, for pass@k and avg@k; None: as in the run."""
     folds: int = 0
     """Disjoint parts of the prompts for a cross-validated estimate; 0: none."""
     baseline: str | None = None
-    """Compare with this policy (run folder, policy folder, name) instead of the run's start."""
+    """Policy to compare with (run folder, policy folder or name); None: the run's initial policy."""
     env: str | None = None
-    """Another environment than the run's."""
+    """Environment; None: the run's."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of tables."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Evaluate."""
-    given = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
+    """Evaluate, and print tables or JSON; return 0."""
+    arguments = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
     from rlalign.cli.train import print_comparison, print_samples
     from rlalign.run import Run
     from rlalign.storage.jsonl import nullable
 
-    comparison = Run(given.run).evaluate(
-        split=given.split,
-        prompts=given.prompts,
-        samples=given.k,
-        env=given.env,
-        baseline=given.baseline,
-        folds=given.folds,
+    comparison = Run(arguments.run).evaluate(
+        split=arguments.split,
+        prompts=arguments.prompts,
+        samples=arguments.k,
+        env=arguments.env,
+        baseline=arguments.baseline,
+        folds=arguments.folds,
     )
-    if given.json_:
+    if arguments.json_:
         print(json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1))
         return 0
     console = make_console()
@@ -67,10 +67,11 @@ def run(args: Sequence[str]) -> int:
 
 
 def print_reports(console: Console, comparison: Comparison) -> None:
-    """Corpus-level figures before and after, the confusion matrix after, and the folds."""
+    """Print the corpus-level metrics before and after, the confusion matrix after, and the folds."""
     from rlalign.cli.train import plain
 
-    before, after = comparison.before.report, comparison.after.report
+    before = comparison.before.report
+    after = comparison.after.report
     table = _table("over all completions", "", "before", "after")
     for name in after.figures:
         table.add_row(name, f"{before.figures.get(name, float('nan')):.3f}", f"{after.figures[name]:.3f}")
@@ -78,20 +79,22 @@ def print_reports(console: Console, comparison: Comparison) -> None:
     for name, note in after.notes.items():
         console.print(f"{name}: {note}", soft_wrap=True, markup=False)
     if after.confusion:
-        said = list(next(iter(after.confusion.values())))
-        table = _table("confusion after: answer (rows), said (columns)", "", *map(plain, said))
+        predicted = list(next(iter(after.confusion.values())))
+        table = _table("confusion matrix after: true labels (rows), predictions (columns)", "", *map(plain, predicted))
         for answer, row in after.confusion.items():
-            table.add_row(plain(answer), *(str(row[name]) for name in said))
+            table.add_row(plain(answer), *(str(row[name]) for name in predicted))
         console.print(table)
     if comparison.folds:
-        table = _table(f"mean ± standard deviation over {comparison.folds} folds", "", "before", "after", "difference")
+        columns = ("before", "after", "difference")
+        table = _table(f"mean ± standard deviation over {comparison.folds} folds", "", *columns)
         for name, fold in comparison.cross_validated.items():
-            shown = [f"{fold[what]:.3f} ± {fold[f'{what}_std']:.3f}" for what in ("before", "after", "difference")]
-            table.add_row(plain(name), *shown)
+            cells = [f"{fold[column]:.3f} ± {fold[f'{column}_std']:.3f}" for column in columns]
+            table.add_row(plain(name), *cells)
         console.print(table)
 
 
 def _table(title: str, *columns: str) -> Table:
+    """Return an empty table whose column of names is on the left and whose numbers are on the right."""
     table = Table(title=title, title_justify="left")
     for name in columns:
         table.add_column(name, justify="left" if not name else "right")

@@ -1,4 +1,4 @@
-"""`rlalign generate RUN TEXT`: continue a text, again until the reward reaches a level."""
+"""`rlalign generate RUN TEXT`: complete a prompt with a trained policy, until the reward reaches a level."""
 
 from __future__ import annotations
 
@@ -11,62 +11,66 @@ import tyro
 
 @dataclass(frozen=True)
 class Args:
-    """Continue a text with a run's policy."""
+    """Complete a prompt with a run's trained policy."""
 
     run: tyro.conf.Positional[Path]
     """Run folder."""
     text: tyro.conf.Positional[str]
     """Prompt."""
     until: float | None = None
-    """Generate again until the run's reward reaches this level."""
+    """Sample again until the reward reaches this level; None: sample once."""
     max_tries: int = 16
-    """Completions at most."""
+    """Largest number of completions."""
     column: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """NAME=VALUE that the run's rewards need, such as answer=cba; repeatable."""
+    """NAME=VALUE of a column that the run's rewards read, such as answer=cba; repeatable."""
     seed: int = 0
-    """Of what is drawn."""
+    """Seed of the sampling."""
     temperature: float | None = None
-    """Of the sampling, above 0; None: the run's."""
+    """Sampling temperature, above 0; None: the run's."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Generate; exit status 1 when the level was not reached."""
-    given = tyro.cli(Args, args=list(args), prog="rlalign generate")
+    """Print a completion and its reward; return 1 if no completion reached the level, otherwise 0."""
+    arguments = tyro.cli(Args, args=list(args), prog="rlalign generate")
     from rlalign.errors import MissingColumnError, UserError
     from rlalign.rollout.generation import generate
     from rlalign.run import Run
     from rlalign.types import Sampling
 
-    run_ = Run(given.run)
-    policy = run_.policy
-    mdp = run_.build_mdp()
-    sampling = run_.config.rollout.sampling
-    if given.temperature is not None:
-        sampling = Sampling(given.temperature, sampling.top_k, sampling.top_p)
-    odd = [c for c in given.column if "=" not in c]
-    if odd:
-        raise UserError(f"--column '{odd[0]}' is no NAME=VALUE")
+    trained = Run(arguments.run)
+    policy = trained.policy
+    mdp = trained.build_mdp()
+    sampling = trained.config.rollout.sampling
+    if arguments.temperature is not None:
+        sampling = Sampling(arguments.temperature, sampling.top_k, sampling.top_p)
+    columns: dict[str, str] = {}
+    for column in arguments.column:
+        name, equals, value = column.partition("=")
+        if not equals:
+            raise UserError(f"--column: expected NAME=VALUE, got '{column}'")
+        columns[name] = value
     try:
-        found = generate(
+        result = generate(
             policy,
             mdp,
-            given.text,
-            dict(c.split("=", 1) for c in given.column),
+            arguments.text,
+            columns,
             sampling=sampling,
-            seed=given.seed,
-            until=given.until,
-            max_tries=given.max_tries,
+            seed=arguments.seed,
+            until=arguments.until,
+            max_tries=arguments.max_tries,
         )
     except MissingColumnError as error:
         raise UserError(f"reward '{error.reward}' needs '{error.column}': add --column {error.column}=...") from error
-    print(given.text + found.text)
-    parts = ", ".join(f"{k} {v:+.2f}" for k, v in found.components.items())
-    tries = f"{found.tries} {'try' if found.tries == 1 else 'tries'}"
-    if given.until is None:
-        print(f"\nreward {found.reward:+.3f} ({parts})")
+    print(arguments.text + result.text)
+    components = ", ".join(f"{name} {value:+.2f}" for name, value in result.components.items())
+    reward = f"reward {result.reward:+.3f} ({components})"
+    tries = f"{result.tries} {'try' if result.tries == 1 else 'tries'}"
+    if arguments.until is None:
+        print(f"\n{reward}")
         return 0
-    if found.reached:
-        print(f"\nreward {found.reward:+.3f} ({parts}) reached {given.until:+.3f} in {tries}")
+    if result.reached:
+        print(f"\n{reward} reached {arguments.until:+.3f} in {tries}")
         return 0
-    print(f"\nreward {found.reward:+.3f} ({parts}) is the best of {tries}; {given.until:+.3f} was not reached")
+    print(f"\n{reward} is the best of {tries}; {arguments.until:+.3f} was not reached")
     return 1

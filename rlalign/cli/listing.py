@@ -1,4 +1,4 @@
-"""`rlalign list envs|rewards|algorithms|policies`: what there is, a line each."""
+"""`rlalign list envs|rewards|algorithms|policies`: the registered names, one per line."""
 
 from __future__ import annotations
 
@@ -17,26 +17,28 @@ from rlalign.registry import ENVS, POLICIES, REWARDS, Registry
 
 @dataclass(frozen=True)
 class Args:
-    """List what there is."""
+    """List environments, rewards, algorithms or policies."""
 
-    what: tyro.conf.Positional[Literal["envs", "rewards", "algorithms", "policies"]]
+    kind: tyro.conf.Positional[Literal["envs", "rewards", "algorithms", "policies"]]
+    """Names to list."""
     diff: tuple[str, ...] = ()
     """Two algorithms: print only the axes on which they differ."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Print the table."""
-    given = tyro.cli(Args, args=list(args), prog="rlalign list")
-    if given.diff and given.what != "algorithms":
-        raise UserError(f"--diff compares two algorithms, not {given.what}: rlalign list algorithms --diff grpo dapo")
-    if given.what == "algorithms":
+    """Print the table; return 0."""
+    arguments = tyro.cli(Args, args=list(args), prog="rlalign list")
+    kind = arguments.kind
+    if arguments.diff and kind != "algorithms":
+        raise UserError(f"--diff compares two algorithms, not {kind}; use rlalign list algorithms --diff grpo dapo")
+    if kind == "algorithms":
         from rlalign.cli.algorithms import show
 
-        return show(given.diff)
-    registry: Registry[Any] = {"envs": ENVS, "rewards": REWARDS, "policies": POLICIES}[given.what]
+        return show(arguments.diff)
+    registry: Registry[Any] = {"envs": ENVS, "rewards": REWARDS, "policies": POLICIES}[kind]
     table = Table(box=None, padding=(0, 2))
-    table.add_column(given.what[:-1] if given.what != "policies" else "policy", style="bold", no_wrap=True)
-    table.add_column("what it is")
+    table.add_column("policy" if kind == "policies" else kind[:-1], style="bold", no_wrap=True)
+    table.add_column("description")
     for name in registry:
         table.add_row(name, summary(registry.get(name)))
     make_console().print(table)
@@ -44,6 +46,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def summary(item: Any) -> str:
-    """The first sentence of what an object says of itself."""
+    """Return the description of a registered object: its `description`, or the first paragraph of its docstring."""
+    # a reward is an object that wraps the documented function
     text = getattr(item, "description", None) or inspect.getdoc(getattr(item, "function", item)) or ""
     return " ".join(str(text).split("\n\n")[0].split())

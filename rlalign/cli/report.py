@@ -1,4 +1,4 @@
-"""`rlalign report DIR`: the HTML report of a study, a run or a search, made again from what is stored."""
+"""`rlalign report FOLDER`: the HTML report of a study, a run or a search, written from its stored data."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ class Args:
 
 
 def run(args: Sequence[str]) -> int:
-    """Write the report."""
-    given = tyro.cli(Args, args=list(args), prog="rlalign report")
-    print(write(given.folder))
+    """Write the report and print its path; return 0."""
+    arguments = tyro.cli(Args, args=list(args), prog="rlalign report")
+    print(write(arguments.folder))
     return 0
 
 
 def write(folder: Path) -> Path:
-    """Write the report of whatever the folder holds and return its path. Raises UserError when it holds nothing."""
+    """Write the report of a folder's study, run or search and return its path.
+
+    Raises:
+        UserError: if the folder holds none of the three.
+    """
     from rlalign.compare.tuning.search_results import holds_search
     from rlalign.errors import UserError
 
@@ -44,6 +48,6 @@ def write(folder: Path) -> Path:
 
         return write_search_report(folder)
     raise UserError(
-        f"'{folder}' holds no study (results.json), run (config.json) or search (trials.json): give the --output of "
-        "rlalign compare, train or tune"
+        f"'{folder}' holds no study (results.json), run (config.json) or search (trials.json): use the --output "
+        "folder of rlalign compare, train or tune"
     )

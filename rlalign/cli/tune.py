@@ -1,4 +1,4 @@
-"""`rlalign tune`: search settings of one algorithm on one environment."""
+"""`rlalign tune`: search for good settings of one algorithm in one environment."""
 
 from __future__ import annotations
 
@@ -12,38 +12,43 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from rlalign.cli.arguments import flags_of, optional_value, split_settings
 from rlalign.cli.console import console as make_console
-from rlalign.cli.study_args import flags_of, optional_value, split_settings
-from rlalign.errors import UserError
+from rlalign.typecheck import check_range
 
 
 @dataclass(frozen=True)
 class Args:
-    """Search settings with optuna; the same command again goes on where it stopped.
+    """Search for good settings with Optuna. The same command resumes an interrupted search.
 
-    Any setting of `rlalign train` may be given for all trials: --rollout.prompts 8.
+    Each setting of `rlalign train` is accepted and applies to all trials: --rollout.prompts 8.
     """
 
     search: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
-    """SETTING=SPACE, repeatable: learner.lr=log:1e-4:1e-2, uniform:0:1, int:1:8, rollout.group_size=choice:4,8; none:
-    the learning rate within a factor of ten of its default."""
+    """SETTING=SPACE, repeatable: learner.lr=log:1e-4:1e-2, uniform:0:1, int:1:8, rollout.group_size=choice:4,8;
+    without: the learning rate within a factor of ten of its default."""
     env: str = "reverse"
+    """Environment of all trials."""
     policy: str = "gru"
+    """Policy of all trials."""
     algorithm: str = "rloo"
+    """Algorithm of all trials."""
     steps: int | None = None
-    """Of every trial; None: what suits the policy."""
+    """Training steps per trial; None: the policy's default."""
     trials: int = 20
+    """Number of trials."""
     output: Path = Path("runs/tune")
+    """Output folder."""
     jobs: int = 0
-    """Trials at once; 0: what cores and memory hold."""
+    """Number of parallel trials; 0: as many as cores and memory allow."""
     ray: str | None = None
-    """Send the trials to the Ray cluster at this address; without one, start a cluster on this machine."""
+    """Send the trials to the Ray cluster at this address; without an address, start a cluster on this machine."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Search."""
-    words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
-    given = tyro.cli(Args, args=words, prog="rlalign tune")
+    """Search; return 0, or 128 + n if signal n stopped the search."""
+    own, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
+    arguments = tyro.cli(Args, args=own, prog="rlalign tune")
     from rlalign.compare.run_study import Placement, spaces_of, trial_config
     from rlalign.compare.running.grid import refuse_foreign
     from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
@@ -53,34 +58,35 @@ def run(args: Sequence[str]) -> int:
     from rlalign.storage.run_folder import RunLock
     from rlalign.training.stop_request import StopRequest
 
-    if given.trials < 1:
-        raise UserError(f"trials is {given.trials}: it must be at least 1")
+    check_range("trials", arguments.trials, least=1)
     study = check(
         Study(
-            (given.algorithm,),
-            (given.env,),
-            policy=given.policy,
-            steps=given.steps,
-            output=str(given.output),
+            (arguments.algorithm,),
+            (arguments.env,),
+            policy=arguments.policy,
+            steps=arguments.steps,
+            output=str(arguments.output),
             settings={full_key(k): v for k, v in settings.items()},
-            tune=Search(given.trials, parse_search(given.search)),
+            tune=Search(arguments.trials, parse_search(arguments.search)),
         )
     )
     (env,) = study.envs
-    refuse_foreign(given.output, "search.json")
-    placement = Placement(given.jobs, given.ray)
-    placement.check(cell_config(study, env, given.algorithm, TUNING_SEED))
-    configure, spaces = trial_config(study, env, given.algorithm, given.output), spaces_of(study, env, given.algorithm)
+    refuse_foreign(arguments.output, "search.json")
+    placement = Placement(arguments.jobs, arguments.ray)
+    # refuse an impossible search before anything is written
+    placement.check(cell_config(study, env, arguments.algorithm, TUNING_SEED))
+    configure = trial_config(study, env, arguments.algorithm, arguments.output)
+    spaces = spaces_of(study, env, arguments.algorithm)
     check_search(configure, spaces)
     console = make_console()
-    with RunLock(given.output), StopRequest() as stop:
-        workers = placement.workers(given.policy)
+    with RunLock(arguments.output), StopRequest() as stop:
+        workers = placement.workers(arguments.policy)
         try:
-            found = search(
+            results = search(
                 configure,
                 spaces,
-                trials=given.trials,
-                folder=given.output,
+                trials=arguments.trials,
+                folder=arguments.output,
                 workers=workers,
                 console=console,
                 stop=stop,
@@ -88,12 +94,12 @@ def run(args: Sequence[str]) -> int:
         finally:
             workers.close()
         if stop:
-            console.print("stopped; the same command goes on")
+            console.print("stopped; run the same command to resume")
             return stop.exit_status
-    path = write_best(given.output, study, env, given.algorithm, found.best.settings)
-    _show(console, found)
+    path = write_best(arguments.output, study, env, arguments.algorithm, results.best.settings)
+    _print_trials(console, results)
     console.print(
-        f"\nreport         {given.output / 'report.html'}\nbest settings  {path}\n"
+        f"\nreport         {arguments.output / 'report.html'}\nbest settings  {path}\n"
         f"train with     rlalign train --config {path}",
         soft_wrap=True,
     )
@@ -101,31 +107,44 @@ def run(args: Sequence[str]) -> int:
 
 
 def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Mapping[str, Any]) -> Path:
-    """best.toml: what `rlalign train --config` takes."""
+    """Write best.toml, a file for `rlalign train --config`, and return its path."""
     from rlalign.storage.atomic import write_atomic
 
     values = {"env": env, "policy": study.policy, "algorithm": algorithm}
-    values |= {"steps": study.steps} if study.steps else {}
-    lines = [f"{k} = {json.dumps(v)}" for k, v in values.items()]
-    lines += [f'"{k}" = {json.dumps(v)}' for k, v in {**study.settings, **settings}.items()]
+    if study.steps:
+        values["steps"] = study.steps
+    # JSON numbers, strings and lists are valid TOML. A quoted key keeps its dots instead of opening a table.
+    lines = [f"{name} = {json.dumps(value)}" for name, value in values.items()]
+    lines += [f'"{name}" = {json.dumps(value)}' for name, value in {**study.settings, **settings}.items()]
     return write_atomic(folder / "best.toml", "\n".join(lines) + "\n")
 
 
-def _show(console: Console, found: Any) -> None:
+def _print_trials(console: Console, results: Any) -> None:
+    """Print the trials, best first, and the sensitivity to the searched settings."""
     from rlalign.config.overrides import shown
 
-    names = list(found.search)
-    table = Table(title=f"{len(found.trials)} trials, best first", title_justify="left")
-    for name in ("trial", "reward", "state", *names):
-        table.add_column(name, justify="right")
-    for t in sorted(found.trials, key=lambda t: (t.state != "complete", -(t.value if t.value is not None else 0.0))):
-        values = [shown(t.settings.get(name)) for name in names]
-        style = "bold" if t.number == found.best.number else "" if t.state == "complete" else "dim"
-        table.add_row(str(t.number), "–" if t.value is None else f"{t.value:.3f}", t.state, *values, style=style)
+    names = list(results.search)
+    table = Table(title=f"{len(results.trials)} trials, best first", title_justify="left")
+    for column in ("trial", "reward", "state", *names):
+        table.add_column(column, justify="right")
+    for trial in sorted(results.trials, key=_rank):
+        reward = "–" if trial.value is None else f"{trial.value:.3f}"
+        values = [shown(trial.settings.get(name)) for name in names]
+        table.add_row(str(trial.number), reward, trial.state, *values, style=_style(trial, results.best.number))
     console.print(table)
-    share = found.sensitivity
-    if share is not None:
+    if results.sensitivity is not None:
         console.print(
-            f"{share:.0%} of the configurations gained at least 95 % of what the best one gained: "
-            "the smaller, the more depends on the search."
+            f"{results.sensitivity:.0%} of the configurations reached at least 95 % of the best configuration's gain; "
+            "a smaller share means that the result depends more on the search."
         )
+
+
+def _rank(trial: Any) -> tuple[bool, float]:
+    """Sort key: complete trials first, then by decreasing reward."""
+    return (trial.state != "complete", -(trial.value if trial.value is not None else 0.0))
+
+
+def _style(trial: Any, best: int) -> str:
+    if trial.number == best:
+        return "bold"
+    return "" if trial.state == "complete" else "dim"

@@ -1,1 +1,1 @@
-"""Held-out prompts: one policy, two side by side, a run against its start or another."""
+"""Evaluation on held-out prompts: one policy, two policies paired by prompt, and a finished run."""

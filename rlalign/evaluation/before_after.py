@@ -1,4 +1,4 @@
-"""Before and after on the same prompts: paired differences with their intervals, and one sentence."""
+"""Two evaluations on the same prompts: paired differences, their confidence intervals, and a one-line verdict."""
 
 from __future__ import annotations
 
@@ -19,7 +19,13 @@ from rlalign.types import FloatArray
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference, after − before, over prompts: mean, 95 % CI (Student's t), number of prompts."""
+    """A paired difference, after − before, over prompts.
+
+    Attributes:
+        mean: mean of the per-prompt differences; NaN without a scored prompt.
+        low, high: 95 % confidence interval (Student's t); NaN with fewer than two scored prompts.
+        n: number of prompts that both evaluations could score.
+    """
 
     mean: float
     low: float
@@ -28,24 +34,31 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """Equal on every prompt, which says nothing of the spread: an interval of no width would be false certainty."""
+        """True if the difference is equal on each prompt.
+
+        The sample then has no spread to estimate an interval from, and an interval of zero width would claim certainty.
+        """
         return self.low == self.high
 
 
 def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
-    """Mean and t-interval of the per-prompt differences of two [P, k] arrays; prompts that failed are left out.
+    """Compute the mean and the 95 % t-interval of the per-prompt differences of two [P, k] arrays.
 
-    The prompt is the unit: samples of one prompt are averaged first, since they are not independent.
+    The prompt is the unit: the samples of one prompt are not independent and are averaged first. Prompts that either
+    side could not score are left out.
     """
     from scipy import stats
 
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore"):  # inf - inf is NaN, which the next line drops
         gaps = prompt_means(after) - prompt_means(before)
     gaps = gaps[np.isfinite(gaps)]
-    n, mean = len(gaps), float(gaps.mean()) if len(gaps) else math.nan
-    error = float(gaps.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    half = float(stats.t.ppf(0.975, n - 1)) * error if n > 1 else math.nan
-    return Difference(mean, mean - half, mean + half, n)
+    n = len(gaps)
+    mean = float(gaps.mean()) if n else math.nan
+    if n < 2:  # no standard deviation
+        return Difference(mean, math.nan, math.nan, n)
+    standard_error = float(gaps.std(ddof=1) / math.sqrt(n))
+    half_width = float(stats.t.ppf(0.975, n - 1)) * standard_error
+    return Difference(mean, mean - half_width, mean + half_width, n)
 
 
 @dataclass(frozen=True)
@@ -53,8 +66,9 @@ class Comparison:
     """Before and after on the same prompts.
 
     Attributes:
-        before, after: of the start, or another baseline, and of the run.
-        folds: disjoint parts of the prompts over which `cross_validated` looks; 0: none.
+        before: evaluation of the initial policy, or of another baseline.
+        after: evaluation of the trained policy.
+        folds: number of disjoint parts of the prompts for `cross_validated`; 0: none.
     """
 
     before: Evaluation
@@ -64,64 +78,83 @@ class Comparison:
     @property
     def differences(self) -> dict[str, Difference]:
         """Metric -> paired difference."""
-        both = [k for k in self.before.metrics if k in self.after.metrics]
-        return {k: paired_difference(self.before.metrics[k], self.after.metrics[k]) for k in both}
+        return {
+            name: paired_difference(self.before.metrics[name], self.after.metrics[name])
+            for name in self._common_metrics()
+        }
 
     @property
     def cross_validated(self) -> dict[str, dict[str, float]]:
         """Metric -> mean and standard deviation over folds of before, after and their difference."""
-        both = [k for k in self.before.metrics if k in self.after.metrics] if self.folds else []
-        return {k: self._over_folds(k) for k in both}
+        if not self.folds:
+            return {}
+        return {name: self._over_folds(name) for name in self._common_metrics()}
+
+    def _common_metrics(self) -> list[str]:
+        return [name for name in self.before.metrics if name in self.after.metrics]
 
     def _over_folds(self, name: str) -> dict[str, float]:
-        before, after = (prompt_means(e.metrics[name]) for e in (self.before, self.after))
-        found: dict[str, float] = {}
-        for what, values in (("before", before), ("after", after), ("difference", after - before)):
+        before = prompt_means(self.before.metrics[name])
+        after = prompt_means(self.after.metrics[name])
+        estimates: dict[str, float] = {}
+        for column, values in (("before", before), ("after", after), ("difference", after - before)):
             means = fold_means(values, self.folds)
-            known = means[np.isfinite(means)]
-            found[what] = float(known.mean()) if len(known) else math.nan
-            found[f"{what}_std"] = float(known.std(ddof=1)) if len(known) > 1 else math.nan
-        return found
+            means = means[np.isfinite(means)]  # a fold without a scored prompt has no mean
+            estimates[column] = float(means.mean()) if len(means) else math.nan
+            estimates[f"{column}_std"] = float(means.std(ddof=1)) if len(means) > 1 else math.nan
+        return estimates
 
     @property
     def verdict(self) -> str:
-        """One sentence that says whether the policy got better."""
+        """The measured change of the reward in one line.
+
+        A change is claimed only if the 95 % interval excludes 0.
+        """
         d = self.differences["reward"]
-        within = "the same on each" if d.same else f"95 % CI [{d.low:+.3f}, {d.high:+.3f}]"
-        what = f"reward {d.mean:+.3f} on {d.n} held-out prompts, {within}"
         if math.isnan(d.low):
-            return f"Nothing can be said: too few prompts could be scored ({d.n})."
+            return f"too few prompts could be scored ({d.n})"
+        prompts = f"{d.n} held-out prompts"
+        interval = f"[{d.low:+.3f}, {d.high:+.3f}]"
         if d.low > 0:
-            return f"The policy got better: {what}."
+            evidence = f"on each of {prompts}" if d.same else f"(95 % CI {interval}, {prompts})"
+            return f"reward improved by {d.mean:+.3f} {evidence}"
         if d.high < 0:
-            return f"The policy got worse: {what}."
-        return f"No difference can be claimed: {what}."
+            evidence = f"on each of {prompts}" if d.same else f"(95 % CI of the difference {interval}, {prompts})"
+            return f"reward decreased by {-d.mean:.3f} {evidence}"
+        if d.same:
+            return f"no difference can be claimed: the reward is the same on each prompt ({prompts})"
+        return f"no difference can be claimed: reward {d.mean:+.3f} (95 % CI {interval}, {prompts})"
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON values: per metric before, after and the difference; verdict; texts; each prompt's own means."""
-        return {
+        """Return JSON values: verdict, metrics before and after with their differences, texts, and prompt means."""
+        comparison: dict[str, Any] = {
             "verdict": self.verdict,
             "metrics": {
-                k: {"before": self.before.mean(k), "after": self.after.mean(k), "difference": asdict(d)}
-                for k, d in self.differences.items()
+                name: {"before": self.before.mean(name), "after": self.after.mean(name), "difference": asdict(d)}
+                for name, d in self.differences.items()
             },
             "corpus": {"before": asdict(self.before.report), "after": asdict(self.after.report)},
-            **({"folds": {"count": self.folds, "metrics": self.cross_validated}} if self.folds else {}),
-            "prompts": {
-                when: {k: prompt_means(v).tolist() for k, v in e.metrics.items()}
-                for when, e in (("before", self.before), ("after", self.after))
-            },
-            "samples": [
-                {"prompt": p, "before": b, "after": a}
-                for p, b, a in zip(self.before.prompts, self.before.completions, self.after.completions, strict=True)
-            ],
         }
+        if self.folds:
+            comparison["folds"] = {"count": self.folds, "metrics": self.cross_validated}
+        comparison["prompts"] = {"before": _means_by_prompt(self.before), "after": _means_by_prompt(self.after)}
+        comparison["samples"] = [
+            {"prompt": prompt, "before": before, "after": after}
+            for prompt, before, after in zip(
+                self.before.prompts, self.before.completions, self.after.completions, strict=True
+            )
+        ]
+        return comparison
 
     def __repr__(self) -> str:
         return self.verdict
 
 
+def _means_by_prompt(evaluation: Evaluation) -> dict[str, list[float]]:
+    return {name: prompt_means(values).tolist() for name, values in evaluation.metrics.items()}
+
+
 def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluation.json") -> Path:
-    """Write report/evaluation.json of a run folder, whole or not at all, and return its path."""
+    """Write report/`name` of a run folder atomically and return its path."""
     text = json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n"
     return write_atomic(folder / "report" / name, text)

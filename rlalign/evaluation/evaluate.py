@@ -1,4 +1,4 @@
-"""Is the policy better than it was? Held-out prompts, the same for both, and the paired difference with its CI."""
+"""Evaluation of one policy on held-out prompts: sampled completions, their rewards and their statistics."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ import torch
 
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.errors import UserError
 from rlalign.evaluation.text_metrics import Report, attempts, distinct, families_of, report
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_sampler
 from rlalign.rollout.collect import Rollout, collect
 from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
 
-_ROWS = 64  # trajectories at once
-_LOOK = 20  # tasks looked at for each different prompt that is wanted
+_MAX_ROWS = 64  # trajectories per batch: bounds the memory use
+_TASKS_PER_PROMPT = 20  # `held_out` reads at most this many tasks per different prompt that it is asked for
+
+# A reward component with one of these names is stored as reward/NAME.
+_RESERVED = ("reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated")
+
+# Reward components whose value 1 means that the answer is correct.
+_VERIFIERS = ("exact_match", "math_verify", "code", "label_match")
 
 
 @dataclass(frozen=True)
@@ -26,12 +33,13 @@ class Evaluation:
     """One policy on P prompts, k completions each.
 
     Attributes:
-        metrics: name -> [P, k]: reward, its components, length (tokens), kl (nats per completion, log pi/ref of what
-            was sampled), fluency (mean log-prob per token under the frozen start, nats), entropy (its sampled estimate,
-            nats per token), distinct_2 (of the completion's words), truncated (0 or 1). NaN where a reward failed.
+        metrics: name -> [P, k]: reward, its components, length (tokens), kl (nats per completion, log pi/ref of the
+            sampled tokens), fluency (mean log-prob per token under the frozen reference policy, nats), entropy (its
+            sampled estimate, nats per token), distinct_2 (of the completion's words), truncated (0 or 1). NaN for a
+            sample whose reward failed.
         prompts: P texts.
         completions: P lists of k texts.
-        report: corpus-level figures of all completions (see `rlalign.evaluation.text_metrics`).
+        report: corpus-level metrics of all completions (see `rlalign.evaluation.text_metrics`).
     """
 
     metrics: dict[str, FloatArray]
@@ -40,10 +48,10 @@ class Evaluation:
     report: Report = field(default_factory=Report)
 
     def mean(self, name: str) -> float:
-        """Mean over prompts of the mean over their samples."""
+        """Return the mean over prompts of the mean over their samples; NaN if no sample could be scored."""
         means = prompt_means(self.metrics[name])
-        seen = means[np.isfinite(means)]
-        return float(seen.mean()) if len(seen) else math.nan
+        scored = means[np.isfinite(means)]
+        return float(scored.mean()) if len(scored) else math.nan
 
 
 def evaluate(
@@ -56,72 +64,92 @@ def evaluate(
     seed: int,
     sampler: str = "decode",
 ) -> Evaluation:
-    """Sample `samples` completions of each task and score them; equal arguments give equal results on the CPU."""
+    """Sample `samples` completions per task and score them.
+
+    Equal arguments give equal results on the CPU.
+
+    Args:
+        policy: the policy to evaluate.
+        mdp: the environment, bound to the policy's tokenizer.
+        tasks: held-out tasks, one per prompt.
+        samples: completions per task.
+        sampling: the distribution to sample from.
+        seed: seed of the sampled tokens and of the environment.
+        sampler: name of the sampler (see `rlalign.policies.factory.make_sampler`).
+    """
     generator = torch.Generator(policy.device).manual_seed(seed)
-    drawn = make_sampler(sampler, policy)
+    draw = make_sampler(sampler, policy)
     policy.begin_rollout()
     parts: list[dict[str, FloatArray]] = []
     prompts: list[str] = []
     completions: list[list[str]] = []
-    chunk = max(1, _ROWS // samples)
-    for start in range(0, len(tasks), chunk):
-        some = tasks[start : start + chunk]
-        env = TokenVectorEnv(mdp, len(some) * samples)
+    tasks_per_batch = max(1, _MAX_ROWS // samples)
+    for start in range(0, len(tasks), tasks_per_batch):
+        batch = tasks[start : start + tasks_per_batch]
+        env = TokenVectorEnv(mdp, len(batch) * samples)
         with torch.no_grad():
             rollout = collect(
-                env, drawn, some, group_size=samples, sampling=sampling, generator=generator, seed=seed + start
+                env, draw, batch, group_size=samples, sampling=sampling, generator=generator, seed=seed + start
             )
             reference = reference_logprobs(policy, rollout, sampling)
-        parts.append({k: v.reshape(len(some), samples) for k, v in _measure(rollout, reference).items()})
+        # The rows of one prompt are neighbors: [len(batch) * samples] becomes [len(batch), samples].
+        parts.append({k: v.reshape(len(batch), samples) for k, v in _measure(rollout, reference).items()})
         prompts += rollout.prompts[::samples]
         completions += [rollout.completions[i : i + samples] for i in range(0, len(rollout), samples)]
-    metrics = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
+    metrics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     return Evaluation(metrics, prompts, completions, _report(mdp, tasks, metrics, completions))
 
 
 def _report(
     mdp: TextMDP, tasks: Sequence[Task], metrics: Mapping[str, FloatArray], completions: Sequence[Sequence[str]]
 ) -> Report:
-    """Figures of the families that the environment names (`metrics`) or its rewards speak for, and pass@k."""
+    """Compute pass@k, avg@k, and the text metrics that the environment or its reward components ask for."""
     families = getattr(mdp, "metrics", None) or families_of(metrics)
-    rows = [(text, task.columns) for task, texts in zip(tasks, completions, strict=True) for text in texts]
-    answers, labels = ([columns.get(name) for _, columns in rows] for name in ("answer", "labels"))
-    found = report(families, [text for text, _ in rows], answers, labels)
-    own = mdp.has_reward and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
-    right = successes(mdp.gold_score if own else None, metrics)
-    samples = len(completions[0])
-    tries = {} if right is None else {k: v for n in sorted({1, samples}) for k, v in attempts(right, n).items()}
-    return Report(tries) | found
-
-
-_VERIFIED = ("exact_match", "math_verify", "code", "label_match")  # components whose 1 means that the answer is right
+    texts: list[str] = []
+    answers: list[object] = []
+    labels: list[object] = []
+    for task, completions_of_task in zip(tasks, completions, strict=True):
+        for text in completions_of_task:
+            texts.append(text)
+            answers.append(task.columns.get("answer"))
+            labels.append(task.columns.get("labels"))
+    corpus = report(families, texts, answers, labels)
+    # The environment's gold score is on the scale of its own reward weights, so other weights make it meaningless.
+    default_weights = mdp.has_reward and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
+    correct = successes(mdp.gold_score if default_weights else None, metrics)
+    figures: dict[str, float] = {}
+    if correct is not None:
+        samples = len(completions[0])
+        for k in sorted({1, samples}):
+            figures |= attempts(correct, k)
+    return Report(figures) | corpus
 
 
 def successes(gold_score: float | None, metrics: Mapping[str, FloatArray]) -> BoolArray | None:
-    """bool [P, k], where the answer is right: the gold score was reached, or a verifier gave 1; None without either."""
+    """Return bool [P, k], true for a correct answer; None if correctness is not defined.
+
+    An answer is correct if its reward reaches the gold score or, without a gold score, if a verifier component is 1.
+    """
     if gold_score is not None:
-        return metrics["reward"] >= gold_score - 1e-6
-    found = next((metrics[name] for name in _VERIFIED if name in metrics), None)
-    return None if found is None else found >= 1.0
+        return metrics["reward"] >= gold_score - 1e-6  # a sum of weighted components is exact only to rounding
+    verified = next((metrics[name] for name in _VERIFIERS if name in metrics), None)
+    return None if verified is None else verified >= 1.0
 
 
 def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
-    """float32 [N, L] on the CPU: log-probs of the rollout's actions under the frozen start."""
+    """Return float32 [N, L] on the CPU: log-probs of the rollout's actions under the frozen reference policy."""
     with torch.no_grad():
-        found = policy.reference_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask, sampling)
-    return found.float().cpu()
-
-
-# a component of such a name is shown as reward/NAME
-_OWN = ("reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated")
+        logprobs = policy.reference_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask, sampling)
+    return logprobs.float().cpu()
 
 
 def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
-    actions = rollout.num_actions.clamp(min=1)
-    kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 off the mask
+    """Return metric -> [N] of a rollout; `reference` holds the reference log-probs [N, L]."""
+    actions = rollout.num_actions.clamp(min=1)  # an empty completion divides 0 by 1
+    kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 outside the action mask
     return {
         "reward": rollout.returns.double().numpy(),
-        **{f"reward/{k}" if k in _OWN else k: v.numpy() for k, v in rollout.components.items()},
+        **{f"reward/{k}" if k in _RESERVED else k: v.numpy() for k, v in rollout.components.items()},
         "length": rollout.num_actions.double().numpy(),
         "kl": kl.double().numpy(),
         "fluency": (reference.sum(1) / actions).double().numpy(),
@@ -132,27 +160,32 @@ def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]
 
 
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
-    """The first `count` tasks of a split with different prompts, or as many as there are.
+    """Return the first `count` tasks of a split with different prompts, or fewer if the split has fewer.
 
-    A prompt that comes twice would count as two independent ones. Where the environment answers, tasks of one prompt
-    differ by their columns: what is hidden in them shows in the replies. Raises UserError when the split is empty.
+    A repeated prompt would count as two independent prompts. With several turns, tasks of one prompt differ by their
+    columns, because the environment messages depend on them.
+
+    Raises:
+        UserError: if the split is empty.
     """
-    from rlalign.errors import UserError
-
     size = mdp.source.size(split)
     if size == 0:
-        raise UserError(f"{mdp.id} has no {split} tasks: give it more data")
-    found: dict[str, Task] = {}
-    for i in range(_LOOK * count if size is None else min(_LOOK * count, size)):
+        raise UserError(f"{mdp.id}: expected {split} tasks, got none; add more data")
+    limit = _TASKS_PER_PROMPT * count if size is None else min(_TASKS_PER_PROMPT * count, size)
+    tasks: dict[str, Task] = {}
+    for i in range(limit):
         task = mdp.source.get(split, i)
-        found.setdefault(repr(task.prompt if mdp.max_turns == 1 else (task.prompt, dict(task.columns))), task)
-        if len(found) == count:
+        identity = task.prompt if mdp.max_turns == 1 else (task.prompt, dict(task.columns))
+        tasks.setdefault(repr(identity), task)
+        if len(tasks) == count:
             break
-    return list(found.values())
+    return list(tasks.values())
 
 
 def prompt_means(x: FloatArray) -> FloatArray:
-    """[P, k] to [P]: mean over the samples that could be scored; NaN where none could."""
-    seen = np.isfinite(x)
-    means: FloatArray = np.where(seen.any(1), np.where(seen, x, 0.0).sum(1) / np.maximum(seen.sum(1), 1), np.nan)
+    """Reduce [P, k] to [P]: the mean over the samples that could be scored; NaN if none could."""
+    scored = np.isfinite(x)
+    # np.nanmean would give the same values, but warns for a prompt without a score and keeps infinities.
+    totals = np.where(scored, x, 0.0).sum(1)
+    means: FloatArray = np.where(scored.any(1), totals / np.maximum(scored.sum(1), 1), np.nan)
     return means

@@ -1,6 +1,6 @@
-"""What a paper reports of texts: classification, overlap with references, spans, pass@k, diversity. Pure functions.
+"""Text metrics: pass@k, classification, translation, summarization, spans, diversity, and cross-validation folds.
 
-Corpus-level figures come from the libraries that define them (sacrebleu, rouge-score, scikit-learn).
+Pure functions. Corpus-level metrics come from the libraries that define them (sacrebleu, rouge-score, scikit-learn).
 """
 
 from __future__ import annotations
@@ -20,22 +20,23 @@ from rlalign.rewards.columns import texts_of
 from rlalign.rewards.text import words
 from rlalign.types import BoolArray, FloatArray
 
-FAMILIES: dict[str, tuple[str, ...]] = {  # family -> rewards that speak for it
+FAMILIES: dict[str, tuple[str, ...]] = {
     "classification": ("label_match", "label_valid"),
     "translation": ("bleu", "chrf"),
     "summary": ("rouge",),
     "spans": ("span_f1", "span_iou"),
 }
+"""Family of metrics -> the rewards whose presence in an environment selects it."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """Corpus-level figures of one policy.
+    """Corpus-level metrics of one policy.
 
     Attributes:
         figures: name -> value.
-        confusion: true label -> said label -> count, for classification.
-        notes: how a figure was computed, such as sacrebleu's signature.
+        confusion: true label -> predicted label -> count, for classification.
+        notes: name -> how the metric was computed, such as sacrebleu's signature.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
@@ -47,150 +48,194 @@ class Report:
 
 
 def families_of(components: Iterable[str]) -> list[str]:
-    """The families that reward components speak for: `bleu[tokenize=zh]` for translation."""
+    """Return the families that reward components select, such as translation for `bleu[tokenize=zh]`."""
     names = {name.partition("[")[0] for name in components}
-    return [family for family, speakers in FAMILIES.items() if names.intersection(speakers)]
+    return [family for family, rewards in FAMILIES.items() if names.intersection(rewards)]
 
 
-def report(families: Sequence[str], said: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
-    """The figures of some families over all completions; those without an answer are left out.
+def report(families: Sequence[str], texts: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
+    """Compute the metrics of some families over all completions that have a reference answer.
 
     Args:
-        families: of `FAMILIES`.
-        said: n completions.
-        answers: n reference answers, None where there is none.
-        labels: n lists of labels, or None where a task names none.
+        families: keys of `FAMILIES`.
+        texts: n completions.
+        answers: n reference answers, None for a completion without one.
+        labels: n lists of labels, None for a task without its own list.
 
-    Raises UserError for an unknown family.
+    Raises:
+        UserError: for an unknown family.
     """
     for family in families:
         if family not in FAMILIES:
             raise UserError(f"unknown family of metrics '{family}'.{did_you_mean(family, FAMILIES)}")
-    found = Report({f"distinct_{n}_corpus": distinct(said, n) for n in (1, 2)})
-    known = [i for i, answer in enumerate(answers) if answer is not None]
-    if not known:
-        return found
-    texts, wanted, classes = ([column[i] for i in known] for column in (said, answers, labels))
+    result = Report({f"distinct_{n}_corpus": distinct(texts, n) for n in (1, 2)})
+    rows = [i for i, answer in enumerate(answers) if answer is not None]
+    if not rows:
+        return result
+    predictions = [texts[i] for i in rows]
+    references = [answers[i] for i in rows]
+    label_lists = [labels[i] for i in rows]
     for family in families:
         if family == "classification":
-            found |= classification(texts, wanted, classes)
+            result |= classification(predictions, references, label_lists)
         elif family == "translation":
-            found |= translation(texts, wanted)
+            result |= translation(predictions, references)
         elif family == "summary":
-            found |= summary(texts, wanted)
+            result |= summary(predictions, references)
         elif family == "spans":
-            found |= spans(texts, wanted)
-    return found
+            result |= spans(predictions, references)
+    return result
 
 
 # ---- success in k attempts ----
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:
-    """Probability that k of n samples, drawn without replacement, hold one of the c right ones: 1 - C(n-c,k) / C(n,k).
+    """Return the probability that k of n samples, drawn without replacement, contain one of the c correct samples.
 
-    The unbiased estimate of the success rate in k attempts. Source: Chen et al., Evaluating large language models
-    trained on code, arXiv 2107.03374.
+    pass@k = 1 - C(n-c, k) / C(n, k), the unbiased estimate of the success rate in k attempts. Source: Chen et al.,
+    Evaluating large language models trained on code, arXiv 2107.03374.
+
+    Raises:
+        ValueError: unless 1 <= k <= n.
     """
     if not 1 <= k <= n:
-        raise ValueError(f"pass@{k} of {n} samples: k must lie in 1..n")
+        raise ValueError(f"pass@{k} of {n} samples: expected k in 1..{n}, got {k}")
     return 1.0 - math.comb(n - c, k) / math.comb(n, k)
 
 
-def attempts(right: BoolArray, k: int) -> dict[str, float]:
-    """pass@k and avg@k of [P, n] successes: means over prompts of the chance of one in k, and of the share of right."""
-    n = right.shape[1]
-    chances = [pass_at_k(n, int(c), k) for c in right.sum(1)]
-    return {f"pass@{k}": float(np.mean(chances)), f"avg@{n}": float(right.mean())}
+def attempts(correct: BoolArray, k: int) -> dict[str, float]:
+    """Return pass@k and avg@n of bool [P, n]: means over prompts of `pass_at_k` and of the share of correct samples."""
+    n = correct.shape[1]
+    chances = [pass_at_k(n, int(c), k) for c in correct.sum(1)]
+    return {f"pass@{k}": float(np.mean(chances)), f"avg@{n}": float(correct.mean())}
 
 
 # ---- families ----
 
 
-def classification(said: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
-    """Accuracy, macro precision, recall and F1, MCC, coverage (share of valid answers), confusion.
+def classification(texts: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
+    """Compute accuracy, macro precision, recall and F1, MCC, coverage (share of valid labels), and confusion.
 
-    A completion that is no label counts as a class of its own, which is always wrong. Macro figures are means over the
-    labels that were wanted or said, as scikit-learn's are.
+    A completion that is not a label counts as a class of its own, which is always wrong. Macro figures are means over
+    the labels that occur among the answers or the predictions, as in scikit-learn.
+
+    Args:
+        texts: n completions.
+        answers: n true labels.
+        labels: n lists of permitted labels; None: the labels that occur among the answers.
     """
     from sklearn import metrics
 
-    every = sorted({str(answer).strip().casefold() for answer in answers})
-    listed = [every if entry is None else [*texts_of(entry)] for entry in labels]
-    names = sorted({*every, *(str(name).strip().casefold() for entry in listed for name in entry)})
-    wanted = [str(answer).strip().casefold() for answer in answers]
-    found = [parse_label(text, [*entry, *every]) for text, entry in zip(said, listed, strict=True)]
-    found = [name if name == INVALID else name.strip().casefold() for name in found]
-    seen = sorted({*wanted, *found} - {INVALID})
+    true_labels = [_normalized(answer) for answer in answers]
+    answer_labels = sorted(set(true_labels))
+    label_lists = [answer_labels if entry is None else texts_of(entry) for entry in labels]
+    all_labels = set(answer_labels)
+    for entry in label_lists:
+        all_labels.update(_normalized(name) for name in entry)
+    predicted: list[str] = []
+    for text, entry in zip(texts, label_lists, strict=True):
+        label = parse_label(text, [*entry, *answer_labels])
+        predicted.append(label if label == INVALID else _normalized(label))
+    scored_labels = sorted({*true_labels, *predicted} - {INVALID})
     precision, recall, f1, _ = metrics.precision_recall_fscore_support(
-        wanted, found, labels=seen, average="macro", zero_division=0
+        true_labels, predicted, labels=scored_labels, average="macro", zero_division=0
     )
     figures = {
-        "accuracy": float(metrics.accuracy_score(wanted, found)),
+        "accuracy": float(metrics.accuracy_score(true_labels, predicted)),
         "precision_macro": float(precision),
         "recall_macro": float(recall),
         "f1_macro": float(f1),
-        "mcc": float(metrics.matthews_corrcoef(wanted, found)),
-        "coverage": float(np.mean([name != INVALID for name in found])),
+        "mcc": float(metrics.matthews_corrcoef(true_labels, predicted)),
+        "coverage": float(np.mean([label != INVALID for label in predicted])),
     }
-    counts = Counter(zip(wanted, found, strict=True))
-    columns = [*names, INVALID]
-    return Report(figures, {name: {other: counts[name, other] for other in columns} for name in names})
+    counts = Counter(zip(true_labels, predicted, strict=True))
+    rows = sorted(all_labels)
+    columns = [*rows, INVALID]
+    return Report(figures, {row: {column: counts[row, column] for column in columns} for row in rows})
 
 
-def translation(said: Sequence[str], answers: Sequence[Any]) -> Report:
-    """Corpus BLEU and chrF of sacrebleu (0..100), with signatures; Chinese references are cut by its own rules."""
+def _normalized(label: Any) -> str:
+    """Return the text of a label, without surrounding whitespace and case."""
+    return str(label).strip().casefold()
+
+
+def translation(texts: Sequence[str], answers: Sequence[Any]) -> Report:
+    """Compute corpus BLEU and chrF (0 to 100) with sacrebleu, and note their signatures.
+
+    BLEU uses sacrebleu's `zh` tokenizer if most references contain Chinese characters, otherwise `13a`. Sources:
+    Papineni et al. 2002 (BLEU); Popović 2015 (chrF); Post, arXiv 1804.08771 (sacrebleu).
+    """
     from sacrebleu.metrics import BLEU, CHRF
 
     references = [texts_of(answer) for answer in answers]
-    most = max(len(row) for row in references)
-    streams = [[row[i] if i < len(row) else row[-1] for row in references] for i in range(most)]
+    # sacrebleu reads stream i as the i-th reference of each text. Repeating a reference changes neither score.
+    streams = [
+        [row[i] if i < len(row) else row[-1] for row in references] for i in range(max(len(row) for row in references))
+    ]
     chinese = np.mean([any("\u4e00" <= ch <= "\u9fff" for ch in row[0]) for row in references]) > 0.5
-    bleu, chrf = BLEU(tokenize="zh" if chinese else "13a"), CHRF()
+    bleu = BLEU(tokenize="zh" if chinese else "13a")
+    chrf = CHRF()
     figures = {
-        "bleu": float(bleu.corpus_score(list(said), streams).score),
-        "chrf": float(chrf.corpus_score(list(said), streams).score),
+        "bleu": float(bleu.corpus_score(list(texts), streams).score),
+        "chrf": float(chrf.corpus_score(list(texts), streams).score),
     }
     return Report(figures, notes={"bleu": str(bleu.get_signature()), "chrf": str(chrf.get_signature())})
 
 
-def summary(said: Sequence[str], answers: Sequence[Any]) -> Report:
-    """Mean ROUGE-1, ROUGE-2 and ROUGE-L F1, the best reference each, on words of any script."""
+def summary(texts: Sequence[str], answers: Sequence[Any]) -> Report:
+    """Compute mean ROUGE-1, ROUGE-2 and ROUGE-L F1, each against the best reference, on words of any script.
+
+    Source: Lin, ROUGE: a package for automatic evaluation of summaries, 2004.
+    """
     from rlalign.rewards.builtin.overlap import rouge
 
     kinds = {"rouge1": "rouge_1", "rouge2": "rouge_2", "rougeL": "rouge_l"}
-    values = {name: rouge.function(list(said), list(answers), kind=kind) for kind, name in kinds.items()}
-    return Report({name: float(np.mean(found)) for name, found in values.items()})
+    scores = {name: rouge.function(list(texts), list(answers), kind=kind) for kind, name in kinds.items()}
+    return Report({name: float(np.mean(values)) for name, values in scores.items()})
 
 
-def spans(said: Sequence[str], answers: Sequence[Any]) -> Report:
-    """Precision, recall and F1 over all spans of the corpus (micro), and the mean IoU of the texts."""
-    pairs = [(parse_spans(text), spans_of(answer)) for text, answer in zip(said, answers, strict=True)]
-    right = sum((Counter(a) & Counter(b)).total() for a, b in pairs)
-    given, wanted = sum(len(a) for a, _ in pairs), sum(len(b) for _, b in pairs)
+def spans(texts: Sequence[str], answers: Sequence[Any]) -> Report:
+    """Compute precision, recall and F1 over all spans of the corpus (micro), and the mean IoU of the texts."""
+    pairs = [(parse_spans(text), spans_of(answer)) for text, answer in zip(texts, answers, strict=True)]
+    # `&` of two counters is the multiset intersection: a span that is predicted twice matches twice only if it is
+    # in the answer twice.
+    matches = sum((Counter(predicted) & Counter(true)).total() for predicted, true in pairs)
+    num_predicted = sum(len(predicted) for predicted, _ in pairs)
+    num_true = sum(len(true) for _, true in pairs)
+    both = num_predicted + num_true
     return Report(
         {
-            "span_precision": right / given if given else float(not wanted),
-            "span_recall": right / wanted if wanted else float(not given),
-            "span_f1_micro": 2 * right / (given + wanted) if given + wanted else 1.0,
-            "span_iou_mean": float(np.mean([mean_iou(a, b) for a, b in pairs])),
+            # Without a span on either side the prediction is perfect; with one on the other side only, it scores 0.
+            "span_precision": matches / num_predicted if num_predicted else float(not num_true),
+            "span_recall": matches / num_true if num_true else float(not num_predicted),
+            "span_f1_micro": 2 * matches / both if both else 1.0,
+            "span_iou_mean": float(np.mean([mean_iou(predicted, true) for predicted, true in pairs])),
         }
     )
 
 
-def distinct(said: Sequence[str], n: int) -> float:
-    """Distinct n-grams of words / all of them, over all texts together; NaN without any."""
-    grams = [gram for text in said for gram in zip(*(words(text)[i:] for i in range(n)), strict=False)]
-    return len(set(grams)) / len(grams) if grams else math.nan
+def distinct(texts: Sequence[str], n: int) -> float:
+    """Return distinct-n: different n-grams of words / all n-grams, over all texts together; NaN without an n-gram.
+
+    Source: Li et al., A diversity-promoting objective function for neural conversation models, arXiv 1510.03055.
+    """
+    ngrams: list[tuple[str, ...]] = []
+    for text in texts:
+        tokens = words(text)
+        ngrams += zip(*(tokens[i:] for i in range(n)), strict=False)
+    return len(set(ngrams)) / len(ngrams) if ngrams else math.nan
 
 
 # ---- folds ----
 
 
 def fold_means(values: FloatArray, folds: int) -> FloatArray:
-    """[folds] means of a [P] array over disjoint folds of the prompts (prompt i in fold i mod folds); NaN left out."""
-    parts = [values[i::folds] for i in range(folds)]
-    means: FloatArray = np.array(
-        [part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan for part in parts]
-    )
+    """Return the [folds] means of a [P] array over disjoint folds (prompt i is in fold i mod folds), without NaN."""
+    means: FloatArray = np.full(folds, np.nan)  # NaN for a fold without a finite value
+    for fold in range(folds):
+        part = values[fold::folds]
+        part = part[np.isfinite(part)]
+        if len(part):
+            means[fold] = part.mean()
     return means

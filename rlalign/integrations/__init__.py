@@ -1,1 +1,1 @@
-"""Other libraries: their trainers on our environments, our rewards and tasks in their trainers."""
+"""Connections to other libraries, in both directions: their trainers here, rlalign tasks and rewards there."""

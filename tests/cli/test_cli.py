@@ -1,4 +1,4 @@
-"""The command line: what a person sees, and what a person's mistakes look like."""
+"""The command line: outputs, exit statuses and error messages."""
 
 import email
 import io
@@ -20,17 +20,17 @@ from rlalign.evaluation.evaluate import Evaluation
 
 
 def run(capsys, *words):
-    """Exit status, standard output, standard error of a command."""
+    """Return the exit status, standard output and standard error of a command."""
     try:
         status = cli.main(list(words))
-    except SystemExit as left:  # argument errors and --help leave through argparse's door
-        status = left.code if isinstance(left.code, int) else 0
+    except SystemExit as error:  # argparse raises it for argument errors and --help
+        status = error.code if isinstance(error.code, int) else 0
     out, err = capsys.readouterr()
     return status, out, err
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("trian",), "unknown command 'trian'. Did you mean 'train'"),
         (("train", "--algorithm", "grop"), "unknown algorithm 'grop'. Did you mean 'grpo'"),
@@ -50,12 +50,12 @@ def run(capsys, *words):
         (("check", "revrse"), "unknown environment or reward 'revrse'. Did you mean"),
     ],
 )
-def test_a_users_mistake_is_one_line_with_status_2(capsys, tmp_path, monkeypatch, words, said):
+def test_a_mistake_in_the_arguments_prints_one_line_and_returns_2(capsys, tmp_path, monkeypatch, words, message):
     monkeypatch.chdir(tmp_path)
     status, _, err = run(capsys, *words)
     assert status == 2
     assert err.startswith("rlalign: ")
-    assert said in err
+    assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("runs/*/policy"))
 
@@ -65,7 +65,7 @@ def test_debug_shows_the_traceback():
         cli.main(["evaluate", "nowhere", "--debug"])
 
 
-def test_unknown_flags_and_values_leave_with_2(capsys):
+def test_unknown_flags_and_values_return_2(capsys):
     assert run(capsys, "train", "--stpes", "3")[0] == 2
     assert run(capsys, "train", "--steps", "many")[0] == 2
     assert run(capsys, "list", "thngs")[0] == 2
@@ -86,7 +86,7 @@ def test_every_command_has_help(capsys, name):
 
 
 @pytest.mark.parametrize(
-    ("what", "names"),
+    ("kind", "names"),
     [
         ("envs", ("rlalign/Sentiment-v0", "rlalign/GuessNumber-v0")),
         ("rewards", ("vader", "exact_match")),
@@ -94,14 +94,14 @@ def test_every_command_has_help(capsys, name):
         ("policies", ("smollm2", "gru")),
     ],
 )
-def test_list_shows_names(capsys, what, names):
-    status, out, _ = run(capsys, "list", what)
+def test_list_prints_names(capsys, kind, names):
+    status, out, _ = run(capsys, "list", kind)
     assert status == 0
     for name in names:
         assert name in out
 
 
-def test_defaults_follow_algorithm_and_policy():
+def test_defaults_depend_on_algorithm_and_policy():
     assert parse([]).objective.baseline == "leave_one_out"
     assert parse([]).learner.lr == 1e-3
     grpo = parse(["--algorithm", "grpo", "--policy", "gru", "--env", "reverse"])
@@ -109,7 +109,7 @@ def test_defaults_follow_algorithm_and_policy():
     assert grpo.learner.lr == 3e-3
 
 
-def test_dotted_overrides_reach_single_axes():
+def test_a_dotted_flag_overrides_one_axis():
     config = parse(["--algorithm", "grpo", "--objective.baseline", "leave_one_out", "--objective.scale", "none"])
     assert (config.objective.baseline, config.objective.scale) == ("leave_one_out", "none")
     assert config.objective.trust.kind == "clip"
@@ -127,9 +127,12 @@ def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
     words = ["train", "--env", "reverse", "--policy", "gru", "--steps", "2", "--output", folder, *small]
     status, out, _ = run(capsys, *words)
     assert status == 0
-    for said in ("step 2/2", "before / after on 4 held-out prompts", "samples", "reward.png", folder):
-        assert said in out
-    assert "held-out prompts, 95 % CI" in out.splitlines()[-1]
+    for text in ("step 2/2", "before / after on 4 held-out prompts", "samples", "reward.png", folder):
+        assert text in out
+    verdict = out.splitlines()[-1]
+    assert "reward" in verdict
+    assert "95 % CI" in verdict
+    assert "4 held-out prompts" in verdict
     assert {p.name for p in (tmp_path / "run").iterdir()} >= {
         "config.json", "metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report",
     }  # fmt: skip
@@ -147,43 +150,45 @@ def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
     assert status == 0
     assert "reached -99.000 in 1 try" in out
 
-    own = tmp_path / "run" / "report" / "reward.png"
-    own.unlink()
+    picture_of_the_run = tmp_path / "run" / "report" / "reward.png"
+    picture_of_the_run.unlink()
     status, out, _ = run(capsys, "plot", folder, "--output", str(tmp_path / "curves.png"))
     assert status == 0
-    for picture in (tmp_path / "curves.png", own):
+    for picture in (tmp_path / "curves.png", picture_of_the_run):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-def test_doctor_says_of_each_extra_what_it_lacks(monkeypatch):
+def test_doctor_names_the_missing_packages_of_each_extra(monkeypatch):
     def version(name):
-        if name == "there":
+        if name == "installed":
             return "2.0"
         if name == "rlalign":
             return "0.1"
         raise doctor.PackageNotFoundError(name)
 
-    of = {"whole": ["there>=1"], "old": ["there>=3"], "half": ["gone", "there"], "dev": ["gone"]}
-    needs = ["torch>=2", *(f'{n}; extra == "{extra}"' for extra, names in of.items() for n in names)]
-    extras = email.message_from_string("".join(f"Provides-Extra: {extra}\n" for extra in of))
+    packages = {"full": ["installed>=1"], "old": ["installed>=3"], "half": ["absent", "installed"], "dev": ["absent"]}
+    requirements = ["torch>=2"]
+    for extra, names in packages.items():
+        requirements += [f'{name}; extra == "{extra}"' for name in names]
+    metadata = email.message_from_string("".join(f"Provides-Extra: {extra}\n" for extra in packages))
     monkeypatch.setattr(doctor, "version", version)
-    monkeypatch.setattr(doctor, "requires", lambda name: needs)
-    monkeypatch.setattr(doctor, "metadata", lambda name: extras)
+    monkeypatch.setattr(doctor, "requires", lambda name: requirements)
+    monkeypatch.setattr(doctor, "metadata", lambda name: metadata)
     assert doctor._extras() == {
-        "whole": "complete",
-        "old": "pip install 'rlalign[old]' brings there",
-        "half": "pip install 'rlalign[half]' brings gone",
+        "full": "complete",
+        "old": "pip install 'rlalign[old]' installs installed",
+        "half": "pip install 'rlalign[half]' installs absent",
     }
 
 
-def test_doctor_says_versions_and_device(capsys):
+def test_doctor_prints_versions_and_device(capsys):
     status, out, _ = run(capsys, "doctor")
     assert status == 0
-    for said in ("torch", "device", "bf16", "cache", "free disk"):
-        assert said in out
+    for name in ("torch", "device", "bf16", "cache", "free disk"):
+        assert name in out
 
 
-def test_before_and_after_shows_no_negative_zero_and_no_nan():
+def test_the_comparison_table_shows_no_negative_zero_and_no_nan():
     texts = ["p"] * 3, [["x"]] * 3
     ones, zeros, nans = (np.full((3, 1), x) for x in (1.0, -1e-9, np.nan))
     spread = np.array([[0.0], [1.0], [2.0]])
@@ -199,20 +204,20 @@ def test_before_and_after_shows_no_negative_zero_and_no_nan():
 
 
 def test_doctor_shows_brackets(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "facts", lambda: {"extra tune": "pip install 'rlalign[tune]' brings optuna"})
+    monkeypatch.setattr(doctor, "facts", lambda: {"extra tune": "pip install 'rlalign[tune]' installs optuna"})
     assert "'rlalign[tune]'" in run(capsys, "doctor")[1]
 
 
 def test_a_warning_is_one_line():
-    said = "import warnings; from rlalign import cli; cli._dispatch = lambda args: warnings.warn('the disk is slow')"
-    ran = subprocess.run(
-        [sys.executable, "-c", f"{said}; cli.main(['train'])"], capture_output=True, text=True, check=True
+    setup = "import warnings; from rlalign import cli; cli._dispatch = lambda args: warnings.warn('the disk is slow')"
+    process = subprocess.run(
+        [sys.executable, "-c", f"{setup}; cli.main(['train'])"], capture_output=True, text=True, check=True
     )
-    assert ran.stderr == "warning: the disk is slow\n"
+    assert process.stderr == "warning: the disk is slow\n"
 
 
-def test_who_records_warnings_keeps_them(monkeypatch, capsys):
-    """Kills replacing where warnings go: a stray one then stood among the lines of a command's error."""
+def test_a_recorded_warning_is_not_printed(monkeypatch, capsys):
+    """Kills a replaced warnings.showwarning: a recorded warning was printed among the lines of an error."""
     monkeypatch.setattr(cli, "_dispatch", lambda args: warnings.warn("the disk is slow", stacklevel=1))
     with pytest.warns(UserWarning, match="the disk is slow"):
         assert run(capsys, "train")[2] == ""

@@ -1,4 +1,4 @@
-"""`rlalign new` writes what works: the laws hold, the test passes, and nothing of yours is overwritten."""
+"""`rlalign new`: templates pass their checks and tests, existing files stay, and unsuitable names are refused."""
 
 import runpy
 
@@ -22,12 +22,12 @@ def new(capsys, *words):
         (("reward", "short-ness"), "short_ness", "short_ness"),
     ],
 )
-def test_what_is_written_works_as_it_is(capsys, tmp_path, monkeypatch, words, stem, attribute):
+def test_templates_pass_their_checks_and_tests(capsys, tmp_path, monkeypatch, words, stem, attribute):
     monkeypatch.chdir(tmp_path)
-    status, said = new(capsys, *words)
+    status, output = new(capsys, *words)
     assert status == 0
     assert {p.name for p in tmp_path.iterdir()} == {f"{stem}.py", f"test_{stem}.py"}
-    assert f"rlalign check {stem}.py:{attribute}" in said
+    assert f"rlalign check {stem}.py:{attribute}" in output
     assert cli.main(["check", f"{stem}.py:{attribute}", "--episodes", "16"]) == 0
     assert "every check passed" in capsys.readouterr().out
     tests = [f for name, f in runpy.run_path(f"test_{stem}.py").items() if name.startswith("test_")]
@@ -36,7 +36,7 @@ def test_what_is_written_works_as_it_is(capsys, tmp_path, monkeypatch, words, st
         test()
 
 
-def test_the_template_of_several_turns_answers(capsys, tmp_path):
+def test_the_template_of_several_turns_replies(capsys, tmp_path):
     assert new(capsys, "env", "asked", "--turns", "5", "--folder", str(tmp_path))[0] == 0
     mdp = rlalign.make_mdp(f"{tmp_path}/asked.py:Asked")
     assert mdp.max_turns == 5
@@ -44,37 +44,37 @@ def test_the_template_of_several_turns_answers(capsys, tmp_path):
     assert mdp.reply(rlalign.Task("", {"answer": "c"}), mdp.tokenizer.encode("c"), {}, None) is None
 
 
-def test_nothing_is_overwritten(capsys, tmp_path):
+def test_existing_files_are_not_overwritten(capsys, tmp_path):
     (tmp_path / "test_haiku.py").write_text("mine")
-    status, said = new(capsys, "env", "haiku", "--folder", str(tmp_path))
+    status, output = new(capsys, "env", "haiku", "--folder", str(tmp_path))
     assert status == 2
-    assert "test_haiku.py' is there already" in said
+    assert "test_haiku.py' exists already" in output
     assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("test_haiku.py", "mine")]
 
 
-def test_a_folder_of_that_name_hides_nothing(capsys, tmp_path, monkeypatch):
+def test_a_name_of_a_folder_is_accepted(capsys, tmp_path, monkeypatch):
     (tmp_path / "haiku").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     assert new(capsys, "env", "haiku", "--folder", str(tmp_path))[0] == 0
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (("env", "two words"), "is no name for a file"),
-        (("env", "class"), "is no name for a file"),
-        (("env", "_hidden"), "is no name for a file"),
-        (("env", "json"), "'json' is Python's own module, which json.py would hide: call it my_json"),
-        (("reward", "sys"), "Python's own"),
-        (("env", "Winreg"), "Python's own"),  # there on other systems only
+        (("env", "two words"), "as in a Python identifier"),
+        (("env", "class"), "as in a Python identifier"),
+        (("env", "_hidden"), "as in a Python identifier"),
+        (("env", "json"), "a standard library module, which json.py would shadow: use another name, such as my_json"),
+        (("reward", "sys"), "a standard library module"),
+        (("env", "Winreg"), "a standard library module"),  # on Windows only
         (("reward", "numpy"), "an installed module"),
         (("env", "rlalign"), "an installed module"),
-        (("reward", "vader"), "there is a reward 'vader' already"),
-        (("reward", "brevity_of_mine", "--turns", "2"), "to environments only"),
+        (("reward", "vader"), "reward 'vader' exists already"),
+        (("reward", "brevity_of_mine", "--turns", "2"), "for environments only"),
     ],
 )
-def test_names_that_cannot_be(capsys, tmp_path, words, said):
-    status, told = new(capsys, *words, "--folder", str(tmp_path))
+def test_unsuitable_names_are_refused(capsys, tmp_path, words, message):
+    status, output = new(capsys, *words, "--folder", str(tmp_path))
     assert status == 2
-    assert said in told
+    assert message in output
     assert not list(tmp_path.iterdir())

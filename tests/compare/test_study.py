@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from rlalign.cli import main
+from rlalign.cli.arguments import optional_value, split_settings
 from rlalign.cli.compare import Args, study_of
-from rlalign.cli.study_args import optional_value, split_settings
 from rlalign.compare.analysis.fairness import check_budgets, differences
 from rlalign.compare.records.manifest import fingerprint
 from rlalign.compare.results.results_json import from_json, to_json
@@ -77,7 +77,7 @@ def test_an_environment_has_one_id_however_it_is_called() -> None:
 def test_flags_win_over_the_file(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(STUDY)
-    study = study_of(Args(what=(path,), seeds="7,8", output=tmp_path), {"learner.lr": "0.5"})
+    study = study_of(Args(inputs=(path,), seeds="7,8", output=tmp_path), {"learner.lr": "0.5"})
     assert (study.seeds, study.output, study.steps) == ((7, 8), str(tmp_path), 5)
     assert cells(study)[0].config.learner.lr == 0.5
 
@@ -165,9 +165,15 @@ def test_unknown_names_and_unfair_budgets_are_refused_before_anything_runs(tmp_p
         (study(policy="grru"), "unknown policy 'grru'. Did you mean 'gru'"),
         (study(policy="./nowhere"), "no folder './nowhere'"),
         (study(settings={"model.lora_r": 4}), "lora"),
-        (study(algorithms=["grpo", "trl:grpo"]), "'gru' is no transformers model, and trl:grpo trains nothing else"),
-        (study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"), "TRL's loop knows one"),
-        (study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}), "cannot follow"),
+        (study(algorithms=["grpo", "trl:grpo"]), "expected a transformers model for trl:grpo, got 'gru'"),
+        (
+            study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"),
+            "expected a single turn for TRL",
+        ),
+        (
+            study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}),
+            "objective.scale: expected batch_std, group_std or none for trl:grpo, got whiten",
+        ),
         (study(settings={"supervised.align_interval": 1}, envs=["alignment"]), "answer"),
     ):
         with pytest.raises(UserError, match=message):
@@ -355,10 +361,13 @@ def test_numbers_that_cannot_be_are_refused_before_anything_is_made(
             "runs that exist are taken as they are: leave out --algorithms, --envs",
         ),
         ("--algorithms rloo --envs reverse --exclude-mixed", "a study makes its own runs: leave out --exclude-mixed"),
-        ("study.toml runs/a", "'study.toml' is a study by itself"),
+        ("study.toml runs/a", "'study.toml' is a study file"),
         ("nothere.toml", "'nothere.toml' cannot be read (No such file or directory)"),
         ("--algorithms rloo --envs reverse --seeds -3", "seeds is -3: give how many"),
-        ("--algorithms rloo --envs reverse --seeds=", "--seeds '' is neither how many nor which"),
+        (
+            "--algorithms rloo --envs reverse --seeds=",
+            "--seeds: expected a number of seeds or a list, such as 10 or 0,1,2, got ''",
+        ),
         ("--algorithms rloo --envs reverse --search lr=log:1:2", "not how often: give --tune N"),
     ],
 )

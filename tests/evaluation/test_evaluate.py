@@ -1,4 +1,4 @@
-"""Before and after: the paired interval against scipy's, failed samples, and reproducibility."""
+"""Evaluation before and after: paired intervals against scipy, the verdict, failed samples, and reproducibility."""
 
 import json
 
@@ -34,48 +34,62 @@ def test_failed_samples_and_prompts_are_left_out():
 
 
 @pytest.mark.parametrize(
-    ("shift", "said"), [(1.0, "got better"), (-1.0, "got worse"), (0.0, "No difference can be claimed")]
+    ("shift", "claim"),
+    [(1.0, "reward improved by +"), (-1.0, "reward decreased by "), (0.0, "no difference can be claimed: reward ")],
 )
-def test_verdict_follows_the_interval(shift, said):
+def test_the_verdict_follows_the_interval(shift, claim):
     noise = np.random.default_rng(0).normal(0, 0.3, (16, 1))
     before = Evaluation({"reward": noise}, [""] * 16, [[""]] * 16)
     other = np.random.default_rng(5).normal(0, 0.3, (16, 1))
-    assert said in Comparison(before, Evaluation({"reward": other + shift}, [""] * 16, [[""]] * 16)).verdict
+    comparison = Comparison(before, Evaluation({"reward": other + shift}, [""] * 16, [[""]] * 16))
+    d = comparison.differences["reward"]
+    assert comparison.verdict.startswith(claim)
+    assert f"{abs(d.mean):.3f}" in comparison.verdict
+    assert comparison.verdict.endswith(f"[{d.low:+.3f}, {d.high:+.3f}], 16 held-out prompts)")
 
 
-@pytest.mark.parametrize(("gain", "said"), [(0.5, "got better"), (0.0, "No difference")])
-def test_equal_differences_get_no_interval(gain, said):
-    """Every word was known, none was found: an interval of no width would say that the next prompt is sure."""
+@pytest.mark.parametrize(
+    ("gain", "verdict"),
+    [
+        (0.5, "reward improved by +0.500 on each of 4 held-out prompts"),
+        (-0.5, "reward decreased by 0.500 on each of 4 held-out prompts"),
+        (0.0, "no difference can be claimed: the reward is the same on each prompt (4 held-out prompts)"),
+    ],
+)
+def test_equal_differences_get_no_interval(gain, verdict):
+    """An interval of zero width would claim that the difference on the next prompt is certain."""
     before, after = (Evaluation({"reward": np.full((4, 2), x)}, [""] * 4, [[""]] * 4) for x in (0.0, gain))
-    verdict = Comparison(before, after).verdict
-    assert said in verdict
-    assert "on 4 held-out prompts, the same on each" in verdict
-    assert "CI" not in verdict
+    assert Comparison(before, after).verdict == verdict
 
 
-def test_evaluation_repeats_bitwise_and_leaves_the_policy_alone():
+def test_a_single_scored_prompt_gives_no_verdict():
+    evaluation = Evaluation({"reward": np.array([[1.0], [np.nan]])}, [""] * 2, [[""]] * 2)
+    assert Comparison(evaluation, evaluation).verdict == "too few prompts could be scored (1)"
+
+
+def test_equal_arguments_give_equal_evaluations():
     config = default_config("rlalign/Reverse-v0", "gru", "rloo")
     policy, mdp = build_policy(config, build_mdp(config))
     tasks = held_out(mdp, "test", 8)
     runs = [evaluate(policy, mdp, tasks, samples=2, sampling=Sampling(), seed=3) for _ in range(2)]
     assert runs[0].completions == runs[1].completions
     assert runs[0].metrics["reward"].shape == (8, 2)
-    assert np.abs(runs[0].metrics["kl"]).max() < 1e-4  # the policy is its own start
+    assert np.abs(runs[0].metrics["kl"]).max() < 1e-4  # the policy is the reference policy
     assert all(t.split == "test" for t in tasks)
 
 
-def test_a_prompt_is_held_out_once_and_what_is_hidden_tells_tasks_apart():
-    few = make_mdp("copy?alphabet=ab&max_length=4")  # 28 strings, so that a split draws each many times
+def test_held_out_prompts_differ_and_hidden_columns_distinguish_tasks_of_several_turns():
+    few = make_mdp("copy?alphabet=ab&max_length=4")  # 28 strings: a split draws each many times
     prompts = [task.prompt for task in held_out(few, "train", 64)]
     assert 10 < len(prompts) == len({*prompts}) < 28
-    several = held_out(make_mdp("dialogue"), "test", 20)  # 16 openings: what a customer wants is hidden
+    several = held_out(make_mdp("dialogue"), "test", 20)  # 16 prompts; the goal of the customer is a hidden column
     assert len({task.prompt for task in several}) <= 16 < len({str(task) for task in several}) == 20
 
 
-def test_a_run_evaluates_its_start_against_its_result(tmp_path):
+def test_a_run_evaluates_its_initial_policy_and_the_trained_one(tmp_path):
     run = rlalign.train("reverse?max_length=3", "gru", steps=40, output=tmp_path / "run", quiet=True)
-    found = run.evaluate(prompts=16, samples=2)
-    assert found.differences["reward"].mean > 0
+    comparison = run.evaluate(prompts=16, samples=2)
+    assert comparison.differences["reward"].mean > 0
     assert (tmp_path / "run" / "report" / "evaluation-test.json").is_file()
     assert (tmp_path / "run" / "report" / "evaluation-test.png").stat().st_size > 1000
     again = run.evaluate(split="validation")
@@ -86,34 +100,36 @@ def test_folds_are_disjoint_parts_of_the_prompts():
     before, after = np.zeros((6, 1)), np.array([[1.0], [2], [3], [4], [5], [6]])
     texts = ([""] * 6, [[""]] * 6)
     comparison = Comparison(Evaluation({"reward": before}, *texts), Evaluation({"reward": after}, *texts), folds=2)
-    found = comparison.cross_validated["reward"]  # folds 1, 3, 5 and 2, 4, 6
-    assert (found["before"], found["after"], found["difference"]) == (0.0, 3.5, 3.5)
-    assert found["difference_std"] == pytest.approx(np.std([3, 4], ddof=1))
+    estimates = comparison.cross_validated["reward"]  # folds 1, 3, 5 and 2, 4, 6
+    assert (estimates["before"], estimates["after"], estimates["difference"]) == (0.0, 3.5, 3.5)
+    assert estimates["difference_std"] == pytest.approx(np.std([3, 4], ddof=1))
     assert comparison.to_dict()["folds"]["count"] == 2
     assert "folds" not in Comparison(comparison.before, comparison.after).to_dict()
 
 
-def test_success_is_the_gold_score_or_a_verifiers_word():
+def test_an_answer_is_correct_by_the_gold_score_or_a_verifier():
     metrics = {"reward": np.array([[2.0, 1.9]]), "exact_match": np.array([[0.0, 1.0]])}
     assert successes(2.0, metrics).tolist() == [[True, False]]
     assert successes(None, metrics).tolist() == [[False, True]]
     assert successes(None, {"reward": metrics["reward"]}) is None
 
 
-def test_a_policy_is_measured_as_a_paper_reports_it():
+def test_an_evaluation_has_the_metrics_of_papers():
     config = default_config("rlalign/Reverse-v0", "gru", "rloo")
     policy, mdp = build_policy(config, build_mdp(config))
-    found = evaluate(policy, mdp, held_out(mdp, "test", 4), samples=4, sampling=Sampling(), seed=0)
-    assert {"entropy", "distinct_2", "kl", "length", "truncated", "fluency"} <= found.metrics.keys()
-    np.testing.assert_allclose(found.metrics["entropy"], -found.metrics["fluency"], atol=1e-4)  # it is its own start
-    right = found.metrics["reward"] == mdp.gold_score
-    assert found.report.figures["avg@4"] == pytest.approx(right.mean())
-    assert found.report.figures["pass@4"] == pytest.approx(right.any(1).mean())
-    assert found.report.figures["pass@1"] == pytest.approx(right.mean())
-    assert "accuracy" not in found.report.figures
+    evaluation = evaluate(policy, mdp, held_out(mdp, "test", 4), samples=4, sampling=Sampling(), seed=0)
+    assert {"entropy", "distinct_2", "kl", "length", "truncated", "fluency"} <= evaluation.metrics.keys()
+    np.testing.assert_allclose(
+        evaluation.metrics["entropy"], -evaluation.metrics["fluency"], atol=1e-4
+    )  # it is the reference policy
+    correct = evaluation.metrics["reward"] == mdp.gold_score
+    assert evaluation.report.figures["avg@4"] == pytest.approx(correct.mean())
+    assert evaluation.report.figures["pass@4"] == pytest.approx(correct.any(1).mean())
+    assert evaluation.report.figures["pass@1"] == pytest.approx(correct.mean())
+    assert "accuracy" not in evaluation.report.figures
     mdp.metrics = ("classification",)
-    labelled = evaluate(policy, mdp, held_out(mdp, "test", 4), samples=4, sampling=Sampling(), seed=0)
-    assert "accuracy" in labelled.report.figures
+    labeled = evaluate(policy, mdp, held_out(mdp, "test", 4), samples=4, sampling=Sampling(), seed=0)
+    assert "accuracy" in labeled.report.figures
 
 
 def test_the_command_compares_with_another_policy_over_folds(tmp_path, capsys):
@@ -122,11 +138,11 @@ def test_the_command_compares_with_another_policy_over_folds(tmp_path, capsys):
     run = rlalign.train("reverse", "gru", steps=2, output=tmp_path / "run", quiet=True, rollout__prompts=2)
     words = ["evaluate", str(run.folder), "--baseline", str(run.folder), "--k", "2", "--folds", "3", "--prompts", "6"]
     assert main(words) == 0
-    said = capsys.readouterr().out
-    assert "over 3 folds" in said
-    assert "pass@2" in said
+    output = capsys.readouterr().out
+    assert "over 3 folds" in output
+    assert "pass@2" in output
     report = json.loads((run.folder / "report" / "evaluation-test.json").read_text())
     assert report["metrics"]["reward"]["difference"]["mean"] == 0.0  # the baseline is the run itself
     assert report["corpus"]["after"]["figures"].keys() >= {"pass@1", "pass@2", "avg@2"}
-    with pytest.raises(UserError, match="9 folds of 6 prompts"):
+    with pytest.raises(UserError, match="folds: expected 2 to 6 for 6 prompts, got 9"):
         run.evaluate(prompts=6, folds=9)

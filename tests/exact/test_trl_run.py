@@ -38,13 +38,13 @@ def configuration(algorithm: str, output: Any, **changes: Any) -> Any:
 def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The rollouts of TRL's trainer, in order."""
     rollouts: list[Any] = []
-    real = record.played
+    real = record.as_rollout
 
-    def played(*args: Any, **kwargs: Any) -> Any:
+    def as_rollout(*args: Any, **kwargs: Any) -> Any:
         rollouts.append(real(*args, **kwargs))
         return rollouts[-1]
 
-    monkeypatch.setattr(record, "played", played)
+    monkeypatch.setattr(record, "as_rollout", as_rollout)
     return rollouts
 
 
@@ -182,7 +182,7 @@ def test_an_adapter_is_trained_and_remains_the_only_one(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "changes", "words"),
     [
-        ("trl:ppo", {}, "no trainer of TRL"),
+        ("trl:ppo", {}, "unknown TRL trainer"),
         ("trl:grpo", {"objective__baseline": "leave_one_out"}, "baseline"),
         ("trl:grpo", {"objective__filter__dynamic_sampling": True}, "dynamic_sampling"),
         ("trl:rloo", {"objective__filter__drop_truncated": True}, "drop_truncated"),
@@ -191,7 +191,7 @@ def test_an_adapter_is_trained_and_remains_the_only_one(tmp_path) -> None:
         ("trl:grpo", {"evaluation__patience": 2, "evaluation__every": 1}, "patience"),
         ("trl:grpo", {"supervised__align_interval": 1}, "supervised"),
         ("trl:grpo", {"learner__micro_batch": 5}, "micro_batch"),
-        ("trl:grpo", {"policy": "gru"}, "no transformers model"),
+        ("trl:grpo", {"policy": "gru"}, "expected a transformers model"),
         ("trl:grpo", {"env": "rlalign/GuessNumber-v0"}, "turns"),
     ],
     ids=str,

@@ -1,10 +1,10 @@
-"""TRL and this library, both ways.
+"""Connection to TRL, in both directions.
 
-    dataset, reward_func, reward_funcs, processing_class    ours in TRL's trainers
-    train_trl                                               TRL's trainers on our environments, as an ordinary run
+    dataset, reward_func, reward_funcs, processing_class    rlalign tasks, rewards and tokenizers for TRL's trainers
+    train_trl                                               TRL's trainers on an rlalign environment, as a run folder
 
-TRL's reward functions run here as they are: the signature is the same. An environment that answers back (more than one
-turn) has no counterpart in TRL's loop; it is refused.
+A reward function of TRL needs no conversion: rlalign calls rewards with the same signature. An environment of several
+turns is refused, because TRL's training loop has a single turn.
 """
 
 from rlalign.integrations.trl.bridge import dataset, reward_func, reward_funcs

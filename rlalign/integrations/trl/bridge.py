@@ -1,9 +1,9 @@
-"""Our task sources as `datasets.Dataset`s, our rewards as TRL reward functions."""
+"""Task sources as `datasets.Dataset`s and rewards as TRL reward functions."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,139 +13,162 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.rewards.specs import Specs, resolve
+from rlalign.rewards.text import text_of
 from rlalign.rewards.weighted_sum import RewardSum
 from rlalign.types import FloatArray, Scores, Split, Task
 
 RewardFunc = Callable[..., list[float | None]]
 
-_OF_TRL = ("trainer_state", "log_extra", "log_metric", "environments")  # what TRL passes besides the columns
+# Keyword arguments of a TRL reward function that are not columns of the data set.
+_NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments", "completions")
 
 
 def dataset(env: Any, *, split: Split = "train", count: int | None = None) -> Any:
-    """The tasks of an environment as a `datasets.Dataset`: `prompt`, and a column for each that rewards may need.
+    """Return the tasks of an environment as a `datasets.Dataset` with `prompt` and the columns that rewards read.
 
     Args:
-        env: whatever `rlalign.make_mdp` takes.
+        env: any argument of `rlalign.make_mdp`.
         split: train, validation or test.
-        count: the first so many tasks; needed where the split is unbounded.
+        count: number of tasks, from the first on; required for an unbounded split.
+
+    Raises:
+        UserError: for an environment of several turns, or an unbounded split without `count`.
     """
     import datasets
 
-    mdp = _single_turn(make_mdp(env))
+    mdp = require_single_turn(make_mdp(env))
     size = mdp.source.size(split)
     if size is None and count is None:
-        raise UserError(f"{mdp.id} makes {split} tasks without end: say count=...")
+        raise UserError(f"{mdp.id}: expected count=... for the unbounded split {split}, got None")
     number = min(n for n in (size, count) if n is not None)
     tasks = [mdp.source.get(split, i) for i in range(number)]
-    names = dict.fromkeys(name for task in tasks for name in task.columns)
-    rows = [{"prompt": _plain(task.prompt), **{n: task.columns.get(n) for n in names}} for task in tasks]
+    names: dict[str, None] = {}  # an ordered set: a column may be missing from the first task
+    for task in tasks:
+        names |= dict.fromkeys(task.columns)
+    rows = [{"prompt": trl_prompt(task.prompt), **{n: task.columns.get(n) for n in names}} for task in tasks]
     return datasets.Dataset.from_list(rows)
 
 
 def reward_func(env: Any, *, rewards: Any = None, tokenizer: Any = None, group_size: int | None = None) -> RewardFunc:
-    """The whole reward of an environment as one TRL reward function; its components are logged by TRL one by one.
+    """Return the whole reward of an environment as one TRL reward function; TRL logs each component.
 
-    A failure is None, which TRL leaves out of the group. The completion is read from its ids, so that one cut off at
-    the limit is known from one that ended.
+    The function returns None for a failed reward; TRL leaves None out of the group. It reads the completion from its
+    ids, because the decoded text does not show if the completion ended or was truncated.
 
     Args:
-        env: whatever `rlalign.make_mdp` takes; single-turn.
-        rewards: specs in place of the environment's own.
-        tokenizer: what the ids mean: the one that TRL's trainer has.
-        group_size: TRL's `num_generations`; only rewards that see a whole group need it.
-    """
-    mdp = _single_turn(make_mdp(env, rewards=rewards, tokenizer=tokenizer))
-    if not mdp.has_reward:
-        raise UserError(f"{mdp.id} has no reward: say rewards=...")
-    if group_size is None and "group" in mdp.reward.scopes.values():
-        raise UserError("a reward of scope 'group' must know its group: say group_size=num_generations")
+        env: any argument of `rlalign.make_mdp`; single-turn.
+        rewards: reward specs in place of the environment's own.
+        tokenizer: the tokenizer of TRL's trainer, which defines the ids.
+        group_size: TRL's `num_generations`; required only for rewards of scope "group".
 
-    def reward(prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]], **given: Any) -> list[float | None]:
-        columns = _columns(given)
+    Raises:
+        UserError: for an environment of several turns or without a reward, or a missing `group_size`.
+    """
+    mdp = require_single_turn(make_mdp(env, rewards=rewards, tokenizer=tokenizer))
+    if not mdp.has_reward:
+        raise UserError(f"{mdp.id} has no reward: pass rewards=...")
+    if group_size is None and "group" in mdp.reward.scopes.values():
+        raise UserError(f"{mdp.id} has a reward of scope 'group': pass group_size=num_generations")
+
+    def reward(prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]], **keywords: Any) -> list[float | None]:
+        columns = _columns(keywords)
         tasks = [Task(p, {k: v[i] for k, v in columns.items()}) for i, p in enumerate(prompts)]
         scores, _ = score(mdp, tasks, completion_ids, group_size=group_size)
         for name, values in scores.components.items():
-            if "log_metric" in given and not np.isnan(values).all():
-                given["log_metric"](f"reward/{name}", float(np.nanmean(values)))
+            if "log_metric" in keywords and not np.isnan(values).all():
+                keywords["log_metric"](f"reward/{name}", float(np.nanmean(values)))
         return _nullable(scores.total)
 
     return reward
 
 
 def reward_funcs(specs: Specs) -> tuple[list[RewardFunc], list[float]]:
-    """Rewards by name, spec or function as TRL reward functions, and TRL's `reward_weights` for them.
+    """Return rewards as TRL reward functions, one per reward, and TRL's `reward_weights`.
 
-    They keep their time limits, retries and failure policies: what is dropped here is None there.
+    The rewards keep their time limits, retries and failure policies. A dropped sample is None.
+
+    Args:
+        specs: reward names, specs or functions.
+
+    Raises:
+        UserError: for a reward whose scope TRL does not support, or a weight that is not a constant.
     """
     items = resolve(specs)
-    if odd := [r.name for r, _ in items if r.scope in ("turn", "token", "group")]:
-        raise UserError(f"reward '{odd[0]}' is of a scope that TRL has not: use reward_func(env, rewards=...)")
+    for reward, _ in items:
+        if reward.scope in ("turn", "token", "group"):
+            raise UserError(
+                f"reward '{reward.name}': expected scope 'episode' for TRL, got '{reward.scope}'; "
+                "use reward_func(env, rewards=...)"
+            )
     weights = [weight for _, weight in items if isinstance(weight, int | float)]
     if len(weights) < len(items):
-        raise UserError("a weight that moves (a schedule, a constraint) is one that TRL has not: give numbers")
-    return [_function(RewardSum([(item, 1.0)]), item.name) for item, _ in items], weights
+        raise UserError("expected constant weights for TRL, got a schedule or a constraint; use numbers")
+    return [_function(RewardSum([(reward, 1.0)]), reward.name) for reward, _ in items], weights
 
 
-def _function(one: RewardSum, name: str) -> RewardFunc:
+def _function(reward: RewardSum, name: str) -> RewardFunc:
     def function(
-        prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **given: Any
+        prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **keywords: Any
     ) -> list[float | None]:
-        texts = [c if isinstance(c, str) else "".join(m["content"] for m in c) for c in completions]
-        return _nullable(one.score("episode", prompts, texts, completion_ids, **_columns(given)).total)
+        texts = [text_of(completion) for completion in completions]
+        return _nullable(reward.score("episode", prompts, texts, completion_ids, **_columns(keywords)).total)
 
-    function.__name__ = name
+    function.__name__ = name  # TRL names its metrics after the function
     return function
 
 
 def score(
     mdp: TextMDP, tasks: Sequence[Task], completion_ids: Sequence[Sequence[int]], *, group_size: int | None = None
 ) -> tuple[Scores, list[Episode]]:
-    """What a single-turn environment says of completions given as ids, and the episodes they make.
+    """Score completions that are given as ids in a single-turn environment, and return their episodes too.
 
     Args:
-        mdp: speaks the ids' tokenizer.
-        tasks: one for each completion.
-        completion_ids: the stop id included where the policy said it.
-        group_size: rows of a prompt, neighbours; for rewards that compare them.
+        mdp: the environment, bound to the tokenizer of the ids.
+        tasks: one per completion.
+        completion_ids: with the stop id if the policy sampled it.
+        group_size: number of consecutive rows per prompt, for rewards of scope "group".
     """
     episodes = []
     for task, ids in zip(tasks, completion_ids, strict=True):
         episode = mdp.begin(task, 0, 0)
-        mdp.end_turn(episode, [int(i) for i in ids], bool(len(ids)) and int(ids[-1]) in mdp.stop_ids)
+        stopped = bool(len(ids)) and int(ids[-1]) in mdp.stop_ids
+        mdp.end_turn(episode, [int(i) for i in ids], stopped)
         episodes.append(episode)
     scores = mdp.score(episodes, [True] * len(episodes))
-    return (scores if group_size is None else _with_groups(mdp, episodes, scores, group_size)), episodes
+    if group_size is not None:
+        scores = _with_groups(mdp, episodes, scores, group_size)
+    return scores, episodes
 
 
 def _with_groups(mdp: TextMDP, episodes: list[Episode], scores: Scores, group_size: int) -> Scores:
+    """Return scores plus those of the rewards of scope "group"."""
     if not mdp.has_reward or "group" not in mdp.reward.scopes.values():
         return scores
     ids = (np.arange(len(episodes)) // group_size).tolist()
-    more = mdp.reward.score("group", *mdp.texts(episodes), **mdp.columns(episodes), group_ids=ids)
-    total: FloatArray = scores.total + more.total
-    return Scores(total, scores.valid & more.valid, {**scores.components, **more.components}, scores.token_rewards)
+    group_scores = mdp.reward.score("group", *mdp.texts(episodes), **mdp.columns(episodes), group_ids=ids)
+    total: FloatArray = scores.total + group_scores.total
+    valid = scores.valid & group_scores.valid
+    return Scores(total, valid, {**scores.components, **group_scores.components}, scores.token_rewards)
 
 
-def _single_turn(mdp: TextMDP) -> TextMDP:
+def require_single_turn(mdp: TextMDP) -> TextMDP:
+    """Return the environment. Raises UserError for several turns, which TRL's training loop does not support."""
     if mdp.max_turns > 1:
         raise UserError(
-            f"{mdp.id} has up to {mdp.max_turns} turns, and TRL's loop knows one: train it with rlalign's own trainer"
+            f"{mdp.id}: expected a single turn for TRL, got up to {mdp.max_turns} turns; use rlalign's own trainer, "
+            "such as --algorithm grpo"
         )
     return mdp
 
 
-def _columns(given: dict[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in given.items() if k not in (*_OF_TRL, "completions")}
-
-
-def _plain(prompt: Any) -> Any:
+def trl_prompt(prompt: Any) -> Any:
+    """Return a prompt in TRL's format: a text, or a list of message dicts."""
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
 
 
+def _columns(keywords: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: values for name, values in keywords.items() if name not in _NOT_COLUMNS}
+
+
 def _nullable(values: FloatArray) -> list[float | None]:
-    return list(_each(values))
-
-
-def _each(values: FloatArray) -> Iterator[float | None]:
-    for value in values.tolist():
-        yield None if math.isnan(value) else value
+    return [None if math.isnan(value) else value for value in values.tolist()]

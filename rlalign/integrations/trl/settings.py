@@ -1,21 +1,25 @@
-"""A configuration of ours as TRL's arguments: the same point on the axes, or the reason why TRL cannot stand there."""
+"""Translation of a training configuration into TRL's arguments, and the settings that TRL does not support."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from rlalign.algorithms import OUTSIDE
 from rlalign.config.instantiate import check_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.errors import UserError, did_you_mean
+from rlalign.errors import UnknownNameError, UserError
+from rlalign.integrations.trl.bridge import require_single_turn
 from rlalign.objective.spec import Objective, OffPolicy
 from rlalign.policies.factory import policy_kind
 from rlalign.training.experiment import build_checked_mdp
 
-_LOSS = {"sequence_mean": "grpo", "constant": "dr_grpo", "token_global": "dapo", "sequence_sum": "luspo"}
-_SCALE = {"none": "none", "group_std": "group", "batch_std": "batch"}
-_LEVEL = {"token": "token", "sequence_geomean": "sequence"}
+# Value of an axis -> TRL's value.
+_LOSS_TYPE = {"sequence_mean": "grpo", "constant": "dr_grpo", "token_global": "dapo", "sequence_sum": "luspo"}
+_SCALE_REWARDS = {"none": "none", "group_std": "group", "batch_std": "batch"}
+_RATIO_LEVEL = {"token": "token", "sequence_geomean": "sequence"}
+_TRUST_KINDS = ("clip", "dual_clip", "soft_gate", "stopgrad_cap")
 
 
 def check_run(config: TrainConfig) -> None:
@@ -26,33 +30,41 @@ def check_run(config: TrainConfig) -> None:
 
 
 def check_trl(config: TrainConfig, mdp: TextMDP) -> None:
-    """Refuse what TRL has no counterpart of, before anything is loaded. Raises UserError."""
-    if mdp.max_turns > 1:
-        raise UserError(f"{mdp.id} has up to {mdp.max_turns} turns, and TRL's loop knows one: use an algorithm of ours")
+    """Raise UserError for an environment, a policy or a setting that TRL does not support."""
+    require_single_turn(mdp)
     if policy_kind(config.policy) in ("gru", "tabular"):
-        raise UserError(
-            f"policy '{config.policy}' is no transformers model, and {config.algorithm} trains nothing else: "
-            "use --policy tiny, smollm2 or a model folder"
-        )
+        raise UserError(not_transformers(config))
     trl_arguments(config, max_new=mdp.max_new, cpu=True, bf16=False)
 
 
+def not_transformers(config: TrainConfig) -> str:
+    """Return the error message for a policy that is not a transformers model."""
+    return (
+        f"policy: expected a transformers model for {config.algorithm}, got '{config.policy}'; "
+        "use --policy tiny, smollm2 or a model folder"
+    )
+
+
 def trl_arguments(config: TrainConfig, *, max_new: int, cpu: bool, bf16: bool) -> dict[str, Any]:
-    """Keyword arguments of GRPOConfig (algorithm trl:grpo) or RLOOConfig (trl:rloo).
+    """Return the keyword arguments of TRL's GRPOConfig (algorithm trl:grpo) or RLOOConfig (trl:rloo).
 
-    One step is one rollout of prompts × group_size samples, learnt from `epochs` times in `minibatches` optimizer
-    steps: `steps_per_generation` forwards of a micro-batch, `gradient_accumulation_steps` of them to an update.
+    A step is one rollout of prompts × group_size samples, used for `epochs` × `minibatches` optimizer steps. TRL
+    counts in micro-batches: `steps_per_generation` per rollout, `gradient_accumulation_steps` per optimizer step.
 
-    Raises UserError for a setting that TRL has no counterpart of.
+    Args:
+        config: the configuration.
+        max_new: largest number of tokens per completion.
+        cpu: train on the CPU.
+        bf16: compute in bfloat16.
+
+    Raises:
+        UserError: for an unknown trainer, or a setting that TRL does not support.
     """
     o, r, ln = config.objective, config.rollout, config.learner
     if config.algorithm not in OUTSIDE:
-        raise UserError(
-            f"no trainer of TRL '{config.algorithm}'.{did_you_mean(config.algorithm, OUTSIDE)} "
-            f"There are: {', '.join(OUTSIDE)}"
-        )
+        raise UnknownNameError("TRL trainer", config.algorithm, OUTSIDE)
     grpo = config.algorithm == "trl:grpo"
-    _refuse(config, _of_both(config) | (_of_grpo(o) if grpo else _of_rloo(o)))
+    _check([*_common_requirements(config), *(_grpo_requirements(o) if grpo else _rloo_requirements(o))], config)
     samples = config.samples_per_step
     update = samples // ln.minibatches
     micro = ln.micro_batch or update
@@ -70,7 +82,7 @@ def trl_arguments(config: TrainConfig, *, max_new: int, cpu: bool, bf16: bool) -
         "learning_rate": ln.lr,
         "max_grad_norm": ln.max_grad_norm,
         "beta": 0.0 if o.kl.where == "none" else o.kl.coef,
-        "shuffle_dataset": False,
+        "shuffle_dataset": False,  # the rows are in the order of rlalign's own trainer
         "gradient_checkpointing": False,
         "seed": config.seed,
         "bf16": bf16,
@@ -80,81 +92,144 @@ def trl_arguments(config: TrainConfig, *, max_new: int, cpu: bool, bf16: bool) -
         "report_to": "none",
         "disable_tqdm": True,
     }
-    return arguments | (_grpo(o) if grpo else {"epsilon": o.trust.low, "epsilon_high": o.trust.high})
+    if grpo:
+        return arguments | _grpo_arguments(o)
+    return arguments | {"epsilon": o.trust.low, "epsilon_high": o.trust.high}
 
 
-def _grpo(o: Objective) -> dict[str, Any]:
-    loss = {"stopgrad_cap": "cispo", "soft_gate": "sapo"}.get(o.trust.kind, _LOSS[o.aggregation])
+def _grpo_arguments(o: Objective) -> dict[str, Any]:
+    """Return the arguments that only GRPOConfig has."""
+    loss_type = {"stopgrad_cap": "cispo", "soft_gate": "sapo"}.get(o.trust.kind, _LOSS_TYPE[o.aggregation])
     arguments = {
-        "loss_type": loss,
-        "scale_rewards": _SCALE[o.scale],
-        "importance_sampling_level": _LEVEL[o.ratio],
+        "loss_type": loss_type,
+        "scale_rewards": _SCALE_REWARDS[o.scale],
+        "importance_sampling_level": _RATIO_LEVEL[o.ratio],
         "epsilon": o.trust.low,
-        "epsilon_high": 1.0 + o.trust.high if loss == "cispo" else o.trust.high,
+        # TRL's epsilon_high of CISPO is the cap itself; `trust.high` is its distance from 1.
+        "epsilon_high": 1.0 + o.trust.high if loss_type == "cispo" else o.trust.high,
         "use_bias_correction_kl": o.kl.importance != "none",
         "entropy_coef": o.regularizer.entropy_coef,
         "sapo_temperature_pos": o.trust.tau_pos,
         "sapo_temperature_neg": o.trust.tau_neg,
     }
-    return arguments | ({"delta": o.trust.dual} if o.trust.kind == "dual_clip" else {})
+    if o.trust.kind == "dual_clip":
+        arguments["delta"] = o.trust.dual
+    return arguments
 
 
-def _of_both(config: TrainConfig) -> dict[str, bool]:
+# ---- what TRL supports ----
+
+
+class _Requirement(NamedTuple):
+    """A setting, its value, and the values that TRL supports."""
+
+    setting: str
+    value: Any
+    supported: bool
+    expected: str
+
+
+def _check(requirements: list[_Requirement], config: TrainConfig) -> None:
+    """Raise UserError for the first setting whose value TRL does not support."""
+    for setting, value, supported, expected in requirements:
+        if not supported:
+            raise UserError(
+                f"{setting}: expected {expected} for {config.algorithm}, got {value}; change it, or use "
+                f"rlalign's own trainer: --algorithm {OUTSIDE[config.algorithm]}"
+            )
+
+
+def _common_requirements(config: TrainConfig) -> list[_Requirement]:
     o, ln = config.objective, config.learner
-    update = config.samples_per_step // ln.minibatches
-    return {
-        "learner.micro_batch: it must divide a minibatch": bool(ln.micro_batch) and update % ln.micro_batch != 0,
-        "rollout.group_size: it must be at least 2": config.rollout.group_size < 2,
-        "rollout.per_component: the weighted sum is what TRL sees": config.rollout.per_component,
-        "evaluation.patience: it trains to the last step": config.evaluation.patience > 0,
-        "supervised.align_interval: TRL has no supervised steps in between": config.supervised.align_interval > 0,
-        "learner.old_logprobs": ln.old_logprobs == "sampler",
-        "objective.credit: TRL gives every token the whole return": o.credit.kind != "trajectory",
-        "objective.value: TRL's trainer has no critic": o.value.kind != "none",
-        "objective.off_policy: the sampler is the policy itself": o.off_policy != OffPolicy(),
-        # TRL masks truncated completions too, but goes on counting their tokens in the mean
-        "objective.filter: drop_truncated, dynamic_sampling and overlong, and regularizer.nll_coef are ours": o.filter.drop_truncated
-        or o.filter.dynamic_sampling
-        or o.filter.overlong > 0
-        or o.regularizer.nll_coef > 0,
-        "objective.kl.target: beta is fixed in TRL": o.kl.target > 0,
-        "objective.kl.level": o.kl.where != "none" and o.kl.level != "token",
-        "objective.loss": o.loss != "surrogate",
-    }
+    minibatch = config.samples_per_step // ln.minibatches
+    interval = config.supervised.align_interval
+    return [
+        _Requirement(
+            "learner.micro_batch",
+            ln.micro_batch,
+            not ln.micro_batch or minibatch % ln.micro_batch == 0,
+            f"a divisor of the minibatch's {minibatch} samples",
+        ),
+        _Requirement("rollout.group_size", config.rollout.group_size, config.rollout.group_size >= 2, "at least 2"),
+        # TRL computes advantages from the weighted sum of the components
+        _Requirement("rollout.per_component", config.rollout.per_component, not config.rollout.per_component, "False"),
+        # TRL trains to the last step
+        _Requirement("evaluation.patience", config.evaluation.patience, config.evaluation.patience <= 0, "0"),
+        _Requirement("supervised.align_interval", interval, interval <= 0, "0 (no supervised updates)"),
+        _Requirement("learner.old_logprobs", ln.old_logprobs, ln.old_logprobs != "sampler", "auto or recompute"),
+        # TRL gives each token the whole return
+        _Requirement("objective.credit.kind", o.credit.kind, o.credit.kind == "trajectory", "trajectory"),
+        _Requirement("objective.value.kind", o.value.kind, o.value.kind == "none", "none (no critic)"),
+        # transformers.generate samples from the policy itself
+        _Requirement("objective.off_policy", o.off_policy, o.off_policy == OffPolicy(), "no correction"),
+        # TRL also masks truncated completions, but still counts their tokens in the mean
+        _Requirement("objective.filter.drop_truncated", o.filter.drop_truncated, not o.filter.drop_truncated, "False"),
+        _Requirement(
+            "objective.filter.dynamic_sampling", o.filter.dynamic_sampling, not o.filter.dynamic_sampling, "False"
+        ),
+        _Requirement("objective.filter.overlong", o.filter.overlong, o.filter.overlong <= 0, "0"),
+        _Requirement("objective.regularizer.nll_coef", o.regularizer.nll_coef, o.regularizer.nll_coef <= 0, "0"),
+        # TRL's beta is a constant
+        _Requirement("objective.kl.target", o.kl.target, o.kl.target <= 0, "0"),
+        _Requirement("objective.kl.level", o.kl.level, o.kl.where == "none" or o.kl.level == "token", "token"),
+        _Requirement("objective.loss", o.loss, o.loss == "surrogate", "surrogate"),
+    ]
 
 
-def _of_grpo(o: Objective) -> dict[str, bool]:
-    kinds = {"clip", "dual_clip", "stopgrad_cap", "soft_gate"}
+def _grpo_requirements(o: Objective) -> list[_Requirement]:
+    # The loss types cispo and sapo have one aggregation each; the others are named after theirs.
+    aggregation = {"soft_gate": "sequence_mean", "stopgrad_cap": "token_global"}.get(o.trust.kind, o.aggregation)
     importance = {"token": "token", "sequence_geomean": "geomean"}.get(o.ratio)
-    fits = {"soft_gate": "sequence_mean", "stopgrad_cap": "token_global"}.get(o.trust.kind, o.aggregation)
-    return {
-        "objective.baseline: it is group_mean": o.baseline != "group_mean",
-        f"objective.scale: there are {', '.join(_SCALE)}": o.scale not in _SCALE,
-        f"objective.ratio: there are {', '.join(_LEVEL)}": o.ratio not in _LEVEL,
-        f"objective.trust: there are {', '.join(sorted(kinds))}": o.trust.kind not in kinds,
-        "objective.trust.low: CISPO has no floor, so it is 1": o.trust.kind == "stopgrad_cap" and o.trust.low < 1,
-        f"objective.aggregation: with this trust region it is {fits}": o.aggregation != fits,
-        "objective.kl: it is k3 in the loss": o.kl.where != "none" and (o.kl.where, o.kl.estimator) != ("loss", "k3"),
-        "objective.kl.importance: none, or as the ratio": o.kl.where != "none"
-        and o.kl.importance not in ("none", importance),
-    }
+    no_kl = o.kl.where == "none"
+    return [
+        _Requirement("objective.baseline", o.baseline, o.baseline == "group_mean", "group_mean"),
+        _Requirement("objective.scale", o.scale, o.scale in _SCALE_REWARDS, _one_of(_SCALE_REWARDS)),
+        _Requirement("objective.ratio", o.ratio, o.ratio in _RATIO_LEVEL, _one_of(_RATIO_LEVEL)),
+        _Requirement("objective.trust.kind", o.trust.kind, o.trust.kind in _TRUST_KINDS, _one_of(_TRUST_KINDS)),
+        _Requirement(
+            "objective.trust.low",
+            o.trust.low,
+            o.trust.kind != "stopgrad_cap" or o.trust.low >= 1,
+            "1 (CISPO has no lower bound)",
+        ),
+        _Requirement(
+            "objective.aggregation",
+            o.aggregation,
+            o.aggregation == aggregation,
+            f"{aggregation} with trust {o.trust.kind}",
+        ),
+        _Requirement("objective.kl.where", o.kl.where, o.kl.where in ("none", "loss"), "none or loss"),
+        _Requirement("objective.kl.estimator", o.kl.estimator, no_kl or o.kl.estimator == "k3", "k3"),
+        _Requirement(
+            "objective.kl.importance",
+            o.kl.importance,
+            no_kl or o.kl.importance in ("none", importance),
+            f"none or {importance}",
+        ),
+    ]
 
 
-def _of_rloo(o: Objective) -> dict[str, bool]:
+def _rloo_requirements(o: Objective) -> list[_Requirement]:
+    # On policy, the clipped product of ratios has the gradient of the loss without a ratio.
     plain = o.ratio == "none" and o.aggregation == "sequence_sum"
     clipped = (o.ratio, o.trust.kind, o.aggregation) == ("sequence_product", "clip", "sequence_mean")
-    return {
-        "objective.baseline: it is leave_one_out": o.baseline != "leave_one_out",
-        "objective.scale: it is none": o.scale != "none",
-        "objective.ratio: none with sequence_sum, or sequence_product with clip and sequence_mean": not plain
-        and not clipped,
-        "objective.kl: it is k1 in the reward": o.kl.where != "none"
-        and (o.kl.where, o.kl.estimator) != ("reward", "k1"),
-        "objective.regularizer.entropy_coef": o.regularizer.entropy_coef > 0,
-    }
+    no_kl = o.kl.where == "none"
+    entropy_coef = o.regularizer.entropy_coef
+    return [
+        _Requirement("objective.baseline", o.baseline, o.baseline == "leave_one_out", "leave_one_out"),
+        _Requirement("objective.scale", o.scale, o.scale == "none", "none"),
+        _Requirement(
+            "objective.ratio",
+            f"{o.ratio} with trust {o.trust.kind} and aggregation {o.aggregation}",
+            plain or clipped,
+            "none with aggregation sequence_sum, or sequence_product with trust clip and aggregation sequence_mean",
+        ),
+        _Requirement("objective.kl.where", o.kl.where, o.kl.where in ("none", "reward"), "none or reward"),
+        _Requirement("objective.kl.estimator", o.kl.estimator, no_kl or o.kl.estimator == "k1", "k1"),
+        _Requirement("objective.regularizer.entropy_coef", entropy_coef, entropy_coef <= 0, "0"),
+    ]
 
 
-def _refuse(config: TrainConfig, wrong: dict[str, bool]) -> None:
-    for what, is_wrong in wrong.items():
-        if is_wrong:
-            raise UserError(f"{config.algorithm} cannot follow {what}. Change it, or train with rlalign's own trainer")
+def _one_of(names: Iterable[str]) -> str:
+    *others, last = sorted(names)
+    return f"{', '.join(others)} or {last}"

@@ -1,4 +1,4 @@
-"""One of our tokenizers in the clothes that TRL asks for, so that prompts are encoded and completions decoded by it."""
+"""Adapter from an rlalign tokenizer to the `processing_class` of TRL's trainers."""
 
 from __future__ import annotations
 
@@ -11,29 +11,37 @@ from rlalign.types import Tokenizer
 
 
 def processing_class(tokenizer: Any) -> TrlTokenizer:
-    """A `processing_class` for TRL's trainers from anything that `rlalign.tokenizers.as_tokenizer` takes."""
+    """Return a `processing_class` for TRL's trainers.
+
+    Args:
+        tokenizer: any argument of `rlalign.tokenizers.as_tokenizer`.
+    """
     return TrlTokenizer(as_tokenizer(tokenizer))
 
 
 class TrlTokenizer(PreTrainedTokenizer):
-    """Prompt to ids through `encode_prompt`, ids to text through `decode`: nothing is tokenised in another way.
+    """Encodes prompts with `encode_prompt` and decodes completions with `decode` of an rlalign tokenizer.
 
-    A token's name is the decimal number of its id; no text is ever made of names.
+    transformers requires a name per token: it is the decimal number of the token's id, and no text contains it.
+
+    Args:
+        tokenizer: the tokenizer to adapt.
     """
 
-    def __init__(self, ours: Tokenizer) -> None:
-        self.ours = ours
-        names = {"eos_token": str(ours.eos_id), "pad_token": str(ours.pad_id)}
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer = tokenizer  # before super().__init__, which reads the vocabulary
+        names = {"eos_token": str(tokenizer.eos_id), "pad_token": str(tokenizer.pad_id)}
+        # Padding on the left: TRL generates from the last column of a batch of prompts.
         super().__init__(padding_side="left", **names)  # type: ignore[no-untyped-call]  # untyped in transformers
 
     @property
     def vocab_size(self) -> int:
         """Number of ids."""
-        return self.ours.vocab_size
+        return self.tokenizer.vocab_size
 
     def get_vocab(self) -> dict[str, int]:
-        """Name -> id."""
-        return {str(i): i for i in range(self.ours.vocab_size)}
+        """Return token name -> id."""
+        return {str(i): i for i in range(self.tokenizer.vocab_size)}
 
     def _convert_token_to_id(self, token: str) -> int:
         return int(token)
@@ -42,13 +50,13 @@ class TrlTokenizer(PreTrainedTokenizer):
         return str(index)
 
     def __call__(self, text: Any = None, **kwargs: Any) -> Any:
-        """Ids of prompts."""
-        return {"input_ids": [self.ours.encode_prompt(t) for t in text]}
+        """Return the ids of prompts that are texts."""
+        return {"input_ids": [self.tokenizer.encode_prompt(prompt) for prompt in text]}
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
-        """Ids of prompts that are conversations."""
-        return {"input_ids": [self.ours.encode_prompt(messages) for messages in conversation]}
+        """Return the ids of prompts that are conversations."""
+        return {"input_ids": [self.tokenizer.encode_prompt(messages) for messages in conversation]}
 
     def batch_decode(self, sequences: Any, *args: Any, **kwargs: Any) -> list[str]:
-        """Texts of completions."""
-        return [self.ours.decode([int(i) for i in ids]) for ids in sequences]
+        """Return the texts of completions."""
+        return [self.tokenizer.decode([int(i) for i in ids]) for ids in sequences]

@@ -1,8 +1,8 @@
-"""TRL's GRPOTrainer and RLOOTrainer on one of our environments, leaving an ordinary run folder behind.
+"""Training by TRL's GRPOTrainer and RLOOTrainer on an rlalign environment, with an ordinary run folder as the result.
 
-What is the same as in a run of our own: the weights at the start, the prompts and their order, the ids of a prompt, the
-reward, the limit, the samples per step, the optimizer and its schedule, and the evaluation. What is TRL's: sampling
-(transformers.generate), advantages, loss, and the updates made of them.
+The same as in a run of rlalign's own trainer: the initial weights, the prompts and their order, the ids of a prompt,
+the reward, the length limit, the samples per step, the optimizer and its schedule, and the evaluation. TRL's own:
+sampling (transformers.generate), advantages, loss, and the split of a rollout into minibatches.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import TaskStream
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.integrations.trl.bridge import trl_prompt
 from rlalign.integrations.trl.record import Recorder
-from rlalign.integrations.trl.settings import check_trl, trl_arguments
+from rlalign.integrations.trl.settings import check_trl, not_transformers, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.plots import draw
@@ -46,23 +47,26 @@ from rlalign.training.stop_request import StopRequest
 from rlalign.training.validation import Validator
 from rlalign.types import Task
 
-_LEFT_BEHIND = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")
+_STALE = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")  # what a restarted run deletes
 
 
 def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
-    """A whole run by TRL: before, training, after, the policy's folder, the pictures.
+    """Run an experiment with TRL: evaluate, train, evaluate, write the policy folder and the plots.
 
-    `run.comparison` is before / after on held-out prompts, None when the run was asked to stop before its end. A run
-    that was cut short starts over with `config.resume`: TRL's own checkpoints do not hold a rollout that is reused.
+    A run that was interrupted starts again from step 0 with `config.resume`, because TRL's checkpoints do not contain a
+    rollout that is reused.
 
     Args:
-        config: as of `rlalign.train`; its algorithm is trl:grpo or trl:rloo, its objective what they are to compute.
+        config: as for `rlalign.train`, with the algorithm trl:grpo or trl:rloo.
         env, rewards: objects in place of the configuration's names.
-        quiet: show nothing.
+        quiet: print nothing.
+
+    Returns:
+        The run. Its `comparison` is None when a stop was requested before the end.
 
     Raises:
-        UserError: for an environment of several turns, a policy that is no transformers model, or a setting that TRL
-            has no counterpart of.
+        UserError: for an environment of several turns, a policy that is not a transformers model, or a setting that
+            TRL does not support.
     """
     config = resolve(config)
     validate(config)
@@ -70,13 +74,10 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     check_trl(config, mdp)
     folder = Path(config.output or default_output(config))
     with RunLock(folder), StopRequest() as stop:
-        _open(folder, config)
+        _prepare_folder(folder, config)
         policy, mdp = build_policy(config, mdp)
         if not isinstance(policy, CausalPolicy):
-            raise UserError(
-                f"policy '{config.policy}' is no transformers model, and TRL trains nothing else: "
-                "use tiny, smollm2 or a model folder"
-            )
+            raise UserError(not_transformers(config))
         config = replace(config, output=str(folder), resume=False, allow_change=False)
         write_config(folder, config)
         try:
@@ -85,16 +86,23 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
             mdp.reward.close()
 
 
-def _open(folder: Path, config: TrainConfig) -> None:
-    """Refuse a folder that holds a run, unless it is to start over and has not come to its end; clear what it left."""
+def _prepare_folder(folder: Path, config: TrainConfig) -> None:
+    """Delete what an interrupted run left in the folder.
+
+    Raises:
+        UserError: for a folder with a finished run, or with an interrupted one unless `config.resume` is set.
+    """
     done = len(read_metrics(folder))
     if done and not config.resume:
-        raise UserError(f"'{folder}' holds a run already: choose another --output, or --resume to start it over")
+        raise UserError(f"'{folder}' holds a run already: use another --output, or --resume to start the run again")
     if done >= config.steps and (folder / "report" / "evaluation.json").is_file():
-        raise UserError(f"'{folder}' holds a finished run, and TRL's start over: choose another --output")
-    for name in _LEFT_BEHIND:
+        raise UserError(f"'{folder}' holds a finished run, which TRL cannot continue: use another --output")
+    for name in _STALE:
         path = folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def _train(
@@ -105,21 +113,22 @@ def _train(
     tasks = validator.validation_tasks
     before = validator.evaluate(tasks)
     console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
-    tracker, watch = Tracker(folder, config), AlarmMonitor(folder, console)
+    tracker = Tracker(folder, config)
+    alarms = AlarmMonitor(folder, console)
     every = config.evaluation.every
     with ProgressLine(config.steps, quiet=quiet) as line:
 
         def on_step(step: int, metrics: dict[str, float], samples: list[dict[str, Any]]) -> None:
             if every and step % every == 0:
-                now = validator.evaluate(tasks)
-                metrics = metrics | {f"eval/{name}": now.mean(name) for name in now.metrics}
-            metrics = metrics | watch.update(step, metrics)
+                evaluation = validator.evaluate(tasks)
+                metrics = metrics | {f"eval/{name}": evaluation.mean(name) for name in evaluation.metrics}
+            metrics = metrics | alarms.update(step, metrics)
             tracker.log(step, metrics, samples)
             line.show(step, metrics)
 
         recorder = Recorder(
             mdp,
-            _order(config, mdp),
+            _ordered_tasks(config, mdp),
             group_size=config.rollout.group_size,
             updates=config.learner.epochs * config.learner.minibatches,
             on_step=on_step,
@@ -135,23 +144,23 @@ def _train(
     if stop:
         return run
     policy.save_pretrained(folder / "policy")
-    state = {
-        "policy": dict(policy.trainable()),
-        "progress": {},
-    }  # from which `rlalign evaluate` takes the trained weights
+    # `rlalign evaluate` loads the trained weights from a checkpoint. TRL's optimizer state is not in it.
+    state = {"policy": dict(policy.trainable()), "progress": {}}
     checkpoint.save(folder / "checkpoints", recorder.step, state, config_hash=fingerprint(config), keep=config.keep)
     run.comparison = Comparison(before, validator.evaluate(tasks))
     write_comparison(folder, run.comparison)
     return run
 
 
-def _order(config: TrainConfig, mdp: TextMDP) -> list[Task]:
-    """The prompts of the whole run, in the order in which our trainer takes them."""
-    seed = int(np.random.SeedSequence(config.seed).generate_state(4)[3])
-    return TaskStream(mdp.source, "train", seed=seed).next(config.steps * config.rollout.prompts)
+def _ordered_tasks(config: TrainConfig, mdp: TextMDP) -> list[Task]:
+    """Return the tasks of the whole run in the order of rlalign's own trainer."""
+    # Equal to `RngStreams.task_seed`; building RngStreams here would seed the global generators that TRL draws from.
+    task_seed = int(np.random.SeedSequence(config.seed).generate_state(4)[3])
+    return TaskStream(mdp.source, "train", seed=task_seed).next(config.steps * config.rollout.prompts)
 
 
 def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, recorder: Recorder) -> None:
+    """Train the policy's model in place with TRL's trainer."""
     import datasets
     from transformers import PrinterCallback
     from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -163,9 +172,9 @@ def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, record
     parameters = list(policy.trainable().values())
     optimizer = torch.optim.AdamW(parameters, lr=ln.lr, betas=(ln.beta1, ln.beta2), weight_decay=ln.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(ln, arguments["max_steps"]))
-    rows = [{"prompt": _prompt(task.prompt), "task": i} for i, task in enumerate(recorder.tasks)]
-    policy.lm.generation_config.eos_token_id = sorted(mdp.stop_ids)
-    with tempfile.TemporaryDirectory() as scratch, _quiet(), _start_on_disk(policy, scratch, arguments["beta"]):
+    rows = [{"prompt": trl_prompt(task.prompt), "task": i} for i, task in enumerate(recorder.tasks)]
+    policy.lm.generation_config.eos_token_id = sorted(mdp.stop_ids)  # transformers.generate ends a completion at these
+    with tempfile.TemporaryDirectory() as scratch, _silenced(), _reference_on_disk(policy, scratch, arguments["beta"]):
         trainer = (GRPOTrainer if grpo else RLOOTrainer)(
             model=policy.model,
             reward_funcs=[recorder],
@@ -177,20 +186,20 @@ def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, record
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    policy.lm.__dict__.pop("forward", None)  # TRL's fused head, which a saved or copied model must not carry along
+    # TRL replaces the model's forward by one with a fused head, which must not become part of a saved or copied model.
+    policy.lm.__dict__.pop("forward", None)
     if "ref" in getattr(policy.model, "peft_config", {}):
-        policy.model.delete_adapter("ref")  # TRL's copy of the adapter at the start
+        policy.model.delete_adapter("ref")  # TRL's copy of the initial adapter
     policy.eval()
 
 
-def _prompt(prompt: Any) -> Any:
-    return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
-
-
 @contextlib.contextmanager
-def _start_on_disk(policy: CausalPolicy, folder: str, beta: float) -> Iterator[None]:
-    """Where TRL finds its reference: it loads one by the model's name, and weights in memory have none that is true."""
-    if beta == 0.0 or policy.model is not policy.lm:  # none is needed, or it is the model with its adapter off
+def _reference_on_disk(policy: CausalPolicy, folder: str, beta: float) -> Iterator[None]:
+    """Save the initial model to `folder` for TRL's reference policy, and name the model after that folder meanwhile.
+
+    TRL loads the reference by the model's name, and the name of a model in memory need not point to its weights.
+    """
+    if beta == 0.0 or policy.model is not policy.lm:  # TRL needs no reference, or disables the adapter to get it
         yield
         return
     name = policy.lm.config._name_or_path
@@ -203,8 +212,8 @@ def _start_on_disk(policy: CausalPolicy, folder: str, beta: float) -> Iterator[N
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the remarks of transformers and TRL to people who wrote the call themselves."""
+def _silenced() -> Iterator[None]:
+    """Silence the log messages, progress bars and warnings of transformers and TRL."""
     from transformers.utils import logging
 
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()

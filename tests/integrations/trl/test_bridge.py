@@ -1,4 +1,4 @@
-"""Our tasks and rewards in TRL's trainers, and TRL's reward functions here."""
+"""rlalign tasks and rewards in TRL's trainers, and TRL's reward functions in rlalign."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_dataset_has_the_tasks_in_their_order() -> None:
     assert list(data["answer"]) == [t.columns["answer"] for t in tasks]
 
 
-def test_an_endless_source_wants_a_count_and_a_finite_one_does_not() -> None:
+def test_an_unbounded_source_requires_a_count_and_a_finite_one_does_not() -> None:
     with pytest.raises(UserError, match="count="):
         bridge.dataset(ENV)
     splits = ["train", "train", "train", "validation", "test"]
@@ -37,22 +37,22 @@ def test_an_endless_source_wants_a_count_and_a_finite_one_does_not() -> None:
 
 
 def test_conversations_stay_conversations() -> None:
-    talk = [{"role": "user", "content": "hi"}]
-    assert bridge.dataset([{"prompt": talk}])[0]["prompt"] == talk
+    conversation = [{"role": "user", "content": "hi"}]
+    assert bridge.dataset([{"prompt": conversation}])[0]["prompt"] == conversation
 
 
-def test_reward_func_is_the_environments_own_reward() -> None:
-    """As the vector environment scores it: a full answer that ends, one that is cut off, a wrong one."""
+def test_reward_func_equals_the_reward_of_the_vector_environment() -> None:
+    """For a correct answer that ends and one that is truncated."""
     mdp = make_mdp(ENV)
     task = mdp.source.get("train", 0)
     answer = task.columns["answer"]
-    said = [ids(mdp, answer), ids(mdp, answer + "aaaa", eos=False)[: mdp.max_new], ids(mdp, ">")]
+    completion_ids = [ids(mdp, answer), ids(mdp, answer + "aaaa", eos=False)[: mdp.max_new], ids(mdp, ">")]
     logged = {}
     reward = bridge.reward_func(ENV)
-    found = reward(
+    rewards = reward(
         prompts=[task.prompt] * 3,
-        completions=["what TRL decoded is not looked at"] * 3,
-        completion_ids=said,
+        completions=["the decoded text is ignored"] * 3,
+        completion_ids=completion_ids,
         answer=[answer] * 3,
         trainer_state=object(),
         log_extra=lambda *a: None,
@@ -60,15 +60,15 @@ def test_reward_func_is_the_environments_own_reward() -> None:
     )
     env = rlalign.make_vec(ENV, 3)
     env.reset(seed=0, options={"tasks": [task] * 3})
-    width = max(map(len, said))
-    tokens = np.array([s + [0] * (width - len(s)) for s in said])
-    segment = env.step_tokens(tokens, [len(s) for s in said])
-    assert found == pytest.approx(segment.rewards.sum(1).tolist())
-    assert found[0] == pytest.approx(2.0)
+    width = max(map(len, completion_ids))
+    tokens = np.array([row + [0] * (width - len(row)) for row in completion_ids])
+    segment = env.step_tokens(tokens, [len(row) for row in completion_ids])
+    assert rewards == pytest.approx(segment.rewards.sum(1).tolist())
+    assert rewards[0] == pytest.approx(2.0)
     assert logged["reward/exact_match"] == pytest.approx(1 / 3)
 
 
-def test_a_failed_reward_is_none_and_never_nought() -> None:
+def test_a_failed_reward_is_none_and_not_zero() -> None:
     @rlalign.reward("sometimes", timeout_s=None, retries=0, on_error="drop")
     def sometimes(completions, **columns):
         return [float("nan") if "a" in c else 1.0 for c in completions]
@@ -76,22 +76,23 @@ def test_a_failed_reward_is_none_and_never_nought() -> None:
     functions, weights = bridge.reward_funcs(["sometimes=0.5"])
     assert functions[0].__name__ == "sometimes"
     assert weights == [0.5]
-    given = {"completion_ids": [[1], [2]], "trainer_state": object(), "log_metric": print}
-    assert functions[0](prompts=["x", "x"], completions=["a", "b"], **given) == [None, 1.0]
+    keywords = {"completion_ids": [[1], [2]], "trainer_state": object(), "log_metric": print}
+    assert functions[0](prompts=["x", "x"], completions=["a", "b"], **keywords) == [None, 1.0]
 
 
 def test_completions_of_conversations_arrive_as_messages() -> None:
-    talk, said = [{"role": "user", "content": "x"}], [{"role": "assistant", "content": "ab"}]
+    prompt = [{"role": "user", "content": "x"}]
+    completion = [{"role": "assistant", "content": "ab"}]
 
     def letters(completions, **columns):
-        assert completions == [said]
+        assert completions == [completion]
         return [float(len(completions[0][0]["content"]))]
 
     functions, _ = bridge.reward_funcs(rlalign.reward("letters", timeout_s=None)(letters))
-    assert functions[0](prompts=[talk], completions=[said], completion_ids=[[1, 2]]) == [2.0]
+    assert functions[0](prompts=[prompt], completions=[completion], completion_ids=[[1, 2]]) == [2.0]
 
 
-def test_a_reward_that_sees_groups_must_know_them() -> None:
+def test_a_reward_of_scope_group_requires_the_group_size() -> None:
     @rlalign.reward("rank", scope="group", timeout_s=None)
     def rank(completions, group_ids, **columns):
         return [float(group_ids[i]) for i in range(len(completions))]
@@ -104,25 +105,27 @@ def test_a_reward_that_sees_groups_must_know_them() -> None:
         bridge.reward_funcs(["rank"])
 
 
-def test_an_environment_that_answers_back_is_refused() -> None:
-    for use in (bridge.reward_func, bridge.dataset):
+def test_an_environment_of_several_turns_is_refused() -> None:
+    for function in (bridge.reward_func, bridge.dataset):
         with pytest.raises(UserError, match="turns"):
-            use("rlalign/GuessNumber-v0")
+            function("rlalign/GuessNumber-v0")
 
 
-@pytest.mark.parametrize("ours", [ByteTokenizer(), CharTokenizer("abc>")])
-def test_processing_class_neither_adds_nor_loses_an_id(ours) -> None:
-    theirs = bridge.processing_class(ours)
-    assert theirs(text=["ab>"])["input_ids"] == [ours.encode_prompt("ab>")]
-    assert (theirs.eos_token_id, theirs.pad_token_id) == (ours.eos_id, ours.pad_id)
-    assert theirs.batch_decode([[*ours.encode("cab"), ours.eos_id]], skip_special_tokens=True) == ["cab"]
-    talk = [{"role": "user", "content": "a"}]
-    if isinstance(ours, ByteTokenizer):
-        assert theirs.apply_chat_template([talk], tokenize=True)["input_ids"] == [ours.encode_prompt(talk)]
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharTokenizer("abc>")])
+def test_processing_class_neither_adds_nor_removes_an_id(tokenizer) -> None:
+    adapter = bridge.processing_class(tokenizer)
+    assert adapter(text=["ab>"])["input_ids"] == [tokenizer.encode_prompt("ab>")]
+    assert (adapter.eos_token_id, adapter.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
+    completion = [*tokenizer.encode("cab"), tokenizer.eos_id]
+    assert adapter.batch_decode([completion], skip_special_tokens=True) == ["cab"]
+    conversation = [{"role": "user", "content": "a"}]
+    if isinstance(tokenizer, ByteTokenizer):
+        encoded = adapter.apply_chat_template([conversation], tokenize=True)["input_ids"]
+        assert encoded == [tokenizer.encode_prompt(conversation)]
 
 
-def test_a_reward_function_of_trl_runs_here_unchanged(tmp_path) -> None:
-    """Its signature, and the keywords that only TRL gives, `trainer_state` and `log_metric` among them."""
+def test_a_reward_function_of_trl_runs_unchanged(tmp_path) -> None:
+    """Its signature includes keywords that only TRL passes, such as `trainer_state` and `log_metric`."""
 
     def of_trl(prompts, completions, completion_ids, answer, trainer_state, log_metric, **kwargs):
         log_metric("seen", 1.0)
@@ -133,8 +136,8 @@ def test_a_reward_function_of_trl_runs_here_unchanged(tmp_path) -> None:
     assert run.metrics["reward/of_trl"][0] is not None
 
 
-def test_trls_trainer_trains_on_our_tasks_and_rewards(tmp_path) -> None:
-    """The other direction of docs/trl.md, with nothing of ours around the trainer."""
+def test_the_trainer_of_trl_trains_on_tasks_and_rewards_of_rlalign(tmp_path) -> None:
+    """TRL's trainer is called directly, as in docs/trl.md."""
     from trl import GRPOConfig, GRPOTrainer
 
     from rlalign.policies.factory import make_policy

@@ -1,0 +1,71 @@
+"""Command-line arguments that tyro cannot express: settings by dotted name, and flags with an optional value."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+
+from rlalign.errors import UserError
+
+
+def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Separate the settings of runs, such as `--learner.lr 1e-3` or `--learner.lr=1e-3`, from a command's own flags.
+
+    Args:
+        args: the arguments of the command.
+        flags: the command's own flags (see `flags_of`).
+
+    Returns:
+        The arguments without settings, and setting -> value.
+
+    Raises:
+        UserError: for a setting without a value.
+    """
+    own: list[str] = []
+    settings: dict[str, str] = {}
+    words = settings_flags(args)
+    while words:
+        word = words.pop(0)
+        flag, equals, value = word.partition("=")
+        if not word.startswith("--") or flag in flags:
+            own.append(word)
+            continue
+        if not equals:
+            if not words or words[0].startswith("--"):
+                raise UserError(f"{word} has no value: expected {word} VALUE, a setting of the runs")
+            value = words.pop(0)
+        settings[flag[2:].replace("-", "_")] = value
+    return own, settings
+
+
+def settings_flags(args: Sequence[str]) -> list[str]:
+    """Return the arguments with `--reward SPEC`, one reward per flag, renamed to the setting `--rewards`."""
+    return ["--rewards" + word[len("--reward") :] if word.partition("=")[0] == "--reward" else word for word in args]
+
+
+def optional_value(args: Sequence[str], flag: str, default: str) -> list[str]:
+    """Return the arguments with a default value inserted after a flag without one: `--ray` becomes `--ray DEFAULT`."""
+    words = list(args)
+    for i, word in enumerate(words):
+        if word == flag and (i + 1 == len(words) or words[i + 1].startswith("--")):
+            return [*words[: i + 1], default, *words[i + 1 :]]
+    return words
+
+
+def flags_of(cls: type) -> set[str]:
+    """Return the flags of a dataclass of arguments in all spellings, and `--help`."""
+    flags = {"--help"}
+    for field in dataclasses.fields(cls):
+        for name in (field.name, field.name.replace("_", "-")):
+            flags |= {f"--{name}", f"--no-{name}"}
+    return flags
+
+
+def flag_value(args: Sequence[str], flag: str) -> str | None:
+    """Return the value of `FLAG VALUE` or `FLAG=VALUE`; None without it."""
+    for i, word in enumerate(args):
+        if word == flag and i + 1 < len(args):
+            return args[i + 1]
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+    return None
