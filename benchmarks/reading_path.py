@@ -29,9 +29,22 @@ import rlalign
 
 ROOT = Path(rlalign.__file__).resolve().parents[1]
 FOLDERS = tuple(f"{ROOT / name}{os.sep}" for name in ("rlalign", "envs", "policies", "rewards"))
-COMMAND = (
-    "train --env reverse --policy gru --algorithm grpo --steps 1 --rollout.prompts 2 --evaluation.prompts 2 --output"
-).split()
+COMMAND = [
+    "train",
+    "--env",
+    "reverse",
+    "--policy",
+    "gru",
+    "--algorithm",
+    "grpo",
+    "--steps",
+    "1",
+    "--rollout.prompts",
+    "2",
+    "--evaluation.prompts",
+    "2",
+    "--output",
+]
 STATIONS = {  # functions of the package, and built-in functions of torch
     "TaskStream.next": "the next tasks",
     "searchsorted": "a sampled token",
