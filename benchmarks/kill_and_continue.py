@@ -1,12 +1,12 @@
-"""A study of 4 algorithms × 2 environments × 10 seeds, killed in the middle and continued: does it end the same?
+"""Comparison of a killed and continued study with an uninterrupted one: 4 algorithms × 2 environments × 10 seeds.
 
     python benchmarks/kill_and_continue.py [FOLDER]
 
-The study runs twice from the command line. One run is left alone. The other is killed with SIGKILL, all its processes
-at once, when half of its cells are done and one is in the middle, and the same command is given again. Then the two are
-compared: results.json, results.csv, the pictures, the trained weights byte for byte, and report.html; left out is what
-is made of the clock (seconds, dates) and the folder's name. Prints what was found and writes
-benchmarks/results/kill_and_continue.json; the exit status is 1 where anything differs.
+The study runs twice from the command line. One run is uninterrupted. All processes of the other are killed at once with
+SIGKILL when half of its cells are done and one is in the middle, and the same command is repeated. Then the two are
+compared: results.json, results.csv, the pictures, the trained weights byte for byte, and report.html. Times, dates and
+the folder's name are left out. Prints the result and writes benchmarks/results/kill_and_continue.json. The exit status
+is 1 if anything differs.
 """
 
 from __future__ import annotations
@@ -38,54 +38,53 @@ FLAGS = shlex.split(
 )
 CELLS = 4 * 2 * 10
 CLOCK = ("created", "commit", "command")
-PICTURES = ("frontier-*.png", "profile*.png", "scores.png")  # learning curves are drawn against seconds, too
+PICTURES = ("frontier-*.png", "profile*.png", "scores.png")  # curves-*.png also show seconds
 
 
 def study(folder: Path) -> subprocess.Popen[bytes]:
-    """The command, leading a group of processes of its own."""
+    """Start the command as the leader of a new process group."""
     command = [sys.executable, "-m", "rlalign.cli", "compare", *FLAGS, "--output", str(folder)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
 
 def cells(folder: Path) -> list[Path]:
-    """The run folders that are there."""
+    """Return the run folders that exist."""
     return sorted(p.parent for p in folder.glob("cells/*/*/seed-*/config.json"))
 
 
 def in_the_middle(cell: Path) -> bool:
-    """True for a run that has a checkpoint to go on from and is not at its end."""
+    """Return whether a run has a checkpoint to resume from and is not finished."""
     return not finished(cell) and bool(checkpoint.complete(cell / "checkpoints"))
 
 
-def killed(folder: Path, at: int) -> dict[str, int]:
-    """Start the study and kill all of it when so many cells are done. Returns what was there then."""
+def start_and_kill(folder: Path, after: int) -> dict[str, int]:
+    """Start the study, kill all its processes when `after` cells are done, and return the states of its cells."""
     process = study(folder)
-    while sum(map(finished, cells(folder))) < at or not any(map(in_the_middle, cells(folder))):
+    while sum(map(finished, cells(folder))) < after or not any(map(in_the_middle, cells(folder))):
         if process.poll() is not None:
             raise SystemExit("the study ended before it could be killed")
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    there = cells(folder)
-    done = sum(map(finished, there))
-    under_way = [cell for cell in there if not finished(cell)]
+    started = cells(folder)
+    unfinished = [cell for cell in started if not finished(cell)]
     return {
-        "finished": done,
-        "under way": len(under_way),
-        "under way with a checkpoint": sum(map(in_the_middle, under_way)),
-        "not begun": CELLS - len(there),
+        "finished": len(started) - len(unfinished),
+        "under way": len(unfinished),
+        "under way with a checkpoint": sum(map(in_the_middle, unfinished)),
+        "not begun": CELLS - len(started),
     }
 
 
 def without_clock(results: Results) -> Results:
-    """The results without what two runs of one study may differ in: seconds, dates, and the folder's name."""
+    """Return the results without times, dates and the folder's name, in which two runs of one study may differ."""
 
     def cleaned(value: Any) -> Any:
         if isinstance(value, dict):
-            kept = {k: cleaned(v) for k, v in value.items() if k != "seconds"}
-            if "seconds" in value and "step" in value:  # of a curve
-                kept["seconds"] = value["step"]
-            return kept
+            rest = {k: cleaned(v) for k, v in value.items() if k != "seconds"}
+            if "seconds" in value and "step" in value:  # a curve, which needs an axis of the same length
+                rest["seconds"] = value["step"]
+            return rest
         return [cleaned(v) for v in value] if isinstance(value, list) else value
 
     data = cleaned(json.loads(to_json(results)))
@@ -94,19 +93,19 @@ def without_clock(results: Results) -> Results:
 
 
 def rows(folder: Path) -> list[dict[str, str]]:
-    """results.csv without its columns of seconds."""
+    """Return the rows of results.csv without its columns of seconds."""
     with (folder / "results.csv").open() as file:
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
 
 
 def digests(folder: Path, *patterns: str) -> dict[str, str]:
-    """File -> sha256 of it."""
+    """Return file -> its sha256."""
     paths = sorted(p for pattern in patterns for p in folder.glob(pattern))
     return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
 
 
-def compared(one: Path, other: Path) -> dict[str, bool]:
-    """Whether two folders of the study hold the same."""
+def compare(one: Path, other: Path) -> dict[str, bool]:
+    """Return output -> whether it is equal in two folders of the study."""
     a, b = read_results(one), read_results(other)
     weights = [digests(folder, "cells/*/*/*/policy/*.safetensors") for folder in (one, other)]
     pictures = [digests(folder, *PICTURES) for folder in (one, other)]
@@ -124,30 +123,30 @@ def compared(one: Path, other: Path) -> dict[str, bool]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(scratch)
-        began = time.perf_counter()
+        start = time.perf_counter()
         if study(folder / "left-alone").wait() != 0:
-            raise SystemExit("the study that was left alone failed")
-        alone = time.perf_counter() - began
-        then = killed(folder / "killed", CELLS // 2)
+            raise SystemExit("the uninterrupted study failed")
+        uninterrupted_seconds = time.perf_counter() - start
+        states = start_and_kill(folder / "killed", CELLS // 2)
         before = digests(folder / "killed", "cells/*/*/*/report/evaluation.json")
-        kept = {name: (folder / "killed" / name).stat().st_mtime_ns for name in before}
-        began = time.perf_counter()
+        times = {name: (folder / "killed" / name).stat().st_mtime_ns for name in before}
+        start = time.perf_counter()
         if study(folder / "killed").wait() != 0:
-            raise SystemExit("the study that was continued failed")
-        rest = time.perf_counter() - began
-        same = compared(folder / "left-alone", folder / "killed")
-        again = sum((folder / "killed" / name).stat().st_mtime_ns != at for name, at in kept.items())
+            raise SystemExit("the continued study failed")
+        continued_seconds = time.perf_counter() - start
+        same = compare(folder / "left-alone", folder / "killed")
+        repeated = sum((folder / "killed" / name).stat().st_mtime_ns != at for name, at in times.items())
     result = {
         "command": shlex.join(["rlalign", "compare", *FLAGS]),
         "cells": CELLS,
-        "at the kill": then,
-        "finished cells that were run again": again,
+        "at the kill": states,
+        "finished cells that were run again": repeated,
         "the same": same,
-        "seconds": {"left alone": round(alone, 1), "after the kill": round(rest, 1)},
+        "seconds": {"left alone": round(uninterrupted_seconds, 1), "after the kill": round(continued_seconds, 1)},
     }
     print(json.dumps(result, indent=1))
     print(write("kill_and_continue", result))
-    sys.exit(not all(same.values()) or again > 0)
+    sys.exit(not all(same.values()) or repeated > 0)
 
 
 if __name__ == "__main__":

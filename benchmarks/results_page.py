@@ -1,6 +1,6 @@
-"""Write the tables of docs/results.md and docs/trl.md from the studies in benchmarks/results/.
+"""Tables of docs/results.md and docs/trl.md, written from the studies in benchmarks/results/.
 
-rlalign compare benchmarks/suite.toml          # runs/suite, then copied to benchmarks/results/suite
+rlalign compare benchmarks/suite.toml          # writes runs/suite; copy it to benchmarks/results/suite
 rlalign compare benchmarks/trl_beside.toml --jobs 1
 python benchmarks/results_page.py
 """
@@ -17,7 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    suite, beside = read("suite"), read("trl_beside")
+    suite = read("suite")
+    beside = read("trl_beside")
     results = {"means": means(suite), "claims": claims(suite), "manifest": manifest(suite)}
     trl = {"beside": trainers(beside), "claims": claims(beside), "manifest": manifest(beside)}
     for page, blocks in (("results.md", results), ("trl.md", trl)):
@@ -25,26 +26,27 @@ def main() -> None:
 
 
 def read(study: str) -> dict[str, Any]:
-    """The results.json of a study."""
+    """Return the results.json of a study."""
     path = ROOT / "benchmarks" / "results" / study / "results.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return results
 
 
-def means(found: dict[str, Any]) -> list[str]:
-    """Mean held-out reward with its 95 % interval, an algorithm a row."""
-    envs = found["environments"]
-    rows = [[a, *(_interval(envs[e]["algorithms"][a]["mean"]) for e in envs)] for a in found["algorithms"]]
+def means(results: dict[str, Any]) -> list[str]:
+    """Return a table of mean held-out rewards with 95 % intervals, one row per algorithm."""
+    envs = results["environments"]
+    rows = [[a, *(_interval(envs[e]["algorithms"][a]["mean"]) for e in envs)] for a in results["algorithms"]]
     return ["| algorithm | " + " | ".join(envs) + " |", "|---|" + "---|" * len(envs), *map(_row, rows)]
 
 
-def trainers(found: dict[str, Any]) -> list[str]:
-    """Held-out reward before and after, and what a run spent, a trainer a row."""
+def trainers(results: dict[str, Any]) -> list[str]:
+    """Return a table of held-out rewards before and after, and of the budget per run, one row per trainer."""
     lines = [
-        "| trainer | reward before | after | mean height of the curve | KL, nats | tokens a run | seconds a run |",
+        "| trainer | reward before | after | normalized area under the curve | KL, nats | tokens per run "
+        "| seconds per run |",
         "|---|---:|---|---|---:|---:|---:|",
     ]
-    (env,) = found["environments"].values()
+    (env,) = results["environments"].values()
     for name, a in env["algorithms"].items():
         starts = [v for row in a["start"] for v in row]
         spent = {b: [curve[b][-1] for curve in a["curves"]] for b in ("tokens", "seconds")}
@@ -55,18 +57,18 @@ def trainers(found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def claims(found: dict[str, Any]) -> list[str]:
-    """The verdict, sentence by sentence."""
-    return [f"- {sentence}" for sentence in found["verdict"]]
+def claims(results: dict[str, Any]) -> list[str]:
+    """Return the sentences of the verdict as a list."""
+    return [f"- {sentence}" for sentence in results["verdict"]]
 
 
-def manifest(found: dict[str, Any]) -> list[str]:
-    """Where and how it was run."""
-    m = found["manifest"]
+def manifest(results: dict[str, Any]) -> list[str]:
+    """Return the command, machine, versions and commit of a study."""
+    m = results["manifest"]
     versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
-    where = f"{m['machine']['cpu']}, {m['machine']['cores']} cores, Python {m['machine']['python']}"
-    how_many = f"{len(found['seeds'])} seeds; {len(found['failures'])} cells failed"
-    return [f"`{m['command']}`, {where}, {versions}; commit {m['commit']}. {how_many}."]
+    machine = f"{m['machine']['cpu']}, {m['machine']['cores']} cores, Python {m['machine']['python']}"
+    counts = f"{len(results['seeds'])} seeds; {len(results['failures'])} cells failed"
+    return [f"`{m['command']}`, {machine}, {versions}; commit {m['commit']}. {counts}."]
 
 
 def _row(cells: list[str]) -> str:
@@ -77,8 +79,8 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _interval(c: dict[str, Any]) -> str:
-    value, low, high = (f"{round(c[k], 2) + 0.0:.2f}" for k in ("value", "low", "high"))  # no -0.00
+def _interval(estimate: dict[str, Any]) -> str:
+    value, low, high = (f"{round(estimate[key], 2) + 0.0:.2f}" for key in ("value", "low", "high"))  # + 0.0: no -0.00
     return f"{value} [{low}, {high}]"
 
 

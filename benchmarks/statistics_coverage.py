@@ -1,9 +1,10 @@
-"""Do the intervals cover, are the verdicts right, is the printed detectable difference true? Synthetic studies.
+"""Coverage of the intervals, rate of false claims, and detectable differences of `rlalign compare`, by simulation.
 
     python benchmarks/statistics_coverage.py [STUDIES [PART ...]]
 
-Each row simulates so many studies with the functions that `rlalign compare` uses and prints how often the 95 % interval
-held the truth. Writes benchmarks/results/statistics_coverage.json; parts that are not run keep what it has.
+Each row simulates STUDIES synthetic studies with the functions of `rlalign compare` and prints how often the 95 %
+interval contained the true value. Writes benchmarks/results/statistics_coverage.json; parts that are not run keep their
+stored rows.
 """
 
 from __future__ import annotations
@@ -17,10 +18,13 @@ from typing import Any
 import numpy as np
 from machine import RESULTS, write
 
-from rlalign.compare.analysis import statistics as st
+from rlalign.compare.analysis.hypothesis_tests import detectable_difference, holm, unbiased_se
+from rlalign.compare.analysis.intervals import ALPHA, bootstrap, iqm, median_interval, probability_of_improvement
+from rlalign.compare.analysis.two_way import t_interval, two_way
 
 STUDIES = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 SEEDS = (5, 8, 10)
+# Standard deviations between seeds, between prompts, and of the residual.
 SPREADS = {
     "only sampling noise": (0.0, 0.0, 1.0),
     "seeds": (1.0, 0.1, 0.1),
@@ -38,45 +42,49 @@ POPULATIONS: dict[str, Callable[[np.random.Generator, Any], Any]] = {
 
 
 def layout(rng: np.random.Generator, seeds: int, prompts: int, sd: tuple[float, float, float]) -> np.ndarray:
+    """Draw rewards [seeds, prompts] with mean 0 from the two-way layout with these standard deviations."""
     a, b, e = sd
     shape = (seeds, prompts)
     return a * rng.normal(size=(seeds, 1)) + b * rng.normal(size=(1, prompts)) + e * rng.normal(size=shape)
 
 
 def means(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """The interval of means and differences, beside Student's t over seeds alone."""
+    """Return the coverage of the interval of means and differences, and of Student's t over seeds alone."""
     rows = []
     for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
         crossed = alone = 0
         for _ in range(STUDIES):
             x = layout(rng, seeds, 32, sd)
-            i, j = st.two_way(x).interval, st.t_interval(x.mean(1))
-            crossed += i.low <= 0 <= i.high
-            alone += j.low <= 0 <= j.high
+            over_both = two_way(x).interval
+            over_seeds = t_interval(x.mean(1))
+            crossed += over_both.low <= 0 <= over_both.high
+            alone += over_seeds.low <= 0 <= over_seeds.high
         rows.append({"noise": name, "seeds": seeds, "two-way": crossed / STUDIES, "over seeds": alone / STUDIES})
     return rows
 
 
 def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """IQM, median and probability of improvement."""
+    """Return the coverage of the intervals of IQM, median and probability of improvement."""
     rows = []
     for (name, draw), seeds in itertools.product(POPULATIONS.items(), SEEDS):
-        many = draw(rng, 1_000_000)
-        truth, middle = float(st.iqm(many)), float(np.median(many))
-        shift = 1.0 * float(np.std(many))
-        superior = float((many[: len(many) // 2] + shift > many[len(many) // 2 :]).mean())
+        population = draw(rng, 1_000_000)  # large enough to take its statistics as the true values
+        true_iqm = float(iqm(population))
+        true_median = float(np.median(population))
+        shift = 1.0 * float(np.std(population))
+        half = len(population) // 2
+        true_improvement = float((population[:half] + shift > population[half:]).mean())
         hits = np.zeros(4)
         for _ in range(STUDIES):
             x, y = draw(rng, seeds), draw(rng, seeds)
-            i = st.bootstrap([x], st.iqm)
-            plain = np.quantile(st.iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
-            j, _ = st.median_interval(x)
-            q = st.probability_of_improvement(x + shift, y)
+            expanded = bootstrap([x], iqm)
+            plain = np.quantile(iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
+            median, _ = median_interval(x)
+            improvement = probability_of_improvement(x + shift, y)
             hits += (
-                i.low <= truth <= i.high,
-                plain[0] <= truth <= plain[1],
-                j.low <= middle <= j.high,
-                q.low <= superior <= q.high,
+                expanded.low <= true_iqm <= expanded.high,
+                plain[0] <= true_iqm <= plain[1],
+                median.low <= true_median <= median.high,
+                improvement.low <= true_improvement <= improvement.high,
             )
         names = ("IQM", "IQM, plain percentile", "median", "probability of improvement")
         rows.append({"population": name, "seeds": seeds, **dict(zip(names, hits / STUDIES, strict=True))})
@@ -84,28 +92,30 @@ def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def aggregates(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Stratified bootstrap over four environments of different level and spread."""
-    level, spread, rows = np.array([0.0, 0.3, 0.6, 0.8]), np.array([0.1, 0.2, 0.2, 0.1]), []
-    big = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
+    """Return the coverage of the stratified bootstrap over four environments of different level and spread."""
+    level = np.array([0.0, 0.3, 0.6, 0.8])
+    spread = np.array([0.1, 0.2, 0.2, 0.1])
+    rows = []
+    population = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
     statistics: dict[str, Callable[[Any], Any]] = {
         "mean": lambda x: np.mean(x, axis=-1),
-        "IQM": st.iqm,
+        "IQM": iqm,
         "median": lambda x: np.median(x, axis=-1),
     }
-    truths = [float(statistic(big)) for statistic in statistics.values()]
+    truths = [float(statistic(population)) for statistic in statistics.values()]
     for seeds in SEEDS:
         hits = np.zeros(3)
         for _ in range(STUDIES):
             strata = [m + s * rng.normal(size=seeds) for m, s in zip(level, spread, strict=True)]
             for at, (statistic, truth) in enumerate(zip(statistics.values(), truths, strict=True)):
-                i = st.bootstrap(strata, statistic, smooth=at == 2)
-                hits[at] += i.low <= truth <= i.high
+                interval = bootstrap(strata, statistic, smooth=at == 2)  # 2: the median
+                hits[at] += interval.low <= truth <= interval.high
         rows.append({"seeds": seeds, **dict(zip(statistics, hits / STUDIES, strict=True))})
     return rows
 
 
 def verdicts(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Four algorithms on two environments, all alike: how often is anything claimed? At most 5 %, says Holm."""
+    """Return the share of studies with a claim among four equal algorithms on two environments; Holm: at most 5 %."""
     rows = []
     for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
         claimed = 0
@@ -113,23 +123,24 @@ def verdicts(rng: np.random.Generator) -> list[dict[str, Any]]:
             p = []
             for _ in range(2):
                 runs = [layout(rng, seeds, 32, sd) for _ in range(4)]
-                p += [st.two_way(a - b).p for a, b in itertools.combinations(runs, 2)]
-            claimed += min(st.holm(p)) < st.ALPHA
+                p += [two_way(a - b).p for a, b in itertools.combinations(runs, 2)]
+            claimed += min(holm(p)) < ALPHA
         rows.append({"noise": name, "seeds": seeds, "studies with a false claim": claimed / STUDIES})
     return rows
 
 
 def power(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """A true difference of the detectable size: found in 80 % of studies; and the printed size on average."""
+    """Return the power at a true difference of the detectable size (80 % expected), and the mean printed size."""
     rows = []
     for seeds, tests in itertools.product(SEEDS, (1, 6)):
         sd = 0.5
-        true = st.detectable(sd / seeds**0.5, seeds - 1, tests)
-        found, printed = 0, []  # the detectable size is proportional to the standard error
+        true = detectable_difference(sd / seeds**0.5, seeds - 1, tests)
+        found = 0
+        printed = []  # standard errors, since the detectable difference is proportional to them
         for _ in range(STUDIES):
-            w = st.two_way(true + sd * rng.normal(size=(seeds, 1)))
-            found += w.p < st.ALPHA / tests
-            printed.append(st.unbiased(w.se, w.df))
+            w = two_way(true + sd * rng.normal(size=(seeds, 1)))
+            found += w.p < ALPHA / tests
+            printed.append(unbiased_se(w.se, w.df))
         rows.append(
             {
                 "seeds": seeds,
@@ -144,8 +155,8 @@ def power(rng: np.random.Generator) -> list[dict[str, Any]]:
 def main() -> None:
     parts = {"means": means, "robust": robust, "aggregates": aggregates, "verdicts": verdicts, "power": power}
     path = RESULTS / "statistics_coverage.json"
-    kept = json.loads(path.read_text()) if path.is_file() else {}
-    result: dict[str, Any] = {name: kept[name] for name in parts if name in kept}
+    stored = json.loads(path.read_text()) if path.is_file() else {}
+    result: dict[str, Any] = {name: stored[name] for name in parts if name in stored}
     for i, name in enumerate(parts):
         if sys.argv[2:] and name not in sys.argv[2:]:
             continue

@@ -65,7 +65,7 @@ def run(args: Sequence[str]) -> int:
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign compare")
     from rlalign.compare.output.tables import show
-    from rlalign.compare.records.collect_runs import Excluding
+    from rlalign.compare.records.collect_runs import Exclusions
     from rlalign.compare.run_study import Placement, StoppedError, compare_runs, compare_study
 
     command = shlex.join(["rlalign", "compare", *args])
@@ -73,7 +73,7 @@ def run(args: Sequence[str]) -> int:
     if given.what and not _is_study(given.what):
         _refuse(given, _OF_STUDIES, settings, "runs that exist are taken as they are")
         output = given.output or Path("runs/comparison")
-        leave_out = Excluding(given.exclude_unfinished, given.exclude_mixed, given.exclude_incomplete)
+        leave_out = Exclusions(given.exclude_unfinished, given.exclude_mixed, given.exclude_incomplete)
         results = compare_runs(given.what, output, command=command, leave_out=leave_out, threshold=given.threshold)
     else:
         _refuse(given, _OF_RUNS, {}, "a study makes its own runs")
@@ -111,7 +111,8 @@ def _refuse(given: Args, names: Sequence[str], settings: Collection[str], why: s
 
 def study_of(given: Args, settings: dict[str, str]) -> Any:
     """The study of the arguments: of the file, if there is one, with flags winning."""
-    from rlalign.compare.study import Search, Study, as_seeds, check, read_study
+    from rlalign.compare.study import Study, TuneSettings, check_study
+    from rlalign.compare.study_file import parse_seeds, read_study
     from rlalign.compare.tuning.spaces import parse_search
     from rlalign.config.overrides import full_key
 
@@ -127,7 +128,7 @@ def study_of(given: Args, settings: dict[str, str]) -> Any:
         "algorithms": given.algorithms and _names(given.algorithms),
         "envs": given.envs and _names(given.envs),
         "policy": given.policy,
-        "seeds": None if given.seeds is None else as_seeds(_seeds(given.seeds)),
+        "seeds": None if given.seeds is None else parse_seeds(_seeds(given.seeds)),
         "steps": given.steps,
         "output": given.output and str(given.output),
         "threshold": given.threshold,
@@ -138,8 +139,8 @@ def study_of(given: Args, settings: dict[str, str]) -> Any:
     if given.tune is not None:
         tune = replace(tune, trials=given.tune)
     if given.search:
-        tune = Search(tune.trials, parse_search(given.search))
-    return check(replace(study, tune=tune))
+        tune = TuneSettings(tune.trials, parse_search(given.search))
+    return check_study(replace(study, tune=tune))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -44,18 +44,19 @@ def run(args: Sequence[str]) -> int:
     """Search."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign tune")
-    from rlalign.compare.run_study import Placement, spaces_of, trial_config
-    from rlalign.compare.running.grid import refuse_foreign
-    from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
-    from rlalign.compare.tuning.search import check_search, search
+    from rlalign.compare.run_search import check_search, search
+    from rlalign.compare.run_study import Placement
+    from rlalign.compare.running.run_folders import refuse_unrelated_files
+    from rlalign.compare.study import TUNING_SEED, Study, TuneSettings, cell_config, check_study
     from rlalign.compare.tuning.spaces import parse_search
+    from rlalign.compare.tuning.trial_config import spaces_of, trial_config
     from rlalign.config.overrides import full_key
     from rlalign.run import Lock
     from rlalign.training.stop_request import StopRequest
 
     if given.trials < 1:
         raise UserError(f"trials is {given.trials}: it must be at least 1")
-    study = check(
+    study = check_study(
         Study(
             (given.algorithm,),
             (given.env,),
@@ -63,11 +64,11 @@ def run(args: Sequence[str]) -> int:
             steps=given.steps,
             output=str(given.output),
             settings={full_key(k): v for k, v in settings.items()},
-            tune=Search(given.trials, parse_search(given.search)),
+            tune=TuneSettings(given.trials, parse_search(given.search)),
         )
     )
     (env,) = study.envs
-    refuse_foreign(given.output, "search.json")
+    refuse_unrelated_files(given.output, "search.json")
     placement = Placement(given.jobs, given.ray)
     placement.check(cell_config(study, env, given.algorithm, TUNING_SEED))
     configure, spaces = trial_config(study, env, given.algorithm, given.output), spaces_of(study, env, given.algorithm)

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlalign.compare.analysis.aggregate import aggregate
-from rlalign.compare.analysis.analyze import analyse_env
-from rlalign.compare.analysis.fairness import check_prompts, differences, unequal_draws, unequal_starts
+from rlalign.compare.analysis.environment import analyze_environment
+from rlalign.compare.analysis.fairness import check_prompts, unequal_draws, unequal_starts
 from rlalign.compare.analysis.pairs import decide
 from rlalign.compare.analysis.verdict import count, verdict, warnings
+from rlalign.compare.cell_settings import setting_differences
 from rlalign.compare.output.html import write_report
 from rlalign.compare.output.pictures import draw
 from rlalign.compare.output.tables import write_csv
-from rlalign.compare.records.manifest import manifest
 from rlalign.compare.records.run_records import Record, read_record, seconds_of
+from rlalign.compare.results.manifest import manifest
 from rlalign.compare.results.results_json import write_results
 from rlalign.compare.results.schema import Failure, Results, Tuning
 from rlalign.compare.study import Cell
@@ -60,7 +61,7 @@ def conclude(
             one = next(r for row in grid.values() for r in row.values())
             raise FaultError(f"every cell on {env} failed, {one.cell.folder} with: {one.failure}")
         check_prompts([r for row in grid.values() for r in row.values()])
-    environments = decide({env: analyse_env(grid, threshold) for env, grid in grids.items()})
+    environments = decide({env: analyze_environment(grid, threshold) for env, grid in grids.items()})
     algorithms = list(next(iter(grids.values())))
     seeds = list(next(iter(next(iter(grids.values())).values())))
     failures = [
@@ -74,7 +75,7 @@ def conclude(
         seeds=seeds,
         environments=environments,
         aggregate=aggregate(environments, algorithms),
-        differences=differences(cells),
+        differences=setting_differences(cells),
         failures=failures,
         excluded=list(excluded),
         tuning=list(tuning),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rlalign.compare.analysis.statistics import t_interval
+from rlalign.compare.analysis.two_way import t_interval
 from rlalign.compare.output.html.html import Html
 from rlalign.compare.output.html.numbers import interval, number
 from rlalign.compare.output.html.svg import WIDTH, Panel, Series, room, span, tall

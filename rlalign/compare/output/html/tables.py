@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlalign.compare.analysis.statistics import FEWEST_SEEDS
+from rlalign.compare.analysis.intervals import FEWEST_SEEDS
 from rlalign.compare.output.html.figures import MOST_PAIRS
 from rlalign.compare.output.html.html import Html, joined, tag
 from rlalign.compare.output.html.numbers import level, number, p_value, typeset
