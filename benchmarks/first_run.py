@@ -26,7 +26,7 @@ def timed(folder: Path, cache: Path) -> dict[str, Any]:
     """One run of the command: wall-clock seconds and what it says."""
     began = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "rlalign.cli", "train", "--output", str(folder)],
+        [sys.executable, "-m", "rlalign", "train", "--output", str(folder)],
         env={**os.environ, "RLALIGN_HOME": str(cache)},
         check=True,
     )

@@ -43,7 +43,7 @@ PICTURES = ("frontier-*.png", "profile*.png", "scores.png")  # curves-*.png also
 
 def study(folder: Path) -> subprocess.Popen[bytes]:
     """Start the command as the leader of a new process group."""
-    command = [sys.executable, "-m", "rlalign.cli", "compare", *FLAGS, "--output", str(folder)]
+    command = [sys.executable, "-m", "rlalign", "compare", *FLAGS, "--output", str(folder)]
     return subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
 
 

@@ -206,7 +206,7 @@ def before(
 def difference(learner: Learner, rollout: Rollout, theirs: trl_peer.Update) -> float:
     """|our gradient - TRL's| / |TRL's|, both at the initial weights."""
     buffer = learner.prepare(rollout)
-    learner._gradient(buffer, buffer.plan[0])
+    learner.accumulate_gradient(buffer, buffer.plan[0])
     theirs.gradient()
     own = dict(learner.policy.lm.named_parameters())
     pairs = [(own[n].grad, p.grad) for n, p in theirs.model.named_parameters() if p.grad is not None]

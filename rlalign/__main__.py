@@ -1,4 +1,4 @@
-"""`python -m rlalign.cli`: the same as the `rlalign` script."""
+"""`python -m rlalign`: the same as the `rlalign` script."""
 
 from __future__ import annotations
 

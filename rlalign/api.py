@@ -1,9 +1,10 @@
-"""The three jobs in Python: what `rlalign train` and `rlalign evaluate` do on the command line."""
+"""The library in Python: `train` and `evaluate`, and the choice of the trainer that an algorithm names."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,20 @@ from rlalign.config.defaults import default_config
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import update
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison
-from rlalign.integrations import train_any
 from rlalign.objective.spec import Objective
+from rlalign.registry import load
 from rlalign.run import Run
 
 Rewards = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mapping[str, float]
+
+_TRAINERS = {
+    "": ("rlalign.training.experiment:train_run", "rlalign.training.experiment:check_run"),
+    "trl": ("rlalign.integrations.trl.train:train_trl", "rlalign.integrations.trl.settings:check_run"),
+}
+"""Prefix of an algorithm (`trl:grpo`) -> its trainer and the check of a configuration, loaded on first use."""
 
 
 def train(
@@ -34,14 +42,14 @@ def train(
     """Train a policy and return its run.
 
     Args:
-        env: an environment's id, a data file, or a TextMDP object; anything that `datasets` loads counts as data.
+        env: an environment's id, a data file, or a TextMDP object; any dataset that `datasets` loads.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
         algorithm: a preset of `rlalign list algorithms`, or `trl:grpo` and `trl:rloo` for TRL's trainers.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of spec to weight; they
             replace the environment's own.
         objective: a whole objective instead of the preset's.
         config: a whole configuration instead of the defaults for env, policy and algorithm.
-        quiet: show nothing.
+        quiet: print nothing.
         settings: any other setting of `TrainConfig` by its name, dots as double underscores:
             `steps=200, seed=1, output="runs/a", learner__lr=1e-4, objective__kl__coef=0.0`.
 
@@ -49,37 +57,52 @@ def train(
         UserError: for anything impossible, before weights are loaded.
     """
     if not isinstance(policy, str | Path):
-        raise UserError(f"policy is {policy!r}: give a name of rlalign list policies, a model folder or a hub id")
+        raise UserError(f"policy: expected a name of rlalign list policies, a model folder or a hub id, got {policy!r}")
     if not isinstance(rewards, str | Mapping | Iterable | None) and not callable(rewards):
-        raise UserError(f"rewards is {rewards!r}: give names, specs, functions, or a mapping of them to weights")
+        raise UserError(f"rewards: expected names, specs, functions, or a mapping of them to weights, got {rewards!r}")
     policy = str(policy)
-    name, given = (env, None) if isinstance(env, str) else (_name_of(env), _environment(env))
+    env_object = None if isinstance(env, str) else _environment(env)
+    name = env if isinstance(env, str) else _name_of(env)
     base = config or default_config(env=name, policy=policy, algorithm=algorithm)
+    if objective is not None:
+        base = replace(base, objective=objective)
     changes = {key.replace("__", "."): value for key, value in settings.items()}
     if isinstance(changes.get("output"), Path):
         changes["output"] = str(changes["output"])
-    if objective is not None:
-        from dataclasses import replace
-
-        base = replace(base, objective=objective)
     if rewards is not None:
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         pairs = list(rewards.items()) if isinstance(rewards, Mapping) else list(rewards)
-        changes["rewards"] = [_spec_of(r) for r in pairs]
-    run, comparison = train_any(update(base, changes), env=given, rewards=rewards, quiet=quiet)
-    run.comparison = comparison
-    run.objects = (given, rewards)  # what config.json can only name
+        changes["rewards"] = [_spec_of(reward) for reward in pairs]
+    run = train_config(update(base, changes), env=env_object, rewards=rewards, quiet=quiet)
+    run.env = env_object
+    run.rewards = rewards
     return run
 
 
+def train_config(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
+    """Train by the trainer that the algorithm names: TRL's for `trl:...`, else this library's (see `train_run`)."""
+    train, _ = _trainer(config)
+    run: Run = load(train)(config, env=env, rewards=rewards, quiet=quiet)
+    return run
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise UserError where a run of this configuration would, before any weight is loaded or file written."""
+    _, check = _trainer(config)
+    load(check)(config)
+
+
+def _trainer(config: TrainConfig) -> tuple[str, str]:
+    prefix, colon, _ = config.algorithm.partition(":")
+    return _TRAINERS.get(prefix if colon else "", _TRAINERS[""])  # `module:attr` is a preset of the user's own
+
+
 def evaluate(run: Run | str | Path, *, split: str = "test", prompts: int | None = None) -> Comparison:
-    """Before and after of a run on held-out prompts."""
+    """Evaluate a run before and after training on held-out prompts (see `Run.evaluate`)."""
     return (run if isinstance(run, Run) else Run(run)).evaluate(split=split, prompts=prompts)
 
 
 def _environment(env: Any) -> TextMDP:
-    from rlalign.envs.registration import make_mdp
-
     return env if isinstance(env, TextMDP) else make_mdp(env)
 
 
@@ -88,13 +111,15 @@ def _name_of(env: Any) -> str:
 
 
 def _spec_of(reward: Any) -> str:
-    """How a reward is written into config.json: a spec that finds it again, or its name marked as an object's."""
+    """Return how config.json names a reward: a spec that finds it again, or the name of an object, marked as such."""
     if isinstance(reward, str):
         return reward
     if isinstance(reward, tuple):
         return f"{_spec_of(reward[0])}={reward[1]}"
-    where, what = getattr(reward, "__module__", ""), getattr(reward, "__qualname__", "")
-    module = sys.modules.get(where)
-    if getattr(module, what, None) is reward and getattr(module, "__spec__", None):  # a script's __main__ has no spec
-        return f"{where}:{what}"
+    module_name = getattr(reward, "__module__", "")
+    attribute = getattr(reward, "__qualname__", "")
+    module = sys.modules.get(module_name)
+    # a script run as __main__ has no spec, and another process cannot import it
+    if getattr(module, attribute, None) is reward and getattr(module, "__spec__", None):
+        return f"{module_name}:{attribute}"
     return OBJECT + str(getattr(reward, "name", None) or getattr(reward, "__name__", type(reward).__name__))

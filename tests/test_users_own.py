@@ -103,10 +103,11 @@ def test_a_registered_environment_with_its_own_reward(tmp_path):
 @pytest.mark.parametrize(("policy", "kind"), [("gru", "GRU"), ("tiny", "Llama")])
 def test_the_saved_policy_loads_and_speaks(tmp_path, policy, kind):
     run = rlalign.train("reverse", policy, output=tmp_path / "run", **SMALL)
-    from rlalign.config.instantiate import build_trained
     from rlalign.rollout.generation import generate
 
-    made, mdp = build_trained(rlalign.Run(tmp_path / "run"))
+    run = rlalign.Run(tmp_path / "run")
+    made = run.policy
+    mdp = run.build_mdp()
     text = generate(made, mdp, "ab>", {"answer": "ba"}, sampling=run.config.rollout.sampling, seed=0)
     assert isinstance(text.text, str)
     if policy == "tiny":

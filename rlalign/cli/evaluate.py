@@ -44,12 +44,10 @@ def run(args: Sequence[str]) -> int:
     """Evaluate."""
     given = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
     from rlalign.cli.train import print_comparison, print_samples
-    from rlalign.evaluation.evaluate_run import evaluate_run
     from rlalign.log.trackers import nullable
     from rlalign.run import Run
 
-    comparison = evaluate_run(
-        Run(given.run),
+    comparison = Run(given.run).evaluate(
         split=given.split,
         prompts=given.prompts,
         samples=given.k,

@@ -32,14 +32,14 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Generate; exit status 1 when the level was not reached."""
     given = tyro.cli(Args, args=list(args), prog="rlalign generate")
-    from rlalign.config.instantiate import build_trained
     from rlalign.errors import MissingColumnError, UserError
     from rlalign.rollout.generation import generate
     from rlalign.run import Run
     from rlalign.types import Sampling
 
     run_ = Run(given.run)
-    policy, mdp = build_trained(run_)
+    policy = run_.policy
+    mdp = run_.build_mdp()
     sampling = run_.config.rollout.sampling
     if given.temperature is not None:
         sampling = Sampling(given.temperature, sampling.top_k, sampling.top_p)

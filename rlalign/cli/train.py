@@ -17,7 +17,8 @@ from rlalign.cli.study_args import settings_flags
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, Difference
-from rlalign.run import Run, read_config
+from rlalign.run import Run
+from rlalign.storage.run_folder import read_config
 
 _SHOWN = 3  # samples shown at the end
 
@@ -25,9 +26,10 @@ _SHOWN = 3  # samples shown at the end
 def run(args: Sequence[str]) -> int:
     """Train."""
     config = parse(args)
-    from rlalign.integrations import train_any
+    from rlalign.api import train_config
 
-    run_, comparison = train_any(config)
+    run_ = train_config(config)
+    comparison = run_.comparison
     if comparison is None:
         return run_.exit_status
     console = make_console()

@@ -51,7 +51,7 @@ def run(args: Sequence[str]) -> int:
     from rlalign.compare.tuning.spaces import parse_search
     from rlalign.compare.tuning.trial_config import spaces_of, trial_config
     from rlalign.config.overrides import full_key
-    from rlalign.run import Lock
+    from rlalign.storage.run_folder import RunLock
     from rlalign.training.stop_request import StopRequest
 
     if given.trials < 1:
@@ -74,7 +74,7 @@ def run(args: Sequence[str]) -> int:
     configure, spaces = trial_config(study, env, given.algorithm, given.output), spaces_of(study, env, given.algorithm)
     check_search(configure, spaces)
     console = make_console()
-    with Lock(given.output), StopRequest() as stop:
+    with RunLock(given.output), StopRequest() as stop:
         workers = placement.workers(given.policy)
         try:
             found = search(

@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from rlalign.api import check_config
 from rlalign.compare.cell_settings import check_equal_settings
 from rlalign.compare.output.write_findings import conclude
 from rlalign.compare.records.collect_runs import Exclusions, collect_runs
@@ -23,9 +24,8 @@ from rlalign.compare.study import TUNING_SEED, Study, build_cells, check_study, 
 from rlalign.compare.tuning.trial_config import spaces_of, trial_config
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
-from rlalign.integrations import check_any
 from rlalign.policies.device import device_of
-from rlalign.run import Lock
+from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
 from rlalign.typecheck import check_range, checked
 
@@ -59,7 +59,7 @@ class Placement:
 
     def check(self, config: TrainConfig) -> None:
         """Raise UserError if a run of this configuration would be refused, before anything is written."""
-        check_any(config)
+        check_config(config)
         if self.ray is None:  # a cluster may have devices that this machine has not
             device_of(config.device)
 
@@ -100,7 +100,7 @@ def compare_study(
     refuse_unrelated_files(folder, "cells", "tune", "results.json")
     _check_cells(study, placement, allow_unequal)
     _check_searches(study, folder)
-    with Lock(folder), StopRequest() as stop:
+    with RunLock(folder), StopRequest() as stop:
         workers = placement.workers(study.policy)
         try:
             tuned, tuning = _tune(study, folder, workers, console, stop)
@@ -141,7 +141,7 @@ def compare_runs(
     checked(float | None, threshold, "threshold")
     refuse_unrelated_files(output, "results.json")
     cells, excluded = collect_runs(folders, leave_out or Exclusions())
-    with Lock(output):
+    with RunLock(output):
         return conclude(cells, output, command=command, excluded=excluded, threshold=threshold)
 
 

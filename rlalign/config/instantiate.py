@@ -1,4 +1,4 @@
-"""From names to objects: the environment, the policy at its start, the device."""
+"""From a configuration to its objects: the environment with its rewards, and the initial policy."""
 
 from __future__ import annotations
 
@@ -15,33 +15,37 @@ from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.device import device_of
 from rlalign.policies.factory import make_policy, policy_kind
-from rlalign.run import Run
 
 
 def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
-    """The environment with its rewards, speaking its own tokens. Raises UserError for unknown names.
+    """Return the environment of a configuration, with its rewards, under the environment's own tokenizer.
 
     Args:
         config: names the environment, its rewards and the limit of a turn.
-        env, rewards: objects instead of the configuration's names.
+        env, rewards: objects in place of the configuration's names.
+
+    Raises:
+        UserError: for unknown names, for objects that a name cannot rebuild, or without any reward to learn from.
     """
     if env is None and config.env.startswith(OBJECT):
-        raise UserError(f"the environment '{config.env}' was a Python object, which no name brings back: give env=...")
-    if rewards is None and (lost := [spec for spec in config.rewards if spec.removeprefix("+").startswith(OBJECT)]):
-        raise UserError(f"the reward '{lost[0]}' was a Python object, which no name brings back: give rewards=...")
+        raise UserError(f"'{config.env}' was passed as a Python object and cannot be rebuilt by name; pass env=...")
+    by_name = [spec.removeprefix("+") for spec in config.rewards]
+    objects = [spec for spec in by_name if spec.startswith(OBJECT)]
+    if rewards is None and objects:
+        raise UserError(f"'{objects[0]}' was passed as a Python object and cannot be rebuilt by name; pass rewards=...")
     mdp = make_mdp(config.env if env is None else env)
     chosen = config.rewards if rewards is None else rewards
     if chosen:
         mdp = make_mdp(mdp, rewards=_with_own(mdp, chosen))
     if mdp.reward is None and not config.supervised.align_interval:
         raise UserError(
-            f"{mdp.id} has no reward, so there is nothing to learn: add --reward SPEC (rlalign list rewards)"
+            f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
         )
     return mdp.with_limits(max_new=config.rollout.max_new)
 
 
 def _with_own(mdp: TextMDP, chosen: Any) -> Any:
-    """Specs that all begin with + are added to the environment's own; others replace them."""
+    """Return the environment's own rewards and the chosen ones if all of these begin with +, else the chosen ones."""
     if isinstance(chosen, Mapping) or not isinstance(chosen, Sequence) or isinstance(chosen, str):
         return chosen
     if not all(isinstance(spec, str) and spec.startswith("+") for spec in chosen):
@@ -50,7 +54,7 @@ def _with_own(mdp: TextMDP, chosen: Any) -> Any:
 
 
 def build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
-    """The policy at its start, and the environment speaking its tokens, its rewards knowing it.
+    """Return the initial policy, and the environment bound to it.
 
     A pretrained policy brings its tokenizer; a policy from scratch takes the environment's.
     """
@@ -62,13 +66,21 @@ def build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
         device=device_of(config.device),
         keep_reference=True,
     )
-    return policy, _bound(mdp, policy)
+    return policy, bind(mdp, policy)
+
+
+def bind(mdp: TextMDP, policy: Policy) -> TextMDP:
+    """Return the environment under the policy's tokenizer, with the policy given to the rewards that ask for it."""
+    mdp = mdp.with_tokenizer(policy.tokenizer)
+    if mdp.reward is not None:
+        mdp.reward.bind(policy)
+    return mdp
 
 
 def check_policy(config: TrainConfig, mdp: TextMDP) -> None:
-    """Refuse a policy that cannot be made. Raises UserError.
+    """Raise UserError for a policy that cannot be built.
 
-    One from scratch is made and dropped again; a pretrained one is looked up, and its weights stay where they are.
+    A policy from scratch is built and dropped; for a pretrained one the files are checked, and no weight is loaded.
     """
     if from_scratch(config.policy):
         _, mdp = build_policy(replace(config, device="cpu"), mdp)
@@ -78,15 +90,3 @@ def check_policy(config: TrainConfig, mdp: TextMDP) -> None:
         from rlalign.policies.pretrained import check_pretrained
 
         check_pretrained(str(Path(config.policy).expanduser()), config.model)
-
-
-def build_trained(run: Run) -> tuple[Policy, TextMDP]:
-    """A run's trained policy, from its `policy/` folder, and its environment."""
-    return run.policy, _bound(build_mdp(run.config), run.policy)
-
-
-def _bound(mdp: TextMDP, policy: Policy) -> TextMDP:
-    mdp = mdp.with_tokenizer(policy.tokenizer)
-    if mdp.reward is not None:
-        mdp.reward.bind(policy)
-    return mdp

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from rlalign.objective.groups import Groups
 from rlalign.rollout.collect import Rollout
+from rlalign.rollout.dynamic_sampling import has_reward_variance
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
@@ -31,7 +31,7 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/truncated": float(rollout.truncated.double().mean()),
         # the sampled estimate of the policy's entropy per token, in nats
         "rollout/entropy": float(-rollout.sampler_logprobs.sum() / rollout.num_actions.sum()),
-        "rollout/signal": float(signal(rollout).double().mean()),
+        "rollout/signal": float(has_reward_variance(rollout).double().mean()),
     }
     return metrics
 
@@ -41,13 +41,6 @@ def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, flo
     if reference is None:
         return {}
     return {"rollout/kl": float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())}
-
-
-def signal(rollout: Rollout) -> torch.Tensor:
-    """bool [groups]: the group's valid rewards are not all equal, so that a group baseline can learn from it."""
-    ids, returns = rollout.group_ids, rollout.returns
-    varied = Groups.of(ids, rollout.valid, returns.dtype).varied(returns)
-    return varied.new_zeros(int(ids.max()) + 1).scatter(0, ids, varied)
 
 
 def samples_of(rollout: Rollout, count: int = 4) -> list[dict[str, Any]]:

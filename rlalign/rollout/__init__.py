@@ -1,1 +1,7 @@
-"""From tasks to scored trajectories: collection, dynamic sampling, per-component normalization, generation."""
+"""From tasks to scored trajectories.
+
+collect.py                    one rollout: sample, step the environment, score
+dynamic_sampling.py           replace groups without reward variance (DAPO)
+component_normalization.py    normalize each reward component within its group (GDPO)
+generation.py                 sample with a trained policy until the reward reaches a level
+"""

@@ -1,4 +1,4 @@
-"""From tasks to scored trajectories: the sampler speaks, the environment answers, until every episode is over."""
+"""Collection of rollouts: the sampler generates, the environment responds, until every episode has ended."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from rlalign.types import Sampling, Task
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """N trajectories over L columns, on the CPU. What stands at column t belongs to the token at column t.
+    """N trajectories over L columns, on the CPU. The entry at column t belongs to the token at column t.
 
     Attributes:
-        tokens: int64 [N, L], contexts right-padded: prompt, turns and replies as the policy saw them.
+        tokens: int64 [N, L], contexts right-padded: prompt, turns and environment messages as the policy read them.
         lengths: int64 [N].
         action_mask: bool [N, L], true where the policy chose the token.
-        sampler_logprobs: float32 [N, L], as sampled; 0 off the mask.
+        sampler_logprobs: float32 [N, L], of the sampling distribution; 0 off the mask.
         rewards: float32 [N, L]; 0 where `valid` is false.
         valid: bool [N], false where a reward failed.
         components: name -> float64 [N], unweighted, summed over the episode; NaN where one failed or did not apply.
@@ -53,14 +53,25 @@ class Rollout:
 
     @property
     def returns(self) -> Tensor:
-        """float32 [N], the sum of an episode's rewards; NaN where one failed."""
+        """float32 [N], the sum of each episode's rewards; NaN where one failed."""
         total = self.rewards.sum(1)
         return torch.where(self.valid, total, torch.full_like(total, torch.nan))
 
     @property
     def num_actions(self) -> Tensor:
-        """int64 [N], tokens that the policy chose."""
+        """int64 [N], the number of tokens that the policy chose."""
         return self.action_mask.sum(1)
+
+    @property
+    def last_action(self) -> Tensor:
+        """int64 [N], the column of each row's last action."""
+        return last_action(self.action_mask)
+
+
+def last_action(action_mask: Tensor) -> Tensor:
+    """Return the column of the last true entry of each row of a mask [N, L]; int64 [N], -1 for a row without one."""
+    columns = torch.arange(action_mask.shape[1])
+    return torch.where(action_mask, columns, -1).amax(1)
 
 
 def collect(
@@ -75,58 +86,62 @@ def collect(
     greedy: bool = False,
     while_scoring: Callable[[Tensor, Tensor, Tensor], object] | None = None,
 ) -> Rollout:
-    """Play every task `group_size` times to its end.
+    """Run each task `group_size` times to the end of its episode.
 
     Args:
         env: a vector environment of len(tasks) · group_size rows.
-        sampler: continues contexts; sees each group's prompt once.
+        sampler: continues contexts; reads each group's prompt once.
         tasks: initial states.
         group_size: samples of each task; they start from the same state.
-        sampling: the distribution to draw from.
+        sampling: the distribution to sample from.
         generator: of the sampler, on the sampler's device.
         seed: of the environment's own randomness.
         greedy: take the most probable token instead (baselines and deterministic evaluation).
-        while_scoring: called with the `tokens`, `lengths` and `action_mask` to come while rewards in processes of their own
-            score them; not called where there is nothing to wait for.
+        while_scoring: called with the rollout's `tokens`, `lengths` and `action_mask` while rewards in worker processes
+            score it. Not called when no reward runs in a worker process.
     """
     n = len(tasks) * group_size
-    repeated = [task for task in tasks for _ in range(group_size)]
-    env.reset(seed=seed, options={"tasks": repeated})
+    group_tasks = [task for task in tasks for _ in range(group_size)]
+    env.reset(seed=seed, options={"tasks": group_tasks})
     logprobs = np.zeros(env.tokens.shape, np.float32)
     rewards = np.zeros(env.tokens.shape, np.float64)
     valid = np.ones(n, np.bool_)
     components: dict[str, np.ndarray[Any, np.dtype[np.float64]]] = {}
-    terminated, truncated = np.zeros(n, np.bool_), np.zeros(n, np.bool_)
+    terminated = np.zeros(n, np.bool_)
+    truncated = np.zeros(n, np.bool_)
+    # Episodes of several turns continue from the cached keys and values of their last turn.
     cached: list[CachedPrefix | None] | None = [None] * n if env.mdp.max_turns > 1 else None
 
-    while (live := np.flatnonzero(~env.done)).size:
+    while (active := np.flatnonzero(~env.done)).size:
         samples = sampler.sample(
-            env.contexts(live),
-            max_new=env.budget(live).tolist(),
+            env.contexts(active),
+            max_new=env.budget(active).tolist(),
             stop_ids=env.mdp.stop_ids,
             sampling=sampling,
             generator=generator,
             greedy=greedy,
-            cached=None if cached is None else [cached[i] for i in live],
+            cached=None if cached is None else [cached[i] for i in active],
         )
         if cached is not None and samples.cached is not None:
-            for i, what in zip(live, samples.cached, strict=True):
-                cached[i] = what
+            for i, prefix in zip(active, samples.cached, strict=True):
+                cached[i] = prefix
         width = samples.tokens.shape[1]
-        tokens, lengths = np.zeros((n, width), np.int64), np.zeros(n, np.int64)
-        tokens[live], lengths[live] = samples.tokens.numpy(), samples.lengths.numpy()
-        starts = env.lengths.copy()
+        tokens = np.zeros((n, width), np.int64)
+        lengths = np.zeros(n, np.int64)
+        tokens[active] = samples.tokens.numpy()
+        lengths[active] = samples.lengths.numpy()
+        starts = env.lengths.copy()  # where this turn begins in each row
         segment = env.step_tokens(
             tokens, lengths, while_scoring=None if while_scoring is None else lambda: while_scoring(*_layout(env))
         )
         if (segment.consumed != lengths).any():
-            raise AssertionError("the sampler went past the end of a turn")
+            raise AssertionError("the sampler generated past the end of a turn")
 
-        drawn = np.zeros((n, width), np.float32)
-        drawn[live] = samples.logprobs.numpy()
+        turn_logprobs = np.zeros((n, width), np.float32)
+        turn_logprobs[active] = samples.logprobs.numpy()
         inside = np.arange(width) < lengths[:, None]
-        row, column = np.nonzero(inside)
-        logprobs[row, starts[row] + column] = drawn[inside]
+        row, column = np.nonzero(inside)  # scatter the turn's entries to their columns in the whole context
+        logprobs[row, starts[row] + column] = turn_logprobs[inside]
         rewards[row, starts[row] + column] = segment.rewards[inside]
         valid &= segment.valid
         terminated |= segment.terminated
@@ -135,9 +150,9 @@ def collect(
             _add(components, name, value)
 
     group_ids = np.repeat(np.arange(len(tasks)), group_size)
-    began = time.perf_counter()
-    _score_groups(env, group_ids, rewards, valid, components)
-    env.reward_seconds += time.perf_counter() - began
+    start = time.perf_counter()
+    _add_group_rewards(env, group_ids, rewards, valid, components)
+    env.reward_seconds += time.perf_counter() - start
     rewards[~valid] = 0.0
     contexts, ends, action_mask = _layout(env)
     width = contexts.shape[1]
@@ -152,27 +167,33 @@ def collect(
         group_ids=torch.from_numpy(group_ids),
         terminated=torch.from_numpy(terminated),
         truncated=torch.from_numpy(truncated),
-        tasks=repeated,
+        tasks=group_tasks,
         prompts=env.prompt_texts(),
         completions=env.completion_texts(),
     )
 
 
 def _layout(env: TokenVectorEnv) -> tuple[Tensor, Tensor, Tensor]:
-    """Copies of the contexts [B, L], their lengths [B] and what of them is action [B, L]."""
+    """Return copies of the contexts [N, L], their lengths [N] and the action mask [N, L]."""
     width = int(env.lengths.max())
-    tokens, mask = env.tokens[:, :width].astype(np.int64), env.action_mask[:, :width].copy()
+    tokens = env.tokens[:, :width].astype(np.int64)
+    mask = env.action_mask[:, :width].copy()
     return torch.from_numpy(tokens), torch.from_numpy(env.lengths.astype(np.int64)), torch.from_numpy(mask)
 
 
-def _score_groups(env: TokenVectorEnv, group_ids: Any, rewards: Any, valid: Any, components: dict[str, Any]) -> None:
-    """Group-scope rewards see several trajectories at once, so they are no part of the MDP: they are added here."""
+def _add_group_rewards(
+    env: TokenVectorEnv, group_ids: Any, rewards: Any, valid: Any, components: dict[str, Any]
+) -> None:
+    """Add the rewards of group scope, in place, on the last action of each row.
+
+    They compare several trajectories, so they are not part of the MDP and are computed here.
+    """
     reward = env.mdp.reward
     if reward is None or "group" not in reward.scopes.values():
         return
     prompts, completions, ids, columns = env.episode_columns()
     scores = reward.score("group", prompts, completions, ids, **{**columns, "group_ids": group_ids.tolist()})
-    last = np.array([np.flatnonzero(mask)[-1] for mask in env.action_mask])
+    last = last_action(torch.from_numpy(env.action_mask)).numpy()
     rewards[np.arange(len(last)), last] += np.where(scores.valid, scores.total, 0.0)
     valid &= scores.valid
     for name, value in scores.components.items():
@@ -181,7 +202,7 @@ def _score_groups(env: TokenVectorEnv, group_ids: Any, rewards: Any, valid: Any,
 
 
 def _add(components: dict[str, Any], name: str, value: Any) -> None:
-    """Sum a component over the segments of an episode; NaN means that it was not scored in this one."""
+    """Add a component of one turn to its sum over the episode; NaN means that it was not scored in this turn."""
     old = components.get(name)
     if old is None:
         components[name] = value.copy()

@@ -1,4 +1,4 @@
-"""Several rewards on equal terms: each normalised within its group before they are weighted and summed (GDPO)."""
+"""Per-component normalization of rewards within groups, before they are weighted and summed (GDPO, arXiv 2601.05242)."""
 
 from __future__ import annotations
 
@@ -9,51 +9,49 @@ import torch
 from torch import Tensor
 
 from rlalign.errors import UserError
+from rlalign.objective.groups import Groups
 from rlalign.rollout.collect import Rollout
 from rlalign.types import Scope
 
-_LEAST = 1e-6  # a component that does not vary within a group has nothing to say there
+_LEAST_STD = 1e-6  # a component with a smaller spread within a group is constant there, up to rounding
 
 
-def normalised(values: Tensor, group_ids: Tensor, valid: Tensor) -> Tensor:
-    """z = (c - mean_g c) / std_g c over the valid, finite c [N] of each group; 0 where there is none or no spread."""
-    known = valid & values.isfinite()
-    weight = known.double()
-    x = torch.where(known, values.double(), 0.0)
-    groups = int(group_ids.max()) + 1
+def normalize(values: Tensor, group_ids: Tensor, valid: Tensor) -> Tensor:
+    """Return z = (c - mean_g c) / std_g c over the valid, finite c [N] of each group, float64 [N].
 
-    def summed(rows: Tensor) -> Tensor:
-        return torch.zeros(groups, dtype=torch.float64).index_add_(0, group_ids, rows)
-
-    count = summed(weight).clamp(min=1)
-    centred = torch.where(known, x - (summed(x) / count)[group_ids], 0.0)
-    std = (summed(centred * centred) / count).sqrt()[group_ids]
-    return torch.where(std > _LEAST, centred / std.clamp(min=_LEAST), 0.0)
+    0 where c is not valid or finite, and in groups without spread.
+    """
+    usable = valid & values.isfinite()
+    groups = Groups.of(group_ids, usable, torch.float64)
+    x = torch.where(usable, values.double(), 0.0)
+    count = groups.count().clamp(min=1)
+    centered = torch.where(usable, x - groups.sum(x) / count, 0.0)
+    std = (groups.sum(centered * centered) / count).sqrt()  # two passes: E[x²] - mean² cancels for a small spread
+    return torch.where(std > _LEAST_STD, centered / std.clamp(min=_LEAST_STD), 0.0)
 
 
-def decoupled(rollout: Rollout, weights: Mapping[str, float]) -> Rollout:
-    """The rollout as the learner sees it: each episode's reward is Σ weight · z(component), on its last action.
+def normalize_components(rollout: Rollout, weights: Mapping[str, float]) -> Rollout:
+    """Return the rollout with each episode's reward replaced by Σ weight · z(component), on its last action.
 
-    The weighted sum of raw components, which is what is logged, lets the component of the largest spread decide alone;
-    here a weight says how much a component counts. Normalisation over the batch is left to the objective's scale axis.
+    In a weighted sum of raw components, which is what is logged, the component with the largest spread dominates. Here a
+    weight states how much a component counts. Normalization over the batch is left to the objective's scale axis.
+
     Source: Liu et al., GDPO, arXiv 2601.05242.
     """
     total = torch.zeros(len(rollout), dtype=torch.float64)
     for name, weight in weights.items():
         if weight != 0.0 and name in rollout.components:
-            total += weight * normalised(rollout.components[name], rollout.group_ids, rollout.valid)
-    columns = torch.arange(rollout.action_mask.shape[1])
-    last = torch.where(rollout.action_mask, columns, -1).amax(1)
+            total += weight * normalize(rollout.components[name], rollout.group_ids, rollout.valid)
     rewards = torch.zeros_like(rollout.rewards)
-    rewards[torch.arange(len(rollout)), last] = total.to(rewards.dtype)
+    rewards[torch.arange(len(rollout)), rollout.last_action] = total.to(rewards.dtype)
     return replace(rollout, rewards=rewards)
 
 
-def refuse_parts(scopes: Mapping[str, Scope], weights: Mapping[str, float]) -> None:
-    """Raise UserError for weighted rewards of single tokens or turns: their places would be lost."""
+def check_scopes(scopes: Mapping[str, Scope], weights: Mapping[str, float]) -> None:
+    """Raise UserError for weighted rewards per token or turn: normalized per episode, they would lose their place."""
     for name, scope in scopes.items():
         if scope in ("token", "turn") and weights[name] != 0.0:
             raise UserError(
-                f"rollout.per_component normalises whole episodes, and '{name}' is a reward of each {scope}: "
-                "leave one of them out"
+                f"rollout.per_component normalizes whole episodes, and '{name}' is a reward per {scope}; "
+                "use only one of them"
             )

@@ -1,4 +1,7 @@
-"""Dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards are all equal teach nothing and are drawn again."""
+"""Dynamic sampling (DAPO, arXiv 2503.14476): groups whose rewards are all equal are replaced by newly sampled ones.
+
+A group without reward variance has zero advantage on every row, so it contributes no gradient.
+"""
 
 from __future__ import annotations
 
@@ -10,61 +13,84 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rlalign.log.metrics import signal
+from rlalign.objective.groups import Groups
 from rlalign.rollout.collect import Rollout
 
 
-def with_signal(draw: Callable[[], Rollout], first: Rollout, *, max_draws: int) -> tuple[Rollout, list[Rollout]]:
-    """A rollout of as many groups as `first`, those with different rewards before those without.
+def has_reward_variance(rollout: Rollout) -> Tensor:
+    """Return, per group, whether its valid rewards are not all equal; bool [groups]."""
+    ids = rollout.group_ids
+    returns = rollout.returns
+    varied = Groups.of(ids, rollout.valid, returns.dtype).varied(returns)  # [N], equal within a group
+    return varied.new_zeros(int(ids.max()) + 1).scatter(0, ids, varied)
 
-    Draws again until every group has signal or `max_draws` rollouts were made, `first` among them; what is then missing
-    is filled with groups without signal, so that the batch keeps its shape. Returns it and everything that was drawn,
-    which is what the policy's mean reward and its cost in tokens are read from: the chosen groups are a biased sample.
+
+def resample_groups(sample: Callable[[], Rollout], first: Rollout, *, max_draws: int) -> tuple[Rollout, list[Rollout]]:
+    """Return a rollout with as many groups as `first`, those with reward variance before those without.
+
+    Samples until each group has reward variance or `max_draws` rollouts exist, `first` among them. Missing groups are
+    then filled from those of `first` without variance, so that the batch keeps its shape.
+
+    Args:
+        sample: returns another rollout.
+        first: the first rollout of the step.
+        max_draws: rollouts per step at most.
+
+    Returns:
+        The rollout, and all rollouts that were sampled. The selected groups are a biased sample; the mean reward and the
+        cost in tokens are computed from all of them.
     """
-    wanted = int(first.group_ids.max()) + 1
-    drawn, found, rest = [first], _groups(first, signal(first)), _groups(first, ~signal(first))
-    while len(found) < wanted and len(drawn) < max_draws:
-        drawn.append(draw())
-        found += _groups(drawn[-1], signal(drawn[-1]))
-    return joined([*found, *rest][:wanted]), drawn
+    count = int(first.group_ids.max()) + 1
+    varied = has_reward_variance(first)
+    sampled = [first]
+    selected = _groups(first, varied)
+    fill = _groups(first, ~varied)
+    while len(selected) < count and len(sampled) < max_draws:
+        rollout = sample()
+        sampled.append(rollout)
+        selected += _groups(rollout, has_reward_variance(rollout))
+    return join([*selected, *fill][:count]), sampled
 
 
 def _groups(rollout: Rollout, chosen: Tensor) -> list[Rollout]:
-    """The chosen groups (bool [groups]), each as a rollout of its own."""
-    return [rows_of(rollout, rollout.group_ids == g) for g in torch.nonzero(chosen).flatten().tolist()]
+    """Return the chosen groups (bool [groups]), each as a rollout of its own."""
+    return [select_rows(rollout, rollout.group_ids == g) for g in torch.nonzero(chosen).flatten().tolist()]
 
 
-def rows_of(rollout: Rollout, rows: Tensor) -> Rollout:
-    """Some rows (bool [N]) of a rollout."""
-    kept = torch.nonzero(rows).flatten()
+def select_rows(rollout: Rollout, rows: Tensor) -> Rollout:
+    """Return the rows (bool [N]) of a rollout."""
+    index = torch.nonzero(rows).flatten()
 
-    def take(value: Any) -> Any:
+    def select(value: Any) -> Any:
         if isinstance(value, Tensor):
-            return value[kept]
-        return {k: v[kept] for k, v in value.items()} if isinstance(value, dict) else [value[i] for i in kept.tolist()]
+            return value[index]
+        if isinstance(value, dict):
+            return {name: tensor[index] for name, tensor in value.items()}
+        return [value[i] for i in index.tolist()]
 
-    return replace(rollout, **{f.name: take(getattr(rollout, f.name)) for f in fields(rollout)})
+    return replace(rollout, **{f.name: select(getattr(rollout, f.name)) for f in fields(rollout)})
 
 
-def joined(parts: Sequence[Rollout]) -> Rollout:
-    """Rollouts one after the other, groups numbered anew, padded to the widest."""
-    width = max(p.tokens.shape[1] for p in parts)
-    names = dict.fromkeys(name for p in parts for name in p.components)
+def join(rollouts: Sequence[Rollout]) -> Rollout:
+    """Concatenate rollouts: columns padded to the widest, groups renumbered, missing components NaN."""
+    width = max(r.tokens.shape[1] for r in rollouts)
+    component_names = dict.fromkeys(name for r in rollouts for name in r.components)
 
-    def wide(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (0, width - x.shape[1]))
-
-    def whole(name: str) -> Any:
-        values = [getattr(p, name) for p in parts]
+    def join_field(name: str) -> Any:
+        values = [getattr(r, name) for r in rollouts]
         if name == "group_ids":
-            ids = [v - v.min() for v in values]
-            before = [0, *accumulate(int(v.max()) + 1 for v in ids)]
-            return torch.cat([v + b for v, b in zip(ids, before, strict=False)])
+            ids = [v - v.min() for v in values]  # each rollout counts from 0
+            offsets = [0, *accumulate(int(v.max()) + 1 for v in ids)]
+            return torch.cat([v + offset for v, offset in zip(ids, offsets, strict=False)])
         if name == "components":
-            blank = [torch.full((len(p),), torch.nan, dtype=torch.float64) for p in parts]
-            return {n: torch.cat([v.get(n, b) for v, b in zip(values, blank, strict=True)]) for n in names}
+            missing = [torch.full((len(r),), torch.nan, dtype=torch.float64) for r in rollouts]
+            return {
+                c: torch.cat([v.get(c, nan) for v, nan in zip(values, missing, strict=True)]) for c in component_names
+            }
         if isinstance(values[0], list):
             return [item for value in values for item in value]
-        return torch.cat([wide(v) if v.ndim == 2 else v for v in values])
+        if values[0].ndim == 2:
+            values = [torch.nn.functional.pad(v, (0, width - v.shape[1])) for v in values]
+        return torch.cat(values)
 
-    return Rollout(**{f.name: whole(f.name) for f in fields(Rollout)})
+    return Rollout(**{f.name: join_field(f.name) for f in fields(Rollout)})

@@ -1,4 +1,4 @@
-"""Generate again until the alignment reaches a level: what a trained policy is for."""
+"""Generation with a trained policy until the reward reaches a level (rejection sampling)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_sampler
 from rlalign.rollout.collect import collect
+from rlalign.typecheck import check_range
 from rlalign.types import Sampling, Task
 
-_AT_ONCE = 8
+_BATCH = 8  # tries that are sampled together
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A completion, its reward, and how many tries it took; `reached` is false when no try met the level."""
+    """A completion, its reward and its number of tries; `reached` is false when no try reached the level."""
 
     text: str
     reward: float
@@ -42,18 +43,29 @@ def generate(
     until: float | None = None,
     max_tries: int = 16,
 ) -> Generation:
-    """Sample completions of `text` one after the other until one's reward is at least `until`.
+    """Sample completions of `text` one after another until the reward of one is at least `until`.
 
-    `columns` are what the rewards need besides the text, such as an answer. Tries are drawn a few at a time for speed
-    and looked at in order. Returns the first that reaches the level, otherwise the best of all. Without a level there
-    is one try.
+    Tries are sampled several at a time for speed, and read in order.
+
+    Args:
+        policy, mdp: a trained policy, and its environment bound to the policy's tokenizer.
+        text: the prompt.
+        columns: what the rewards read besides the text, such as an answer.
+        sampling: the distribution to sample from.
+        seed: of the sampling.
+        until: reward at which to stop; None: one try.
+        max_tries: largest number of tries.
+
+    Returns:
+        The first completion that reaches the level, otherwise the best one.
+
+    Raises:
+        UserError: for a number out of range.
     """
-    if seed < 0:
-        raise UserError(f"seed is {seed}: it must be at least 0")
-    if max_tries < 1:
-        raise UserError(f"max_tries is {max_tries}: it must be at least 1")
+    check_range("seed", seed, least=0)
+    check_range("max_tries", max_tries, least=1)
     if until is not None and not math.isfinite(until):
-        raise UserError(f"until is {until}: it must be a finite reward")
+        raise UserError(f"until: expected a finite reward, got {until}")
     generator = torch.Generator(policy.device).manual_seed(seed)
     sampler = make_sampler("decode", policy)
     policy.begin_rollout()
@@ -61,7 +73,7 @@ def generate(
     best: Generation | None = None
     tries = 0
     while tries < limit:
-        count = min(_AT_ONCE, limit - tries)
+        count = min(_BATCH, limit - tries)
         with torch.no_grad():
             env = TokenVectorEnv(mdp, count)
             rollout = collect(

@@ -1,7 +1,7 @@
-"""What the C library does with memory that PyTorch frees on a CPU.
+"""The C library's memory allocator during training on a CPU.
 
-PyTorch keeps no cache there: an update frees and allocates the same hundreds of megabytes again and again, glibc gives
-them back to the system in between, and each page is then fetched, and zeroed, anew: 5 to 10 % of an update.
+PyTorch has no caching allocator for CPU memory. An update frees and allocates the same hundreds of megabytes repeatedly;
+glibc returns them to the system in between, and the kernel zeroes each page again: 5 to 10 % of an update's time.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import ctypes
 import os
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_AT_MOST = (1 << 31) - 1
+# Parameter numbers of mallopt(3), from glibc's malloc.h.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_THRESHOLD = -3
+_LARGEST_THRESHOLD = (1 << 31) - 1  # mallopt takes a C int
 
 
 def keep_freed_memory() -> bool:
-    """Let the process keep what it frees, for its next allocations; True where that could be said.
+    """Tell glibc to keep freed memory for the process's next allocations; return whether that succeeded.
 
     Does nothing where the user chose thresholds (`MALLOC_TRIM_THRESHOLD_`, `GLIBC_TUNABLES`), or without glibc.
     """
     if any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return False
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if os.name == "posix" else None
-    return mallopt is not None and all(mallopt(name, _AT_MOST) for name in (_TRIM_THRESHOLD, _MMAP_THRESHOLD))
+    if mallopt is None:
+        return False
+    return all(mallopt(name, _LARGEST_THRESHOLD) for name in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD))

@@ -1,4 +1,4 @@
-"""Early stopping: keep the weights of the best validation, and stop when it stays the best for too long."""
+"""Early stopping on the validation reward."""
 
 from __future__ import annotations
 
@@ -7,51 +7,53 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from rlalign.policies.base import Policy
-from rlalign.storage import checkpoint
-
-FOLDER = "best"
+from rlalign.storage.best_weights import BestWeights
 
 
 class EarlyStopping:
-    """The best validation so far. Its state goes into the checkpoints, its weights into `best/` of the run folder.
+    """The best validation of a run, and the number of validations since.
+
+    The counters are part of a checkpoint; the weights of the best validation are stored in `best/` of the run folder.
 
     Args:
         folder: the run folder.
-        limit: validations without a better reward before the run stops; 0: no limit, and nothing is kept.
+        patience: validations without a better reward after which the run stops; 0: never, and no weights are stored.
     """
 
-    def __init__(self, folder: Path, limit: int) -> None:
-        self.folder, self.limit = folder / FOLDER, limit
-        self.step, self.reward, self.stale = 0, -math.inf, 0
+    def __init__(self, folder: Path, patience: int) -> None:
+        self.weights = BestWeights(folder)
+        self.patience = patience
+        self.step = 0
+        self.reward = -math.inf
+        self.stale = 0
 
-    def note(self, step: int, reward: float, policy: Policy, config_hash: str) -> None:
-        """A validation after `step` gave this reward."""
-        if not self.limit:
+    def record(self, step: int, reward: float, policy: Policy, config_hash: str) -> None:
+        """Record the mean reward of a validation after `step`, and store the policy's weights if it is the best."""
+        if not self.patience:
             return
         if reward > self.reward:
-            self.step, self.reward, self.stale = step, reward, 0
-            checkpoint.save(self.folder, step, {"policy": dict(policy.trainable())}, config_hash=config_hash)
+            self.step = step
+            self.reward = reward
+            self.stale = 0
+            self.weights.save(step, policy, config_hash)
         else:
             self.stale += 1
 
     @property
-    def at_end(self) -> bool:
-        """Whether the run is to stop."""
-        return bool(self.limit) and self.stale >= self.limit
+    def should_stop(self) -> bool:
+        """Whether `patience` validations in a row were not better than the best."""
+        return bool(self.patience) and self.stale >= self.patience
+
+    def restore(self, policy: Policy) -> bool:
+        """Load the best weights into the policy; return False when none are stored."""
+        return self.weights.restore(self.step, policy)
 
     def state_dict(self) -> dict[str, float]:
-        """Where and how good the best was, and how long ago."""
+        """Return step and reward of the best validation, and the number of validations since."""
         return {"step": self.step, "reward": self.reward, "stale": self.stale}
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take up a saved state."""
-        self.step, self.reward, self.stale = int(state["step"]), float(state["reward"]), int(state["stale"])
-
-    def restore(self, policy: Policy) -> bool:
-        """Put the best weights into the policy; False when none were kept."""
-        kept = [path for path in checkpoint.complete(self.folder) if path.name == f"step-{self.step}"]
-        if not kept:
-            return False
-        state, _ = checkpoint.load(kept[0], need=("policy",))
-        policy.load_trainable(state["policy"])
-        return True
+        """Restore what `state_dict` returned."""
+        self.step = int(state["step"])
+        self.reward = float(state["reward"])
+        self.stale = int(state["stale"])

@@ -1,4 +1,4 @@
-"""Advantages to weights: the one place that divides losses, by one global count, and that steps the optimizer."""
+"""The learner: from a rollout to optimizer steps. The only place that divides losses, by one global count."""
 
 from __future__ import annotations
 
@@ -33,29 +33,36 @@ from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.collect import Rollout
 from rlalign.training.allocator import keep_freed_memory
 from rlalign.training.lr_schedule import lr_factor
-from rlalign.training.metric_sums import Sums
+from rlalign.training.metric_sums import MetricSums
 from rlalign.training.micro_batches import MicroBatcher
 from rlalign.training.supervised import Demonstrations
-from rlalign.training.update_buffer import Buffer
+from rlalign.training.update_buffer import UpdateBuffer
 from rlalign.types import Sampling
+
+LossTerm = tuple[Callable[[Batch], Tensor], Callable[[Batch], LossSum]]
+"""(count, loss): the denominator of a minibatch, and the sum over a micro-batch that is divided by it."""
 
 _MISMATCH = 1e-3  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
 
 
 class DivergedError(FaultError):
-    """The loss or its gradient is NaN or infinite; no step was taken."""
+    """The loss or its gradient is NaN or infinite; no optimizer step was taken."""
 
 
 class Learner:
-    """Moves a policy by an objective.
+    """Updates a policy by an objective.
 
     Args:
-        policy: what is moved; its `trainable()` parameters.
-        objective: the ten axes.
-        config: optimizer, micro-batches, reuse.
+        policy: its `trainable()` parameters are updated.
+        objective: the point on the axes.
+        config: optimizer, micro-batches, reuse of rollouts.
         sampling: the distribution that actions were drawn from.
-        total_updates: optimizer steps of the whole run, for the schedule.
-        generator: shuffles minibatches.
+        total_updates: optimizer steps of the whole run, for the learning rate schedule.
+        generator: shuffles rows into minibatches.
+        max_length: L_max, the limit of action tokens per episode.
+
+    Raises:
+        UserError: when the policy has no trainable parameter.
     """
 
     def __init__(
@@ -69,19 +76,22 @@ class Learner:
         generator: torch.Generator,
         max_length: int,
     ) -> None:
-        self.policy, self.objective, self.config = policy, objective, config
-        self.generator, self.max_length = generator, max_length
+        self.policy = policy
+        self.objective = objective
+        self.config = config
+        self.generator = generator
+        self.max_length = max_length
         if policy.device.type == "cpu":
             keep_freed_memory()
         self.parameters = list(policy.trainable().values())
-        of_value = {id(p) for p in policy.value_trainable().values()}
-        self.body = [p for p in self.parameters if id(p) not in of_value]
+        value_ids = {id(p) for p in policy.value_trainable().values()}
+        self.body = [p for p in self.parameters if id(p) not in value_ids]
         if not self.parameters:
-            raise UserError("the policy has no trainable parameter: set --model.lora-r or train it in full")
+            raise UserError("the policy has no trainable parameter; use --model.lora-r 8, or full fine-tuning")
         groups: list[dict[str, Any]] = [{"params": self.parameters}]
-        if objective.value.lr > 0 and of_value:
-            own = [p for p in self.parameters if id(p) in of_value]
-            groups = [{"params": self.body}, {"params": own, "lr": objective.value.lr}]
+        if objective.value.lr > 0 and value_ids:
+            value_parameters = [p for p in self.parameters if id(p) in value_ids]
+            groups = [{"params": self.body}, {"params": value_parameters, "lr": objective.value.lr}]
         self.optimizer = torch.optim.AdamW(
             groups, lr=config.lr, betas=(config.beta1, config.beta2), weight_decay=config.weight_decay, fused=True
         )
@@ -93,34 +103,45 @@ class Learner:
     # ---- before the updates ----
 
     def precompute_logprobs(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> dict[str, Tensor | None]:
-        """The fields of a `Batch` that the axes ask of the models, whatever the rewards are: reference log-probs,
-        values and old log-probs of a rollout's rows, given as they stand in a `Rollout`."""
-        objective, found = self.objective, dict[str, Tensor | None]()
+        """Return the fields of a `Batch` that models compute and rewards do not change.
+
+        These are reference log-probs, values and old log-probs, as far as the objective reads them.
+
+        Args:
+            tokens, lengths, mask: [N, L], [N] and [N, L] of a rollout, as in `Rollout`.
+        """
+        objective = self.objective
+        batcher = self.micro_batcher
+        computed: dict[str, Tensor | None] = {}
         recompute = self._reuses and self._recompute_old()
         with torch.no_grad():
             if objective.needs_reference:
-                found["ref_logprobs"] = self.micro_batcher.all(
-                    self.micro_batcher.reference, tokens, lengths, mask
-                ).logprobs
+                reference = batcher.score_all(batcher.score_reference, tokens, lengths, mask)
+                computed["ref_logprobs"] = reference.logprobs
             if objective.needs_values or recompute:
-                score = partial(self.micro_batcher.score, values=objective.needs_values)
-                scores = self.micro_batcher.all(score, tokens, lengths, mask)
-                found |= {"old_values": scores.values, "final_values": scores.final_values}
+                score = partial(batcher.score, values=objective.needs_values)
+                scores = batcher.score_all(score, tokens, lengths, mask)
+                computed |= {"old_values": scores.values, "final_values": scores.final_values}
                 if recompute:
-                    found["old_logprobs"] = scores.logprobs
-        return found
+                    computed["old_logprobs"] = scores.logprobs
+        return computed
 
     def prepare(
         self,
         rollout: Rollout,
         *,
         greedy_rewards: Tensor | None = None,
-        seen: dict[str, Tensor | None] | None = None,
-    ) -> Buffer:
-        """Compute advantages and plan the minibatches; `seen` is what `look` found, if it was asked already."""
-        objective, device = self.objective, self.policy.device
-        if seen is None:
-            seen = self.precompute_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask)
+        precomputed: dict[str, Tensor | None] | None = None,
+    ) -> UpdateBuffer:
+        """Compute the advantages of a rollout and plan its minibatches.
+
+        Args:
+            rollout: N trajectories.
+            greedy_rewards: float [N], rewards of greedy completions of the same prompts, for that baseline.
+            precomputed: the result of `precompute_logprobs`; None: it is computed here.
+        """
+        if precomputed is None:
+            precomputed = self.precompute_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask)
         batch = Batch(
             action_mask=rollout.action_mask,
             rewards=rollout.rewards,
@@ -131,13 +152,13 @@ class Learner:
             greedy_rewards=greedy_rewards,
             valid=rollout.valid,
             max_length=self.max_length,
-        ).to(device)
-        batch = replace(batch, **seen)  # type: ignore[arg-type]  # `look` names tensors only
+        ).to(self.policy.device)
+        batch = replace(batch, **precomputed)  # type: ignore[arg-type]  # its keys are names of tensors only
         if batch.old_logprobs is None and (self._reuses or self.config.old_logprobs == "sampler"):
             batch = replace(batch, old_logprobs=batch.sampler_logprobs)
         with torch.no_grad():
-            learnt = advantages(objective, batch, self.state)
-        return Buffer(rollout.tokens, rollout.lengths, rollout.action_mask, learnt, self._plan(len(rollout)))
+            batch = advantages(self.objective, batch, self.state)
+        return UpdateBuffer(rollout.tokens, rollout.lengths, rollout.action_mask, batch, self._plan(len(rollout)))
 
     @property
     def _reuses(self) -> bool:
@@ -148,113 +169,77 @@ class Learner:
         return choice == "recompute" or (choice == "auto" and self.policy.compute_dtype != torch.float32)
 
     def _plan(self, n: int) -> list[Tensor]:
-        """Row indices of each update: every epoch a fresh permutation, cut into minibatches."""
-        c = self.config
+        """Return the row indices of each update: one permutation per epoch, cut into minibatches."""
         if not self._reuses:
             return [torch.arange(n)]
-        orders = [torch.randperm(n, generator=self.generator) for _ in range(c.epochs)]
-        return [rows for order in orders for rows in order.chunk(c.minibatches)]
+        orders = [torch.randperm(n, generator=self.generator) for _ in range(self.config.epochs)]
+        return [rows for order in orders for rows in order.chunk(self.config.minibatches)]
 
-    # ---- one update ----
+    # ---- updates ----
 
-    def update(self, buffer: Buffer) -> dict[str, float]:
+    def update(self, buffer: UpdateBuffer) -> dict[str, float]:
         """Take the next planned optimizer step; return train/ metrics.
 
-        The objective's own state takes the rollout in after its last update, so that all of them see one coefficient.
-        Raises DivergedError, with the policy and the optimizer untouched, when the loss or its gradient is not finite.
+        Raises:
+            DivergedError: the loss or its gradient is not finite; policy and optimizer are unchanged.
+            FaultError: in the first update of a rollout, sampled and scored log-probs are not of one distribution.
         """
-        rows, first = buffer.plan[buffer.position], buffer.position == 0
+        rows = buffer.plan[buffer.position]
+        first = buffer.position == 0
         buffer.position += 1
+        sums = self.accumulate_gradient(buffer, rows)
+        grad_norm = self._clip()
         try:
-            return self._update(buffer, rows, first=first)
-        finally:
-            if buffer.done:
-                # a batch that is not finite cannot be taken in; what the update said of it is what is to be heard
-                with torch.no_grad(), suppress(NonFiniteError):
-                    self.state.update(self.objective, buffer.batch)
-
-    def _update(self, buffer: Buffer, rows: Tensor, *, first: bool) -> dict[str, float]:
-        sums = self._gradient(buffer, rows)
-        norm = self._clip()
-        try:
-            numbers = sums.means(norm)  # the one time that an update waits for the device
-            self._refuse_diverged(numbers["loss"], numbers["grad_norm"])
+            numbers = sums.means(grad_norm)  # the only wait for the device in an update
+            self._check_finite(numbers["loss"], numbers["grad_norm"])
         except DivergedError:
-            self._gradient(buffer, rows, finite=True)  # raises with the name of the tensor that is to blame, if one is
+            self.accumulate_gradient(buffer, rows, check_finite=True)  # raises with the name of the tensor, if one is
             self.optimizer.zero_grad(set_to_none=True)
             raise
         metrics = {f"train/{name}": value for name, value in numbers.items()}
-        mismatch = metrics.get("train/mismatch", 0.0)  # not measured while only the value learns
+        mismatch = metrics.get("train/mismatch", 0.0)  # not computed while only the value is trained
         if first and self.policy.compute_dtype == torch.float32 and mismatch > _MISMATCH:
             raise FaultError(
-                f"sampled and scored log-probs differ by {mismatch:.3g} nats a token on the first "
-                "pass: sampler and policy are not the same distribution (try --rollout.sampler generate)"
+                f"expected sampled and scored log-probs to agree, got a difference of {mismatch:.3g} nats per token in "
+                "the first update; use --rollout.sampler generate"
             )
         return {**metrics, "train/lr": self._step()}
 
-    def supervise(self, demonstrations: Demonstrations, weight: float) -> dict[str, float]:
-        """Take one optimizer step on weight · mean over tokens of -log pi(answer token); return supervised/ metrics.
+    def accumulate_gradient(self, buffer: UpdateBuffer, rows: Tensor, *, check_finite: bool = False) -> MetricSums:
+        """Accumulate the gradient of a minibatch over micro-batches; return the sums of loss and metrics.
 
-        Raises DivergedError as `update` does.
+        On CUDA the micro-batch is halved until it fits into memory; the gradient does not depend on its size.
+
+        Args:
+            buffer: the rollout.
+            rows: row indices of the minibatch.
+            check_finite: check each tensor for NaN and infinity, which waits for the device.
+
+        Raises:
+            DivergedError: with `check_finite`, names the tensor.
         """
-        d = demonstrations
-        count = int(d.action_mask.sum())
-        losses: list[Tensor] = []
-        self.optimizer.zero_grad(set_to_none=True)
-        rows = torch.arange(len(d.tokens))
-        for part in self.micro_batcher.micro_batches(rows, d.tokens, d.lengths, d.action_mask):
-            # the model's own distribution: answers were not sampled, so no temperature and no truncation
-            scores = self.micro_batcher.score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
-            nll = -scores.logprobs.sum() / count
-            (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
-            losses.append(nll.detach())
-        total, norm = torch.stack([torch.stack(losses).sum(), self._clip()]).tolist()
-        self._refuse_diverged(total, norm)
-        self._step(scheduled=False)
-        return {"supervised/nll": total, "supervised/grad_norm": norm}
-
-    def _clip(self) -> Tensor:
-        """The norm of the gradient, which is then clipped."""
-        return torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
-
-    def _refuse_diverged(self, loss: float, norm: float) -> None:
-        if not (math.isfinite(norm) and math.isfinite(loss)):
+        # VC-PPO: during pretraining of the value the policy's body gets no gradient, and no weight decay either.
+        frozen = self.body if self.state.pretraining(self.objective) else []
+        while True:
             self.optimizer.zero_grad(set_to_none=True)
-            raise DivergedError(f"loss {loss}, gradient norm {norm}")
+            try:
+                with _without_gradient(frozen):
+                    return self._backward(buffer, rows, check_finite=check_finite)
+            except torch.cuda.OutOfMemoryError:
+                if not self.micro_batcher.halve(len(rows)):
+                    raise
+            except NonFiniteError as error:
+                self.optimizer.zero_grad(set_to_none=True)
+                raise DivergedError(str(error)) from error
+            torch.cuda.empty_cache()  # only here: inside `except` the traceback still holds the tensors
 
-    def _step(self, *, scheduled: bool = True) -> float:
-        """Step and, where it counts, move the schedule on; return the learning rate."""
-        lr = float(self.schedule.get_last_lr()[0])
-        self.optimizer.step()
-        if scheduled:
-            self.schedule.step()
-            self.updates += 1
-        self.optimizer.zero_grad(set_to_none=True)
-        return lr
-
-    def _gradient(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> Sums:
-        """Accumulate the gradient over micro-batches; sums of all metrics."""
-
-        def accumulate() -> Sums:
-            self.optimizer.zero_grad(set_to_none=True)
-            if not self.state.pretraining(self.objective):
-                return self._accumulate(buffer, rows, finite=finite)
-            with _frozen(self.body):
-                return self._accumulate(buffer, rows, finite=finite)
-
-        try:
-            return self.micro_batcher.within_memory(accumulate, len(rows))
-        except NonFiniteError as error:
-            self.optimizer.zero_grad(set_to_none=True)
-            raise DivergedError(str(error)) from error
-
-    def _accumulate(self, buffer: Buffer, rows: Tensor, *, finite: bool = False) -> Sums:
+    def _backward(self, buffer: UpdateBuffer, rows: Tensor, *, check_finite: bool) -> MetricSums:
         objective = self.objective
-        whole = buffer.batch[to_device(rows, self.policy.device)]
-        # the one place that divides: by the counts of the whole minibatch, known before any forward
-        terms = [(count(whole).clamp(min=1), term) for count, term in self._terms(finite=finite)]
-        sums = Sums()
-        for part in self.micro_batcher.micro_batches(rows, buffer.tokens, buffer.lengths, buffer.mask):
+        minibatch = buffer.batch[to_device(rows, self.policy.device)]
+        # The one division: by the counts of the whole minibatch, which masks and lengths give before any forward pass.
+        terms = [(count(minibatch).clamp(min=1), loss) for count, loss in self._loss_terms(check_finite=check_finite)]
+        sums = MetricSums()
+        for part in self.micro_batcher.split(rows, buffer.tokens, buffer.lengths, buffer.mask):
             micro = buffer.batch[to_device(part, self.policy.device)]
             scores = self.micro_batcher.score(
                 buffer.tokens[part],
@@ -263,36 +248,86 @@ class Learner:
                 entropy=objective.needs_entropy,
                 values=objective.needs_values,
             )
-            # A rollout used once is on-policy by construction: the ratio is 1 and only its gradient counts.
+            # A rollout that is used once is on-policy by construction: the ratio is 1, and only its gradient counts.
             old = micro.old_logprobs if micro.old_logprobs is not None else scores.logprobs.detach()
             micro = replace(
                 micro, logprobs=scores.logprobs, old_logprobs=old, entropies=scores.entropies, values=scores.values
             )
-            loss = torch.zeros((), device=self.policy.device)
-            for count, term in terms:
-                part_of = term(micro)
-                loss = loss + part_of.total / count
-                sums.add(part_of)
-            loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
-            sums.loss += loss.detach()
+            total = torch.zeros((), device=self.policy.device)
+            for count, loss in terms:
+                part_sum = loss(micro)
+                total = total + part_sum.total / count
+                sums.add(part_sum)
+            total.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            sums.loss += total.detach()
         return sums
 
-    def _terms(self, *, finite: bool) -> list[tuple[Callable[[Batch], Tensor], Callable[[Batch], LossSum]]]:
-        """(count, loss) of each part of the objective that is trained now."""
-        o = self.objective
-        terms: list[tuple[Callable[[Batch], Tensor], Callable[[Batch], LossSum]]] = []
-        if not self.state.pretraining(o):
-            terms.append((partial(loss_count, o), partial(policy_loss, o, state=self.state, finite=finite)))
-            if o.regularizer.nll_coef:
-                terms.append((partial(likelihood_count, o), partial(likelihood_loss, o)))
-        if o.needs_values:
-            terms.append((value_count, partial(value_loss, o, finite=finite)))
+    def _loss_terms(self, *, check_finite: bool) -> list[LossTerm]:
+        """Return the terms of the objective that are trained in this step."""
+        objective = self.objective
+        terms: list[LossTerm] = []
+        if not self.state.pretraining(objective):
+            policy_term = partial(policy_loss, objective, state=self.state, finite=check_finite)
+            terms.append((partial(loss_count, objective), policy_term))
+            if objective.regularizer.nll_coef:
+                terms.append((partial(likelihood_count, objective), partial(likelihood_loss, objective)))
+        if objective.needs_values:
+            terms.append((value_count, partial(value_loss, objective, finite=check_finite)))
         return terms
+
+    def end_rollout(self, buffer: UpdateBuffer) -> None:
+        """Update the objective's state (moving averages, KL coefficient) from a rollout, after its last update.
+
+        All updates of a rollout are made with one KL coefficient. A batch with NaN or infinity changes nothing but the
+        count of steps: its update has been skipped and reported.
+        """
+        with torch.no_grad(), suppress(NonFiniteError):
+            self.state.update(self.objective, buffer.batch)
+
+    def supervised_update(self, demonstrations: Demonstrations, weight: float) -> dict[str, float]:
+        """Take one optimizer step on weight · mean over tokens of -log pi(answer token); return supervised/ metrics.
+
+        Raises:
+            DivergedError: the loss or its gradient is not finite; policy and optimizer are unchanged.
+        """
+        d = demonstrations
+        count = int(d.action_mask.sum())
+        losses: list[Tensor] = []
+        self.optimizer.zero_grad(set_to_none=True)
+        for part in self.micro_batcher.split(torch.arange(len(d.tokens)), d.tokens, d.lengths, d.action_mask):
+            # The model's own distribution: answers were not sampled, so neither temperature nor truncation applies.
+            scores = self.micro_batcher.score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
+            nll = -scores.logprobs.sum() / count
+            (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            losses.append(nll.detach())
+        nll_mean, grad_norm = torch.stack([torch.stack(losses).sum(), self._clip()]).tolist()  # one transfer for both
+        self._check_finite(nll_mean, grad_norm)
+        self._step(scheduled=False)
+        return {"supervised/nll": nll_mean, "supervised/grad_norm": grad_norm}
+
+    def _clip(self) -> Tensor:
+        """Clip the gradient; return its norm before."""
+        return torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
+
+    def _check_finite(self, loss: float, grad_norm: float) -> None:
+        if not (math.isfinite(grad_norm) and math.isfinite(loss)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise DivergedError(f"loss {loss}, gradient norm {grad_norm}")
+
+    def _step(self, *, scheduled: bool = True) -> float:
+        """Step the optimizer and, unless the update is supervised, the schedule; return the learning rate."""
+        lr = float(self.schedule.get_last_lr()[0])
+        self.optimizer.step()
+        if scheduled:
+            self.schedule.step()
+            self.updates += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        return lr
 
     # ---- state ----
 
     def state_dict(self) -> dict[str, Any]:
-        """Optimizer, schedule, counters and the objective's own state."""
+        """Return the state of optimizer, schedule, counters and objective."""
         optimizer = self.optimizer.state_dict()
         return {
             "optimizer": {"state": optimizer["state"], "param_groups": optimizer["param_groups"]},
@@ -306,11 +341,14 @@ class Learner:
         """Restore what `state_dict` returned."""
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
-        # the configuration's settings, not the checkpoint's: they are the same unless the user insisted on a change
+        # Hyper-parameters come from the configuration, not from the checkpoint: they are equal unless the user resumed
+        # with --allow-change.
         rates = zip(self.optimizer.param_groups, self.schedule.base_lrs, self.schedule.lr_lambdas, strict=True)
         for group, base, factor in rates:
-            group["initial_lr"], group["lr"] = base, base * factor(self.schedule.last_epoch)
-            group["betas"], group["weight_decay"] = (self.config.beta1, self.config.beta2), self.config.weight_decay
+            group["initial_lr"] = base
+            group["lr"] = base * factor(self.schedule.last_epoch)
+            group["betas"] = (self.config.beta1, self.config.beta2)
+            group["weight_decay"] = self.config.weight_decay
         self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.state.load_state_dict(state["objective"])
         self.updates = state["updates"]
@@ -318,8 +356,8 @@ class Learner:
 
 
 @contextmanager
-def _frozen(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
-    """Without gradient, so that neither a loss nor weight decay moves them: the optimizer passes over them."""
+def _without_gradient(parameters: list[torch.nn.Parameter]) -> Iterator[None]:
+    """Turn the gradient of parameters off. The optimizer skips parameters without one, weight decay included."""
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:

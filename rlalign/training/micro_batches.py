@@ -1,4 +1,4 @@
-"""Forward passes over the rows of a rollout, by micro-batches that fit the device."""
+"""Forward passes over the rows of a rollout, in micro-batches that fit the device."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cached_property
 from itertools import accumulate
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,69 +16,76 @@ from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
 from rlalign.types import Sampling
 
-T = TypeVar("T")
-_CPU_TOKENS = 8192  # of a micro-batch on a CPU: more are no faster
-_CPU_BYTES = 1 << 32  # and what they leave for its backward pass: nothing there says in time that memory runs out
+_CPU_TOKENS = 8192  # per micro-batch on a CPU; larger ones are not faster
+_CPU_BYTES = 1 << 32  # per micro-batch on a CPU, for the backward pass: a CPU raises no error before memory runs out
 
 
 class MicroBatcher:
-    """Passes of one policy.
+    """Scores rows with one policy, in micro-batches.
 
     Args:
-        policy: what scores.
+        policy: the policy that scores.
         sampling: the distribution that actions were drawn from.
-        micro_batch: rows that go together at most; 0 is all of them, and on a CPU as many as have 8,192 tokens to be
-            read, or fewer where those would leave more than about 4 GiB for the backward pass.
+        micro_batch: rows per micro-batch at most. 0 is all rows; on a CPU it is as many as have 8,192 tokens to read,
+            or fewer where those would need more than about 4 GiB for the backward pass.
     """
 
     def __init__(self, policy: Policy, sampling: Sampling, micro_batch: int) -> None:
-        self.policy, self.sampling, self.micro_batch = policy, sampling, micro_batch
+        self.policy = policy
+        self.sampling = sampling
+        self.micro_batch = micro_batch
 
-    def micro_batches(self, rows: Tensor, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Sequence[Tensor]:
-        """Row indices of each micro-batch. Sums over them are the same however they are cut.
+    def split(self, rows: Tensor, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Sequence[Tensor]:
+        """Return the row indices of each micro-batch. Sums over them do not depend on the split.
 
-        Rows stay by their group where the policy reads its prompt once, and a group is cut only if it has to be.
-        Elsewhere rows of like length come together, for less padding.
+        Rows of a group stay together where the policy reads their prompt once; a group is cut only if it does not fit.
+        For other policies rows of similar length come together, for less padding.
+
+        Args:
+            rows: int64 [n], the rows to split.
+            tokens, lengths, mask: [N, L], [N] and [N, L] of all rows, on the CPU.
         """
         if not self.micro_batch and self.policy.device.type != "cpu":
             return [rows]
         packs = self.policy.packs
         order = rows.sort().values if packs else rows[torch.argsort(lengths[rows], stable=True)]
-        whole, ends = lengths[order], [True] * len(order)
-        more = whole  # what a row costs after another one
+        first_cost = lengths[order]  # tokens that a row adds as the first one of its micro-batch
+        next_cost = first_cost  # tokens that it adds after another row
+        ends_group = [True] * len(order)
         if packs:
-            prompts, ends = _prompts(tokens[order], whole, mask[order])
-            more = torch.where(torch.tensor([True, *ends[:-1]]), whole, whole - prompts)
+            prompts, ends_group = _prompts(tokens[order], lengths[order], mask[order])
+            starts_group = torch.tensor([True, *ends_group[:-1]])
+            next_cost = torch.where(starts_group, first_cost, first_cost - prompts)
         if self.micro_batch:
-            whole, more, limit = torch.ones_like(whole), torch.ones_like(whole), self.micro_batch
+            limit = self.micro_batch
+            first_cost = torch.ones_like(first_cost)
+            next_cost = torch.ones_like(next_cost)
         else:
             limit = _CPU_TOKENS
             if torch.is_grad_enabled():
-                limit = max(1, min(limit, _CPU_BYTES // max(1, self._bytes_of_token)))
-        return torch.split(order, even_cut(more.tolist(), ends, limit, whole.tolist()))
+                limit = max(1, min(limit, _CPU_BYTES // max(1, self._bytes_per_token)))
+        return torch.split(order, even_cut(next_cost.tolist(), ends_group, limit, first_cost.tolist()))
 
     @cached_property
-    def _bytes_of_token(self) -> int:
-        """About what a token leaves for the backward pass: what goes into the products with weights and comes out of
-        them in float32, and as much again for norms, attention and activations, in rows of some hundred tokens a fifth
-        to two thirds more than was measured. 0 with gradient checkpointing, where little is left."""
+    def _bytes_per_token(self) -> int:
+        """Approximate bytes that a token keeps for the backward pass; 0 with gradient checkpointing.
+
+        Counts the inputs and outputs of all matrix products with weights, in float32, and as much again for norms,
+        attention and activations. For rows of a few hundred tokens that is 20 to 70 % above the measured value.
+        """
         if any(getattr(m, "gradient_checkpointing", False) for m in self.policy.modules()):
             return 0
         trained = (m for name, m in self.policy.named_modules() if not name.startswith("reference."))
         weights = (m._parameters.get("weight") for m in trained if not isinstance(m, nn.Embedding))
         return 2 * 4 * sum(sum(w.shape) for w in weights if w is not None and w.ndim == 2)
 
-    def within_memory(self, work: Callable[[], T], rows: int) -> T:
-        """The result of work that goes by micro-batches, these halved until it fits."""
-        while True:
-            try:
-                return work()
-            except torch.cuda.OutOfMemoryError:
-                size = min(self.micro_batch or rows, rows)
-                if size == 1:
-                    raise
-                self.micro_batch = size // 2
-            torch.cuda.empty_cache()
+    def halve(self, rows: int) -> bool:
+        """Halve the micro-batch for `rows` rows after memory ran out; return False when it is one row already."""
+        size = min(self.micro_batch or rows, rows)
+        if size == 1:
+            return False
+        self.micro_batch = size // 2
+        return True
 
     def score(
         self,
@@ -90,84 +97,113 @@ class MicroBatcher:
         values: bool = False,
         sampling: Sampling | None = None,
     ) -> TokenScores:
-        """Score the columns that these rows reach, with gradient; the rest is 0."""
-        width, full = int(lengths.max()), tokens.shape[1]
-        s = self.policy.score(
+        """Score rows [n, L] with gradient. Columns beyond the longest row are not read, and are 0 in the result."""
+        full = tokens.shape[1]
+        width = int(lengths.max())
+        scores = self.policy.score(
             tokens[:, :width], lengths, mask[:, :width], sampling or self.sampling, entropy=entropy, values=values
         )
         if width == full:
-            return s
-        more = (0, full - width)
+            return scores
+        padding = (0, full - width)
         return TokenScores(
-            logprobs=pad(s.logprobs, more),
-            entropies=None if s.entropies is None else pad(s.entropies, more),
-            values=None if s.values is None else pad(s.values, more),
-            final_values=s.final_values,
+            logprobs=pad(scores.logprobs, padding),
+            entropies=None if scores.entropies is None else pad(scores.entropies, padding),
+            values=None if scores.values is None else pad(scores.values, padding),
+            final_values=scores.final_values,
         )
 
-    def reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        """Log-probs under the frozen start."""
+    def score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
+        """Return the log-probs of rows [n, L] under the frozen reference policy."""
         return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
 
-    def all(self, score: Callable[..., TokenScores], tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        """What `score` says of all rows, by micro-batches."""
+    def score_all(
+        self, score: Callable[..., TokenScores], tokens: Tensor, lengths: Tensor, mask: Tensor
+    ) -> TokenScores:
+        """Return `score(tokens, lengths, mask)` of all N rows, computed in micro-batches, without gradient."""
+        while True:
+            try:
+                return self._score_all(score, tokens, lengths, mask)
+            except torch.cuda.OutOfMemoryError:
+                if not self.halve(len(tokens)):
+                    raise
+            torch.cuda.empty_cache()  # only here: inside `except` the traceback still holds the tensors
 
-        def work() -> TokenScores:
-            order = self.micro_batches(torch.arange(len(tokens)), tokens, lengths, mask)
-            parts = [score(tokens[p], lengths[p], mask[p]) for p in order]
-            back = to_device(torch.cat(list(order)).argsort(), self.policy.device)
+    def _score_all(
+        self, score: Callable[..., TokenScores], tokens: Tensor, lengths: Tensor, mask: Tensor
+    ) -> TokenScores:
+        order = self.split(torch.arange(len(tokens)), tokens, lengths, mask)
+        parts = [score(tokens[rows], lengths[rows], mask[rows]) for rows in order]
+        inverse = to_device(torch.cat(list(order)).argsort(), self.policy.device)  # back to the order of the rollout
 
-            def whole(name: str) -> Any:
-                found = [getattr(part, name) for part in parts]
-                return None if found[0] is None else torch.cat(found)[back]
+        def join(name: str) -> Any:
+            tensors = [getattr(part, name) for part in parts]
+            return None if tensors[0] is None else torch.cat(tensors)[inverse]
 
-            return TokenScores(**{f.name: whole(f.name) for f in fields(TokenScores)})
-
-        return self.within_memory(work, len(tokens))
+        return TokenScores(**{field.name: join(field.name) for field in fields(TokenScores)})
 
 
-def cut(costs: Sequence[int], ends: Sequence[bool], limit: int, firsts: Sequence[int]) -> list[int]:
-    """Sizes of consecutive parts that cost up to `limit` each, cut after a row of `ends` where one is within reach.
+def cut(costs: Sequence[int], ends: Sequence[bool], limit: int, first_costs: Sequence[int]) -> list[int]:
+    """Return the sizes of consecutive parts that cost up to `limit` each.
 
-    The first row of a part costs what `firsts` says. One that costs more than the limit is a part of its own.
+    A part ends after a row of `ends` (the last of a group) if one lies within the limit. A row that costs more than the
+    limit is a part of its own.
+
+    Args:
+        costs: what a row adds to the part of the row before it.
+        ends: whether the row is the last of its group.
+        limit: largest cost of a part.
+        first_costs: what a row costs as the first of a part.
     """
-    sizes, start = list[int](), 0
+    sizes: list[int] = []
+    start = 0
     while start < len(costs):
-        total, reached, stop = firsts[start], start + 1, 0
+        total = first_costs[start]
+        reached = start + 1
+        stop = 0  # after the last group that ends within the limit
         while True:
             stop = reached if ends[reached - 1] else stop
             if reached == len(costs) or total + costs[reached] > limit:
                 break
-            total, reached = total + costs[reached], reached + 1
+            total += costs[reached]
+            reached += 1
         sizes.append((stop or reached) - start)
         start += sizes[-1]
     return sizes
 
 
-def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int, firsts: Sequence[int]) -> list[int]:
-    """As `cut`, in no more parts and no more cuts within groups, but parts of about one cost.
+def even_cut(costs: Sequence[int], ends: Sequence[bool], limit: int, first_costs: Sequence[int]) -> list[int]:
+    """As `cut`, with no more parts and no more cuts within groups, but parts of similar cost.
 
-    A large part and a small one take longer than two of like size.
+    One large and one small part take longer than two of equal size. The smallest limit that gives no worse split than
+    `limit` is found by bisection.
     """
 
     def badness(sizes: Sequence[int]) -> tuple[int, int]:
         return len(sizes), sum(not ends[stop - 1] for stop in accumulate(sizes))
 
-    best = cut(costs, ends, limit, firsts)
-    least, low, high = badness(best), sum(costs) // len(best), limit
+    best = cut(costs, ends, limit, first_costs)
+    allowed = badness(best)
+    low = sum(costs) // len(best)
+    high = limit
     while len(best) > 1 and low < high:
         middle = (low + high) // 2
-        sizes = cut(costs, ends, middle, firsts)
-        if badness(sizes) > least:
+        sizes = cut(costs, ends, middle, first_costs)
+        if badness(sizes) > allowed:
             low = middle + 1
         else:
-            best, least, high = sizes, badness(sizes), middle
+            best = sizes
+            allowed = badness(sizes)
+            high = middle
     return best
 
 
 def _prompts(tokens: Tensor, lengths: Tensor, mask: Tensor) -> tuple[Tensor, list[bool]]:
-    """The length of each row's prompt, which is what stands before its first action, int64 [N]; and whether its
-    successor has another one."""
-    before = mask.long().cumsum(1) == 0
-    prompt = torch.where(before, tokens, -1)  # no token is -1, so that prompts of different lengths differ
-    return before.sum(1).minimum(lengths), [*(prompt[1:] != prompt[:-1]).any(1).tolist(), True]
+    """Return the length of each row's prompt, int64 [N], and whether the next row has another prompt.
+
+    The prompt is everything before the row's first action.
+    """
+    before_actions = mask.long().cumsum(1) == 0
+    prompt = torch.where(before_actions, tokens, -1)  # no token is -1, so prompts of different lengths differ
+    changes = (prompt[1:] != prompt[:-1]).any(1).tolist()
+    return before_actions.sum(1).minimum(lengths), [*changes, True]

@@ -1,4 +1,4 @@
-"""Every source of chance in a run, each with a stream of its own, drawn from one seed."""
+"""Random number generators of a run: one stream per purpose, all derived from one seed."""
 
 from __future__ import annotations
 
@@ -13,55 +13,67 @@ import torch
 class RngStreams:
     """The generators of a run; their states are part of a checkpoint.
 
+    Attributes:
+        sampler: draws tokens, on the policy's device.
+        shuffle: permutes the rows of a rollout into minibatches.
+        task_seed: seed of the order of tasks in rollouts.
+        demonstration_seed: seed of the order of tasks in supervised updates.
+
     Args:
-        seed: of the run.
-        device: where the sampler draws.
+        seed: seed of the run.
+        device: device of the sampler's generator.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
-        self.seed, self.device = seed, device
+        self.seed = seed
+        self.device = device
         streams = [int(s) for s in np.random.SeedSequence(seed).generate_state(4)]
-        seed_everything(streams[0])  # ours have generators of their own; this is for the user's code
+        # No code of this library draws from the global generators: seeding them is for the user's rewards and envs.
+        seed_everything(streams[0])
         self.sampler = torch.Generator(device).manual_seed(streams[1])
         self.shuffle = torch.Generator().manual_seed(streams[2])
-        self.tasks = streams[3]
-        # demonstrations have an order of their own, so that turning them on leaves the rollouts' prompts as they were
-        self.answers = streams[3] + 1
+        self.task_seed = streams[3]
+        # An order of its own, so that turning demonstrations on does not change the prompts of the rollouts.
+        self.demonstration_seed = streams[3] + 1
 
-    def episodes(self, step: int) -> int:
-        """Seed of the environment's replies in a step."""
-        return self._of(step)
+    def episode_seed(self, step: int) -> int:
+        """Return the seed of the environment's own randomness in a step."""
+        return self._derive(step)
 
     def state_dict(self) -> dict[str, Any]:
-        """The states of our generators and of the global ones."""
+        """Return the states of the run's generators and of the global ones."""
         own = {"sampler": self.sampler.get_state(), "shuffle": self.shuffle.get_state()}
         return {**global_state(), **own, "device": self.device.type}
 
     def load_state_dict(self, state: Mapping[str, Any], step: int) -> bool:
-        """Go on from `state_dict()`; False when the sampler had to be seeded anew, since it drew on another device."""
-        same: bool = state["device"] == self.device.type
-        if same:
+        """Restore what `state_dict` returned.
+
+        Returns:
+            False when the state is of another kind of device and the sampler was seeded from the run's seed and `step`.
+        """
+        same_device: bool = state["device"] == self.device.type
+        if same_device:
             self.sampler.set_state(state["sampler"])
-        else:  # each kind of device draws differently from one state
-            self.sampler.manual_seed(self._of(step, 1))
+        else:  # generators of different devices draw different numbers from one state
+            self.sampler.manual_seed(self._derive(step, 1))
         self.shuffle.set_state(state["shuffle"])
         set_global_state(state)
-        return same
+        return same_device
 
-    def _of(self, *path: int) -> int:
+    def _derive(self, *path: int) -> int:
         return int(np.random.SeedSequence([self.seed, *path]).generate_state(1)[0])
 
 
 def seed_everything(seed: int) -> None:
-    """Seed the global generators of Python, numpy and torch."""
+    """Seed the global generators of Python, NumPy and torch."""
     random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - the global one is what a user's code may call
+    np.random.seed(seed)  # noqa: NPY002 - user code may draw from the global generator
     torch.manual_seed(seed)
 
 
 def global_state() -> dict[str, Any]:
-    """States of Python's, numpy's, torch's and every CUDA device's global generator."""
-    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - the one that a user may draw from
+    """Return the states of the global generators of Python, NumPy, torch and each CUDA device."""
+    numpy_state = np.random.get_state(legacy=False)  # noqa: NPY002 - user code may draw from the global generator
     assert isinstance(numpy_state, dict)
     inner = numpy_state["state"]
     return {
@@ -74,8 +86,8 @@ def global_state() -> dict[str, Any]:
 
 def set_global_state(state: Mapping[str, Any]) -> None:
     """Restore what `global_state` returned."""
-    a, b, c = state["python"]
-    random.setstate((a, tuple(b), c))
+    version, internal, gauss_next = state["python"]
+    random.setstate((version, tuple(internal), gauss_next))  # JSON has no tuples, and setstate takes nothing else
     numpy_state = dict(state["numpy"])
     inner = numpy_state["state"]
     key = np.array(inner["key"], np.uint32)

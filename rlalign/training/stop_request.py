@@ -1,4 +1,4 @@
-"""A polite stop: the first SIGTERM or SIGINT asks, the run saves and leaves; the second does not wait."""
+"""Requests to stop a run: the first SIGTERM or SIGINT lets it save and exit, the second one interrupts."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import threading
 from types import FrameType, TracebackType
 
 STOPPED = (130, 143)
-"""Exit statuses of a run that was asked to stop, by SIGINT and by SIGTERM."""
+"""Exit statuses of a run stopped by SIGINT and by SIGTERM."""
 
 
 class StopRequest:
     """Context manager that turns SIGTERM and SIGINT into a flag.
 
-    Outside the main thread (a notebook's worker, a server) Python cannot take signals: the flag then stays false unless
-    `request` is called.
+    Outside the main thread (a worker thread of a notebook or server) Python cannot handle signals: the flag then stays
+    false unless `request` is called.
     """
 
     impatient = True
-    """Whether a second signal interrupts; false in processes that are not asked by a person alone."""
+    """Whether a second signal interrupts. False in worker processes, which also get signals meant for their parent."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -41,12 +41,12 @@ class StopRequest:
         return self.signal is not None
 
     def request(self, number: int = signal.SIGTERM) -> None:
-        """Ask the run to stop, as the signal would."""
+        """Set the flag, as the signal would."""
         self.signal = number
 
     @property
     def exit_status(self) -> int:
-        """128 + signal: 143 for SIGTERM, 130 for SIGINT; 0 when nobody asked."""
+        """128 + signal: 143 for SIGTERM, 130 for SIGINT; 0 without a request."""
         return 128 + self.signal if self.signal else 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:

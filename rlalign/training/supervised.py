@@ -1,4 +1,8 @@
-"""The seeds' second update rule, theta -= alpha · grad L: reference answers as masked tokens for the learner."""
+"""Demonstrations for supervised updates: the reference trajectories of tasks as masked tokens.
+
+The supervised update is theta -= alpha · grad L, with L the mean negative log-likelihood of the reference answers
+(`Learner.supervised_update`). It is interleaved with the policy gradient every `supervised.align_interval` steps.
+"""
 
 from __future__ import annotations
 
@@ -18,33 +22,46 @@ from rlalign.types import Task
 
 @dataclass(frozen=True, slots=True)
 class Demonstrations:
-    """N played episodes: tokens int64 [N, L], lengths [N], action_mask bool [N, L] on what a policy would say."""
+    """N reference trajectories.
+
+    Attributes:
+        tokens: int64 [N, L], right-padded.
+        lengths: int64 [N].
+        action_mask: bool [N, L], true on the tokens that a policy would have chosen.
+    """
 
     tokens: Tensor
     lengths: Tensor
     action_mask: Tensor
 
 
-def demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> Demonstrations:
-    """The tasks' gold turns (see `TextMDP.reference_turns`), played in the environment, unscored.
+def build_demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> Demonstrations:
+    """Return the reference trajectories of tasks, stepped through the environment without scoring.
 
-    Raises UserError when none are known.
+    Raises:
+        UserError: when a task has no reference trajectory (see `TextMDP.reference_turns`).
     """
-    said = [mdp.reference_turns(task) for task in tasks]
+    references = [mdp.reference_turns(task) for task in tasks]
     unscored = copy.copy(mdp)
     unscored.reward = None
     env = TokenVectorEnv(unscored, len(tasks))
     env.reset(seed=0, options={"tasks": list(tasks)})
     turn = 0
     while not env.done.all():
-        tokens, lengths = np.zeros((len(tasks), mdp.max_new), np.int64), np.zeros(len(tasks), np.int64)
-        for row, gold in enumerate(said):
-            if not gold:
-                raise UserError(f"{mdp.id} has no `answer` column to learn from: leave out --supervised.align-interval")
+        tokens = np.zeros((len(tasks), mdp.max_new), np.int64)
+        lengths = np.zeros(len(tasks), np.int64)
+        for row, turns in enumerate(references):
+            if not turns:
+                raise UserError(
+                    f"{mdp.id}: expected tasks with an 'answer' column to imitate; use --supervised.align-interval 0"
+                )
             if env.done[row]:
                 continue
-            ids = [*mdp.tokenizer.encode(gold[min(turn, len(gold) - 1)]), mdp.tokenizer.eos_id][: mdp.max_new]
-            tokens[row, : len(ids)], lengths[row] = ids, len(ids)
+            # an episode that is longer than its reference repeats the last turn until it ends
+            text = turns[min(turn, len(turns) - 1)]
+            ids = [*mdp.tokenizer.encode(text), mdp.tokenizer.eos_id][: mdp.max_new]
+            tokens[row, : len(ids)] = ids
+            lengths[row] = len(ids)
         env.step_tokens(tokens, lengths)
         turn += 1
     width = int(env.lengths.max())

@@ -1,7 +1,8 @@
-"""A rollout that is being learnt from."""
+"""One rollout between its collection and its last update: tensors, planned minibatches, position."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +11,26 @@ from torch import Tensor
 
 from rlalign.objective import Batch
 
+_RENAMED = {"voters": "in_baseline"}
+"""Tensor names in checkpoints of format 1 -> names today."""
+
 
 @dataclass
-class Buffer:
-    """A rollout being learnt from: the tensors of the objective, the minibatches to come, and how far we are.
+class UpdateBuffer:
+    """The tensors of one rollout, the minibatches planned from it, and how many of them are done.
 
-    It is part of a checkpoint, so that a run may stop between two updates of one rollout. What says how rows are laid
-    out (`tokens`, `lengths`, `mask`) stays on the CPU, where it can be looked at without waiting for a device.
+    The buffer is part of a checkpoint, so a run can stop between two updates of one rollout. The layout of the rows
+    (`tokens`, `lengths`, `mask`) stays on the CPU, where reading it does not wait for a device.
+
+    Attributes:
+        tokens: int64 [N, L], contexts right-padded.
+        lengths: int64 [N].
+        mask: bool [N, L], true where the policy chose the token.
+        batch: the same rows as the objective reads them, on the policy's device, advantages included.
+        plan: row indices of each planned update.
+        position: updates done.
+        component_means: reward component -> mean over everything that was sampled for this rollout; the multipliers of
+            constraints follow it after the last update. None when the multipliers have moved already.
     """
 
     tokens: Tensor
@@ -25,14 +39,15 @@ class Buffer:
     batch: Batch
     plan: list[Tensor]
     position: int = 0
+    component_means: Mapping[str, float] | None = None
 
     @property
     def done(self) -> bool:
-        """All updates of this rollout are made."""
+        """Whether all updates of this rollout are done."""
         return self.position >= len(self.plan)
 
     def state_dict(self) -> dict[str, Any]:
-        """The buffer as tensors and JSON values."""
+        """Return the buffer as tensors and JSON values."""
         return {
             "tokens": self.tokens,
             "lengths": self.lengths,
@@ -40,11 +55,20 @@ class Buffer:
             "max_length": self.batch.max_length,
             "plan": self.plan,
             "position": self.position,
+            "component_means": self.component_means,
         }
 
     @classmethod
-    def from_state(cls, state: dict[str, Any], device: torch.device) -> Buffer:
-        """The buffer of a stored state, on a device."""
-        batch = Batch(**state["batch"], max_length=state["max_length"])
-        tokens, lengths, mask = state["tokens"].cpu(), state["lengths"].cpu(), batch.action_mask.cpu()
-        return cls(tokens, lengths, mask, batch.to(device), state["plan"], state["position"])
+    def from_state(cls, state: Mapping[str, Any], device: torch.device) -> UpdateBuffer:
+        """Return the buffer of `state_dict()`, with the objective's tensors on a device."""
+        tensors = {_RENAMED.get(name, name): tensor for name, tensor in state["batch"].items()}
+        batch = Batch(**tensors, max_length=state["max_length"])
+        return cls(
+            tokens=state["tokens"].cpu(),
+            lengths=state["lengths"].cpu(),
+            mask=batch.action_mask.cpu(),
+            batch=batch.to(device),
+            plan=state["plan"],
+            position=state["position"],
+            component_means=state.get("component_means"),
+        )

@@ -14,7 +14,8 @@ from rlalign.compare.run_study import compare_study
 from rlalign.compare.study import Study
 from rlalign.compare.study_file import study_from_mapping
 from rlalign.errors import FaultError, UserError
-from rlalign.run import Lock, Run, read_config
+from rlalign.run import Run
+from rlalign.storage.run_folder import RunLock, read_config
 
 SEEDS = 5
 
@@ -132,7 +133,7 @@ def test_each_algorithm_gets_the_same_search_before_the_comparison(tmp_path: Pat
 def test_two_comparisons_cannot_write_into_one_folder(early_stopped_run: Run, tmp_path: Path, capsys: Any) -> None:
     run = str(early_stopped_run.folder)
     for arguments in ([run], ["--algorithms", "rloo", "--envs", "reverse"]):
-        with Lock(tmp_path / "out"):
+        with RunLock(tmp_path / "out"):
             assert main(["compare", *arguments, "--output", str(tmp_path / "out")]) == 2
         assert "is in use by process" in capsys.readouterr().err
     (tmp_path / "file").touch()

@@ -87,7 +87,7 @@ def expected(objective: Objective, mdp: TokenMDP, values: Tensor | None, group_s
         greedy = torch.full((group_size,), mdp.greedy_reward(mdp.table(1)), dtype=torch.float64)
         buffer = learner.prepare(rollout, greedy_rewards=greedy if objective.needs_greedy else None)
         policy.zero_grad()
-        learner._accumulate(buffer, buffer.plan[0])
+        learner.accumulate_gradient(buffer, buffer.plan[0])
         orders = math.factorial(group_size) / math.prod(math.factorial(k) for k in Counter(rows).values())
         if policy.table.grad is not None:
             total -= orders * p[list(rows)].prod() * policy.table.grad[where]

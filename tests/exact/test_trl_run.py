@@ -106,7 +106,8 @@ def test_prompts_start_and_rows_are_those_of_our_own_run(tmp_path, rollouts) -> 
 
     common = {"steps": 3, "learner__epochs": 2, "learner__minibatches": 2, "evaluation__every": 2}
     run = train_trl(configuration("trl:grpo", tmp_path / "trl", **common), quiet=True)
-    other, before_after = train_run(configuration("grpo", tmp_path / "ours", **common), quiet=True)
+    other = train_run(configuration("grpo", tmp_path / "ours", **common), quiet=True)
+    before_after = other.comparison
     assert len(rollouts) == 3
     assert [s["prompt"] for s in run.samples] == [s["prompt"] for s in other.samples]
     mdp = build_mdp(run.config)

@@ -15,8 +15,9 @@ from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
 from rlalign.errors import FaultError, RewardError, UserError
 from rlalign.log.trackers import read_metrics
-from rlalign.run import Lock, Run
+from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.run_folder import RunLock
 from rlalign.training.experiment import train_run
 from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.learner import DivergedError, Learner
@@ -108,7 +109,8 @@ def test_stop_and_resume_is_bitwise_equal(tmp_path, monkeypatch, algorithm, poli
     train_run(config(tmp_path / "whole", algorithm, policy, **changes), quiet=True)
     with monkeypatch.context() as patch:
         stop_after(patch, updates)
-        run, comparison = train_run(config(tmp_path / "cut", algorithm, policy, **changes), quiet=True)
+        run = train_run(config(tmp_path / "cut", algorithm, policy, **changes), quiet=True)
+        comparison = run.comparison
     assert run.exit_status == 143
     assert comparison is None
     train_run(config(tmp_path / "cut", algorithm, policy, resume=True, **changes), quiet=True)
@@ -158,7 +160,7 @@ def test_kill_9_then_resume_is_bitwise_equal(tmp_path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_signals_to_the_command_save_and_exit_with_their_status(tmp_path, number, status):
-    command = [sys.executable, "-m", "rlalign.cli", "train", "--env", "reverse", "--policy", "gru", "--steps", "100000"]
+    command = [sys.executable, "-m", "rlalign", "train", "--env", "reverse", "--policy", "gru", "--steps", "100000"]
     command += ["--output", str(tmp_path / "run"), "--rollout.prompts", "2", "--evaluation.prompts", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -168,7 +170,7 @@ def test_signals_to_the_command_save_and_exit_with_their_status(tmp_path, number
             break
     rest = process.stdout.read()
     assert process.wait() == status
-    assert "go on with: rlalign train --resume" in rest
+    assert "continue with: rlalign train --resume" in rest
     checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
 
 
@@ -179,7 +181,7 @@ def test_a_changed_configuration_is_shown_and_refused(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "learner.lr  0.003 -> 1.5" in shown
     assert "steps  4 -> 6" in shown
-    run, _ = train_run(config(tmp_path / "r", resume=True, steps=6), quiet=True)  # longer is safe
+    run = train_run(config(tmp_path / "r", resume=True, steps=6), quiet=True)  # longer is safe
     assert run.metrics["step"] == [1, 2, 3, 4, 5, 6]
 
 
@@ -202,9 +204,9 @@ def test_missing_state_is_refused_unless_allowed(tmp_path, part):
 
 def test_a_used_folder_and_a_folder_in_use_are_refused(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
-    with pytest.raises(UserError, match="holds a run already: add --resume"):
+    with pytest.raises(UserError, match="holds a run already; use --resume"):
         train_run(config(tmp_path / "r"), quiet=True)
-    with Lock(tmp_path / "busy"), pytest.raises(UserError, match=rf"in use by process {os.getpid()} .*run\.lock"):
+    with RunLock(tmp_path / "busy"), pytest.raises(UserError, match=rf"in use by process {os.getpid()} .*run\.lock"):
         train_run(config(tmp_path / "busy"), quiet=True)
     with pytest.raises(UserError, match="holds no run to resume"):
         train_run(config(tmp_path / "none", resume=True), quiet=True)
@@ -220,12 +222,12 @@ def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_
         return type(loss)(loss.total * float("nan"), loss.count, loss.metrics, loss.maxima)
 
     trainer = make_trainer(tmp_path / "r")
-    before = {k: v.detach().clone() for k, v in trainer.policy.trainable().items()}
+    before = {k: v.detach().clone() for k, v in trainer.state.policy.trainable().items()}
     monkeypatch.setattr(learner, "policy_loss", poisoned)
     with pytest.raises(FaultError, match="3 in a row, so the run stops"):
         trainer.run()
     trainer.close()
-    for name, value in trainer.policy.trainable().items():
+    for name, value in trainer.state.policy.trainable().items():
         assert torch.equal(value, before[name]), name
     assert trainer.learner.optimizer.state == {}
     state, _ = checkpoint.load(checkpoint.latest(tmp_path / "r" / "faults"))
@@ -235,7 +237,7 @@ def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_
 def test_every_skipped_minibatch_of_a_step_is_kept(tmp_path):
     divergence = FailureLimits(tmp_path, 9, "hash")
     for step, value in ((4, 1), (4, 2), (5, 3)):
-        divergence.skipped("policy", step, DivergedError("loss nan"), {"tokens": torch.tensor([value])})
+        divergence.record_skipped_update("policy", step, DivergedError("loss nan"), {"tokens": torch.tensor([value])})
     kept = [checkpoint.load(tmp_path / "faults" / f"step-{step}")[0] for step in (4, 5)]
     said = [{part: int(batch["tokens"]) for part, batch in state.items()} for state in kept]
     assert said == [{"batch": 1, "batch_2": 2}, {"batch": 3}]
@@ -253,18 +255,18 @@ def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
         return type(loss)(loss.total * (float("nan") if calls == 2 else 1.0), loss.count, loss.metrics, loss.maxima)
 
     monkeypatch.setattr(learner, "policy_loss", poisoned_once)
-    run, _ = train_run(config(tmp_path / "r"), quiet=True)
+    run = train_run(config(tmp_path / "r"), quiet=True)
     assert run.metrics["train/skipped"] == [0.0, 1.0, 0.0, 0.0]
 
 
 def test_nan_weights_are_found_before_rollout_and_never_saved(tmp_path):
     trainer = make_trainer(tmp_path / "r")
     with torch.no_grad():
-        next(iter(trainer.policy.trainable().values())).view(-1)[0] = float("nan")
+        next(iter(trainer.state.policy.trainable().values())).view(-1)[0] = float("nan")
     with pytest.raises(FaultError, match="weights are not finite before a rollout"):
         trainer.run()
     with pytest.raises(FaultError, match="weights are not finite before a save"):
-        trainer.save()
+        trainer.state.save()
     trainer.close()
     assert not (tmp_path / "r" / "checkpoints").exists()
 
@@ -284,7 +286,7 @@ def test_a_failing_reward_saves_and_resume_goes_on_as_if_it_never_had(tmp_path):
     whole = [rlalign.reward("steady", timeout_s=None)(lambda completions, **c: [float(len(x)) for x in completions])]
     broken = [rlalign.reward("steady", timeout_s=None, retries=0)(flaky)]
     train_run(config(tmp_path / "whole"), rewards=whole, quiet=True)
-    with pytest.raises(RewardError, match=r"steady.*saved: mend the reward"):
+    with pytest.raises(RewardError, match=r"steady.*saved: repair the reward"):
         train_run(config(tmp_path / "cut"), rewards=broken, quiet=True)
     train_run(config(tmp_path / "cut", resume=True), rewards=whole, quiet=True)
     same_run(tmp_path / "whole", tmp_path / "cut")
@@ -293,17 +295,19 @@ def test_a_failing_reward_saves_and_resume_goes_on_as_if_it_never_had(tmp_path):
 def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, monkeypatch):
     def weights(name, memory):
         trainer = make_trainer(tmp_path / name, steps=1)
-        real = trainer.policy.score
+        real = trainer.state.policy.score
 
         def small(tokens, *args, **kwargs):
             if len(tokens) > memory and torch.is_grad_enabled():
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
             return real(tokens, *args, **kwargs)
 
-        monkeypatch.setattr(trainer.policy, "score", small)
+        monkeypatch.setattr(trainer.state.policy, "score", small)
         trainer.run()
         trainer.close()
-        return trainer.learner.micro_batcher.micro_batch, {k: v.detach() for k, v in trainer.policy.trainable().items()}
+        return trainer.learner.micro_batcher.micro_batch, {
+            k: v.detach() for k, v in trainer.state.policy.trainable().items()
+        }
 
     whole, halved = weights("whole", 16), weights("halved", 5)
     assert (whole[0], halved[0]) == (0, 4)
@@ -315,16 +319,16 @@ def test_on_a_cpu_a_minibatch_goes_in_parts_with_the_same_gradient(tmp_path, mon
     def weights(name, tokens):
         monkeypatch.setattr("rlalign.training.micro_batches._CPU_TOKENS", tokens)
         trainer, parts = make_trainer(tmp_path / name, steps=1), []
-        real = trainer.policy.score
+        real = trainer.state.policy.score
 
         def counted(given, lengths, *args, **kwargs):
             parts.append((len(given), int(lengths.sum())))
             return real(given, lengths, *args, **kwargs)
 
-        monkeypatch.setattr(trainer.policy, "score", counted)
+        monkeypatch.setattr(trainer.state.policy, "score", counted)
         trainer.run()
         trainer.close()
-        return parts, {k: v.detach() for k, v in trainer.policy.trainable().items()}
+        return parts, {k: v.detach() for k, v in trainer.state.policy.trainable().items()}
 
     whole, parts = weights("whole", 1 << 20), weights("parts", 60)
     assert [rows for rows, _ in whole[0]] == [16]
@@ -376,7 +380,7 @@ def test_a_reward_that_fails_in_a_validation_saves_the_step(tmp_path):
             raise ValueError("the scorer is down")
         return lengths(completions)
 
-    with pytest.raises(RewardError, match=r"steady.*saved: mend the reward"):
+    with pytest.raises(RewardError, match=r"steady.*saved: repair the reward"):
         train_run(config(tmp_path / "cut", evaluation__every=1), rewards=scored(flaky), quiet=True)
     assert checkpoint.latest(tmp_path / "cut" / "checkpoints").name == "step-2"
     train_run(config(tmp_path / "cut", evaluation__every=1, resume=True), rewards=scored(lengths), quiet=True)
@@ -389,10 +393,10 @@ def test_a_kill_before_the_first_save_begins_again(tmp_path, capsys):
     train_run(config(tmp_path / "whole"), quiet=True)
     train_run(config(tmp_path / "cut"), quiet=True)
     shutil.rmtree(tmp_path / "cut" / "checkpoints")
-    with pytest.raises(UserError, match="holds a run already: add --resume"):
+    with pytest.raises(UserError, match="holds a run already; use --resume"):
         train_run(config(tmp_path / "cut"), quiet=True)
     train_run(config(tmp_path / "cut", resume=True))
-    assert "no checkpoint was written yet: beginning again" in capsys.readouterr().out
+    assert "no checkpoint was written yet: starting again" in capsys.readouterr().out
     same_run(tmp_path / "whole", tmp_path / "cut")
 
 
@@ -413,8 +417,8 @@ def test_a_run_that_changes_its_device_goes_on_with_a_sampler_seeded_anew(tmp_pa
     state, manifest = checkpoint.load(path)
     state["rng"] |= {"device": "cuda", "sampler": torch.zeros(16, dtype=torch.uint8)}
     checkpoint.save(path.parent, manifest["step"], state, config_hash=manifest["config"])
-    run, _ = train_run(config(tmp_path / "r", resume=True))
-    assert "the run was on cuda and goes on on cpu" in capsys.readouterr().out
+    run = train_run(config(tmp_path / "r", resume=True))
+    assert "written on cuda and the run resumes on cpu" in capsys.readouterr().out
     assert run.metrics["step"] == [1, 2, 3, 4]
 
 
@@ -422,7 +426,7 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
     def diverged(self, answers, weight):
         raise DivergedError("loss nan, gradient norm nan")
 
-    monkeypatch.setattr(Learner, "supervise", diverged)
+    monkeypatch.setattr(Learner, "supervised_update", diverged)
     train_run(config(tmp_path / "r", supervised__align_interval=2), quiet=True)
     assert [row.get("supervised/skipped") for row in read_metrics(tmp_path / "r")] == [None, 1.0, None, 1.0]
     assert (tmp_path / "r" / "faults" / "step-2" / "batch.safetensors").is_file()
@@ -432,7 +436,7 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
 
 
 def test_answers_that_are_not_there_are_missed_before_anything_is_touched(tmp_path):
-    with pytest.raises(UserError, match=r"Sentiment-v0 has no `answer` column"):
+    with pytest.raises(UserError, match=r"Sentiment-v0: expected tasks with an 'answer' column"):
         train_run(config(tmp_path / "r", env="sentiment", supervised__align_interval=1), quiet=True)
     assert not (tmp_path / "r").exists()
 
@@ -443,8 +447,8 @@ def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
 
     monkeypatch.setattr("rlalign.log.plots.plot_run", broken)
     with pytest.warns(UserWarning, match="no picture of"):
-        run, comparison = train_run(config(tmp_path / "r", save_every=1), quiet=True)
-    assert comparison is not None
+        run = train_run(config(tmp_path / "r", save_every=1), quiet=True)
+    assert run.comparison is not None
     assert len(run.metrics["step"]) == 4
 
 
@@ -457,5 +461,5 @@ def test_a_kill_while_a_step_was_saved_again_leaves_a_run_that_resumes(tmp_path)
     path.rename(path.with_name(f"{path.name}.old"))
     with pytest.raises(UserError, match="has done 4 steps already"):
         train_run(config(tmp_path / "r", resume=True, steps=3), quiet=True)
-    run, _ = train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
+    run = train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
     assert run.metrics["step"] == [1, 2, 3, 4, 5]

@@ -15,7 +15,6 @@ from rlalign.errors import RewardError, UserError
 from rlalign.evaluation.evaluate import held_out
 from rlalign.evaluation.evaluate_run import restore_trained
 from rlalign.log.trackers import read_metrics
-from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.training.experiment import train_run
 from rlalign.training.trainer import Trainer
@@ -51,28 +50,28 @@ def weights_of(folder):
 
 def stopped_and_resumed(chosen, folder, at):
     first = trainer_of(chosen, folder)
-    look = first.watch.look
+    look = first.state.alarms.update
 
     def stop_then_look(step, metrics):
         if step == at:
             first.stop.signal = 15
         return look(step, metrics)
 
-    first.watch.look = stop_then_look
+    first.state.alarms.update = stop_then_look
     first.run()
     first.close()
     second = trainer_of(chosen, folder)
     second.resume()
-    assert second.step == at
+    assert second.state.step == at
     second.run()
     second.close()
 
 
 def test_moving_weights_resume_bitwise(tmp_path):
-    whole = trainer_of(config(tmp_path / "a", reward=MOVING), tmp_path / "a")
+    whole = trainer_of(config(tmp_path / "a", rewards=MOVING), tmp_path / "a")
     whole.run()
     whole.close()
-    stopped_and_resumed(config(tmp_path / "b", reward=MOVING), tmp_path / "b", at=3)
+    stopped_and_resumed(config(tmp_path / "b", rewards=MOVING), tmp_path / "b", at=3)
     assert rows_of(tmp_path / "a") == rows_of(tmp_path / "b")
     (mine, there), (theirs, here) = weights_of(tmp_path / "a"), weights_of(tmp_path / "b")
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
@@ -81,7 +80,7 @@ def test_moving_weights_resume_bitwise(tmp_path):
 
 
 def test_what_is_logged_is_what_is_trained(tmp_path):
-    trainer = trainer_of(config(tmp_path / "a", reward=MOVING), tmp_path / "a")
+    trainer = trainer_of(config(tmp_path / "a", rewards=MOVING), tmp_path / "a")
     trainer.run()
     trainer.close()
     rows = rows_of(tmp_path / "a")
@@ -113,7 +112,7 @@ def test_a_rollout_that_failed_leaves_the_weights_of_evaluation(tmp_path):
 def test_per_component_trains_on_other_rewards_than_it_logs(tmp_path):
     rewards = ("token_match=100", "exact_match")
     for name, apart in (("sum", False), ("apart", True)):
-        trainer = trainer_of(config(tmp_path / name, reward=rewards, rollout__per_component=apart), tmp_path / name)
+        trainer = trainer_of(config(tmp_path / name, rewards=rewards, rollout__per_component=apart), tmp_path / name)
         trainer.run()
         trainer.close()
     first, other = (rows_of(tmp_path / name)[0] for name in ("sum", "apart"))
@@ -139,24 +138,24 @@ def with_validations(folder, rewards, **changes):
         def mean(self, name):
             return self.value
 
-    trainer.evaluate = Once
+    trainer.validator.evaluate = Once
     return trainer
 
 
 def test_patience_stops_and_keeps_the_best_weights(tmp_path):
     trainer = with_validations(tmp_path / "a", [0.1, 0.5, 0.4, 0.5, 0.9, 0.9], evaluation__patience=2)
     seen = {}
-    note = trainer.early_stopping.note
+    note = trainer.state.early_stopping.record
 
     def noting(step, *rest):
-        seen[step] = {k: v.clone() for k, v in trainer.policy.trainable().items()}
+        seen[step] = {k: v.clone() for k, v in trainer.state.policy.trainable().items()}
         note(step, *rest)
 
-    trainer.early_stopping.note = noting
+    trainer.state.early_stopping.record = noting
     trainer.run()
-    assert (trainer.step, trainer.early_stopping.step) == (4, 2)  # an equal reward is no better one
-    assert trainer.early_stopping.restore(trainer.policy)
-    assert all(torch.equal(v, seen[2][k]) for k, v in trainer.policy.trainable().items())
+    assert (trainer.state.step, trainer.state.early_stopping.step) == (4, 2)  # an equal reward is no better one
+    assert trainer.state.early_stopping.restore(trainer.state.policy)
+    assert all(torch.equal(v, seen[2][k]) for k, v in trainer.state.policy.trainable().items())
     trainer.close()
 
 
@@ -173,8 +172,8 @@ def test_what_chose_the_weights_does_not_measure_them(tmp_path, patience, split)
 def test_patience_is_off_by_default_and_needs_validations(tmp_path):
     trainer = with_validations(tmp_path / "a", [0.5] * 6)
     trainer.run()
-    assert trainer.step == 6
-    assert not trainer.early_stopping.restore(trainer.policy)
+    assert trainer.state.step == 6
+    assert not trainer.state.early_stopping.restore(trainer.state.policy)
     trainer.close()
     with pytest.raises(UserError, match=r"evaluation\.every"):
         validate(config(tmp_path, evaluation__patience=2))
@@ -187,19 +186,20 @@ def test_patience_survives_a_stop(tmp_path):
     second = with_validations(tmp_path / "a", [0.3, 0.2, 0.1], evaluation__patience=3)
     second.resume()
     second.run()
-    assert (second.step, second.early_stopping.step, second.early_stopping.reward) == (4, 1, 0.5)
+    assert (second.state.step, second.state.early_stopping.step, second.state.early_stopping.reward) == (4, 1, 0.5)
     second.close()
 
 
 def test_the_best_weights_are_the_runs_policy(tmp_path):
     chosen = config(tmp_path / "a", evaluation__every=1, evaluation__patience=1, steps=30, learner__lr=3e-2)
-    run, comparison = train_run(chosen, quiet=True)
+    run = train_run(chosen, quiet=True)
+    comparison = run.comparison
     rewards = [row["eval/reward"] for row in read_metrics(run.folder)]
     assert len(rewards) < 30
     assert run.evaluate(split="validation").after.mean("reward") == pytest.approx(max(rewards))
     assert run.evaluate().after.mean("reward") == pytest.approx(comparison.after.mean("reward"))
     policy, _ = build_policy(chosen, build_mdp(chosen))
-    restore_trained(policy, Run(run.folder))
+    restore_trained(policy, run.folder)
     saved = run.policy.trainable()
     assert all(torch.equal(v, saved[k]) for k, v in policy.trainable().items())
 
@@ -227,10 +227,10 @@ def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys
     again = AlarmMonitor(tmp_path, Console())
     again.resume()  # from step 12, when it was there
     assert held("kl") == [[10, None]]
-    assert again.look(13, far)["alarm/kl"] == 1.0
+    assert again.update(13, far)["alarm/kl"] == 1.0
     assert capsys.readouterr().out == ""
-    assert [again.look(step, near)["alarm/kl"] for step in (14, 15, 16)] == [1.0, 1.0, 0.0]
-    again.look(17, {"rollout/length": 4.0, "rollout/kl": 99.0})
+    assert [again.update(step, near)["alarm/kl"] for step in (14, 15, 16)] == [1.0, 1.0, 0.0]
+    again.update(17, {"rollout/length": 4.0, "rollout/kl": 99.0})
     assert held("kl") == [[10, 15], [17, None]]
     assert "kl again, step 17" in capsys.readouterr().out
 
@@ -238,7 +238,7 @@ def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys
 def test_alarms_stand_in_the_runs_report(tmp_path):
     from rlalign.compare.output.html.run import write_run_report
 
-    run, _ = train_run(config(tmp_path / "a", steps=1), quiet=True)
+    run = train_run(config(tmp_path / "a", steps=1), quiet=True)
     assert 'id="alarms"' not in write_run_report(run).read_text()
     alarm = {"kl": {"held": [[7, 9], [12, None]], "says": "far from <the start>"}}
     (run.folder / "report" / "alarms.json").write_text(json.dumps(alarm))

@@ -67,7 +67,7 @@ def test_gradient_on_cuda_is_the_cpus(algorithm):
             generator=torch.Generator().manual_seed(0), max_length=mdp.max_new,
         )  # fmt: skip
         buffer = learner.prepare(rollout)
-        learner._accumulate(buffer, buffer.plan[0])
+        learner.accumulate_gradient(buffer, buffer.plan[0])
         return rollout, {n: p.grad.float().cpu() for n, p in policy.trainable().items() if p.grad is not None}
 
     rollout, on_cpu = gradient("cpu")

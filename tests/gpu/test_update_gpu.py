@@ -77,7 +77,7 @@ def gradient(policy, *, packed, rollout=None, **settings):
     assert policy.packs == packed
     learner = learner_of(policy, **settings)
     buffer = learner.prepare(rollout or rollout_of(policy))
-    learner._accumulate(buffer, buffer.plan[0])
+    learner.accumulate_gradient(buffer, buffer.plan[0])
     return {n: p.grad.float().cpu() for n, p in policy.trainable().items() if p.grad is not None}
 
 

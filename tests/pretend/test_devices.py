@@ -125,7 +125,7 @@ def test_a_run_trains_stops_and_goes_on(cuda, tmp_path, policy, algorithm, setti
     assert run.metrics["step"] == [1, 2]
     assert run.policy.device.type == "cuda"
     assert load(run.folder / "policy").device.type == "cpu"  # a saved policy loads anywhere
-    updates = [wait for wait in cuda.waits if wait.startswith(("learner.py", "passes.py", "sums.py"))]
+    updates = [wait for wait in cuda.waits if wait.startswith(("learner.py", "micro_batches.py", "metric_sums.py"))]
     made = 2 * run.config.learner.epochs * run.config.learner.minibatches + bool(run.config.supervised.align_interval)
     assert len(updates) == made, updates  # once an update, for its metrics
 

@@ -5,7 +5,7 @@ import torch
 
 from rlalign.errors import UserError
 from rlalign.rollout.collect import Rollout
-from rlalign.rollout.component_normalization import decoupled, normalised, refuse_parts
+from rlalign.rollout.component_normalization import check_scopes, normalize, normalize_components
 
 
 def rollout(components, groups, valid=None):
@@ -23,24 +23,24 @@ def rollout(components, groups, valid=None):
 
 def test_each_group_is_centred_and_scaled_by_itself():
     values, groups = torch.tensor([1.0, 3, 10, 10, 5]), torch.tensor([0, 0, 1, 1, 2])
-    found = normalised(values, groups, torch.ones(5, dtype=torch.bool))
+    found = normalize(values, groups, torch.ones(5, dtype=torch.bool))
     assert found.tolist() == [-1, 1, 0, 0, 0]
 
 
 def test_failed_and_absent_values_have_no_vote():
     values = torch.tensor([1.0, 3.0, 99.0, torch.nan])
-    found = normalised(values, torch.zeros(4, dtype=torch.long), torch.tensor([True, True, False, True]))
+    found = normalize(values, torch.zeros(4, dtype=torch.long), torch.tensor([True, True, False, True]))
     assert found.tolist() == [-1, 1, 0, 0]
 
 
 def test_the_reward_is_the_weighted_sum_of_normalised_components_on_the_last_action():
     made = rollout({"big": [0.0, 1000.0], "small": [1.0, 0.0], "metric": [5.0, 0.0]}, [0, 0])
-    found = decoupled(made, {"big": 1.0, "small": 2.0, "metric": 0.0})
+    found = normalize_components(made, {"big": 1.0, "small": 2.0, "metric": 0.0})
     assert found.rewards.tolist() == [[0, 0, 1, 0], [0, 0, -1, 0]]  # small counts twice as much, whatever its spread
     assert made.rewards.sum() == 8  # what is logged stays
 
 
 def test_rewards_of_parts_are_refused():
-    refuse_parts({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 0.0})
-    with pytest.raises(UserError, match="'b' is a reward of each turn"):
-        refuse_parts({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 1.0})
+    check_scopes({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 0.0})
+    with pytest.raises(UserError, match="'b' is a reward per turn"):
+        check_scopes({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 1.0})

@@ -1,11 +1,10 @@
-"""Dynamic sampling: groups without signal are replaced, order and shapes kept, the run goes on when none is found."""
+"""Dynamic sampling: groups without reward variance are replaced, order and shapes kept, also when none is found."""
 
 import torch
 
 import rlalign
-from rlalign.log.metrics import signal
 from rlalign.rollout.collect import Rollout
-from rlalign.rollout.dynamic_sampling import joined, with_signal
+from rlalign.rollout.dynamic_sampling import has_reward_variance, join, resample_groups
 from rlalign.types import Task
 
 
@@ -35,34 +34,34 @@ def rollout(rewards, width=3, tag=0):
 NAN = float("nan")
 
 
-def test_signal_is_a_spread_among_valid_rewards():
-    found = signal(rollout([[1.0, 2.0], [1.0, 1.0], [NAN, 1.0], [NAN, NAN]]))
+def test_reward_variance_is_among_valid_rewards():
+    found = has_reward_variance(rollout([[1.0, 2.0], [1.0, 1.0], [NAN, 1.0], [NAN, NAN]]))
     assert found.tolist() == [True, False, False, False]
 
 
 def test_groups_without_signal_are_replaced_by_later_ones():
     later = iter([rollout([[0.0, 0.0], [0.0, 5.0]], width=5, tag=1), rollout([[7.0, 8.0], [9.0, 1.0]], tag=2)])
-    filled, drawn = with_signal(lambda: next(later), rollout([[1.0, 2.0], [3.0, 3.0], [4.0, 4.0]]), max_draws=9)
+    filled, drawn = resample_groups(lambda: next(later), rollout([[1.0, 2.0], [3.0, 3.0], [4.0, 4.0]]), max_draws=9)
     assert len(drawn) == 3
     assert filled.prompts[::2] == ["0.0", "1.1", "2.0"]
     assert filled.group_ids.tolist() == [0, 0, 1, 1, 2, 2]
     assert filled.tokens.shape == (6, 5)
     assert filled.returns.tolist() == [1, 2, 0, 5, 7, 8]
     assert filled.components["r"].tolist() == [1, 2, 0, 5, 7, 8]
-    assert bool(signal(filled).all())
+    assert bool(has_reward_variance(filled).all())
     # what is logged is everything that was drawn, not the groups that were chosen
-    everything = joined(drawn)
+    everything = join(drawn)
     assert everything.returns.tolist() == [1, 2, 3, 3, 4, 4, 0, 0, 0, 5, 7, 8, 9, 1]
     assert everything.group_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6]
 
 
 def test_what_is_missing_is_filled_so_that_the_batch_keeps_its_shape():
-    filled, drawn = with_signal(lambda: rollout([[0.0, 0.0]]), rollout([[3.0, 3.0], [1.0, 2.0]]), max_draws=3)
+    filled, drawn = resample_groups(lambda: rollout([[0.0, 0.0]]), rollout([[3.0, 3.0], [1.0, 2.0]]), max_draws=3)
     assert len(drawn) == 3
     assert filled.prompts[::2] == ["0.1", "0.0"]
 
 
-def test_a_run_draws_until_every_group_has_signal(tmp_path):
+def test_a_run_draws_until_every_group_has_has_reward_variance(tmp_path):
     run = rlalign.train(
         "reverse", "gru", "dapo", ["exact_match"], steps=2, output=tmp_path / "run", quiet=True,
         rollout__prompts=2, rollout__max_draws=3, evaluation__prompts=2,

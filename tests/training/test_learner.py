@@ -8,7 +8,7 @@ import torch
 import rlalign
 from rlalign.objective import Batch, NonFiniteError, Objective, ObjectiveState
 from rlalign.training import learner
-from rlalign.training.update_buffer import Buffer
+from rlalign.training.update_buffer import UpdateBuffer
 
 
 @pytest.mark.parametrize("where", ["loss", "reward"])
@@ -40,8 +40,8 @@ def test_every_update_of_a_rollout_uses_the_coefficient_from_before_it(tmp_path,
     assert logged[1] == pytest.approx(0.45, abs=1e-3)  # the start has no KL: 0.5 · (1 - 0.2 · 128 / 256)
 
 
-def test_a_batch_that_is_not_finite_does_not_hide_what_the_update_said_of_it(monkeypatch):
-    """The last update of a rollout diverged, and the objective's state cannot take the same batch in either."""
+def test_a_batch_that_is_not_finite_is_counted_and_raises_nothing_at_the_end_of_its_rollout():
+    """Its update was skipped and reported; the objective's state cannot be updated from the same batch either."""
     batch = Batch(
         action_mask=torch.ones(2, 3, dtype=torch.bool),
         rewards=torch.zeros(2),
@@ -53,14 +53,10 @@ def test_a_batch_that_is_not_finite_does_not_hide_what_the_update_said_of_it(mon
     made = learner.Learner.__new__(learner.Learner)
     made.objective, made.state = Objective(), ObjectiveState.start(Objective())
 
-    def diverged(*_, **__):
-        raise learner.DivergedError("loss nan")
-
-    monkeypatch.setattr(made, "_update", diverged)
-    whole = torch.arange(2)
-    with pytest.raises(learner.DivergedError, match="loss nan"):
-        made.update(Buffer(whole, whole, batch.action_mask, batch, [whole]))
-    assert made.state.steps == 1  # counted, though not taken in
+    rows = torch.arange(2)
+    made.end_rollout(UpdateBuffer(rows, rows, batch.action_mask, batch, [rows]))
+    assert made.state.steps == 1
+    assert made.state.ema is None
 
 
 def test_only_a_reward_is_told_where_a_failed_reward_belongs():

@@ -86,13 +86,13 @@ def test_any_cut_gives_the_same_scores_and_gradient(micro_batch, tokens_at_once,
             forward.score(tokens[p], lengths[p], mask[p]).logprobs.sum().backward()
         return [p.grad.clone() for p in policy.trainable().values()]
 
-    parts = forward.micro_batches(order, tokens, lengths, mask)
+    parts = forward.split(order, tokens, lengths, mask)
     assert sorted(torch.cat(list(parts)).tolist()) == list(range(6))
     for got, want in zip(gradient(parts), gradient([order]), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
         whole = forward.score(tokens, lengths, mask).logprobs
-        torch.testing.assert_close(forward.all(forward.score, tokens, lengths, mask).logprobs, whole)
+        torch.testing.assert_close(forward.score_all(forward.score, tokens, lengths, mask).logprobs, whole)
 
 
 def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
@@ -101,7 +101,7 @@ def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
 
     def parts(limit, micro_batch=0):
         monkeypatch.setattr(passes, "_CPU_TOKENS", limit)
-        found = MicroBatcher(policy, Sampling(), micro_batch).micro_batches(order, tokens, lengths, mask)
+        found = MicroBatcher(policy, Sampling(), micro_batch).split(order, tokens, lengths, mask)
         return [p.tolist() for p in found]
 
     assert lengths.tolist() == [5, 4, 6, 4, 3, 3]
@@ -130,7 +130,7 @@ def test_no_part_costs_more_than_the_limit():
 def test_rows_without_an_action_cost_what_they_are_long(monkeypatch):
     policy, (tokens, lengths, mask) = policy_of(), rows()
     monkeypatch.setattr(passes, "_CPU_TOKENS", 11)
-    parts = MicroBatcher(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
+    parts = MicroBatcher(policy, Sampling(), 0).split(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
     assert [p.tolist() for p in parts] == [[0, 1], [2, 3], [4, 5]]  # 5 + 4, 6 + 4, 3 + 3
 
 
@@ -146,7 +146,7 @@ def test_what_tokens_leave_in_memory_is_a_limit_too(family, monkeypatch):
 
     def parts(count):
         monkeypatch.setattr(passes, "_CPU_BYTES", count)
-        return len(MicroBatcher(policy, Sampling(), 0).micro_batches(torch.arange(6), tokens, lengths, mask))
+        return len(MicroBatcher(policy, Sampling(), 0).split(torch.arange(6), tokens, lengths, mask))
 
     assert parts(4 * floats * 17) == 1
     assert parts(4 * floats * 17 - 1) == 2

@@ -41,7 +41,7 @@ def analyze_environment(grid: Grid, threshold: float | None = None) -> EnvResult
     finals = {algorithm: metric_matrix(row, "reward", starts) for algorithm, row in grid.items()}
     scores = {algorithm: np.nanmean(final, axis=1) for algorithm, final in finals.items()}
     best = max(float(np.mean(values)) for values in scores.values())
-    rule = "given"
+    rule = "as requested"
     if threshold is None and best > start_mean:
         threshold = start_mean + 0.5 * (best - start_mean)
         rule = "halfway from the initial policy's mean to the best algorithm's mean"

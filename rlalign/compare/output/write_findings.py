@@ -9,8 +9,8 @@ from rlalign.compare.analysis.aggregate import aggregate
 from rlalign.compare.analysis.environment import analyze_environment
 from rlalign.compare.analysis.fairness import check_prompts, unequal_draws, unequal_starts
 from rlalign.compare.analysis.pairs import decide
+from rlalign.compare.analysis.setting_differences import setting_differences
 from rlalign.compare.analysis.verdict import count, verdict, warnings
-from rlalign.compare.cell_settings import setting_differences
 from rlalign.compare.output.html import write_report
 from rlalign.compare.output.pictures import draw
 from rlalign.compare.output.tables import write_csv

@@ -22,7 +22,7 @@ from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_dict, to_dict
 from rlalign.errors import UserError
 from rlalign.registry import import_optional
-from rlalign.run import read_config, write_config
+from rlalign.storage.run_folder import read_config, write_config
 
 
 class RayWorkers:

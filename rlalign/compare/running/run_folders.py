@@ -13,8 +13,8 @@ from rlalign.compare.running.workers import log_of
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
 from rlalign.errors import UserError
-from rlalign.run import Lock, read_config
 from rlalign.storage import checkpoint
+from rlalign.storage.run_folder import RunLock, read_config
 
 _POLL_SECONDS = 0.3
 _LOCK_TIMEOUT = 10.0  # seconds; a process of a killed study needs a moment to release its folder
@@ -89,7 +89,7 @@ def _locked(folder: Path) -> Iterator[None]:
     deadline = time.monotonic() + _LOCK_TIMEOUT
     while True:
         try:
-            lock = Lock(folder).__enter__()
+            lock = RunLock(folder).__enter__()
             break
         except UserError:
             if time.monotonic() > deadline:

@@ -54,7 +54,7 @@ def run_here(config: TrainConfig) -> int:
     """Train in the current process on one thread; print the traceback of an error. Returns the exit status."""
     import torch
 
-    from rlalign.integrations import train_any
+    from rlalign.api import train_config
     from rlalign.training.stop_request import StopRequest
 
     # Ctrl-C reaches a study and its runs alike, and the study forwards it: the second signal is not a second request.
@@ -62,7 +62,7 @@ def run_here(config: TrainConfig) -> int:
 
     torch.set_num_threads(1)
     try:
-        return train_any(config, quiet=True)[0].exit_status
+        return train_config(config, quiet=True).exit_status
     except BaseException:
         traceback.print_exc()
         return 1

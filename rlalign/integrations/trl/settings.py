@@ -5,15 +5,24 @@ from __future__ import annotations
 from typing import Any
 
 from rlalign.algorithms import OUTSIDE
+from rlalign.config.instantiate import check_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective, OffPolicy
 from rlalign.policies.factory import policy_kind
+from rlalign.training.experiment import build_checked_mdp
 
 _LOSS = {"sequence_mean": "grpo", "constant": "dr_grpo", "token_global": "dapo", "sequence_sum": "luspo"}
 _SCALE = {"none": "none", "group_std": "group", "batch_std": "batch"}
 _LEVEL = {"token": "token", "sequence_geomean": "sequence"}
+
+
+def check_run(config: TrainConfig) -> None:
+    """Raise UserError where a run by TRL would, before any weight is loaded or file written."""
+    mdp = build_checked_mdp(config)
+    check_trl(config, mdp)
+    check_policy(config, mdp)
 
 
 def check_trl(config: TrainConfig, mdp: TextMDP) -> None:

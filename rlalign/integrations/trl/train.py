@@ -38,8 +38,9 @@ from rlalign.log.progress import ProgressLine
 from rlalign.log.trackers import Tracker, read_metrics
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
-from rlalign.run import Lock, Run, write_config
+from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.training.experiment import default_output
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.stop_request import StopRequest
@@ -68,7 +69,7 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     mdp = build_mdp(config, env=env, rewards=rewards)
     check_trl(config, mdp)
     folder = Path(config.output or default_output(config))
-    with Lock(folder), StopRequest() as stop:
+    with RunLock(folder), StopRequest() as stop:
         _open(folder, config)
         policy, mdp = build_policy(config, mdp)
         if not isinstance(policy, CausalPolicy):

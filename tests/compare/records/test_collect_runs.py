@@ -14,7 +14,8 @@ from rlalign.compare.results.results_json import read_results
 from rlalign.compare.results.schema import Results
 from rlalign.compare.run_study import compare_runs
 from rlalign.errors import UserError
-from rlalign.run import Run, read_config
+from rlalign.run import Run
+from rlalign.storage.run_folder import read_config
 
 NOTHING = Exclusions()
 SEEDS = 5

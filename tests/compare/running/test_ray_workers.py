@@ -16,8 +16,8 @@ from rlalign.compare.running.run_cells import run_cells
 from rlalign.compare.study import build_cells
 from rlalign.config.schema import TrainConfig
 from rlalign.log.trackers import read_metrics
-from rlalign.run import read_config
 from rlalign.storage import checkpoint
+from rlalign.storage.run_folder import read_config
 
 
 def test_a_cluster_gives_the_same_runs_bit_for_bit_and_lets_them_save(

@@ -23,15 +23,15 @@ from rlalign.compare.running.run_cells import run_cells
 from rlalign.compare.running.workers import log_of
 from rlalign.compare.study import Cell, Study, build_cells
 from rlalign.log.trackers import read_metrics
-from rlalign.run import write_config
 from rlalign.storage import checkpoint
+from rlalign.storage.run_folder import write_config
 
 
 def test_a_study_that_is_killed_and_continued_equals_the_uninterrupted_one(
     finished_study: Path, same_study: Any, study_flags: list[str], without_clock: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cmp"
-    command = [sys.executable, "-m", "rlalign.cli", "compare", *study_flags, "--output", str(folder)]
+    command = [sys.executable, "-m", "rlalign", "compare", *study_flags, "--output", str(folder)]
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=os.environ
     )
@@ -96,7 +96,7 @@ def test_a_signal_to_all_processes_of_a_study_lets_its_cells_save(tmp_path: Path
     """Ctrl-C and a shutdown reach the study, its cells, and the server that these are forked from."""
     flags = ["--algorithms", "rloo,grpo", "--envs", "reverse", "--steps", str(10**6), "--seeds", "1", "--jobs", "2"]
     process = subprocess.Popen(
-        [sys.executable, "-m", "rlalign.cli", "compare", *flags, "--output", str(tmp_path)],
+        [sys.executable, "-m", "rlalign", "compare", *flags, "--output", str(tmp_path)],
         start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     cells = build_cells(Study(("rloo", "grpo"), ("reverse",), seeds=(0,), output=str(tmp_path)))

@@ -13,8 +13,8 @@ from rlalign.compare.running.progress_display import steps_of
 from rlalign.compare.running.run_folders import prepare_run
 from rlalign.compare.study import Study, build_cells
 from rlalign.errors import UserError
-from rlalign.run import Lock, write_config
 from rlalign.storage.atomic import write_whole
+from rlalign.storage.run_folder import RunLock, write_config
 
 
 def test_a_folder_with_unrelated_files_is_refused_and_unchanged(
@@ -36,7 +36,7 @@ def test_a_cell_without_a_checkpoint_starts_again_unless_a_process_holds_its_loc
     (cell.folder / "metrics.jsonl").write_text('{"step": 1}\n')
     write_config(cell.folder, cell.config)
     monkeypatch.setattr(run_folders, "_LOCK_TIMEOUT", 0.0)
-    with Lock(cell.folder), pytest.raises(UserError, match="is in use by process"):
+    with RunLock(cell.folder), pytest.raises(UserError, match="is in use by process"):
         prepare_run(cell.config)
     assert (cell.folder / "metrics.jsonl").exists()
     assert prepare_run(cell.config) == cell.config

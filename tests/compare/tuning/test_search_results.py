@@ -12,8 +12,8 @@ from rlalign.compare.tuning.search_results import SearchResults, write_search, w
 from rlalign.config.defaults import default_config
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import Evaluation
-from rlalign.run import write_config
 from rlalign.storage import atomic
+from rlalign.storage.run_folder import write_config
 
 EMPTY = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
 

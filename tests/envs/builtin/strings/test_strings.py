@@ -11,7 +11,7 @@ from rlalign.envs.builtin.multi_turn import dialogue, games, wordle
 from rlalign.envs.builtin.multi_turn.calculator import calculate, shown
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
-from rlalign.training.supervised import demonstrations
+from rlalign.training.supervised import build_demonstrations
 from rlalign.types import Task
 
 
@@ -146,7 +146,7 @@ def test_real_openings(monkeypatch, tmp_path):
 def test_demonstrations_are_the_gold_turns_as_the_environment_would_have_them(name):
     mdp = make_mdp(name)
     tasks = [mdp.source.get("train", index) for index in range(4)]
-    found = demonstrations(mdp, tasks)
+    found = build_demonstrations(mdp, tasks)
     for row, task in enumerate(tasks):
         mask, ids = found.action_mask[row], found.tokens[row]
         spoken = [t for turn in mdp.reference_turns(task) for t in [*mdp.tokenizer.encode(turn), mdp.tokenizer.eos_id]]

@@ -1,0 +1,91 @@
+"""The run folder: its configuration file and its lock.
+
+config.json                 the configuration, with the number of its format
+metrics.jsonl               one line per step: rollout/ reward/ train/ eval/ alarm/ time/
+samples.jsonl               some completions of each step
+checkpoints/step-N/         the state from which a run resumes, with its manifest
+best/step-N/                the weights of the best validation, with evaluation.patience
+faults/step-N/              the batches of skipped updates
+policy/                     the trained policy; transformers loads it without this library
+report/                     reward.png, evaluation.json, samples before and after, alarms.json when alarms were raised
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from types import TracebackType
+
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import from_json, to_json
+from rlalign.errors import UserError
+from rlalign.storage.atomic import write_whole
+
+
+def read_config(folder: Path) -> TrainConfig:
+    """Return the configuration of a run folder, whichever format its config.json has.
+
+    Raises:
+        UserError: names the file when it is not valid.
+    """
+    path = folder / "config.json"
+    try:
+        return from_json(json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise UserError(f"'{path}' is not valid JSON: {error}") from error
+    except UserError as error:
+        raise UserError(f"'{path}': {error}") from error
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Write config.json atomically."""
+    write_whole(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+
+
+class RunLock:
+    """Context manager that gives one process a run folder.
+
+    The lock is advisory (flock): the kernel drops it when the process dies, however it dies. The folder is created on
+    entry and removed on exit when nothing was written into it.
+
+    Raises:
+        UserError: when the folder cannot be created or another process holds the lock.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"'{folder}' cannot be created ({error.strerror}); use another --output") from error
+        self.path = folder / "run.lock"
+
+    def __enter__(self) -> RunLock:
+        try:
+            self._file = self.path.open("a+")
+        except OSError as error:
+            raise UserError(f"'{self.path}' cannot be written ({error.strerror}); use another --output") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._file.seek(0)
+            owner = self._file.read().strip() or "another process"
+            self._file.close()
+            raise UserError(
+                f"'{self.path.parent}' is in use by {owner} (lock {self.path}); wait for it, or use another --output"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        self._file.flush()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.truncate(0)
+        if [path.name for path in self.path.parent.iterdir()] == [self.path.name]:  # the run wrote nothing
+            self.path.unlink()
+            self.path.parent.rmdir()
+        self._file.close()

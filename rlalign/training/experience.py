@@ -1,0 +1,215 @@
+"""Experience of one step: tasks → rollout → rewards → log-probs and values → advantages, as a buffer to learn from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlalign.config.schema import TrainConfig
+from rlalign.envs.mdp import TextMDP
+from rlalign.envs.task_sources import TaskStream
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.errors import RewardError
+from rlalign.log.diagnostics import gold_of, rollout_diagnostics
+from rlalign.log.metrics import kl_metric, rollout_metrics, samples_of
+from rlalign.policies.base import Policy
+from rlalign.policies.factory import make_sampler
+from rlalign.rollout.collect import Rollout, collect
+from rlalign.rollout.component_normalization import check_scopes, normalize_components
+from rlalign.rollout.dynamic_sampling import join, resample_groups
+from rlalign.training.failure_limits import FailureLimits
+from rlalign.training.learner import Learner
+from rlalign.training.rng import RngStreams
+from rlalign.training.update_buffer import UpdateBuffer
+from rlalign.types import Task
+
+
+@dataclass
+class Experience:
+    """One rollout, what is logged about it, and the metrics of the updates made from it so far.
+
+    Attributes:
+        buffer: tensors and planned minibatches.
+        metrics: rollout/, reward/ and time/ metrics.
+        samples: a few trajectories, for samples.jsonl.
+        update_metrics: name -> one value per update.
+    """
+
+    buffer: UpdateBuffer
+    metrics: dict[str, float]
+    samples: list[dict[str, Any]]
+    update_metrics: dict[str, list[float]] = field(default_factory=dict)
+
+    def record_update(self, metrics: dict[str, float]) -> None:
+        """Add the metrics of one update."""
+        for name, value in metrics.items():
+            self.update_metrics.setdefault(name, []).append(value)
+
+    def step_metrics(self) -> dict[str, float]:
+        """Return all metrics of the step: means over its updates, its duration and throughput included."""
+        metrics = self.metrics | {name: sum(values) / len(values) for name, values in self.update_metrics.items()}
+        seconds = sum(metrics[f"time/{part}"] for part in ("rollout", "prepare", "update"))
+        return metrics | {"time/step": seconds, "time/tokens_per_s": metrics["rollout/tokens"] / max(seconds, 1e-9)}
+
+
+class ExperienceCollector:
+    """Collects the experience of one step after another.
+
+    Args:
+        config: the run's configuration.
+        policy: samples the completions.
+        mdp: the environment, bound to the policy's tokenizer.
+        learner: computes log-probs, values and advantages.
+        rng: the run's random number generators.
+        failures: counts steps without a valid reward.
+        warn: prints a warning.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        mdp: TextMDP,
+        learner: Learner,
+        rng: RngStreams,
+        failures: FailureLimits,
+        warn: Callable[[str], None],
+    ) -> None:
+        self.config = config
+        self.policy = policy
+        self.mdp = mdp
+        self.learner = learner
+        self.rng = rng
+        self.failures = failures
+        self.warn = warn
+        self.sampler = make_sampler(config.rollout.sampler, policy)
+        self.tasks = TaskStream(mdp.source, "train", seed=rng.task_seed)
+        self.env = TokenVectorEnv(mdp, config.samples_per_step)
+        weights = {} if mdp.reward is None else mdp.reward.weights
+        self.gold = gold_of(mdp, weights)
+        if config.rollout.per_component and mdp.reward is not None:
+            check_scopes(mdp.reward.scopes, weights)
+
+    def collect(self, step: int) -> Experience:
+        """Sample the next tasks and prepare the updates.
+
+        Args:
+            step: the step, from 0.
+
+        Raises:
+            RewardError: a reward failed, or too many steps had no valid reward. The collector is then as before the
+                call, so that a resumed run samples the same tasks again.
+        """
+        start = time.perf_counter()
+        self.policy.begin_rollout()
+        tasks_state = self.tasks.state_dict()
+        rng_state = self.rng.state_dict()
+        tasks = self.tasks.next(self.config.rollout.prompts)
+        try:
+            return self._collect(step, tasks, start)
+        except RewardError:
+            self.tasks.load_state_dict(tasks_state)
+            self.rng.load_state_dict(rng_state, step)
+            if self.mdp.reward is not None:
+                self.mdp.reward.end_step()
+            raise
+
+    def _collect(self, step: int, tasks: Sequence[Task], start: float) -> Experience:
+        reward = self.mdp.reward
+        if reward is not None:
+            reward.begin_step(step)
+        self.env.reward_seconds = 0.0
+        with torch.no_grad():
+            rollout, sampled, precomputed = self._sample(step, tasks)
+            greedy_rewards = None
+            if self.config.objective.needs_greedy:
+                rollout, greedy_rewards = self._greedy_rewards(step, rollout)
+        weights = {} if reward is None else reward.weights
+        rollout_end = time.perf_counter()
+        learned = normalize_components(rollout, weights) if self.config.rollout.per_component else rollout
+        buffer = self.learner.prepare(learned, greedy_rewards=greedy_rewards, precomputed=precomputed)
+        prepare_end = time.perf_counter()
+        # The groups that dynamic sampling selects are a biased sample: metrics describe everything that was sampled.
+        everything = rollout if len(sampled) == 1 else join(sampled)
+        failures = self._pop_failures()
+        self._check_rewards(step, rollout, failures)
+        metrics = rollout_metrics(everything) | kl_metric(rollout, buffer.batch.ref_logprobs) | failures
+        metrics |= {
+            "time/rollout": rollout_end - start,
+            "time/prepare": prepare_end - rollout_end,
+            "time/update": 0.0,
+            "time/reward": self.env.reward_seconds,  # a part of time/rollout
+        }
+        metrics |= rollout_diagnostics(everything, self.mdp, self.gold)
+        metrics["rollout/draws"] = float(len(sampled))
+        if self.config.objective.kl.target > 0:
+            metrics["train/kl_coef"] = self.learner.state.kl_coef  # the one that the updates of this step use
+        if reward is not None:
+            metrics |= {f"reward/{name}/weight": weights[name] for name in reward.scheduled}
+            buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
+        return Experience(buffer, metrics, samples_of(rollout))
+
+    def _sample(
+        self, step: int, tasks: Sequence[Task]
+    ) -> tuple[Rollout, list[Rollout], dict[str, Tensor | None] | None]:
+        """Return the rollout to learn from, everything that was sampled, and precomputed log-probs of the rollout."""
+        rollout_config = self.config.rollout
+        if self.config.objective.filter.dynamic_sampling:
+            # The groups to learn from are known only after scoring, so nothing can be precomputed meanwhile.
+            first = self._rollout(step, self.env, tasks, rollout_config.group_size)
+
+            def sample_again() -> Rollout:
+                return self._rollout(step, self.env, self.tasks.next(rollout_config.prompts), rollout_config.group_size)
+
+            rollout, sampled = resample_groups(sample_again, first, max_draws=rollout_config.max_draws)
+            return rollout, sampled, None
+        results: list[dict[str, Tensor | None]] = []
+
+        def precompute(tokens: Tensor, lengths: Tensor, mask: Tensor) -> None:
+            results.append(self.learner.precompute_logprobs(tokens, lengths, mask))
+
+        rollout = self._rollout(step, self.env, tasks, rollout_config.group_size, while_scoring=precompute)
+        return rollout, [rollout], results[0] if results else None
+
+    def _greedy_rewards(self, step: int, rollout: Rollout) -> tuple[Rollout, Tensor]:
+        """Return the rollout and, per row, the reward of a greedy completion of its prompt (ReMax), float [N].
+
+        Rows whose greedy completion could not be scored become invalid: they have no baseline.
+        """
+        group_size = self.config.rollout.group_size
+        tasks = rollout.tasks[::group_size]
+        env = TokenVectorEnv(self.mdp, self.config.rollout.prompts)
+        greedy = self._rollout(step, env, tasks, 1, greedy=True)
+        rewards = greedy.returns.repeat_interleave(group_size)
+        return replace(rollout, valid=rollout.valid & rewards.isfinite()), rewards.nan_to_num()
+
+    def _rollout(
+        self, step: int, env: TokenVectorEnv, tasks: Sequence[Task], group_size: int, **settings: Any
+    ) -> Rollout:
+        return collect(
+            env,
+            self.sampler,
+            tasks,
+            group_size=group_size,
+            sampling=self.config.rollout.sampling,
+            generator=self.rng.sampler,
+            seed=self.rng.episode_seed(step),
+            **settings,
+        )
+
+    def _check_rewards(self, step: int, rollout: Rollout, failures: dict[str, float]) -> None:
+        if bool(rollout.valid.any()):
+            self.failures.record_success("reward")
+            return
+        reasons = ", ".join(f"{name.removeprefix('reward/')}: {count:.0f}" for name, count in failures.items())
+        self.warn(self.failures.record_step_without_reward(step + 1, reasons))
+
+    def _pop_failures(self) -> dict[str, float]:
+        """Return reward/NAME/KIND: how often a component failed, in which way, since the last call."""
+        counts = {} if self.mdp.reward is None else self.mdp.reward.pop_failures()
+        return {f"reward/{name}/{kind}": float(n) for name, kinds in counts.items() for kind, n in kinds.items() if n}
