@@ -124,11 +124,11 @@ def _record_search(folder: Path, spaces: Mapping[str, str], base: TrainConfig) -
         recorded_spaces, recorded_base = recorded
         if recorded_spaces != dict(spaces):
             raise UserError(
-                f"'{folder}' holds a search over {recorded_spaces}, not {dict(spaces)}; choose another --output"
+                f"'{folder}' holds a search over {recorded_spaces}, not {dict(spaces)}; use another --output"
             )
         changes = describe_changes(recorded_base, base)
         if changes:
-            raise UserError(f"'{folder}' holds a search with {changes}; choose another --output")
+            raise UserError(f"'{folder}' holds a search with {changes}; use another --output")
     write_search(folder, spaces, base)
 
 

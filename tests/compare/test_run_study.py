@@ -53,7 +53,7 @@ def test_algorithms_share_the_initial_policy_and_prompts_at_a_seed_and_seeds_dif
 def test_the_folder_of_another_study_is_refused(finished_study: Path, same_study: Any) -> None:
     study = same_study(finished_study)
     other = Study(study.algorithms, study.envs, seeds=study.seeds, steps=3, output=study.output, settings={"lr": 0.5})
-    with pytest.raises(UserError, match="choose another --output"):
+    with pytest.raises(UserError, match="use another --output"):
         compare_study(other, command="")
 
 
@@ -138,7 +138,7 @@ def test_two_comparisons_cannot_write_into_one_folder(early_stopped_run: Run, tm
         assert "is in use by process" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main(["compare", run, "--output", str(tmp_path / "file")]) == 2
-    assert "file' cannot be made (File exists)" in capsys.readouterr().err
+    assert "file' cannot be created (File exists)" in capsys.readouterr().err
 
 
 def test_a_missing_device_is_refused_before_the_first_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +156,7 @@ def test_a_missing_device_is_refused_before_the_first_run(tmp_path: Path, capsys
     [
         (["--jobs", "-1"], "jobs: expected at least 0, got -1"),  # it would wait forever for runs that never start
         (["--threshold", "nan"], "threshold is nan"),
-        (["--steps", "0"], "steps is 0"),
+        (["--steps", "0"], "steps: expected at least 1, got 0"),
         (["--ray", "nonsense"], "expected the address of a running Ray cluster, got 'nonsense'"),
     ],
 )

@@ -37,7 +37,7 @@ def refuse_unrelated_files(folder: Path, *expected: str) -> None:
     if unrelated and not names & set(expected):
         raise UserError(
             f"'{folder}': expected an empty folder or one with {' or '.join(expected)}, got one with '{unrelated[0]}'; "
-            "choose another --output"
+            "use another --output"
         )
 
 
@@ -47,7 +47,7 @@ def refuse_other_run(folder: Path, config: TrainConfig) -> None:
         return
     changes = describe_changes(read_config(folder), config)
     if changes:
-        raise UserError(f"'{folder}' holds a run with {changes}; choose another --output")
+        raise UserError(f"'{folder}' holds a run with {changes}; use another --output")
 
 
 def describe_changes(old: TrainConfig, new: TrainConfig) -> str:

@@ -94,9 +94,9 @@ def check_values(configure: Callable[[Mapping[str, Any]], object], spaces: Mappi
             possible.update(pairs)
         except UserError as error:
             impossible |= dict.fromkeys(pairs, error)
-    for (key, value), error in impossible.items():
+    for (key, value), reason in impossible.items():
         if (key, value) not in possible:
-            raise UserError(f"search for {key}: no run can have {value!r}: {error}") from error
+            raise UserError(f"search for {key}: no run can have {value!r}: {reason}") from reason
 
 
 def _representatives(distribution: Any) -> list[Any]:

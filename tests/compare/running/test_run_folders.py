@@ -24,7 +24,7 @@ def test_a_folder_with_unrelated_files_is_refused_and_unchanged(
     (tmp_path / "thesis.tex").touch()
     for command in ("compare --algorithms rloo --envs reverse", "tune"):
         assert main([*command.split(), "--output", "."]) == 2
-        assert "got one with 'thesis.tex'; choose another --output" in capsys.readouterr().err
+        assert "got one with 'thesis.tex'; use another --output" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
