@@ -1,1 +1,13 @@
-"""The token MDP, its Gymnasium views, task sources, tokenizers and the built-in environments."""
+"""Environments: the token MDP, its Gymnasium views, and the tasks they start from.
+
+mdp             TextMDP: context, action, environment message, reward. Start here.
+episode         state of one episode
+null_reward     the reward of an environment that has none
+token_env       TokenEnv: one episode, one token per step; the reference view
+vector_env      TokenVectorEnv: B episodes in lockstep; the view that training uses
+task_sources    lists, files, datasets and functions as tasks; TaskStream, their order in a run
+data_files      readers of .jsonl, .json, .csv and .parquet
+spec            from a spec (`reverse?max_length=6`) to a TextMDP
+registration    make_mdp, make_env, make_vec; the decorator `env`, register_env; Gymnasium's registry
+builtin/        the built-in environments, by family
+"""

@@ -1,90 +1,69 @@
-"""The token MDP. Everything that text generation with feedback is, in one class; the Gymnasium views only walk it.
+"""The token MDP: text generation with feedback as one class. The Gymnasium views only step through it.
 
-    S   the context: ids of prompt, turn, reply, turn, ... in the order they came (append-only, never re-tokenised),
-        and the episode's hidden `state` dictionary
+    S   the context: ids of prompt, turn, reply, turn, ... in order of arrival (append-only, never re-tokenized), and
+        the episode's hidden `state` dictionary
     A   one token id
-    P   a token is appended; a stop id or the limit `max_new` ends the turn; then the environment's reply is appended
-    R   the score of the turn's or the episode's text, paid on its last token; 0 on every other token
+    P   the token is appended; a stop id or the limit `max_new` ends the turn; then the environment message that `reply`
+        returns is appended
+    R   the score of the turn's or the episode's text, on its last token; 0 on every other token
 
-A single-turn episode (max_turns == 1) terminates on a stop id and is truncated by `max_new`. A multi-turn one asks
-`reply` after each turn: None terminates; otherwise the episode is truncated when the turns are used up.
+A single-turn episode (max_turns == 1) terminates on a stop id and is truncated by `max_new`. A multi-turn episode calls
+`reply` after each turn: None terminates it; otherwise it is truncated after `max_turns` turns.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import chain
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
+from rlalign.envs.episode import Episode, TurnEnd
+from rlalign.envs.null_reward import NullReward
 from rlalign.envs.task_sources import SPLITS, as_source
 from rlalign.errors import ReplyError, RLAlignError, UserError
+from rlalign.rewards.weighted_sum import compose
 from rlalign.tokenizers import ByteTokenizer, as_tokenizer
+from rlalign.typecheck import check_range
 from rlalign.types import Reward, Scores, Task, TaskSource, Tokenizer
 
+# Keyword arguments that every reward function receives; a task's column of the same name would overwrite one.
 _RESERVED = {
     *("event", "prompts", "completions", "completion_ids"),
     *("state", "turns", "replies", "truncated", "group_ids"),
 }
 
 
-@dataclass
-class Episode:
-    """What the environment remembers of one episode besides its token ids.
-
-    Attributes:
-        task: the initial state.
-        seed: entropy of `rng`: the environment's seed, the task and the number of the reset. Episodes of one task begun
-            by one reset start from one state, random generator included.
-        state: the author's own dictionary, given to `reply` and, as column `state`, to rewards.
-        turns, texts: ids and text of each finished turn.
-        replies: ids of each reply.
-        truncated: a limit ended the episode.
-    """
-
-    task: Task
-    seed: tuple[int, ...] = (0,)
-    state: dict[str, Any] = field(default_factory=dict)
-    turns: list[list[int]] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    replies: list[list[int]] = field(default_factory=list)
-    truncated: bool = False
-
-    @cached_property
-    def rng(self) -> np.random.Generator:
-        """The episode's own random generator."""
-        return np.random.default_rng(self.seed)
-
-
-@dataclass(frozen=True, slots=True)
-class TurnEnd:
-    """How a turn ended: what the environment says next, or why it says nothing more."""
-
-    reply: tuple[int, ...] = ()
-    terminated: bool = False
-    truncated: bool = False
-
-
 class TextMDP:
-    """A task source, a reward and limits; subclass it and override `reply` for an environment that answers.
+    """A task source, a reward and limits. Subclass it and override `reply` for a multi-turn environment.
 
-    Class attributes are the defaults, keyword arguments replace them. The tokenizer may be exchanged
-    (`with_tokenizer`), so `reply` encodes its text when it is asked and keeps no ids.
+    Class attributes are the defaults; keyword arguments replace them. `with_rewards`, `with_tokenizer` and
+    `with_limits` return a copy with one part replaced. The tokenizer may be replaced, so `reply` must encode its text
+    on each call and must not store ids.
+
+    Args:
+        source: tasks (see `rlalign.envs.task_sources.as_source`).
+        tokenizer: replaces `default_tokenizer()` (see `rlalign.tokenizers.as_tokenizer`).
+        reward: a reward that is composed already; None: no reward.
+        rewards: default reward specs -> weights of this instance, if they differ from the class's.
+        max_prompt, max_new, max_turns, max_reply: limits in token ids or turns, as below. `max_new` may be a pair: the
+            limit with the environment's default tokenizer, and the limit with any other tokenizer. One word is one id
+            for the first and several ids for the second.
 
     Attributes:
         id, description: name (`namespace/Name-v0`) and one line for `rlalign list envs`.
-        rewards: default reward specs -> weights; `rlalign.envs.registration` composes them into `reward`.
-        gold_score: the largest episode reward, reached by saying `reference_turns`; None when unknown.
-        source: anything that `rlalign.envs.task_sources.as_source` takes.
-        max_prompt: token ids of a prompt at most; a longer one raises UserError.
-        max_new: token ids that the policy may say in a turn. A pair is (with the environment's own tokenizer, with any
-            other): one word is one id to the first, and several to the second.
-        max_turns: turns of an episode; 1 means that `reply` is never asked.
-        max_reply: token ids of one reply at most.
+        rewards: default reward specs -> weights; `rlalign.envs.registration.make_mdp` composes them into `reward`.
+        gold_score: the largest episode reward. The reference trajectory (`reference_turns`) reaches it. None: unknown.
+        source: the task source.
+        max_prompt: most token ids of a prompt.
+        max_new: most token ids that the policy generates per turn.
+        max_turns: most turns per episode; with 1, `reply` is never called.
+        max_reply: most token ids of one environment message.
+
+    Raises:
+        UserError: there is no source, or a limit is out of range.
     """
 
     id: str = "TextMDP"
@@ -97,6 +76,7 @@ class TextMDP:
     max_new: int = 64
     max_turns: int = 1
     max_reply: int = 0
+    # The second number of a pair `max_new`; None once a single limit holds for every tokenizer.
     _max_new_of_others: int | None = None
 
     def __init__(
@@ -114,52 +94,88 @@ class TextMDP:
         source = source if source is not None else getattr(type(self), "source", None)
         if source is None:
             raise UserError(
-                f"{self.id} has no tasks: give source=[...], a data file, a dataset or a function of an rng"
+                f"{self.id}: expected tasks, got none; use source=[...], a data file, a dataset or a function of an rng"
             )
         self.source = as_source(source)
         self.tokenizer = self.default_tokenizer() if tokenizer is None else as_tokenizer(tokenizer)
         self.reward = reward
-        if rewards is not None:  # the defaults of this configuration, where they are not the class's
-            self.rewards = rewards  # type: ignore[misc]  # the class says what an instance may say anew
+        if rewards is not None:
+            self.rewards = rewards  # type: ignore[misc]  # an instance may replace the class's defaults
         if isinstance(max_new, tuple):
-            own, self._max_new_of_others = max_new
-            max_new = own if tokenizer is None else self._max_new_of_others
-        self._limit(max_prompt=max_prompt, max_new=max_new, max_turns=max_turns, max_reply=max_reply)
+            own_limit, self._max_new_of_others = max_new
+            max_new = own_limit if tokenizer is None else self._max_new_of_others
+        self._set_limits(max_prompt=max_prompt, max_new=max_new, max_turns=max_turns, max_reply=max_reply)
+
+    # ---- copies with one part replaced ----
+
+    def with_rewards(self, rewards: Any) -> Self:
+        """Return a copy with other rewards.
+
+        Args:
+            rewards: specs, or specs -> weights (see `rlalign.rewards.compose`). Empty: no reward.
+
+        Raises:
+            UnknownNameError: a name is not registered.
+            UserError: a spec cannot be composed.
+        """
+        copied = copy.copy(self)
+        copied.reward = compose(rewards) if rewards else None
+        return copied
 
     def with_tokenizer(self, tokenizer: Any) -> Self:
-        """A copy that speaks another tokenizer's ids."""
-        changed = copy.copy(self)
-        changed.tokenizer = as_tokenizer(tokenizer)
-        before, after = (getattr(mdp.tokenizer, "spec", None) for mdp in (self, changed))
-        if self._max_new_of_others is not None and before != after:
-            changed.max_new = self._max_new_of_others
-        return changed
+        """Return a copy with another tokenizer (see `rlalign.tokenizers.as_tokenizer`)."""
+        copied = copy.copy(self)
+        copied.tokenizer = as_tokenizer(tokenizer)
+        old_spec = getattr(self.tokenizer, "spec", None)
+        new_spec = getattr(copied.tokenizer, "spec", None)
+        if self._max_new_of_others is not None and old_spec != new_spec:
+            copied.max_new = self._max_new_of_others
+        return copied
 
     def with_limits(self, **limits: int | None) -> Self:
-        """A copy with other values of max_prompt, max_new, max_turns or max_reply."""
-        changed = copy.copy(self)
-        if limits.get("max_new") is not None:
-            changed._max_new_of_others = None
-        changed._limit(**limits)
-        return changed
+        """Return a copy with other values of max_prompt, max_new, max_turns or max_reply; None keeps a value.
 
-    def _limit(self, **limits: int | None) -> None:
+        Raises:
+            UserError: a limit is out of range.
+        """
+        copied = copy.copy(self)
+        if limits.get("max_new") is not None:
+            copied._max_new_of_others = None
+        copied._set_limits(**limits)
+        return copied
+
+    def _set_limits(self, **limits: int | None) -> None:
         for name, value in limits.items():
-            if value is None:
-                continue
-            if value < (0 if name == "max_reply" else 1):
-                raise UserError(f"{self.id}: {name} is {value}, it must be positive")
-            setattr(self, name, value)
-        if self.max_turns > 1 and self.max_reply < 1:
-            raise UserError(f"{self.id}: max_turns is {self.max_turns}, so max_reply must leave room for a reply")
+            if value is not None:
+                check_range(f"{name} of {self.id}", value, least=0 if name == "max_reply" else 1)
+                setattr(self, name, value)
+        if self.max_turns > 1:
+            fix = f"max_turns is {self.max_turns}, and a reply needs room"
+            check_range(f"max_reply of {self.id}", self.max_reply, least=1, fix=fix)
+
+    # ---- properties ----
+
+    @property
+    def reward(self) -> Reward:
+        """The composed reward; a `NullReward` if the environment has none. Assigning None removes the reward."""
+        return self._reward
+
+    @reward.setter
+    def reward(self, reward: Reward | None) -> None:
+        self._reward: Reward = NullReward() if reward is None else reward
+
+    @property
+    def has_reward(self) -> bool:
+        """Whether the environment has a reward."""
+        return not isinstance(self._reward, NullReward)
 
     def default_tokenizer(self) -> Tokenizer:
-        """The tokenizer used when none is given: bytes, unless the environment has a smaller alphabet."""
+        """Return the tokenizer to use by default: bytes, unless the environment has a smaller alphabet."""
         return ByteTokenizer()
 
     @classmethod
     def label(cls) -> str:
-        """What messages call it: its id, or its class's name where it was registered under none."""
+        """Return the name for messages: the id, or the class's name if it is not registered."""
         return cls.__name__ if cls.id == TextMDP.id else cls.id
 
     @property
@@ -169,29 +185,30 @@ class TextMDP:
 
     @property
     def max_context(self) -> int:
-        """L, the ids of the longest context there can be."""
+        """L, the number of ids of the longest possible context."""
+        # No message follows the last turn, so an episode has one message fewer than turns.
         return self.max_prompt + self.max_turns * self.max_new + (self.max_turns - 1) * self.max_reply
 
-    # ---- P: what an author overrides ----
+    # ---- P: methods that an author overrides ----
 
     def reply(
         self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
     ) -> Sequence[int] | None:
-        """The environment's answer to a turn, as ids; None ends the episode.
+        """Return the environment message after a turn, as ids, or None to end the episode.
 
         Args:
             task: the initial state.
-            turn_ids: what the policy said, its stop id included when it said one.
-            state: the episode's own dictionary, empty at its start, to be changed in place.
+            turn_ids: ids that the policy generated, including the stop id if there is one.
+            state: the episode's dictionary, empty at its start; change it in place.
             rng: the only permitted source of randomness.
         """
         return None
 
     def reference_turns(self, task: Task) -> Sequence[str] | None:
-        """What a policy that knows the task would say, turn by turn; the last again until the episode ends.
+        """Return the reference trajectory of a task, one text per turn, or None if it is unknown.
 
-        The `answer` column, unless the environment says otherwise. None: it is not known. Checks play it, and
-        supervised steps imitate it.
+        The last text is repeated until the episode ends. The default is the task's `answer` column. Checks play the
+        reference trajectory, and supervised steps imitate it.
         """
         answer = task.columns.get("answer")
         return [answer] if isinstance(answer, str) else None
@@ -199,67 +216,110 @@ class TextMDP:
     # ---- the steps of an episode, shared by the views ----
 
     def begin(self, task: Task, seed: int, episode: int) -> Episode:
-        """Start an episode. Raises UserError when a column has a name that rewards receive already."""
-        if taken := _RESERVED.intersection(task.columns):
-            raise UserError(f"column '{min(taken)}' of {self.id}: rewards get a column of that name already, rename it")
+        """Return a new episode.
+
+        Args:
+            task: the initial state.
+            seed: of the environment.
+            episode: number of the reset.
+
+        Raises:
+            UserError: a column has a name that rewards receive already.
+        """
+        if clashes := _RESERVED.intersection(task.columns):
+            raise UserError(
+                f"{self.id}: expected columns that rewards do not receive already, got column '{min(clashes)}'; use "
+                "another name"
+            )
+        # Entropy of a generator must not be negative.
         return Episode(task, (max(seed, 0), SPLITS.index(task.split), task.index, episode))
 
     def prompt_ids(self, task: Task) -> list[int]:
-        """Ids of the initial context. Raises UserError when they are none or more than `max_prompt`."""
+        """Return the ids of the initial context.
+
+        Raises:
+            UserError: the prompt has no ids or more than `max_prompt`.
+        """
         ids = self.tokenizer.encode_prompt(task.prompt)
         if not 0 < len(ids) <= self.max_prompt:
-            what = (
-                f"{len(ids)} tokens, max_prompt is {self.max_prompt}: raise max_prompt" if ids else "no token: say more"
+            fix = "a larger max_prompt" if ids else "a prompt that is not empty"
+            raise UserError(
+                f"prompt of {task.split} task {task.index} of {self.id}: expected 1 to {self.max_prompt} tokens, got "
+                f"{len(ids)}; use {fix}"
             )
-            raise UserError(f"the prompt of {task.split} task {task.index} of {self.id} has {what}")
         return ids
 
     def end_turn(self, episode: Episode, turn_ids: list[int], stopped: bool) -> TurnEnd:
-        """Record a turn that ended by a stop id (`stopped`) or by `max_new`, and ask what comes next."""
+        """Record a finished turn and return the environment's response.
+
+        Args:
+            episode: changed in place.
+            turn_ids: ids of the turn.
+            stopped: a stop id ended the turn, rather than `max_new`.
+
+        Raises:
+            ReplyError: `reply` raised, or returned something other than ids.
+            UserError: the message is longer than `max_reply`.
+        """
         episode.turns.append(turn_ids)
         episode.texts.append(self.tokenizer.decode(turn_ids))
         if self.max_turns == 1:
             episode.truncated = not stopped
             return TurnEnd(terminated=stopped, truncated=not stopped)
-        said = self._said(episode, turn_ids)
-        if said is None:
+        # `reply` is called after the last turn too: it may terminate the episode, and it updates the state for rewards.
+        message = self._message(episode, turn_ids)
+        if message is None:
             return TurnEnd(terminated=True)
         if len(episode.turns) == self.max_turns:
             episode.truncated = True
             return TurnEnd(truncated=True)
-        if len(said) > self.max_reply:
+        if len(message) > self.max_reply:
             raise UserError(
-                f"a reply of {self.label()} has {len(said)} tokens, max_reply is {self.max_reply}: raise max_reply"
+                f"reply of {self.label()}: expected at most {self.max_reply} tokens, got {len(message)}; use a larger "
+                "max_reply"
             )
-        episode.replies.append(said)
-        return TurnEnd(reply=tuple(said))
+        episode.replies.append(message)
+        return TurnEnd(reply=tuple(message))
 
-    def _said(self, episode: Episode, turn_ids: Sequence[int]) -> list[int] | None:
-        """What `reply` answers. Raises ReplyError where it fails or says what is no ids."""
+    def _message(self, episode: Episode, turn_ids: Sequence[int]) -> list[int] | None:
+        """Call `reply` and return its ids. Raises ReplyError if it fails or returns something other than ids."""
         name = f"reply of {self.label()}"
         try:
-            said: Any = self.reply(episode.task, tuple(turn_ids), episode.state, episode.rng)
+            message: Any = self.reply(episode.task, tuple(turn_ids), episode.state, episode.rng)
         except RLAlignError:
             raise
         except Exception as error:
             raise ReplyError(f"{name} failed: {type(error).__name__}: {error}") from error
-        if said is None:
+        if message is None:
             return None
-        if isinstance(said, str):
-            raise ReplyError(f"{name} returned a text: it must return ids, self.tokenizer.encode(text)")
+        # A text is a sequence of characters, some of which int() accepts ("42"): it must be refused first.
+        if isinstance(message, str):
+            raise ReplyError(f"{name}: expected token ids, got a text; use self.tokenizer.encode(text)")
         try:
-            return [int(i) for i in said]
+            return [int(i) for i in message]
         except (TypeError, ValueError):
-            raise ReplyError(f"{name} returned {said!r}: it must return ids, self.tokenizer.encode(text)") from None
+            raise ReplyError(f"{name}: expected token ids, got {message!r}; use self.tokenizer.encode(text)") from None
+
+    # ---- R ----
 
     def score(self, episodes: Sequence[Episode], over: Sequence[bool]) -> Scores:
-        """R: score n episodes whose turn has just ended, and as a whole those that are `over`.
+        """Score n episodes whose turn has just ended.
 
-        Rewards see the state that `reply` left. The total is the sum of the two parts, NaN where either failed.
+        Turn and token rewards score every row. Episode rewards score only the rows that are `over`. Rewards see the
+        state that `reply` left.
+
+        Args:
+            episodes: n episodes.
+            over: n flags, true if the episode has ended.
+
+        Returns:
+            Scores of n rows. A total is the sum of both parts, NaN if one of them failed.
         """
         n = len(episodes)
-        scopes = {} if self.reward is None else {k: s for k, s in self.reward.scopes.items() if s != "group"}
-        total, valid = np.zeros(n), np.ones(n, np.bool_)
+        # Group-scope rewards need several finished episodes of one task, so rollout code scores them.
+        scopes = {name: scope for name, scope in self.reward.scopes.items() if scope != "group"}
+        total = np.zeros(n)
+        valid = np.ones(n, np.bool_)
         components = {name: np.full(n, np.nan) for name in scopes}
         token_rewards = None
         events: tuple[tuple[Literal["turn", "episode"], list[int], set[str]], ...] = (
@@ -267,7 +327,7 @@ class TextMDP:
             ("episode", [i for i in range(n) if over[i]], {k for k, s in scopes.items() if s == "episode"}),
         )
         for event, rows, names in events:
-            if self.reward is None or not rows or not names:
+            if not rows or not names:
                 continue
             scored = [episodes[i] for i in rows]
             scores = self.reward.score(event, *self.texts(scored, last_turn=event == "turn"), **self.columns(scored))
@@ -282,15 +342,25 @@ class TextMDP:
     def texts(
         self, episodes: Iterable[Episode], last_turn: bool = False
     ) -> tuple[list[Any], list[str], list[list[int]]]:
-        """Prompts, completions and their ids as rewards get them: the last turn, or all turns joined by newlines."""
+        """Return prompts, completions and completion ids, as rewards receive them.
+
+        Args:
+            episodes: finished turns of n episodes.
+            last_turn: return the last turn only, rather than all turns, joined by newlines.
+        """
         prompts = [e.task.prompt for e in episodes]
         if last_turn:
             return prompts, [e.texts[-1] for e in episodes], [e.turns[-1] for e in episodes]
         return prompts, ["\n".join(e.texts) for e in episodes], [list(chain(*e.turns)) for e in episodes]
 
     def columns(self, episodes: Sequence[Episode]) -> dict[str, list[Any]]:
-        """The tasks' columns as lists (None where a task has none), then `state`, `turns`, `replies`, `truncated`."""
-        names = dict.fromkeys(name for e in episodes for name in e.task.columns)
+        """Return the columns that rewards receive, one list per name.
+
+        The tasks' own columns come first (None if a task lacks one), then `state`, `turns`, `replies`, `truncated`.
+        """
+        names: dict[str, None] = {}  # a dictionary, because a set would lose the order
+        for episode in episodes:
+            names |= dict.fromkeys(episode.task.columns)
         return {
             **{name: [e.task.columns.get(name) for e in episodes] for name in names},
             "state": [e.state for e in episodes],

@@ -1,4 +1,4 @@
-"""One episode, one token a step: the slow and obvious view, and the reference for the fast one."""
+"""One episode, one token per step: the slow and simple view, and the reference for `TokenVectorEnv`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
-from rlalign.envs.mdp import Episode, TextMDP
+from rlalign.envs.episode import Episode
+from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.types import IntArray, Split, Task
 
@@ -16,70 +17,87 @@ Observation = dict[str, Any]
 
 
 def observation_space(mdp: TextMDP) -> spaces.Dict:
-    """Dict(tokens: int64 [L] right-padded with the pad id, length: 0..L)."""
+    """Return Dict(tokens: int64 [L] right-padded with the pad id, length: 0..L)."""
     tokens = spaces.Box(0, mdp.tokenizer.vocab_size - 1, (mdp.max_context,), np.int64)
     return spaces.Dict({"tokens": tokens, "length": spaces.Discrete(mdp.max_context + 1)})
 
 
 def draw_task(mdp: TextMDP, split: Split, rng: np.random.Generator) -> Task:
-    """A task of a split, uniformly (of the first 2^31 where it is unbounded). Raises UserError when it is empty."""
+    """Return a uniformly drawn task of a split; of an unbounded split, one of the first 2^31.
+
+    Raises:
+        UserError: the split is empty.
+    """
     size = mdp.source.size(split)
     if size == 0:
-        raise UserError(f"{mdp.id} has no {split} tasks")
+        raise UserError(f"{mdp.id}: expected {split} tasks, got none; use another split or a larger source")
     return mdp.source.get(split, int(rng.integers(2**31 if size is None else size)))
 
 
 class TokenEnv(gym.Env[Observation, np.int64]):
     """A text MDP as a Gymnasium environment.
 
-    `reset(options={"task": Task})` begins a given task, otherwise one of `split` is drawn. The reward of a turn or an
-    episode comes with its last token, NaN when it failed. Info of a step: `turn_ended`, `reward_valid`,
-    `reward_components` (name -> unweighted value, of what was scored now) and, where there are token-scope rewards,
-    `token_rewards` (what each token of the turn earned; its sum is in the reward).
+    `reset(options={"task": Task})` begins that task; otherwise `reset` draws a task of `split`. The reward of a turn or
+    an episode comes with its last token; it is NaN if it failed. The info of a step has `turn_ended`, `reward_valid`,
+    `reward_components` (name -> unweighted value, of the components scored in this step) and, with token-scope
+    rewards, `token_rewards` (the reward of each token of the turn; their sum is part of the reward).
 
     Args:
-        mdp: the environment proper. Raises UserError when its reward has group scope, which needs several episodes.
-        split: where tasks are drawn from.
-        render_mode: "ansi" returns the context as text.
+        mdp: the environment.
+        split: the split that `reset` draws from.
+        render_mode: "ansi" renders the context as text.
+
+    Raises:
+        UserError: the reward has group scope, which needs several episodes.
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium's own attribute
 
     def __init__(self, mdp: TextMDP, *, split: Split = "train", render_mode: str | None = None) -> None:
-        if mdp.reward is not None and "group" in mdp.reward.scopes.values():
-            names = [name for name, scope in mdp.reward.scopes.items() if scope == "group"]
-            raise UserError(f"reward '{names[0]}' compares a group of episodes: one TokenEnv has one, leave it out")
-        self.mdp, self.split, self.render_mode = mdp, split, render_mode
+        names = [name for name, scope in mdp.reward.scopes.items() if scope == "group"]
+        if names:
+            raise UserError(
+                f"TokenEnv has a single episode: expected no reward of scope 'group', got '{names[0]}'; leave it out"
+            )
+        self.mdp = mdp
+        self.split: Split = split
+        self.render_mode = render_mode
         self.observation_space = observation_space(mdp)
         self.action_space = spaces.Discrete(mdp.tokenizer.vocab_size)
         self.context: list[int] = []
         self.action_mask: list[bool] = []
         self._turn: list[int] = []
         self._episode: Episode | None = None
-        self._count = 0
+        self._resets = 0  # since the last seed; part of the entropy of an episode's generator
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode; the context is the prompt."""
+        """Begin an episode. The context is the prompt."""
         super().reset(seed=seed)
-        self._count = 0 if seed is not None else self._count + 1
-        if unknown := set(options or {}) - {"task"}:
-            raise UserError(f"unknown reset option '{min(unknown)}', there is 'task'")
-        task = (options or {}).get("task") or draw_task(self.mdp, self.split, self.np_random)
-        self._episode = self.mdp.begin(task, self.np_random_seed or 0, self._count)
+        self._resets = 0 if seed is not None else self._resets + 1
+        options = options or {}
+        if unknown := options.keys() - {"task"}:
+            raise UserError(f"unknown reset option: expected 'task', got '{min(unknown)}'")
+        task = options.get("task") or draw_task(self.mdp, self.split, self.np_random)
+        self._episode = self.mdp.begin(task, self.np_random_seed or 0, self._resets)
         self.context = self.mdp.prompt_ids(task)
         self.action_mask = [False] * len(self.context)
         self._turn = []
         return self._observation(), {"split": task.split, "index": task.index}
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Say one token."""
+        """Append one token. At the end of a turn, append the environment message and score the turn.
+
+        Raises:
+            gymnasium.error.ResetNeeded: no episode is running.
+            gymnasium.error.InvalidAction: the action is not a token id.
+        """
         if self._episode is None:
-            raise gym.error.ResetNeeded("the episode is over or has not begun: call reset()")
+            raise gym.error.ResetNeeded("expected a running episode: it is over or has not begun; use reset()")
         if not self.action_space.contains(action):
             raise gym.error.InvalidAction(
-                f"{action!r} is no token id: there are 0..{self.mdp.tokenizer.vocab_size - 1}"
+                f"expected a token id from 0 to {self.mdp.tokenizer.vocab_size - 1}, got {action!r}"
             )
         token = int(action)
         self.context.append(token)
@@ -99,14 +117,16 @@ class TokenEnv(gym.Env[Observation, np.int64]):
             self._episode = None
         scores = self.mdp.score([episode], [over])
         info: dict[str, Any] = {"turn_ended": True, "reward_valid": bool(scores.valid[0])}
-        if scored := {k: float(v[0]) for k, v in scores.components.items() if not np.isnan(v[0])}:
-            info["reward_components"] = scored
+        # NaN marks a component that was not scored in this step.
+        components = {name: float(values[0]) for name, values in scores.components.items() if not np.isnan(values[0])}
+        if components:
+            info["reward_components"] = components
         if scores.token_rewards is not None:
             info["token_rewards"] = np.array(scores.token_rewards[0])
         return self._observation(), float(scores.total[0]), end.terminated, end.truncated, info
 
     def render(self) -> Any:
-        """The context as text."""
+        """Return the context as text, or None without a render mode."""
         return self.mdp.tokenizer.decode(self.context) if self.render_mode == "ansi" else None
 
     def _observation(self) -> Observation:

@@ -1,6 +1,6 @@
-"""B episodes in lockstep, a token column or whole segments at a time: the view that training uses.
+"""B episodes in lockstep, one token column or whole segments at a time: the view that training uses.
 
-Nothing here loops over tokens. Per turn and row there is Python: decoding, the environment's reply, the reward.
+No Python loop runs over tokens. Per turn and row there is Python code: decoding, the environment message, the reward.
 """
 
 from __future__ import annotations
@@ -16,35 +16,43 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from rlalign.envs.mdp import Episode, TextMDP
+from rlalign.envs.episode import Episode
+from rlalign.envs.mdp import TextMDP
 from rlalign.envs.token_env import Observation, draw_task, observation_space
 from rlalign.errors import UserError
 from rlalign.tokenizers import chat_text
+from rlalign.typecheck import check_range
 from rlalign.types import BoolArray, FloatArray, IntArray, Scores, Segment, Split, Task
 
 
 class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
-    """B rows of one text MDP. Rows do not reset themselves: a finished one ignores actions, with reward 0.
+    """B rows of one text MDP, without autoreset: a finished row ignores actions and has reward 0.
 
-    `reset(options={"tasks": [...]})` begins given tasks, one a row, or with `{"reset_mask": bool [B]}` one a row of
-    the mask; otherwise tasks of `split` are drawn. Rows of one task begin in one state. Row i equals
+    `reset(options={"tasks": [...]})` begins the given tasks, one per row; with `{"reset_mask": bool [B]}` one per row
+    of the mask. Otherwise `reset` draws tasks of `split`. Rows of one task begin in the same state. Row i equals
     `TokenEnv.reset(seed=seed, options={"task": tasks[i]})`.
+
+    Args:
+        mdp: the environment.
+        num_envs: B.
+        split: the split that `reset` draws from.
 
     Attributes:
         tokens: int64 [B, L], contexts right-padded with the pad id.
-        lengths: int64 [B], their true lengths.
-        action_mask: bool [B, L], true where the policy chose the token.
-        done, terminated, truncated: bool [B]; all done before the first reset.
+        lengths: int64 [B], their lengths without padding.
+        action_mask: bool [B, L], true where the policy generated the token.
+        done, terminated, truncated: bool [B]; all rows are done before the first reset.
         episodes: B episodes.
-        reward_seconds: spent on scoring since somebody set it to 0.
+        reward_seconds: time spent on scoring. Callers may set it to 0.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}  # noqa: RUF012 - Gymnasium's own attribute
 
     def __init__(self, mdp: TextMDP, num_envs: int = 1, *, split: Split = "train") -> None:
-        if num_envs < 1:
-            raise UserError(f"num_envs is {num_envs}, it must be positive")
-        self.mdp, self.num_envs, self.split = mdp, num_envs, split
+        check_range("num_envs", num_envs, least=1)
+        self.mdp = mdp
+        self.num_envs = num_envs
+        self.split: Split = split
         self.single_observation_space = observation_space(mdp)
         self.single_action_space = spaces.Discrete(mdp.tokenizer.vocab_size)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -57,55 +65,65 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.truncated: BoolArray = np.zeros(num_envs, np.bool_)
         self.episodes: list[Episode] = [Episode(Task("")) for _ in range(num_envs)]
         self.reward_seconds = 0.0
-        self._turn_start: IntArray = np.zeros(num_envs, np.int64)
-        self._budget: IntArray = np.zeros(num_envs, np.int64)
-        self._stops: BoolArray = np.zeros(mdp.tokenizer.vocab_size, np.bool_)
-        self._stops[sorted(mdp.stop_ids)] = True
-        self._count = 0
+        self._turn_start: IntArray = np.zeros(num_envs, np.int64)  # column of the current turn's first token
+        self._budget: IntArray = np.zeros(num_envs, np.int64)  # tokens left in the current turn
+        # A lookup table, so that a whole segment is searched for stop ids at once.
+        self._is_stop: BoolArray = np.zeros(mdp.tokenizer.vocab_size, np.bool_)
+        self._is_stop[sorted(mdp.stop_ids)] = True
+        self._resets = 0  # since the last seed; part of the entropy of an episode's generator
 
     # ---- Gymnasium ----
 
     def reset(
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode in every row, or in the rows of `reset_mask`."""
+        """Begin an episode in every row, or in the rows of `reset_mask`.
+
+        Raises:
+            UserError: the seed is not an integer, an option is unknown, or the number of tasks is not that of the rows.
+        """
         if seed is not None and not isinstance(seed, int | np.integer):
-            raise UserError("one seed serves all rows: give an int")
+            raise UserError(f"seed: expected one integer for all rows, got {seed!r}")
         super().reset(seed=None if seed is None else int(seed))
-        self._count = 0 if seed is not None else self._count + 1
-        given = dict(options or {})
-        tasks, mask = given.pop("tasks", None), given.pop("reset_mask", None)
-        if given:
-            raise UserError(f"unknown reset option '{min(given)}', there are 'tasks' and 'reset_mask'")
+        self._resets = 0 if seed is not None else self._resets + 1
+        options = dict(options or {})
+        tasks = options.pop("tasks", None)
+        mask = options.pop("reset_mask", None)
+        if options:
+            raise UserError(f"unknown reset option: expected 'tasks' or 'reset_mask', got '{min(options)}'")
         rows = np.arange(self.num_envs) if mask is None else np.flatnonzero(np.asarray(mask))
         if tasks is None:
             tasks = [draw_task(self.mdp, self.split, self.np_random) for _ in rows]
         if len(tasks) != len(rows):
-            raise UserError(f"{len(tasks)} tasks for {len(rows)} rows: give one a row")
-        seed_used, prompts = self.np_random_seed or 0, {}
+            raise UserError(f"tasks: expected one per row, {len(rows)} in all, got {len(tasks)}")
+        entropy = self.np_random_seed or 0
         self.tokens[rows] = self.mdp.tokenizer.pad_id
         self.action_mask[rows] = False
+        # The rows of a group share their task object, whose prompt is encoded once.
+        prompts: dict[int, list[int]] = {}
         for row, task in zip(rows.tolist(), tasks, strict=True):
-            if id(task) not in prompts:  # a group repeats its task
+            if id(task) not in prompts:
                 prompts[id(task)] = self.mdp.prompt_ids(task)
             ids = prompts[id(task)]
             self.tokens[row, : len(ids)] = ids
             self.lengths[row] = len(ids)
-            self.episodes[row] = self.mdp.begin(task, seed_used, self._count)
+            self.episodes[row] = self.mdp.begin(task, entropy, self._resets)
         self._turn_start[rows] = self.lengths[rows]
         self._budget[rows] = self.mdp.max_new
-        self.done[rows] = self.terminated[rows] = self.truncated[rows] = False
-        fresh = np.isin(np.arange(self.num_envs), rows)
+        self.done[rows] = False
+        self.terminated[rows] = False
+        self.truncated[rows] = False
         index = np.array([episode.task.index for episode in self.episodes], np.int64)
-        return self._observation(), {"index": index, "_index": fresh}
+        # Gymnasium's convention: `_name` marks the rows in which the entry `name` of an info is set.
+        return self._observation(), {"index": index, "_index": np.isin(np.arange(self.num_envs), rows)}
 
     def step(self, actions: ArrayLike) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
-        """One token a row. Finished rows keep their `terminated` or `truncated`; their actions are ignored."""
+        """Append one token per row. Finished rows keep their `terminated` or `truncated`; their actions are ignored."""
         column = np.asarray(actions, np.int64).reshape(self.num_envs, 1)
         segment = self.step_tokens(column, np.ones(self.num_envs, np.int64))
         components: dict[str, Any] = {}
-        for name, value in segment.components.items():
-            components |= {name: value, f"_{name}": ~np.isnan(value)}
+        for name, values in segment.components.items():
+            components |= {name: values, f"_{name}": ~np.isnan(values)}
         info = {
             "turn_ended": segment.turn_ended,
             "reward_valid": segment.valid,
@@ -119,66 +137,73 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
     def step_tokens(
         self, tokens: ArrayLike, lengths: ArrayLike, *, while_scoring: Callable[[], object] | None = None
     ) -> Segment:
-        """Give each row up to `lengths[i]` tokens of `tokens[i]`; it takes them until its turn ends.
+        """Append up to `lengths[i]` tokens of `tokens[i]` to each row, until its turn ends.
 
-        Equal to folding `step` over the columns, but for one thing: token-scope rewards are known when the turn ends,
-        so they stand on their own tokens within this segment, and those of earlier segments are paid on the last.
+        Equal to folding `step` over the columns, with one exception. Token-scope rewards are known once the turn ends.
+        They are put on their own tokens within this segment; those of earlier segments of the turn are added to the
+        turn's last token.
 
         Args:
             tokens: int [B, T], T >= 1.
-            lengths: int [B], 0..T; 0 leaves a row alone.
-            while_scoring: called once if this ends the last episodes and their rewards run in processes of their own:
-                contexts are complete then, and scores are under way.
+            lengths: int [B], 0..T; 0 leaves a row unchanged.
+            while_scoring: work of the caller to overlap with rewards; the training loop precomputes log-probs in it. It
+                runs once, in another thread, while worker processes score: if this segment ends the last episodes (so
+                all contexts are complete), and every reward runs in a worker process. Otherwise it is not called.
 
-        Raises UserError for a wrong shape or an id outside the vocabulary.
+        Raises:
+            UserError: a shape is wrong, or an id is outside the vocabulary.
         """
-        given, asked = np.asarray(tokens, np.int64), np.asarray(lengths, np.int64)
-        if given.ndim != 2 or given.shape[0] != self.num_envs or not given.shape[1]:
-            raise UserError(f"tokens have shape {given.shape}, expected [{self.num_envs}, T] with T >= 1")
-        width = given.shape[1]
-        if asked.shape != (self.num_envs,) or asked.min() < 0 or asked.max() > width:
-            raise UserError(f"lengths must be {self.num_envs} numbers from 0 to {width}")
+        tokens = np.asarray(tokens, np.int64)
+        lengths = np.asarray(lengths, np.int64)
+        if tokens.ndim != 2 or tokens.shape[0] != self.num_envs or not tokens.shape[1]:
+            raise UserError(f"tokens: expected shape [{self.num_envs}, T] with T >= 1, got {tokens.shape}")
+        width = tokens.shape[1]
+        if lengths.shape != (self.num_envs,) or lengths.min() < 0 or lengths.max() > width:
+            raise UserError(f"lengths: expected {self.num_envs} numbers from 0 to {width}, got {lengths.tolist()}")
 
-        limit = np.minimum(asked, self._budget)  # the budget of a finished row is 0
-        column = np.arange(width)
-        offered = column < limit[:, None]
-        ids = given[offered]
-        if ids.size and (ids.min() < 0 or ids.max() >= len(self._stops)):
-            raise UserError(f"a token id lies outside the vocabulary 0..{len(self._stops) - 1}")
-        stop = np.zeros(given.shape, np.bool_)
-        stop[offered] = self._stops[ids]
-        first = stop.argmax(axis=1)
-        stopped: BoolArray = stop[np.arange(self.num_envs), first]
-        consumed: IntArray = np.where(stopped, first + 1, limit)
+        limit = np.minimum(lengths, self._budget)  # the budget of a finished row is 0
+        columns = np.arange(width)
+        offered = columns < limit[:, None]  # bool [B, T]: tokens that a row takes unless a stop id comes first
+        ids = tokens[offered]
+        if ids.size and (ids.min() < 0 or ids.max() >= len(self._is_stop)):
+            raise UserError(f"tokens: expected ids from 0 to {len(self._is_stop) - 1}, got one outside the vocabulary")
+        stop = np.zeros(tokens.shape, np.bool_)
+        stop[offered] = self._is_stop[ids]
+        # argmax gives the first True, and 0 for a row without one; the lookup tells the two apart.
+        first_stop = stop.argmax(axis=1)
+        stopped: BoolArray = stop[np.arange(self.num_envs), first_stop]
+        consumed: IntArray = np.where(stopped, first_stop + 1, limit)
 
-        row, at = np.nonzero(column < consumed[:, None])
-        place = self.lengths[row] + at
-        self.tokens[row, place] = given[row, at]
-        self.action_mask[row, place] = True
+        row, column = np.nonzero(columns < consumed[:, None])
+        position = self.lengths[row] + column
+        self.tokens[row, position] = tokens[row, column]
+        self.action_mask[row, position] = True
         self.lengths += consumed
         self._budget -= consumed
         ended = stopped | ((consumed > 0) & (self._budget == 0))
         return self._end_turns(ended, stopped, consumed, width, while_scoring)
 
     def contexts(self, rows: Iterable[int]) -> list[list[int]]:
-        """Ids of the contexts of some rows."""
+        """Return the context ids of some rows."""
         return [self.tokens[i, : self.lengths[i]].tolist() for i in rows]
 
     def budget(self, rows: ArrayLike | None = None) -> IntArray:
-        """int64 [rows], tokens left in the present turn of some rows (default: all); 0 when finished."""
+        """Return int64 [rows], the tokens left in the current turn of some rows (default: all); 0 if finished."""
         return self._budget.copy() if rows is None else self._budget[np.asarray(rows, np.int64)]
 
     def prompt_texts(self) -> list[str]:
-        """B prompts as texts, messages in lines."""
+        """Return B prompts as texts, one message per line."""
         return [chat_text(e.task.prompt) for e in self.episodes]
 
     def completion_texts(self) -> list[str]:
-        """B completions: the finished turns, joined by newlines."""
+        """Return B completions: the finished turns, joined by newlines."""
         return ["\n".join(e.texts) for e in self.episodes]
 
     def episode_columns(self) -> tuple[list[Any], list[str], list[list[int]], dict[str, list[Any]]]:
-        """Prompts, completions, completion ids and columns of all rows, as an episode's rewards get them."""
+        """Return prompts, completions, completion ids and columns of all rows, as episode rewards receive them."""
         return *self.mdp.texts(self.episodes), self.mdp.columns(self.episodes)
+
+    # ---- the end of a turn ----
 
     def _end_turns(
         self,
@@ -188,49 +213,63 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         width: int,
         while_scoring: Callable[[], object] | None,
     ) -> Segment:
-        """Ask for replies, score, and say what happened."""
-        count = self.num_envs
-        rewards, valid = np.zeros((count, width)), np.ones(count, np.bool_)
-        terminated, truncated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-        replies: list[tuple[int, ...]] = [()] * count
+        """Append environment messages to the rows whose turn `ended`, score them, and return the segment."""
+        terminated: BoolArray = np.zeros(self.num_envs, np.bool_)
+        truncated: BoolArray = np.zeros(self.num_envs, np.bool_)
+        replies: list[tuple[int, ...]] = [()] * self.num_envs
         rows = np.flatnonzero(ended).tolist()
         for i in rows:
             turn = self.tokens[i, self._turn_start[i] : self.lengths[i]].tolist()
             end = self.mdp.end_turn(self.episodes[i], turn, bool(stopped[i]))
-            terminated[i], truncated[i], replies[i] = end.terminated, end.truncated, end.reply
-            after = self.lengths[i] + len(end.reply)
-            self.tokens[i, self.lengths[i] : after] = end.reply
-            self.lengths[i] = self._turn_start[i] = after
+            terminated[i] = end.terminated
+            truncated[i] = end.truncated
+            replies[i] = end.reply
+            new_length = self.lengths[i] + len(end.reply)
+            self.tokens[i, self.lengths[i] : new_length] = end.reply
+            self.lengths[i] = new_length
+            self._turn_start[i] = new_length
         over = terminated | truncated
         self._budget[ended] = np.where(over[ended], 0, self.mdp.max_new)
         self.done |= over
         self.terminated |= terminated
         self.truncated |= truncated
 
-        settling = [self.episodes[i] for i in rows], over[rows].tolist()
-        out_of_process = getattr(self.mdp.reward, "out_of_process", False)  # a user's own Reward need not know of it
-        if while_scoring is not None and self.done.all() and out_of_process:
-            # the rewards are waited for here, where Ctrl-C arrives: it kills what runs in their processes
-            with ThreadPoolExecutor(1) as thread:
-                under_way = thread.submit(while_scoring)
-                scores = self._settle(*settling)
-            under_way.result()
-        else:
-            scores = self._settle(*settling)
+        scores = self._score([self.episodes[i] for i in rows], over[rows].tolist(), while_scoring)
+        valid: BoolArray = np.ones(self.num_envs, np.bool_)
         valid[rows] = scores.valid
-        components = {name: np.full(count, np.nan) for name in scores.components}
-        for name, value in scores.components.items():
-            components[name][rows] = value
-        last = consumed[rows] - 1
-        rewards[rows, last] = scores.total
-        for i, spread, total in zip(rows, scores.token_rewards or [], scores.total, strict=False):
-            if not np.isnan(total):
-                now = np.asarray(spread, np.float64)[-consumed[i] :]
-                rewards[i, : consumed[i]] = now
-                rewards[i, consumed[i] - 1] += total - now.sum()
+        components = {name: np.full(self.num_envs, np.nan) for name in scores.components}
+        for name, values in scores.components.items():
+            components[name][rows] = values
+        rewards = self._place_rewards(scores, rows, consumed, width)
         return Segment(consumed, replies, rewards, valid, components, ended, terminated, truncated)
 
-    def _settle(self, episodes: list[Episode], over: list[bool]) -> Scores:
+    def _place_rewards(self, scores: Scores, rows: list[int], consumed: IntArray, width: int) -> FloatArray:
+        """Return float [B, T], each row's total on the segment's last action, token rewards on their own tokens."""
+        rewards: FloatArray = np.zeros((self.num_envs, width))
+        rewards[rows, consumed[rows] - 1] = scores.total
+        # Without token rewards the zip is empty, so it cannot be strict.
+        for i, per_token, total in zip(rows, scores.token_rewards or [], scores.total, strict=False):
+            if not np.isnan(total):
+                in_segment = np.asarray(per_token, np.float64)[-consumed[i] :]
+                rewards[i, : consumed[i]] = in_segment
+                # The rest of the total: turn and episode rewards, and token rewards of earlier segments of the turn.
+                rewards[i, consumed[i] - 1] += total - in_segment.sum()
+        return rewards
+
+    def _score(self, episodes: list[Episode], over: list[bool], while_scoring: Callable[[], object] | None) -> Scores:
+        """Score episodes; call `while_scoring` meanwhile if only worker processes compute the last rewards."""
+        # A user's own Reward may lack the attribute.
+        out_of_process = getattr(self.mdp.reward, "out_of_process", False)
+        if while_scoring is None or not self.done.all() or not out_of_process:
+            return self._timed_score(episodes, over)
+        # Rewards stay in this thread: KeyboardInterrupt arrives in the main thread, and must end their processes.
+        with ThreadPoolExecutor(1) as thread:
+            work = thread.submit(while_scoring)
+            scores = self._timed_score(episodes, over)
+        work.result()  # raises the error of while_scoring, if there is one
+        return scores
+
+    def _timed_score(self, episodes: list[Episode], over: list[bool]) -> Scores:
         began = time.perf_counter()
         scores = self.mdp.score(episodes, over)
         self.reward_seconds += time.perf_counter() - began

@@ -74,8 +74,8 @@ def made(tmp_path_factory):
         ("list envs --diff a b", "--diff compares two algorithms"),
         ("oracle --preset rloo --group-size 0", "group_size is 0"),
         ("oracle --preset rloo --horizon 0", "horizon is 0"),
-        ("check reverse --episodes 0", "episodes is 0"),
-        ("check reverse --seed -1", "seed is -1"),
+        ("check reverse --episodes 0", "episodes: expected at least 1, got 0"),
+        ("check reverse --seed -1", "seed: expected at least 0, got -1"),
         ("train --resume run --steps 1", "has done 2 steps already"),
         ("train --resume=run --steps 1", "has done 2 steps already"),
         ("TRAIN --objective.kl.coef inf", "objective.kl.coef is inf"),
@@ -110,7 +110,7 @@ def test_a_mistake_on_the_command_line(capsys, made, monkeypatch, words, said):
     ("name", "said"),
     [
         ("Raises", "reply of Raises failed: TypeError: oops"),
-        ("Text", "reply of Text returned a text: it must return ids"),
+        ("Text", "reply of Text: expected token ids, got a text"),
     ],
 )
 def test_a_reply_that_fails_or_is_no_ids(made, name, said):

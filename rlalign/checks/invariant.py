@@ -1,4 +1,4 @@
-"""What a law says, and the texts that every law must survive."""
+"""The result of a check, the function that runs one, and the texts that every environment and reward must accept."""
 
 from __future__ import annotations
 
@@ -24,25 +24,41 @@ FUZZ = (
     "A perfectly good sentence, with a full stop.",
 )
 TOLERANCE = 1e-9
+"""Largest difference between two float64 sums of the same rewards in another order."""
 
 
 @dataclass(frozen=True, slots=True)
-class LawResult:
-    """Whether a law holds, and what was seen (the first counter-example when it does not)."""
+class CheckResult:
+    """Whether an invariant holds.
+
+    Attributes:
+        name: the invariant.
+        passed: true too if the invariant does not apply.
+        detail: the first counterexample and its likely cause; empty if the check passed.
+    """
 
     name: str
     passed: bool
     detail: str = ""
 
 
-def law(name: str, test: Callable[[], str], applies: bool = True) -> LawResult:
-    """Run a test, which returns what is wrong or nothing; whatever it raises is wrong too."""
+def run_check(name: str, check: Callable[[], str], applies: bool = True) -> CheckResult:
+    """Run a check.
+
+    Args:
+        name: the invariant.
+        check: returns the first counterexample, or an empty text. An error that it raises is a counterexample too.
+        applies: run the check; otherwise it passes.
+
+    Raises:
+        UserError: the object cannot be used at all (no tasks, prompts too long). ReplyError is a counterexample.
+    """
     if not applies:
-        return LawResult(name, True, "does not apply")
+        return CheckResult(name, True, "does not apply")
     try:
-        detail = test()
+        detail = check()
     except Exception as error:
         if isinstance(error, UserError) and not isinstance(error, ReplyError):
             raise
         detail = f"{type(error).__name__}: {error}"
-    return LawResult(name, not detail, detail)
+    return CheckResult(name, not detail, detail)

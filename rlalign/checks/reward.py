@@ -1,16 +1,18 @@
-"""The laws of a reward."""
+"""The checks of a reward. Each returns the first counterexample with its likely cause, or an empty text."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from rlalign.checks.invariant import FUZZ, TOLERANCE, LawResult, law
+from rlalign.checks.invariant import FUZZ, TOLERANCE, CheckResult, run_check
 from rlalign.errors import UserError
+from rlalign.rewards.weighted_sum import compose
 from rlalign.tokenizers import ByteTokenizer
-from rlalign.types import Reward, Scores
+from rlalign.types import Reward, Scope, Scores
 
 EXAMPLES = {
     "code": "code?allow=true&seconds=1",
@@ -19,96 +21,143 @@ EXAMPLES = {
     "regex": "regex?pattern=[a-z]+",
     "soft_overlong": "soft_overlong?limit=64",
 }
-"""With what those built-in rewards are checked that need a parameter."""
+"""Specs with parameters, for the built-in rewards that cannot be checked without."""
+
+# Values of the column `answer`: a number, which is text and JSON too; a list of spans for rewards that refuse a number.
+_ANSWERS = ("42", "Ann | person")
 
 
-def check_reward_laws(spec: Any) -> list[LawResult]:
-    """Run every law of a reward: on texts of every kind, alone and together.
+def check_reward(spec: Any) -> list[CheckResult]:
+    """Run every check of a reward, on texts of every kind, alone and together.
 
     Args:
-        spec: as for `rlalign.rewards.compose`. A reward that needs a parameter which was not given is not checked. One
-            that asks for the policy gets a small random one.
-    """
-    from rlalign.rewards.weighted_sum import compose
+        spec: as for `rlalign.rewards.compose`. A reward whose required parameter is missing is not checked. A reward
+            that binds the policy gets a small random one.
 
+    Returns:
+        A result per check.
+    """
     with compose([spec]) as reward:
         if reward.asks_for_policy:
-            from rlalign.policies.factory import make_policy
+            from rlalign.policies.factory import make_policy  # imports torch
 
             reward.bind(make_policy("gru", tokenizer=ByteTokenizer()))
-        return _laws(reward)
+        return check_composed(reward)
 
 
-def _laws(reward: Reward) -> list[LawResult]:
-    scope = next(iter(reward.scopes.values()))
+def check_composed(reward: Reward) -> list[CheckResult]:
+    """Run every check of a reward that is composed already."""
     texts = [*FUZZ, *(text[:40] for text in FUZZ)]
-
-    answer = _ANSWERS[0]
-
-    def score(rows: Sequence[int]) -> Scores:
-        event: Any = {"token": "turn", "turn": "turn"}.get(scope, scope)
-        said = [texts[i] for i in rows]
-        ids = [[*ByteTokenizer().encode(text), ByteTokenizer.eos_id] for text in said]
-        return reward.score(event, ["Say something."] * len(rows), said, ids, **_columns(said, answer))
-
-    everything = list(range(len(texts)))
+    batch = _TextBatch(reward, texts, _ANSWERS[0])
+    sentence = [len(FUZZ) - 1]  # the only ordinary text
     try:
         try:
-            score([len(FUZZ) - 1])
+            batch.score(sentence)
         except UserError:
-            answer = _ANSWERS[1]
-            score([len(FUZZ) - 1])
+            batch = _TextBatch(reward, texts, _ANSWERS[1])
+            batch.score(sentence)
     except UserError as error:
-        return [LawResult("can be scored", True, f"not checked: {error}")]
+        return [CheckResult("can be scored", True, f"not checked: {error}")]
     except Exception:
-        pass  # the first law says which text and why
-
-    def crashes() -> str:
-        for i in everything:
-            try:
-                score([i])
-            except Exception as error:
-                return f"{texts[i][:40]!r}: {type(error).__name__}: {error}"
-        return ""
-
-    def shapes() -> str:
-        scores = score(everything)
-        arrays = {"total": scores.total, "valid": scores.valid, **scores.components}
-        wrong = [f"{k} has shape {np.shape(v)}" for k, v in arrays.items() if np.shape(v) != (len(texts),)]
-        return ", ".join(wrong)
-
-    def honest() -> str:
-        scores = score(everything)
-        wrong = [texts[i][:40] for i in everything if scores.valid[i] != np.isfinite(scores.total[i])]
-        return f"{wrong[0]!r} failed and still has a total, or the reverse" if wrong else ""
-
-    def sums() -> str:
-        scores = score(everything)
-        total = sum(reward.weights[name] * np.nan_to_num(value) for name, value in scores.components.items())
-        return "" if np.allclose((total - scores.total)[scores.valid], 0, atol=TOLERANCE) else "they differ"
-
-    def repeats() -> str:
-        return _unequal(texts, score(everything), score(everything), everything)
-
-    def alone() -> str:
-        order = np.random.default_rng(0).permutation(len(texts)).tolist()
-        return _unequal(texts, score(everything), score(order), order)
-
+        pass  # the first check reports the text and the error
     return [
-        law("any text can be scored", crashes),
-        law("one value per sample", shapes),
-        law("a failed reward is NaN, a valid one finite", honest),
-        law("the total is the weighted sum of the components", sums),
-        law("equal texts score equally", repeats),
-        law("a score does not depend on its place in the batch", alone, scope != "group"),
+        run_check("any text can be scored", lambda: check_any_text(batch)),
+        run_check("one value per sample", lambda: check_shapes(batch)),
+        run_check("a failed reward is NaN, a valid one finite", lambda: check_failures_are_nan(batch)),
+        run_check("the total is the weighted sum of the components", lambda: check_weighted_sum(batch)),
+        run_check("equal texts score equally", lambda: check_repeatable(batch)),
+        run_check(
+            "a score does not depend on its place in the batch",
+            lambda: check_order(batch),
+            batch.scope != "group",
+        ),
     ]
 
 
-_ANSWERS = ("42", "Ann | person")  # a number, a text and JSON; a list of spans
+@dataclass(frozen=True, slots=True)
+class _TextBatch:
+    """Texts that a reward scores, with all columns that a built-in reward may need."""
+
+    reward: Reward
+    texts: Sequence[str]
+    answer: str
+
+    @property
+    def scope(self) -> Scope:
+        return next(iter(self.reward.scopes.values()))
+
+    @property
+    def rows(self) -> list[int]:
+        return list(range(len(self.texts)))
+
+    def score(self, rows: Sequence[int]) -> Scores:
+        """Score some of the texts, as one batch."""
+        event: Any = "turn" if self.scope == "token" else self.scope
+        completions = [self.texts[i] for i in rows]
+        ids = [[*ByteTokenizer().encode(text), ByteTokenizer.eos_id] for text in completions]
+        prompts = ["Say something."] * len(rows)
+        return self.reward.score(event, prompts, completions, ids, **_columns(completions, self.answer))
+
+
+# ---- checks ----
+
+
+def check_any_text(batch: _TextBatch) -> str:
+    """Return a text on which the reward raises. Scores each alone."""
+    for i in batch.rows:
+        try:
+            batch.score([i])
+        except Exception as error:
+            return f"{batch.texts[i][:40]!r}: {type(error).__name__}: {error}; return a number or None for every text"
+    return ""
+
+
+def check_shapes(batch: _TextBatch) -> str:
+    """Return the arrays that do not have one value per text."""
+    scores = batch.score(batch.rows)
+    arrays = {"total": scores.total, "valid": scores.valid, **scores.components}
+    expected = (len(batch.texts),)
+    wrong = [f"{name} has shape {np.shape(array)}" for name, array in arrays.items() if np.shape(array) != expected]
+    return f"{', '.join(wrong)}, expected {expected}" if wrong else ""
+
+
+def check_failures_are_nan(batch: _TextBatch) -> str:
+    """Return a text whose failed score is a number, or whose valid score is not finite."""
+    scores = batch.score(batch.rows)
+    wrong = [batch.texts[i][:40] for i in batch.rows if scores.valid[i] != np.isfinite(scores.total[i])]
+    return f"{wrong[0]!r} failed and has a total, or the reverse; a failed score must be NaN" if wrong else ""
+
+
+def check_weighted_sum(batch: _TextBatch) -> str:
+    """Return a note if a total is not Σ weight · component."""
+    scores = batch.score(batch.rows)
+    weights = batch.reward.weights
+    # NaN is a component that does not apply, which adds nothing.
+    total = sum(weights[name] * np.nan_to_num(values) for name, values in scores.components.items())
+    equal = np.allclose((total - scores.total)[scores.valid], 0, atol=TOLERANCE)
+    return "" if equal else "they differ; the total has a part that is not in the components"
+
+
+def check_repeatable(batch: _TextBatch) -> str:
+    """Return a text whose score changes in a second call."""
+    text = _first_unequal(batch, batch.rows)
+    return f"{text} changed in a second call; the reward is random or keeps state between calls" if text else ""
+
+
+def check_order(batch: _TextBatch) -> str:
+    """Return a text whose score changes with the order of the batch."""
+    order = np.random.default_rng(0).permutation(len(batch.texts)).tolist()
+    text = _first_unequal(batch, order)
+    return (
+        f"{text} changed in another order; the reward compares the texts of a batch: use scope='group'" if text else ""
+    )
+
+
+# ---- parts of the checks ----
 
 
 def _columns(texts: Sequence[str], answer: str) -> dict[str, list[Any]]:
-    """The columns that every environment gives, an answer and the labels of a classification."""
+    """Return the columns that every environment passes, an answer and the labels of a classification."""
     n = len(texts)
     return {
         "answer": [answer] * n,
@@ -121,6 +170,10 @@ def _columns(texts: Sequence[str], answer: str) -> dict[str, list[Any]]:
     }
 
 
-def _unequal(texts: Sequence[str], first: Scores, second: Scores, order: Sequence[int]) -> str:
-    same = np.isclose(first.total[list(order)], second.total, rtol=0, atol=1e-6, equal_nan=True)
-    return "" if same.all() else f"{texts[order[int(np.argmin(same))]][:40]!r} does not"
+def _first_unequal(batch: _TextBatch, order: Sequence[int]) -> str:
+    """Score all texts, then again in some order; return the first text with two scores, as a Python literal."""
+    first = batch.score(batch.rows)
+    second = batch.score(order)
+    # Models round differently in another batch, hence 1e-6 rather than TOLERANCE.
+    equal = np.isclose(first.total[list(order)], second.total, rtol=0, atol=1e-6, equal_nan=True)
+    return "" if equal.all() else repr(batch.texts[order[int(np.argmin(equal))]][:40])

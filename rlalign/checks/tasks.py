@@ -1,4 +1,4 @@
-"""Laws of a source of tasks: the same in every process, and no task in two splits."""
+"""Checks of a task source: the same tasks in every process, and no task in two splits."""
 
 from __future__ import annotations
 
@@ -12,47 +12,65 @@ import cloudpickle
 from rlalign.envs.task_sources import SPLITS, digest
 from rlalign.types import Split, TaskSource
 
+# The program of the other process. It gets the source as bytes on its standard input.
 _DIGESTS = """
 import sys, json, cloudpickle
-source, wanted = cloudpickle.loads(sys.stdin.buffer.read())
+source, places = cloudpickle.loads(sys.stdin.buffer.read())
 from rlalign.checks.tasks import task_digests
-print(json.dumps(task_digests(source, wanted)))
+print(json.dumps(task_digests(source, places)))
 """
 
+_COMPARED = 5  # tasks per split that two processes make
+_SEARCHED = 300  # tasks per split that are searched for duplicates
 
-def task_digests(source: TaskSource, wanted: Sequence[tuple[Split, int]]) -> list[str]:
-    """sha256 of tasks, for comparison between processes."""
-    tasks = [source.get(split, index) for split, index in wanted]
+
+def task_digests(source: TaskSource, places: Sequence[tuple[Split, int]]) -> list[str]:
+    """Return the sha256 of tasks, for comparison between processes.
+
+    Args:
+        source: of the tasks.
+        places: split and index of each task.
+    """
+    tasks = [source.get(split, index) for split, index in places]
     return [digest([task.prompt, dict(task.columns)]) for task in tasks]
 
 
-def equal_tasks(source: TaskSource) -> str:
-    """What differs when the first tasks of each split are made again, here and in another process; or nothing."""
-    wanted: list[tuple[Split, int]] = [(split, i) for split in SPLITS for i in range(_count(source, split, 5))]
-    here = task_digests(source, wanted)
-    if here != task_digests(source, wanted):
-        return "a task changed when it was asked for again"
-    for module in [m for name, m in sys.modules.items() if name.startswith("rlalign_file_")]:
-        cloudpickle.register_pickle_by_value(module)  # the other process cannot import it
-    there = subprocess.run(
-        [sys.executable, "-c", _DIGESTS], input=cloudpickle.dumps((source, wanted)), capture_output=True, check=False
-    )
-    if there.returncode:
-        return f"no other process can make the tasks: {there.stderr.decode(errors='replace').strip().splitlines()[-1]}"
-    return "" if json.loads(there.stdout) == here else "another process makes other tasks"
-
-
-def disjoint(source: TaskSource) -> str:
-    """A task that stands in two splits, or nothing."""
-    seen: dict[str, Split] = {}
+def check_equal_tasks(source: TaskSource) -> str:
+    """Return a difference between the first tasks of each split here, here again, and in another process."""
+    places: list[tuple[Split, int]] = []
     for split in SPLITS:
-        wanted: list[tuple[Split, int]] = [(split, i) for i in range(_count(source, split, 300))]
-        for (_, index), content in zip(wanted, task_digests(source, wanted), strict=True):
-            if seen.setdefault(content, split) != split:
-                return f"{split} task {index} is in {seen[content]} too"
+        places += _places(source, split, _COMPARED)
+    own = task_digests(source, places)
+    if own != task_digests(source, places):
+        return "a task changed on the second call; the source keeps state between calls of get"
+    for module in [m for name, m in sys.modules.items() if name.startswith("rlalign_file_")]:
+        cloudpickle.register_pickle_by_value(module)  # the other process cannot import a file's module by name
+    process = subprocess.run(
+        [sys.executable, "-c", _DIGESTS], input=cloudpickle.dumps((source, places)), capture_output=True, check=False
+    )
+    if process.returncode:
+        return (
+            f"another process cannot make the tasks: {process.stderr.decode(errors='replace').strip().splitlines()[-1]}"
+        )
+    if json.loads(process.stdout) != own:
+        return (
+            "another process makes other tasks; the source depends on hash(), on the order of a set, or on a global "
+            "random generator"
+        )
     return ""
 
 
-def _count(source: TaskSource, split: Split, most: int) -> int:
+def check_disjoint_splits(source: TaskSource) -> str:
+    """Return a task that is in two splits, of the first 300 of each."""
+    split_of: dict[str, Split] = {}
+    for split in SPLITS:
+        places = _places(source, split, _SEARCHED)
+        for (_, index), content in zip(places, task_digests(source, places), strict=True):
+            if split_of.setdefault(content, split) != split:
+                return f"{split} task {index} is in {split_of[content]} too; evaluation would use training tasks"
+    return ""
+
+
+def _places(source: TaskSource, split: Split, most: int) -> list[tuple[Split, int]]:
     size = source.size(split)
-    return most if size is None else min(size, most)
+    return [(split, index) for index in range(most if size is None else min(size, most))]

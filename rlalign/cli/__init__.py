@@ -16,7 +16,7 @@ COMMANDS = {
     "generate": "continue a text with a run's policy, again until the reward reaches a level",
     "list": "list envs, rewards, algorithms or policies",
     "new": "write a working environment or reward with its test, to be changed into your own",
-    "check": "run the laws on an environment or a reward",
+    "check": "run the checks of an environment or a reward",
     "oracle": "prove what an algorithm's gradient is, exactly, on an enumerable MDP",
     "report": "write the HTML report of a study, a run or a search",
     "compare": "run algorithms × environments × seeds, or take runs that exist, and say what may be claimed",

@@ -1,4 +1,4 @@
-"""`rlalign check ENV|REWARD|all`: run the laws of the MDP and of rewards on anything, built in or your own."""
+"""`rlalign check ENV|REWARD|all`: run the checks of environments and rewards on anything, built in or your own."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlalign.registry import ENVS, REWARDS
 
 @dataclass(frozen=True)
 class Args:
-    """Run the laws on an environment or a reward."""
+    """Run the checks of an environment or a reward."""
 
     what: tyro.conf.Positional[str]
     """An environment or a reward (name, module:attr, file.py:attr), or `all` built-in ones."""
@@ -32,15 +32,15 @@ class Args:
 
 
 def run(args: Sequence[str]) -> int:
-    """Check; exit status 1 when a law is broken."""
+    """Check; exit status 1 when a check fails."""
     given = tyro.cli(Args, args=list(args), prog="rlalign check")
     console = make_console()
     broken = sum(_show(console, name, results) for name, results in _checked(given))
-    console.print("every law holds" if not broken else f"{broken} {'law is' if broken == 1 else 'laws are'} broken")
+    console.print("every check passed" if not broken else f"{broken} {'check' if broken == 1 else 'checks'} failed")
     return 1 if broken else 0
 
 
-def _checked(given: Args) -> Iterator[tuple[str, list[checks.LawResult]]]:
+def _checked(given: Args) -> Iterator[tuple[str, list[checks.CheckResult]]]:
     """Names and what was found; all of them a process to a core, since each mostly waits for processes of its own."""
     if given.what != "all":
         yield given.what, _results(given.what, given)
@@ -50,28 +50,30 @@ def _checked(given: Args) -> Iterator[tuple[str, list[checks.LawResult]]]:
         yield from zip(names, pool.map(_results_or_why_not, names, repeat(given)), strict=True)
 
 
-def _show(console: Console, name: str, results: Sequence[checks.LawResult]) -> int:
+def _show(console: Console, name: str, results: Sequence[checks.CheckResult]) -> int:
     console.print(f"[bold]{escape(name)}[/]", soft_wrap=True)
-    for law in results:
-        mark = "[green]holds[/] " if law.passed else "[red]broken[/]"
-        console.print(f"  {mark} {law.name}" + (f": {escape(law.detail)}" if law.detail else ""), soft_wrap=True)
-    return sum(not law.passed for law in results)
+    for result in results:
+        mark = "[green]passed[/]" if result.passed else "[red]failed[/]"
+        console.print(
+            f"  {mark} {result.name}" + (f": {escape(result.detail)}" if result.detail else ""), soft_wrap=True
+        )
+    return sum(not result.passed for result in results)
 
 
-def _results_or_why_not(name: str, given: Args) -> list[checks.LawResult]:
+def _results_or_why_not(name: str, given: Args) -> list[checks.CheckResult]:
     try:
         return _results(name, given)
     except MissingExtraError as error:
-        return [checks.LawResult("can be made", True, f"not checked: {error}")]
+        return [checks.CheckResult("can be made", True, f"not checked: {error}")]
 
 
-def _results(name: str, given: Args) -> list[checks.LawResult]:
+def _results(name: str, given: Args) -> list[checks.CheckResult]:
     if name.partition("?")[0] in REWARDS:
-        return checks.check_reward_laws(name)
+        return checks.check_reward(name)
     try:
         find_env(name)
     except UserError as error:
         if isinstance(error, UnknownNameError) and ":" not in name:
             raise UnknownNameError("environment or reward", name, [*ENVS, *REWARDS]) from None
-        return checks.check_reward_laws(name)
-    return checks.check_env_laws(make_mdp(name), episodes=given.episodes, seed=given.seed)
+        return checks.check_reward(name)
+    return checks.check_env(make_mdp(name), episodes=given.episodes, seed=given.seed)

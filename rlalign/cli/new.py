@@ -152,14 +152,14 @@ class $title(rlalign.TextMDP):
 _ENV_TEST = """
 from pathlib import Path
 
-from rlalign.checks import check_env_laws
+from rlalign.checks import check_env
 from rlalign import make_mdp
 
 ENV = f"{Path(__file__).parent / '$stem.py'}:$title"
 
 
-def test_every_law_holds():
-    assert [law for law in check_env_laws(make_mdp(ENV), episodes=40) if not law.passed] == []
+def test_every_check_passes():
+    assert [result for result in check_env(make_mdp(ENV), episodes=40) if not result.passed] == []
 
 
 def test_the_splits_have_different_tasks():
@@ -190,14 +190,14 @@ def $stem(completions, *, target: int = 20, **columns):
 _REWARD_TEST = """
 from pathlib import Path
 
-from rlalign.checks import check_reward_laws
+from rlalign.checks import check_reward
 from rlalign.rewards import compose
 
 REWARD = f"{Path(__file__).parent / '$stem.py'}:$stem"
 
 
-def test_every_law_holds():
-    assert [law for law in check_reward_laws(REWARD) if not law.passed] == []
+def test_every_check_passes():
+    assert [result for result in check_reward(REWARD) if not result.passed] == []
 
 
 def test_what_it_says():

@@ -36,8 +36,8 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     mdp = make_mdp(config.env if env is None else env)
     chosen = config.rewards if rewards is None else rewards
     if chosen:
-        mdp = make_mdp(mdp, rewards=_with_own(mdp, chosen))
-    if mdp.reward is None and not config.supervised.align_interval:
+        mdp = mdp.with_rewards(_with_own(mdp, chosen))
+    if not mdp.has_reward and not config.supervised.align_interval:
         raise UserError(
             f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
         )
@@ -72,8 +72,7 @@ def build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
 def bind(mdp: TextMDP, policy: Policy) -> TextMDP:
     """Return the environment under the policy's tokenizer, with the policy given to the rewards that ask for it."""
     mdp = mdp.with_tokenizer(policy.tokenizer)
-    if mdp.reward is not None:
-        mdp.reward.bind(policy)
+    mdp.reward.bind(policy)
     return mdp
 
 
@@ -84,8 +83,7 @@ def check_policy(config: TrainConfig, mdp: TextMDP) -> None:
     """
     if from_scratch(config.policy):
         _, mdp = build_policy(replace(config, device="cpu"), mdp)
-        if mdp.reward is not None:
-            mdp.reward.close()
+        mdp.reward.close()
     elif policy_kind(config.policy) == "pretrained":
         from rlalign.policies.pretrained import check_pretrained
 

@@ -19,37 +19,37 @@ OBJECT = "object:"
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """How experience is drawn at every step."""
+    """Sampling of rollouts."""
 
     prompts: int = 4
-    """Prompts a step."""
+    """Prompts per step."""
     group_size: int = 8
-    """Samples of each prompt."""
+    """Samples per prompt."""
     temperature: float = 1.0
-    """Of the distribution that tokens are drawn from and scored under; above 0."""
+    """Temperature of the distribution that tokens are sampled from and scored under; above 0."""
     top_k: int = 0
-    """Sample among the k most probable tokens; 0: all."""
+    """Sample from the k most probable tokens; 0: all."""
     top_p: float = 1.0
-    """Sample among the most probable tokens that together reach this probability; 1: all."""
+    """Sample from the most probable tokens whose probabilities sum to this; 1: all."""
     sampler: str = "decode"
-    """decode: our loop; generate: transformers.generate, the reference implementation."""
+    """decode: the optimized decode loop; generate: transformers.generate, the reference implementation."""
     max_new: int | None = None
-    """Tokens a turn; None: what the environment says."""
+    """Tokens per turn; None: the environment's limit."""
 
     per_component: bool = False
-    """Normalise each reward component within its group before they are weighted and summed (GDPO)."""
+    """Normalize each reward component within its group before the weighted sum (GDPO)."""
     max_draws: int = 8
-    """Rollouts at most that dynamic sampling makes in a step to find groups with different rewards."""
+    """Largest number of rollouts per step that dynamic sampling makes to find groups with reward variance."""
 
     @property
     def sampling(self) -> Sampling:
-        """The distribution tokens are drawn from and scored under."""
+        """The distribution that tokens are sampled from and scored under."""
         return Sampling(temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
 
 
 @dataclass(frozen=True)
 class LearnerConfig:
-    """How the policy moves."""
+    """Optimizer and reuse of rollouts."""
 
     lr: float = 1e-3
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
@@ -60,18 +60,18 @@ class LearnerConfig:
     minibatches: int = 1
     """Optimizer steps per pass."""
     micro_batch: int = 0
-    """Sequences per forward; 0: a whole minibatch, halved when memory runs out, and on a CPU what has up to 8,192
-    tokens to be read, or takes about 4 GiB. Never changes the gradient."""
+    """Sequences per forward pass; 0: a whole minibatch, halved when memory runs out; on a CPU as many as have 8,192
+    tokens to read or need about 4 GiB. The gradient does not depend on it."""
     max_grad_norm: float = 1.0
-    """Gradient norm at which to clip; 0: never."""
+    """Gradient norm at which the gradient is clipped; 0: never."""
     weight_decay: float = 0.0
     beta1: float = 0.9
     beta2: float = 0.999
     old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
-    """Denominator of the ratio when a rollout is used again; auto: the sampler's in float32, else recomputed. `sampler`
-    holds for a rollout that is used once, too, whose ratio would be 1 otherwise."""
+    """Denominator of the ratio when a rollout is reused; auto: the sampler's in float32, else recomputed. With `sampler`
+    a rollout that is used once has the sampler's too; its ratio would be 1 otherwise."""
     max_bad_updates: int = 3
-    """Non-finite updates in a row that are skipped before the run stops."""
+    """Non-finite updates in a row after which the run stops; fewer are skipped."""
 
 
 @dataclass(frozen=True)
@@ -79,30 +79,30 @@ class SupervisedConfig:
     """Supervised updates on reference answers, interleaved with the policy gradient: theta -= alpha grad L."""
 
     align_interval: int = 0
-    """A supervised update every so many steps; 0: none. Needs tasks with an `answer` column."""
+    """Steps between supervised updates; 0: none. Needs tasks with an `answer` column."""
     weight: float = 1.0
     """Factor of the mean negative log-likelihood of the answers."""
 
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Held-out measurement: before, after, and during training."""
+    """Evaluation on held-out prompts: before, during and after training."""
 
     every: int = 0
     """Steps between validations; 0: only before and after."""
     prompts: int = 32
     """Held-out prompts."""
     samples: int = 1
-    """Completions of each."""
+    """Completions per prompt."""
     patience: int = 0
-    """Stop after so many validations without a better reward, and keep the best weights; 0: never."""
+    """Early stopping: validations without a better reward after which the run stops with the best weights; 0: never."""
     split: Literal["validation", "test"] = "validation"
-    """Where they are from."""
+    """Split of the held-out prompts."""
 
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Where metrics go besides metrics.jsonl, which is always written. No tracker can stop a run."""
+    """Trackers besides metrics.jsonl, which is always written. A failing tracker does not stop a run."""
 
     wandb: Literal["off", "online", "offline"] = "off"
     project: str = "rlalign"
@@ -120,22 +120,22 @@ class TrainConfig:
     algorithm: str = "rloo"
     """Preset of `rlalign list algorithms`; --objective.* changes single axes of it."""
     rewards: tuple[str, ...] = ()
-    """Rewards as SPEC[=WEIGHT]; on the command line --reward SPEC, repeatable. They replace the environment's own; +SPEC
-    adds to them."""
+    """Rewards as SPEC[=WEIGHT]; on the command line --reward SPEC, repeatable. They replace the environment's own; a
+    leading + adds to these."""
     steps: int = 24
-    """Steps: a rollout and the updates made from it."""
+    """Training steps; a step is one rollout and the updates made from it."""
     seed: int = 0
-    """Of the policy's start, the tasks and the sampling."""
+    """Seed of the initial policy, the order of tasks and the sampling."""
     output: str | None = None
     """Run folder; None: runs/ENV-POLICY-ALGORITHM-TIME."""
     save_every: int = 0
-    """Steps between checkpoints; 0: only at the end and when told to stop."""
+    """Steps between checkpoints; 0: only at the end and when a stop is requested."""
     keep: int = 2
     """Checkpoints kept."""
     resume: bool = False
-    """Go on from the newest checkpoint of the run folder."""
+    """Resume from the newest checkpoint of the run folder."""
     allow_change: bool = False
-    """Resume although the configuration differs in what decides the result, or state is missing."""
+    """Resume although a setting that decides the result differs, or state is missing."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, ..."""
     objective: Objective = field(default_factory=Objective)
@@ -148,5 +148,5 @@ class TrainConfig:
 
     @property
     def samples_per_step(self) -> int:
-        """Trajectories of one rollout: prompts × group_size."""
+        """Trajectories per rollout: prompts × group_size."""
         return self.rollout.prompts * self.rollout.group_size

@@ -87,7 +87,7 @@ def _report(
     rows = [(text, task.columns) for task, texts in zip(tasks, completions, strict=True) for text in texts]
     answers, labels = ([columns.get(name) for _, columns in rows] for name in ("answer", "labels"))
     found = report(families, [text for text, _ in rows], answers, labels)
-    own = mdp.reward is not None and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
+    own = mdp.has_reward and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
     right = successes(mdp.gold_score if own else None, metrics)
     samples = len(completions[0])
     tries = {} if right is None else {k: v for n in sorted({1, samples}) for k, v in attempts(right, n).items()}

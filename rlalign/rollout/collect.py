@@ -189,7 +189,7 @@ def _add_group_rewards(
     They compare several trajectories, so they are not part of the MDP and are computed here.
     """
     reward = env.mdp.reward
-    if reward is None or "group" not in reward.scopes.values():
+    if "group" not in reward.scopes.values():
         return
     prompts, completions, ids, columns = env.episode_columns()
     scores = reward.score("group", prompts, completions, ids, **{**columns, "group_ids": group_ids.tolist()})

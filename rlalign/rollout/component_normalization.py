@@ -1,4 +1,4 @@
-"""Per-component normalization of rewards within groups, before they are weighted and summed (GDPO, arXiv 2601.05242)."""
+"""Normalization of each reward component within its group, before the weighted sum (GDPO, arXiv 2601.05242)."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def normalize(values: Tensor, group_ids: Tensor, valid: Tensor) -> Tensor:
 def normalize_components(rollout: Rollout, weights: Mapping[str, float]) -> Rollout:
     """Return the rollout with each episode's reward replaced by Σ weight · z(component), on its last action.
 
-    In a weighted sum of raw components, which is what is logged, the component with the largest spread dominates. Here a
-    weight states how much a component counts. Normalization over the batch is left to the objective's scale axis.
+    In a weighted sum of raw components, which is what is logged, the component with the largest spread dominates. Here
+    a weight states how much a component counts. Normalization over the batch is left to the objective's scale axis.
 
     Source: Liu et al., GDPO, arXiv 2601.05242.
     """

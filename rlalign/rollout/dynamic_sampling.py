@@ -37,8 +37,8 @@ def resample_groups(sample: Callable[[], Rollout], first: Rollout, *, max_draws:
         max_draws: rollouts per step at most.
 
     Returns:
-        The rollout, and all rollouts that were sampled. The selected groups are a biased sample; the mean reward and the
-        cost in tokens are computed from all of them.
+        The rollout, and all rollouts that were sampled. The selected groups are a biased sample; the mean reward and
+        the cost in tokens are computed from all of them.
     """
     count = int(first.group_ids.max()) + 1
     varied = has_reward_variance(first)

@@ -1,7 +1,7 @@
 """The C library's memory allocator during training on a CPU.
 
-PyTorch has no caching allocator for CPU memory. An update frees and allocates the same hundreds of megabytes repeatedly;
-glibc returns them to the system in between, and the kernel zeroes each page again: 5 to 10 % of an update's time.
+PyTorch has no caching allocator for CPU memory. An update frees and allocates the same hundreds of megabytes
+repeatedly; glibc returns them to the system in between, and the kernel zeroes each page again: 5 to 10 % of an update.
 """
 
 from __future__ import annotations

@@ -90,10 +90,9 @@ class ExperienceCollector:
         self.sampler = make_sampler(config.rollout.sampler, policy)
         self.tasks = TaskStream(mdp.source, "train", seed=rng.task_seed)
         self.env = TokenVectorEnv(mdp, config.samples_per_step)
-        weights = {} if mdp.reward is None else mdp.reward.weights
-        self.gold = gold_of(mdp, weights)
-        if config.rollout.per_component and mdp.reward is not None:
-            check_scopes(mdp.reward.scopes, weights)
+        self.gold = gold_of(mdp, mdp.reward.weights)
+        if config.rollout.per_component:
+            check_scopes(mdp.reward.scopes, mdp.reward.weights)
 
     def collect(self, step: int) -> Experience:
         """Sample the next tasks and prepare the updates.
@@ -115,21 +114,19 @@ class ExperienceCollector:
         except RewardError:
             self.tasks.load_state_dict(tasks_state)
             self.rng.load_state_dict(rng_state, step)
-            if self.mdp.reward is not None:
-                self.mdp.reward.end_step()
+            self.mdp.reward.end_step()
             raise
 
     def _collect(self, step: int, tasks: Sequence[Task], start: float) -> Experience:
         reward = self.mdp.reward
-        if reward is not None:
-            reward.begin_step(step)
+        reward.begin_step(step)
         self.env.reward_seconds = 0.0
         with torch.no_grad():
             rollout, sampled, precomputed = self._sample(step, tasks)
             greedy_rewards = None
             if self.config.objective.needs_greedy:
                 rollout, greedy_rewards = self._greedy_rewards(step, rollout)
-        weights = {} if reward is None else reward.weights
+        weights = reward.weights
         rollout_end = time.perf_counter()
         learned = normalize_components(rollout, weights) if self.config.rollout.per_component else rollout
         buffer = self.learner.prepare(learned, greedy_rewards=greedy_rewards, precomputed=precomputed)
@@ -149,9 +146,8 @@ class ExperienceCollector:
         metrics["rollout/draws"] = float(len(sampled))
         if self.config.objective.kl.target > 0:
             metrics["train/kl_coef"] = self.learner.state.kl_coef  # the one that the updates of this step use
-        if reward is not None:
-            metrics |= {f"reward/{name}/weight": weights[name] for name in reward.scheduled}
-            buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
+        metrics |= {f"reward/{name}/weight": weights[name] for name in reward.scheduled}
+        buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
         return Experience(buffer, metrics, samples_of(rollout))
 
     def _sample(
@@ -211,5 +207,5 @@ class ExperienceCollector:
 
     def _pop_failures(self) -> dict[str, float]:
         """Return reward/NAME/KIND: how often a component failed, in which way, since the last call."""
-        counts = {} if self.mdp.reward is None else self.mdp.reward.pop_failures()
+        counts = self.mdp.reward.pop_failures()
         return {f"reward/{name}/{kind}": float(n) for name, kinds in counts.items() for kind, n in kinds.items() if n}

@@ -129,8 +129,8 @@ def _check_resume(folder: Path, config: TrainConfig, console: Console) -> None:
     changed = {k: v for k, v in changed.items() if k not in ("resume", "output", "allow_change")}
     if "algorithm" in changed:
         raise UserError(
-            f"this is a run of {changed['algorithm'][0]}, and the name alone changes nothing; start a new run, or change "
-            "single axes with --objective.* and --allow-change"
+            f"this is a run of {changed['algorithm'][0]}, and the name alone changes nothing; start a new run, or "
+            "change single axes with --objective.* and --allow-change"
         )
     for key, (old, new) in changed.items():
         console.print(f"changed: {key}  {old!r} -> {new!r}")

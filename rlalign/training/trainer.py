@@ -114,8 +114,7 @@ class Trainer:
         """Close files, trackers and reward workers."""
         if self.state.tracker is not None:
             self.state.tracker.close()
-        if self.mdp.reward is not None:
-            self.mdp.reward.close()
+        self.mdp.reward.close()
 
     # ---- the parts of a step ----
 
@@ -127,7 +126,7 @@ class Trainer:
             self._save_and_raise(error)
 
     def _update_policy(self, experience: Experience) -> None:
-        """Take one optimizer step. A non-finite update is skipped, stored for inspection, and ends the run if repeated."""
+        """Take one optimizer step. A non-finite update is skipped and stored, and ends the run if repeated."""
         start = time.perf_counter()
         buffer = experience.buffer
         try:
@@ -144,8 +143,7 @@ class Trainer:
     def _end_rollout(self, experience: Experience) -> None:
         """Update all that follows a finished rollout: the objective's state, the rewards' multipliers, the step."""
         self.learner.end_rollout(experience.buffer)
-        if self.mdp.reward is not None:
-            self.mdp.reward.end_step(experience.buffer.component_means)
+        self.mdp.reward.end_step(experience.buffer.component_means)
         self.state.experience = None
         self.state.step += 1
 

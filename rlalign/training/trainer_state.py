@@ -91,7 +91,7 @@ class TrainerState:
                 "files": self.tracker.state_dict(),
                 "divergence": self.failures.state_dict(),
                 "patience": self.early_stopping.state_dict(),
-                "reward": {} if reward is None else dict(reward.state_dict()),
+                "reward": dict(reward.state_dict()),
                 "pending": experience.update_metrics if experience else {},
                 "log": [experience.metrics, experience.samples] if experience else [{}, []],
             },
@@ -137,8 +137,7 @@ class TrainerState:
         if "patience" in progress:
             self.early_stopping.load_state_dict(progress["patience"])
         reward = self.collector.mdp.reward
-        if reward is not None:
-            reward.load_state_dict(progress.get("reward", {}))
+        reward.load_state_dict(progress.get("reward", {}))
         self.collector.tasks.load_state_dict(progress["tasks"])
         self.demonstration_tasks.load_state_dict(progress["answers"])
         if buffer:

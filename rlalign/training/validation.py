@@ -48,6 +48,5 @@ class Validator:
             seed=self.config.seed,
             sampler=self.config.rollout.sampler,
         )
-        if self.mdp.reward is not None:
-            self.mdp.reward.pop_failures()  # failures on held-out tasks do not count for the next step
+        self.mdp.reward.pop_failures()  # failures on held-out tasks do not count for the next step
         return results

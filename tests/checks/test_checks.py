@@ -1,11 +1,13 @@
+"""Checks of environments and rewards: correct ones pass, and each kind of defect is found."""
+
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlalign.checks import EXAMPLES, LawResult, check_env_laws, check_reward_laws, views
-from rlalign.checks.reward import _laws as reward_laws
+from rlalign.checks import EXAMPLES, CheckResult, check_env, check_reward, views
+from rlalign.checks.reward import check_composed
 from rlalign.envs.builtin.strings.reverse import Reverse
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
@@ -15,38 +17,39 @@ from rlalign.rewards.weighted_sum import compose
 from rlalign.types import Scores, Split, Task
 
 
-def broken(results: list[LawResult]) -> set[str]:
-    return {law.name for law in results if not law.passed}
+def failed(results: list[CheckResult]) -> set[str]:
+    """Return the names of the invariants that do not hold."""
+    return {result.name for result in results if not result.passed}
 
 
-def inline(function: Any, **settings: Any) -> RewardFunction:
+def in_process(function: Any, **settings: Any) -> RewardFunction:
     return RewardFunction(function.__name__, function, timeout_s=None, **settings)
 
 
 @pytest.mark.parametrize(
     "name", ["vader", "length", "repetition", "token_match", "regex?pattern=a", "embedding_cosine"]
 )
-def test_built_in_rewards_keep_the_laws(name: str) -> None:
-    assert broken(check_reward_laws(name)) == set()
+def test_built_in_rewards_pass(name: str) -> None:
+    assert failed(check_reward(name)) == set()
 
 
 def test_every_built_in_reward_is_checked() -> None:
-    """Those that need more than a parameter, a model and a server, are checked where they are tested."""
-    bare = {name for name in ("classifier", "llm_judge", *EXAMPLES) if "not checked" in str(check_reward_laws(name))}
+    """Rewards that need more than a parameter (a model, a server) are checked in their own tests."""
+    bare = {name for name in ("classifier", "llm_judge", *EXAMPLES) if "not checked" in str(check_reward(name))}
     assert bare == {"classifier", "llm_judge", *EXAMPLES}
-    for name in EXAMPLES.keys() - {"code"}:  # which waits for an endless loop: `rlalign check all` does
-        results = check_reward_laws(EXAMPLES[name])
-        assert broken(results) == set()
+    for name in EXAMPLES.keys() - {"code"}:  # code waits for an endless loop; `rlalign check all` includes it
+        results = check_reward(EXAMPLES[name])
+        assert failed(results) == set()
         assert len(results) > 1
 
 
 def test_a_reward_without_its_parameter_is_not_checked() -> None:
-    [law] = check_reward_laws("regex")
-    assert law.passed
-    assert law.detail.startswith("not checked: reward 'regex' needs 'pattern'")
+    [result] = check_reward("regex")
+    assert result.passed
+    assert result.detail.startswith("not checked: reward 'regex' needs 'pattern'")
 
 
-def test_broken_rewards_are_found() -> None:
+def test_defects_of_rewards_are_found() -> None:
     def parses(completions: Sequence[str], **columns: Any) -> list[float]:
         return [float(text) for text in completions]
 
@@ -56,26 +59,34 @@ def test_broken_rewards_are_found() -> None:
     def ranks(completions: Sequence[str], **columns: Any) -> list[float]:
         return [float(i) for i, _ in enumerate(completions)]
 
-    state = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
 
-    def moody(completions: Sequence[str], **columns: Any) -> list[float]:
-        return state.random(len(completions)).tolist()
+    def random(completions: Sequence[str], **columns: Any) -> list[float]:
+        return rng.random(len(completions)).tolist()
 
-    assert "any text can be scored" in broken(check_reward_laws(inline(parses)))
-    assert "one value per sample" in broken(check_reward_laws(inline(short)))
-    assert broken(check_reward_laws(inline(ranks))) == {"a score does not depend on its place in the batch"}
-    assert "equal texts score equally" in broken(check_reward_laws(inline(moody)))
+    assert "any text can be scored" in failed(check_reward(in_process(parses)))
+    assert "one value per sample" in failed(check_reward(in_process(short)))
+    assert failed(check_reward(in_process(ranks))) == {"a score does not depend on its place in the batch"}
+    assert "equal texts score equally" in failed(check_reward(in_process(random)))
 
 
-def test_a_dropped_failure_is_honest() -> None:
-    def picky(completions: Sequence[str], **columns: Any) -> list[float]:
+def test_a_failed_check_gives_the_likely_cause() -> None:
+    def ranks(completions: Sequence[str], **columns: Any) -> list[float]:
+        return [float(i) for i, _ in enumerate(completions)]
+
+    [result] = [result for result in check_reward(in_process(ranks)) if not result.passed]
+    assert "the reward compares the texts of a batch: use scope='group'" in result.detail
+
+
+def test_a_dropped_failure_passes() -> None:
+    def partial(completions: Sequence[str], **columns: Any) -> list[float]:
         return [float("nan") if "{" in text else 1.0 for text in completions]
 
-    assert broken(check_reward_laws(inline(picky, on_error="drop"))) == set()
+    assert failed(check_reward(in_process(partial, on_error="drop"))) == set()
 
 
-def test_a_source_that_is_not_pure_is_found() -> None:
-    class Fickle:
+def test_a_source_that_keeps_state_is_found() -> None:
+    class Counter:
         calls = 0
 
         def size(self, split: Split) -> int:
@@ -85,37 +96,37 @@ def test_a_source_that_is_not_pure_is_found() -> None:
             self.calls += 1
             return Task(f"p{self.calls}", {}, split, index)
 
-    assert "equal seeds give equal tasks, in every process" in broken(check_env_laws(TextMDP(source=Fickle()), 8))
+    assert "equal seeds give equal tasks, in every process" in failed(check_env(TextMDP(source=Counter()), 8))
 
 
 def test_a_source_that_differs_between_processes_is_found() -> None:
     def salted(rng: np.random.Generator) -> dict[str, str]:
         return {"prompt": f"{hash('salt')} {rng.integers(10**9)}"}
 
-    assert broken(check_env_laws(TextMDP(source=salted), 8)) == {"equal seeds give equal tasks, in every process"}
+    assert failed(check_env(TextMDP(source=salted), 8)) == {"equal seeds give equal tasks, in every process"}
 
 
 def test_overlapping_splits_are_found() -> None:
     mdp = TextMDP(source={"train": ["a", "b"], "test": ["b", "c"], "validation": ["d"]})
-    assert broken(check_env_laws(mdp, 8)) == {"splits are disjoint"}
+    assert failed(check_env(mdp, 8)) == {"splits are disjoint"}
 
 
 def test_a_wrong_gold_score_is_found() -> None:
     class Hopeful(Reverse):
-        """Promises more than its rewards give."""
+        """A gold_score above the largest reward."""
 
         gold_score = 3.0
 
-    [law] = [law for law in check_env_laws(make_mdp(Hopeful), 8) if not law.passed]
-    assert law.name == "the gold answer scores the maximum"
-    assert "scores 2.0, not 3.0" in law.detail
+    [result] = [result for result in check_env(make_mdp(Hopeful), 8) if not result.passed]
+    assert result.name == "the reference trajectory reaches gold_score, the maximum"
+    assert "scores 2.0, not 3.0" in result.detail
 
 
-def test_a_reply_that_crashes_is_found() -> None:
+def test_a_reply_that_raises_is_found() -> None:
     class Brittle(TextMDP):
-        """Reads a number and hopes."""
+        """`reply` parses a number without a check."""
 
-        source = ["a", "b"]  # noqa: RUF012 - a user's class as short as it gets
+        source = ["a", "b"]  # noqa: RUF012 - a minimal class, as a user writes it
         max_new, max_turns, max_reply = 4, 2, 4
 
         def reply(
@@ -123,51 +134,53 @@ def test_a_reply_that_crashes_is_found() -> None:
         ) -> list[int]:
             return [int(self.tokenizer.decode(turn_ids))]
 
-    assert "anything may be said" in broken(check_env_laws(make_mdp(Brittle), 8))
+    assert "any text is a valid turn" in failed(check_env(make_mdp(Brittle), 8))
 
 
-def test_an_answer_above_the_gold_one_is_found() -> None:
+def test_an_answer_above_the_reference_is_found() -> None:
     def perverse(completions: Sequence[str], answer: Sequence[str], **columns: Any) -> list[float]:
-        return [1.0 if said == right else 2.0 for said, right in zip(completions, answer, strict=True)]
+        return [1.0 if text == right else 2.0 for text, right in zip(completions, answer, strict=True)]
 
-    class Upside(TextMDP):
-        """Pays for the right answer, and more for any other."""
+    class Exploitable(TextMDP):
+        """Rewards every other answer more than the right one."""
 
-        source = [{"prompt": letter, "answer": letter} for letter in "abcde"]  # noqa: RUF012 - a user's class as short as it gets
-        rewards = {inline(perverse): 1.0}  # noqa: RUF012 - a user's class as short as it gets
+        source = [{"prompt": letter, "answer": letter} for letter in "abcde"]  # noqa: RUF012 - a minimal class, as a user writes it
+        rewards = {in_process(perverse): 1.0}  # noqa: RUF012 - a minimal class, as a user writes it
         gold_score, max_new = 1.0, 4
 
-    [law] = [law for law in check_env_laws(make_mdp(Upside), 8) if not law.passed]
-    assert law.detail == "another answer scores 2.0, above 1.0"
+    [result] = [result for result in check_env(make_mdp(Exploitable), 8) if not result.passed]
+    assert result.detail.startswith("another answer scores 2.0, above 1.0; ")
 
 
-class Padded:
-    """A composition that adds one to every sum, and tells nobody."""
+class Shifted:
+    """A reward whose total has one more than the sum of its components."""
 
-    def __init__(self, own: Any) -> None:
-        self.weights, self.scopes, self._score = own.weights, own.scopes, own.score
+    def __init__(self, reward: Any) -> None:
+        self.weights = reward.weights
+        self.scopes = reward.scopes
+        self._score = reward.score
 
     def score(self, *args: Any, **columns: Any) -> Scores:
-        found = self._score(*args, **columns)
-        return Scores(found.total + 1, found.valid, found.components)
+        scores = self._score(*args, **columns)
+        return Scores(scores.total + 1, scores.valid, scores.components)
 
 
-def test_a_total_that_is_no_sum_is_found() -> None:
+def test_a_total_that_is_not_the_sum_is_found() -> None:
     mdp = make_mdp("sort")
-    mdp.reward = Padded(mdp.reward)
-    assert "the reward is the weighted sum of its components" in broken(check_env_laws(mdp, 8))
-    with compose(["repetition=0.5"]) as own:
-        assert broken(reward_laws(Padded(own))) == {"the total is the weighted sum of the components"}
+    mdp.reward = Shifted(mdp.reward)
+    assert "the reward is the weighted sum of its components" in failed(check_env(mdp, 8))
+    with compose(["repetition=0.5"]) as reward:
+        assert failed(check_composed(Shifted(reward))) == {"the total is the weighted sum of the components"}
 
 
 def test_a_reward_off_the_actions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Forgetful(TokenEnv):
-        """Takes the last token of an episode for the environment's."""
+    class Unmasked(TokenEnv):
+        """The action mask of an episode's last token is false."""
 
         def step(self, action: Any) -> Any:
             result = super().step(action)
             self.action_mask[-1] = not (result[2] or result[3])
             return result
 
-    monkeypatch.setattr(views, "TokenEnv", Forgetful)
-    assert "rewards land on action tokens only" in broken(check_env_laws(make_mdp("sort"), 8))
+    monkeypatch.setattr(views, "TokenEnv", Unmasked)
+    assert "rewards are on action tokens only" in failed(check_env(make_mdp("sort"), 8))

@@ -29,7 +29,7 @@ def test_what_is_written_works_as_it_is(capsys, tmp_path, monkeypatch, words, st
     assert {p.name for p in tmp_path.iterdir()} == {f"{stem}.py", f"test_{stem}.py"}
     assert f"rlalign check {stem}.py:{attribute}" in said
     assert cli.main(["check", f"{stem}.py:{attribute}", "--episodes", "16"]) == 0
-    assert "every law holds" in capsys.readouterr().out
+    assert "every check passed" in capsys.readouterr().out
     tests = [f for name, f in runpy.run_path(f"test_{stem}.py").items() if name.startswith("test_")]
     assert len(tests) == 2
     for test in tests:

@@ -1,4 +1,4 @@
-"""What several of the tests of environments need."""
+"""Fixtures shared by the tests of environments."""
 
 import numpy as np
 import pytest
@@ -8,12 +8,12 @@ from rlalign.envs.vector_env import TokenVectorEnv
 
 @pytest.fixture
 def play():
-    """Play an episode: (mdp, task, *turns) -> total reward, its text, whether it is over.
+    """Return a function that plays an episode: (mdp, task, *turns) -> total reward, text, whether it is over.
 
-    Each turn is ended by EOS where there is room for it. The text is the prompt, then turns and replies as they came.
+    EOS ends each turn that is shorter than the limit. The text is the prompt, then turns and replies in order.
     """
 
-    def played(mdp, task, *turns):
+    def play_turns(mdp, task, *turns):
         env = TokenVectorEnv(mdp, 1)
         env.reset(seed=0, options={"tasks": [task]})
         total = 0.0
@@ -22,4 +22,4 @@ def play():
             total += float(env.step_tokens(np.array([ids]), np.array([len(ids)])).rewards.sum())
         return total, mdp.tokenizer.decode(env.contexts([0])[0]), bool(env.done[0])
 
-    return played
+    return play_turns

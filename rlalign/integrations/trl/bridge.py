@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.envs.mdp import Episode, TextMDP
+from rlalign.envs.episode import Episode
+from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.rewards.specs import Specs, resolve
@@ -54,7 +55,7 @@ def reward_func(env: Any, *, rewards: Any = None, tokenizer: Any = None, group_s
         group_size: TRL's `num_generations`; only rewards that see a whole group need it.
     """
     mdp = _single_turn(make_mdp(env, rewards=rewards, tokenizer=tokenizer))
-    if mdp.reward is None:
+    if not mdp.has_reward:
         raise UserError(f"{mdp.id} has no reward: say rewards=...")
     if group_size is None and "group" in mdp.reward.scopes.values():
         raise UserError("a reward of scope 'group' must know its group: say group_size=num_generations")
@@ -117,7 +118,7 @@ def score(
 
 
 def _with_groups(mdp: TextMDP, episodes: list[Episode], scores: Scores, group_size: int) -> Scores:
-    if mdp.reward is None or "group" not in mdp.reward.scopes.values():
+    if not mdp.has_reward or "group" not in mdp.reward.scopes.values():
         return scores
     ids = (np.arange(len(episodes)) // group_size).tolist()
     more = mdp.reward.score("group", *mdp.texts(episodes), **mdp.columns(episodes), group_ids=ids)

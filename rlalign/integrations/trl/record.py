@@ -50,7 +50,7 @@ class Recorder(TrainerCallback):
         on_step: OnStep,
         stop: StopRequest,
     ) -> None:
-        if mdp.reward is None:
+        if not mdp.has_reward:
             raise UserError(f"{mdp.id} has no reward: say --reward")
         self.mdp, self.tasks, self.group_size, self.updates = mdp, tasks, group_size, updates
         self.reward, self.gold = mdp.reward, gold_of(mdp, mdp.reward.weights)

@@ -28,7 +28,6 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import TaskStream
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
-from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import check_trl, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
@@ -36,7 +35,6 @@ from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
 from rlalign.log.trackers import Tracker, read_metrics
-from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.run import Run
 from rlalign.storage import checkpoint
@@ -44,6 +42,7 @@ from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.training.experiment import default_output
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.stop_request import StopRequest
+from rlalign.training.validation import Validator
 from rlalign.types import Task
 
 _LEFT_BEHIND = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")
@@ -82,8 +81,7 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         try:
             return _train(config, folder, policy, mdp, stop, quiet)
         finally:
-            if mdp.reward is not None:
-                mdp.reward.close()
+            mdp.reward.close()
 
 
 def _open(folder: Path, config: TrainConfig) -> None:
@@ -102,8 +100,9 @@ def _train(
     config: TrainConfig, folder: Path, policy: CausalPolicy, mdp: TextMDP, stop: StopRequest, quiet: bool
 ) -> Run:
     console = Console(quiet=quiet, highlight=False)
-    tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
-    before = _evaluate(config, policy, mdp, tasks)
+    validator = Validator(config, policy, mdp)
+    tasks = validator.validation_tasks
+    before = validator.evaluate(tasks)
     console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
     tracker, watch = Tracker(folder, config), AlarmMonitor(folder, console)
     every = config.evaluation.every
@@ -111,7 +110,7 @@ def _train(
 
         def on_step(step: int, metrics: dict[str, float], samples: list[dict[str, Any]]) -> None:
             if every and step % every == 0:
-                now = _evaluate(config, policy, mdp, tasks)
+                now = validator.evaluate(tasks)
                 metrics = metrics | {f"eval/{name}": now.mean(name) for name in now.metrics}
             metrics = metrics | watch.update(step, metrics)
             tracker.log(step, metrics, samples)
@@ -140,7 +139,7 @@ def _train(
         "progress": {},
     }  # from which `rlalign evaluate` takes the trained weights
     checkpoint.save(folder / "checkpoints", recorder.step, state, config_hash=fingerprint(config), keep=config.keep)
-    run.comparison = Comparison(before, _evaluate(config, policy, mdp, tasks))
+    run.comparison = Comparison(before, validator.evaluate(tasks))
     write_comparison(folder, run.comparison)
     return run
 
@@ -149,21 +148,6 @@ def _order(config: TrainConfig, mdp: TextMDP) -> list[Task]:
     """The prompts of the whole run, in the order in which our trainer takes them."""
     seed = int(np.random.SeedSequence(config.seed).generate_state(4)[3])
     return TaskStream(mdp.source, "train", seed=seed).next(config.steps * config.rollout.prompts)
-
-
-def _evaluate(config: TrainConfig, policy: Policy, mdp: TextMDP, tasks: list[Task]) -> Evaluation:
-    found = evaluate(
-        policy,
-        mdp,
-        tasks,
-        samples=config.evaluation.samples,
-        sampling=config.rollout.sampling,
-        seed=config.seed,
-        sampler=config.rollout.sampler,
-    )
-    if mdp.reward is not None:
-        mdp.reward.pop_failures()  # those of held-out prompts are no part of the next step's count
-    return found
 
 
 def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, recorder: Recorder) -> None:

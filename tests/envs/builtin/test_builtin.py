@@ -48,7 +48,7 @@ def test_gymnasium_accepts_it(name: str) -> None:
 
 
 def test_its_laws_hold(name: str) -> None:
-    for law in checks.check_env_laws(make_mdp(name), episodes=40):
+    for law in checks.check_env(make_mdp(name), episodes=40):
         assert law.passed, f"{law.name}: {law.detail}"
 
 
@@ -98,7 +98,7 @@ def test_reverse_is_exact_and_parametric() -> None:
 
 def test_reverse_with_wide_letters_fits_in_bytes() -> None:
     mdp = make_mdp("reverse", alphabet="一二三🙂", tokenizer="bytes")
-    assert all(law.passed for law in checks.check_env_laws(mdp, episodes=16))
+    assert all(law.passed for law in checks.check_env(mdp, episodes=16))
 
 
 def guess(number: int, *turns: str) -> tuple[float, str, bool]:

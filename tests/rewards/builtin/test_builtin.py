@@ -239,7 +239,7 @@ def test_classifier_gives_the_probability_of_its_label(tiny_models):
 
 def test_classifier_keeps_the_laws(tiny_models):
     own = REWARDS.get("classifier").using(model=str(tiny_models / "classifier"), label="positive")
-    assert all(law.passed for law in checks.check_reward_laws(own))
+    assert all(law.passed for law in checks.check_reward(own))
 
 
 def test_classifier_refuses_pickled_weights(tiny_models, tmp_path):

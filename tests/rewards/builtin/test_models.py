@@ -248,7 +248,7 @@ def test_judge_in_its_worker(judge):
 
 
 def test_judge_keeps_the_laws(judge):
-    assert all(law.passed for law in checks.check_reward_laws(REWARDS.get("llm_judge").using(**judge)))
+    assert all(law.passed for law in checks.check_reward(REWARDS.get("llm_judge").using(**judge)))
 
 
 def test_judge_stops_at_its_budget(judge):

@@ -47,7 +47,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("spec", VARIANTS)
 def test_laws_hold_of_other_configurations(spec: str) -> None:
-    for law in checks.check_env_laws(make_mdp(spec), episodes=8):
+    for law in checks.check_env(make_mdp(spec), episodes=8):
         assert law.passed, f"{law.name}: {law.detail}"
 
 
@@ -453,7 +453,7 @@ def test_words_and_bytes_have_their_own_limits() -> None:
 
 def test_toxicity_may_be_a_constraint() -> None:
     mdp = make_mdp("detoxify", rewards=["toxicity<=0.1", "too_short=0.5"])
-    assert all(law.passed for law in checks.check_env_laws(mdp, episodes=8))
+    assert all(law.passed for law in checks.check_env(mdp, episodes=8))
 
 
 def test_a_missing_package_names_its_extra() -> None:
