@@ -41,10 +41,10 @@ from rlalign.envs.registration import find_env, make_mdp
 from rlalign.envs.task_sources import SPLITS, TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError
-from rlalign.log.metrics import signal
 from rlalign.policies.factory import make_sampler
 from rlalign.registry import ENVS
 from rlalign.rollout.collect import collect
+from rlalign.rollout.dynamic_sampling import has_reward_variance
 
 DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # of a curve
@@ -160,7 +160,7 @@ def signal_rate(env: str, plan: Plan, seed: int, prompts: int = 64) -> float:
                 env_rows, make_sampler("decode", policy), stream.next(8), group_size=size,
                 sampling=config.rollout.sampling, generator=generator, seed=start,
             )  # fmt: skip
-            rates.append(float(signal(rollout).double().mean()))
+            rates.append(float(has_reward_variance(rollout).double().mean()))
     return round(float(np.mean(rates)), 4)
 
 

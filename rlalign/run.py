@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
-from rlalign.log.trackers import read_metrics
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config
 
 if TYPE_CHECKING:

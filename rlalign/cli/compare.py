@@ -64,7 +64,7 @@ def run(args: Sequence[str]) -> int:
     """Compare."""
     words, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     given = tyro.cli(Args, args=words, prog="rlalign compare")
-    from rlalign.compare.output.tables import show
+    from rlalign.compare.output.tables import print_results
     from rlalign.compare.records.collect_runs import Exclusions
     from rlalign.compare.run_study import Placement, StoppedError, compare_runs, compare_study
 
@@ -90,7 +90,7 @@ def run(args: Sequence[str]) -> int:
         except StoppedError as stopped:
             console.print(f"stopped; go on with: {command}", soft_wrap=True)
             return stopped.status
-    show(console, results)
+    print_results(console, results)
     console.print(f"\nreport   {output / 'report.html'}\nresults  {output / 'results.json'}", soft_wrap=True)
     return 1 if results.failures else 0
 

@@ -44,8 +44,8 @@ def run(args: Sequence[str]) -> int:
     """Evaluate."""
     given = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
     from rlalign.cli.train import print_comparison, print_samples
-    from rlalign.log.trackers import nullable
     from rlalign.run import Run
+    from rlalign.storage.jsonl import nullable
 
     comparison = Run(given.run).evaluate(
         split=given.split,

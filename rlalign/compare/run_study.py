@@ -11,7 +11,7 @@ from rich.console import Console
 
 from rlalign.api import check_config
 from rlalign.compare.cell_settings import check_equal_settings
-from rlalign.compare.output.write_findings import conclude
+from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.collect_runs import Exclusions, collect_runs
 from rlalign.compare.results.schema import Results, Tuning
 from rlalign.compare.run_search import check_search, search
@@ -113,7 +113,7 @@ def compare_study(
         notes = []
         if workers.jobs > 1 and placement.ray is None:
             notes = [f"Seconds were measured with up to {workers.jobs} cells side by side on this machine."]
-        return conclude(
+        return write_findings(
             cells, folder, command=command, failed=failed, tuning=tuning, threshold=study.threshold, notes=notes
         )
 
@@ -142,7 +142,7 @@ def compare_runs(
     refuse_unrelated_files(output, "results.json")
     cells, excluded = collect_runs(folders, leave_out or Exclusions())
     with RunLock(output):
-        return conclude(cells, output, command=command, excluded=excluded, threshold=threshold)
+        return write_findings(cells, output, command=command, excluded=excluded, threshold=threshold)
 
 
 def _check_cells(study: Study, placement: Placement, allow_unequal: bool) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
 from rlalign.evaluation.text_metrics import fold_means
-from rlalign.log.trackers import nullable
 from rlalign.storage.atomic import write_whole
+from rlalign.storage.jsonl import nullable
 from rlalign.types import FloatArray
 
 

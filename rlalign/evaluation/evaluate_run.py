@@ -15,12 +15,12 @@ from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import evaluate, held_out
 from rlalign.log.plots import plot_comparison
-from rlalign.log.trackers import nullable
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_policy
 from rlalign.policies.saved import saved_tokenizer
 from rlalign.storage import checkpoint
 from rlalign.storage.best_weights import BestWeights
+from rlalign.storage.jsonl import nullable
 from rlalign.typecheck import check_range
 
 

@@ -1,1 +1,1 @@
-"""What a run says: metrics, alarms, files, pictures and trackers."""
+"""Everything that a run logs: metrics, diagnostics, alarms, trackers, plots and the progress line."""

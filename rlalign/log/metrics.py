@@ -1,7 +1,8 @@
-"""What is logged of a rollout: pure functions from trajectories to numbers and sample texts."""
+"""Metrics and sample texts of a rollout, as pure functions of its trajectories."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,48 +11,60 @@ import torch
 from rlalign.rollout.collect import Rollout
 from rlalign.rollout.dynamic_sampling import has_reward_variance
 
+REWARD_STATISTICS = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
+"""Metrics under reward/ that describe the total reward; all others describe its components."""
+
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:
-    """rollout/ and reward/ metrics of N trajectories."""
+    """Return the rollout/ and reward/ metrics of N trajectories."""
     returns = rollout.returns.double()
-    seen = returns[torch.isfinite(returns)]
-    std = float(seen.std()) if len(seen) > 1 else 0.0
+    finite = returns[torch.isfinite(returns)]
+    std = float(finite.std()) if len(finite) > 1 else 0.0
     metrics = {
-        "reward/mean": float(seen.mean()) if len(seen) else float("nan"),
+        "reward/mean": float(finite.mean()) if len(finite) else math.nan,
         "reward/std": std,
-        "reward/ci95": 1.96 * std / max(len(seen), 1) ** 0.5,
+        # half the width of the normal 95 % interval of the mean; samples of one prompt count as independent
+        "reward/ci95": 1.96 * std / max(len(finite), 1) ** 0.5,
         "reward/invalid": float((~rollout.valid).double().mean()),
     }
     for name, values in sorted(rollout.components.items()):
         key = f"reward/{name}"
+        # a component named like one of the metrics above, such as "mean", must not replace it
         metrics[f"{key}_component" if key in metrics else key] = float(values.nanmean())
     metrics |= {
         "rollout/length": float(rollout.num_actions.double().mean()),
         "rollout/tokens": float(rollout.num_actions.sum()),
         "rollout/truncated": float(rollout.truncated.double().mean()),
-        # the sampled estimate of the policy's entropy per token, in nats
+        # sample estimate of the policy's entropy per token, in nats
         "rollout/entropy": float(-rollout.sampler_logprobs.sum() / rollout.num_actions.sum()),
+        # share of groups with nonzero reward variance
         "rollout/signal": float(has_reward_variance(rollout).double().mean()),
     }
     return metrics
 
 
 def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, float]:
-    """rollout/kl: log pi/ref of what was sampled, nats per completion; nothing where no reference [N, L] was asked."""
+    """Return rollout/kl, the mean over completions of Σ_t log π(a_t) − log π_ref(a_t), in nats per completion.
+
+    Args:
+        rollout: N trajectories, padded to length L.
+        reference: log-probabilities of the sampled tokens under the reference policy, [N, L], or None if the objective
+            uses no reference policy; the result is then empty.
+    """
     if reference is None:
         return {}
     return {"rollout/kl": float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())}
 
 
 def samples_of(rollout: Rollout, count: int = 4) -> list[dict[str, Any]]:
-    """A few trajectories of different groups, for samples.jsonl."""
-    _, first = np.unique(rollout.group_ids.numpy(), return_index=True)
+    """Return the first trajectory of each of `count` groups, for samples.jsonl."""
+    _, first_rows = np.unique(rollout.group_ids.numpy(), return_index=True)
     return [
         {
             "prompt": rollout.prompts[i],
             "completion": rollout.completions[i],
             "reward": float(rollout.returns[i]),
-            **{f"reward/{k}": float(v[i]) for k, v in rollout.components.items()},
+            **{f"reward/{name}": float(values[i]) for name, values in rollout.components.items()},
         }
-        for i in first[:count].tolist()
+        for i in first_rows[:count].tolist()
     ]

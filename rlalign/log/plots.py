@@ -1,4 +1,4 @@
-"""Pictures of a run, drawn from its files alone."""
+"""Plots of runs as image files, drawn with matplotlib from the files in the run folders."""
 
 from __future__ import annotations
 
@@ -10,28 +10,36 @@ from typing import Any
 import numpy as np
 
 from rlalign.errors import UserError
-from rlalign.log.trackers import read_metrics
+from rlalign.log.metrics import REWARD_STATISTICS
+from rlalign.storage.jsonl import read_metrics
 
-_INK, _GREY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
+_INK, _GRAY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
+# line styles of the components: no color, as the color stands for the run
+_COMPONENT_STYLES = ("--", ":", "-.", (0, (1, 3)), (0, (5, 5)))
 
 
 def plot_run(folder: Path) -> Path:
-    """Draw report/reward.png: reward with its 95 % CI, the components, and the KL to the start or the length."""
+    """Draw report/reward.png of a run folder and return its path.
+
+    It shows the reward with its 95 % CI, the reward components, and the KL to the reference policy or the length.
+    """
     return plot_runs([folder], folder / "report" / "reward.png")
 
 
 def draw(folder: Path) -> None:
-    """`plot_run` that cannot end a run: a picture that fails (a full disk, a broken font cache) is only warned of."""
+    """Draw report/reward.png like `plot_run`, but only warn of an error, such as a full disk or a broken font cache."""
     try:
         plot_run(folder)
     except Exception as error:
-        warnings.warn(f"no picture of '{folder}': {error}; rlalign plot {folder} draws it later", stacklevel=2)
+        warnings.warn(f"no plot of '{folder}': {error}; use rlalign plot {folder} to draw it later", stacklevel=2)
 
 
 def plot_runs(folders: Sequence[Path], path: Path) -> Path:
-    """Draw the reward and KL curves of one or several runs into one picture.
+    """Draw the reward and KL curves of one or several runs into one image and return its path.
 
-    Raises UserError for a format that matplotlib does not write, a run given twice and a run without metrics.
+    Raises:
+        UserError: for an image format that matplotlib does not write, for a run that is passed twice, and for a run
+            without metrics.
     """
     import matplotlib
     from matplotlib.backend_bases import FigureCanvasBase
@@ -39,56 +47,65 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
 
     formats = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in formats:
-        raise UserError(f"'{path}' has no suffix of a picture: use one of {', '.join(sorted(formats))}")
-    runs = {f: [r for r in read_metrics(f) if r.get("reward/mean") is not None] for f in folders}
-    if len({f.resolve() for f in folders}) < len(folders):
-        raise UserError("a run is named twice: name each once")
-    if empty := [f for f, rows in runs.items() if not rows]:
-        raise UserError(f"'{empty[0]}' has no metrics to draw: no step of it ended with a reward")
+        raise UserError(f"'{path}': expected the suffix of an image format; use one of {', '.join(sorted(formats))}")
+    runs = {folder: _rows_with_reward(folder) for folder in folders}
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise UserError("expected different runs, got the same run twice; pass each run once")
+    empty = [folder for folder, rows in runs.items() if not rows]
+    if empty:
+        raise UserError(f"'{empty[0]}': expected metrics, got no step with a reward; train the run first")
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
-        # Figure, not pyplot: no global state, so that a notebook's own backend is left alone
+        # Figure, not pyplot: pyplot has global state and would change a notebook's backend
         figure = Figure(figsize=(8.4, 3.3), layout="constrained", dpi=150)
-        reward, beside = figure.subplots(1, 2, width_ratios=[1.6, 1])
-        colours: Any = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # listed colormaps have it
+        reward_axis, second_axis = figure.subplots(1, 2, width_ratios=[1.6, 1])
+        palette: Any = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # listed colormaps have it
         has_kl = any("rollout/kl" in row for rows in runs.values() for row in rows)
+        single = len(folders) == 1
         for i, (folder, rows) in enumerate(runs.items()):
-            colour = _BLUE if len(folders) == 1 else colours[i % 10]
-            _curve(reward, rows, "reward/mean", colour, folder.name if len(folders) > 1 else "reward", "reward/ci95")
-            if len(folders) == 1:
-                _components(reward, rows)
-            _curve(beside, rows, "rollout/kl" if has_kl else "rollout/length", colour, None)
-        reward.set(xlabel="step", ylabel="reward (95 % CI over samples)", title="Reward")
+            color = _BLUE if single else palette[i % 10]
+            label = "reward" if single else folder.name
+            _curve(reward_axis, rows, "reward/mean", color, label, band="reward/ci95")
+            if single:
+                _components(reward_axis, rows)
+            _curve(second_axis, rows, "rollout/kl" if has_kl else "rollout/length", color, None)
+        reward_axis.set(xlabel="step", ylabel="reward (95 % CI over samples)", title="Reward")
         if has_kl:
-            beside.set(xlabel="step", ylabel="nats per completion", title="KL to the start")
+            second_axis.set(xlabel="step", ylabel="nats per completion", title="KL to the reference policy")
         else:
-            beside.set(xlabel="step", ylabel="tokens per completion", title="Length")
-        if reward.get_legend_handles_labels()[0]:
-            reward.legend(frameon=False, fontsize=8)
+            second_axis.set(xlabel="step", ylabel="tokens per completion", title="Length")
+        if reward_axis.get_legend_handles_labels()[0]:
+            reward_axis.legend(frameon=False, fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return path
 
 
 def plot_comparison(comparison: Mapping[str, Any], path: Path) -> Path:
-    """Draw before and after of a `Comparison.to_dict`: a panel a metric, the difference's 95 % CI at what is after."""
+    """Draw before and after of a `Comparison.to_dict`, one panel per metric, and return the path of the image.
+
+    The error bar at "after" is the 95 % CI of the difference.
+    """
     import matplotlib
     from matplotlib.figure import Figure
 
     metrics = comparison["metrics"]
     columns = min(4, max(1, len(metrics)))
-    rows = -(-len(metrics) // columns)
+    rows = -(-len(metrics) // columns)  # division rounded up
     with matplotlib.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(2.1 * columns, 1.9 * rows), layout="constrained", dpi=150)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        for axis, (name, row) in zip(axes, metrics.items(), strict=False):
-            before, after, d = row["before"], row["after"], row["difference"]
-            known = None not in (before, after)
-            axis.plot([0, 1], [before, after] if known else [np.nan, np.nan], color=_BLUE, marker="o")
-            if known and None not in (d["low"], d["high"]):
-                axis.errorbar([1], [after], [[d["mean"] - d["low"]], [d["high"] - d["mean"]]], color=_BLUE, capsize=3)
+        for axis, (name, metric) in zip(axes, metrics.items(), strict=False):
+            before = metric["before"]
+            after = metric["after"]
+            difference = metric["difference"]
+            measured = None not in (before, after)
+            axis.plot([0, 1], [before, after] if measured else [np.nan, np.nan], color=_BLUE, marker="o")
+            if measured and None not in (difference["low"], difference["high"]):
+                below = difference["mean"] - difference["low"]
+                above = difference["high"] - difference["mean"]
+                axis.errorbar([1], [after], [[below], [above]], color=_BLUE, capsize=3)
             axis.set(xticks=[0, 1], xticklabels=["before", "after"], xlim=(-0.3, 1.3), title=name)
-            axis.grid(axis="y", color=_GREY, alpha=0.2)
-            axis.tick_params(colors=_INK)
+            _style(axis)
         for axis in axes[len(metrics) :]:
             axis.set_axis_off()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,28 +113,41 @@ def plot_comparison(comparison: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
+def _rows_with_reward(folder: Path) -> list[dict[str, float]]:
+    return [row for row in read_metrics(folder) if row.get("reward/mean") is not None]
+
+
 def _components(axis: Any, rows: Sequence[dict[str, float]]) -> None:
-    own = {"reward/mean", "reward/ci95", "reward/std", "reward/invalid"}
-    names = [n for n in rows[0] if n.startswith("reward/") and n not in own and not n.endswith("/weight")]
-    for name, style in zip(names, ("--", ":", "-.", (0, (1, 3)), (0, (5, 5))), strict=False):
-        _curve(axis, rows, name, _GREY, name.removeprefix("reward/"), style=style)
+    # a weight has another scale than a reward
+    names = [
+        name
+        for name in rows[0]
+        if name.startswith("reward/") and name not in REWARD_STATISTICS and not name.endswith("/weight")
+    ]
+    # strict=False: components beyond the number of styles are not drawn
+    for name, style in zip(names, _COMPONENT_STYLES, strict=False):
+        _curve(axis, rows, name, _GRAY, name.removeprefix("reward/"), style=style)
 
 
 def _curve(
     axis: Any,
     rows: Sequence[dict[str, Any]],
     key: str,
-    colour: Any,
+    color: Any,
     label: str | None,
     band: str = "",
     style: Any = "-",
 ) -> None:
-    # None, where a step has no value, becomes NaN: a gap in the line rather than a zero
-    x = np.array([r["step"] for r in rows])
-    y = np.array([r.get(key) for r in rows], dtype=float)
-    axis.plot(x, y, color=colour, label=label, linestyle=style, linewidth=1.8 if style == "-" else 1.1)
+    steps = np.array([row["step"] for row in rows])
+    # dtype=float turns None, a step without a value, into NaN: a gap in the line rather than a zero
+    values = np.array([row.get(key) for row in rows], dtype=float)
+    axis.plot(steps, values, color=color, label=label, linestyle=style, linewidth=1.8 if style == "-" else 1.1)
     if band:
-        half = np.array([r.get(band) for r in rows], dtype=float)
-        axis.fill_between(x, y - half, y + half, color=colour, alpha=0.15, linewidth=0)
-    axis.grid(axis="y", color=_GREY, alpha=0.2)
+        half_width = np.array([row.get(band) for row in rows], dtype=float)
+        axis.fill_between(steps, values - half_width, values + half_width, color=color, alpha=0.15, linewidth=0)
+    _style(axis)
+
+
+def _style(axis: Any) -> None:
+    axis.grid(axis="y", color=_GRAY, alpha=0.2)
     axis.tick_params(colors=_INK)

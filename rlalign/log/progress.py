@@ -1,4 +1,4 @@
-"""What a person sees while a run goes: one live line on a terminal, one plain line a step elsewhere."""
+"""Progress of a run for its user: one live line in a terminal or notebook, one plain line per step elsewhere."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ class ProgressLine:
     """Context manager around a training loop.
 
     Args:
-        steps: the last step.
-        start: steps done before (a resumed run).
+        steps: number of the last step.
+        start: steps done before, in a resumed run.
         quiet: show nothing.
     """
 
     def __init__(self, steps: int, start: int = 0, *, quiet: bool = False) -> None:
-        self.steps, self.start = steps, start
+        self.steps = steps
+        self.start = start
         self.console = Console(quiet=quiet, highlight=False)
         self._live = self.console.is_terminal or self.console.is_jupyter
         self._began = time.monotonic()
@@ -42,14 +43,15 @@ class ProgressLine:
             self._bar.stop()
 
     def show(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show the numbers of a finished step (1-based)."""
-        each = (time.monotonic() - self._began) / max(step - self.start, 1)
-        left = each * (self.steps - step)
+        """Show the metrics of a finished step, counted from 1."""
+        # steps of an earlier process took none of this process's time
+        seconds_per_step = (time.monotonic() - self._began) / max(step - self.start, 1)
+        remaining = seconds_per_step * (self.steps - step)
         kl = f"KL {metrics['rollout/kl']:.2f}  " if "rollout/kl" in metrics else ""
         text = (
             f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}  {kl}"
             f"length {metrics['rollout/length']:.1f}  {metrics['time/tokens_per_s']:.0f} tokens/s  "
-            f"{int(left // 60)}:{int(left % 60):02d} left"
+            f"{int(remaining // 60)}:{int(remaining % 60):02d} left"
         )
         head = f"step {step}/{self.steps}"
         if self._live:

@@ -1,14 +1,11 @@
-"""Where a run's numbers go: metrics.jsonl and samples.jsonl always, wandb and tensorboard when asked.
+"""Trackers of a run's metrics: metrics.jsonl and samples.jsonl always, wandb and tensorboard on request.
 
-The files are the record. Trackers run behind a queue on their own thread, so that one that is slow, unreachable or
-broken loses its own lines and nothing else.
+The files are the complete record. Each other tracker reads from a queue on its own thread. A tracker that is slow,
+unreachable or broken loses its own lines and does not affect the run.
 """
 
 from __future__ import annotations
 
-import json
-import math
-import os
 import queue
 import threading
 import warnings
@@ -18,54 +15,27 @@ from typing import Any
 
 from rlalign.config.schema import TrackingConfig, TrainConfig
 from rlalign.config.serialize import to_dict
-from rlalign.errors import FaultError, UserError
+from rlalign.registry import import_optional
+from rlalign.storage.jsonl import JsonLines
 
 Metrics = Mapping[str, float]
+LogFunction = Callable[[int, Metrics], None]
+OpenTracker = Callable[[], tuple[LogFunction, Callable[[], None]]]
+"""Opens a tracker and returns its functions to log a step and to close."""
 
-_PATIENCE = 10.0  # seconds a tracker gets to finish
-
-
-class JsonLines:
-    """An append-only JSONL file that can be cut back to a known length, so that a resumed run writes no line twice.
-
-    Raises FaultError when the file is shorter than that (unless lenient), and when it cannot be written.
-    """
-
-    def __init__(self, path: Path, start: int = 0, *, lenient: bool = False) -> None:
-        self.path = path
-        size = path.stat().st_size if path.is_file() else 0
-        if size < start and not lenient:
-            raise FaultError(
-                f"'{path}' has {size} bytes, and {start} when the checkpoint was written: restore it, or go on without "
-                "the lines that are gone by --allow-change"
-            )
-        self._file = path.open("ab")
-        self._file.truncate(min(start, size))
-
-    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Append one line per row. NaN and infinities become null: JSON has none."""
-        try:
-            for row in rows:
-                self._file.write(json.dumps(nullable(row), ensure_ascii=False).encode() + b"\n")
-            self._file.flush()
-        except OSError as error:
-            raise FaultError(
-                f"'{self.path}' cannot be written ({error.strerror}): make room, then rlalign train --resume "
-                f"{self.path.parent}"
-            ) from error
-
-    def tell(self) -> int:
-        """Length in bytes, safely on the disk."""
-        os.fsync(self._file.fileno())
-        return os.fstat(self._file.fileno()).st_size
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+_CLOSE_TIMEOUT = 10.0  # seconds that a tracker gets to finish
+_QUEUE_SIZE = 10_000  # steps that a slow tracker can be behind before it loses lines
 
 
 class Tracker:
-    """Writes a run's metrics and samples; the state is how long the files were at the last checkpoint."""
+    """Writer of a run's metrics and samples to the files and to all trackers.
+
+    Args:
+        folder: the run folder.
+        config: the run's configuration; `config.tracking` selects the trackers.
+        state: lengths of the files at the last checkpoint, from `state_dict`; the files are cut back to them.
+        lenient: accept files that are shorter than `state` says.
+    """
 
     def __init__(
         self, folder: Path, config: TrainConfig, state: Mapping[str, int] | None = None, *, lenient: bool = False
@@ -73,49 +43,37 @@ class Tracker:
         state = state or {}
         self.metrics = JsonLines(folder / "metrics.jsonl", state.get("metrics", 0), lenient=lenient)
         self.samples = JsonLines(folder / "samples.jsonl", state.get("samples", 0), lenient=lenient)
-        self._mirrors = [_Mirror(name, open_) for name, open_ in _trackers(folder, config).items()]
+        openers = _openers(folder, config)
+        self._threads = [_TrackerThread(name, open_tracker) for name, open_tracker in openers.items()]
 
     def log(self, step: int, metrics: Metrics, samples: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Record the metrics of a step and the texts that go with it."""
+        """Record the metrics of a step and its sample texts."""
         self.metrics.write([{"step": step, **metrics}])
-        self.samples.write({"step": step, **s} for s in samples)
-        for mirror in self._mirrors:
-            mirror.put(step, metrics)
+        self.samples.write({"step": step, **sample} for sample in samples)
+        for thread in self._threads:
+            thread.put(step, metrics)
 
     def state_dict(self) -> dict[str, int]:
-        """Lengths of the files."""
+        """Return the lengths of the files in bytes."""
         return {"metrics": self.metrics.tell(), "samples": self.samples.tell()}
 
     def close(self) -> None:
-        """Close the files; give each tracker ten seconds to finish."""
+        """Close the files and give each tracker ten seconds to finish."""
         self.metrics.close()
         self.samples.close()
-        for mirror in self._mirrors:
-            mirror.close()
+        for thread in self._threads:
+            thread.close()
 
 
-def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The rows of metrics.jsonl; a last line cut short by a crash is left out."""
-    rows = []
-    path = folder / "metrics.jsonl"
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows
+class _TrackerThread:
+    """A tracker on its own thread; on a full queue or an error it warns once and loses lines."""
 
-
-_Log = Callable[[int, Metrics], None]
-_Open = Callable[[], tuple[_Log, Callable[[], None]]]
-
-
-class _Mirror:
-    """A tracker on a thread of its own; full queue or error: it loses lines, the run goes on."""
-
-    def __init__(self, name: str, open_: _Open) -> None:
-        self.name, self._open, self._warned = name, open_, False
-        self._queue: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(maxsize=10_000)
+    def __init__(self, name: str, open_tracker: OpenTracker) -> None:
+        self.name = name
+        self._open = open_tracker
+        self._warned = False
+        # None tells the thread to stop
+        self._queue: queue.Queue[tuple[int, dict[str, float]] | None] = queue.Queue(maxsize=_QUEUE_SIZE)
         self._thread = threading.Thread(target=self._work, name=f"rlalign-{name}", daemon=True)
         self._thread.start()
 
@@ -131,40 +89,39 @@ class _Mirror:
         except queue.Full:
             self._warn("is too slow and loses lines")
             return
-        self._thread.join(timeout=_PATIENCE)
+        self._thread.join(timeout=_CLOSE_TIMEOUT)
         if self._thread.is_alive():
-            self._warn(f"did not finish in {_PATIENCE:g} s and may lose lines")
+            self._warn(f"did not finish in {_CLOSE_TIMEOUT:g} s and may lose lines")
 
     def _work(self) -> None:
         try:
             log, close = self._open()
             while (item := self._queue.get()) is not None:
-                log(*item)
+                step, metrics = item
+                log(step, metrics)
             close()
         except Exception as error:
             self._warn(f"stopped ({error})")
 
-    def _warn(self, what: str) -> None:
+    def _warn(self, problem: str) -> None:
         if not self._warned:
             self._warned = True
-            warnings.warn(f"{self.name} {what}; metrics.jsonl stays complete", stacklevel=2)
+            warnings.warn(f"{self.name} {problem}; metrics.jsonl stays complete", stacklevel=2)
 
 
-def _trackers(folder: Path, config: TrainConfig) -> dict[str, _Open]:
-    chosen: dict[str, _Open] = {}
+def _openers(folder: Path, config: TrainConfig) -> dict[str, OpenTracker]:
+    openers: dict[str, OpenTracker] = {}
     tracking = config.tracking
     if tracking.wandb != "off":
-        chosen["wandb"] = lambda: _wandb(folder, config, tracking)
+        openers["wandb"] = lambda: _wandb(folder, config, tracking)
     if tracking.tensorboard:
-        try:
-            import tensorboard  # noqa: F401  # only to say early what to install
-        except ImportError:
-            raise UserError("tensorboard is not installed: pip install 'rlalign[tensorboard]'") from None
-        chosen["tensorboard"] = lambda: _tensorboard(folder)
-    return chosen
+        # fail before training if the package is missing: on the tracker's thread it would only be a warning
+        import_optional("tensorboard", "tensorboard")
+        openers["tensorboard"] = lambda: _tensorboard(folder)
+    return openers
 
 
-def _wandb(folder: Path, config: TrainConfig, tracking: TrackingConfig) -> tuple[_Log, Callable[[], None]]:
+def _wandb(folder: Path, config: TrainConfig, tracking: TrackingConfig) -> tuple[LogFunction, Callable[[], None]]:
     import wandb
 
     run = wandb.init(
@@ -175,10 +132,14 @@ def _wandb(folder: Path, config: TrainConfig, tracking: TrackingConfig) -> tuple
         config=to_dict(config),
         settings=wandb.Settings(silent=True, init_timeout=30),
     )
-    return (lambda step, metrics: run.log(dict(metrics), step=step)), run.finish
+
+    def log(step: int, metrics: Metrics) -> None:
+        run.log(dict(metrics), step=step)
+
+    return log, run.finish
 
 
-def _tensorboard(folder: Path) -> tuple[_Log, Callable[[], None]]:
+def _tensorboard(folder: Path) -> tuple[LogFunction, Callable[[], None]]:
     from torch.utils.tensorboard import SummaryWriter
 
     writer = SummaryWriter(str(folder / "tensorboard"))
@@ -188,12 +149,3 @@ def _tensorboard(folder: Path) -> tuple[_Log, Callable[[], None]]:
             writer.add_scalar(name, value, step)
 
     return log, writer.close
-
-
-def nullable(value: Any) -> Any:
-    """The same JSON value with null for every NaN and infinity."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {k: nullable(v) for k, v in value.items()}
-    return [nullable(v) for v in value] if isinstance(value, list | tuple) else value

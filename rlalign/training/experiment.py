@@ -19,9 +19,9 @@ from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import held_out
 from rlalign.log.plots import draw
-from rlalign.log.trackers import read_metrics
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, read_config, write_config
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.supervised import build_demonstrations

@@ -28,7 +28,7 @@ def test_a_search_is_resumed_and_its_best_settings_are_a_config_of_train(
     assert len(trials) == 3
     best = max(trials, key=lambda trial: trial["value"])
     page = (folder / "report.html").read_text()
-    assert f"Trial {best['number']} ended highest" in page
+    assert f"Trial {best['number']} has the highest held-out reward" in page
     (folder / "report.html").unlink()
     assert main(["report", str(folder)]) == 0
     assert (folder / "report.html").read_text() == page

@@ -14,9 +14,9 @@ from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
 from rlalign.errors import FaultError, RewardError, UserError
-from rlalign.log.trackers import read_metrics
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock
 from rlalign.training.experiment import train_run
 from rlalign.training.failure_limits import FailureLimits
@@ -403,7 +403,7 @@ def test_a_kill_before_the_first_save_begins_again(tmp_path, capsys):
 def test_a_log_that_lost_lines_is_refused_unless_allowed(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
     (tmp_path / "r" / "metrics.jsonl").unlink()
-    with pytest.raises(FaultError, match=r"metrics\.jsonl' has 0 bytes, and \d+ when the checkpoint was written"):
+    with pytest.raises(FaultError, match=r"metrics\.jsonl': expected \d+ bytes or more, as at the checkpoint, got 0"):
         train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
     train_run(config(tmp_path / "r", resume=True, steps=5, allow_change=True), quiet=True)
     assert (tmp_path / "r" / "metrics.jsonl").read_bytes().startswith(b"{")
@@ -446,7 +446,7 @@ def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("rlalign.log.plots.plot_run", broken)
-    with pytest.warns(UserWarning, match="no picture of"):
+    with pytest.warns(UserWarning, match="no plot of"):
         run = train_run(config(tmp_path / "r", save_every=1), quiet=True)
     assert run.comparison is not None
     assert len(run.metrics["step"]) == 4

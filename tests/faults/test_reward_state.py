@@ -14,8 +14,8 @@ from rlalign.envs.registration import make_mdp
 from rlalign.errors import RewardError, UserError
 from rlalign.evaluation.evaluate import held_out
 from rlalign.evaluation.evaluate_run import restore_trained
-from rlalign.log.trackers import read_metrics
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.training.experiment import train_run
 from rlalign.training.trainer import Trainer
 
@@ -220,7 +220,7 @@ def test_alarms_are_said_when_they_come_and_go_and_written_down(tmp_path, capsys
     assert held("kl") == [[10, None]]
     seen += [watch.update(step, near)["alarm/kl"] for step in range(13, 17)]
     assert seen[-4:] == [1.0, 1.0, 0.0, 0.0]  # the mean of three steps falls below 12 with the second
-    assert capsys.readouterr().out == "alarm kl over: it held from step 10 to 14\n"
+    assert capsys.readouterr().out == "alarm kl ended: it was active from step 10 to 14\n"
     assert held("kl") == [[10, 14]]
     rows = [{"step": s, **(far if s < 13 else near), "alarm/kl": value} for s, value in enumerate(seen, 1)]
     (tmp_path / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows[:12])))

@@ -1,4 +1,4 @@
-"""A made-up study with every part that a report may show, and a browser to open reports in."""
+"""A constructed study with every part that a report can show, and a browser to open reports in."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def algorithm_result(rng: np.random.Generator, level: float, seeds: int, scale: 
     step = list(range(0, 201, 10))
     tops = level * scale + rng.normal(0, 0.09 * scale, seeds)
     curves = []
-    for top in tops:
+    for top in tops:  # a saturating curve per seed, with noise
         reward = [0.05 * scale + (top - 0.05 * scale) * (1 - np.exp(-i / 60)) + rng.normal(0, 0.02) for i in step]
         kl = [0.0, *(1.2 + 4 * level * (1 - np.exp(-i / 80)) + rng.normal(0, 0.1) for i in step[1:])]
         budget = [i * 128.0 for i in step]
@@ -71,7 +71,7 @@ def algorithm_result(rng: np.random.Generator, level: float, seeds: int, scale: 
 
 def environment(seed: int, algorithms: list[str], seeds: int, scale: float) -> EnvResult:
     rng = np.random.default_rng(seed)
-    found = {a: algorithm_result(rng, LEVELS[a], seeds, scale) for a in algorithms}
+    results = {a: algorithm_result(rng, LEVELS[a], seeds, scale) for a in algorithms}
     pairs = []
     for i, a in enumerate(algorithms):
         for b in algorithms[i + 1 :]:
@@ -85,15 +85,15 @@ def environment(seed: int, algorithms: list[str], seeds: int, scale: float) -> E
                     f"{a} − {b} in words",
                 )
             )  # fmt: skip
-    said = {a: ("cba" if LEVELS[a] > 0.9 else "cbb") for a in algorithms}
+    completions = {a: ("cba" if LEVELS[a] > 0.9 else "cbb") for a in algorithms}
     samples = [
-        Sample("abc>", 0, "ddaa", said, {a: LEVELS[a] for a in algorithms}),
+        Sample("abc>", 0, "ddaa", completions, {a: LEVELS[a] for a in algorithms}),
         Sample(HOSTILE, 1, HOSTILE, dict.fromkeys(algorithms, HOSTILE), dict.fromkeys(algorithms)),
         Sample("dc>", 0, "", dict.fromkeys(algorithms, "cd " * 400), dict.fromkeys(algorithms, 0.5)),
     ]
     return EnvResult(
         200, 128, ["abc>"] * 64, "test", "held-out reward", 0.5 * scale, "half the way to the best algorithm's mean",
-        3.0, (0.05, 1.2), found, pairs, samples,
+        3.0, (0.05, 1.2), results, pairs, samples,
     )  # fmt: skip
 
 
@@ -104,10 +104,11 @@ def make_study(seeds: int = 10) -> Results:
         "sentiment": environment(1, names, seeds, 0.6),
         "copy-with-a-long-name": environment(2, names, seeds, 1.4),
     }
-    over = {a: estimate(LEVELS[a]) for a in names}
-    aggregate = Aggregate(over, over, over, {a: envs["reverse"].algorithms[a].profile for a in names})
+    overall = {a: estimate(LEVELS[a]) for a in names}
+    aggregate = Aggregate(overall, overall, overall, {a: envs["reverse"].algorithms[a].profile for a in names})
     crashed = Failure("reverse", "grpo", 3, "cells/reverse/grpo/seed-3", f"FaultError: not finite {HOSTILE}")
-    searched, found = {"learner.lr": "log:1e-4:1e-2"}, {"learner.lr": "0.003"}
+    space = {"learner.lr": "log:1e-4:1e-2"}
+    best = {"learner.lr": "0.003"}
     axes = ["ema", "leave_one_out", "group_mean", "value", "group_mean"]
     return Results(
         title="Five algorithms on three environments",
@@ -128,7 +129,7 @@ def make_study(seeds: int = 10) -> Results:
         ],
         failures=[crashed],
         excluded=[replace(crashed, seed=4, reason="another budget: 100 steps, the others have 200")],
-        tuning=[Tuning("reverse", a, 20, 6, 0, 1_000_000, searched, found, 0.8, 0.35) for a in names],
+        tuning=[Tuning("reverse", a, 20, 6, 0, 1_000_000, space, best, 0.8, 0.35) for a in names],
         manifest=Manifest(
             "rlalign compare --algorithms reinforce,rloo,grpo,ppo,trl:grpo --envs reverse,sentiment --seeds 10 "
             "--output runs/cmp",
@@ -145,12 +146,12 @@ def study() -> Results:
 
 @pytest.fixture(scope="session")
 def study_of() -> Callable[[int], Results]:
-    """The study with so many seeds."""
+    """A function that returns the study with a number of seeds."""
     return make_study
 
 
 class Browser:
-    """Headless Chromium over its debugging pipe: opens a file, says what happened, evaluates, takes pictures."""
+    """Headless Chromium over its debugging pipe: opens files, records events, evaluates scripts, takes screenshots."""
 
     def __init__(self, program: str, profile: Path) -> None:
         command, answers = os.pipe(), os.pipe()
@@ -171,14 +172,14 @@ class Browser:
         os.close(command[0])
         os.close(answers[1])
         self._out, self._in = os.fdopen(command[1], "wb"), os.fdopen(answers[0], "rb")
-        self._buffer, self._id, self.events = b"", 0, []  # type: ignore[var-annotated]  # its events, of whatever kind
+        self._buffer, self._id, self.events = b"", 0, []  # type: ignore[var-annotated]  # events of all kinds
         target = self._ask("Target.createTarget", url="about:blank")["targetId"]
         self._session = self._ask("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Network", "Log"):
             self.ask(f"{domain}.enable")
 
     def open(self, path: Path, *, width: int = 1440, height: int = 900, dark: bool = False) -> None:
-        """Load a file and wait until all of it is there."""
+        """Load a file and wait until it is loaded and painted."""
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
@@ -189,17 +190,17 @@ class Browser:
         self.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def value(self, expression: str) -> Any:
-        """A JavaScript value as JSON."""
-        found = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        return found["result"].get("value")
+        """Return the value of a JavaScript expression."""
+        answer = self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        return answer["result"].get("value")
 
     def picture(self, path: Path) -> None:
-        """The whole page as a PNG."""
-        found = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(found["data"]))
+        """Write the page as a PNG."""
+        answer = self.ask("Page.captureScreenshot", captureBeyondViewport=True)
+        path.write_bytes(base64.b64decode(answer["data"]))
 
     def of(self, *methods: str) -> list[dict[str, Any]]:
-        """Events since the page was opened."""
+        """Return the parameters of the events since the page was opened."""
         return [e["params"] for e in self.events if e["method"] in methods]
 
     def ask(self, method: str, **params: Any) -> dict[str, Any]:
@@ -219,7 +220,7 @@ class Browser:
         while b"\0" not in self._buffer:
             more = os.read(self._in.fileno(), 1 << 16)
             if not more:
-                raise AssertionError("the browser has gone")
+                raise AssertionError("the browser has exited")
             self._buffer += more
         line, _, self._buffer = self._buffer.partition(b"\0")
         message = json.loads(line)

@@ -1,4 +1,4 @@
-"""The report in a real browser: silent console, no request, everything there, nothing wider than the screen."""
+"""The report in a real browser: no console message, no request, all parts visible, nothing wider than the screen."""
 
 from __future__ import annotations
 
@@ -33,26 +33,26 @@ def report(study, tmp_path_factory):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1440])
-def test_it_opens_without_a_word_or_a_request_and_fits(browser, report, study, width, dark) -> None:
+def test_the_report_opens_without_messages_or_requests_and_fits(browser, report, study, width, dark) -> None:
     browser.open(report, width=width, dark=dark)
     assert browser.of("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded") == []
-    asked = [e["request"]["url"] for e in browser.of("Network.requestWillBeSent")]
-    assert [url for url in asked if not url.startswith("data:")] == [report.as_uri()]
+    urls = [e["request"]["url"] for e in browser.of("Network.requestWillBeSent")]
+    assert [url for url in urls if not url.startswith("data:")] == [report.as_uri()]
     assert browser.value("document.title") == study.title
     for part in PARTS:
         height = browser.value(f"document.getElementById('{part}').getBoundingClientRect().height")
         assert height > 20, part
-    drawn = browser.value(
+    drawings = browser.value(
         "[...document.querySelectorAll('svg')].filter(s => s.getBoundingClientRect().height > 60).length"
     )
     envs = len(study.environments)
-    assert drawn == envs * 5 + 1  # of the four budgets one is shown
+    assert drawings == envs * 5 + 1  # one of the four budgets is shown
     assert browser.value("document.documentElement.scrollWidth") == width
     assert browser.value(OVERFLOWING) == []
     assert browser.value(HIDDEN_TYPE) == []
 
 
-def test_light_and_dark_have_paper_and_ink_that_differ(browser, report) -> None:
+def test_light_and_dark_have_contrast_and_different_backgrounds(browser, report) -> None:
     contrast = """
     (() => {
       const linear = v => v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
@@ -75,7 +75,7 @@ def test_light_and_dark_have_paper_and_ink_that_differ(browser, report) -> None:
     assert papers[0] != papers[1]
 
 
-def test_a_table_says_that_it_scrolls_where_it_does(browser, report) -> None:
+def test_a_table_that_scrolls_shows_a_hint(browser, report) -> None:
     shown = "getComputedStyle(document.querySelector('#pairs .scroll').nextElementSibling).display"
     box = "document.querySelector('#pairs .scroll')"
     browser.open(report, width=1440)
@@ -85,12 +85,12 @@ def test_a_table_says_that_it_scrolls_where_it_does(browser, report) -> None:
     assert browser.value(f"{box}.classList.contains('more')")
     browser.value(f"{box}.scrollLeft = 9999")
     browser.value("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
-    assert not browser.value(f"{box}.classList.contains('more')")  # nothing fades at the end
-    assert browser.value(shown) == "block"  # and nothing jumps
+    assert not browser.value(f"{box}.classList.contains('more')")  # no fade at the end
+    assert browser.value(shown) == "block"  # the hint stays, so that nothing moves
 
 
-def test_values_of_a_column_stand_below_each_other(browser, report) -> None:
-    """Their right edges, whatever the widths of the intervals beside them: kills an interval that pushes its value."""
+def test_values_of_a_column_are_aligned(browser, report) -> None:
+    """The right edges of values agree for intervals of all widths."""
     browser.open(report, width=1440)
     edges = browser.value(
         "[...document.querySelectorAll('#finals table:first-of-type tbody tr:not(.group) td:nth-child(2) .ci')]"
@@ -100,7 +100,7 @@ def test_values_of_a_column_stand_below_each_other(browser, report) -> None:
     assert max(edges) - min(edges) <= 1
 
 
-def test_the_budget_can_be_switched_and_hovering_says_the_numbers(browser, report) -> None:
+def test_the_budget_can_be_switched_and_hovering_shows_the_values(browser, report) -> None:
     browser.open(report)
     shown = "[...document.querySelectorAll('#curves .by')].filter(e => e.offsetHeight).map(e => e.className)"
     assert browser.value(shown) == ["panels by by-samples"]
@@ -125,7 +125,7 @@ def test_a_script_in_a_completion_does_not_run(browser, report, study) -> None:
     assert "<script>" in browser.value("document.getElementById('samples').textContent")
 
 
-def test_a_tap_says_the_numbers_until_the_next_one_elsewhere(browser, report) -> None:
+def test_a_tap_shows_the_values_until_the_next_tap_elsewhere(browser, report) -> None:
     browser.open(report, width=390)
     browser.value("document.querySelector('.by-samples svg').scrollIntoView({block: 'center'})")
     tap = """((target, x, y) => {
@@ -142,8 +142,8 @@ def test_a_tap_says_the_numbers_until_the_next_one_elsewhere(browser, report) ->
     assert browser.value(shown) == "hidden"
 
 
-def test_who_cannot_see_a_table_is_told_what_its_cells_are_of(browser, report) -> None:
-    """Every table is named, every row and column has a heading, and no heading is empty."""
+def test_screen_readers_get_names_and_headings(browser, report) -> None:
+    """Each table and drawing has a name, each row and column a heading, and no heading is empty."""
     browser.open(report)
     assert browser.value("[...document.querySelectorAll('.scroll')].every(e => e.getAttribute('aria-label'))")
     assert browser.value("[...document.querySelectorAll('tbody tr')].every(e => e.querySelector('th[scope]'))")

@@ -1,4 +1,4 @@
-"""What stands in a report, read as a document: nothing loads, nothing breaks out, everything is there."""
+"""The reports parsed as HTML: they load nothing, escape all text and contain every part."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ import rlalign
 from rlalign.cli import main
 from rlalign.cli.report import write
 from rlalign.compare.output.html import render, write_report
-from rlalign.compare.output.html.figures import differences, final_scores, frontier, learning_curves
-from rlalign.compare.output.html.html import Html, tag, visible
+from rlalign.compare.output.html.markup import Html, tag, visible
 from rlalign.compare.output.html.numbers import interval, number, p_value, seconds, tick, typeset
-from rlalign.compare.output.html.svg import apart, span, ticks
+from rlalign.compare.output.html.study_plots import differences, final_scores, frontier, learning_curves
+from rlalign.compare.output.html.svg import axis_range, separate, ticks
+from rlalign.compare.output.series import color_indices
 from rlalign.compare.results.results_json import read_results, write_results
 from rlalign.compare.results.schema import Curve, Estimate
 from rlalign.errors import UserError
@@ -29,7 +30,7 @@ PARTS = ("verdict", "finals", "pairs", "budgets", "tuning", "curves", "seeds", "
 
 
 class Document(HTMLParser):
-    """Elements with their attributes, the text of each, and whether every element is closed."""
+    """A parsed document: its elements with their attributes, and its text. Raises if an element is not closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -52,7 +53,7 @@ class Document(HTMLParser):
             self.text += data
 
     def of(self, name: str) -> list[dict[str, Any]]:
-        return [attributes for found, attributes in self.elements if found == name]
+        return [attributes for element, attributes in self.elements if element == name]
 
 
 def assert_nothing_loads(document: Document) -> None:
@@ -67,7 +68,7 @@ def assert_nothing_loads(document: Document) -> None:
     assert len(document.of("script")) == 1
 
 
-def test_the_report_is_whole_and_loads_nothing(study) -> None:
+def test_the_report_contains_every_part_and_loads_nothing(study) -> None:
     text = render(study)
     document = Document(text)
     assert_nothing_loads(document)
@@ -89,14 +90,14 @@ def test_the_report_is_whole_and_loads_nothing(study) -> None:
         assert piece in document.text
 
 
-def test_what_a_model_says_is_text(study) -> None:
+def test_completions_are_escaped(study) -> None:
     document = Document(render(study))
-    said = next(s for s in study.environments["reverse"].samples if "<script>" in s.prompt).prompt
-    assert visible(said) in document.text
+    prompt = next(s for s in study.environments["reverse"].samples if "<script>" in s.prompt).prompt
+    assert visible(prompt) in document.text
     assert "\x00" not in document.text
     assert "\u202e" not in document.text
-    named = replace(study, title="</title><script>alert(1)</script>", algorithms=study.algorithms)
-    assert_nothing_loads(Document(render(named)))
+    hostile_title = replace(study, title="</title><script>alert(1)</script>", algorithms=study.algorithms)
+    assert_nothing_loads(Document(render(hostile_title)))
 
 
 def test_text_is_escaped_and_markup_is_not() -> None:
@@ -107,15 +108,15 @@ def test_text_is_escaped_and_markup_is_not() -> None:
 
 
 def test_the_smallest_study_has_a_report(study) -> None:
-    """One algorithm, one environment, one seed, no KL, a failed seed without a curve: no picture divides by nothing."""
+    """One algorithm, one environment, no KL, a failed seed without a curve: no drawing divides by zero."""
     env = study.environments["reverse"]
-    one = env.algorithms["rloo"]
+    result = env.algorithms["rloo"]
     curve = Curve([0], [0.0], [0.0], [0.0], [0.0], [None], [None])
-    lone = replace(one, curves=[curve], final=[[None]], start=[[0.1]], failed=[True])
+    failed = replace(result, curves=[curve], final=[[None]], start=[[0.1]], failed=[True])
     small = replace(
         study,
         algorithms=["rloo"],
-        environments={"reverse": replace(env, algorithms={"rloo": lone}, pairs=[], samples=[], threshold=None)},
+        environments={"reverse": replace(env, algorithms={"rloo": failed}, pairs=[], samples=[], threshold=None)},
         aggregate=None, tuning=[], differences=[], failures=[], excluded=[], warnings=[],
     )  # fmt: skip
     text = render(small)
@@ -128,38 +129,41 @@ def test_the_smallest_study_has_a_report(study) -> None:
 def test_twenty_algorithms_keep_their_labels_apart(study) -> None:
     env = study.environments["reverse"]
     names = [f"algorithm-{i}" for i in range(20)]
-    one, pair = env.algorithms["rloo"], env.pairs[0]
+    result = env.algorithms["rloo"]
+    pair = env.pairs[0]
     many = replace(
         env,
-        algorithms=dict.fromkeys(names, one),
+        algorithms=dict.fromkeys(names, result),
         pairs=[replace(pair, a=a, b=b, winner=None) for i, a in enumerate(names) for b in names[i + 1 :]],
     )
-    colours = {name: i for i, name in enumerate(names)}
-    drawn = learning_curves("reverse", many, colours, "samples")
-    at = sorted(float(y) for y in re.findall(r'y="([\d.]+)" class="label', drawn))
-    assert len(at) == 20
-    assert min(b - a for a, b in pairwise(at)) >= 12.9
-    assert at[0] > 40
-    assert "again" in drawn  # colours beyond the eighth come again, dashed
-    assert differences("reverse", many, colours).count("whisker") == 19
+    colors = color_indices(names)
+    drawing = learning_curves("reverse", many, colors, "samples")
+    heights = sorted(float(y) for y in re.findall(r'y="([\d.]+)" class="label', drawing))
+    assert len(heights) == 20
+    assert min(b - a for a, b in pairwise(heights)) >= 12.9
+    assert heights[0] > 40
+    assert "dashed" in drawing  # colors beyond the eighth repeat as dashed lines
+    assert differences("reverse", many, colors).count("whisker") == 19
 
 
-def test_two_seeds_are_drawn_one_by_one_and_three_with_a_band(study_of) -> None:
-    """Kills a band of two seeds, which fills the picture."""
+def test_two_seeds_are_drawn_singly_and_three_with_a_band(study_of) -> None:
+    """A band of two seeds would fill the drawing."""
     for seeds in (2, 3):
         study = study_of(seeds)
-        drawn = learning_curves("reverse", study.environments["reverse"], dict.fromkeys(study.algorithms, 0), "samples")
-        assert ('class="band' in drawn) == (seeds == 3)
-        assert drawn.count('class="one') == (2 * len(study.algorithms) if seeds == 2 else 0)
+        colors = dict.fromkeys(study.algorithms, 0)
+        drawing = learning_curves("reverse", study.environments["reverse"], colors, "samples")
+        assert ('class="band' in drawing) == (seeds == 3)
+        assert drawing.count('class="single-seed') == (2 * len(study.algorithms) if seeds == 2 else 0)
 
 
-def test_many_pairs_fold_and_those_with_a_winner_stay(study) -> None:
+def test_of_many_pairs_only_those_with_a_winner_are_unfolded(study) -> None:
     env = study.environments["reverse"]
-    one, pair = env.algorithms["rloo"], env.pairs[0]
+    result = env.algorithms["rloo"]
+    pair = env.pairs[0]
     names = [f"algorithm-{i}" for i in range(7)]
     pairs = [replace(pair, a=a, b=b, winner=None) for i, a in enumerate(names) for b in names[i + 1 :]]
     pairs[3] = replace(pairs[3], winner=pairs[3].a)
-    many = replace(env, algorithms=dict.fromkeys(names, one), pairs=pairs, samples=[])
+    many = replace(env, algorithms=dict.fromkeys(names, result), pairs=pairs, samples=[])
     bare = replace(study, aggregate=None, tuning=[], differences=[])
     text = render(replace(bare, algorithms=names, environments={"reverse": many}))
     first, folded = re.findall(r'id="pairs">(.*?)<details>(.*?)</details>', text, flags=re.S)[0]
@@ -167,7 +171,7 @@ def test_many_pairs_fold_and_those_with_a_winner_stay(study) -> None:
     assert folded.count(" − algorithm") == len(pairs) == 21
 
 
-def test_results_of_the_schema_make_a_report(tmp_path) -> None:
+def test_the_example_of_the_schema_renders(tmp_path) -> None:
     example = Path(__file__).parents[1] / "data" / "results.json"
     (tmp_path / "results.json").write_text(example.read_text())
     path = write(tmp_path)
@@ -175,7 +179,7 @@ def test_results_of_the_schema_make_a_report(tmp_path) -> None:
     assert "No winner is named" in path.read_text()
 
 
-def test_made_again_from_stored_data_it_is_the_same(study, tmp_path) -> None:
+def test_a_report_from_stored_results_is_the_same(study, tmp_path) -> None:
     write_results(tmp_path, study)
     first = write_report(tmp_path, study).read_text()
     assert write(tmp_path).read_text() == first
@@ -185,26 +189,26 @@ def test_made_again_from_stored_data_it_is_the_same(study, tmp_path) -> None:
 def test_a_run_has_a_report(tmp_path) -> None:
     run = rlalign.train("reverse?max_length=2", "gru", "rloo", steps=3, output=tmp_path / "run", quiet=True,
                         evaluation__every=1, evaluation__prompts=2)  # fmt: skip
-    report = run.folder / "report" / "evaluation.json"
-    found = json.loads(report.read_text())
-    found["samples"][0]["after"] = ["<script>alert(1)</script>"]
-    report.write_text(json.dumps(found))
+    path = run.folder / "report" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    evaluation["samples"][0]["after"] = ["<script>alert(1)</script>"]
+    path.write_text(json.dumps(evaluation))
     document = Document(write(run.folder).read_text())
     assert_nothing_loads(document)
-    assert typeset(found["verdict"]) in document.text
+    assert typeset(evaluation["verdict"]) in document.text
     assert "<script>alert(1)</script>" in document.text
     assert len(document.of("svg")) >= 4
     assert "evaluation.every" in document.text
 
 
-def test_the_command_writes_the_report_and_says_where(study, tmp_path, capsys) -> None:
+def test_the_command_writes_the_report_and_prints_its_path(study, tmp_path, capsys) -> None:
     write_results(tmp_path, study)
     assert main(["report", str(tmp_path)]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "report.html")
     assert main(["report", str(tmp_path / "nowhere")]) == 2
 
 
-def test_a_folder_with_nothing_to_report_is_refused(tmp_path) -> None:
+def test_a_folder_without_results_raises(tmp_path) -> None:
     with pytest.raises(UserError, match="holds no study"):
         write(tmp_path)
 
@@ -226,7 +230,7 @@ def test_numbers(value, text) -> None:
 
 
 def test_an_interval_has_the_decimals_of_its_value() -> None:
-    """Kills 5376 [0.000, 15134]."""
+    """Detects 5376 [0.000, 15134]."""
     assert interval(Estimate(5376.0, 0.0, 15134.2)) == "[0, 15134]"
     assert interval(Estimate(120_000.0, 9_000.0, 1_250_000.0)) == "[9\u00a0k, 1250\u00a0k]"
     assert interval(Estimate(0.5, -0.25, 12.0), sign=True) == "[−0.250, +12.000]"
@@ -240,24 +244,24 @@ def test_other_numbers() -> None:
     assert [seconds(s) for s in (4.2, 300.0, 9000.0)] == ["4 s", "5.0 min", "2.5 h"]
 
 
-def test_axes_have_round_numbers_and_labels_keep_apart() -> None:
+def test_axes_have_round_numbers_and_labels_do_not_overlap() -> None:
     assert ticks(0.03, 1.04) == [0.2, 0.4, 0.6, 0.8, 1.0]
     assert ticks(-0.5, 0.3) == [-0.4, -0.2, 0.0, 0.2]
     assert len(ticks(0, 25600)) in range(3, 7)
-    low, high = span([2.0, 2.0, None])
+    low, high = axis_range([2.0, 2.0, None])
     assert low < 2 < high
-    moved = apart([10.0, 11.0, 12.0, 60.0], 13.0, 0.0, 64.0)
+    moved = separate([10.0, 11.0, 12.0, 60.0], 13.0, 0.0, 64.0)
     assert all(b - a >= 13 - 1e-9 for a, b in pairwise(moved))
     assert moved[-1] <= 64
 
 
-def test_seeds_in_pictures_are_called_by_their_numbers(study) -> None:
-    """Kills counting them from 0 whatever they are."""
+def test_seeds_in_drawings_have_their_own_numbers(study) -> None:
+    """Detects numbering the seeds from 0."""
     env = study.environments["reverse"]
-    colours = dict.fromkeys(env.algorithms, 0)
-    numbers = [100 + i for i in range(len(study.seeds))]
-    lost = {a: replace(r, failed=[i == 1 for i in range(len(numbers))]) for a, r in env.algorithms.items()}
-    drawn = final_scores("reverse", replace(env, algorithms=lost), colours, numbers)
-    assert "rloo, seed 100: " in drawn
-    assert "rloo, seed 101, failed: " in drawn
-    assert "rloo, seed 101: " in (frontier("reverse", env, colours, numbers) or "")
+    colors = dict.fromkeys(env.algorithms, 0)
+    seeds = [100 + i for i in range(len(study.seeds))]
+    with_failure = {a: replace(r, failed=[i == 1 for i in range(len(seeds))]) for a, r in env.algorithms.items()}
+    drawing = final_scores("reverse", replace(env, algorithms=with_failure), colors, seeds)
+    assert "rloo, seed 100: " in drawing
+    assert "rloo, seed 101, failed: " in drawing
+    assert "rloo, seed 101: " in (frontier("reverse", env, colors, seeds) or "")

@@ -1,4 +1,4 @@
-"""The report of a search: every trial is drawn against every setting, the best stands out, nothing breaks out."""
+"""The report of a search: each trial is drawn against each setting, the best is marked, all text is escaped."""
 
 from __future__ import annotations
 
@@ -17,40 +17,42 @@ TRIALS = [
     Trial(2, "pruned", 0.95, {"learner.lr": 1e-2, "objective.baseline": "none", "learner.epochs": 4}),
     Trial(3, "fail", None, {"learner.lr": 2e-3, "objective.baseline": "none", "learner.epochs": 4}),
 ]
-FOUND = SearchResults(SEARCH, default_config("reverse", "gru", "grpo"), TRIALS, 0.1)
+RESULTS = SearchResults(SEARCH, default_config("reverse", "gru", "grpo"), TRIALS, 0.1)
 
 
-def test_the_best_is_a_trial_that_ended_and_each_is_drawn_against_each_setting() -> None:
-    """A pruned trial's last value may be higher, and is none of a finished run."""
-    page = render(FOUND)
-    assert "Trial 1 ended highest: 0.900 held-out reward, from 0.100 before training." in page
-    assert "25\u00a0% of the trials gained at least" in page  # one of four
-    pictures = re.findall(r"<svg.*?</svg>", page, re.S)
-    assert len(pictures) == 1 + len(SEARCH)
-    for picture in pictures:
-        assert len(re.findall(r'<circle[^>]* class="(?:dot|seed)', picture)) == 3
-        assert len(re.findall(r'class="seed failed', picture)) == 1
-        assert len(re.findall(r'class="dot ', picture)) == 1
+def test_the_best_trial_is_a_finished_one_and_each_is_drawn_against_each_setting() -> None:
+    """A pruned trial's last value may be higher, but it is not the value of a finished run."""
+    page = render(RESULTS)
+    assert "Trial 1 has the highest held-out reward: 0.900, 0.100 before training." in page
+    assert "25\u00a0% of the trials reached at least" in page  # one of four
+    drawings = re.findall(r"<svg.*?</svg>", page, re.S)
+    assert len(drawings) == 1 + len(SEARCH)
+    for drawing in drawings:
+        assert len(re.findall(r'<circle[^>]* class="(?:dot|seed)', drawing)) == 3
+        assert len(re.findall(r'class="seed failed', drawing)) == 1
+        assert len(re.findall(r'class="dot ', drawing)) == 1
     assert "<b>&lt;b&gt;</b>" in page
     assert not re.search(r"https?:", page)
 
 
-def test_a_choice_among_numbers_is_drawn_however_it_was_written() -> None:
+def test_a_choice_among_numbers_is_drawn_in_any_notation() -> None:
     trials = [Trial(i, "complete", 0.1 * i, {"learner.lr": lr}) for i, lr in enumerate((1e-5, 1e-4, 0.00123456))]
-    page = render(SearchResults({"learner.lr": "choice:1e-5,1e-4,0.00123456"}, FOUND.base, trials, 0.1))
+    page = render(SearchResults({"learner.lr": "choice:1e-5,1e-4,0.00123456"}, RESULTS.base, trials, 0.1))
     _, against = re.findall(r"<svg.*?</svg>", page, re.S)
     assert len(re.findall(r'<circle[^>]* class="(?:dot|seed)', against)) == 3
 
 
-def test_it_is_made_again_from_what_is_stored(tmp_path: Path) -> None:
-    write_search(tmp_path, FOUND.search, FOUND.base)
-    write_trials(tmp_path, FOUND)
-    assert read_search_results(tmp_path) == FOUND
+def test_a_report_from_stored_trials_is_the_same(tmp_path: Path) -> None:
+    write_search(tmp_path, RESULTS.search, RESULTS.base)
+    write_trials(tmp_path, RESULTS)
+    assert read_search_results(tmp_path) == RESULTS
     assert main(["report", str(tmp_path)]) == 0
-    assert (tmp_path / "report.html").read_text() == render(FOUND)
+    assert (tmp_path / "report.html").read_text() == render(RESULTS)
 
 
-def test_a_search_of_which_nothing_ended_says_so() -> None:
-    page = render(SearchResults(SEARCH, FOUND.base, [Trial(0, "fail", None, {}), Trial(1, "running", None, {})], None))
+def test_a_search_without_a_finished_trial_has_a_report() -> None:
+    page = render(
+        SearchResults(SEARCH, RESULTS.base, [Trial(0, "fail", None, {}), Trial(1, "running", None, {})], None)
+    )
     assert "No trial finished." in page
     assert "<svg" not in page

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from rlalign.evaluation.text_metrics import FAMILIES
-from rlalign.log.diagnostics import ALARMS
+from rlalign.log.alarms import ALARMS
 from rlalign.registry import REWARDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rewards.md").read_text(encoding="utf-8")

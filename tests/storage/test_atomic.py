@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from rlalign.cli import main
-from rlalign.compare.output.pictures import draw
+from rlalign.compare.output.plots import write_plots
 from rlalign.compare.results.results_json import read_results
 from rlalign.errors import FaultError
 from rlalign.storage import atomic
@@ -29,7 +29,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(FaultError, match=r"a\.json' cannot be written \(No space left on device\): make room"):
         write_whole(path, "new")
     with pytest.raises(FaultError, match=r"curves-.*\.png' cannot be written"):
-        draw(tmp_path, read_results(DATA))
+        write_plots(tmp_path, read_results(DATA))
     with pytest.raises(FaultError, match=r"b\.json' cannot be written \(File exists\)"):
         write_whole(path / "b.json", "in a folder that is a file")
     assert path.read_text() == "old"

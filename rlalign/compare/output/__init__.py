@@ -1,1 +1,1 @@
-"""Tables, figures and reports of a study."""
+"""Everything that is written of a study: tables in the terminal, results.csv, plots, and reports in HTML."""

@@ -1,4 +1,4 @@
-"""From cells that have run to everything that is written of them: results.json, results.csv, pictures, the report."""
+"""Everything that is written of a study's finished cells: results.json, results.csv, plots and the report."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rlalign.compare.analysis.pairs import decide
 from rlalign.compare.analysis.setting_differences import setting_differences
 from rlalign.compare.analysis.verdict import count, verdict, warnings
 from rlalign.compare.output.html import write_report
-from rlalign.compare.output.pictures import draw
-from rlalign.compare.output.tables import write_csv
+from rlalign.compare.output.plots import write_plots
+from rlalign.compare.output.results_csv import write_csv
 from rlalign.compare.records.run_records import Record, read_record, seconds_of
 from rlalign.compare.results.manifest import manifest
 from rlalign.compare.results.results_json import write_results
@@ -21,10 +21,13 @@ from rlalign.compare.results.schema import Failure, Results, Tuning
 from rlalign.compare.study import Cell
 from rlalign.errors import FaultError
 
-_IN_TITLE = 4  # so many names at most
+_MAX_NAMES = 4  # names in a title; more are counted
+
+Grid = dict[str, dict[int, Record]]
+"""Algorithm -> seed -> record, of one environment."""
 
 
-def conclude(
+def write_findings(
     cells: Sequence[Cell],
     folder: Path,
     *,
@@ -35,40 +38,36 @@ def conclude(
     threshold: float | None = None,
     notes: Sequence[str] = (),
 ) -> Results:
-    """Analyse cells and write what was found into a folder.
+    """Analyze cells, write the results into a folder and return them.
 
     Args:
-        cells: a whole grid.
-        folder: where to write.
-        command: what was typed.
-        failed: name -> reason of the cells that crashed.
+        cells: all cells of the study.
+        folder: output folder.
+        command: the command line, for the manifest.
+        failed: cell name -> reason, of the cells that crashed.
         excluded: runs that were left out.
-        tuning: the searches that went before.
+        tuning: the hyperparameter searches before the study.
         threshold: reward that counts as reached.
         notes: further warnings.
 
     Raises:
-        FaultError: when an environment has no finished cell.
-        UserError: when cells of an environment were measured on different held-out prompts.
+        FaultError: if an environment has no finished cell.
+        UserError: if cells of an environment were measured on different held-out prompts.
     """
-    failed = failed or {}
-    records = [read_record(cell, failed.get(cell.name)) for cell in cells]
-    grids: dict[str, dict[str, dict[int, Record]]] = {}
-    for r in records:
-        grids.setdefault(r.cell.env, {}).setdefault(r.cell.algorithm, {})[r.cell.seed] = r
+    reasons = failed or {}
+    records = [read_record(cell, reasons.get(cell.name)) for cell in cells]
+    grids = _grids(records)
     for env, grid in grids.items():
-        if all(r.failure for row in grid.values() for r in row.values()):
-            one = next(r for row in grid.values() for r in row.values())
-            raise FaultError(f"every cell on {env} failed, {one.cell.folder} with: {one.failure}")
-        check_prompts([r for row in grid.values() for r in row.values()])
+        _check_grid(env, grid)
     environments = decide({env: analyze_environment(grid, threshold) for env, grid in grids.items()})
-    algorithms = list(next(iter(grids.values())))
-    seeds = list(next(iter(next(iter(grids.values())).values())))
+    first_grid = next(iter(grids.values()))
+    algorithms = list(first_grid)
+    seeds = list(first_grid[algorithms[0]])
     failures = [
         Failure(r.cell.env, r.cell.algorithm, r.cell.seed, str(r.cell.folder), r.failure) for r in records if r.failure
     ]
     results = Results(
-        title=f"{_named(algorithms, 'algorithm')} on {_named(list(environments), 'environment')}",
+        title=f"{_names(algorithms, 'algorithm')} on {_names(list(environments), 'environment')}",
         verdict=verdict(environments, algorithms, len(seeds)),
         warnings=warnings(failures, excluded, [*unequal_starts(grids), *unequal_draws(environments), *notes]),
         algorithms=algorithms,
@@ -84,11 +83,27 @@ def conclude(
     folder.mkdir(parents=True, exist_ok=True)
     write_results(folder, results)
     write_csv(folder, results)
-    draw(folder, results)
+    write_plots(folder, results)
     write_report(folder, results)
     return results
 
 
-def _named(names: Sequence[str], what: str) -> str:
-    """Names, or how many there are where they would not make a title."""
-    return count(len(names), what) if len(names) > _IN_TITLE else ", ".join(names)
+def _grids(records: Sequence[Record]) -> dict[str, Grid]:
+    grids: dict[str, Grid] = {}
+    for record in records:
+        grid = grids.setdefault(record.cell.env, {})
+        grid.setdefault(record.cell.algorithm, {})[record.cell.seed] = record
+    return grids
+
+
+def _check_grid(env: str, grid: Grid) -> None:
+    records = [record for seeds in grid.values() for record in seeds.values()]
+    if all(record.failure for record in records):
+        first = records[0]
+        raise FaultError(f"every cell on {env} failed, {first.cell.folder} with: {first.failure}")
+    check_prompts(records)
+
+
+def _names(names: Sequence[str], kind: str) -> str:
+    """Return the names, or their number if there are too many for a title."""
+    return count(len(names), kind) if len(names) > _MAX_NAMES else ", ".join(names)

@@ -14,7 +14,7 @@ import numpy as np
 from rlalign.compare.records.run_curves import held_out_curve, training_curve
 from rlalign.compare.results.schema import Curve
 from rlalign.compare.study import Cell
-from rlalign.log.trackers import read_metrics
+from rlalign.storage.jsonl import read_metrics
 from rlalign.types import FloatArray
 
 _EVALUATION = Path("report", "evaluation.json")

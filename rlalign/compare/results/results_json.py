@@ -11,8 +11,8 @@ from typing import Any
 
 from rlalign.compare.results.schema import FORMAT, Results
 from rlalign.errors import UserError
-from rlalign.log.trackers import nullable
 from rlalign.storage.atomic import read_json, write_whole
+from rlalign.storage.jsonl import nullable
 from rlalign.typecheck import hints_of
 
 _FIX = "use rlalign compare to write it again"

@@ -15,8 +15,8 @@ from rich.console import Console
 from rlalign.compare.records.run_records import final_reward, finished
 from rlalign.config.overrides import shown
 from rlalign.config.schema import TrainConfig
-from rlalign.log.trackers import read_metrics
 from rlalign.registry import import_optional
+from rlalign.storage.jsonl import read_metrics
 from rlalign.training.stop_request import STOPPED
 
 _UNPRUNED_TRIALS = 5  # trials that are never pruned, since the median of fewer curves is unreliable

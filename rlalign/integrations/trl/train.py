@@ -34,10 +34,11 @@ from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
-from rlalign.log.trackers import Tracker, read_metrics
+from rlalign.log.trackers import Tracker
 from rlalign.policies.causal import CausalPolicy
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.training.experiment import default_output
 from rlalign.training.lr_schedule import lr_factor

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rlalign.compare.analysis.fairness import unequal_draws
-from rlalign.compare.output.write_findings import conclude
+from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.run_records import read_record
 from rlalign.compare.results.results_json import read_results
 from rlalign.compare.study import Cell
@@ -41,5 +41,5 @@ def test_cells_measured_on_different_prompts_are_refused(early_stopped_run: Run,
     (other / "report" / "evaluation.json").write_text(text.replace('"prompt": "', '"prompt": "x'))
     b = replace(b, config=replace(b.config, output=str(other)))
     with pytest.raises(UserError, match="other' was measured on other held-out prompts than"):
-        conclude([a, b], tmp_path / "out", command="")
+        write_findings([a, b], tmp_path / "out", command="")
     assert not (tmp_path / "out").exists()

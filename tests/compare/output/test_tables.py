@@ -11,9 +11,10 @@ import pytest
 from rich.console import Console
 
 from rlalign.compare.analysis.environment import analyze_environment
+from rlalign.compare.output.html.components import cost, estimate
 from rlalign.compare.output.html.numbers import level
-from rlalign.compare.output.html.pieces import cost, estimate
-from rlalign.compare.output.tables import _algorithms, _course, _rows
+from rlalign.compare.output.results_csv import csv_rows
+from rlalign.compare.output.tables import final_rewards_table, learning_table
 from rlalign.compare.results.results_json import read_results
 
 DATA = Path(__file__).parents[2] / "data"
@@ -29,7 +30,7 @@ def test_few_seeds_have_no_interval_for_iqm_and_median(decided: Any, noisy: Any)
         assert level(result.median) == coverage
         assert ("[–]" in estimate(result.iqm)) == (seeds < 5)
         console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - open as long as the console
-        console.print(_algorithms("e", env, seeds))
+        console.print(final_rewards_table("e", env, seeds))
         printed = console.export_text()
         assert ("[–]" in printed) == (seeds < 5)
         assert ("median (93.8 % CI)" in printed) == (seeds == 5)
@@ -41,7 +42,7 @@ def test_a_threshold_that_no_seed_reached_is_shown_as_more_than_the_budget(make_
     never = env.algorithms["a"].to_threshold["samples"]
     assert cost(never).startswith("&gt; 100.0")
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - open as long as the console
-    console.print(_course("e", env))
+    console.print(learning_table("e", env))
     assert "> 100" in console.export_text()
     reached = analyze_environment(grid, threshold=0.3).algorithms["a"].to_threshold["samples"]
     assert cost(reached).startswith("100.0")
@@ -53,5 +54,5 @@ def test_a_missing_reward_leaves_the_mean_of_its_seed_finite() -> None:
     algorithm, result = next(iter(env.algorithms.items()))
     hole = replace(result, final=[[None, *row[1:]] for row in result.final])
     changed = replace(results, environments={name: replace(env, algorithms={algorithm: hole})})
-    rewards = [row["reward"] for row in _rows(changed)]
+    rewards = [row["reward"] for row in csv_rows(changed)]
     assert rewards == [pytest.approx(np.mean([v for v in row[1:] if v is not None])) for row in result.final]

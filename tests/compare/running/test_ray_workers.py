@@ -15,8 +15,8 @@ from rlalign.compare.running.ray_workers import RayWorkers
 from rlalign.compare.running.run_cells import run_cells
 from rlalign.compare.study import build_cells
 from rlalign.config.schema import TrainConfig
-from rlalign.log.trackers import read_metrics
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config
 
 

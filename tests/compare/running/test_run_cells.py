@@ -22,8 +22,8 @@ from rlalign.compare.running.local_workers import LocalWorkers
 from rlalign.compare.running.run_cells import run_cells
 from rlalign.compare.running.workers import log_of
 from rlalign.compare.study import Cell, Study, build_cells
-from rlalign.log.trackers import read_metrics
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import write_config
 
 

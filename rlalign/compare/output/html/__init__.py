@@ -1,10 +1,13 @@
-"""Reports in HTML: one self-contained file for a study, or for a run, with the verdict first.
+"""Reports in HTML: one self-contained file for a study, a run or a hyperparameter search, with the verdict first.
 
-study.py, run.py    the two documents; search.py, that of a search
-tables.py           tables of a study
-pictures.py         its pictures with their captions; figures.py draws each, svg.py knows axes and labels
-page.py             the page around them, with page.css and page.js; pieces.py, numbers.py: what parts are made of
-html.py             the one place where text becomes markup
+study.py, run.py, search.py   the three documents
+table_sections.py             sections of a study that hold tables
+plot_sections.py              sections of a study that hold drawings, with the words to read them
+study_plots.py                the drawings of a study: from results to SVG
+svg.py                        axes, lines, dots and labels of a drawing
+page.py, page.css, page.js    the page around the sections, its style and its script
+components.py, numbers.py     parts of sections; numbers as text
+markup.py                     the one module that turns text into markup
 """
 
 from rlalign.compare.output.html.run import write_run_report

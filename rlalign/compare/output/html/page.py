@@ -1,4 +1,4 @@
-"""The page around a report: one file, no request to anywhere, and a policy in its head that forbids any."""
+"""The page around a report: one file that loads nothing, with a content security policy that forbids loading."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ import hashlib
 from collections.abc import Collection, Sequence
 from importlib import resources
 
-from rlalign.compare.output.html.html import Html, joined, tag
+from rlalign.compare.output.html.markup import Html, joined, tag
 
 
 def page(title: str, *sections: object) -> str:
-    """A whole HTML document. The browser runs our script alone: it is named by its hash."""
-    here = resources.files("rlalign.compare.output.html")
-    style, script = ((here / f"page.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    """Return an HTML document with the style sheet and script inside.
+
+    The content security policy names the script by its hash, so the browser runs no other script.
+    """
+    folder = resources.files("rlalign.compare.output.html")
+    style = (folder / "page.css").read_text(encoding="utf-8")
+    script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     head = joined(
@@ -21,7 +25,7 @@ def page(title: str, *sections: object) -> str:
             Html('<meta charset="utf-8">'),
             Html(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
             Html('<meta name="viewport" content="width=device-width, initial-scale=1">'),
-            Html('<link rel="icon" href="data:,">'),
+            Html('<link rel="icon" href="data:,">'),  # without it the browser requests favicon.ico
             tag("title", title),
             tag("style", Html(style)),
         )
@@ -31,34 +35,45 @@ def page(title: str, *sections: object) -> str:
 
 
 def section(heading: str, *children: object, id_: str | None = None) -> Html:
-    """A section under a heading."""
+    """Return a section with its heading."""
     return tag("section", tag("h2", heading), *children, id_=id_)
 
 
 def table(name: str, head: Sequence[str], rows: list[Html], numeric: set[int]) -> Html:
-    """A table that scrolls by itself on a narrow screen, and says so; `numeric` columns stand to the right.
+    """Return a table that scrolls sideways on a narrow screen, with a hint that it does.
 
-    The name is for who cannot see the heading above it.
+    Args:
+        name: label for screen readers, which do not connect the table to the heading above it.
+        head: headings of the columns.
+        rows: from `row` and `group_row`.
+        numeric: indices of the columns that are aligned to the right.
     """
-    cells = [tag("th", h, scope="col", class_="n" if i in numeric else None) for i, h in enumerate(head)]
-    drawn = tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows))
+    cells = [tag("th", text, scope="col", class_="n" if i in numeric else None) for i, text in enumerate(head)]
+    content = tag("table", tag("thead", tag("tr", cells)), tag("tbody", rows))
     hint = tag("p", "More columns to the right: scroll the table sideways →", class_="hint")
-    return joined((tag("div", drawn, class_="scroll", tabindex="0", role="region", aria_label=name), hint))
+    return joined((tag("div", content, class_="scroll", tabindex="0", role="region", aria_label=name), hint))
 
 
 def row(cells: Sequence[object], numeric: set[int], texts: Collection[int] = ()) -> Html:
-    """A row of a `table`, its first cell what the others are of; columns of `texts` run over several lines."""
-    kinds = ["n" if i in numeric else "text" if i in texts else None for i in range(len(cells))]
-    first, *rest = [(cell, kind) for cell, kind in zip(cells, kinds, strict=True)]
-    return tag("tr", tag("th", first[0], scope="row", class_=first[1]), [tag("td", c, class_=k) for c, k in rest])
+    """Return a row of a `table`; its first cell is the row's heading.
+
+    Args:
+        cells: contents.
+        numeric: indices of the columns that are aligned to the right.
+        texts: indices of the columns whose text breaks into lines.
+    """
+    classes = ["n" if i in numeric else "text" if i in texts else None for i in range(len(cells))]
+    heading = tag("th", cells[0], scope="row", class_=classes[0])
+    values = [tag("td", cell, class_=class_) for cell, class_ in zip(cells[1:], classes[1:], strict=True)]
+    return tag("tr", heading, values)
 
 
-def panels(pictures: list[Html | None], class_: str = "") -> Html:
-    """Pictures side by side where there is room."""
-    figures = [tag("figure", p) for p in pictures if p is not None]
+def panels(drawings: Sequence[Html | None], class_: str = "") -> Html:
+    """Return drawings side by side, as many as the screen is wide enough for; None is left out."""
+    figures = [tag("figure", drawing) for drawing in drawings if drawing is not None]
     return tag("div", figures, class_=f"panels {class_}".strip())
 
 
 def facts(pairs: dict[str, object]) -> Html:
-    """A list of names and values."""
-    return tag("dl", [(tag("dt", k), tag("dd", v)) for k, v in pairs.items()])
+    """Return a list of names and values."""
+    return tag("dl", [(tag("dt", name), tag("dd", value)) for name, value in pairs.items()])

@@ -1,4 +1,4 @@
-"""report.html of a single run: what it learnt, before and after, completions, settings."""
+"""The report of a single run: verdict, alarms, before and after, training curves, completions, settings."""
 
 from __future__ import annotations
 
@@ -7,200 +7,220 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.output.html.html import Html, joined, tag
+from rlalign.compare.output.html.components import note, titled_text
+from rlalign.compare.output.html.markup import Html, joined, tag
 from rlalign.compare.output.html.numbers import interval, number, typeset
 from rlalign.compare.output.html.page import facts, page, panels, row, section, table
-from rlalign.compare.output.html.pieces import note, said
-from rlalign.compare.output.html.svg import Panel, Series, span
+from rlalign.compare.output.html.svg import Panel, Series, axis_range
 from rlalign.compare.results.schema import Estimate
 from rlalign.config.defaults import default_config
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.errors import UserError
+from rlalign.log.metrics import REWARD_STATISTICS
 from rlalign.run import Run
 from rlalign.storage.atomic import read_json, write_whole
 from rlalign.storage.checkpoint import versions
 from rlalign.typecheck import flatten
 
-_SAMPLES = 8
-_OWN = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
+_MAX_SAMPLES = 8  # prompts whose completions are shown
+_TITLES = {
+    "rollout/kl": "KL to the reference policy, nats",
+    "rollout/length": "tokens",
+    "rollout/entropy": "entropy, nats per token",
+}
 
 
 def write_run_report(run: Run) -> Path:
-    """Write report/report.html of a run folder and return its path. Raises UserError for a run without a step."""
+    """Write report/report.html of a run folder and return its path.
+
+    Raises:
+        UserError: if no step of the run is finished.
+    """
     if not run.metrics.get("reward/mean"):
-        raise UserError(f"'{run.folder}' has no finished step to report")
+        raise UserError(f"'{run.folder}': expected at least one finished step, got none; train the run first")
     return write_whole(run.folder / "report" / "report.html", render(run))
 
 
 def render(run: Run) -> str:
-    """The report as one HTML document."""
-    config, found = run.config, _evaluation(run.folder)
+    """Return the report as one HTML document."""
+    config = run.config
+    evaluation = _evaluation(run.folder)
     title = f"{config.algorithm} on {config.env}"
     done = len(run.metrics["reward/mean"])
-    facts_line = f"policy {config.policy} · seed {config.seed} · {done} of {config.steps} steps · {run.folder.name}"
-    unfinished = "The run is not finished: nothing was measured on held-out prompts after training."
+    size = f"policy {config.policy} · seed {config.seed} · {done} of {config.steps} steps · {run.folder.name}"
+    unfinished = "The run is not finished: no evaluation on held-out prompts after training."
     header = tag(
         "header",
         tag("p", "One run", class_="kind"),
         tag("h1", title),
-        tag("p", facts_line, class_="facts"),
-        tag("div", tag("p", typeset(found["verdict"]) if found else unfinished), class_="verdict", id_="verdict"),
+        tag("p", size, class_="facts"),
+        tag(
+            "div",
+            tag("p", typeset(evaluation["verdict"]) if evaluation else unfinished),
+            class_="verdict",
+            id_="verdict",
+        ),
     )
     return page(
         title,
         header,
         _alarms(run.folder),
-        _before_after(found) if found else None,
+        _before_after(evaluation) if evaluation else None,
         section(
             "Training",
-            note("Every step as it was; bands are 95 % confidence intervals over the step’s samples."),
-            panels(_pictures(run.metrics)),
+            note("Each step, not smoothed. Bands are 95 % confidence intervals over the step’s samples."),
+            panels(_training_curves(run.metrics)),
             id_="curves",
         ),
-        _samples(found["samples"]) if found else None,
+        _samples(evaluation["samples"]) if evaluation else None,
         _settings(config),
     )
 
 
 def _evaluation(folder: Path) -> dict[str, Any] | None:
+    """Return the content of report/evaluation.json, None if the run is not finished."""
     path = folder / "report" / "evaluation.json"
-    found: dict[str, Any] | None = None
-    if path.is_file():
-        found = read_json(path, f"rlalign train --resume {folder} measures it again")
-    return found
+    if not path.is_file():
+        return None
+    evaluation: dict[str, Any] = read_json(path, f"use rlalign train --resume {folder} to evaluate again")
+    return evaluation
 
 
 def _alarms(folder: Path) -> Html | None:
     path = folder / "report" / "alarms.json"
     if not path.is_file():
         return None
-    raised = read_json(path, "remove it, and the report is made without it")
-    rows = [row([name, _steps(alarm["held"]), alarm["says"]], set(), {2}) for name, alarm in raised.items()]
+    alarms = read_json(path, "remove it to write the report without alarms")
+    rows = [row([name, _periods(alarm["held"]), alarm["says"]], set(), {2}) for name, alarm in alarms.items()]
     return section(
         "Alarms",
-        note("Patterns that reward hacking is known to show, and the steps at which each was there. Look there."),
-        table("alarms", ["alarm", "steps", "what was seen"], rows, set()),
+        note("Patterns that reward hacking is known to show, and the steps at which each was present. Not a proof."),
+        table("alarms", ["alarm", "steps", "pattern, likely cause and next step"], rows, set()),
         id_="alarms",
     )
 
 
-def _steps(held: list[list[int | None]]) -> str:
-    """`12 to 40, from 66 to the end`."""
+def _periods(held: list[list[int | None]]) -> str:
+    """Return periods as text, such as `12 to 40, from 66 to the end`."""
     return ", ".join(f"{first} to {last}" if last else f"from {first} to the end" for first, last in held)
 
 
-def _before_after(found: Mapping[str, Any]) -> Html:
-    rows = [
-        row(
-            [
-                tag("b", name) if name == "reward" else name,
-                number(m["before"]),
-                number(m["after"]),
-                _difference(m["difference"]),
-                m["difference"]["n"],
-            ],
-            {1, 2, 3, 4},
-        )
-        for name, m in found["metrics"].items()
-    ]
+def _before_after(evaluation: Mapping[str, Any]) -> Html:
+    numeric = {1, 2, 3, 4}
+    rows = []
+    for name, metric in evaluation["metrics"].items():
+        difference = metric["difference"]
+        cells = [
+            tag("b", name) if name == "reward" else name,
+            number(metric["before"]),
+            number(metric["after"]),
+            _difference(difference),
+            difference["n"],
+        ]
+        rows.append(row(cells, numeric))
     return section(
         "Before and after",
-        note("Means over held-out prompts, the same for both; differences are paired, with 95 % CI (Student’s t)."),
-        table("before and after", ["metric", "before", "after", "difference", "prompts"], rows, {1, 2, 3, 4}),
+        note("Means over the same held-out prompts. Differences are paired by prompt, with 95 % CI (Student’s t)."),
+        table("before and after", ["metric", "before", "after", "difference", "prompts"], rows, numeric),
         id_="finals",
     )
 
 
-def _difference(d: Mapping[str, Any]) -> Html:
-    estimate = Estimate(d["mean"], d["low"], d["high"])
-    return joined((number(d["mean"], sign=True), tag("span", interval(estimate, sign=True), class_="ci")))
+def _difference(difference: Mapping[str, Any]) -> Html:
+    estimate = Estimate(difference["mean"], difference["low"], difference["high"])
+    return joined((number(estimate.value, sign=True), tag("span", interval(estimate, sign=True), class_="ci")))
 
 
-def _pictures(metrics: Mapping[str, Sequence[float | None]]) -> list[Html | None]:
-    """Reward with its band and the held-out reward; then each component, the KL, length and entropy by themselves."""
-    half = metrics.get("reward/ci95", [])
-    held_out = metrics.get("eval/reward")
-    pictures: list[Html | None] = [_curve(metrics, "reward/mean", "reward", half, held_out)]
-    components = [n for n in metrics if n.startswith("reward/") and n not in _OWN]
-    more = ["rollout/kl", "rollout/length", "rollout/entropy"]
-    words = {
-        "rollout/kl": "KL to the start, nats",
-        "rollout/length": "tokens",
-        "rollout/entropy": "entropy, nats a token",
-    }
-    pictures += [_curve(metrics, n, words.get(n, n.removeprefix("reward/"))) for n in [*components, *more]]
-    return pictures
+def _training_curves(metrics: Mapping[str, Sequence[float | None]]) -> list[Html | None]:
+    """Return drawings of the reward with the held-out reward, then of each component, KL, length and entropy."""
+    components = [name for name in metrics if name.startswith("reward/") and name not in REWARD_STATISTICS]
+    titles = {name: name.removeprefix("reward/") for name in components} | _TITLES
+    return [_reward_curve(metrics), *(_metric_curve(metrics, name, title) for name, title in titles.items())]
 
 
-def _curve(
-    metrics: Mapping[str, Sequence[float | None]],
-    name: str,
-    title: str,
-    half: Sequence[float | None] = (),
-    held_out: Sequence[float | None] | None = None,
-) -> Html | None:
-    y = [None if v is None or not math.isfinite(v) else v for v in metrics.get(name, [])]
-    if all(v is None for v in y):
+def _reward_curve(metrics: Mapping[str, Sequence[float | None]]) -> Html | None:
+    rewards = _finite(metrics.get("reward/mean", []))
+    half_widths = metrics.get("reward/ci95", [])
+    held_out = metrics.get("eval/reward") or []
+    if all(value is None for value in rewards):
         return None
-    x = [float(v) for v in metrics["step"] if v is not None]
-    low = [None if v is None or h is None else v - h for v, h in zip(y, half, strict=False)]
-    high = [None if v is None or h is None else v + h for v, h in zip(y, half, strict=False)]
-    main = Series(title, 0, x, y, low or [None] * len(x), high or [None] * len(x))
-    panel = Panel(
-        x=span(x, zero=True, margin=0.0),
-        y=span([*y, *low, *high, *(held_out or [])]),
-        x_label="step",
-        title=title,
-        right=78 if held_out else 14,
-    )
-    panel.grid()
-    panel.band(main)
-    panel.line(x, y, 0)
-    panel.hover = [main]
+    steps = _steps(metrics)
+    intervals = list(zip(rewards, half_widths, strict=False))
+    low = [None if value is None or half is None else value - half for value, half in intervals]
+    high = [None if value is None or half is None else value + half for value, half in intervals]
+    no_band = [None] * len(steps)
+    training = Series("reward", 0, steps, rewards, low or no_band, high or no_band)
+    panel = _step_panel("reward", steps, [*rewards, *low, *high, *held_out], right=78 if held_out else 14)
+    panel.band(training)
+    panel.line(steps, rewards, 0)
+    panel.hover = [training]
     if held_out:
-        seen = [(a, b) for a, b in zip(x, held_out, strict=False) if b is not None]
-        panel.line([a for a, _ in seen], [b for _, b in seen], 1)
-        panel.labels([("training", 0, x[-1], _last(y)), ("held-out", 1, seen[-1][0], seen[-1][1])] if seen else [])
-        other = Series(
-            "held-out", 1, [a for a, _ in seen], [b for _, b in seen], [None] * len(seen), [None] * len(seen)
-        )
-        panel.hover = [main, other]
+        # most steps have no evaluation: the line connects those that have one
+        points = [(step, value) for step, value in zip(steps, held_out, strict=False) if value is not None]
+        evaluated = [step for step, _ in points]
+        values = [value for _, value in points]
+        panel.line(evaluated, values, 1)
+        if points:
+            panel.labels([("training", 0, steps[-1], _last(rewards)), ("held-out", 1, evaluated[-1], values[-1])])
+        no_band = [None] * len(points)
+        panel.hover = [training, Series("held-out", 1, evaluated, values, no_band, no_band)]
     return panel.svg()
 
 
+def _metric_curve(metrics: Mapping[str, Sequence[float | None]], name: str, title: str) -> Html | None:
+    values = _finite(metrics.get(name, []))
+    if all(value is None for value in values):
+        return None
+    steps = _steps(metrics)
+    no_band = [None] * len(steps)
+    panel = _step_panel(title, steps, values)
+    panel.line(steps, values, 0)
+    panel.hover = [Series(title, 0, steps, values, no_band, no_band)]
+    return panel.svg()
+
+
+def _step_panel(title: str, steps: Sequence[float], values: Sequence[float | None], right: float = 14) -> Panel:
+    x = axis_range(steps, zero=True, margin=0.0)
+    panel = Panel(x=x, y=axis_range(values), x_label="step", title=title, right=right)
+    panel.grid()
+    return panel
+
+
+def _steps(metrics: Mapping[str, Sequence[float | None]]) -> list[float]:
+    return [float(step) for step in metrics["step"] if step is not None]
+
+
+def _finite(values: Sequence[float | None]) -> list[float | None]:
+    return [None if value is None or not math.isfinite(value) else value for value in values]
+
+
 def _last(values: Sequence[float | None]) -> float:
-    return next(v for v in reversed(values) if v is not None)
+    return next(value for value in reversed(values) if value is not None)
 
 
 def _samples(samples: Sequence[Mapping[str, Any]]) -> Html:
-    blocks = [
-        tag(
-            "div",
-            said(tag("h4", "prompt"), str(s["prompt"])),
-            tag(
-                "div",
-                said(tag("h4", "before"), s["before"][0]),
-                said(tag("h4", "after", class_="name"), s["after"][0]),
-                class_="texts",
-            ),
-            class_="sample",
-        )
-        for s in samples[:_SAMPLES]
-    ]
+    blocks = []
+    for sample in samples[:_MAX_SAMPLES]:
+        prompt = titled_text(tag("h4", "prompt"), str(sample["prompt"]))
+        before = titled_text(tag("h4", "before"), sample["before"][0])
+        after = titled_text(tag("h4", "after", class_="name"), sample["after"][0])
+        blocks.append(tag("div", prompt, tag("div", before, after, class_="texts"), class_="sample"))
     return section("Completions before and after", note("The first held-out prompts."), *blocks, id_="samples")
 
 
 def _settings(config: TrainConfig) -> Html:
-    """What differs from the defaults for this environment, policy and algorithm; the rest follows from the command."""
-    usual = flatten(to_dict(default_config(config.env, config.policy, config.algorithm)))
-    own = flatten(to_dict(config))
-    changed = {k: v for k, v in own.items() if usual.get(k) != v and k not in ("output", "resume", "allow_change")}
-    rows = [row([tag("code", k), str(v), str(usual.get(k))], set()) for k, v in sorted(changed.items())]
+    """Return the settings that differ from the defaults of this environment, policy and algorithm."""
+    defaults = flatten(to_dict(default_config(config.env, config.policy, config.algorithm)))
+    settings = flatten(to_dict(config))
+    # these do not change the result of a run
+    ignored = ("output", "resume", "allow_change")
+    changed = {k: v for k, v in settings.items() if defaults.get(k) != v and k not in ignored}
+    rows = [row([tag("code", k), str(v), str(defaults.get(k))], set()) for k, v in sorted(changed.items())]
     return section(
         "Manifest",
         facts({"folder": config.output or "", "versions": " · ".join(f"{k} {v}" for k, v in versions().items())}),
-        tag("h3", "Settings other than the defaults"),
-        table("settings", ["setting", "here", "default"], rows, set()) if rows else note("None."),
+        tag("h3", "Settings that differ from the defaults"),
+        table("settings", ["setting", "this run", "default"], rows, set()) if rows else note("None."),
         id_="manifest",
     )

@@ -1,4 +1,4 @@
-"""report.html of a search: the best setting, reward against each setting that was searched, all trials."""
+"""The report of a hyperparameter search: the best settings, reward against each searched setting, all trials."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.html import Html, tag
+from rlalign.compare.output.html.components import note
+from rlalign.compare.output.html.markup import Html, tag
 from rlalign.compare.output.html.numbers import number, typeset
 from rlalign.compare.output.html.page import facts, page, panels, row, section, table
-from rlalign.compare.output.html.pieces import note
-from rlalign.compare.output.html.svg import WIDTH, Panel, room, span
+from rlalign.compare.output.html.study_plots import row_label, row_panel
+from rlalign.compare.output.html.svg import Panel, axis_range
 from rlalign.compare.study import label
 from rlalign.compare.tuning.search_results import SearchResults, Trial, read_search_results
 from rlalign.compare.tuning.spaces import choices
@@ -23,152 +24,157 @@ from rlalign.config.serialize import to_dict
 from rlalign.storage.atomic import write_whole
 from rlalign.typecheck import flatten
 
-_STATES = {"complete": "ended", "pruned": "pruned", "fail": "failed", "running": "not ended"}
-_ROW = 26.0
+_STATES = {"complete": "finished", "pruned": "pruned", "fail": "failed", "running": "not finished"}
 
 
 def write_search_report(folder: Path) -> Path:
-    """Write report.html of a search's folder, whole or not at all, and return its path."""
+    """Write report.html of a search's folder atomically and return its path."""
     return write_whole(folder / "report.html", render(read_search_results(folder)))
 
 
-def render(found: SearchResults) -> str:
-    """The report as one HTML document."""
-    base = found.base
+def render(results: SearchResults) -> str:
+    """Return the report as one HTML document."""
+    base = results.base
     title = f"{base.algorithm} on {label(base.env)}"
-    parts = [count(len(found.trials), "trial")]
-    parts += [f"{n} {_STATES[state]}" for state in ("pruned", "fail", "running") if (n := found.count(state))]
-    parts += [
-        f"policy {base.policy}",
-        f"{base.steps} steps",
-        f"{base.evaluation.prompts} {base.evaluation.split} prompts",
-    ]
+    parts = [count(len(results.trials), "trial")]
+    for state in ("pruned", "fail", "running"):
+        trials = results.count(state)
+        if trials:
+            parts.append(f"{trials} {_STATES[state]}")
+    parts.append(f"policy {base.policy}")
+    parts.append(f"{base.steps} steps")
+    parts.append(f"{base.evaluation.prompts} {base.evaluation.split} prompts")
     header = tag(
         "header",
-        tag("p", "A search for settings", class_="kind"),
+        tag("p", "Hyperparameter search", class_="kind"),
         tag("h1", title),
         tag("p", " · ".join(parts), class_="facts"),
-        tag("div", [tag("p", typeset(s)) for s in _verdict(found)], class_="verdict", id_="verdict"),
+        tag("div", [tag("p", typeset(s)) for s in _verdict(results)], class_="verdict", id_="verdict"),
     )
-    return page(title, header, _best(found), _pictures(found), _trials(found), _base(found))
+    return page(title, header, _best(results), _drawings(results), _trials(results), _base(results))
 
 
-def _verdict(found: SearchResults) -> list[str]:
-    if not found.done:
+def _verdict(results: SearchResults) -> list[str]:
+    if not results.done:
         return ["No trial finished."]
-    best, share = found.best, found.sensitivity
-    start = "" if found.start is None else f", from {number(found.start)} before training"
-    said = [f"Trial {best.number} ended highest: {number(best.value)} held-out reward{start}."]
+    best = results.best
+    initial = "" if results.start is None else f", {number(results.start)} before training"
+    sentences = [f"Trial {best.number} has the highest held-out reward: {number(best.value)}{initial}."]
+    share = results.sensitivity
     if share is None:
-        said.append("No trial ended above the start.")
+        sentences.append("No trial improved the reward.")
     else:
-        said.append(
-            f"{100 * share:.0f} % of the trials gained at least 95 % of what it gained: the fewer, the more depends on "
-            "the settings."
+        sentences.append(
+            f"{100 * share:.0f} % of the trials reached at least 95 % of its improvement: the lower this share, the "
+            "more the result depends on the settings."
         )
-    return [*said, "A trial is one seed, and the best of many is lucky as well: confirm it with rlalign compare."]
-
-
-def _best(found: SearchResults) -> Html | None:
-    if not found.done:
-        return None
-    base = flatten(to_dict(found.base))
-    rows = [
-        row([tag("code", key), tag("b", shown(found.best.settings.get(key))), shown(base.get(key)), space], {1, 2})
-        for key, space in found.search.items()
-    ]
-    return section(
-        "Best settings", table("best settings", ["setting", "best", "default", "searched"], rows, {1, 2}), id_="best"
+    sentences.append(
+        "Each trial is one seed, and the best of many is partly chance: use rlalign compare to confirm the settings."
     )
+    return sentences
 
 
-def _pictures(found: SearchResults) -> Html | None:
-    if not any(t.value is not None for t in found.trials):
+def _best(results: SearchResults) -> Html | None:
+    if not results.done:
         return None
-    words = "Full: trials that ended; open: the last that was seen of those that were pruned. Dashed: before training."
-    drawn = [_course(found), *(_against(found, key) for key in found.search)]
-    return section("Reward against each setting", note(words), panels([*drawn]), id_="settings")
+    base = flatten(to_dict(results.base))
+    rows = []
+    for key, space in results.search.items():
+        best = tag("b", shown(results.best.settings.get(key)))
+        rows.append(row([tag("code", key), best, shown(base.get(key)), space], {1, 2}))
+    content = table("best settings", ["setting", "best", "default", "searched"], rows, {1, 2})
+    return section("Best settings", content, id_="best")
 
 
-def _course(found: SearchResults) -> Html:
-    """Trial after trial, and the best so far."""
-    ended = [(float(t.number), t.value) for t in found.trials if t.state == "complete" and t.value is not None]
-    best = list(itertools.accumulate((value for _, value in ended), max))
+def _drawings(results: SearchResults) -> Html | None:
+    if not any(trial.value is not None for trial in results.trials):
+        return None
+    words = "Full dots: finished trials. Open dots: the last reward of pruned trials. Dashed: before training."
+    drawings = [_in_order(results), *(_against(results, key) for key in results.search)]
+    return section("Reward against each setting", note(words), panels(drawings), id_="settings")
+
+
+def _in_order(results: SearchResults) -> Html:
+    """Draw the trials in order, and the best reward so far as a line."""
+    finished = [(float(t.number), t.value) for t in results.trials if t.state == "complete" and t.value is not None]
+    best_so_far = list(itertools.accumulate((value for _, value in finished), max))
     panel = Panel(
-        x=span([t.number for t in found.trials]),
-        y=_rewards(found),
+        x=axis_range([trial.number for trial in results.trials]),
+        y=_reward_range(results),
         x_label="trial",
         title="in order; line: best so far",
     )
     panel.grid()
-    panel.rule(y=found.start)
-    panel.line([x for x, _ in ended], best, 0)
-    for t in found.trials:
-        if t.value is not None:
-            _dot(panel, t.number, t.value, t, found)
+    panel.reference_line(y=results.start)
+    panel.line([x for x, _ in finished], best_so_far, 0)
+    for trial in results.trials:
+        if trial.value is not None:
+            _dot(panel, trial.number, trial.value, trial, results)
     return panel.svg()
 
 
-def _against(found: SearchResults, key: str) -> Html:
-    """Reward against one setting: along a range, or row by row of a choice."""
-    kind = found.search[key].partition(":")[0]
-    seen = [t for t in found.trials if t.value is not None and key in t.settings]
+def _against(results: SearchResults, key: str) -> Html:
+    """Draw reward against one setting: along an axis for a range, in rows for a choice."""
+    kind = results.search[key].partition(":")[0]
+    trials = [trial for trial in results.trials if trial.value is not None and key in trial.settings]
     if kind == "choice":
-        return _rows(found, key, seen)
+        return _against_choice(results, key, trials)
     log = kind == "log"
-    xs = [math.log10(t.settings[key]) if log else float(t.settings[key]) for t in seen]
-    panel = Panel(x=span(xs), y=_rewards(found), x_label=f"log10 of {key}" if log else key, title=key)
+    xs = [math.log10(t.settings[key]) if log else float(t.settings[key]) for t in trials]
+    panel = Panel(x=axis_range(xs), y=_reward_range(results), x_label=f"log10 of {key}" if log else key, title=key)
     panel.grid()
-    panel.rule(y=found.start)
-    for x, t in zip(xs, seen, strict=True):
-        _dot(panel, x, t.value, t, found)
+    panel.reference_line(y=results.start)
+    for x, trial in zip(xs, trials, strict=True):
+        _dot(panel, x, trial.value, trial, results)
     return panel.svg()
 
 
-def _rows(found: SearchResults, key: str, seen: Sequence[Trial]) -> Html:
-    values = choices(found.search[key])
+def _against_choice(results: SearchResults, key: str, trials: Sequence[Trial]) -> Html:
+    values = choices(results.search[key])
     names = [shown(value) for value in values]
-    left = min(room(names) - 2, WIDTH * 0.45)
-    panel = Panel(
-        x=_rewards(found), y=(0.5 - len(names), 0.5), x_label="held-out reward", title=key,
-        height=30 + _ROW * len(names) + 44, left=left, top=26,
-    )  # fmt: skip
+    panel = row_panel(key, names, _reward_range(results))
+    panel.x_label = "held-out reward"
     panel.grid(horizontal=False, vertical=True)
-    panel.rule(x=found.start)
+    panel.reference_line(x=results.start)
     for i, name in enumerate(names):
-        panel.text(left - 8, panel.at_y(-i) + 4, name, "tick end name")
-    for t in seen:
-        _dot(panel, t.value, -float(values.index(t.settings[key])), t, found)
+        row_label(panel, -float(i), name)
+    for trial in trials:
+        _dot(panel, trial.value, -float(values.index(trial.settings[key])), trial, results)
     return panel.svg()
 
 
-def _dot(panel: Panel, x: Any, y: Any, trial: Trial, found: SearchResults) -> None:
-    kind = "seed" if trial.state == "complete" else "seed failed"
-    is_best = bool(found.done) and trial.number == found.best.number
-    words = [f"trial {trial.number}: {number(trial.value)}", *(f"{k} {shown(v)}" for k, v in trial.settings.items())]
-    panel.dot(x, y, 0, class_="dot" if is_best else kind, r=4.6 if is_best else 3.2, note=", ".join(words))
+def _dot(panel: Panel, x: Any, y: Any, trial: Trial, results: SearchResults) -> None:
+    settings = [f"{key} {shown(value)}" for key, value in trial.settings.items()]
+    words = ", ".join([f"trial {trial.number}: {number(trial.value)}", *settings])
+    if results.done and trial.number == results.best.number:
+        panel.dot(x, y, 0, class_="dot", r=4.6, note=words)
+    else:
+        panel.dot(x, y, 0, class_="seed" if trial.state == "complete" else "seed failed", r=3.2, note=words)
 
 
-def _trials(found: SearchResults) -> Html:
-    numeric = set(range(len(found.search) + 2))
-    ordered = [*found.done, *(t for t in found.trials if t not in found.done)]
+def _trials(results: SearchResults) -> Html:
+    numeric = set(range(len(results.search) + 2))
+    best_first = [*results.done, *(trial for trial in results.trials if trial not in results.done)]
     rows = []
-    for t in ordered:
-        settings = [shown(t.settings.get(key)) for key in found.search]
-        rows.append(row([t.number, number(t.value), *settings, _STATES.get(t.state, t.state)], numeric))
-    return section(
-        "Trials, best first", table("trials", ["trial", "reward", *found.search, "state"], rows, numeric), id_="trials"
-    )
+    for trial in best_first:
+        settings = [shown(trial.settings.get(key)) for key in results.search]
+        state = _STATES.get(trial.state, trial.state)
+        rows.append(row([trial.number, number(trial.value), *settings, state], numeric))
+    content = table("trials", ["trial", "reward", *results.search, "state"], rows, numeric)
+    return section("Trials, best first", content, id_="trials")
 
 
-def _base(found: SearchResults) -> Html:
-    """What all trials have, where it is not the default of this environment, policy and algorithm."""
-    base = found.base
-    usual = flatten(to_dict(default_config(base.env, base.policy, base.algorithm)))
-    own = {k: v for k, v in flatten(to_dict(base)).items() if usual.get(k) != v and k not in ("output", *found.search)}
-    told: dict[str, object] = {"environment": base.env, "policy": base.policy, "algorithm": base.algorithm}
-    return section("What all trials have", facts(told | {k: shown(v) for k, v in own.items()}), id_="manifest")
+def _base(results: SearchResults) -> Html:
+    """Return the settings of all trials that differ from the defaults of this environment, policy and algorithm."""
+    base = results.base
+    defaults = flatten(to_dict(default_config(base.env, base.policy, base.algorithm)))
+    searched_or_output = ("output", *results.search)
+    values: dict[str, object] = {"environment": base.env, "policy": base.policy, "algorithm": base.algorithm}
+    for key, value in flatten(to_dict(base)).items():
+        if defaults.get(key) != value and key not in searched_or_output:
+            values[key] = shown(value)
+    return section("Settings of all trials", facts(values), id_="manifest")
 
 
-def _rewards(found: SearchResults) -> tuple[float, float]:
-    return span([found.start, *(t.value for t in found.trials)])
+def _reward_range(results: SearchResults) -> tuple[float, float]:
+    return axis_range([results.start, *(trial.value for trial in results.trials)])

@@ -1,60 +1,59 @@
-"""The report of a study: the verdict, tables, pictures, completions side by side, and where it all comes from."""
+"""The report of a study: verdict, tables, drawings, completions side by side, and the manifest."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.html import Html, tag, visible
+from rlalign.compare.output.html.components import Colors, algorithm_label, note, text_block, titled_text
+from rlalign.compare.output.html.markup import Html, tag, visible
 from rlalign.compare.output.html.numbers import number, seconds, typeset
 from rlalign.compare.output.html.page import facts, page, row, section, table
-from rlalign.compare.output.html.pictures import pictures
-from rlalign.compare.output.html.pieces import Colours, completion, name_of, note, said
-from rlalign.compare.output.html.tables import budgets, finals, pairs, tuning
-from rlalign.compare.results.schema import Failure, Results, Sample
+from rlalign.compare.output.html.plot_sections import plot_sections
+from rlalign.compare.output.html.table_sections import budgets, final_rewards, paired_differences, tuning
+from rlalign.compare.output.series import color_indices
+from rlalign.compare.results.schema import EnvResult, Failure, Results, Sample
 from rlalign.storage.atomic import write_whole
 
-_SHORT = 60  # characters; prompts and completions no longer than that stand in several columns
+_SHORT = 60  # characters; samples with prompts and completions up to this length stand in several columns
 
 
 def write_report(folder: str | Path, results: Results) -> Path:
-    """Write report.html, whole or not at all, and return its path."""
+    """Write report.html atomically and return its path."""
     return write_whole(Path(folder) / "report.html", render(results))
 
 
 def render(results: Results) -> str:
-    """The report as one HTML document."""
-    colours = {name: i for i, name in enumerate(results.algorithms)}
+    """Return the report as one HTML document."""
+    colors = color_indices(results.algorithms)
     return page(
         results.title,
-        _head(results),
-        finals(results, colours),
-        pairs(results),
-        budgets(results, colours),
+        _header(results),
+        final_rewards(results, colors),
+        paired_differences(results),
+        budgets(results, colors),
         tuning(results),
-        pictures(results, colours),
-        _samples(results, colours),
+        plot_sections(results, colors),
+        _samples(results, colors),
         _manifest(results),
     )
 
 
-# ---- the verdict ----
+# ---- verdict ----
 
 
-def _head(results: Results) -> Html:
-    m, envs = results.manifest, results.environments
-    warnings = [tag("li", w) for w in results.warnings]
+def _header(results: Results) -> Html:
+    size = (
+        f"{count(len(results.algorithms), 'algorithm')} × {count(len(results.environments), 'environment')} × "
+        f"{count(len(results.seeds), 'seed')}"
+    )
+    date = results.manifest.created[:10]  # of an ISO 8601 time
+    warnings = [tag("li", warning) for warning in results.warnings]
     return tag(
         "header",
         tag("p", "Comparison of algorithms", class_="kind"),
         tag("h1", results.title),
-        tag(
-            "p",
-            f"{count(len(results.algorithms), 'algorithm')} × {count(len(envs), 'environment')} × "
-            f"{count(len(results.seeds), 'seed')} · policy {m.policy} · "
-            f"{m.created[:10]}",
-            class_="facts",
-        ),
+        tag("p", f"{size} · policy {results.manifest.policy} · {date}", class_="facts"),
         tag("div", [tag("p", typeset(sentence)) for sentence in results.verdict], class_="verdict", id_="verdict"),
         tag("ul", warnings, class_="warn") if warnings else None,
     )
@@ -63,82 +62,88 @@ def _head(results: Results) -> Html:
 # ---- completions ----
 
 
-def _samples(results: Results, colours: Colours) -> Html | None:
+def _samples(results: Results, colors: Colors) -> Html | None:
     blocks: list[Html] = []
     for name, env in results.environments.items():
         if env.samples:
-            short = all(
-                len(text) <= _SHORT for s in env.samples for text in (s.prompt, s.start, *s.completions.values())
-            )
-            cards = [_sample(s, colours) for s in env.samples]
-            blocks += [tag("h3", name), tag("div", cards, class_="samples short" if short else "samples")]
+            cards = [_sample(sample, colors) for sample in env.samples]
+            blocks.append(tag("h3", name))
+            blocks.append(tag("div", cards, class_="samples short" if _all_short(env) else "samples"))
     if not blocks:
         return None
-    words = note("Completions of held-out prompts, not chosen by hand; the number is their reward.")
+    words = note("Completions of held-out prompts, not selected by hand; the number is the reward.")
     return section("Completions side by side", words, *blocks, id_="samples")
 
 
-def _sample(s: Sample, colours: Colours) -> Html:
-    """A prompt, and below it what each algorithm made of it, one line for each."""
-    rows = [_answer("before training", "", s.start)]
-    rows += [_answer(name_of(a, colours), number(s.rewards.get(a)), text) for a, text in s.completions.items()]
-    prompt = said(tag("h4", f"prompt, seed {s.seed}"), s.prompt)
-    return tag("div", prompt, tag("div", rows, class_="answers"), class_="sample")
+def _all_short(env: EnvResult) -> bool:
+    for sample in env.samples:
+        if any(len(text) > _SHORT for text in (sample.prompt, sample.start, *sample.completions.values())):
+            return False
+    return True
 
 
-def _answer(who: str, score: str, text: str) -> Html:
-    return tag("div", tag("span", who), tag("span", score, class_="score"), completion(text))
+def _sample(sample: Sample, colors: Colors) -> Html:
+    """Return a prompt and below it the completion before training and that of each algorithm."""
+    rows = [_completion("before training", "", sample.start)]
+    for algorithm, text in sample.completions.items():
+        rows.append(_completion(algorithm_label(algorithm, colors), number(sample.rewards.get(algorithm)), text))
+    prompt = titled_text(tag("h4", f"prompt, seed {sample.seed}"), sample.prompt)
+    return tag("div", prompt, tag("div", rows, class_="completions"), class_="sample")
 
 
-# ---- where it comes from ----
+def _completion(label: str, reward: str, text: str) -> Html:
+    return tag("div", tag("span", label), tag("span", reward, class_="score"), text_block(text))
+
+
+# ---- manifest ----
 
 
 def _manifest(results: Results) -> Html:
-    m = results.manifest
+    manifest = results.manifest
     return section(
         "Manifest",
         tag("h3", "To reproduce"),
-        tag("pre", m.command),
+        tag("pre", manifest.command),
         facts(
             {
-                "made": m.created,
-                "commit": m.commit or "not in a repository",
-                "machine": " · ".join(f"{k} {v}" for k, v in m.machine.items()),
-                "computing time": seconds(m.seconds),
-                "versions": " · ".join(f"{k} {v}" for k, v in m.versions.items()),
+                "created": manifest.created,
+                "commit": manifest.commit or "not in a repository",
+                "machine": " · ".join(f"{key} {value}" for key, value in manifest.machine.items()),
+                "computing time": seconds(manifest.seconds),
+                "versions": " · ".join(f"{key} {value}" for key, value in manifest.versions.items()),
                 "seeds": ", ".join(map(str, results.seeds)),
-                "budget": _joined_budgets(results),
-                "fingerprint": m.fingerprint,
+                "budget": _budgets(results),
+                "fingerprint": manifest.fingerprint,
             }
         ),
-        tag("h3", "What is not the same for all"),
+        tag("h3", "Settings that differ"),
         _differences(results),
-        *_cells("Runs that failed", results.failures),
-        *_cells("Runs left out", results.excluded),
+        *_failures("Failed runs", results.failures),
+        *_failures("Excluded runs", results.excluded),
         id_="manifest",
     )
 
 
-def _joined_budgets(results: Results) -> str:
-    return "; ".join(
-        f"{name}: {e.steps} steps × {e.samples_per_step} samples" for name, e in results.environments.items()
-    )
+def _budgets(results: Results) -> str:
+    budgets = [f"{name}: {e.steps} steps × {e.samples_per_step} samples" for name, e in results.environments.items()]
+    return "; ".join(budgets)
 
 
 def _differences(results: Results) -> Html:
     if not results.differences:
-        return note("Nothing: all runs have the same settings.")
-    ordered = sorted(results.differences, key=lambda d: not d.axis)
-    names = list(dict.fromkeys(a for d in ordered for a in d.values))
-    rows = [
-        row([tag("code", d.key), "axis" if d.axis else "setting", *(d.values.get(a, "") for a in names)], set())
-        for d in ordered
-    ]
+        return note("None: all runs have the same settings.")
+    ordered = sorted(results.differences, key=lambda difference: not difference.axis)  # axes of the objective first
+    names = list(dict.fromkeys(algorithm for difference in ordered for algorithm in difference.values))
+    rows = []
+    for difference in ordered:
+        kind = "axis" if difference.axis else "setting"
+        values = [difference.values.get(name, "") for name in names]
+        rows.append(row([tag("code", difference.key), kind, *values], set()))
     return table("settings that differ", ["setting", "kind", *names], rows, set())
 
 
-def _cells(heading: str, cells: list[Failure]) -> list[Html]:
-    if not cells:
+def _failures(heading: str, failures: list[Failure]) -> list[Html]:
+    if not failures:
         return []
-    rows = [row([f.env, f.algorithm, f.seed, tag("code", f.folder), visible(f.reason)], {2}, {4}) for f in cells]
+    rows = [row([f.env, f.algorithm, f.seed, tag("code", f.folder), visible(f.reason)], {2}, {4}) for f in failures]
     return [tag("h3", heading), table(heading, ["environment", "algorithm", "seed", "folder", "reason"], rows, {2})]

@@ -1,7 +1,7 @@
-"""Small pictures: axes, lines, bands, dots and direct labels as inline SVG. Colours are CSS variables of the page.
+"""Drawings as inline SVG: axes, lines, bands, dots and labels at the ends of lines.
 
-A picture has one width in user units and is shown at about that width on every screen, so that its type stays readable
-on a phone; wide screens put several side by side.
+Colors are CSS variables of the page. All drawings have the same width in user units and are shown at about that width
+on every screen, so that their text stays readable on a phone. Wide screens show several side by side.
 """
 
 from __future__ import annotations
@@ -11,21 +11,23 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rlalign.compare.output.html.html import Html, joined, tag
+from rlalign.compare.output.html.markup import Html, joined, tag
 from rlalign.compare.output.html.numbers import tick
+from rlalign.compare.output.series import NUM_COLORS
 
-WIDTH, HEIGHT = 400, 268
-_CHAR = 6.3  # width of a character of a label
-_LEADING = 13.0  # least distance of two labels
+WIDTH, HEIGHT = 400, 268  # user units
+_CHAR_WIDTH = 6.3  # average width of a character of a label
+_LABEL_DISTANCE = 13.0  # smallest vertical distance of two labels
+_BASELINE = 3.8  # from the middle of a label's text to its baseline
 Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Series:
-    """A named line: colour index, points, and the band around it where there is one."""
+    """A named line: color index, points, and the edges of its band, empty without a band."""
 
     name: str
-    colour: int
+    color: int
     x: Sequence[float]
     y: Sequence[float | None]
     low: Sequence[float | None] = ()
@@ -34,13 +36,17 @@ class Series:
 
 @dataclass
 class Panel:
-    """A picture being drawn. x and y are data coordinates; `right` leaves room for labels.
+    """A drawing with two axes, built up by its methods and returned as markup by `svg`.
+
+    Methods take data coordinates unless they say otherwise.
 
     Args:
         x, y: ranges of the axes.
-        x_label, y_label, title: words.
-        height: user units.
-        left, right, top, bottom: margins.
+        x_label, y_label, title: texts.
+        height: in user units.
+        left, right, top, bottom: margins in user units; labels at the ends of lines need a wide right margin.
+        parts: elements, in the order in which they are painted.
+        hover: series whose values are shown next to the pointer.
     """
 
     x: tuple[float, float]
@@ -57,24 +63,22 @@ class Panel:
     hover: list[Series] = field(default_factory=list)
 
     def at(self, x: float, y: float) -> Point:
-        """User units of a data point."""
+        """Return a data point in user units."""
         return self.at_x(x), self.at_y(y)
 
     def at_x(self, x: float) -> float:
-        """Horizontal place."""
+        """Return the horizontal coordinate in user units."""
         return self.left + (x - self.x[0]) / (self.x[1] - self.x[0]) * (WIDTH - self.left - self.right)
 
     def at_y(self, y: float) -> float:
-        """Vertical place."""
-        return (
-            self.height
-            - self.bottom
-            - (y - self.y[0]) / (self.y[1] - self.y[0]) * (self.height - self.top - self.bottom)
-        )
+        """Return the vertical coordinate in user units, which count from the top."""
+        share = (y - self.y[0]) / (self.y[1] - self.y[0])
+        return self.height - self.bottom - share * (self.height - self.top - self.bottom)
 
     def grid(self, *, horizontal: bool = True, vertical: bool = False) -> None:
-        """Axes: thin lines at round numbers, their labels, the words."""
-        bottom, end = self.height - self.bottom, WIDTH - self.right
+        """Draw the axes: lines or ticks at round numbers, their labels, and the label of the horizontal axis."""
+        bottom = self.height - self.bottom
+        end = WIDTH - self.right
         if horizontal:
             for value in ticks(*self.y):
                 y = self.at_y(value)
@@ -90,41 +94,43 @@ class Panel:
         self._add("line", x1=self.left, x2=end, y1=bottom, y2=bottom, class_="axis")
         self.text((self.left + end) / 2, self.height - 5, self.x_label, "word mid")
 
-    def line(self, x: Iterable[float], y: Iterable[float | None], colour: int, *, class_: str = "line") -> None:
-        """A polyline with gaps where y is missing."""
-        for run in _runs(zip(x, y, strict=True)):
-            points = " ".join(f"{px:.1f},{py:.1f}" for px, py in (self.at(*p) for p in run))
-            self._add("polyline", points=points, class_=f"{class_} {shade(colour)}")
+    def line(self, x: Iterable[float], y: Iterable[float | None], color: int, *, class_: str = "line") -> None:
+        """Draw a line with gaps where y is missing."""
+        for segment in _segments(zip(x, y, strict=True)):
+            places = [self.at(*point) for point in segment]
+            self._add("polyline", points=_points(places), class_=f"{class_} {color_class(color)}")
 
     def band(self, series: Series, *, class_: str = "band") -> None:
-        """The area between low and high."""
-        rows = [
-            (x, a, b)
-            for x, a, b in zip(series.x, series.low, series.high, strict=True)
-            if a is not None and b is not None
+        """Draw the area between low and high; nothing for fewer than two points."""
+        edges = [
+            (x, low, high)
+            for x, low, high in zip(series.x, series.low, series.high, strict=True)
+            if low is not None and high is not None
         ]
-        if len(rows) > 1:
-            edge = [self.at(x, self._inside(b)) for x, _, b in rows]
-            edge += [self.at(x, self._inside(a)) for x, a, _ in reversed(rows)]
-            points = " ".join(f"{px:.1f},{py:.1f}" for px, py in edge)
-            self._add("polygon", points=points, class_=f"{class_} {shade(series.colour)}")
+        if len(edges) > 1:
+            # along the upper edge and back along the lower one
+            outline = [self.at(x, self._clip_y(high)) for x, _, high in edges]
+            outline += [self.at(x, self._clip_y(low)) for x, low, _ in reversed(edges)]
+            self._add("polygon", points=_points(outline), class_=f"{class_} {color_class(series.color)}")
 
-    def dot(self, x: float, y: float, colour: int, *, class_: str = "dot", r: float = 3.4, note: str = "") -> None:
-        """A dot; `note` is what hovering shows."""
+    def dot(self, x: float, y: float, color: int, *, class_: str = "dot", r: float = 3.4, note: str = "") -> None:
+        """Draw a dot; the browser shows `note` when the pointer is on it."""
         px, py = self.at(x, y)
         title = tag("title", note) if note else None
-        self.parts.append(tag("circle", title, cx=f"{px:.1f}", cy=f"{py:.1f}", r=r, class_=f"{class_} {shade(colour)}"))
+        self.parts.append(
+            tag("circle", title, cx=f"{px:.1f}", cy=f"{py:.1f}", r=r, class_=f"{class_} {color_class(color)}")
+        )
 
-    def whisker(self, low: float, high: float, y: float, colour: int) -> None:
-        """A horizontal interval."""
+    def whisker(self, low: float, high: float, y: float, color: int) -> None:
+        """Draw a horizontal interval."""
         py = self.at_y(y)
         self._add(
-            "line", x1=self.at_x(self._inside_x(low)), x2=self.at_x(self._inside_x(high)), y1=py, y2=py,
-            class_=f"whisker {shade(colour)}",
+            "line", x1=self.at_x(self._clip_x(low)), x2=self.at_x(self._clip_x(high)), y1=py, y2=py,
+            class_=f"whisker {color_class(color)}",
         )  # fmt: skip
 
-    def rule(self, *, x: float | None = None, y: float | None = None) -> None:
-        """A dashed line at a value."""
+    def reference_line(self, *, x: float | None = None, y: float | None = None) -> None:
+        """Draw a dashed line at a value, unless it is None or outside the range."""
         if x is not None and self.x[0] <= x <= self.x[1]:
             px = self.at_x(x)
             self._add("line", x1=px, x2=px, y1=self.top, y2=self.height - self.bottom, class_="rule")
@@ -133,39 +139,39 @@ class Panel:
             self._add("line", x1=self.left, x2=WIDTH - self.right, y1=py, y2=py, class_="rule")
 
     def labels(self, ends: Sequence[tuple[str, int, float, float]]) -> None:
-        """Names at the ends of lines, (name, colour, x, y), moved apart where they would overlap."""
-        wanted = sorted(((self.at_y(y), name, colour, self.at_x(x)) for name, colour, x, y in ends))
-        places = apart([w[0] for w in wanted], _LEADING, self.top, self.height - self.bottom)
-        for (_, name, colour, x), place in zip(wanted, places, strict=True):
-            self.text(x + 7, place + 3.8, name, f"label {shade(colour)}")
+        """Write names at the ends of lines, (name, color, x, y), moved apart if they would overlap."""
+        labels = sorted((self.at_y(y), name, color, self.at_x(x)) for name, color, x, y in ends)
+        places = separate([label[0] for label in labels], _LABEL_DISTANCE, self.top, self.height - self.bottom)
+        for (_, name, color, x), place in zip(labels, places, strict=True):
+            self.text(x + 7, place + _BASELINE, name, f"label {color_class(color)}")
 
-    def text(self, x: float, y: float, words: str, class_: str) -> None:
-        """A text at user units."""
-        if words:
-            self.parts.append(tag("text", words, x=f"{x:.1f}", y=f"{y:.1f}", class_=class_))
+    def text(self, x: float, y: float, text: str, class_: str) -> None:
+        """Write a text at a place in user units."""
+        if text:
+            self.parts.append(tag("text", text, x=f"{x:.1f}", y=f"{y:.1f}", class_=class_))
 
     def svg(self) -> Html:
-        """The picture."""
+        """Return the drawing."""
         self.text(2, 14, self.title, "title")
         self.text(2, self.top - 13, self.y_label, "word")
-        data = None
+        data = None  # page.js reads it to show the values next to the pointer
         if self.hover:
             box = [self.left, WIDTH - self.right, self.top, self.height - self.bottom]
             rows = [
                 {
                     "name": s.name,
-                    "colour": shade(s.colour),
-                    "x": [_short(v) for v in s.x],
-                    "y": [_short(v) for v in s.y],
-                    "low": [_short(v) for v in s.low],
-                    "high": [_short(v) for v in s.high],
+                    "color": color_class(s.color),
+                    "x": [_rounded(v) for v in s.x],
+                    "y": [_rounded(v) for v in s.y],
+                    "low": [_rounded(v) for v in s.low],
+                    "high": [_rounded(v) for v in s.high],
                 }
                 for s in self.hover
             ]
             data = json.dumps({"x": self.x, "y": self.y, "box": box, "label": self.x_label, "series": rows})
-        words = ". ".join(w for w in (self.title, self.y_label, self.x_label) if w)
+        description = ". ".join(text for text in (self.title, self.y_label, self.x_label) if text)
         return tag(
-            "svg", joined(self.parts), viewBox=f"0 0 {WIDTH} {self.height:g}", role="img", aria_label=words,
+            "svg", joined(self.parts), viewBox=f"0 0 {WIDTH} {self.height:g}", role="img", aria_label=description,
             data_hover=data,
         )  # fmt: skip
 
@@ -173,32 +179,32 @@ class Panel:
         rounded = {k: f"{v:.1f}" if isinstance(v, float) else v for k, v in attributes.items()}
         self.parts.append(tag(name, **rounded))
 
-    def _inside(self, y: float) -> float:
+    def _clip_y(self, y: float) -> float:
         return min(max(y, self.y[0]), self.y[1])
 
-    def _inside_x(self, x: float) -> float:
+    def _clip_x(self, x: float) -> float:
         return min(max(x, self.x[0]), self.x[1])
 
 
-def shade(colour: int) -> str:
-    """The CSS class of a colour index: beyond eight they come again, dashed; below 0 is nobody's."""
-    if colour < 0:
+def color_class(color: int) -> str:
+    """Return the CSS classes of a color index: colors repeat as dashed lines; a negative index is gray."""
+    if color < 0:
         return "c-none"
-    return f"c{colour % 8}" + (" again" if colour >= 8 else "")
+    return f"c{color % NUM_COLORS}" + (" dashed" if color >= NUM_COLORS else "")
 
 
-def tall(labels: int) -> float:
-    """Height of a panel that has room for so many labels one above the other."""
-    return max(HEIGHT, 88 + _LEADING * labels)
+def panel_height(labels: int) -> float:
+    """Return the height of a panel in which a column of labels fits."""
+    return max(HEIGHT, 88 + _LABEL_DISTANCE * labels)  # 88: the margins above and below
 
 
-def room(names: Iterable[str]) -> float:
-    """Right margin that holds the longest of some labels."""
-    return 16 + _CHAR * max((len(n) for n in names), default=0)
+def label_margin(names: Iterable[str]) -> float:
+    """Return the margin in which the longest label fits."""
+    return 16 + _CHAR_WIDTH * max((len(name) for name in names), default=0)
 
 
 def ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers within a range: steps of 1, 2 or 5 times a power of ten."""
+    """Return round numbers within a range, about `about` of them: steps of 1, 2 or 5 times a power of ten."""
     raw = (high - low) / about
     power = 10.0 ** math.floor(math.log10(raw)) if raw > 0 else 1.0
     step = next(m * power for m in (1, 2, 5, 10) if m * power >= raw * 0.8)
@@ -207,37 +213,52 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
     return [round((first + i) * step, 12) + 0.0 for i in range(count)]
 
 
-def span(values: Iterable[float | None], *, zero: bool = False, margin: float = 0.05) -> tuple[float, float]:
-    """The range of some numbers with a margin; `zero`: from 0 on without one."""
-    seen = [v for v in values if v is not None and math.isfinite(v)] or [0.0, 1.0]
-    low, high = min(seen + [0.0] * zero), max(seen)
-    gap = (high - low) or abs(high) or 1.0
+def axis_range(values: Iterable[float | None], *, zero: bool = False, margin: float = 0.05) -> tuple[float, float]:
+    """Return the range of the finite values, widened by a margin.
+
+    Args:
+        values: None, NaN and infinities are ignored.
+        zero: include 0, and leave out the margin below it.
+        margin: share of the range that is added at either end.
+    """
+    finite = [value for value in values if value is not None and math.isfinite(value)] or [0.0, 1.0]
+    low = min([*finite, 0.0]) if zero else min(finite)
+    high = max(finite)
+    size = (high - low) or abs(high) or 1.0  # a single value still needs a range
     if high == low:
-        high = low + gap
-    return (low if zero and low == 0.0 else low - margin * gap), high + margin * gap
+        high = low + size
+    return (low if zero and low == 0.0 else low - margin * size), high + margin * size
 
 
-def apart(places: Sequence[float], least: float, low: float, high: float) -> list[float]:
-    """Sorted places moved as little as need be, so that neighbours are `least` apart and all lie in a range."""
+def separate(places: Sequence[float], distance: float, low: float, high: float) -> list[float]:
+    """Return sorted places, moved so that neighbors are `distance` apart and all lie between low and high.
+
+    If the range is too short for all of them, the first ones may lie up to `distance` below `low`.
+    """
     moved = list(places)
-    for i in range(1, len(moved)):
-        moved[i] = max(moved[i], moved[i - 1] + least)
-    if moved and moved[-1] > high:
+    for i in range(1, len(moved)):  # push each place up, away from the one before it
+        moved[i] = max(moved[i], moved[i - 1] + distance)
+    if moved and moved[-1] > high:  # then push back down from the upper end
         moved[-1] = high
         for i in range(len(moved) - 2, -1, -1):
-            moved[i] = min(moved[i], moved[i + 1] - least)
-    return [max(m, low - least) for m in moved]
+            moved[i] = min(moved[i], moved[i + 1] - distance)
+    return [max(place, low - distance) for place in moved]
 
 
-def _runs(points: Iterable[tuple[float, float | None]]) -> list[list[Point]]:
-    runs: list[list[Point]] = [[]]
+def _segments(points: Iterable[tuple[float, float | None]]) -> list[list[Point]]:
+    """Split points into the stretches without a missing value."""
+    segments: list[list[Point]] = [[]]
     for x, y in points:
         if y is None or not math.isfinite(y):
-            runs.append([])
+            segments.append([])
         else:
-            runs[-1].append((x, y))
-    return [run for run in runs if run]
+            segments[-1].append((x, y))
+    return [segment for segment in segments if segment]
 
 
-def _short(value: float | None) -> float | None:
+def _points(places: Iterable[Point]) -> str:
+    return " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
+
+
+def _rounded(value: float | None) -> float | None:
     return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
