@@ -1,16 +1,16 @@
-"""Does a small policy learn in each environment? Held-out reward before and after, over seeds, with a curve.
+"""Learning curves of a small policy in each environment, with held-out reward before and after, over several seeds.
 
-    python benchmarks/environments.py                                  # every environment, 3 seeds
-    python benchmarks/environments.py --envs sort wordle --seeds 5     # some, and more seeds
+    python benchmarks/environments.py                                  # all environments, 3 seeds
+    python benchmarks/environments.py --envs sort wordle --seeds 5     # some environments, more seeds
     python benchmarks/environments.py --draw                           # only docs/environments.png and .md
 
-For each environment and seed (a cell): the untrained policy and, where the plan says so, a warm start (steps with an
-interleaved supervised update on gold turns) are measured on held-out prompts; then the policy is trained and measured
-again on the same prompts, and the alarms that its run raised are kept. The signal rate is the share of groups of 8
-samples of one prompt whose rewards differ, before any training: where it is 0 no group baseline can learn. A cell
-"learns" when the paired 95 % interval of its last training's gain lies above 0. Seconds are of the CPU, one core.
-Finished cells stand in benchmarks/results/environments.json and are not run again (--again runs them); several
-processes may work at once.
+A cell is one environment with one seed. It measures the untrained policy on held-out prompts. If the plan has a warm
+start (steps with an interleaved supervised update on reference trajectories), it measures the policy after it. Then it
+trains the policy, measures it on the same prompts, and stores the alarms of the run. The signal is the share of groups
+of 8 samples of one prompt with nonzero reward variance, before training; where it is 0, a group baseline has no
+gradient. A cell "learns" if the paired 95 % interval of the gain of its last training lies above 0. Seconds are CPU
+seconds on one core. Finished cells are stored in benchmarks/results/environments.json and are not repeated (--again
+repeats them). Several processes can work at the same time.
 """
 
 from __future__ import annotations
@@ -47,21 +47,21 @@ from rlalign.rollout.collect import collect
 from rlalign.rollout.dynamic_sampling import has_reward_variance
 
 DOCS = Path(__file__).parents[1] / "docs"
-POINTS = 40  # of a curve
+POINTS = 40  # per learning curve
 HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 8}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How an environment is trained here.
+    """Training settings of an environment.
 
     Attributes:
-        policy: from scratch.
-        steps: of policy gradient, 128 samples each.
-        warm: steps with a supervised update before them; 0 where the reward is dense enough to begin with.
+        policy: preset of a policy from scratch.
+        steps: number of policy-gradient steps, 128 samples each.
+        warm: number of earlier steps with a supervised update; 0 if the reward is dense enough without them.
         spec: arguments of the environment, as in `reasoning?task=gcd`.
         settings: other settings of the run.
-        warm_settings: settings of the steps before it alone.
+        warm_settings: settings of the warm start alone.
     """
 
     policy: str = "gru"
@@ -73,15 +73,16 @@ class Plan:
 
 
 def entropy(coef: float) -> dict[str, Any]:
-    """A bonus for entropy: without it a policy settles for an answer that is right now and then."""
+    """Return the settings of an entropy bonus; without it a policy settles on an answer that is sometimes correct."""
     return {"objective__regularizer__entropy_coef": coef}
 
 
-FEW = {"rollout__prompts": 4, "evaluation__prompts": 8, "evaluation__samples": 2}  # slow games without signal
-READS = Plan(warm=100, steps=200, settings=entropy(0.05))  # what to say stands in the prompt
+FEW = {"rollout__prompts": 4, "evaluation__prompts": 8, "evaluation__samples": 2}  # slow games whose signal is 0
+# The prompt contains the words of the answer.
+EXTRACTION = Plan(warm=100, steps=200, settings=entropy(0.05))
 PLANS: dict[str, Plan] = {
-    **dict.fromkeys(("Constrained", "Entities", "Events"), READS),
-    "Summarise": replace(READS, steps=300),
+    **dict.fromkeys(("Constrained", "Entities", "Events"), EXTRACTION),
+    "Summarise": replace(EXTRACTION, steps=300),
     "Translate": Plan(warm=100, steps=100),
     **dict.fromkeys(("Copy", "Parity", "Reverse", "Sort"), Plan(steps=400, settings=entropy(0.1))),
     **dict.fromkeys(("Alignment", "HackMe", "OverlongTrap"), Plan(steps=300)),
@@ -97,57 +98,58 @@ PLANS: dict[str, Plan] = {
 
 
 def short(name: str) -> str:
+    """Return the name of an environment without namespace and version."""
     return name.rpartition("/")[2].removesuffix("-v0")
 
 
 def cell(name: str, plan: Plan, seed: int) -> dict[str, Any]:
-    """Measure one environment with one seed."""
+    """Return the measurements of one environment with one seed."""
     env = name + (f"?{plan.spec}" if plan.spec else "")
     common = {**HELD_OUT, **plan.settings, "seed": seed, "quiet": True}
-    began = time.process_time()
-    found: dict[str, Any] = {"plan": asdict(plan), "signal": signal_rate(env, plan, seed)}
-    scratch = default_config(env=env, policy=plan.policy, algorithm="grpo")
+    start = time.process_time()
+    result: dict[str, Any] = {"plan": asdict(plan), "signal": signal_rate(env, plan, seed)}
+    config = default_config(env=env, policy=plan.policy, algorithm="grpo")
     with tempfile.TemporaryDirectory() as folder:
         policy = plan.policy
         if plan.warm:
             warm = rlalign.train(
-                env, policy, config=replace(scratch, steps=plan.warm), output=f"{folder}/warm",
+                env, policy, config=replace(config, steps=plan.warm), output=f"{folder}/warm",
                 supervised__align_interval=1, **common | plan.warm_settings,
             )  # fmt: skip
             policy = f"{folder}/warm/policy"
-            found |= {"untrained": held_out(warm)["before"], "warm_curve": curve(warm)}
+            result |= {"untrained": held_out(warm)["before"], "warm_curve": curve(warm)}
         run = rlalign.train(
-            env, config=replace(scratch, policy=policy, steps=plan.steps), output=f"{folder}/run", **common
+            env, config=replace(config, policy=policy, steps=plan.steps), output=f"{folder}/run", **common
         )
         gain = run.comparison.differences["reward"]
         measured = held_out(run)
-        found |= {"untrained": measured["before"], "warm": None} if not plan.warm else {"warm": measured["before"]}
-        found |= {"trained": measured["after"], "curve": curve(run), "gain": [gain.mean, gain.low, gain.high]}
-        found |= {"prompts": gain.n, "alarms": raised(run)}
-    return {**found, "learns": gain.low > 0, "seconds": round(time.process_time() - began, 1)}
+        result |= {"untrained": measured["before"], "warm": None} if not plan.warm else {"warm": measured["before"]}
+        result |= {"trained": measured["after"], "curve": curve(run), "gain": [gain.mean, gain.low, gain.high]}
+        result |= {"prompts": gain.n, "alarms": raised(run)}
+    return {**result, "learns": gain.low > 0, "seconds": round(time.process_time() - start, 1)}
 
 
 def raised(run: rlalign.Run) -> dict[str, list[list[int | None]]]:
-    """The alarms of a run, and from which step to which each held (None: to the end)."""
+    """Return alarm -> first and last step of each period in which it was raised (None: to the end)."""
     path = run.folder / "report" / "alarms.json"
     return {name: alarm["held"] for name, alarm in json.loads(path.read_text()).items()} if path.is_file() else {}
 
 
 def held_out(run: rlalign.Run) -> dict[str, dict[str, float]]:
-    """Mean reward and components before and after."""
-    both = {"before": run.comparison.before, "after": run.comparison.after}
-    left_out = ("kl", "fluency")
-    return {k: {m: round(e.mean(m), 4) for m in e.metrics if m not in left_out} for k, e in both.items()}
+    """Return the mean reward and its components before and after training."""
+    evaluations = {"before": run.comparison.before, "after": run.comparison.after}
+    excluded = ("kl", "fluency")
+    return {k: {m: round(e.mean(m), 4) for m in e.metrics if m not in excluded} for k, e in evaluations.items()}
 
 
 def curve(run: rlalign.Run) -> list[float]:
-    """The training reward as means over POINTS equal pieces of the run."""
+    """Return the training reward as means over POINTS equal pieces of the run."""
     rewards = np.array([np.nan if r is None else r for r in run.metrics["reward/mean"]])
     return [round(float(np.nanmean(piece)), 4) for piece in np.array_split(rewards, min(POINTS, len(rewards)))]
 
 
 def signal_rate(env: str, plan: Plan, seed: int, prompts: int = 64) -> float:
-    """The share of groups of 8 samples whose rewards differ, under the untrained policy."""
+    """Return the share of groups of 8 samples with nonzero reward variance, under the untrained policy."""
     config = update(default_config(env=env, policy=plan.policy, algorithm="grpo"), {"seed": seed})
     policy, mdp = build_policy(config, build_mdp(config))
     size, rates = config.rollout.group_size, []
@@ -169,6 +171,7 @@ def signal_rate(env: str, plan: Plan, seed: int, prompts: int = 64) -> float:
 
 @contextmanager
 def locked():
+    """Exclude other processes from the results while the context is open."""
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / ".environments.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -176,23 +179,25 @@ def locked():
 
 
 def read() -> dict[str, Any]:
+    """Return the stored cells."""
     path = RESULTS / "environments.json"
     return json.loads(path.read_text())["cells"] if path.is_file() else {}
 
 
-def keep(key: str, result: dict[str, Any]) -> None:
+def store(key: str, result: dict[str, Any]) -> None:
+    """Add a cell to the stored ones."""
     with locked():
         write("environments", {"cells": dict(sorted({**read(), key: result}.items()))})
 
 
-# ---- what is shown ----
+# ---- tables and figure ----
 
 
 def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Per environment: means over seeds, and in how many of them it learns."""
+    """Return environment -> means over seeds, and the number of seeds in which it learns."""
     groups: dict[str, list[dict[str, Any]]] = {}
-    for key, found in cells.items():
-        groups.setdefault(key.rpartition("/")[0], []).append(found)
+    for key, result in cells.items():
+        groups.setdefault(key.rpartition("/")[0], []).append(result)
 
     def mean(rows: list[dict[str, Any]], name: str) -> float | None:
         values = [row[name]["reward"] for row in rows if row[name]]
@@ -216,7 +221,7 @@ def summary(cells: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def draw(cells: dict[str, Any], path: Path) -> None:
-    """Small multiples: the curve of each seed, untrained and warm-started held-out reward as lines."""
+    """Draw a panel per environment: the curve of each seed, and the held-out reward before training as lines."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -224,27 +229,29 @@ def draw(cells: dict[str, Any], path: Path) -> None:
 
     rows = summary(cells)
     columns = 5
-    lines = -(-len(rows) // columns)
+    lines = -(-len(rows) // columns)  # rounded up
     figure, axes = plt.subplots(lines, columns, figsize=(12, 1.9 * lines), squeeze=False, layout="constrained")
-    for place, (name, row) in zip(axes.flat, rows.items(), strict=False):
+    for panel, (name, row) in zip(axes.flat, rows.items(), strict=False):
         steps = row["plan"]["steps"]
-        for found in row["curves"]:
-            place.plot(np.linspace(steps / len(found), steps, len(found)), found, color="#1f77b4", lw=1, alpha=0.8)
-        place.axhline(row["untrained"], color="#888888", lw=1, ls=":")
+        for rewards in row["curves"]:
+            panel.plot(
+                np.linspace(steps / len(rewards), steps, len(rewards)), rewards, color="#1f77b4", lw=1, alpha=0.8
+            )
+        panel.axhline(row["untrained"], color="#888888", lw=1, ls=":")
         if row["warm"] is not None:
-            place.axhline(row["warm"], color="#d9822b", lw=1, ls="--")
-        place.set_title(f"{short(name)}  ({row['learns']}/{row['seeds']}, signal {row['signal']:.2f})", fontsize=8)
-        place.tick_params(labelsize=7)
-    for place in axes.flat[len(rows) :]:
-        place.axis("off")
+            panel.axhline(row["warm"], color="#d9822b", lw=1, ls="--")
+        panel.set_title(f"{short(name)}  ({row['learns']}/{row['seeds']}, signal {row['signal']:.2f})", fontsize=8)
+        panel.tick_params(labelsize=7)
+    for panel in axes.flat[len(rows) :]:
+        panel.axis("off")
     figure.supxlabel("steps of 128 samples", fontsize=8)
     figure.supylabel("reward", fontsize=8)
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
 
-def learnt(cells: dict[str, Any]) -> str:
-    """The measured table, in Markdown."""
+def results_table(cells: dict[str, Any]) -> str:
+    """Return the table of measurements, in Markdown."""
 
     def number(value: float | None) -> str:
         return "" if value is None else f"{value:.2f}"
@@ -254,8 +261,8 @@ def learnt(cells: dict[str, Any]) -> str:
         return f"{row['plan']['policy']}, {warm}{row['plan']['steps']} steps"
 
     def raised(row: dict[str, Any]) -> str:
-        passing = {name: f", passing in {n}" for name, n in row["ended"].items()}
-        return "; ".join(f"{name} in {n}{passing.get(name, '')}" for name, n in sorted(row["alarms"].items()))
+        ended = {name: f", ended in {n}" for name, n in row["ended"].items()}
+        return "; ".join(f"{name} in {n}{ended.get(name, '')}" for name, n in sorted(row["alarms"].items()))
 
     rows = [
         [
@@ -266,21 +273,25 @@ def learnt(cells: dict[str, Any]) -> str:
         for name, row in summary(cells).items()
     ]  # fmt: skip
     head = ("environment", "policy", "signal", "prompts", "untrained", "warm start", "trained", "learns", "alarms")
-    return table((*head, "CPU s a seed"), rows)
+    return table((*head, "CPU s per seed"), rows)
 
 
-def what_there_is(page: str) -> str:
-    """The table of the registry, in Markdown; an environment whose package is not here keeps its row of the page."""
+def registry_table(page: str) -> str:
+    """Return the table of the registry, in Markdown.
+
+    An environment whose package is not installed keeps its row of the page. The column "data" comes from the class
+    docstring: the sentence after `Data:`, up to a period before the next capital letter.
+    """
     rows = []
     for name in built_in():
         try:
             mdp = make_mdp(name)
         except MissingExtraError:
-            stands = [line for line in page.splitlines() if line.startswith(f"| **{short(name)}**:")]
-            rows += [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in stands]
+            old_rows = [line for line in page.splitlines() if line.startswith(f"| **{short(name)}**:")]
+            rows += [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in old_rows]
             continue
-        said = " ".join((inspect.getdoc(type(mdp)) or "").split("Args:")[0].split())
-        data = re.search(r"Data: (.*?\.)(?= [A-Z]|$)", said)
+        docstring = " ".join((inspect.getdoc(type(mdp)) or "").split("Args:")[0].split())
+        data = re.search(r"Data: (.*?\.)(?= [A-Z]|$)", docstring)
         sizes = [mdp.source.size(split) for split in SPLITS]
         splits = "unbounded" if None in sizes else " / ".join(map(str, sizes))
         if not getattr(mdp.source, "distinct", True):
@@ -299,38 +310,41 @@ def what_there_is(page: str) -> str:
 
 
 def built_in() -> list[str]:
+    """Return the ids of the built-in environments."""
     return [name for name in ENVS if name.startswith("rlalign/")]
 
 
 def main() -> None:
+    """Run the missing cells, then write the figure and the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--envs", nargs="*", default=[], help="names, such as sort; all when left out")
+    parser.add_argument("--envs", nargs="*", default=[], help="names, such as sort; default: all")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="instead of each plan's")
-    parser.add_argument("--again", action="store_true", help="run finished cells too")
-    parser.add_argument("--draw", action="store_true", help="run nothing")
-    given = parser.parse_args()
-    wanted = [find_env(name).id for name in given.envs] or built_in()
-    cells = [(seed, name) for seed in range(given.seeds) for name in wanted]
-    for seed, name in [] if given.draw else cells:
+    parser.add_argument("--steps", type=int, help="instead of the plan's steps")
+    parser.add_argument("--again", action="store_true", help="repeat finished cells")
+    parser.add_argument("--draw", action="store_true", help="only write the figure and the page")
+    args = parser.parse_args()
+    names = [find_env(name).id for name in args.envs] or built_in()
+    cells = [(seed, name) for seed in range(args.seeds) for name in names]
+    for seed, name in [] if args.draw else cells:
         plan = PLANS.get(short(name), Plan())
-        plan = replace(plan, steps=given.steps) if given.steps else plan
+        plan = replace(plan, steps=args.steps) if args.steps else plan
         key = f"{name}/{seed}"
-        if key in read() and not given.again:
+        if key in read() and not args.again:
             continue
         try:
-            found = cell(name, plan, seed)
+            result = cell(name, plan, seed)
         except MissingExtraError as error:
-            print(f"{key}: left out: {error}", flush=True)
+            print(f"{key}: skipped: {error}", flush=True)
             continue
-        keep(key, found)
-        told = {k: found[k]["reward"] if found[k] else None for k in ("untrained", "warm", "trained")}
-        print(key, f"signal {found['signal']:.2f}", told, found["learns"], f"{found['seconds']} s", flush=True)
-    if given.draw or not given.envs:
+        store(key, result)
+        rewards = {k: result[k]["reward"] if result[k] else None for k in ("untrained", "warm", "trained")}
+        print(key, f"signal {result['signal']:.2f}", rewards, result["learns"], f"{result['seconds']} s", flush=True)
+    if args.draw or not args.envs:
         with locked():
             draw(read(), DOCS / "environments.png")
             page = DOCS / "environments.md"
-            fill(page, {"what": what_there_is(page.read_text(encoding="utf-8")), "learnt": learnt(read())})
+            tables = {"registry": registry_table(page.read_text(encoding="utf-8")), "results": results_table(read())}
+            fill(page, tables)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What the built-in rewards cost: texts per second of processor time, and the table of docs/rewards.md.
+"""Speed of the built-in rewards in texts per second of processor time, and the table of docs/rewards.md.
 
-    python benchmarks/rewards.py            # measures, writes benchmarks/results/rewards.json and the table
+    python benchmarks/rewards.py            # measures, and writes benchmarks/results/rewards.json and the table
     python benchmarks/rewards.py --table    # the table alone, from the committed figures
 
 The texts are sentences of 12 words on average, with answers that differ from them in some words. Rewards that need a
-package which is missing, a server or a model of one's own are left out. Processor time is what other programs on the
-machine disturb least; the way to a worker process and back, about 0.2 ms a batch, is not in it.
+missing package, a server or the user's own model are left out. Processor time is used because other programs on the
+machine affect it least. It excludes the round trip to a worker process, about 0.2 ms per batch.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
 BEGIN, END = "<!-- table: python benchmarks/rewards.py -->", "<!-- end -->"
 _ORDINARY = "the a film actor story was is very good bad long short red dog park ran saw and with in of never always"
 _WORDS = _ORDINARY.split()
-_SECONDS = 0.5  # measured for at least so long
+_SECONDS = 0.5  # least processor time of a measurement
 
-# what a reward needs before it can judge the sentences
+# parameters that a reward needs to score the sentences
 SPECS = {
     "regex": r"regex?pattern=\bgood\b",
     "soft_overlong": "soft_overlong?limit=16",
@@ -48,27 +48,27 @@ SKIPPED = ("llm_judge", "classifier", "fluency")
 
 
 def sentences(count: int) -> tuple[list[str], list[str]]:
-    """Sentences and answers that share some of their words."""
+    """Return sentences, and answers that share some of their words."""
     rng = np.random.default_rng(0)
-    said, wanted = [], []
+    completions: list[str] = []
+    answers: list[str] = []
     for _ in range(count):
         text = rng.choice(_WORDS, size=rng.integers(8, 17))
         changed = np.where(rng.random(len(text)) < 0.3, rng.choice(_WORDS, size=len(text)), text)
-        said.append(" ".join(text).capitalize() + ".")
-        wanted.append(" ".join(changed).capitalize() + ".")
-    return said, wanted
+        completions.append(" ".join(text).capitalize() + ".")
+        answers.append(" ".join(changed).capitalize() + ".")
+    return completions, answers
 
 
 def columns_of(name: str, count: int) -> tuple[list[str], list[str]]:
-    """Completions and answers that suit a reward."""
+    """Return completions and answers that suit a reward."""
     if name in ("json_fields", "json_valid"):
-        return [json.dumps({"who": "Li", "when": i, "tags": ["a", "b"]}) for i in range(count)], [
-            json.dumps({"who": "Wu", "when": i, "tags": ["b", "a"]}) for i in range(count)
-        ]
+        completions = [json.dumps({"who": "Li", "when": i, "tags": ["a", "b"]}) for i in range(count)]
+        answers = [json.dumps({"who": "Wu", "when": i, "tags": ["b", "a"]}) for i in range(count)]
+        return completions, answers
     if name in ("span_f1", "span_iou"):
-        return [f"Marie Curie | person\nWarsaw {i} | place" for i in range(count)], [
-            "Marie | person\nRome | place"
-        ] * count
+        completions = [f"Marie Curie | person\nWarsaw {i} | place" for i in range(count)]
+        return completions, ["Marie | person\nRome | place"] * count
     if name == "math_verify":
         return [f"So the answer is {i}." for i in range(count)], [str(i + i % 2) for i in range(count)]
     if name in ("label_match", "label_valid"):
@@ -81,61 +81,72 @@ def columns_of(name: str, count: int) -> tuple[list[str], list[str]]:
 
 
 def texts_per_second(name: str) -> float:
-    """Measured over batches of 64 after a first call that loads what must be loaded."""
+    """Return the speed over batches of 64 (code: 8), after a first call that loads models and packages."""
     ((item, _),) = resolve(SPECS.get(name, name))
+    batch = 64 if name != "code" else 8
+    completions, answers = columns_of(name, 20_000 if name != "code" else 200)
+    scored = 0
+    seconds = 0.0
+    start = 0
     with compose(replace(item, timeout_s=None)) as total:
-        done, batch = 0, 64 if name != "code" else 8
-        said, wanted = columns_of(name, 20_000 if name != "code" else 200)
-        spent, at = 0.0, 0
-        for first in (True, *[False] * 10_000):
-            rows = slice(at, at + batch)
-            texts = said[rows]
+        for warm_up in (True, *[False] * 10_000):
+            rows = slice(start, start + batch)
+            texts = completions[rows]
             if not texts:
-                at = 0
+                start = 0
                 continue
             arguments: Any = ("episode", ["Say something."] * len(texts), texts, [[1] * 12] * len(texts))
-            began = sum(os.times()[:4])  # of this process and of children that have ended
-            total.score(*arguments, answer=wanted[rows])
-            if first:
+            before = _processor_seconds()
+            total.score(*arguments, answer=answers[rows])
+            if warm_up:
                 continue
-            spent, done, at = spent + sum(os.times()[:4]) - began, done + len(texts), at + batch
-            if spent > _SECONDS:
+            seconds += _processor_seconds() - before
+            scored += len(texts)
+            start += batch
+            if seconds > _SECONDS:
                 break
-    return done / spent
+    return scored / seconds
+
+
+def _processor_seconds() -> float:
+    """Return the processor time of this process and of its ended children."""
+    return sum(os.times()[:4])
 
 
 def measure() -> dict[str, float]:
-    """Name -> texts per second, three figures."""
-    found = {}
+    """Return texts per second by name, to two significant digits."""
+    figures = {}
     for name in sorted(REWARDS._paths):
         if name in SKIPPED:
             continue
         try:
-            found[name] = float(f"{texts_per_second(name):.2g}")
+            figures[name] = float(f"{texts_per_second(name):.2g}")
         except UserError as error:
             print(f"{name}: left out, {error}")
             continue
-        print(f"{name:20} {found[name]:>12,.0f} texts/s", flush=True)
-    return found
+        print(f"{name:20} {figures[name]:>12,.0f} texts/s", flush=True)
+    return figures
 
 
 def table(figures: dict[str, float]) -> str:
-    """A row a reward: first sentence, range, texts per second, how it is hacked; from the docstrings."""
-    lines = ["| reward | what it says | range | texts/s | hacked by |", "|---|---|---|---|---|"]
+    """Return a table with one row per reward, from its docstring: value, range, texts per second, exploits."""
+    lines = ["| reward | value | range | texts/s | hacked by |", "|---|---|---|---|---|"]
     for name in sorted(REWARDS._paths):
         text = " ".join((REWARDS.get(name).__doc__ or "").split())
+        # The first sentence, or its part before an example (": `length?target=20`").
         first = re.split(r"(?<=[.:]) (?=[A-Z`])|\. ", text.partition(" Range:")[0])[0].rstrip(".:")
-        span, hacks = (_after(text, mark) for mark in ("Range:", "Hacked by:"))
+        value = re.sub(r"^Return (?:the |an? )?", "", first)
+        value = value[:1].upper() + value[1:]
         speed = f"{figures[name]:,.0f}" if name in figures else "a model's"
-        cells = [f"`{name}`", first, span, speed, hacks]
+        cells = [f"`{name}`", value, _after(text, "Range:"), speed, _after(text, "Hacked by:")]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
 def _after(text: str, mark: str) -> str:
-    """What a docstring says after a mark, up to its full stop or semicolon."""
-    found = re.search(rf"{mark} (.*?)(?:;|\.(?= [A-Z])|\.$|$)", text)
-    return found.group(1) if found else ""
+    """Return the text of a docstring after a mark, up to the full stop or semicolon."""
+    match = re.search(rf"{mark} (.*?)(?:;|\.(?= [A-Z])|\.$|$)", text)
+    return match.group(1) if match else ""
 
 
 def main() -> None:

@@ -1,1 +1,20 @@
-"""Policies: language models, recurrent and tabular policies, how they sample and how they score."""
+"""Language models that act: the policy interface, its implementations, sampling and scoring.
+
+    factory             make_policy, load, make_sampler, policy_kind: the functions to start from
+    base                the abstract `Policy`, `TokenScores`, `DecodeState`
+    options             settings of a policy, for every kind
+    causal              any transformers decoder, with LoRA adapters or full fine-tuning
+    pretrained          sources of a causal policy: wheel, folder, hub, saved policy, from scratch
+    gru, tabular        a recurrent policy, and a table of logits small enough for exact enumeration
+    lora                LoRA adapters of a causal policy, and merging them
+    value_head          V(s) from a hidden state
+    logits              temperature, top-k, top-p, log-probs and drawing, shared by sampling and scoring
+    saved               the card `policy.json` and the tokenizer of a policy folder
+    export_tokenizer    the tokenizers of this library as transformers tokenizers
+    gguf                conversion of a GGUF file to a transformers folder
+    device              device, compute dtype, seeded initialization, progress bars
+    sampling/           the sampler interface, the decode loop, the optimized decoder
+    scoring/            log-probs, entropies and values of given tokens
+
+Import from the modules: this package imports nothing, so that `import rlalign` stays without torch.
+"""

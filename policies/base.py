@@ -1,8 +1,9 @@
-"""What the learner and the samplers need of a policy: score given tokens, and decode new ones.
+"""The policy interface: score given tokens for the learner, decode new tokens for the samplers.
 
-One layout everywhere: `tokens [N, L]` holds contexts right-padded from column 0, `lengths [N]` their true lengths, and
-`action_mask [N, L]` is true where the policy chose the token. A quantity of the token at column t (its log-prob, the
-value of the state before it) stands at column t. Pads are never looked at: masks and lengths come from the rollout.
+One layout everywhere: `tokens [N, L]` holds contexts, right-padded from column 0. `lengths [N]` holds their true
+lengths. `action_mask [N, L]` is true at each token that the policy chose. A quantity of the token at column t (its
+log-prob, the value of the state before it) is stored at column t. Padding is identified by masks and lengths alone,
+never by token id.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,19 +20,17 @@ from torch import Tensor, nn
 from rlalign.errors import FaultError, UserError
 from rlalign.types import Sampling, Tokenizer
 
-if TYPE_CHECKING:
-    from rlalign.policies.sampling.fast_decoder import LeanModel
-
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """What a policy says of given tokens; everything is 0 outside the action mask.
+    """Scores of given tokens under a policy; 0 outside the action mask.
 
     Attributes:
         logprobs: float32 [N, L], log pi(token_t | tokens_<t) under the sampling distribution.
-        entropies: float32 [N, L] of the same distribution, when asked for.
-        values: float32 [N, L], V(tokens_<t) at each action, when asked for.
-        final_values: float32 [N], V of the whole context: bootstraps a truncated episode; when values were asked for.
+        entropies: float32 [N, L] of the same distribution, if requested.
+        values: float32 [N, L], V(tokens_<t) at each action, if requested.
+        final_values: float32 [N], V of the complete context, if values were requested. It bootstraps truncated
+            episodes.
     """
 
     logprobs: Tensor
@@ -41,38 +40,38 @@ class TokenScores:
 
 
 class DecodeState(Protocol):
-    """A cache of n contexts that can take one more token each. Made by `Policy.prefill`."""
+    """A cache of n contexts that one more token each can be appended to. `Policy.prefill` makes it."""
 
     def select(self, rows: Tensor) -> None:
-        """Keep the given rows (int64 indices, in order) and forget the others."""
+        """Keep the given rows (int64 indices, in order) and drop the others."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class CachedPrefix:
-    """What a sampler keeps of a context for the next turn: `tokens` were read, and stand in row `row` of a state.
-
-    It is worth something only while the weights stay as they are.
-    """
-
-    tokens: Sequence[int]
-    state: Any
-    row: int
+def check_contexts(contexts: Sequence[Sequence[int]]) -> None:
+    """Raise UserError if a context is empty: the first token would have nothing to be predicted from."""
+    if not all(len(context) for context in contexts):
+        raise UserError("expected contexts of at least one token, got an empty one; start contexts with BOS")
 
 
 class Policy(nn.Module, ABC):
-    """A language model that acts. Modules inside stay in eval mode (no dropout), in training too."""
+    """A language model that acts. Its modules stay in eval mode (no dropout) during training too.
+
+    Attributes:
+        tokenizer: the meaning of the token ids.
+        requires_context: true if a token can be predicted only from at least one token before it.
+    """
 
     tokenizer: Tokenizer
+    requires_context: ClassVar[bool] = True
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return next(self.parameters()).device
 
     @property
     def compute_dtype(self) -> torch.dtype:
-        """The format that log-probs are computed in: float32, or bfloat16, where sampler and scores differ by 2e-2."""
+        """Format that log-probs are computed in: float32, or bfloat16, where sampler and scores differ by 2e-2."""
         return torch.float32
 
     @property
@@ -81,22 +80,32 @@ class Policy(nn.Module, ABC):
         return int(self.input_embeddings().shape[1])
 
     @property
-    def packs(self) -> bool:
-        """Rows are scored without padding, a beginning that they share once: the learner then keeps groups together."""
+    def has_values(self) -> bool:
+        """True if `score` can return values."""
         return False
 
+    @property
+    def has_reference(self) -> bool:
+        """True if the policy holds a reference policy for `reference_logprobs`."""
+        return True
+
     def input_embeddings(self) -> Tensor:
-        """Input embeddings [V, d] as they are now, without gradient. Raises UserError where there are none."""
-        raise UserError(f"a {type(self).__name__} has no input embeddings")
+        """Return the current input embeddings [V, d], without gradient.
+
+        Raises:
+            UserError: this kind of policy has no input embeddings.
+        """
+        raise UserError(
+            f"expected a policy with input embeddings, got a {type(self).__name__}; use a causal policy or gru"
+        )
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: dropout would make the scored distribution another one than the sampled."""
+        """Stay in eval mode: with dropout the scored distribution would differ from the sampled one."""
         super().train(False)
         return self
 
-    # ---- scoring: the learner's side ----
+    # ---- scoring, for the learner ----
 
-    @abstractmethod
     def score(
         self,
         tokens: Tensor,
@@ -107,111 +116,108 @@ class Policy(nn.Module, ABC):
         entropy: bool = False,
         values: bool = False,
     ) -> TokenScores:
-        """Score the masked tokens, with gradient to the trainable parameters (see `TokenScores`).
+        """Score the masked tokens, with gradient to the trainable parameters; see `TokenScores`.
 
-        The tensors given may lie on the CPU, whatever the policy's device, and are best there: what must be known of
-        their shape is then known without waiting for the device.
+        Args:
+            tokens: int64 [N, L]. The three tensors may be on any device. The CPU is best, because their shape can then
+                be read without waiting for the device.
+            lengths: int64 [N].
+            action_mask: bool [N, L].
+            sampling: the distribution that the tokens were drawn from.
+            entropy: also return entropies.
+            values: also return values.
 
-        Raises UserError when values are asked of a policy that has none.
+        Raises:
+            UserError: values are requested and the policy has none, or an action has no context.
         """
+        if values and not self.has_values:
+            raise UserError("expected a policy with values, got one without; use --objective.value.kind head or model")
+        self._check_actions(lengths, action_mask)
+        return self._score(tokens, lengths, action_mask, sampling, entropy=entropy, values=values)
+
+    def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
+        """Return float32 [N, L] log-probs under the frozen reference policy, without gradient; arguments as in `score`.
+
+        The reference policy is the initial policy of this run: a copy of its weights, or the model with its adapter
+        disabled. It is never loaded again by name.
+
+        Raises:
+            UserError: the policy was built without a reference, or an action has no context.
+        """
+        if not self.has_reference:
+            raise UserError("expected a policy with a reference, got one without; build it with keep_reference=True")
+        self._check_actions(lengths, action_mask)
+        with torch.no_grad():
+            return self._reference_logprobs(tokens, lengths, action_mask, sampling)
+
+    def _check_actions(self, lengths: Tensor, action_mask: Tensor) -> None:
+        """Raise UserError if a row is empty or has an action at column 0, where the policy requires a context."""
+        if self.requires_context and bool((action_mask[:, :1].any(dim=1) | (lengths == 0)).any()):
+            raise UserError(
+                "expected a context before each action, got an action at column 0 or an empty row; "
+                "start contexts with BOS"
+            )
 
     @abstractmethod
-    def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
-        """float32 [N, L] log-probs under the frozen start of this run, without gradient.
+    def _score(
+        self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling, *, entropy: bool, values: bool
+    ) -> TokenScores:
+        """Implement `score`, whose checks have passed."""
 
-        The start is a copy of the initial weights or the model with its adapter disabled, never a reload by name.
-        """
+    @abstractmethod
+    def _reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
+        """Implement `reference_logprobs`, whose checks have passed; gradients are disabled."""
 
-    # ---- decoding: the samplers' side, always without gradient ----
+    # ---- decoding, for the samplers; always without gradient ----
 
     @abstractmethod
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
-        """Read each context once; return a state of Σ repeats rows (context i repeated repeats[i] times, in order)
-        and the float32 logits [Σ repeats, V] of the next token."""
+        """Read each context once and repeat it.
+
+        Args:
+            contexts: token ids of each context.
+            repeats: copies of each context, in order.
+
+        Returns:
+            A state of Σ repeats rows, and the float32 logits [Σ repeats, V] of the next token.
+        """
 
     @abstractmethod
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
-        """Append one token to each of the n rows (int64 [n]); return the logits [n, V] of the next."""
-
-    def extend_cache(
-        self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]
-    ) -> tuple[DecodeState, Tensor]:
-        """As `prefill`, each context once, but what was kept of its beginning is not read again; of a lean policy."""
-        raise NotImplementedError
-
-    @property
-    def lean(self) -> LeanModel | None:
-        """What decodes, where that is a `LeanModel`: then what it read can be kept, and steps can be captured."""
-        return None
+        """Append one token to each of the n rows (int64 [n]) and return the logits [n, V] of the next token."""
 
     def begin_rollout(self) -> None:
-        """Called before decoding whenever the weights may have changed: refresh whatever is derived from them."""
+        """Invalidate copies of the weights; called before decoding whenever the weights may have changed."""
         return None
 
     # ---- parameters and files ----
 
     def trainable(self) -> dict[str, nn.Parameter]:
-        """Name -> parameter for everything that the optimizer moves."""
-        return {n: p for n, p in self.named_parameters() if p.requires_grad}
+        """Return the parameters that the optimizer updates, by name."""
+        return {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
 
     def value_trainable(self) -> dict[str, nn.Parameter]:
-        """The trainable parameters that serve the value alone: by convention those whose names begin with `value`."""
-        return {n: p for n, p in self.trainable().items() if n.startswith("value")}
+        """Return the trainable parameters used by the value alone: by convention their names begin with `value`."""
+        return {name: parameter for name, parameter in self.trainable().items() if name.startswith("value")}
 
     def load_trainable(self, weights: Mapping[str, Tensor]) -> None:
-        """Copy named tensors into the trainable parameters. Raises FaultError when names or shapes differ."""
-        own = self.trainable()
-        if own.keys() != weights.keys():
-            odd = sorted(own.keys() ^ weights.keys())[:3]
-            raise FaultError(f"these weights belong to another policy: parameters {', '.join(odd)} differ")
-        for name, parameter in own.items():
+        """Copy named tensors into the trainable parameters.
+
+        Raises:
+            FaultError: names or shapes differ. Nothing has been copied then.
+        """
+        parameters = self.trainable()
+        if parameters.keys() != weights.keys():
+            differing = sorted(parameters.keys() ^ weights.keys())[:3]
+            raise FaultError(f"these weights belong to another policy: parameters {', '.join(differing)} differ")
+        for name, parameter in parameters.items():
             if parameter.shape != weights[name].shape:
                 shapes = f"{tuple(weights[name].shape)}, not {tuple(parameter.shape)}"
                 raise FaultError(f"these weights belong to another policy: parameter {name} is {shapes}")
         with torch.no_grad():
-            for name, parameter in own.items():
+            for name, parameter in parameters.items():
                 parameter.copy_(weights[name])
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
-        """Write the policy; a transformers model as what transformers loads without this library."""
-
-
-@dataclass(frozen=True, slots=True)
-class Samples:
-    """Sampled turns of N rows, on the CPU.
-
-    Attributes:
-        tokens: int64 [N, T], right-padded with the tokenizer's pad id.
-        lengths: int64 [N], sampled tokens per row, the stop token included when it was sampled.
-        logprobs: float32 [N, T], log-prob of each sampled token under the sampling distribution, 0 past the length.
-        cached: for the next turn, when asked for; see `Sampler.sample`.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    logprobs: Tensor
-    cached: Sequence[CachedPrefix | None] | None = None
-
-
-class Sampler(Protocol):
-    """Continues contexts with tokens drawn from a policy."""
-
-    def sample(
-        self,
-        contexts: Sequence[Sequence[int]],
-        *,
-        max_new: int | Sequence[int],
-        stop_ids: frozenset[int],
-        sampling: Sampling,
-        generator: torch.Generator,
-        greedy: bool = False,
-        cached: Sequence[CachedPrefix | None] | None = None,
-    ) -> Samples:
-        """Draw until a stop id or max_new tokens a row. Equal neighbouring contexts (a group) are read once.
-
-        Greedy takes the most probable token; its log-probs are still those of the sampling distribution. Episodes of
-        several turns give what was `cached` of each context in the last turn, None at first; where a sampler can, it
-        reads on from there instead of reading the whole context again.
-        """
-        ...
+        """Write the policy to a folder; a transformers model in a form that transformers loads without this library."""

@@ -1,4 +1,4 @@
-"""Our tokenizers as files of transformers, so that a policy's folder is whole without this library."""
+"""Export of this library's tokenizers to transformers, so that a policy folder is complete without this library."""
 
 from __future__ import annotations
 
@@ -7,47 +7,55 @@ from typing import Any
 from rlalign.tokenizers import ByteTokenizer, CharTokenizer
 from rlalign.types import Tokenizer
 
-_EOS, _PAD, _BOS = "<|eos|>", "<|pad|>", "<|bos|>"
+_EOS = "<|eos|>"
+_PAD = "<|pad|>"
+_BOS = "<|bos|>"
 
 
 def as_transformers(tokenizer: Tokenizer) -> Any | None:
-    """The same ids and texts as a fast tokenizer of transformers; None where it has no words for ours.
+    """Return a fast transformers tokenizer with the same ids and texts; None if the format cannot express it.
 
-    As every tokenizer of transformers it reads the name of a special token in a text as that token. A WordTokenizer's
-    rules on blanks, and a tokenizer of the user's own, cannot be said in its language.
+    Like every transformers tokenizer, it encodes the name of a special token in a text as that token. The format cannot
+    express the blanks of a WordTokenizer, nor a tokenizer of the user's own.
     """
+    special_tokens = {"eos_token": _EOS, "pad_token": _PAD}
     if type(tokenizer) is ByteTokenizer:
-        made, names = _bytes(), {"bos_token": _BOS}
+        core = _byte_level()
+        special_tokens["bos_token"] = _BOS
     elif type(tokenizer) is CharTokenizer:
-        made, names = _chars(tokenizer), {}
+        core = _char_level(tokenizer)
     else:
         return None
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped in transformers
-        tokenizer_object=made, eos_token=_EOS, pad_token=_PAD, clean_up_tokenization_spaces=False, **names
+        tokenizer_object=core, clean_up_tokenization_spaces=False, **special_tokens
     )
 
 
-def _bytes() -> Any:
+def _byte_level() -> Any:
+    """Return a `tokenizers.Tokenizer` with one token per byte: a BPE without merges."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
     letters = bytes_to_unicode()  # type: ignore[no-untyped-call]  # untyped in transformers
-    made = Tokenizer(models.BPE({char: byte for byte, char in letters.items()}, []))
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([_EOS, _PAD, _BOS])  # 256, 257, 258
-    made.post_processor = processors.TemplateProcessing(f"{_BOS} $A", special_tokens=[(_BOS, ByteTokenizer.bos_id)])
-    return made
+    core = Tokenizer(models.BPE({char: byte for byte, char in letters.items()}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens([_EOS, _PAD, _BOS])  # ids 256, 257, 258, in this order
+    core.post_processor = processors.TemplateProcessing(f"{_BOS} $A", special_tokens=[(_BOS, ByteTokenizer.bos_id)])
+    return core
 
 
-def _chars(ours: CharTokenizer) -> Any:
+def _char_level(tokenizer: CharTokenizer) -> Any:
+    """Return a `tokenizers.Tokenizer` with one token per character of the alphabet."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-    vocabulary = {_PAD: ours.pad_id, _EOS: ours.eos_id, **{char: ours.encode(char)[0] for char in ours.alphabet}}
-    made = Tokenizer(models.WordLevel(vocabulary, unk_token="\0"))  # which is not there: another character is an error
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    made.decoder = decoders.Fuse()
-    made.add_special_tokens([_EOS, _PAD])
-    return made
+    vocabulary = {_PAD: tokenizer.pad_id, _EOS: tokenizer.eos_id}
+    vocabulary |= {char: tokenizer.encode(char)[0] for char in tokenizer.alphabet}
+    # the unknown token is absent from the vocabulary: a character outside the alphabet raises an error
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="\0"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.decoder = decoders.Fuse()
+    core.add_special_tokens([_EOS, _PAD])
+    return core

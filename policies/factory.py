@@ -1,4 +1,4 @@
-"""Policies: what speaks. Nothing here imports torch until a policy is made."""
+"""Construction of policies and samplers from names. No function here imports torch before it builds something."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlalign.errors import UnknownNameError, UserError
+from rlalign.errors import UnknownNameError, UserError, did_you_mean
 from rlalign.policies.options import PolicyOptions
 from rlalign.registry import POLICIES
 
 if TYPE_CHECKING:
     import torch
 
-    from rlalign.policies.base import Policy, Sampler
+    from rlalign.policies.base import Policy
+    from rlalign.policies.sampling.sampler import Sampler
     from rlalign.types import Tokenizer
 
 __all__ = ["PolicyOptions", "load", "make_policy", "make_sampler", "policy_kind"]
+
+_SAMPLERS = ("decode", "generate")
 
 
 def make_policy(
@@ -28,24 +31,27 @@ def make_policy(
     device: torch.device | str = "cpu",
     keep_reference: bool = True,
 ) -> Policy:
-    """The policy of a registry name, a local folder or a hub id, at its start.
+    """Build the initial policy of a registry name, a local folder or a hub id.
 
     Args:
         name: `smollm2`, `tiny`, `gru`, ...; or a folder that transformers or this library wrote; or a hub id.
-        tokenizer: for policies from scratch, and folders without a tokenizer; a pretrained model brings its own.
+        tokenizer: for policies from scratch and for folders without a tokenizer; a pretrained model has its own.
         options: adapters, precision, values, sizes.
-        seed: of everything that is drawn to make it.
-        device: where to put it.
-        keep_reference: keep what `reference_logprobs` needs.
+        seed: of all random numbers drawn for the initial weights.
+        device: device of the parameters.
+        keep_reference: keep the data that `reference_logprobs` needs.
 
-    Raises UserError when there is no such policy, UnknownNameError when the name is nearly one of the registry's.
+    Raises:
+        UserError: no such policy exists.
+        UnknownNameError: the name resembles a name of the registry.
     """
-    kind, folder = policy_kind(name), Path(name).expanduser()
+    kind = policy_kind(name)
+    folder = Path(name).expanduser()
     if not folder.is_dir() and kind != "pretrained":
-        made: Policy = POLICIES.get(name)(
+        policy: Policy = POLICIES.get(name)(
             tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
         )
-        return made
+        return policy
     from rlalign.policies.gru import load_gru
     from rlalign.policies.pretrained import pretrained
     from rlalign.policies.tabular import load_tabular
@@ -54,47 +60,59 @@ def make_policy(
         return load_gru(folder, tokenizer=tokenizer, options=options, device=device, keep_reference=keep_reference)
     if kind == "tabular":
         return load_tabular(folder, tokenizer=tokenizer, device=device)
-    where = str(folder) if folder.is_dir() else name
+    source = str(folder) if folder.is_dir() else name
     return pretrained(
-        where, tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
+        source, tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference
     )
 
 
 def policy_kind(name: str) -> str:
-    """What a name names, without making it: a name or spec of the registry; or gru, tabular, pretrained for a folder.
+    """Return the kind of policy that a name refers to, without building it.
 
-    Raises UserError for what cannot be any of them. A hub id is taken at its word.
+    Returns:
+        A name or spec of the registry as it is; gru, tabular or pretrained for a folder; pretrained for a hub id, whose
+        existence is not checked.
+
+    Raises:
+        UserError: the name cannot be any of these.
+        UnknownNameError: the name resembles a name of the registry.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        from rlalign.policies.saved import card_of
+        from rlalign.policies.saved import read_card
 
-        kind = str((card_of(folder) or {}).get("kind"))
+        kind = str((read_card(folder) or {}).get("kind"))
         return kind if kind in ("gru", "tabular") else "pretrained"
     if name in POLICIES or ":" in name:
         POLICIES.get(name)
         return name
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # a hub id is org/name
-        raise UserError(f"no folder '{name}': check the path of the policy")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # a hub id is NAME or ORG/NAME
+        raise UserError(f"no folder '{name}'; check the path of the policy")
     if "/" not in name and difflib.get_close_matches(name, list(POLICIES), cutoff=0.6):
         raise UnknownNameError("policy", name, POLICIES)
     return "pretrained"
 
 
 def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> Policy:
-    """The policy that `save_pretrained` wrote: adapters merged, its value included, without a reference.
+    """Load a policy that `save_pretrained` wrote: adapters merged, with its values, without a reference.
 
-    `tokenizer` is needed only where the policy spoke one that neither transformers nor this library provides.
+    Args:
+        folder: the policy folder.
+        tokenizer: needed only if the policy's tokenizer belongs neither to transformers nor to this library.
+        device: device of the parameters.
+
+    Raises:
+        UserError: the folder does not exist, or its tokenizer must be passed.
     """
     from rlalign.policies.gru import load_gru
     from rlalign.policies.pretrained import load_causal
-    from rlalign.policies.saved import card_of
+    from rlalign.policies.saved import read_card
     from rlalign.policies.tabular import load_tabular
 
     folder = Path(folder)
     if not folder.is_dir():
-        raise UserError(f"no policy folder '{folder}'")
-    kind = (card_of(folder) or {}).get("kind")
+        raise UserError(f"no policy folder '{folder}'; use a folder that save_pretrained wrote")
+    kind = (read_card(folder) or {}).get("kind")
     if kind == "gru":
         return load_gru(folder, tokenizer=tokenizer, device=device)
     if kind == "tabular":
@@ -103,7 +121,21 @@ def load(folder: Path | str, *, tokenizer: Tokenizer | None = None, device: torc
 
 
 def make_sampler(name: str, policy: Policy) -> Sampler:
-    """The sampler of a name over a policy: "decode", our loop, or "generate", transformers.generate."""
-    from rlalign.policies.sampling.sampler import make_sampler as make
+    """Build a sampler of a policy.
 
-    return make(name, policy)
+    Args:
+        name: "decode", the decode loop of this library, or "generate", transformers.generate.
+        policy: the policy to draw from.
+
+    Raises:
+        UserError: the name is unknown, or transformers.generate cannot run the policy.
+    """
+    if name not in _SAMPLERS:
+        raise UserError(f"unknown sampler '{name}'.{did_you_mean(name, _SAMPLERS)}")
+    if name == "generate":
+        from rlalign.policies.sampling.transformers_generate import GenerateSampler
+
+        return GenerateSampler(policy)
+    from rlalign.policies.sampling.decode_loop import DecodeSampler
+
+    return DecodeSampler(policy)

@@ -1,7 +1,8 @@
-"""A Llama-shaped GGUF file, dequantised into a folder that transformers loads.
+"""Conversion of a Llama-shaped GGUF file to a dequantized folder that transformers loads.
 
 transformers can read GGUF itself, but parses the file once for each of configuration, tokenizer and weights (half a
-minute for SmolLM2); this reads it once. Only what the pinned file needs: the llama architecture with a byte-level BPE.
+minute for SmolLM2). This module reads it once. It supports the needs of the pinned file: the llama architecture with a
+byte-level BPE.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from rlalign.errors import UserError
 
-_NAMES = {
+_MODULES = {
     "token_embd": "model.embed_tokens",
     "output_norm": "model.norm",
     "output": "lm_head",
@@ -29,13 +30,14 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-_CONTROL = 3  # token type of special tokens in GGUF
+_SPECIAL = 3  # token type CONTROL of GGUF, which special tokens have
 
 
 def convert(gguf: Path, folder: Path) -> None:
     """Write configuration, tokenizer and bfloat16 safetensors of a GGUF file into a folder.
 
-    Raises UserError for another architecture than llama.
+    Raises:
+        UserError: the architecture is not llama.
     """
     from gguf import GGUFReader, dequantize
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -43,8 +45,12 @@ def convert(gguf: Path, folder: Path) -> None:
     reader = GGUFReader(gguf)
     fields = _Fields(reader)
     if fields["general.architecture"] != "llama":
-        raise UserError(f"'{gguf.name}' is a {fields['general.architecture']} model: only llama files are converted")
-    heads, kv_heads = fields["llama.attention.head_count"], fields["llama.attention.head_count_kv"]
+        raise UserError(
+            f"'{gguf.name}': expected the architecture llama, got {fields['general.architecture']}; use a folder in "
+            "transformers' format"
+        )
+    heads = fields["llama.attention.head_count"]
+    kv_heads = fields["llama.attention.head_count_kv"]
     config = LlamaConfig(
         vocab_size=fields["llama.vocab_size"],
         hidden_size=fields["llama.embedding_length"],
@@ -68,13 +74,13 @@ def convert(gguf: Path, folder: Path) -> None:
         state[_hf_name(tensor.name)] = weight.bfloat16()
     if config.tie_word_embeddings:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    with torch.device("meta"):
+    with torch.device("meta"):  # no memory for initial weights, which are replaced
         model = LlamaForCausalLM(config)
     model.load_state_dict(state, assign=True)
     model.tie_weights()
     model.config.dtype = torch.bfloat16
     model.save_pretrained(folder)
-    _tokenizer(fields).save_pretrained(folder)
+    _build_tokenizer(fields).save_pretrained(folder)
 
 
 class _Fields:
@@ -88,39 +94,40 @@ class _Fields:
 
 
 def _hf_name(name: str) -> str:
+    """Return transformers' name of a GGUF tensor: blk.0.attn_q.weight -> model.layers.0.self_attn.q_proj.weight."""
     block = re.fullmatch(r"blk\.(\d+)\.(\w+)\.(weight|bias)", name)
     if block:
-        return f"model.layers.{block[1]}.{_NAMES[block[2]]}.{block[3]}"
+        return f"model.layers.{block[1]}.{_MODULES[block[2]]}.{block[3]}"
     stem, _, kind = name.rpartition(".")
-    return f"{_NAMES[stem]}.{kind}"
+    return f"{_MODULES[stem]}.{kind}"
 
 
 def _unrotate(weight: Tensor, heads: int) -> Tensor:
-    """Undo llama.cpp's order of rotary dimensions: from neighbouring pairs back to two halves."""
+    """Undo llama.cpp's order of rotary dimensions: pairs of neighbors become two halves again."""
     half = weight.shape[0] // heads // 2
     return weight.view(heads, half, 2, -1).transpose(1, 2).reshape(weight.shape)
 
 
-def _tokenizer(fields: _Fields) -> Any:
+def _build_tokenizer(fields: _Fields) -> Any:
+    """Return the byte-level BPE of a GGUF file as a fast transformers tokenizer."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     tokens: list[str] = fields["tokenizer.ggml.tokens"]
     merges = [tuple(merge.split(" ", 1)) for merge in fields["tokenizer.ggml.merges"]]
     core = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
-    split: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    splits: list[Any] = [pre_tokenizers.ByteLevel(add_prefix_space=False)]
     if fields["tokenizer.ggml.pre"] == "smollm":
-        split.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    core.pre_tokenizer = pre_tokenizers.Sequence(split)
+        splits.insert(0, pre_tokenizers.Digits(individual_digits=True))
+    core.pre_tokenizer = pre_tokenizers.Sequence(splits)
     core.decoder = decoders.ByteLevel()
-    special = [i for i, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == _CONTROL]
+    special = [i for i, kind in enumerate(fields["tokenizer.ggml.token_type"]) if kind == _SPECIAL]
     core.add_special_tokens([AddedToken(tokens[i], special=True, normalized=False) for i in special])
+    # transformers' name of each special token, and the key of GGUF
+    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
     return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]  # untyped in transformers
         tokenizer_object=core,
         chat_template=fields["tokenizer.chat_template"],
         clean_up_tokenization_spaces=False,
-        **{
-            f"{short}_token": tokens[fields[f"tokenizer.ggml.{long}_token_id"]]
-            for short, long in (("bos", "bos"), ("eos", "eos"), ("unk", "unknown"), ("pad", "padding"))
-        },
+        **{f"{name}_token": tokens[fields[f"tokenizer.ggml.{key}_token_id"]] for name, key in names.items()},
     )

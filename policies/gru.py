@@ -1,4 +1,4 @@
-"""The recurrent policy that the idea started with: embedding, GRU, linear. Small, from scratch, on any environment."""
+"""A recurrent policy: embedding, GRU, linear. Small, from scratch, for any environment."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
-from rlalign.policies.base import DecodeState, Policy, TokenScores
+from rlalign.policies.base import DecodeState, Policy, TokenScores, check_contexts
+from rlalign.policies.device import seeded
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.saved import card_of, save_card, saved_tokenizer
-from rlalign.policies.scoring.token_scores import first_actions, plain_scorer, score_actions
-from rlalign.policies.seeds import seeded
+from rlalign.policies.saved import read_card, tokenizer_of, write_card
+from rlalign.policies.scoring.token_scores import plain_scorer, score_actions
 from rlalign.policies.value_head import ValueHead, state_values
 from rlalign.types import Sampling, Tokenizer
 
@@ -33,20 +33,20 @@ class _Body(nn.Module):
         self.gru = nn.GRU(width, width, batch_first=True)
         self.head = nn.Linear(width, vocab_size)
 
-    def read(self, tokens: Tensor, memory: Tensor | None = None) -> Tensor:
-        """Hidden states [N, S, d] after each of the tokens [N, S], going on from memory [N, d]."""
-        out: Tensor = self.gru(self.embedding(tokens), None if memory is None else memory[None])[0]
+    def read(self, tokens: Tensor, initial: Tensor | None = None) -> Tensor:
+        """Return hidden states [N, S, d] after each of the tokens [N, S], from an initial state [N, d]; None is 0."""
+        out: Tensor = self.gru(self.embedding(tokens), None if initial is None else initial[None])[0]
         return out
 
     def states(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states [A, d] before each masked token, and [N, d] after the last token of each row."""
+        """Return hidden states [A, d] before each masked token, and [N, d] after the last token of each row."""
         hidden = self.read(tokens[:, : int(lengths.max())].to(self.embedding.weight.device))
         rows, columns = action_mask.nonzero(as_tuple=True)
         return hidden[rows, columns - 1], hidden[torch.arange(len(lengths)), lengths - 1]
 
 
-class _Memory:
-    """n contexts, each summed up in the GRU's hidden state [n, d]."""
+class _GRUState:
+    """The GRU's hidden states [n, d] after n contexts."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.hidden = hidden
@@ -57,16 +57,16 @@ class _Memory:
 
 
 class GRUPolicy(Policy):
-    """One-layer GRU language model in float32, trained in full, with optional values and a frozen reference.
+    """A one-layer GRU language model in float32, with full fine-tuning, optional values and a frozen reference.
 
-    A value model is a second embedding and GRU, which start as copies of the policy's, and a head.
+    A value model is a second embedding and GRU, initially copies of the policy's, with a head.
 
     Args:
-        tokenizer: what its ids mean; its vocabulary is the policy's.
+        tokenizer: the meaning of the token ids; its vocabulary is the policy's.
         options: hidden_size, value, value_detached.
         seed: of the initial weights.
-        device: where to put it.
-        keep_reference: keep a frozen copy of the start.
+        device: device of the parameters.
+        keep_reference: keep a frozen copy of the initial policy.
     """
 
     def __init__(
@@ -79,13 +79,14 @@ class GRUPolicy(Policy):
         keep_reference: bool = True,
     ) -> None:
         super().__init__()
-        self.tokenizer, self.options = tokenizer, options
+        self.tokenizer = tokenizer
+        self.options = options
         with seeded(seed):
             self.body = _Body(tokenizer.vocab_size, options.hidden_size)
         self.value_body: _Body | None = None
         if options.value == "model":
             self.value_body = copy.deepcopy(self.body)
-            del self.value_body.head  # it predicts no token
+            del self.value_body.head  # a value body predicts no token
         self.value_head: ValueHead | None = None
         if options.value != "none":
             self.value_head = ValueHead(options.hidden_size, detached=options.value_detached)
@@ -96,49 +97,56 @@ class GRUPolicy(Policy):
             self.reference = copy.deepcopy(self.body).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode but for the GRU, which cuDNN differentiates in training mode only; it has no dropout."""
+        """Stay in eval mode, except for the GRU: cuDNN differentiates it in training mode only. It has no dropout."""
         super().train(mode)
         for body in (self.body, self.value_body):
             if body is not None:
                 body.gru.training = True
         return self
 
+    @property
+    def has_values(self) -> bool:
+        """True with a value head."""
+        return self.value_head is not None
+
+    @property
+    def has_reference(self) -> bool:
+        """True with a frozen copy."""
+        return self.reference is not None
+
     def input_embeddings(self) -> Tensor:
-        """Input embeddings [V, d] as they are now, without gradient."""
+        """Return the current input embeddings [V, d], without gradient."""
         return self.body.embedding.weight.detach()
 
-    def score(
+    # ---- scoring ----
+
+    def _score(
+        self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling, *, entropy: bool, values: bool
+    ) -> TokenScores:
+        head = self.value_head if values and self.value_body is None else None
+        scores = self._score_with(self.body, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
+        if values and self.value_body is not None and self.value_head is not None:
+            states, final = self.value_body.states(tokens, lengths, action_mask)
+            action_values, final_values = state_values(self.value_head, states, final, action_mask)
+            scores = replace(scores, values=action_values, final_values=final_values)
+        return scores
+
+    def _reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
+        assert self.reference is not None
+        return self._score_with(self.reference, tokens, lengths, action_mask, sampling).logprobs
+
+    def _score_with(
         self,
+        body: _Body,
         tokens: Tensor,
         lengths: Tensor,
         action_mask: Tensor,
         sampling: Sampling,
         *,
         entropy: bool = False,
-        values: bool = False,
+        value_head: ValueHead | None = None,
     ) -> TokenScores:
-        """Score the masked tokens with gradient; see `Policy.score`."""
-        if values and self.value_head is None:
-            raise UserError("values were asked of a policy without any: set --objective.value.kind head or model")
-        head = self.value_head if values and self.value_body is None else None
-        scores = self._score(self.body, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head)
-        if values and self.value_body is not None and self.value_head is not None:
-            states, final = self.value_body.states(tokens, lengths, action_mask)
-            found, last = state_values(self.value_head, states, final, action_mask)
-            scores = replace(scores, values=found, final_values=last)
-        return scores
-
-    @torch.no_grad()
-    def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
-        """Log-probs under the frozen copy of the start. UserError when none was kept."""
-        if self.reference is None:
-            raise UserError("no reference was kept: build the policy with keep_reference=True")
-        return self._score(self.reference, tokens, lengths, action_mask, sampling).logprobs
-
-    def _score(
-        self, body: _Body, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling, **asked: Any
-    ) -> TokenScores:
-        first_actions(action_mask, lengths)  # refuses an action without context
+        """Score tokens by a body, with values if a head is passed."""
         states, final = body.states(tokens, lengths, action_mask)
         return score_actions(
             states,
@@ -147,37 +155,43 @@ class GRUPolicy(Policy):
             action_mask,
             sampling,
             scorer=plain_scorer(body.head, self.tokenizer.vocab_size),
-            entropy=asked.get("entropy", False),
-            value_head=asked.get("value_head"),
+            entropy=entropy,
+            value_head=value_head,
         )
+
+    # ---- decoding ----
 
     @torch.no_grad()
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
         """Read each context once and repeat it; see `Policy.prefill`."""
-        rows = [torch.as_tensor(c, dtype=torch.int64) for c in contexts]
+        check_contexts(contexts)
+        rows = [torch.as_tensor(context, dtype=torch.int64) for context in contexts]
         lengths = torch.tensor([len(row) for row in rows])
-        if int(lengths.min()) == 0:
-            raise UserError("a context is empty, and there is nothing to predict a token from: start it with BOS")
         padded = nn.utils.rnn.pad_sequence(rows, batch_first=True).to(self.device)
+        # padding is on the right, so that the state after the last token has not read any
         hidden = self.body.read(padded)[torch.arange(len(rows)), lengths - 1]
         hidden = hidden.repeat_interleave(torch.as_tensor(repeats, device=self.device), dim=0)
-        return _Memory(hidden), self.body.head(hidden)
+        return _GRUState(hidden), self.body.head(hidden)
 
     @torch.no_grad()
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
         """Append one token to each row; see `Policy.decode`."""
-        assert isinstance(state, _Memory)
+        assert isinstance(state, _GRUState)
         state.hidden = self.body.read(tokens[:, None], state.hidden)[:, 0]
         logits: Tensor = self.body.head(state.hidden)
         return logits
 
+    # ---- files ----
+
     def save_pretrained(self, folder: Path) -> None:
-        """Write weights (safetensors) and what `rlalign.policies.load` needs to build the policy again."""
+        """Write the weights (safetensors) and the card, from which `factory.load` builds the policy."""
         folder.mkdir(parents=True, exist_ok=True)
-        kept = {n: p.detach().cpu().contiguous() for n, p in self.named_parameters() if not n.startswith("reference.")}
-        save_file(kept, folder / _WEIGHTS)
-        sizes = {"hidden_size": self.options.hidden_size, "value": self.options.value}
-        save_card(folder, "gru", self.tokenizer, **sizes)
+        weights = {}
+        for name, parameter in self.named_parameters():
+            if not name.startswith("reference."):
+                weights[name] = parameter.detach().cpu().contiguous()
+        save_file(weights, folder / _WEIGHTS)
+        write_card(folder, "gru", self.tokenizer, hidden_size=self.options.hidden_size, value=self.options.value)
 
 
 def gru(
@@ -187,12 +201,16 @@ def gru(
     device: torch.device | str = "cpu",
     keep_reference: bool = True,
 ) -> GRUPolicy:
-    """A GRU policy from scratch over the environment's tokenizer, its weights drawn from the seed."""
+    """Build a GRU policy over the environment's tokenizer, with weights drawn from the seed.
+
+    Raises:
+        UserError: no tokenizer was passed, or the options request LoRA adapters.
+    """
     if tokenizer is None:
-        raise UserError("policy 'gru' starts from scratch and needs a tokenizer: give the environment's")
+        raise UserError("policy 'gru': expected a tokenizer, got none; pass tokenizer=, such as the environment's")
     options = options or PolicyOptions()
     if options.lora_r:
-        raise UserError(f"a gru is trained in full: leave lora_r out (it is {options.lora_r})")
+        raise UserError(f"policy 'gru' has no LoRA adapters: expected lora_r 0, got {options.lora_r}; leave lora_r out")
     return GRUPolicy(tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference)
 
 
@@ -203,21 +221,26 @@ def load_gru(
     device: torch.device | str = "cpu",
     keep_reference: bool = False,
 ) -> GRUPolicy:
-    """A saved GRU policy. Its sizes come from the folder; where the options ask for another kind of value than was
-    saved, it starts afresh."""
-    card = card_of(folder) or {}
-    speaks = saved_tokenizer(folder) or tokenizer
-    if speaks is None:
-        raise UserError(f"'{folder}' spoke a tokenizer that is not rlalign's own: give it")
-    had = card.get("value", "head" if card.get("value_head") else "none")  # folders of old say only whether
-    merged = PolicyOptions(
+    """Load a saved GRU policy, with the sizes of the folder.
+
+    If the options request another kind of value than was saved, the value is initialized again.
+
+    Raises:
+        UserError: the tokenizer must be passed.
+    """
+    card = read_card(folder) or {}
+    # older cards hold `value_head: true` instead of the kind of value
+    saved_value = card.get("value", "head" if card.get("value_head") else "none")
+    options = PolicyOptions(
         hidden_size=card["hidden_size"],
-        value=options.value if options else had,
+        value=options.value if options else saved_value,
         value_detached=options.value_detached if options else False,
     )
-    policy = GRUPolicy(speaks, options=merged, device=device, keep_reference=False)
+    policy = GRUPolicy(tokenizer_of(folder, tokenizer), options=options, device=device, keep_reference=False)
     weights = load_file(folder / _WEIGHTS, device=str(policy.device))
-    if merged.value != had:  # a head reads one body only; a new value model starts as the policy that was loaded
+    if options.value != saved_value:
+        # A head fits one body only, so the saved value is dropped. A value body is initialized from the loaded policy:
+        # `value_body.X` takes the weights of `body.X`.
         weights = {name: weight for name, weight in weights.items() if not name.startswith("value_")}
         weights |= {f"value_{name}": weight for name, weight in weights.items()}
     with torch.no_grad():

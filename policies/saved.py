@@ -1,4 +1,4 @@
-"""The card of a saved policy's folder: which kind of policy it holds, and with which tokenizer it spoke."""
+"""The card `policy.json` of a saved policy: its kind, its tokenizer and its sizes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,39 @@ import json
 from pathlib import Path
 from typing import Any
 
+from rlalign.errors import UserError
 from rlalign.tokenizers import HFTokenizer, as_tokenizer
 from rlalign.types import Tokenizer
 
 _CARD = "policy.json"
 
 
-def save_card(folder: Path, kind: str, tokenizer: Tokenizer, **more: Any) -> None:
-    """Write the card and, where it is a transformers tokenizer, the tokenizer."""
+def write_card(folder: Path, kind: str, tokenizer: Tokenizer, **settings: Any) -> None:
+    """Write the card and, if the tokenizer is a transformers tokenizer, the tokenizer.
+
+    Args:
+        folder: the policy folder, which exists.
+        kind: causal, gru or tabular.
+        tokenizer: the policy's tokenizer.
+        settings: further entries of the card, as JSON values.
+    """
     if isinstance(tokenizer, HFTokenizer):
         tokenizer.save_pretrained(folder)
-    # a tokenizer of the user's own has no name here: whoever loads the folder must bring it
+    # a tokenizer of the user's own has no name: it must be passed when the folder is loaded
     spec = getattr(tokenizer, "spec", None)
-    (folder / _CARD).write_text(json.dumps({"kind": kind, "tokenizer": spec, **more}, indent=1))
+    (folder / _CARD).write_text(json.dumps({"kind": kind, "tokenizer": spec, **settings}, indent=1))
 
 
-def card_of(folder: Path) -> dict[str, Any] | None:
-    """What `save_card` wrote; None for a folder from elsewhere."""
+def read_card(folder: Path) -> dict[str, Any] | None:
+    """Return the card of a policy folder; None if `write_card` did not write there."""
     path = folder / _CARD
     card: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
     return card
 
 
 def saved_tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a folder with a card, None where the user must bring it."""
-    card = card_of(folder)
+    """Return the tokenizer of a folder with a card; None if the user must pass it."""
+    card = read_card(folder)
     if card is None:
         return None
     if card["tokenizer"] is not None:
@@ -38,3 +46,15 @@ def saved_tokenizer(folder: Path) -> Tokenizer | None:
     if not (folder / "tokenizer_config.json").is_file():
         return None
     return HFTokenizer(folder, vocab_size=card.get("vocab_size"))
+
+
+def tokenizer_of(folder: Path, tokenizer: Tokenizer | None) -> Tokenizer:
+    """Return the tokenizer of a folder with a card, or else the one passed.
+
+    Raises:
+        UserError: the folder holds none and none was passed.
+    """
+    own = saved_tokenizer(folder) or tokenizer
+    if own is None:
+        raise UserError(f"'{folder}': expected a tokenizer, which the folder does not hold; pass tokenizer=...")
+    return own

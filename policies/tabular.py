@@ -1,8 +1,8 @@
-"""A softmax table: one row of float64 logits for each context, small enough to be known exactly.
+"""A softmax table: one row of float64 logits per context, small enough for exact enumeration.
 
-The policy of the oracle and of end-to-end statistical tests: the real rollout, samplers and learner run on it, and its
-expected gradient can be computed by enumeration. A context is told by its last `horizon` tokens: a table over whole
-contexts where they are no longer than that, and an n-gram model where they are.
+The policy of the oracle and of end-to-end statistical tests: the actual rollout, samplers and learner run on it, and
+its expected gradient can be computed by enumeration. The last `horizon` tokens of a context determine its row. The
+table is exact for contexts up to that length and an n-gram model for longer ones.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,7 +21,7 @@ from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.logits import entropy as entropy_of
 from rlalign.policies.logits import token_logprobs
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.saved import card_of, save_card, saved_tokenizer
+from rlalign.policies.saved import read_card, tokenizer_of, write_card
 from rlalign.types import Sampling, Tokenizer
 
 _WEIGHTS = "table.safetensors"
@@ -28,107 +29,114 @@ MAX_ENTRIES = 4_000_000  # 32 MB of float64
 
 
 class TabularPolicy(Policy):
-    """pi(a | s) = softmax(table[s])_a; `table` is float64 [rows, V], `reference` its start.
+    """pi(a | s) = softmax(table[s])_a.
 
     Args:
-        tokenizer: its vocab_size V is the table's width.
-        horizon: the last tokens of a context that tell its row. Rows: Σ_(n<=horizon) V^n.
+        tokenizer: its vocab_size V is the width of the table.
+        horizon: number of last tokens of a context that determine its row. Rows: Σ_(n<=horizon) V^n.
         seed: of the initial logits.
-        scale: standard deviation of the initial logits; 0 starts uniform.
+        scale: standard deviation of the initial logits; 0 is the uniform distribution.
         value_head: add a table of values.
+
+    Attributes:
+        table: float64 [rows, V].
+        reference: the initial table.
+        offsets: int64 [horizon + 1], the first row of the contexts of each length.
     """
 
     reference: Tensor
     offsets: Tensor
+    requires_context: ClassVar[bool] = False  # the empty context has a row
 
     def __init__(
         self, tokenizer: Tokenizer, horizon: int, *, seed: int = 0, scale: float = 0.0, value_head: bool = False
     ) -> None:
         super().__init__()
-        self.tokenizer, self.horizon = tokenizer, horizon
+        self.tokenizer = tokenizer
+        self.horizon = horizon
         v = tokenizer.vocab_size
         rows = sum(v**n for n in range(horizon + 1))
         if rows * v > MAX_ENTRIES:
             raise UserError(
-                f"a table of {v} tokens and horizon {horizon} has {rows * v:,} entries, above {MAX_ENTRIES:,}: "
-                "use a shorter horizon, or --policy gru"
+                f"expected a table of at most {MAX_ENTRIES:,} entries, got {rows * v:,} for {v} tokens and horizon "
+                f"{horizon}; use a shorter horizon, or --policy gru"
             )
         generator = torch.Generator().manual_seed(seed)
-        start = scale * torch.randn(rows, v, dtype=torch.float64, generator=generator)
-        self.table = nn.Parameter(start)
+        initial = scale * torch.randn(rows, v, dtype=torch.float64, generator=generator)
+        self.table = nn.Parameter(initial)
         self.values = nn.Parameter(torch.zeros(rows, dtype=torch.float64)) if value_head else None
-        self.register_buffer("reference", start.clone())
-        starts = [sum(v**n for n in range(k)) for k in range(horizon + 1)]
-        self.register_buffer("offsets", torch.tensor(starts), persistent=False)
+        self.register_buffer("reference", initial.clone())
+        offsets = [sum(v**n for n in range(k)) for k in range(horizon + 1)]
+        self.register_buffer("offsets", torch.tensor(offsets), persistent=False)
+
+    @property
+    def has_values(self) -> bool:
+        """True with a table of values."""
+        return self.values is not None
 
     # ---- scoring ----
 
-    def score(
-        self,
-        tokens: Tensor,
-        lengths: Tensor,
-        action_mask: Tensor,
-        sampling: Sampling,
-        *,
-        entropy: bool = False,
-        values: bool = False,
+    def _score(
+        self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling, *, entropy: bool, values: bool
     ) -> TokenScores:
-        """Log-probs of the masked tokens, and entropies and values when asked for; [N, L]."""
-        if values and self.values is None:
-            raise UserError("this tabular policy has no value table: set --objective.value.kind head")
         tokens, lengths, action_mask = (t.to(self.device) for t in (tokens, lengths, action_mask))
         rows = self.rows(tokens)
-        logprobs, z = token_logprobs(self.table[rows[:, :-1][action_mask]], tokens[action_mask], sampling)
+        state_rows = rows[:, :-1][action_mask]  # the context before each action
+        logprobs, z = token_logprobs(self.table[state_rows], tokens[action_mask], sampling)
 
         def spread(x: Tensor) -> Tensor:
             return x.new_zeros(tokens.shape).masked_scatter(action_mask, x)
 
-        scored = TokenScores(spread(logprobs), entropies=spread(entropy_of(z)) if entropy else None)
+        scores = TokenScores(spread(logprobs), entropies=spread(entropy_of(z)) if entropy else None)
         if not values or self.values is None:
-            return scored
-        last = rows.gather(1, lengths[:, None]).squeeze(1)
-        worth = self.values.float()
-        return replace(scored, values=spread(worth[rows[:, :-1][action_mask]]), final_values=worth[last])
+            return scores
+        final_rows = rows.gather(1, lengths[:, None]).squeeze(1)
+        row_values = self.values.float()
+        return replace(scores, values=spread(row_values[state_rows]), final_values=row_values[final_rows])
 
-    @torch.no_grad()
-    def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
-        """Log-probs under the table as it was at the start; [N, L]."""
+    def _reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
         tokens, action_mask = tokens.to(self.device), action_mask.to(self.device)
         logits = self.reference[self.rows(tokens)[:, :-1][action_mask]]
         logprobs, _ = token_logprobs(logits, tokens[action_mask], sampling)
         return logprobs.new_zeros(tokens.shape).masked_scatter(action_mask, logprobs)
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """int64 [N, L+1]: at column t the table's row for the context tokens[:, :t]."""
+        """Return int64 [N, L+1]: at column t the table's row of the context tokens[:, :t]."""
         n, width = tokens.shape
-        at = torch.zeros(n, width + 1, dtype=torch.int64, device=tokens.device)
+        rows = torch.zeros(n, width + 1, dtype=torch.int64, device=tokens.device)
         for t in range(width):
-            at[:, t + 1] = self._next(at[:, t], t, tokens[:, t])
-        return at
+            rows[:, t + 1] = self._next_row(rows[:, t], t, tokens[:, t])
+        return rows
 
-    def _next(self, row: Tensor, length: int | Tensor, token: Tensor) -> Tensor:
-        """The row of a context of `length` tokens in `row` [n] after one more token [n]."""
+    def _next_row(self, row: Tensor, length: int | Tensor, token: Tensor) -> Tensor:
+        """Return the row of a context of `length` tokens, in `row` [n], after one more token [n].
+
+        Within the contexts of one length, the tokens are the digits of the index in base V. Appending a token shifts
+        them, and the modulo drops the oldest one beyond the horizon.
+        """
         v, h = self.tokenizer.vocab_size, self.horizon
         length = torch.as_tensor(length, device=row.device)
         before, after = self.offsets[length.clamp(max=h)], self.offsets[(length + 1).clamp(max=h)]
+        # padding may hold any id, hence the clamp
         following: Tensor = after + ((row - before) * v + token.clamp(0, v - 1)) % v**h
         return following
 
     # ---- decoding ----
 
     @torch.no_grad()
-    def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[_Place, Tensor]:
-        """See `Policy.prefill`."""
+    def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[_RowState, Tensor]:
+        """Look up the row of each context and repeat it; see `Policy.prefill`."""
         last = [self.rows(torch.tensor([list(c)], dtype=torch.int64, device=self.device))[0, -1] for c in contexts]
         times = torch.tensor(list(repeats), device=self.device)
         lengths = torch.tensor([len(c) for c in contexts], device=self.device)
-        state = _Place(torch.stack(last).repeat_interleave(times), lengths.repeat_interleave(times))
+        state = _RowState(torch.stack(last).repeat_interleave(times), lengths.repeat_interleave(times))
         return state, self.table[state.row].float()
 
     @torch.no_grad()
-    def decode(self, state: _Place, tokens: Tensor) -> Tensor:  # type: ignore[override]  # the state is this policy's own
-        """See `Policy.decode`."""
-        state.row, state.length = self._next(state.row, state.length, tokens), state.length + 1
+    def decode(self, state: _RowState, tokens: Tensor) -> Tensor:  # type: ignore[override]  # the state is this policy's own
+        """Append one token to each row; see `Policy.decode`."""
+        state.row = self._next_row(state.row, state.length, tokens)
+        state.length = state.length + 1
         return self.table[state.row].float()
 
     # ---- files ----
@@ -138,31 +146,33 @@ class TabularPolicy(Policy):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.named_parameters()}
         save_file(tensors, str(folder / _WEIGHTS))
-        save_card(folder, "tabular", self.tokenizer, horizon=self.horizon, values=self.values is not None)
-
-
-def load_tabular(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> TabularPolicy:
-    """A saved tabular policy; what was loaded is its reference. UserError where its tokenizer must be given."""
-    card = card_of(folder) or {}
-    speaks = saved_tokenizer(folder) or tokenizer
-    if speaks is None:
-        raise UserError(f"'{folder}' spoke a tokenizer that is not rlalign's own: give it")
-    policy = TabularPolicy(speaks, card["horizon"], value_head=card["values"])
-    policy.load_trainable(load_file(folder / _WEIGHTS))
-    policy.reference.copy_(policy.table.detach())
-    return policy.to(device)
+        write_card(folder, "tabular", self.tokenizer, horizon=self.horizon, values=self.values is not None)
 
 
 @dataclass
-class _Place:
-    """Where n contexts stand: the table's row and the length of each, int64 [n]."""
+class _RowState:
+    """The table's row and the length of n contexts, int64 [n] each."""
 
     row: Tensor
     length: Tensor
 
     def select(self, rows: Tensor) -> None:
-        """See `DecodeState.select`."""
-        self.row, self.length = self.row[rows], self.length[rows]
+        """Keep the given rows, in order."""
+        self.row = self.row[rows]
+        self.length = self.length[rows]
+
+
+def load_tabular(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> TabularPolicy:
+    """Load a saved tabular policy, which is its own reference.
+
+    Raises:
+        UserError: the tokenizer must be passed.
+    """
+    card = read_card(folder) or {}
+    policy = TabularPolicy(tokenizer_of(folder, tokenizer), card["horizon"], value_head=card["values"])
+    policy.load_trainable(load_file(folder / _WEIGHTS))
+    policy.reference.copy_(policy.table.detach())
+    return policy.to(device)
 
 
 def tabular(
@@ -172,14 +182,18 @@ def tabular(
     device: torch.device | str = "cpu",
     keep_reference: bool = True,
 ) -> TabularPolicy:
-    """A table of logits, uniform at first, over as many tokens as keep it small: for tasks of a few short answers.
+    """Build a table of logits, uniform at first, with the longest horizon within MAX_ENTRIES.
 
-    The reference is kept always: it is as small as the table.
+    For tasks with a few short answers. The reference is kept always: it is as small as the table.
+
+    Raises:
+        UserError: no tokenizer was passed.
     """
     if tokenizer is None:
-        raise UserError("policy tabular has no tokenizer of its own: it takes the environment's")
-    v, horizon = tokenizer.vocab_size, 0
+        raise UserError("policy 'tabular': expected a tokenizer, got none; pass tokenizer=, such as the environment's")
+    v = tokenizer.vocab_size
+    horizon = 0
     while sum(v**n for n in range(horizon + 2)) * v <= MAX_ENTRIES:
         horizon += 1
-    wants = options is not None and options.value != "none"
-    return TabularPolicy(tokenizer, horizon, seed=seed, value_head=wants).to(device)
+    value_head = options is not None and options.value != "none"
+    return TabularPolicy(tokenizer, horizon, seed=seed, value_head=value_head).to(device)

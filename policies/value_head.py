@@ -1,4 +1,4 @@
-"""V(s): a linear read-out of the last hidden state, of the policy's body or of a body of its own."""
+"""V(s) as a linear function of the last hidden state, of the policy's body or of a body of its own."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from rlalign.policies.scoring.packing import to_device
 
 
 class ValueHead(nn.Module):
-    """hidden [..., d] -> value [...], float32. It starts at zero, so that a first advantage is the reward itself.
+    """Map hidden states [..., d] to values [...], float32.
+
+    Its weights are 0 at first, so that the first advantages equal the rewards.
 
     Args:
         width: d.
-        detached: the value loss stops here and leaves the body alone.
+        detached: stop the gradient of the value loss here, so that it does not reach the body.
     """
 
     def __init__(self, width: int, *, detached: bool = False) -> None:
@@ -24,17 +26,21 @@ class ValueHead(nn.Module):
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        """Values of hidden states."""
+        """Return the values of hidden states."""
         with torch.autocast(hidden.device.type, enabled=False):  # float32 in mixed precision too
             out: Tensor = self.linear((hidden.detach() if self.detached else hidden).float())
         return out.squeeze(-1)
 
 
 def state_values(head: ValueHead, states: Tensor, final: Tensor, action_mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Values [N, L] of the states before the actions (0 elsewhere) and [N] of the whole contexts.
+    """Return values [N, L] of the states before the actions (0 elsewhere) and [N] of the complete contexts.
 
-    states [A, d] are in the order of `action_mask.nonzero()`, final [N, d] in that of the rows.
+    Args:
+        head: the value head.
+        states: [A, d], in the order of `action_mask.nonzero()`.
+        final: [N, d], in the order of the rows.
+        action_mask: bool [N, L].
     """
     at = tuple(to_device(index, states.device) for index in action_mask.nonzero(as_tuple=True))
-    blank = torch.zeros(action_mask.shape, dtype=torch.float32, device=states.device)
-    return blank.index_put(at, head(states)), head(final)
+    zeros = torch.zeros(action_mask.shape, dtype=torch.float32, device=states.device)
+    return zeros.index_put(at, head(states)), head(final)

@@ -1,20 +1,42 @@
-"""Columns as rewards read them: one entry per sample, or one text given as a parameter for all of them."""
+"""Columns of the tasks as rewards read them: one entry per sample, or one parameter for all samples."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from rlalign.rewards.text import text_of
 
-def per_sample(given: Any, count: int) -> list[Any]:
-    """A column of `count` entries as it is; a text, a number or None (a parameter) repeated."""
-    if isinstance(given, str) or not isinstance(given, Sequence):
-        return [given] * count
-    return list(given)
+
+def per_sample(column: Any, count: int) -> list[Any]:
+    """Return a column with one entry per sample.
+
+    Args:
+        column: a sequence of `count` entries, returned as a list; a text, a number or None (a parameter), repeated.
+        count: number of samples.
+    """
+    # A text is a sequence of characters, but here it is one entry.
+    if isinstance(column, str) or not isinstance(column, Sequence):
+        return [column] * count
+    return list(column)
+
+
+def score_answers(
+    completions: Sequence[Any], answers: Iterable[Any], score: Callable[[str, Any], float]
+) -> list[float | None]:
+    """Return `score(text, answer)` per sample, and None where the answer is None.
+
+    Args:
+        completions: B texts or conversations.
+        answers: B answers.
+        score: called with the text of the completion and the answer.
+    """
+    pairs = zip(completions, answers, strict=True)
+    return [None if answer is None else score(text_of(completion), answer) for completion, answer in pairs]
 
 
 def texts_of(entry: Any) -> list[str]:
-    """The texts of one entry: a list's members, else the entry itself.
+    """Return the texts of one entry: the members of a list, else the entry itself.
 
     >>> texts_of(["a cat", "one cat"]), texts_of(42)
     (['a cat', 'one cat'], ['42'])
@@ -23,7 +45,7 @@ def texts_of(entry: Any) -> list[str]:
 
 
 def items_of(entry: Any) -> list[str]:
-    """Members of a list, or of a text that is split at `|`: how a list is written as a parameter.
+    """Return the members of a list, or of a text split at `|` (the form of a list in a parameter).
 
     >>> items_of("yes|no"), items_of(["yes", "no"])
     (['yes', 'no'], ['yes', 'no'])

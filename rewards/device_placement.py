@@ -1,4 +1,4 @@
-"""Where a reward's own model runs: on the policy's device, unless told otherwise."""
+"""Device of a reward that runs its own model: the policy's device by default."""
 
 from __future__ import annotations
 
@@ -7,21 +7,24 @@ from functools import update_wrapper
 from typing import Any
 
 
-class Placed:
-    """A reward function with a keyword `device`; unless that is given it is the policy's, without a policy the CPU.
+class DeviceAware:
+    """A reward function with a keyword `device`.
+
+    A call that passes no device uses the device of the bound policy, or the CPU if no policy is bound.
 
     Args:
         function: takes `device`, the name of a torch device.
-        device: where to run.
+        device: default device of the calls.
     """
 
     def __init__(self, function: Callable[..., Any], device: str = "cpu") -> None:
-        self._function, self._device = function, device
+        self._function = function
+        self._device = device
         update_wrapper(self, function)
 
-    def bind(self, policy: Any) -> Placed:
-        """The same function on the policy's device."""
-        return Placed(self._function, str(policy.device))
+    def bind(self, policy: Any) -> DeviceAware:
+        """Return the same function on the policy's device."""
+        return DeviceAware(self._function, str(policy.device))
 
     def __call__(self, *args: Any, device: str | None = None, **columns: Any) -> Any:
         """Call the function."""

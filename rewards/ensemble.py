@@ -1,4 +1,4 @@
-"""Several rewards as one: their mean, their least, their mean less their disagreement, or their product."""
+"""One value of several rewards: their mean, their minimum, their mean minus their disagreement, or their product."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rlalign.errors import RewardError, UserError, did_you_mean
 from rlalign.rewards.columns import items_of
 from rlalign.rewards.function import RewardFunction, reward
 from rlalign.rewards.specs import Specs
+from rlalign.rewards.text import text_of
 from rlalign.rewards.weighted_sum import RewardSum, compose
 from rlalign.types import FloatArray
 
@@ -18,13 +19,21 @@ _HOW = ("mean", "min", "penalised", "product")
 
 
 def combine(values: FloatArray, how: str, coef: float) -> FloatArray:
-    """[members, B] -> [B]: mean; min; mean - coef · std (population), against what members disagree on; product.
+    """Return one value per sample from the values of all members.
 
     Source of min and penalised: Coste et al., Reward model ensembles help mitigate overoptimization, arXiv 2310.02743.
+
+    Args:
+        values: float [members, B].
+        how: "mean", "min", "product", or "penalised": mean - coef · std, with the population standard deviation.
+        coef: weight of the members' disagreement.
+
+    Returns:
+        float [B].
     """
     if how == "min":
-        least: FloatArray = values.min(0)
-        return least
+        minimum: FloatArray = values.min(0)
+        return minimum
     if how == "product":
         product: FloatArray = values.prod(0)
         return product
@@ -35,20 +44,27 @@ def combine(values: FloatArray, how: str, coef: float) -> FloatArray:
 class Ensemble:
     """One value of several rewards: `ensemble?of=vader|tfidf_sentiment&how=min`, or `ensemble(["vader", mine])`.
 
-    `of` names episode rewards, separated by `|`; a weight rescales a member, `of=vader=0.5|tfidf_sentiment`. `how` is
-    mean, min, penalised (mean - coef · std of the members) or product. Members run with their own timeouts; one that
-    fails makes the call fail, one that does not apply (None) leaves the sample out. Range: that of the members.
-    Cost: the sum of theirs. Deterministic where they are.
-    Hacked by: what fools every member; members should not share their data.
-    Raises UserError without members, for an unknown `how`, and for a member of another scope.
+    `of` names episode rewards, separated by `|`. A weight rescales a member, as in `of=vader=0.5|tfidf_sentiment`.
+    `how` is mean, min, penalised (mean - coef · std of the members) or product. Members run with their own timeouts. If
+    a member fails, the call fails. If a member does not apply (None), the sample is left out.
+
+    Range: that of the members.
+    Cost: the sum of the members' costs.
+    Deterministic if the members are.
+    Hacked by: completions that fool every member; members should not share their data.
+
+    Raises:
+        UserError: for fewer than two members, an unknown `how`, and a member of another scope.
+        RewardError: a member failed or returned NaN.
     """
 
     def __init__(self, members: Specs | None = None, policy: Any = None) -> None:
-        self._members, self._policy = members, policy
-        self._composed: dict[str, RewardSum] = {}
+        self._members = members
+        self._policy = policy
+        self._composed: dict[str, RewardSum] = {}  # by the parameter `of`
 
     def bind(self, policy: Any) -> Ensemble:
-        """The same, its members bound to a policy."""
+        """Return the same ensemble with its members bound to a policy."""
         return type(self)(self._members, policy)
 
     def __call__(
@@ -62,41 +78,59 @@ class Ensemble:
         coef: float = 1.0,
         **columns: Any,
     ) -> list[float | None]:
-        """Opinions on B completions."""
+        """Return the combined values of B completions."""
         if how not in _HOW:
-            raise UserError(f"an ensemble: unknown how '{how}'.{did_you_mean(how, _HOW)}")
+            raise UserError(
+                f"ensemble: expected how to be one of {', '.join(_HOW)}, got '{how}'.{did_you_mean(how, _HOW)}"
+            )
         members = self._sum(of)
-        texts = [c if isinstance(c, str) else c[0]["content"] for c in completions]
+        texts = [text_of(completion) for completion in completions]
         scores = members.score("episode", prompts, texts, completion_ids, **columns)
         failed = [name for name, kinds in members.pop_failures().items() if "nan" in kinds]
         if failed:
-            raise RewardError(f"member '{failed[0]}' returned NaN")
+            raise RewardError(
+                f"ensemble: expected numbers, got NaN from member '{failed[0]}'; use None where it does not apply"
+            )
         values = np.stack([members.weights[name] * value for name, value in scores.components.items()])
+        # NaN of one member makes the combination NaN: the member does not apply, so neither does the ensemble.
         return [None if np.isnan(value) else float(value) for value in combine(values, how, coef)]
 
     def _sum(self, of: str) -> RewardSum:
+        """Return the composition of the members, built at the first call."""
         if of not in self._composed:
             specs = self._members if self._members is not None else items_of(of)
-            made = compose(specs)
-            if len(made.weights) < 2:
-                raise UserError("an ensemble or product needs two members or more: ensemble?of=vader|tfidf_sentiment")
-            if made.scheduled:
-                raise UserError(f"an ensemble of '{made.scheduled[0]}': its members have plain weights")
-            for name, scope in made.scopes.items():
+            members = compose(specs)
+            if len(members.weights) < 2:
+                raise UserError(
+                    f"ensemble or product: expected two members or more, got {len(members.weights)}; "
+                    "use ensemble?of=vader|tfidf_sentiment"
+                )
+            if members.scheduled:
+                raise UserError(
+                    f"ensemble: expected members with constant weights, got a schedule or constraint for "
+                    f"'{members.scheduled[0]}'; use a number"
+                )
+            for name, scope in members.scopes.items():
                 if scope != "episode":
-                    raise UserError(f"an ensemble of '{name}', which has scope {scope}: its members judge episodes")
+                    raise UserError(
+                        f"ensemble: expected members of scope episode, got '{name}' of scope {scope}; "
+                        "use it outside of the ensemble"
+                    )
             if self._policy is not None:
-                made.bind(self._policy)
-            self._composed[of] = made
+                members.bind(self._policy)
+            self._composed[of] = members
         return self._composed[of]
 
 
 class Product(Ensemble):
-    """Product of several rewards, good only where every one of them is: `product?of=json_valid|json_fields`.
+    """Product of several rewards, high only where all of them are high: `product?of=json_valid|json_fields`.
 
-    For members of range [0, 1]; `of` as in `ensemble`. Add the members with weight 0 to see each of them. Range: the
-    product of theirs. Cost: the sum of theirs. Deterministic where they are.
-    Hacked by: what fools every member. It is sparse: one 0 hides what the others say.
+    For members of range [0, 1]; `of` as in `ensemble`. Add the members with weight 0 to log each of them.
+
+    Range: the product of the members' ranges.
+    Cost: the sum of the members' costs.
+    Deterministic if the members are.
+    Hacked by: completions that fool every member. The product is sparse: one 0 hides the other members' values.
     """
 
 
@@ -105,5 +139,12 @@ product = RewardFunction("product", Product(), timeout_s=None, parameters={"how"
 
 
 def ensemble(members: Specs, how: str = "mean", coef: float = 1.0, name: str = "ensemble") -> RewardFunction:
-    """An ensemble of given rewards (see `Ensemble`): names, functions, pairs with weights."""
+    """Return an ensemble of rewards (see `Ensemble`).
+
+    Args:
+        members: names, functions, or pairs with weights.
+        how: "mean", "min", "penalised" or "product".
+        coef: weight of the members' disagreement, for "penalised".
+        name: component name in logs.
+    """
     return RewardFunction(name, Ensemble(members), timeout_s=None, parameters={"how": how, "coef": coef})

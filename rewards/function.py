@@ -1,13 +1,15 @@
-"""What a reward is: a plain function in TRL's signature, and a description of how to run it.
+"""Reward functions: plain functions in TRL's signature, and the description of how to run them.
 
     @rlalign.reward("brevity", timeout_s=5)
     def brevity(completions, **columns):
         return [-len(c) / 100 for c in completions]
 
 The function is called with keywords: `prompts`, `completions`, `completion_ids` and every column of the tasks, each a
-list with one entry per sample; it gets those that its signature accepts. It returns one value per sample: a float, or
-None where it does not apply. Prompts and completions are texts, or lists of {"role", "content"} when the prompt is a
-conversation. The same function runs in TRL.
+list with one entry per sample. It receives the keywords that its signature accepts. It returns one value per sample: a
+float, or None where the reward does not apply. Prompts and completions are texts, or lists of {"role", "content"} when
+the prompt is a conversation. The same function runs in TRL.
+
+The timeout of a function is enforced in `guard.py`.
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ from typing import Any, Literal, get_args, overload
 from rlalign.errors import MissingColumnError, UserError, did_you_mean
 from rlalign.registry import REWARDS
 from rlalign.rewards.worker_process import call
+from rlalign.typecheck import check_range
 from rlalign.types import Scope
 
 OnError = Literal["fail", "drop"] | float
 
-_TEXTS = ("prompts", "completions", "completion_ids")
+_TEXTS = ("prompts", "completions", "completion_ids")  # passed by every caller, so never a parameter of a spec
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,16 +38,16 @@ class RewardFunction:
 
     Attributes:
         name: component name in logs.
-        function: `f(prompts, completions, completion_ids=..., **columns) -> list[float | None]`, plain or async; of
-            scope "token" a list of lists, one float per completion id.
-        scope: what one value belongs to. "turn" and "token" are scored when a turn ends, "episode" when an episode
-            ends, "group" when all samples of all prompts of a rollout are there (column `group_ids`).
-        timeout_s: seconds a call may take in its worker process before it is killed; None: run in this process, where
-            nothing can be killed.
+        function: `f(prompts, completions, completion_ids=..., **columns) -> list[float | None]`, plain or async. With
+            scope "token" it returns a list of lists, one float per completion id.
+        scope: unit that one value belongs to. "turn" and "token" are scored when a turn ends, "episode" when an episode
+            ends, "group" when all samples of all prompts of a rollout are complete (column `group_ids`).
+        timeout_s: seconds that a call may take in its worker process before it is killed. None: the function runs in
+            this process, and nothing can kill it.
         retries: further attempts after a failure.
-        on_error: what a failure of every attempt means. "fail": RewardError; "drop": the samples are invalid; a
-            number: their value. Counted in every case.
-        range: (least, greatest) value, where known.
+        on_error: consequence of a failure of every attempt. "fail": RewardError; "drop": the samples are invalid; a
+            number: their value. Each failure is counted.
+        range: (least, greatest) value, if known.
         parameters: keywords passed at every call.
     """
 
@@ -58,77 +61,98 @@ class RewardFunction:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        what = f"reward '{self.name}'"
-        if not callable(self.function) or isinstance(self.function, type):
-            raise UserError(f"{what} is no function but {self.function!r}: give a function or a callable object")
-        if self.scope not in get_args(Scope):
-            raise UserError(f"{what}: unknown scope '{self.scope}'.{did_you_mean(str(self.scope), get_args(Scope))}")
-        if self.timeout_s is not None and not 0 < self.timeout_s < math.inf:
-            raise UserError(f"{what}: timeout_s is {self.timeout_s}: give seconds > 0, or None to run in-process")
-        if self.retries < 0:
-            raise UserError(f"{what}: retries is {self.retries}: give 0 or more")
-        if isinstance(self.on_error, str) and self.on_error not in ("fail", "drop"):
-            raise UserError(f"{what}: on_error is '{self.on_error}': give 'fail', 'drop' or a number")
-        if not isinstance(self.on_error, str) and not math.isfinite(self.on_error):
-            raise UserError(f"{what}: on_error is {self.on_error}: give 'fail', 'drop' or a finite number")
-        for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):  # as functools.wraps does
-            if (value := getattr(self.function, attribute, None)) is not None:
+        self._check()
+        # Look like the wrapped function, as functools.wraps does; object.__setattr__ because the dataclass is frozen.
+        for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
+            value = getattr(self.function, attribute, None)
+            if value is not None:
                 object.__setattr__(self, attribute, value)
         object.__setattr__(self, "__name__", self.name)
         object.__setattr__(self, "__wrapped__", self.function)
 
+    def _check(self) -> None:
+        label = f"reward '{self.name}'"
+        if not callable(self.function) or isinstance(self.function, type):
+            raise UserError(f"{label}: expected a function, got {self.function!r}; use a function or a callable object")
+        scopes = get_args(Scope)
+        if self.scope not in scopes:
+            raise UserError(
+                f"{label}: expected a scope among {', '.join(scopes)}, got '{self.scope}'."
+                f"{did_you_mean(str(self.scope), scopes)}"
+            )
+        if self.timeout_s is not None:
+            fix = "use None to run in-process"
+            check_range(f"timeout_s of {label}", self.timeout_s, above=0, below=math.inf, fix=fix)
+        check_range(f"retries of {label}", self.retries, least=0, fix="use 0 for a single attempt")
+        valid = self.on_error in ("fail", "drop") if isinstance(self.on_error, str) else math.isfinite(self.on_error)
+        if not valid:
+            raise UserError(
+                f"on_error of {label}: expected 'fail', 'drop' or a finite number, got '{self.on_error}'; "
+                "use 'drop' to leave out failed samples"
+            )
+
     def __call__(self, *args: Any, **columns: Any) -> Any:
-        """Run the function here and now, unguarded."""
+        """Run the function directly: in this process, without timeout or retries."""
         return call(self.function, args, {**columns, **self.parameters})
 
     def using(self, **parameters: Any) -> RewardFunction:
-        """The same reward with some of its parameters set. Raises UserError for a parameter that it has not."""
-        known = [n for n in self._named if n not in _TEXTS]
+        """Return the same reward with some of its parameters set.
+
+        Raises:
+            UserError: the function has no such parameter.
+        """
+        names = [name for name in self._parameters_by_name if name not in _TEXTS]
         for name in parameters:
-            if name not in known:
-                raise UserError(f"reward '{self.name}' has no parameter '{name}'.{did_you_mean(name, known)}")
+            if name not in names:
+                raise UserError(f"reward '{self.name}' has no parameter '{name}'.{did_you_mean(name, names)}")
         return replace(self, parameters={**self.parameters, **parameters})
 
     def arguments(self, columns: Mapping[str, Any]) -> dict[str, Any]:
-        """The keywords of one call: what the signature accepts of the columns, and the parameters.
+        """Return the keywords of one call: the parameters, and the columns that the signature accepts.
 
-        Raises UserError when the function needs what is neither.
+        Raises:
+            MissingColumnError: a required argument is neither a column nor a parameter.
         """
-        given = {**columns, **self.parameters}
-        named = self._named
-        needed = [n for n, p in named.items() if p.default is p.empty and n not in given]
-        for name in needed:
+        arguments = {**columns, **self.parameters}
+        accepted = self._parameters_by_name
+        missing = [name for name, p in accepted.items() if p.default is p.empty and name not in arguments]
+        for name in missing:
             if name not in _TRL_ONLY:
-                raise MissingColumnError(self.name, name, [n for n in columns if n not in _TEXTS])
-            given[name] = _TRL_ONLY[name]
-        return given if self._takes_all else {n: v for n, v in given.items() if n in named}
+                raise MissingColumnError(self.name, name, [column for column in columns if column not in _TEXTS])
+            arguments[name] = _TRL_ONLY[name]
+        if self._accepts_all:
+            return arguments
+        return {name: value for name, value in arguments.items() if name in accepted}
 
     @cached_property
     def _signature(self) -> inspect.Signature | None:
         try:
             return inspect.signature(self.function, eval_str=True)
-        except (ValueError, TypeError, NameError):  # written in C, or annotated with what only a type checker sees
+        except (ValueError, TypeError, NameError):  # written in C, or annotations that exist only for a type checker
             return _signature_as_written(self.function)
 
     @property
-    def _named(self) -> dict[str, inspect.Parameter]:
-        several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        found = self._signature.parameters if self._signature else {}
-        return {n: p for n, p in found.items() if p.kind not in several}
+    def _parameters_by_name(self) -> dict[str, inspect.Parameter]:
+        """The parameters of the signature, without *args and **kwargs."""
+        variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        parameters = self._signature.parameters if self._signature else {}
+        return {name: p for name, p in parameters.items() if p.kind not in variadic}
 
     @property
-    def _takes_all(self) -> bool:
+    def _accepts_all(self) -> bool:
+        """Whether the function takes any keyword; assumed without a readable signature."""
         if self._signature is None:
             return True
         return any(p.kind is p.VAR_KEYWORD for p in self._signature.parameters.values())
 
     def annotation(self, parameter: str) -> Any:
-        """The type that the signature gives a parameter; None without one."""
-        found = self._named.get(parameter)
-        return None if found is None or found.annotation is found.empty else found.annotation
+        """Return the type that the signature declares for a parameter, or None."""
+        declared = self._parameters_by_name.get(parameter)
+        return None if declared is None or declared.annotation is declared.empty else declared.annotation
 
 
 def _signature_as_written(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the signature with annotations as texts, or None without one."""
     try:
         return inspect.signature(function)
     except (ValueError, TypeError):
@@ -136,7 +160,7 @@ def _signature_as_written(function: Callable[..., Any]) -> inspect.Signature | N
 
 
 def _ignore(*args: Any, **kwargs: Any) -> None:
-    """Stands for TRL's logging callbacks, which have no counterpart: a component's value is its log."""
+    """Replace TRL's logging callbacks, which have no counterpart: the values of a component are logged."""
 
 
 _TRL_ONLY: dict[str, Any] = {"log_metric": _ignore, "log_extra": _ignore, "trainer_state": None}
@@ -167,31 +191,42 @@ def reward(
     on_error: OnError = "fail",
     range: tuple[float, float] | None = None,
 ) -> RewardFunction | Callable[[Callable[..., Any]], RewardFunction]:
-    """Register a function as a reward: `@reward`, or `@reward("name", scope=..., ...)` (see `RewardFunction`).
+    """Register a function as a reward: `@reward`, or `@reward("name", scope=..., ...)`.
 
-    Raises UserError for a description that cannot be. A second registration under one name replaces the first, so
-    that a notebook cell can be run again.
+    A second registration under one name replaces the first, so that a notebook cell can run again.
+
+    Args:
+        name: registered name; without it, the name of the function.
+        scope: see `RewardFunction`, as for the arguments below.
+        timeout_s: seconds per call in a worker process; None: no worker.
+        retries: further attempts after a failure.
+        on_error: "fail", "drop" or a number.
+        range: (least, greatest) value, if known.
+
+    Raises:
+        UserError: an argument is out of its range.
     """
 
     def register(function: Callable[..., Any]) -> RewardFunction:
         label = name if isinstance(name, str) else _name_of(function)
-        made = RewardFunction(label, function, scope, timeout_s, retries, on_error, range)
-        REWARDS.add(label, made)
-        return made
+        described = RewardFunction(label, function, scope, timeout_s, retries, on_error, range)
+        REWARDS.add(label, described)
+        return described
 
     return register(name) if callable(name) else register
 
 
 def as_reward(item: Any) -> RewardFunction:
-    """A RewardFunction of anything callable: itself, or the defaults around a plain function.
+    """Return a RewardFunction unchanged, or the default description of any other callable.
 
-    What comes with this library is trusted to return, and saves itself the worker.
+    Functions of this library run in-process: they are trusted to return, so a worker would only add overhead.
     """
     if isinstance(item, RewardFunction):
         return item
-    own = str(getattr(item, "__module__", "")).startswith("rlalign.")
-    return RewardFunction(_name_of(item), item, timeout_s=None if own else 30.0)
+    built_in = str(getattr(item, "__module__", "")).startswith("rlalign.")
+    return RewardFunction(_name_of(item), item, timeout_s=None if built_in else 30.0)
 
 
 def _name_of(function: Any) -> str:
+    # strip("<>") turns "<lambda>" into "lambda"
     return str(getattr(function, "__name__", type(function).__name__)).strip("<>")

@@ -1,4 +1,4 @@
-"""What a reward function returned, checked and as arrays. Nothing that is not a reward gets past this file."""
+"""Checks of the values that a reward function returned, and their conversion to arrays."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from rlalign.errors import RewardError
 from rlalign.rewards.text import shorten
 from rlalign.types import BoolArray, FloatArray
 
-_LARGEST = float(np.finfo(np.float32).max)  # what lies beyond is infinite to the learner
+_LARGEST = float(np.finfo(np.float32).max)  # the learner uses float32, where larger values are infinite
 
 
 @dataclass(frozen=True, slots=True)
-class Values:
+class ComponentValues:
     """One component's values of B samples.
 
     Attributes:
         values: float [B], NaN where absent or failed.
-        absent: bool [B], the function returned None: it does not apply there.
-        failed: bool [B], the function returned NaN or gave nothing at all.
+        absent: bool [B], True where the function returned None: it does not apply.
+        failed: bool [B], True where the function returned NaN or no result.
         tokens: B arrays of one float per completion id (scope "token"), zeros where absent or failed; else None.
     """
 
@@ -35,19 +35,36 @@ class Values:
     tokens: list[FloatArray] | None = None
 
 
-def same(value: float, sizes: Sequence[int], *, per_token: bool) -> Values:
-    """One value for all samples; NaN: all failed. Of scope "token" it stands on the last token of each."""
-    count, good = len(sizes), math.isfinite(value)
+def constant_values(value: float, sizes: Sequence[int], *, per_token: bool) -> ComponentValues:
+    """Return one value for all samples.
+
+    Args:
+        value: the value; NaN marks all samples as failed.
+        sizes: number of completion ids per sample.
+        per_token: scope "token"; the value is placed on the last token of each sample.
+    """
+    count = len(sizes)
+    finite = math.isfinite(value)
     tokens = [np.zeros(size) for size in sizes] if per_token else None
     for row in tokens or ():
-        row[-1:] = value if good else 0.0
-    return Values(np.full(count, value), np.zeros(count, np.bool_), np.full(count, not good), tokens)
+        row[-1:] = value if finite else 0.0  # the slice does nothing for a completion without tokens
+    return ComponentValues(np.full(count, value), np.zeros(count, np.bool_), np.full(count, not finite), tokens)
 
 
-def read(name: str, returned: Any, completions: Sequence[str], sizes: Sequence[int], *, per_token: bool) -> Values:
-    """Check and convert what the function of component `name` returned for B completions of `sizes` ids.
+def parse_returned(
+    name: str, returned: Any, completions: Sequence[str], sizes: Sequence[int], *, per_token: bool
+) -> ComponentValues:
+    """Check and convert the result of a reward function.
 
-    Raises RewardError, naming the reward, for a wrong length, a wrong type or an infinite value.
+    Args:
+        name: component name, for messages.
+        returned: result of the function.
+        completions: B texts, for messages.
+        sizes: number of completion ids per sample.
+        per_token: scope "token": one list of floats per sample.
+
+    Raises:
+        RewardError: wrong length, wrong type or an infinite value. The message names the reward.
     """
     rows = _items(name, returned, "the batch", "completions", len(completions))
     values = np.full(len(rows), np.nan)
@@ -61,40 +78,41 @@ def read(name: str, returned: Any, completions: Sequence[str], sizes: Sequence[i
             continue
         numbers = [_number(name, x, where) for x in _items(name, row, where, "completion ids", sizes[i])]
         values[i] = _number(name, sum(numbers), where)
-        if not math.isnan(values[i]):
+        if not math.isnan(values[i]):  # tokens of a failed sample stay 0, so that NaN does not reach the learner
             tokens[i][:] = numbers
     absent = np.array([row is None for row in rows], np.bool_)
-    return Values(values, absent, np.isnan(values) & ~absent, tokens)
+    return ComponentValues(values, absent, np.isnan(values) & ~absent, tokens)
 
 
-def _items(name: str, returned: Any, where: str, things: str, count: int) -> list[Any]:
+def _items(name: str, returned: Any, where: str, unit: str, count: int) -> list[Any]:
     items = returned.tolist() if hasattr(returned, "tolist") else returned  # numpy and torch
     if not isinstance(items, list | tuple):
         hint = " (is a return statement missing?)" if returned is None else ""
         raise RewardError(
-            f"reward '{name}' returned {type(returned).__name__} for {where}{hint}: "
-            f"return a list of {count} numbers, one for each of the {things}"
+            f"reward '{name}': expected a list of {count} numbers, one for each of the {unit} of {where}, "
+            f"got {type(returned).__name__}{hint}; use return [...]"
         )
     if len(items) != count:
         raise RewardError(
-            f"reward '{name}' returned {len(items)} values for {count} {things} of {where}: return one for each, "
-            "and None where there is nothing to judge"
+            f"reward '{name}': expected {count} values for the {unit} of {where}, got {len(items)}; "
+            "use None where the reward does not apply"
         )
     return list(items)
 
 
 def _number(name: str, value: Any, where: str) -> float:
     if hasattr(value, "item"):  # a numpy or torch scalar
-        with contextlib.suppress(ValueError, RuntimeError):  # no scalar but several values: refused below
+        with contextlib.suppress(ValueError, RuntimeError):  # an array of several values is refused below
             value = value.item()
     if not isinstance(value, Real):
         raise RewardError(
-            f"reward '{name}' returned {type(value).__name__} {shorten(str(value))} for {where}: return a float, "
-            "or None where it does not apply"
+            f"reward '{name}': expected a float for {where}, got {type(value).__name__} {shorten(str(value))}; "
+            "use None where the reward does not apply"
         )
     number = float(value)
     if abs(number) > _LARGEST:  # false for NaN
         raise RewardError(
-            f"reward '{name}' returned {number} for {where}: return a finite float, or None where it does not apply"
+            f"reward '{name}': expected a finite float for {where}, got {number}; "
+            "use None where the reward does not apply"
         )
     return number

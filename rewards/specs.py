@@ -1,9 +1,9 @@
-"""Reading how a user names rewards: `SPEC[?parameter=value&...][=WEIGHT]`, callables, pairs, mappings.
+"""Specs: how a user names rewards, as `SPEC[?parameter=value&...][=WEIGHT]`, callables, pairs or mappings.
 
-SPEC is a registered name, `package.module:function` or `path/to/file.py:function`. A value may contain `=`; write `&`
-as %26, `%` as %25, and a final `=NUMBER` that is no weight with %3D. Instead of a weight there may be a schedule,
-`length=0.5@0:1.0@100`, or a bound, `toxicity<=0.1` (see `rlalign.rewards.weights`; write a final `<=` that is none with
-%3C).
+SPEC is a registered name, `package.module:function` or `path/to/file.py:function`. A value may contain `=`. Write `&`
+as %26, `%` as %25, and the `=` of a final `=NUMBER` that is not a weight as %3D. The weight may be a schedule,
+`length=0.5@0:1.0@100`, or a bound, `toxicity<=0.1` (see `rlalign.rewards.weights`). Write the `<` of a final `<=NUMBER`
+that is not a bound as %3C.
 """
 
 from __future__ import annotations
@@ -18,71 +18,84 @@ from urllib.parse import unquote
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards.function import RewardFunction, as_reward
-from rlalign.rewards.weights import Constraint, Schedule, Weight, as_weight, is_points, split_bound, times
+from rlalign.rewards.weights import Constraint, Schedule, Weight, as_weight, is_schedule, multiply, split_bound
 
 Spec = str | Callable[..., Any] | tuple[str | Callable[..., Any], Weight]
 Specs = Spec | Iterable[Spec] | Mapping[str | Callable[..., Any], Weight]
 
-Weighted = tuple[RewardFunction, Weight]
+WeightedReward = tuple[RewardFunction, Weight]
+
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
-def resolve(specs: Specs | None) -> list[Weighted]:
-    """The rewards that specs name, with their weights (1 unless given), under distinct names.
+def resolve(specs: Specs | None) -> list[WeightedReward]:
+    """Return the rewards that specs name, under distinct names, with their weights (default 1).
 
-    Raises UnknownNameError, or UserError for a duplicate, an unknown parameter or a weight that is none.
+    Raises:
+        UnknownNameError: no reward has the name.
+        UserError: a duplicate, an unknown parameter, or a weight that is not a number.
     """
     if specs is None:
         return []
     if isinstance(specs, str) or callable(specs) or _is_pair(specs):
-        return _distinct([_one(specs)])
+        return _distinct([_resolve_one(specs)])
     if isinstance(specs, Mapping):
-        return _distinct([_one((spec, weight)) for spec, weight in specs.items()])
-    return _distinct([_one(spec) for spec in specs])
+        return _distinct([_resolve_one((spec, weight)) for spec, weight in specs.items()])
+    return _distinct([_resolve_one(spec) for spec in specs])
 
 
 def _is_pair(specs: object) -> bool:
     return isinstance(specs, tuple) and len(specs) == 2 and isinstance(specs[1], int | float | Schedule | Constraint)
 
 
-def _one(spec: Any) -> Weighted:
+def _resolve_one(spec: Any) -> WeightedReward:
     if isinstance(spec, tuple | list):
         if len(spec) != 2:
-            raise UserError(f"reward {spec!r} is no pair: give (reward, weight)")
-        item, weight = _one(spec[0])
-        return item, times(weight, as_weight(spec[1], item.name), item.name)
+            raise UserError(f"rewards: expected a pair, got {spec!r}; use (reward, weight)")
+        item, weight = _resolve_one(spec[0])
+        return item, multiply(weight, as_weight(spec[1], item.name), item.name)
     if not isinstance(spec, str):
         return as_reward(spec), 1.0
     spec, bound = split_bound(spec)
     name, parameters, weight_text = split(spec)
     item = as_reward(REWARDS.get(name))
     if parameters:
-        known = item.using(**dict.fromkeys(parameters))  # refuse unknown names before reading values
-        item = item.using(**{k: _value(v, known.annotation(k), f"{item.name}?{k}") for k, v in parameters.items()})
+        checked = item.using(**dict.fromkeys(parameters))  # refuse unknown names before parsing values
+        values = {
+            key: _parse_value(text, checked.annotation(key), f"{item.name}?{key}") for key, text in parameters.items()
+        }
+        item = item.using(**values)
     weight = 1.0 if weight_text is None else as_weight(weight_text, item.name)
-    return item, weight if bound is None else times(weight, bound, item.name)
+    return item, weight if bound is None else multiply(weight, bound, item.name)
 
 
 def split(spec: str) -> tuple[str, dict[str, str], str | None]:
-    """Name, parameters and weight, all still texts, of a spec.
+    """Return name, parameters and weight of a spec, all still texts.
 
     >>> split("regex?pattern=a=b&full=1=0.5")
     ('regex', {'pattern': 'a=b', 'full': '1'}, '0.5')
+
+    Raises:
+        UserError: a part after `?` has no `=`.
     """
     name, mark, query = spec.partition("?")
     weight: str | None = None
     if not mark:
         head, equals, tail = name.rpartition("=")
-        if equals and (is_points(tail) or not any(c in tail for c in "/:")):  # else the `=` belongs to a path
-            name, weight = head, tail
+        # A `/` or `:` after the `=` means that the `=` belongs to a path; only a schedule also contains `:`.
+        if equals and (is_schedule(tail) or not any(c in tail for c in "/:")):
+            name = head
+            weight = tail
         return name.strip(), {}, weight
     pairs = query.split("&")
+    # The last pair has a weight if it holds a second `=` followed by a number.
     if pairs[-1].count("=") > 1 and _is_weight(pairs[-1].rpartition("=")[2]):
         pairs[-1], _, weight = pairs[-1].rpartition("=")
     parameters = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise UserError(f"reward '{spec}': '{pair}' is no parameter: write {name}?parameter=value")
+            raise UserError(f"reward '{spec}': expected a parameter, got '{pair}'; use {name}?parameter=value")
         parameters[key.strip()] = unquote(value)
     return name.strip(), parameters, weight
 
@@ -91,31 +104,36 @@ def _is_weight(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return is_points(text)
+        return is_schedule(text)
     return True
 
 
-def _value(text: str, kind: Any, where: str) -> Any:
-    """A parameter's text as the type that the function's signature gives it; by its look where there is none."""
-    members = [k for k in get_args(kind) if k is not type(None)]
-    if len(members) == 1 and len(get_args(kind)) == 2:  # `int | None`: a text is never None
-        kind = members[0]
-    if kind is bool:
-        if text.lower() not in _TRUTH:
-            raise UserError(f"{where}: '{text}' is neither true nor false")
-        return _TRUTH[text.lower()]
-    if kind in (int, float):
+def _parse_value(text: str, annotation: Any, where: str) -> Any:
+    """Convert a parameter's text to the annotated type; without annotation, to int, float or bool if it parses."""
+    members = [member for member in get_args(annotation) if member is not type(None)]
+    if len(members) == 1 and len(get_args(annotation)) == 2:  # `int | None`: a text is never None
+        annotation = members[0]
+    if annotation is bool:
+        if text.lower() not in _BOOLEANS:
+            raise UserError(f"{where}: expected true or false, got '{text}'; use {where}=true")
+        return _BOOLEANS[text.lower()]
+    if annotation in (int, float):
         try:
-            return kind(text)
+            return annotation(text)
         except ValueError:
-            raise UserError(f"{where}: '{text}' is no {kind.__name__}") from None
+            example = "20" if annotation is int else "0.5"
+            raise UserError(
+                f"{where}: expected {annotation.__name__}, got '{text}'; use a number, as in {where}={example}"
+            ) from None
     if re.Pattern[str] in members:
         try:
             re.compile(text)
         except re.error as error:
-            raise UserError(f"{where}: '{text}' is no regular expression ({error})") from None
-    if kind is None:
-        for convert in (int, float, lambda t: _TRUTH[t.lower()]):
+            raise UserError(
+                rf"{where}: expected a regular expression, got '{text}' ({error}); use \ before a special character"
+            ) from None
+    if annotation is None:
+        for convert in (int, float, lambda t: _BOOLEANS[t.lower()]):
             try:
                 return convert(text)
             except (ValueError, KeyError):
@@ -123,20 +141,22 @@ def _value(text: str, kind: Any, where: str) -> Any:
     return text
 
 
-_TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-def _distinct(items: list[Weighted]) -> list[Weighted]:
-    """Distinct component names: where one function comes twice, its parameters become part of the name."""
+def _distinct(items: list[WeightedReward]) -> list[WeightedReward]:
+    """Return the rewards under distinct names; a function that occurs twice gets its parameters into its name."""
     counts = Counter(item.name for item, _ in items)
-    named = [(replace(i, name=_label(i)) if counts[i.name] > 1 and i.parameters else i, w) for i, w in items]
+    named = []
+    for item, weight in items:
+        repeated = counts[item.name] > 1 and item.parameters
+        named.append((replace(item, name=_label(item)) if repeated else item, weight))
     seen: set[str] = set()
     for item, _ in named:
         if item.name in seen:
-            raise UserError(f"reward '{item.name}' is given twice: give it once, with the sum of the weights")
+            raise UserError(
+                f"rewards: expected distinct names, got '{item.name}' twice; use it once, with the sum of the weights"
+            )
         seen.add(item.name)
     return named
 
 
 def _label(item: RewardFunction) -> str:
-    return f"{item.name}[{','.join(f'{k}={v}' for k, v in sorted(item.parameters.items()))}]"
+    return f"{item.name}[{','.join(f'{key}={value}' for key, value in sorted(item.parameters.items()))}]"

@@ -1,4 +1,4 @@
-"""What a word is, in any script, and the text of a prompt or completion in either of TRL's formats."""
+"""Words of a text in any script, and the text of a prompt or completion in either of TRL's formats."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-_IDEOGRAPHS = "\u2e80-\u2fff\u3005-\u3007\u3040-\u9fff\uf900-\ufaff"  # Chinese and Japanese: no blanks between words
-_PICTURES = "\u2600-\u27bf\U0001f000-\U0001faff"  # emoji
-_WORD = re.compile(rf"[{_IDEOGRAPHS}{_PICTURES}]|[^\W{_IDEOGRAPHS}]+(?:['’][^\W{_IDEOGRAPHS}]+)*")
+# Chinese and Japanese put no spaces between words, so each ideograph counts as a word.
+_IDEOGRAPHS = "\u2e80-\u2fff\u3005-\u3007\u3040-\u9fff\uf900-\ufaff"
+_EMOJI = "\u2600-\u27bf\U0001f000-\U0001faff"
+# One ideograph or emoji, or a run of other letters and digits; an apostrophe inside a run belongs to it ("don't").
+_WORD = re.compile(rf"[{_IDEOGRAPHS}{_EMOJI}]|[^\W{_IDEOGRAPHS}]+(?:['’][^\W{_IDEOGRAPHS}]+)*")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, case-folded; an ideograph or an emoji is a word of its own, punctuation is none."""
+    """Return the case-folded words of a text. Each ideograph or emoji is a word; punctuation is not."""
     return _WORD.findall(text.casefold())
 
 
 def text_of(message: str | Sequence[Mapping[str, Any]]) -> str:
-    """A text itself, or the contents of a conversation joined by line breaks."""
+    """Return a text itself, or the contents of a conversation joined by line breaks."""
     if isinstance(message, str):
         return message
     return "\n".join(str(part.get("content") or "") for part in message)
 
 
 def shorten(text: str, limit: int = 60) -> str:
-    """The start of a text as a Python literal, for error messages."""
+    """Return the first `limit` characters of a text as a Python literal, for error messages."""
     return repr(text if len(text) <= limit else text[: limit - 1] + "…")

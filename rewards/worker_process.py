@@ -1,7 +1,8 @@
-"""The process in which a reward function runs: reads requests from stdin, writes answers to stdout, dies at EOF.
+"""Program of the worker process that runs one reward function.
 
-Run as a script by `guard.py`. Imports the standard library alone, so that it starts in milliseconds; what the function
-imports comes with the function. A frame is eight bytes of length (big-endian) and a pickle.
+`guard.py` starts this file as a script, sends requests to its stdin, reads answers from its stdout, and kills it at the
+timeout. The worker also exits at the end of its stdin. The file imports only the standard library, so that it starts in
+milliseconds; the imports of the function come later. A frame is eight bytes of length (big-endian) and a pickle.
 """
 
 from __future__ import annotations
@@ -24,23 +25,28 @@ from typing import Any, BinaryIO
 
 
 def call(function: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
-    """What a function returns; an async one is awaited (on a loop of its own), an iterator is read to its end."""
+    """Return the result of a function; a coroutine is awaited on its own event loop, an iterator becomes a list."""
     returned = function(*args, **keywords)
     if inspect.iscoroutine(returned):
-        with ThreadPoolExecutor(1) as thread:  # this thread may run a loop already, as in a notebook
+        # A new thread, because this one may already run an event loop, as in a notebook.
+        with ThreadPoolExecutor(1) as thread:
             returned = thread.submit(asyncio.run, returned).result()
     return list(returned) if hasattr(returned, "__next__") else returned
 
 
-def write(stream: BinaryIO, payload: bytes) -> None:
-    """Send one frame."""
+def write_frame(stream: BinaryIO, payload: bytes) -> None:
+    """Write one frame."""
     stream.write(len(payload).to_bytes(8, "big"))
     stream.write(payload)
     stream.flush()
 
 
-def read(stream: BinaryIO) -> bytes:
-    """Receive one frame. Raises EOFError when the other side is gone."""
+def read_frame(stream: BinaryIO) -> bytes:
+    """Return the payload of the next frame.
+
+    Raises:
+        EOFError: the other side has closed the stream.
+    """
     size = int.from_bytes(_read_exactly(stream, 8), "big")
     return _read_exactly(stream, size)
 
@@ -52,25 +58,25 @@ def _read_exactly(stream: BinaryIO, size: int) -> bytes:
     return data
 
 
-def describe(error: BaseException) -> str:
-    """An error in one line, with the innermost place in the code."""
+def describe_error(error: BaseException) -> str:
+    """Return an error in one line, with the file and line of its innermost frame."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
     return f"{traceback.format_exception_only(error)[-1].strip()}{place}"
 
 
-def load(setup: Mapping[str, Any]) -> Callable[..., Any]:
-    """The function that a set-up names or carries (see `guard.setup_of`)."""
+def load_function(setup: Mapping[str, Any]) -> Callable[..., Any]:
+    """Return the function that a set-up names or carries (see `guard.setup_of`)."""
     sys.path[:] = setup["path"]
     if setup["named"] is None:
         try:
-            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]  # whatever was pickled or named
-        except ImportError:  # it refers to what is in a file that only the parent knew how to import
+            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]  # the type of the pickled function
+        except ImportError:  # it refers to a module that the parent imported from a file outside of sys.path
             _import_all(setup["modules"])
-            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]  # whatever was pickled or named
+            return pickle.loads(setup["pickled"])  # type: ignore[no-any-return]  # the type of the pickled function
     _import_all(setup["modules"])
     module, qualname = setup["named"]
-    return attrgetter(qualname)(sys.modules[module])  # type: ignore[no-any-return]  # whatever was pickled or named
+    return attrgetter(qualname)(sys.modules[module])  # type: ignore[no-any-return]  # the type of the named function
 
 
 def _import_all(modules: Sequence[tuple[str, str]]) -> None:
@@ -85,50 +91,55 @@ def _import(name: str, file: str) -> None:
         if os.path.realpath(module.__file__ or "") == os.path.realpath(file):
             return
     except ModuleNotFoundError as error:
+        # Only the module itself or a package above it may be missing; a missing dependency is a real error.
         if error.name is None or not (name + ".").startswith(error.name + "."):
             raise
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
-        raise ImportError(f"'{file}' cannot be imported")
+        raise ImportError(f"expected a Python file, got '{file}'; use a file that Python can import")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
 
 
 def _receive(stream: BinaryIO, frames: queue.SimpleQueue[bytes]) -> None:
-    """Read in a thread, so that the end of the parent is noticed even while the function hangs."""
+    """Read requests in a thread, so that the end of the parent is noticed even while the function hangs."""
     try:
         while True:
-            frames.put(read(stream))
+            frames.put(read_frame(stream))
     except (EOFError, OSError):
-        os.killpg(0, signal.SIGKILL)  # this worker leads its own group: whatever the function started goes too
+        # This worker leads its own process group, so the kill includes all processes that the function started.
+        os.killpg(0, signal.SIGKILL)
 
 
 def _answer(work: Callable[[], Any]) -> bytes:
+    """Return the pickled result of a call: ("returned", value), ("refused", message) or ("raised", line, traceback)."""
     try:
         return pickle.dumps(("returned", work()))
     except BaseException as error:
-        if "UserError" in (kind.__name__ for kind in type(error).__mro__):  # its module may not be imported here
+        # Compare names rather than classes: this script does not import rlalign.
+        if "UserError" in (kind.__name__ for kind in type(error).__mro__):
             return pickle.dumps(("refused", str(error)))
-        return pickle.dumps(("raised", describe(error), traceback.format_exc()))
+        return pickle.dumps(("raised", describe_error(error), traceback.format_exc()))
 
 
 def main() -> None:
     """Load one function, then answer requests until stdin ends."""
-    # Keep the pipes to ourselves: what the function prints goes to stderr, what it reads is empty.
-    requests, answers = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(nothing, 0)
+    # Move the pipes to private descriptors: the function's prints go to stderr, and its stdin is empty.
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    empty = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(empty, 0)
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     frames: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(requests, frames), daemon=True).start()
 
     function: list[Callable[..., Any]] = []
-    write(answers, _answer(lambda: function.append(load(pickle.loads(frames.get())))))
+    write_frame(answers, _answer(lambda: function.append(load_function(pickle.loads(frames.get())))))
     while True:
         request = frames.get()
-        write(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]  # a default of a lambda has no type
+        write_frame(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]  # a default of a lambda has no type
 
 
 if __name__ == "__main__":

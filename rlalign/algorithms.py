@@ -1,6 +1,6 @@
-"""Published algorithms as rows of data: where each stands on the axes, and what its expected gradient is.
+"""Published algorithms as rows of data: the point of each on the axes, and the bias of its expected gradient.
 
-A preset says only where it differs from the plain policy gradient. Its `bias` is what `rlalign oracle` computes.
+A preset names only the axes on which it differs from the plain policy gradient. `rlalign oracle` computes its `bias`.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ class Algorithm:
         name: as on the command line.
         objective: its point on the axes.
         paper: first author and year.
-        arxiv: id, or "" for what is older.
+        arxiv: id, or "" for older papers.
         description: one paragraph.
-        bias: how its expected gradient, on policy, relates to that of the expected reward.
-        group_size: samples of each prompt that it was published with, or a modest number.
+        bias: relation of its expected on-policy gradient to the gradient of the expected reward.
+        group_size: samples of each prompt, G, in the paper, or a modest number.
         epochs: passes over each rollout.
         minibatches: optimizer steps in each pass.
         old_logprobs: denominator of the ratio, see `LearnerConfig.old_logprobs`.
@@ -48,36 +48,45 @@ ALGORITHMS: Registry[Algorithm] = Registry("algorithm", group="rlalign.algorithm
 
 
 def register_algorithm(item: Algorithm) -> Algorithm:
-    """Add an algorithm to the registry. Raises UserError when its objective is impossible."""
+    """Add an algorithm to the registry and return it.
+
+    Raises:
+        UserError: its objective is invalid.
+    """
     item.objective.validate(group_size=item.group_size)
     return ALGORITHMS.add(item.name, item)
 
 
 OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
-"""Trainers of other libraries, and the algorithm of ours at whose point on the axes each stands."""
+"""Name of another library's trainer -> the preset at the same point on the axes."""
 
 
 def algorithm(name: str) -> Algorithm:
-    """The algorithm of a name, or of a `module:attr` or `file.py:attr`. Raises UnknownNameError with a suggestion."""
+    """Return the algorithm of a name, or of a `module:attr` or `file.py:attr`.
+
+    Raises:
+        UnknownNameError: the name is not registered; the message suggests the nearest.
+        UserError: the object is neither an Algorithm nor an Objective.
+    """
     if name in OUTSIDE:
         return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
     if name.startswith("trl:"):
         raise UnknownNameError("algorithm", name, OUTSIDE)
-    found: Any = ALGORITHMS.get(name)
-    if isinstance(found, Objective):
-        return Algorithm(name, found, "", "", "An objective of your own.", "")
-    if not isinstance(found, Algorithm):
-        raise UserError(f"'{name}' is a {type(found).__name__}: an algorithm is an Algorithm or an Objective")
-    return found
+    item: Any = ALGORITHMS.get(name)
+    if isinstance(item, Objective):
+        return Algorithm(name, item, "", "", "A custom objective.", "")
+    if not isinstance(item, Algorithm):
+        raise UserError(f"'{name}': expected an Algorithm or an Objective, got a {type(item).__name__}")
+    return item
 
 
 def axes(objective: Objective) -> dict[str, Any]:
-    """Dotted axis -> value."""
+    """Return dotted axis -> value."""
     return flatten(dataclasses.asdict(objective))
 
 
 def diff(a: Objective, b: Objective) -> dict[str, tuple[Any, Any]]:
-    """Dotted axis -> (value in a, value in b), the axes that differ only."""
+    """Return dotted axis -> (value in a, value in b) of the axes that differ."""
     left, right = axes(a), axes(b)
     return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
 
@@ -88,14 +97,14 @@ _GSPO = Trust("clip", 3e-4, 4e-4)
 _GROUP: dict[str, Any] = {"baseline": "group_mean", "scale": "group_std", "ratio": "token"}
 _KL_IN_REWARD = KL("reward", 0.03)
 
-for _item in (
+for _algorithm in (
     Algorithm(
         "reinforce",
         Objective(baseline="ema", credit=Credit("reward_to_go"), kl=_KL_IN_REWARD),
         "Williams 1992",
         "",
         "The policy gradient with a moving-average baseline: theta += alpha · grad log p(a|s) · (r - b).",
-        "Exact: the baseline comes from other rows than the one it serves.",
+        "Exact: the baseline does not depend on its own row.",
     ),
     Algorithm(
         "remax",
@@ -112,24 +121,26 @@ for _item in (
         "Ahmadian et al. 2024",
         "2402.14740",
         "REINFORCE whose baseline is the mean reward of the other samples of the prompt; KL in the reward.",
-        "Exact: the others are independent of the sample they serve.",
+        "Exact: the other samples are independent of the row's own.",
     ),
     Algorithm(
         "grpo",
         Objective(**_GROUP, trust=_CLIP, aggregation="sequence_mean", kl=KL("loss", 0.04, "k3")),
         "Shao et al. 2024",
         "2402.03300",
-        "PPO's clipped ratio without a critic: rewards are standardised within the group, each completion's token "
+        "PPO's clipped ratio without a critic: rewards are standardized within the group, each completion's token "
         "losses are averaged, and k3 in the loss keeps the policy near the reference.",
-        "Biased: 1/|y| favours short good completions and long bad ones; the group's spread weighs prompts by "
-        "difficulty (on 0/1 rewards by c(p, G), near 1/sqrt(p(1-p))); k3 in the loss pulls along KL(ref‖pi).",
+        "Biased: 1/|y| favors short good completions and long bad ones; the group's standard deviation weighs prompts "
+        "by difficulty (on 0/1 rewards by c(p, G), near 1/sqrt(p(1-p))); k3 in the loss has the gradient of "
+        "KL(ref‖pi).",
     ),
     Algorithm(
         "dr_grpo",
         Objective(baseline="group_mean", ratio="token", trust=_CLIP, aggregation="constant"),
         "Liu et al. 2025",
         "2503.20783",
-        "GRPO without the two divisions that bias it: neither the group's spread nor the completion's length.",
+        "GRPO without the two divisions that bias it: by the group's standard deviation and by the length of the "
+        "completion.",
         "Exact up to the factor (G-1)/(G · L_max) on the first update.",
     ),
     Algorithm(
@@ -142,18 +153,19 @@ for _item in (
         ),
         "Yu et al. 2025",
         "2503.14476",
-        "GRPO with a higher ceiling than floor, one token mean over the batch, groups of equal rewards left out, a "
-        "length penalty near the limit, and no KL.",
-        "Biased: the token mean divides by a sum of lengths that depends on the samples, the group's spread weighs "
-        "prompts, and groups of equal rewards leave the mean, so that the rest count for more.",
+        "GRPO with a larger clip range above 1 than below, one token mean over the batch, no groups of equal rewards, "
+        "a length penalty near the limit, and no KL.",
+        "Biased: the token mean divides by a sum of lengths that depends on the samples, the group's standard "
+        "deviation weighs prompts, and groups of equal rewards leave the mean, so that the others weigh more.",
     ),
     Algorithm(
         "gspo",
         Objective(**{**_GROUP, "ratio": "sequence_geomean"}, trust=_GSPO, aggregation="sequence_mean"),
         "Zheng et al. 2025",
         "2507.18071",
-        "One ratio a completion, the geometric mean of its token ratios, clipped in a very narrow band.",
-        "Biased: the first update is exactly GRPO's sequence_mean gradient, 1/|y| and group spread included.",
+        "One ratio per completion, the geometric mean of its token ratios, clipped to a very narrow interval.",
+        "Biased: the first update is exactly GRPO's sequence_mean gradient, with 1/|y| and the group's standard "
+        "deviation.",
     ),
     Algorithm(
         "gmpo",
@@ -163,42 +175,43 @@ for _item in (
         "Zhao et al. 2025",
         "2507.20673",
         "The geometric mean of token ratios, each clipped to (e^-0.4, e^0.4) before the mean.",
-        "Biased: the first update is GSPO's, 1/|y| and group spread included.",
+        "Biased: the first update is GSPO's, with 1/|y| and the group's standard deviation.",
     ),
     Algorithm(
         "cispo",
         Objective(**_GROUP, trust=Trust("stopgrad_cap", 1.0, 4.0), aggregation="token_global"),
         "MiniMax 2025",
         "2506.13585",
-        "Clips the importance weight instead of the update, so that every token keeps its gradient. The cap is 1 + "
-        "high, here 5, with no floor; a cap of c elsewhere (TRL's epsilon_high) is high = c - 1.",
-        "Biased: the token mean and the group's spread, as dapo; the weight itself is exact until the cap acts.",
+        "Clips the importance weight instead of the update, so that each token keeps its gradient. The cap is 1 + "
+        "high, here 5, with no floor; TRL's epsilon_high is the cap c itself, so that high = c - 1.",
+        "Biased: the token mean and the group's standard deviation, as in dapo; the weight is exact until the cap "
+        "acts.",
     ),
     Algorithm(
         "sapo",
         Objective(**_GROUP, trust=Trust("soft_gate"), aggregation="sequence_mean"),
         "Gao et al. 2025",
         "2511.20347",
-        "A smooth gate in place of the clip: tokens far from the old policy fade instead of vanishing, sooner where "
-        "the advantage is negative.",
-        "Biased: the first update is GRPO's sequence_mean gradient, 1/|y| and group spread included.",
+        "A smooth gate instead of the clip: the gradient of tokens far from the old policy fades instead of becoming "
+        "0, faster for negative advantages.",
+        "Biased: the first update is GRPO's sequence_mean gradient, with 1/|y| and the group's standard deviation.",
     ),
     Algorithm(
         "luspo",
         Objective(**{**_GROUP, "ratio": "sequence_geomean"}, trust=_GSPO, aggregation="sequence_sum"),
         "Liu et al. 2026",
         "2602.05261",
-        "GSPO with each completion's loss multiplied by its length, which takes the preference for lengths out.",
-        "Biased by the group's spread alone: on 0/1 rewards exact up to the difficulty weight c(p, G).",
+        "GSPO with each completion's loss multiplied by its length, which removes the length bias.",
+        "Biased by the group's standard deviation alone: on 0/1 rewards exact up to the difficulty weight c(p, G).",
     ),
     Algorithm(
         "dppo",
         Objective(**_GROUP, trust=Trust("divergence_mask"), aggregation="token_global"),
         "Qi et al. 2026",
         "2602.04879",
-        "Stops tokens by how much probability they moved away from the sampler's, not by their ratio, so that rare "
-        "tokens are not cut first. The sampler itself is the anchor, so that its own numerical distance counts too.",
-        "Biased: the token mean and the group's spread, as dapo.",
+        "Masks tokens by the distance of their probability from the sampler's, not by their ratio, so that rare tokens "
+        "are not masked first. The ratio's denominator is the sampler itself, so that its numerical error counts too.",
+        "Biased: the token mean and the group's standard deviation, as in dapo.",
         old_logprobs="sampler",
     ),
     Algorithm(
@@ -214,8 +227,8 @@ for _item in (
         "Hu 2025",
         "2501.03262",
         "PPO without a critic: reward to go, KL in the reward, advantages whitened over the batch's tokens.",
-        "Biased: whitening subtracts a mean that holds the own sample and divides by a random spread, and the token "
-        "mean by a random length; both fade as the batch grows.",
+        "Biased: whitening subtracts a mean that includes the own sample and divides by a random standard deviation, "
+        "and the token mean divides by a random length; both biases fade as the batch grows.",
         group_size=1,
     ),
     Algorithm(
@@ -231,15 +244,17 @@ for _item in (
         "Hu et al. 2025",
         "2501.03262",
         "The group's mean as baseline, then whitening over the whole batch instead of the group; k2 in the loss.",
-        "Biased: whitening and the token mean as reinforce_pp; k2 per token is the gradient of each token's KL alone.",
+        "Biased: whitening and the token mean, as in reinforce_pp; k2 per token has the gradient of each token's KL "
+        "alone.",
     ),
     Algorithm(
         "lite_ppo",
         Objective(baseline="group_mean", scale="batch_std", ratio="token", trust=_CLIP, aggregation="token_global"),
         "Liu et al. 2025",
         "2508.08221",
-        "Mean of the group, spread of the batch, token mean: the two tricks that mattered in a study of many.",
-        "Biased: one random spread for all prompts, and the token mean.",
+        "Mean of the group, standard deviation of the batch, and token mean: the two techniques that mattered in a "
+        "study of many.",
+        "Biased: one random standard deviation for all prompts, and the token mean.",
     ),
     Algorithm(
         "opo",
@@ -247,14 +262,14 @@ for _item in (
         "Hao et al. 2025",
         "2505.23585",
         "Strictly on-policy gradient with the variance-optimal baseline: the group's mean weighted by length.",
-        "Biased: the own sample votes in the baseline, the more the longer it is.",
+        "Biased: the baseline includes the own sample, with a weight that grows with its length.",
     ),
     Algorithm(
         "maxrl",
         Objective(baseline="group_mean", scale="group_mean"),
         "Tajwar et al. 2026",
         "2602.02710",
-        "(r - m)/m with m the group's mean reward, 0 where m = 0: follows the log-likelihood of success. Rewards >= 0.",
+        "(r - m)/m with m the group's mean reward, 0 if m = 0: follows the log-likelihood of success. Rewards >= 0.",
         "Exact for another objective on 0/1 rewards: the likelihood's expansion to order G-1, Σ_k (1-p)^k, k < G-1, "
         "times the gradient of p; it tends to grad log p.",
     ),
@@ -272,9 +287,9 @@ for _item in (
         ),
         "Schulman et al. 2017",
         "1707.06347",
-        "Clipped token ratios, advantages from a learned value by GAE and whitened over the batch, several passes over "
-        "each rollout; the KL in the reward is steered to a target as in 1909.08593. What is cut by the limit is paid "
-        "in full there, so nothing is bootstrapped (--objective.credit.bootstrap true where it is not).",
+        "Clipped token ratios, GAE advantages from a learned value, whitened over the batch, and several passes over "
+        "each rollout; beta of the KL in the reward adapts to a target as in 1909.08593. A truncated episode has its "
+        "full reward at the limit, so that it is not bootstrapped (otherwise use --objective.credit.bootstrap true).",
         "Biased: lambda < 1 with a wrong value, whitening, and the token mean. With lambda = 1, no scale and "
         "sequence_sum it is exact for any value.",
         epochs=4,
@@ -291,8 +306,8 @@ for _item in (
         ),
         "Yuan et al. 2025",
         "2503.01491",
-        "PPO whose value learns first, alone, and from Monte-Carlo returns (lambda 1), while the policy keeps "
-        "lambda 0.95. What is cut by the limit is not bootstrapped, as in ppo.",
+        "PPO whose value is first trained alone, and from Monte-Carlo returns (lambda 1), while the policy keeps "
+        "lambda 0.95. Truncated episodes are not bootstrapped, as in ppo.",
         "Biased: lambda < 1 with a wrong value, and the token mean.",
         epochs=2,
     ),
@@ -309,12 +324,12 @@ for _item in (
         ),
         "Yue et al. 2025",
         "2504.05118",
-        "VC-PPO with a lambda that grows with the completion's length, a higher ceiling, one token mean over the "
+        "VC-PPO with a lambda that grows with the completion's length, a higher ratio ceiling, one token mean over the "
         "batch, and the log-likelihood of samples with positive reward. alpha is meant for long chains of thought: "
-        "up to 1/alpha = 20 tokens lambda is 0. What is cut by the limit is not bootstrapped, as in ppo.",
+        "up to 1/alpha = 20 tokens lambda is 0. Truncated episodes are not bootstrapped, as in ppo.",
         "Biased: lambda < 1 with a wrong value (0 at the oracle's four tokens), the token mean, and the likelihood "
         "term, which is another objective.",
         epochs=2,
     ),
 ):
-    register_algorithm(_item)
+    register_algorithm(_algorithm)

@@ -39,11 +39,18 @@ class UnknownNameError(UserError, KeyError):
 
 
 class MissingExtraError(UserError):
-    """An optional package that is not installed: what needs it, and the extra that brings it."""
+    """An optional package that is not installed.
 
-    def __init__(self, what: str, package: str, extra: str) -> None:
+    Args:
+        package: the package that could not be imported.
+        extra: the extra of this library that installs it.
+    """
+
+    def __init__(self, package: str, extra: str) -> None:
         self.package, self.extra = package, extra
-        super().__init__(f"{what} needs the package {package}: pip install 'rlalign[{extra}]'")
+        super().__init__(
+            f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]'"
+        )
 
 
 class MissingColumnError(UserError):

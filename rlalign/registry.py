@@ -18,7 +18,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rlalign.errors import UnknownNameError, UserError
+from rlalign.errors import MissingExtraError, UnknownNameError, UserError
 
 T = TypeVar("T")
 
@@ -101,8 +101,8 @@ def import_optional(module: str, extra: str) -> Any:
         extra: the extra of this library that installs the package.
 
     Raises:
-        UserError: names the package and the command that installs it. An import error inside the package is raised
-            unchanged.
+        MissingExtraError: names the package and the command that installs it. An import error inside the package is
+            raised unchanged.
     """
     try:
         return importlib.import_module(module)
@@ -110,9 +110,7 @@ def import_optional(module: str, extra: str) -> Any:
         if error.name is None or not (module + ".").startswith(error.name + "."):
             raise  # the package is installed, and one of its own dependencies is missing
         package = module.partition(".")[0]
-        raise UserError(
-            f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]'"
-        ) from None
+        raise MissingExtraError(package, extra) from None
 
 
 def _module_of_name(name: str) -> Any:

@@ -70,13 +70,13 @@ class Run:
         Raises:
             UserError: when the run has not written it yet.
         """
-        from rlalign.policies.device import device_of
+        from rlalign.policies.device import resolve_device
         from rlalign.policies.factory import load
 
         folder = self.folder / "policy"
         if not folder.is_dir():
             raise UserError(f"'{self.folder}' has no policy yet; finish it with rlalign train --resume {self.folder}")
-        return load(folder, device=device_of(self.config.device))
+        return load(folder, device=resolve_device(self.config.device))
 
     def build_mdp(self) -> TextMDP:
         """Return the run's environment, bound to the trained policy."""

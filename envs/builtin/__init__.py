@@ -1,1 +1,1 @@
-"""The built-in environments, a folder per family."""
+"""The built-in environments, one folder per family."""

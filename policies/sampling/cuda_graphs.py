@@ -1,8 +1,9 @@
-"""Decoding in buffers of fixed size: on CUDA a step is one captured graph, and the host waits for nothing.
+"""Decoding in buffers of fixed size: on CUDA a step is one captured graph, and the host does not wait for the device.
 
-A step of a small batch is hundreds of short kernels, whose launching takes longer than their running. A graph holds a
-whole step, drawing included, for one number of rows; finished rows leave when half of them have, which is another
-graph. Whether rows have finished is read one look late, when the answer has arrived anyway.
+A step of a small batch consists of hundreds of short kernels, and launching them takes longer than running them. A
+graph holds a complete step, drawing included, for one number of rows. Finished rows are removed when half of them have
+finished, which needs another graph. The number of active rows is read one check late, when it has reached the host
+anyway.
 """
 
 from __future__ import annotations
@@ -14,134 +15,152 @@ import torch
 from torch import Tensor
 
 from rlalign.policies.sampling.decode_batch import DecodeBatch
-from rlalign.policies.sampling.fast_decoder import LeanModel, LeanState
-from rlalign.policies.sampling.fast_layer import Column
+from rlalign.policies.sampling.fast_decoder import FastDecoder, KVCache
+from rlalign.policies.sampling.fast_layer import StepAttention
 
-_CHECK_EVERY = 8
-"""Tokens between two looks at which rows have finished."""
+CHECK_EVERY = 8
+"""Tokens between two checks for finished rows, on a device where a check means waiting for it."""
 
 
-class FixedLoop:
-    """Buffers for a number of rows and slots, and the graphs over them, for as many rollouts as fit into them.
+class FixedBufferLoop:
+    """Buffers for a number of rows and slots, and the graphs over them, for all rollouts that fit into them.
 
     Args:
-        model: what decodes.
-        turns: of as many rows as there are to be places.
-        slots: of a context, prompt and turn.
-        device: CUDA for graphs; elsewhere the same steps are run one by one.
+        decoder: the optimized decoder.
+        batch: its size is the number of places.
+        slots: of a context: prompt and turn.
+        device: CUDA for graphs; on another device the same steps run one by one.
     """
 
-    def __init__(self, model: LeanModel, turns: DecodeBatch, slots: int, device: torch.device) -> None:
-        size = len(turns.rows)
-        self._model, self._turns, self._slots = model, turns, slots
-        self._keys, self._values = model.room(size, slots, device)
-        self._hidden = torch.zeros(size, slots, dtype=self._keys.dtype, device=device)
-        self._next, self._positions = (torch.zeros(size, dtype=torch.int64, device=device) for _ in range(2))
-        self._at = torch.zeros(1, dtype=torch.int64, device=device)
+    def __init__(self, decoder: FastDecoder, batch: DecodeBatch, slots: int, device: torch.device) -> None:
+        size = len(batch.rows)
+        self._decoder = decoder
+        self._batch = batch
+        self._slots = slots
+        self._keys, self._values = decoder.allocate(size, slots, device)
+        self._mask = torch.zeros(size, slots, dtype=self._keys.dtype, device=device)
+        self._next_tokens = torch.zeros(size, dtype=torch.int64, device=device)
+        self._positions = torch.zeros(size, dtype=torch.int64, device=device)
+        self._slot = torch.zeros(1, dtype=torch.int64, device=device)
+        # pinned, so that the copy from the device does not block the host
         self._count = torch.zeros(1, dtype=torch.int64, pin_memory=device.type == "cuda")
-        self._looked: torch.cuda.Event | None = None
+        self._count_copied: torch.cuda.Event | None = None
         self._captures = device.type == "cuda"
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
 
-    def run(self, state: LeanState, logits: Tensor, width: int, *, keep: bool) -> list[tuple[Tensor, LeanState]]:
-        """Say up to `width` tokens a row on from a state and the logits of the first.
+    def run(self, cache: KVCache, logits: Tensor, width: int, *, keep: bool) -> list[tuple[Tensor, KVCache]]:
+        """Generate up to `width` tokens per row.
 
-        Returns the rows in the order in which they left, with their states, if they are to be kept.
+        Args:
+            cache: the contexts that have been read.
+            logits: of the first token of each row.
+            width: tokens per row at most.
+            keep: return the caches.
+
+        Returns:
+            Rows and their caches in the order of removal if `keep`.
         """
-        left: list[tuple[Tensor, LeanState]] = []
-        self._model.check_length(state.longest + width - 1)  # no step may fail: the device is ahead of the host
-        self._load(state)
-        size, column = len(self._turns.rows), 1
-        self._next[: len(logits)] = self._turns.draw(logits)
+        caches: list[tuple[Tensor, KVCache]] = []
+        # checked beforehand: the device is ahead of the host, so no step may fail
+        self._decoder.check_length(cache.used + width - 1)
+        self._load(cache)
+        size = len(self._batch.rows)
+        column = 1
+        self._next_tokens[: len(logits)] = self._batch.draw(logits)
         while column < width:
-            for _ in range(min(_CHECK_EVERY, width - column)):
+            for _ in range(min(CHECK_EVERY, width - column)):
                 self._advance(size)
                 column += 1
-            live = self._look(size)
-            if live == 0:
+            active = self._active_count(size)
+            if active == 0:
                 break
-            smaller = bucket(live)
+            smaller = next_power_of_two(active)
             if smaller < size:
-                order = self._turns.live[:size].long().argsort(descending=True, stable=True)
+                order = self._batch.active[:size].long().argsort(descending=True, stable=True)
                 if keep:
-                    left.append(self._taken(order[smaller:], state.longest + column - 1))
+                    caches.append(self._take(order[smaller:], cache.used + column - 1))
                 self._compact(order[:smaller])
                 size = smaller
         if keep:
-            left.append(self._taken(torch.arange(size, device=self._at.device), state.longest + column - 1))
-        return left
+            caches.append(self._take(torch.arange(size, device=self._slot.device), cache.used + column - 1))
+        return caches
 
-    def _load(self, state: LeanState) -> None:
-        n, used = len(state.positions), state.longest
-        self._keys[:, :n, ..., :used] = state.keys[..., :used]
-        self._values[:, :n, :, :used] = state.values[..., :used, :]
-        self._hidden.fill_(-torch.inf)
-        self._hidden[:n, :used] = 0.0 if state.hidden is None else state.hidden[:, :used]
+    def _load(self, cache: KVCache) -> None:
+        """Copy a cache into the buffers; places without a row get a context of no token."""
+        n, used = len(cache.positions), cache.used
+        self._keys[:, :n, ..., :used] = cache.keys[..., :used]
+        self._values[:, :n, :, :used] = cache.values[..., :used, :]
+        # all slots are hidden at first: slots past `used` hold tokens of an earlier rollout
+        self._mask.fill_(-torch.inf)
+        self._mask[:n, :used] = 0.0 if cache.mask is None else cache.mask[:, :used]
         self._positions.zero_()
-        self._positions[:n] = state.positions
-        self._next.zero_()
-        self._at.fill_(used)
-        self._looked = None
+        self._positions[:n] = cache.positions
+        self._next_tokens.zero_()
+        self._slot.fill_(used)
+        self._count_copied = None
 
     def _step(self, size: int) -> None:
-        """One token for the first `size` places; everything in place."""
-        hidden = self._hidden[:size]
-        hidden.index_fill_(1, self._at, 0.0)
-        column = Column(self._at, self._slots, self._model.of_heads(hidden))
+        """Generate one token for the first `size` places, in place."""
+        mask = self._mask[:size]
+        mask.index_fill_(1, self._slot, 0.0)
+        attention = StepAttention(self._slot, self._slots, self._decoder.mask_of_heads(mask))
         keys, values = self._keys[:, :size], self._values[:, :size]
-        h = self._model.step(self._next[:size], self._positions[:size], keys, values, column)
+        hidden = self._decoder.step(self._next_tokens[:size], self._positions[:size], keys, values, attention)
         self._positions[:size] += 1
-        self._at += 1
-        self._next[:size] = self._turns.draw(self._model.head(h).float())
+        self._slot += 1
+        self._next_tokens[:size] = self._batch.draw(self._decoder.head(hidden).float())
 
     def _advance(self, size: int) -> None:
-        """A step: the first of a size as it is, which warms everything up, the others as its graph."""
+        """Run a step: the first one of a size directly, as a warm-up, later ones as its graph."""
         if size in self._graphs and self._captures and self._graphs[size] is None:
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):  # records, and runs nothing
+                with torch.cuda.graph(graph):  # records the step without running it
                     self._step(size)
                 self._graphs[size] = graph
             except RuntimeError as error:
                 self._captures = False
                 warnings.warn(f"decoding without CUDA graphs, which is slower: {error}", stacklevel=2)
-        known = self._graphs.setdefault(size, None)
-        if known is None:
+        captured = self._graphs.setdefault(size, None)
+        if captured is None:
             self._step(size)
         else:
-            known.replay()
+            captured.replay()
 
-    def _look(self, size: int) -> int:
-        """How many rows go on; on CUDA how many did at the last look, which is never fewer."""
-        count = self._turns.live[:size].sum()
-        if self._at.device.type != "cuda":
+    def _active_count(self, size: int) -> int:
+        """Return the number of active rows; on CUDA that of the previous check, which is never smaller."""
+        count = self._batch.active[:size].sum()
+        if self._slot.device.type != "cuda":
             return int(count)
-        before = size
-        if self._looked is not None:
-            self._looked.synchronize()  # long past
-            before = int(self._count)
+        previous = size
+        if self._count_copied is not None:
+            self._count_copied.synchronize()  # completed long ago: CHECK_EVERY steps were queued since
+            previous = int(self._count)
         self._count.copy_(count[None], non_blocking=True)
-        self._looked = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
-        self._looked.record()
-        return before
+        self._count_copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # untyped in torch
+        self._count_copied.record()
+        return previous
 
-    def _compact(self, stay: Tensor) -> None:
-        """Let the given places be the first."""
-        self._turns.select(stay)
-        for buffer in (self._next, self._positions, self._hidden, *self._keys, *self._values):
-            buffer[: len(stay)] = buffer[stay]
+    def _compact(self, places: Tensor) -> None:
+        """Move the given places to the front."""
+        self._batch.select(places)
+        for buffer in (self._next_tokens, self._positions, self._mask, *self._keys, *self._values):
+            buffer[: len(places)] = buffer[places]
 
-    def _taken(self, places: Tensor, longest: int) -> tuple[Tensor, LeanState]:
-        whole = LeanState(self._keys, self._values, None, self._positions, longest)
-        return self._turns.rows[places], whole.take(places)
+    def _take(self, places: Tensor, used: int) -> tuple[Tensor, KVCache]:
+        """Return the rows in the given places and a copy of their cache."""
+        # without the mask: `FastDecoder.restore` finds the start of a context from its position
+        cache = KVCache(self._keys, self._values, None, self._positions, used)
+        return self._batch.rows[places], cache.take(places)
 
 
-def bucket(count: int) -> int:
-    """The least power of two that is not below."""
+def next_power_of_two(count: int) -> int:
+    """Return the least power of two that is at least `count`."""
     return 1 << max(0, count - 1).bit_length()
 
 
-def fits(limits: Sequence[int], longest: int) -> tuple[int, int, int]:
-    """(rows, width, slots) of the buffers for turns of these limits: rounded up, so that like rollouts share them."""
-    width = -(-max(limits) // 64) * 64
-    return bucket(len(limits)), width, -(-(longest + width) // 128) * 128
+def buffer_sizes(limits: Sequence[int], longest: int) -> tuple[int, int, int]:
+    """Return rows, width and slots of the buffers for turns of these limits, rounded up so that rollouts share them."""
+    width = -(-max(limits) // 64) * 64  # -(-a // b) * b rounds a up to a multiple of b
+    slots = -(-(longest + width) // 128) * 128
+    return next_power_of_two(len(limits)), width, slots

@@ -1,6 +1,7 @@
-"""The turns of a batch under way: what was drawn, by which uniform numbers, and who may go on.
+"""Decoding state per row: sampled tokens, uniforms used, rows still active.
 
-Everything happens in place in buffers on the device, the column included, so that a captured graph can go through it.
+All operations work in place in buffers on the device, the column number included, so that a CUDA graph can capture
+them.
 """
 
 from __future__ import annotations
@@ -10,25 +11,26 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from rlalign.policies.base import Samples
 from rlalign.policies.logits import draw
+from rlalign.policies.sampling.sampler import Samples
 from rlalign.types import Sampling
 
 
 class DecodeBatch:
-    """Up to `size` rows of up to `width` tokens. A batch is the first m places of `rows` and `live`.
+    """Up to `size` rows of up to `width` tokens. A batch of m rows occupies the first m places of `rows` and `active`.
 
     Args:
-        size, width: of the buffers.
+        size: rows of the buffers.
+        width: columns of the buffers.
         stop_ids: tokens that end a turn.
         sampling: the distribution to draw from.
         greedy: take the most probable token instead.
-        pad_id: what stands past a row's end.
-        device: where to keep it.
+        pad_id: token past the end of a row.
+        device: device of the buffers.
 
     Attributes:
-        rows: int64 [size], which row is in each place.
-        live: bool [size], whether it goes on.
+        rows: int64 [size], the row in each place.
+        active: bool [size], true until the row in the place has ended.
     """
 
     def __init__(
@@ -42,56 +44,63 @@ class DecodeBatch:
         pad_id: int,
         device: torch.device,
     ) -> None:
-        self._sampling, self._pad = sampling, pad_id
-        # column by column, so that a step writes to one stretch of memory
+        self._sampling = sampling
+        self._pad_id = pad_id
+        # [width, size], so that a step writes to contiguous memory
         self._tokens = torch.full((width, size), pad_id, dtype=torch.int64, device=device)
         self._logprobs = torch.zeros(width, size, device=device)
-        self._u = None if greedy else torch.zeros(width, size, dtype=torch.float64, device=device)
+        self._uniforms = None if greedy else torch.zeros(width, size, dtype=torch.float64, device=device)
         self._lengths = torch.zeros(size, dtype=torch.int64, device=device)
-        self._limit = torch.zeros(size, dtype=torch.int64, device=device)
-        self._stops = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
+        self._limits = torch.zeros(size, dtype=torch.int64, device=device)
+        self._stop_ids = torch.tensor(sorted(stop_ids), dtype=torch.int64, device=device)
         self._column = torch.zeros(1, dtype=torch.int64, device=device)
         self.rows = torch.arange(size, device=device)
-        self.live = torch.zeros(size, dtype=torch.bool, device=device)
+        self.active = torch.zeros(size, dtype=torch.bool, device=device)
         self.count = 0
 
     def begin(self, limits: Sequence[int], generator: torch.Generator) -> None:
         """Begin the turns of len(limits) rows, each with its limit and with uniform numbers of its own."""
-        self.count, width = len(limits), max(limits)
-        for buffer, value in ((self._tokens, self._pad), (self._logprobs, 0), (self._lengths, 0), (self._limit, 0)):
+        self.count = len(limits)
+        width = max(limits)
+        for buffer, value in ((self._tokens, self._pad_id), (self._logprobs, 0), (self._lengths, 0), (self._limits, 0)):
             buffer.fill_(value)
         self._column.zero_()
-        self._limit[: self.count] = torch.tensor(limits, device=self._limit.device)
-        if self._u is not None:
-            drawn = torch.rand(
-                width, self.count, dtype=torch.float64, device=self._u.device, generator=generator
-            )  # of the rows that there are, so that the size of the buffers changes nothing
-            self._u[:width, : self.count] = drawn
+        self._limits[: self.count] = torch.tensor(limits, device=self._limits.device)
+        if self._uniforms is not None:
+            # drawn for the rows in use only, so that the size of the buffers does not change the samples
+            uniforms = torch.rand(
+                width, self.count, dtype=torch.float64, device=self._uniforms.device, generator=generator
+            )
+            self._uniforms[:width, : self.count] = uniforms
         torch.arange(len(self.rows), out=self.rows)
-        torch.gt(self._limit, 0, out=self.live)
+        torch.gt(self._limits, 0, out=self.active)
 
     def draw(self, logits: Tensor) -> Tensor:
-        """Draw the next token [m] of the batch from its logits [m, V], and note those of the rows that go on."""
+        """Draw the next token [m] of the batch from its logits [m, V], and record those of active rows."""
         size = len(logits)
-        rows, live = self.rows[:size], self.live[:size]
-        u = None if self._u is None else self._u.index_select(0, self._column)[0, rows]
-        drawn, chosen = draw(logits, self._sampling, u)
+        rows, active = self.rows[:size], self.active[:size]
+        # the column is a tensor on the device: a number would be a constant in a captured graph
+        u = None if self._uniforms is None else self._uniforms.index_select(0, self._column)[0, rows]
+        tokens, logprobs = draw(logits, self._sampling, u)
         at = (self._column, rows)
-        self._tokens.index_put_(at, torch.where(live, drawn, self._pad))
-        self._logprobs.index_put_(at, torch.where(live, chosen, 0.0))
-        self._lengths.index_add_(0, rows, live.long())
+        self._tokens.index_put_(at, torch.where(active, tokens, self._pad_id))
+        self._logprobs.index_put_(at, torch.where(active, logprobs, 0.0))
+        self._lengths.index_add_(0, rows, active.long())
         self._column += 1
-        live &= (self._limit[rows] > self._column) & ~(drawn[:, None] == self._stops).any(dim=1)
-        return drawn
+        # in place: `active` is a view of the buffer
+        active &= (self._limits[rows] > self._column) & ~(tokens[:, None] == self._stop_ids).any(dim=1)
+        return tokens
 
-    def select(self, stay: Tensor) -> None:
-        """Let the given places be the first."""
-        for buffer in (self.rows, self.live):
-            buffer[: len(stay)] = buffer[stay]
+    def select(self, places: Tensor) -> None:
+        """Move the given places to the front; the batch then has len(places) rows."""
+        for buffer in (self.rows, self.active):
+            buffer[: len(places)] = buffer[places]
 
     def samples(self) -> Samples:
-        """What was said."""
+        """Return the sampled tokens, on the CPU."""
         lengths = self._lengths[: self.count].cpu()
-        used = int(lengths.max())
-        tokens, logprobs = (t[:used, : self.count].t().cpu().contiguous() for t in (self._tokens, self._logprobs))
+        longest = int(lengths.max())
+        tokens, logprobs = (
+            buffer[:longest, : self.count].t().cpu().contiguous() for buffer in (self._tokens, self._logprobs)
+        )
         return Samples(tokens, lengths, logprobs)

@@ -1,74 +1,80 @@
-"""The model that decodes, where that had better not be the one that trains.
+"""The model that decodes, if it differs from the model that trains, and its weights.
 
-A rollout runs the weights once per token, so it pays to prepare them once per rollout. A `LeanModel` does that for the
-known families; of any other architecture that is trained in full in a low precision, a copy of the masters is rounded
-to it. Everything else decodes with the model that trains.
+A rollout reads the weights once per token, so preparing them once per rollout saves time. `FastDecoder` does that for
+the supported families. For full fine-tuning of any other architecture in a low precision, a copy of the master weights
+is rounded to it. In all other cases the model that trains decodes.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from rlalign.policies.sampling.fast_decoder import LeanModel, is_lean
+from rlalign.policies.sampling.fast_decoder import FastDecoder, is_supported
 from rlalign.policies.scoring.backbone import Backbone
 
 
-class Decoder:
-    """What decodes for a model: its lean form where there is one, else a transformers model.
+class DecodingWeights:
+    """The decoder of a model: the optimized one if it supports the model, else a transformers model.
 
     Args:
         lm: the model that trains.
         backbone: its backbone.
         dtype: the compute dtype.
+
+    Attributes:
+        fast_decoder: the optimized decoder; None if it does not support the model.
     """
 
     def __init__(self, lm: Any, backbone: Backbone, dtype: torch.dtype) -> None:
-        self._source, self._plain, self._dtype = lm, backbone, dtype
-        self._lm = lm
-        self.lean = LeanModel(lm, dtype) if is_lean(lm) else None
-        self._rounds = (
-            any(p.requires_grad and "lora_" not in n for n, p in lm.named_parameters()) and dtype != torch.float32
-        )
-        self._seen: dict[str, int | None] = {"lean": None, "rounded": None}
+        self._training_lm = lm
+        self._decoding_lm = lm
+        self._backbone = backbone
+        self._dtype = dtype
+        self.fast_decoder = FastDecoder(lm, dtype) if is_supported(lm) else None
+        full = any(p.requires_grad and "lora_" not in name for name, p in lm.named_parameters())
+        self._needs_rounding = full and dtype != torch.float32
+        # version of the training weights that each of the two was derived from; None: not derived, or invalidated
+        self._versions: dict[str, int | None] = {"fast": None, "rounded": None}
 
     @property
-    def backbone(self) -> Backbone | LeanModel:
-        """What reads contexts and advances them."""
-        return self._plain if self.lean is None else self.lean
-
-    def catch_up(self) -> None:
-        """Bring the backbone's weights up to date if the training ones have moved."""
-        if self.lean is None:
-            self._round()
-        elif self._moved("lean"):
-            self.lean.refresh()
+    def backbone(self) -> Backbone | FastDecoder:
+        """The model that reads contexts and advances them."""
+        return self._backbone if self.fast_decoder is None else self.fast_decoder
 
     @property
     def lm(self) -> Any:
-        """A transformers model of the same distribution, for `generate`."""
+        """A transformers model of the same distribution, with the current weights, for `generate`."""
         self._round()
-        return self._lm
+        return self._decoding_lm
 
-    def refresh(self) -> None:
-        """Derive the decoding weights from the training ones when they are next asked for."""
-        self._seen = dict.fromkeys(self._seen)
+    def update(self) -> None:
+        """Derive the weights of `backbone` from the training weights again if those have changed."""
+        if self.fast_decoder is None:
+            self._round()
+        elif self._changed("fast"):
+            self.fast_decoder.refresh()
+
+    def invalidate(self) -> None:
+        """Derive the decoding weights again at their next use."""
+        self._versions = dict.fromkeys(self._versions)
 
     @torch.no_grad()
     def _round(self) -> None:
-        if not self._rounds or not self._moved("rounded"):
+        """Copy the master weights to the model of low precision if they have changed."""
+        if not self._needs_rounding or not self._changed("rounded"):
             return
-        if self._lm is self._source:
-            self._lm = copy.deepcopy(self._source).to(self._dtype).requires_grad_(False)
-            if self.lean is None:
-                self._plain = Backbone(self._lm)
-        for low, master in zip(self._lm.parameters(), self._source.parameters(), strict=True):
-            low.copy_(master)
+        if self._decoding_lm is self._training_lm:
+            self._decoding_lm = copy.deepcopy(self._training_lm).to(self._dtype).requires_grad_(False)
+            if self.fast_decoder is None:
+                self._backbone = Backbone(self._decoding_lm)
+        for rounded, master in zip(self._decoding_lm.parameters(), self._training_lm.parameters(), strict=True):
+            rounded.copy_(master)
 
-    def _moved(self, what: str) -> bool:
-        """True once after an optimizer step, or any other change in place, and after `refresh`."""
-        clock = sum(p._version for p in self._source.parameters() if p.requires_grad)
-        old, self._seen[what] = self._seen[what], clock
-        return bool(old != clock)
+    def _changed(self, key: Literal["fast", "rounded"]) -> bool:
+        """Return True once after each optimizer step or other change in place, and after `invalidate`."""
+        version = sum(p._version for p in self._training_lm.parameters() if p.requires_grad)
+        previous, self._versions[key] = self._versions[key], version
+        return bool(previous != version)

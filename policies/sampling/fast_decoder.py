@@ -1,8 +1,9 @@
-"""Decoder-only transformers of the known families (Llama, Qwen2, Qwen3, GPT-2), written for decoding.
+"""Decoder-only transformers of the supported families (Llama, Qwen2, Qwen3, GPT-2), written for decoding.
 
-A step of n rows reads every weight once for little arithmetic, so its cost is the rate of its products and the number
-of its operations. Queries, keys and values are one product, gate and up another; keys and values are written in place.
-Weights are those of the live modules as of the last `refresh`; norms and embeddings are read where they are.
+A step of n rows reads every weight once for little arithmetic, so its cost is the rate of its matrix products and the
+number of its operations. Queries, keys and values are one matrix product, gate and up another; keys and values are
+written in place. Linear weights are those of the model as of the last `refresh`. Norms and embeddings are the model's
+own modules.
 """
 
 from __future__ import annotations
@@ -14,189 +15,208 @@ import torch
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
-from rlalign.policies.base import CachedPrefix
-from rlalign.policies.sampling.fast_layer import Block, Column, Norm, gpt2_layer, llama_layer
-from rlalign.policies.sampling.prepacked_linear import Product, is_known
+from rlalign.policies.base import check_contexts
+from rlalign.policies.sampling.fast_layer import BlockAttention, Norm, StepAttention, gpt2_layer, llama_layer
+from rlalign.policies.sampling.prepacked_linear import PrepackedLinear, is_supported_linear
+from rlalign.policies.sampling.sampler import CachedPrefix
 from rlalign.policies.scoring.backbone import left_padded
 
 _FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
 _OURS = ("rlalign.policies.scoring.linear", "rlalign.policies.scoring.norm", "rlalign.policies.scoring.attention")
 _MODULES = ("transformers.", "torch.nn.", "peft.tuners.lora.", *_OURS)
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
-_ROOM = 32
-"""Slots that a full cache grows by, or a quarter of what it holds."""
+"""Kinds of rotary embedding whose frequencies do not depend on the length of the context."""
+_GROWTH = 32
+"""Slots that a full cache grows by at least; else a quarter of its slots."""
 
 
-def is_lean(lm: Any) -> bool:
-    """True for the models that `LeanModel` computes exactly: the known families with nothing changed about them."""
+def is_supported(lm: Any) -> bool:
+    """Return True if `FastDecoder` computes the model exactly: a supported family with no module changed."""
     config = lm.config
     if type(lm).__name__ not in _FAMILIES or not all(type(m).__module__.startswith(_MODULES) for m in lm.modules()):
         return False
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
+    # linear layers, an adapted one as a whole and without the linear layers inside it
     adapted = [m for m in lm.modules() if hasattr(m, "base_layer")]
     inside = {id(part) for m in adapted for part in m.modules()} - {id(m) for m in adapted}
-    products = [m for m in lm.modules() if id(m) not in inside and (isinstance(m, nn.Linear) or m in adapted)]
+    linears = [m for m in lm.modules() if id(m) not in inside and (isinstance(m, nn.Linear) or m in adapted)]
     return (
         set(getattr(config, "layer_types", None) or ["full_attention"]) == {"full_attention"}
         and rotary in _FIXED_ROTARY
         and not getattr(config, "add_cross_attention", False)
-        and all(map(is_known, products))
+        and all(map(is_supported_linear, linears))
     )
 
 
-class LeanState:
-    """n contexts that end together, with room for tokens to come.
+class KVCache:
+    """Keys and values of n contexts that end in the same slot, with free slots for further tokens.
 
     Attributes:
-        keys: [layers, n, heads, width, slots]; values: [layers, n, heads, slots, width].
-        hidden: [n, slots], -inf before a context's start and 0 elsewhere; None where all start at slot 0.
-        positions: int64 [n], the lengths.
-        longest: slots in use.
+        keys: [layers, n, heads, width, slots].
+        values: [layers, n, heads, slots, width].
+        mask: additive attention mask [n, slots], -inf before the start of a context and 0 elsewhere; None if all
+            contexts start at slot 0.
+        positions: int64 [n], lengths of the contexts.
+        used: number of slots in use.
     """
 
-    def __init__(self, keys: Tensor, values: Tensor, hidden: Tensor | None, positions: Tensor, longest: int) -> None:
-        self.keys, self.values, self.hidden, self.positions, self.longest = keys, values, hidden, positions, longest
+    def __init__(self, keys: Tensor, values: Tensor, mask: Tensor | None, positions: Tensor, used: int) -> None:
+        self.keys = keys
+        self.values = values
+        self.mask = mask
+        self.positions = positions
+        self.used = used
 
-    def take(self, rows: Tensor) -> LeanState:
-        """A copy of the given rows, in order."""
-        hidden = None if self.hidden is None else self.hidden[rows]
+    def take(self, rows: Tensor) -> KVCache:
+        """Return a copy of the given rows, in order."""
+        mask = None if self.mask is None else self.mask[rows]
         keys, values = (t.index_select(1, rows) for t in (self.keys, self.values))
-        return LeanState(keys, values, hidden, self.positions[rows], self.longest)
+        return KVCache(keys, values, mask, self.positions[rows], self.used)
 
     def select(self, rows: Tensor) -> None:
         """Keep the given rows, in order."""
         self.__dict__.update(vars(self.take(rows)))
 
-    def make_room(self, slots: int) -> None:
-        """Let there be at least so many slots."""
-        have = self.values.shape[3]
-        if slots > have:
-            more = (0, slots + max(_ROOM, slots // 4) - have)
-            self.keys, self.values = nn.functional.pad(self.keys, more), nn.functional.pad(self.values, (0, 0, *more))
-            self.hidden = None if self.hidden is None else nn.functional.pad(self.hidden, more)
+    def reserve(self, slots: int) -> None:
+        """Grow to at least `slots` slots."""
+        size = self.values.shape[3]
+        if slots > size:
+            # more than requested, because growing copies the cache
+            padding = (0, slots + max(_GROWTH, slots // 4) - size)
+            self.keys = nn.functional.pad(self.keys, padding)
+            self.values = nn.functional.pad(self.values, (0, 0, *padding))
+            self.mask = None if self.mask is None else nn.functional.pad(self.mask, padding)
 
 
-class LeanModel:
-    """A model that `is_lean`, for decoding.
+class FastDecoder:
+    """A model that `is_supported`, for decoding.
 
     Args:
-        lm: the live transformers model.
-        dtype: what to multiply in; between the layers numbers are float32, which halves what bfloat16 rounds away.
+        lm: the transformers model.
+        dtype: of the matrix products. Between the layers numbers are float32, which halves the rounding error of
+            bfloat16.
     """
 
     def __init__(self, lm: Any, dtype: torch.dtype) -> None:
         body = lm.base_model
         self.max_positions: int = lm.config.max_position_embeddings
-        self._dtype, self._embed = dtype, lm.get_input_embeddings()
-        self._places, self._rotary = getattr(body, "wpe", None), getattr(body, "rotary_emb", None)
+        self._dtype = dtype
+        self._embedding = lm.get_input_embeddings()
+        # GPT-2 has learned position embeddings, the other families rotary ones
+        self._position_embedding = getattr(body, "wpe", None)
+        self._rotary = getattr(body, "rotary_emb", None)
         if self._rotary is None:
-            self.layers, self._norm = [gpt2_layer(block, dtype) for block in body.h], Norm(body.ln_f)
+            self.layers = [gpt2_layer(block, dtype) for block in body.h]
+            self._norm = Norm(body.ln_f)
         else:
-            self.layers, self._norm = [llama_layer(layer, dtype) for layer in body.layers], Norm(body.norm)
-        self._head = Product([lm.get_output_embeddings()], dtype)
+            self.layers = [llama_layer(layer, dtype) for layer in body.layers]
+            self._norm = Norm(body.norm)
+        self._head = PrepackedLinear([lm.get_output_embeddings()], dtype)
 
     def refresh(self) -> None:
-        """Take over the live weights as they are now."""
+        """Read the model's current weights."""
         for layer in self.layers:
             layer.refresh()
         self._head.refresh()
 
     def head(self, hidden: Tensor) -> Tensor:
-        """Logits [m, V] of hidden states [m, d]."""
+        """Return logits [m, V] of hidden states [m, d]."""
         return self._head(hidden)
 
-    def read(self, contexts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, LeanState]:
-        """Read n contexts; return the hidden states [n, d] after their last tokens and a state that continues them."""
-        return self.extend_cache(contexts, self._empty(contexts, device))
+    def read(self, contexts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, KVCache]:
+        """Read n contexts; return the hidden states [n, d] after their last tokens and the cache."""
+        return self.extend_cache(contexts, self._empty_cache(contexts, device))
 
-    def recall(self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]) -> LeanState:
-        """A state of the left-padded contexts up to the first column that was not kept of one of them."""
-        state = self._empty(contexts, cached[0].state.positions.device)
+    def restore(self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]) -> KVCache:
+        """Return a cache of the left-padded contexts, up to the first column that is not cached for one of them."""
+        cache = self._empty_cache(contexts, cached[0].state.positions.device)
         width = max(map(len, contexts))
-        state.longest = width - max(len(c) - len(k.tokens) for c, k in zip(contexts, cached, strict=True))
-        for row, (context, old) in enumerate(zip(contexts, cached, strict=True)):
-            source: LeanState = old.state
-            count = state.longest - (width - len(context))
+        cache.used = width - max(len(c) - len(prefix.tokens) for c, prefix in zip(contexts, cached, strict=True))
+        for row, (context, prefix) in enumerate(zip(contexts, cached, strict=True)):
+            source: KVCache = prefix.state
+            count = cache.used - (width - len(context))  # tokens of this row before that column
             if count > 0:
-                to = slice(state.longest - count, state.longest)
-                began = source.longest - int(source.positions[old.row])
-                state.keys[:, row, ..., to] = source.keys[:, old.row, ..., began : began + count]
-                state.values[:, row, :, to] = source.values[:, old.row, :, began : began + count]
-        return state
+                target = slice(cache.used - count, cache.used)
+                start = source.used - int(source.positions[prefix.row])
+                cache.keys[:, row, ..., target] = source.keys[:, prefix.row, ..., start : start + count]
+                cache.values[:, row, :, target] = source.values[:, prefix.row, :, start : start + count]
+        return cache
 
-    def extend_cache(self, contexts: Sequence[Sequence[int]], state: LeanState) -> tuple[Tensor, LeanState]:
-        """Read what lies beyond the `longest` slots of a state that holds the contexts' beginnings; see `read`."""
-        ids, real = (t.to(state.positions.device) for t in left_padded(contexts))
+    def extend_cache(self, contexts: Sequence[Sequence[int]], cache: KVCache) -> tuple[Tensor, KVCache]:
+        """Read the contexts past the `used` slots of a cache that holds their beginnings; results as of `read`."""
+        ids, real = (t.to(cache.positions.device) for t in left_padded(contexts))
         slots = ids.shape[1]
         self.check_length(slots)
-        state.make_room(slots)
-        at = state.longest
+        cache.reserve(slots)
+        start = cache.used
         positions = (real.cumsum(dim=1) - 1).clamp(min=0)
-        # nobody sees a pad but itself: a softmax over nothing would be NaN
+        # causal, without padding; padding sees only itself, because a softmax over no slot would be NaN
         column = torch.arange(slots, device=ids.device)
-        seen = ((column <= column[at:, None]) & real[:, None]) | (column == column[at:, None])
-        h, turn = self._embedded(ids[:, at:], positions[:, at:])
-        block = Block(at, seen[:, None])
-        for layer, keys, values in zip(self.layers, state.keys, state.values, strict=True):
-            h = layer.step(h, turn, keys, values, block)
-        state.longest, state.positions = slots, positions[:, -1] + 1
-        return self._norm(h.view(len(contexts), slots - at, -1)[:, -1]), state
+        visible = ((column <= column[start:, None]) & real[:, None]) | (column == column[start:, None])
+        hidden, rotation = self._embed(ids[:, start:], positions[:, start:])
+        attention = BlockAttention(start, visible[:, None])
+        for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
+            hidden = layer.step(hidden, rotation, keys, values, attention)
+        cache.used = slots
+        cache.positions = positions[:, -1] + 1
+        return self._norm(hidden.view(len(contexts), slots - start, -1)[:, -1]), cache
 
-    def advance(self, state: LeanState, tokens: Tensor) -> Tensor:
+    def advance(self, cache: KVCache, tokens: Tensor) -> Tensor:
         """Append one token to each row [n]; return the hidden states [n, d] after it."""
-        at = state.longest
-        self.check_length(at + 1)
-        state.make_room(at + 1)
-        hidden = None if state.hidden is None else self.of_heads(state.hidden[:, : at + 1])
-        h = self.step(tokens, state.positions, state.keys, state.values, Column(at, at + 1, hidden))
-        state.longest, state.positions = at + 1, state.positions + 1
-        return h
+        slot = cache.used
+        self.check_length(slot + 1)
+        cache.reserve(slot + 1)
+        mask = None if cache.mask is None else self.mask_of_heads(cache.mask[:, : slot + 1])
+        attention = StepAttention(slot, slot + 1, mask)
+        hidden = self.step(tokens, cache.positions, cache.keys, cache.values, attention)
+        cache.used = slot + 1
+        cache.positions = cache.positions + 1
+        return hidden
 
-    def step(self, tokens: Tensor, positions: Tensor, keys: Tensor, values: Tensor, column: Column) -> Tensor:
-        """Hidden states [n, d] after one more token a row, at the given positions [n]."""
-        h, turn = self._embedded(tokens[:, None], positions[:, None])
+    def step(self, tokens: Tensor, positions: Tensor, keys: Tensor, values: Tensor, attention: StepAttention) -> Tensor:
+        """Return hidden states [n, d] after one more token per row, at the given positions [n]."""
+        hidden, rotation = self._embed(tokens[:, None], positions[:, None])
         for layer, k, v in zip(self.layers, keys, values, strict=True):
-            h = layer.step(h, turn, k, v, column)
-        return self._norm(h)
+            hidden = layer.step(hidden, rotation, k, v, attention)
+        return self._norm(hidden)
 
-    def of_heads(self, hidden: Tensor) -> Tensor:
-        """What is added to the scores [n · heads of keys, 1, slots] of a `Column` to hide slots [n, slots]."""
-        return hidden.repeat_interleave(self.layers[0].kv_heads, dim=0)[:, None]
+    def mask_of_heads(self, mask: Tensor) -> Tensor:
+        """Return the additive mask [n, slots] for each key head, as [n · key heads, 1, slots]."""
+        return mask.repeat_interleave(self.layers[0].kv_heads, dim=0)[:, None]
 
     def check_length(self, length: int) -> None:
-        """Raise UserError when a context is longer than the model's positions."""
+        """Raise UserError if a context is longer than the model's positions."""
         if length > self.max_positions:
             raise UserError(
-                f"a context of {length} tokens is longer than the model's {self.max_positions} positions: shorten it"
+                f"expected contexts of at most the model's {self.max_positions} positions, got {length} tokens; use "
+                "shorter prompts or turns"
             )
 
-    def room(self, rows: int, slots: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Keys and values for so many rows and slots, all 0."""
+    def allocate(self, rows: int, slots: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Return keys and values of a `KVCache` of so many rows and slots, all 0."""
         count, heads, width = len(self.layers), self.layers[0].kv_heads, self.layers[0].width
         keys = torch.zeros(count, rows, heads, width, slots, dtype=self._dtype, device=device)
         return keys, torch.zeros(count, rows, heads, slots, width, dtype=self._dtype, device=device)
 
-    def _empty(self, contexts: Sequence[Sequence[int]], device: torch.device) -> LeanState:
-        if not all(contexts):
-            raise UserError(
-                "a context is empty, and a language model has nothing to predict a token from: start it with BOS"
-            )
+    def _empty_cache(self, contexts: Sequence[Sequence[int]], device: torch.device) -> KVCache:
+        """Return a cache with the slots and the mask of the left-padded contexts, and no token yet."""
+        check_contexts(contexts)
         lengths = torch.tensor([len(c) for c in contexts], device=device)
         longest = max(map(len, contexts))
-        keys, values = self.room(len(contexts), longest, device)
-        hidden = None
+        keys, values = self.allocate(len(contexts), longest, device)
+        mask = None
         if min(map(len, contexts)) < longest:
-            hidden = torch.zeros(len(contexts), longest, dtype=self._dtype, device=device)
-            before = torch.arange(longest, device=device) < (longest - lengths)[:, None]
-            hidden.masked_fill_(before, -torch.inf)
-        return LeanState(keys, values, hidden, torch.zeros_like(lengths), 0)
+            mask = torch.zeros(len(contexts), longest, dtype=self._dtype, device=device)
+            padding = torch.arange(longest, device=device) < (longest - lengths)[:, None]
+            mask.masked_fill_(padding, -torch.inf)
+        return KVCache(keys, values, mask, torch.zeros_like(lengths), 0)
 
-    def _embedded(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-        """The tokens [n, T] as vectors [n·T, d], and cosine and signed sine [n·T, 1, width] of where they stand."""
-        h: Tensor = self._embed(ids).float()
+    def _embed(self, ids: Tensor, positions: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        """Return embeddings [n·T, d] of the tokens [n, T], and cosine and signed sine [n·T, 1, width] of rotations."""
+        hidden: Tensor = self._embedding(ids).float()
         if self._rotary is None:
-            return (h + self._places(positions)).flatten(0, 1), None  # type: ignore[misc]  # no rotation, so there are places
-        # what the rotary module computes, in fewer operations; see `_FIXED_ROTARY`
+            return (hidden + self._position_embedding(positions)).flatten(0, 1), None  # type: ignore[misc]  # GPT-2 has one
+        # the result of the model's rotary module in fewer operations; exact for the kinds in _FIXED_ROTARY
         angles = positions.flatten()[:, None, None].float() * self._rotary.inv_freq.float()
         cos, sin = (t.mul_(self._rotary.attention_scaling) for t in (angles.cos(), angles.sin()))
-        return h.flatten(0, 1), (torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))
+        return hidden.flatten(0, 1), (torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1))

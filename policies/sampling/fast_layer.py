@@ -1,4 +1,4 @@
-"""One layer of a `LeanModel`: norm, attention, norm, perceptron, with as few operations as there can be."""
+"""One layer of a `FastDecoder`: norm, attention, norm, perceptron, in as few operations as possible."""
 
 from __future__ import annotations
 
@@ -11,64 +11,91 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, layer_norm, scaled_dot_product_attention
 
-from rlalign.policies.sampling.prepacked_linear import Product
+from rlalign.policies.sampling.prepacked_linear import PrepackedLinear
 
 
-class Attend(Protocol):
-    """Which slots of the cache the new tokens are written to, and which they see."""
+class Attention(Protocol):
+    """Attention of new tokens: the slots of the cache that they are written to, and the slots that they see."""
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """Write k and v [m, heads, width] of m new tokens, and return what q finds, [m, queries · width]."""
+        """Write k and v of m new tokens to the cache and return the attention output.
+
+        Args:
+            q: [m, query heads, width].
+            k: [m, key heads, width].
+            v: [m, key heads, width].
+            keys: [n, key heads, width, slots], the cache of this layer.
+            values: [n, key heads, slots, width], the cache of this layer.
+            scale: factor of the scores.
+
+        Returns:
+            [m, query heads · width].
+        """
         ...
 
 
 @dataclass(frozen=True)
-class Column:
-    """One new token a row, into slot `at` (a number, or a tensor [1] in a captured graph); it sees the first `used`
-    slots, to which `hidden` [n · heads of keys, 1, used], 0 or -inf, is added."""
+class StepAttention:
+    """Attention of one new token per row.
 
-    at: int | Tensor
+    Attributes:
+        slot: the slot to write to: a number, or a tensor [1] in a captured graph.
+        used: the token sees the first `used` slots.
+        mask: [n · key heads, 1, used], 0 or -inf, added to the scores; None adds nothing.
+    """
+
+    slot: int | Tensor
     used: int
-    hidden: Tensor | None
+    mask: Tensor | None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """See `Attend`."""
-        if isinstance(self.at, int):
-            keys[..., self.at], values[:, :, self.at] = k, v
+        """Write to the cache and attend; see `Attention`."""
+        if isinstance(self.slot, int):
+            keys[..., self.slot] = k
+            values[:, :, self.slot] = v
         else:
-            keys.index_copy_(3, self.at, k[..., None])
-            values.index_copy_(2, self.at, v[:, :, None])
+            keys.index_copy_(3, self.slot, k[..., None])
+            values.index_copy_(2, self.slot, v[:, :, None])
         n, kv_heads, width = k.shape
-        # the queries that share a key stand as positions of one head, so that keys and values need no repeating
-        q, keys = q.reshape(n * kv_heads, -1, width), keys[..., : self.used].flatten(0, 1)
-        if self.hidden is None:
-            scores = torch.baddbmm(q.new_empty(1, 1, 1), q, keys, beta=0, alpha=scale)  # without the first
+        # queries that share a key become positions of one head, so that keys and values need no repeating
+        q = q.reshape(n * kv_heads, -1, width)
+        keys = keys[..., : self.used].flatten(0, 1)
+        if self.mask is None:
+            # beta=0 ignores the first argument, which is therefore not initialized
+            scores = torch.baddbmm(q.new_empty(1, 1, 1), q, keys, beta=0, alpha=scale)
         else:
-            scores = torch.baddbmm(self.hidden, q, keys, alpha=scale)
+            scores = torch.baddbmm(self.mask, q, keys, alpha=scale)
         return torch.bmm(scores.softmax(-1), values[:, :, : self.used].flatten(0, 1)).view(n, -1)
 
 
 @dataclass(frozen=True)
-class Block:
-    """T new tokens a row, into slots `at` to `at` + T; `seen` [n, 1, T, slots] is true where one sees a slot."""
+class BlockAttention:
+    """Attention of T new tokens per row, written to slots `start` to `start` + T.
 
-    at: int
-    seen: Tensor
+    Attributes:
+        start: the first slot to write to.
+        visible: bool [n, 1, T, slots], true where a token sees a slot.
+    """
+
+    start: int
+    visible: Tensor
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
-        """See `Attend`."""
-        n, _, count, slots = self.seen.shape
+        """Write to the cache and attend; see `Attention`."""
+        n, _, count, slots = self.visible.shape
         q, k, v = (t.view(n, count, *t.shape[1:]) for t in (q, k, v))
-        keys[..., self.at : slots], values[:, :, self.at : slots] = k.permute(0, 2, 3, 1), v.transpose(1, 2)
-        keys, values = keys[..., :slots].transpose(2, 3).contiguous(), values[:, :, :slots]
-        found = scaled_dot_product_attention(
-            q.transpose(1, 2), keys, values, self.seen, scale=scale, enable_gqa=q.shape[2] != k.shape[2]
+        keys[..., self.start : slots] = k.permute(0, 2, 3, 1)
+        values[:, :, self.start : slots] = v.transpose(1, 2)
+        keys = keys[..., :slots].transpose(2, 3).contiguous()
+        values = values[:, :, :slots]
+        out = scaled_dot_product_attention(
+            q.transpose(1, 2), keys, values, self.visible, scale=scale, enable_gqa=q.shape[2] != k.shape[2]
         )
-        return found.transpose(1, 2).reshape(n * count, -1)
+        return out.transpose(1, 2).reshape(n * count, -1)
 
 
 class Norm:
-    """Of a live module: LayerNorm where it has a bias, else x / sqrt(mean(x²) + eps) · weight."""
+    """The norm of a module: LayerNorm if it has a bias, else x / sqrt(mean(x²) + eps) · weight."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
@@ -76,20 +103,24 @@ class Norm:
         self._epsilon = epsilon(module.weight, self._eps)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """x [m, d] normed."""
+        """Normalize x [m, d]."""
         if getattr(self._module, "bias", None) is not None:
             weight, bias = self._module.weight.to(x.dtype), self._module.bias.to(x.dtype)
             return layer_norm(x, x.shape[-1:], weight, bias, self._eps)
-        return rms(x, self._module.weight, self._epsilon)
+        return rms_norm(x, self._module.weight, self._epsilon)
 
 
 def epsilon(like: Tensor, eps: float) -> Tensor:
-    """eps [1] in float32: a number in an operation is made a tensor each time, which costs as much as the operation."""
+    """Return eps as a float32 tensor [1].
+
+    A Python number in an operation is converted to a tensor each time, which costs as much as the operation.
+    """
     return torch.full((1,), eps, dtype=torch.float32, device=like.device)
 
 
-def rms(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
-    """x / sqrt(mean(x²) + eps) · weight over the last dimension, in float32."""
+def rms_norm(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+    """Return x / sqrt(mean(x²) + eps) · weight over the last dimension, in float32."""
+    # the norm has its sum of squares in float32 without a float32 copy of x
     length = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
     scale = torch.addcmul(eps, length, length, value=1 / x.shape[-1]).rsqrt_()
     out: Tensor = (x * scale).mul_(weight)
@@ -98,78 +129,80 @@ def rms(x: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
 
 @dataclass
 class Layer:
-    """h += out(attend(qkv(norm(h)))), h += down(act(up(norm(h)))), for rows h [m, d]."""
+    """h += out(attention(qkv(norm(h)))), h += down(act(up(norm(h)))), for rows h [m, d]."""
 
-    qkv: Product
-    out: Product
-    up: Product
-    down: Product
-    before_attention: Norm
-    before_perceptron: Norm
+    qkv: PrepackedLinear
+    out: PrepackedLinear
+    up: PrepackedLinear
+    down: PrepackedLinear
+    attention_norm: Norm
+    perceptron_norm: Norm
     act: Callable[[Tensor], Tensor]
-    gated: bool  # up gives twice the width, and the act of one half is multiplied with the other
-    queries: int
+    gated: bool  # up returns twice the width; the activation of one half is multiplied with the other
+    query_heads: int
     kv_heads: int
-    width: int
+    width: int  # of a head
     scale: float
-    head_norms: tuple[Any, Any] | None = None  # of queries and keys
+    head_norms: tuple[Any, Any] | None = None  # modules, of queries and keys (Qwen3)
     _head_norm: Tensor | None = None
     _head_epsilon: Tensor | None = None
 
     def refresh(self) -> None:
-        """Take over the live weights."""
-        for product in (self.qkv, self.out, self.up, self.down):
-            product.refresh()
+        """Read the model's current weights."""
+        for linear in (self.qkv, self.out, self.up, self.down):
+            linear.refresh()
         if self.head_norms is not None:
-            q, k = (n.weight.detach() for n in self.head_norms)
-            both = torch.cat([q.expand(self.queries, -1), k.expand(self.kv_heads, -1)])
+            # one weight for queries and keys, [query heads + key heads, width], so that one operation does both
+            q, k = (norm.weight.detach() for norm in self.head_norms)
+            both = torch.cat([q.expand(self.query_heads, -1), k.expand(self.kv_heads, -1)])
             if self._head_norm is None:
-                self._head_norm, self._head_epsilon = both, epsilon(both, self.head_norms[0].variance_epsilon)
+                self._head_norm = both
+                self._head_epsilon = epsilon(both, self.head_norms[0].variance_epsilon)
             else:
-                self._head_norm.copy_(both)
+                self._head_norm.copy_(both)  # in place, because captured graphs hold its address
 
     def step(
-        self, h: Tensor, turn: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, attend: Attend
+        self, h: Tensor, rotation: tuple[Tensor, Tensor] | None, keys: Tensor, values: Tensor, attention: Attention
     ) -> Tensor:
-        """The layer's output for m new tokens; their keys and values are added to the cache."""
-        heads = self.queries + self.kv_heads
-        qkv = self.qkv(self.before_attention(h)).view(len(h), -1, self.width)
+        """Return the layer's output for m new tokens, and add their keys and values to the cache."""
+        heads = self.query_heads + self.kv_heads
+        qkv = self.qkv(self.attention_norm(h)).view(len(h), -1, self.width)
         qk, v = qkv[:, :heads], qkv[:, heads:]
         if self._head_norm is not None and self._head_epsilon is not None:
-            qk = rms(qk, self._head_norm, self._head_epsilon)
-        if turn is not None:
-            qk = _turned(qk, *turn)
+            qk = rms_norm(qk, self._head_norm, self._head_epsilon)
+        if rotation is not None:
+            qk = _rotate(qk, *rotation)
         qk = qk.to(v.dtype)
-        found = attend(qk[:, : self.queries], qk[:, self.queries :], v, keys, values, self.scale)
-        h = self.out(found, onto=h)
-        y = self.up(self.before_perceptron(h))
+        out = attention(qk[:, : self.query_heads], qk[:, self.query_heads :], v, keys, values, self.scale)
+        h = self.out(out, residual=h)
+        y = self.up(self.perceptron_norm(h))
         if self.gated:
             gate, up = y.chunk(2, dim=-1)
             y = self.act(gate).mul_(up)
         else:
             y = self.act(y)
-        return self.down(y, onto=h)
+        return self.down(y, residual=h)
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary positions: x·cos + (second half, first half)·sin, where the first half of sin is negative."""
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Apply rotary positions: x·cos + (second half, first half)·sin, where the first half of sin is negative."""
     return (x * cos).addcmul_(x.roll(x.shape[-1] // 2, -1), sin)
 
 
 def llama_layer(layer: Any, dtype: torch.dtype) -> Layer:
-    """Of a decoder layer of Llama, Qwen2 or Qwen3."""
+    """Build the layer of a decoder layer of Llama, Qwen2 or Qwen3."""
     attn, mlp = layer.self_attn, layer.mlp
     width = attn.head_dim
     return Layer(
-        qkv=Product([attn.q_proj, attn.k_proj, attn.v_proj], dtype),
-        out=Product([attn.o_proj], dtype),
-        up=Product([mlp.gate_proj, mlp.up_proj], dtype),
-        down=Product([mlp.down_proj], dtype),
-        before_attention=Norm(layer.input_layernorm),
-        before_perceptron=Norm(layer.post_attention_layernorm),
+        qkv=PrepackedLinear([attn.q_proj, attn.k_proj, attn.v_proj], dtype),
+        out=PrepackedLinear([attn.o_proj], dtype),
+        up=PrepackedLinear([mlp.gate_proj, mlp.up_proj], dtype),
+        down=PrepackedLinear([mlp.down_proj], dtype),
+        attention_norm=Norm(layer.input_layernorm),
+        perceptron_norm=Norm(layer.post_attention_layernorm),
         act=mlp.act_fn,
         gated=True,
-        queries=attn.q_proj.out_features // width,
+        query_heads=attn.q_proj.out_features // width,
         kv_heads=attn.k_proj.out_features // width,
         width=width,
         scale=attn.scaling,
@@ -178,21 +211,21 @@ def llama_layer(layer: Any, dtype: torch.dtype) -> Layer:
 
 
 def gpt2_layer(layer: Any, dtype: torch.dtype) -> Layer:
-    """Of a block of GPT-2."""
+    """Build the layer of a block of GPT-2."""
     attn, mlp = layer.attn, layer.mlp
     act: nn.Module | Callable[[Tensor], Tensor] = mlp.act
-    if type(act).__name__ == "NewGELUActivation":  # the same function in eight operations
+    if type(act).__name__ == "NewGELUActivation":  # the same function, there in eight operations
         act = partial(gelu, approximate="tanh")
     return Layer(
-        qkv=Product([attn.c_attn], dtype),
-        out=Product([attn.c_proj], dtype),
-        up=Product([mlp.c_fc], dtype),
-        down=Product([mlp.c_proj], dtype),
-        before_attention=Norm(layer.ln_1),
-        before_perceptron=Norm(layer.ln_2),
+        qkv=PrepackedLinear([attn.c_attn], dtype),
+        out=PrepackedLinear([attn.c_proj], dtype),
+        up=PrepackedLinear([mlp.c_fc], dtype),
+        down=PrepackedLinear([mlp.c_proj], dtype),
+        attention_norm=Norm(layer.ln_1),
+        perceptron_norm=Norm(layer.ln_2),
         act=act,
         gated=False,
-        queries=attn.num_heads,
+        query_heads=attn.num_heads,
         kv_heads=attn.num_heads,
         width=attn.head_dim,
         scale=attn.scaling,

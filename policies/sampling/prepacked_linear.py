@@ -1,8 +1,8 @@
-"""Products of a few rows with wide weights, prepared once per rollout: what a decode step spends its time on.
+"""Matrix products of a few rows with wide weights, prepared once per rollout: the main cost of a decode step.
 
-On a CPU a weight is packed into the blocks that oneDNN multiplies by; a product with it runs at one and a half to three
-times the rate of x·Wᵀ on the plain weight. Linear layers of one input are one product. The adapters of LoRA stay apart,
-as one product of low rank: added into bfloat16 weights they would be rounded away, and what is frozen is packed once.
+On a CPU a weight is packed into the blocks that oneDNN multiplies. A product with it is 1.5 to 3 times as fast as x·Wᵀ
+with the plain weight. Linear layers with the same input are one product. LoRA adapters remain a separate product of low
+rank: added to bfloat16 weights they would be rounded away, and frozen weights are packed only once.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch.nn.functional import linear
 from rlalign.policies.scoring.linear import Linear
 
 _ROWS = 32
-"""Rows that weights are packed for; other numbers run at nearly the same rate."""
+"""Rows that weights are packed for; other numbers of rows have nearly the same speed."""
 _SMALL = 1 << 17
-"""Entries of a float32 weight up to which the plain product is the faster one: asking for the packed one costs more."""
+"""Entries of a float32 weight up to which the plain product is faster: the call of the packed one costs more."""
 
 
-def packs(device: torch.device) -> bool:
-    """True where weights can be packed: on a CPU whose PyTorch has oneDNN's operators."""
+def can_prepack(device: torch.device) -> bool:
+    """Return True if weights can be packed: on a CPU, if PyTorch has oneDNN's operators."""
     ops = ("_reorder_linear_weight", "_linear_pointwise")
     return device.type == "cpu" and torch._C._has_mkldnn and all(hasattr(_mkldnn(), op) for op in ops)
 
@@ -32,120 +32,131 @@ def _mkldnn() -> Any:
     return torch.ops.mkldnn
 
 
-class Weight:
-    """A matrix [out, in] to multiply rows by, in a format of its own: x [m, in] -> x Wᵀ [m, out]."""
+class PackedWeight:
+    """A matrix [out, in] in the fastest format for x [m, in] -> x Wᵀ [m, out].
+
+    Attributes:
+        packed: true if `value` is in oneDNN's format.
+        value: the matrix.
+    """
 
     def __init__(self, value: Tensor) -> None:
         small = value.dtype == torch.float32 and value.numel() <= _SMALL
-        self.packed = packs(value.device) and not small
+        self.packed = can_prepack(value.device) and not small
         self.value = value
-        self.set(value)
+        self.assign(value)
 
-    def set(self, value: Tensor) -> None:
-        """Take other numbers; an unpacked weight keeps its place in memory, which captured graphs remember."""
+    def assign(self, value: Tensor) -> None:
+        """Replace the matrix. An unpacked one keeps its address in memory, which captured graphs hold."""
         if self.packed:
             self.value = _mkldnn()._reorder_linear_weight(value.contiguous(), _ROWS)
-        elif self.value.data_ptr() != value.data_ptr():  # else it is the live weight itself, which writing would age
+        elif self.value.data_ptr() != value.data_ptr():
+            # else `value` is the model's weight itself, and writing would increase its version counter
             self.value.copy_(value)
 
-    def times(self, x: Tensor, bias: Tensor | None = None, onto: Tensor | None = None) -> Tensor:
-        """x Wᵀ + bias + onto, for x [m, in]."""
+    def matmul(self, x: Tensor, bias: Tensor | None = None, residual: Tensor | None = None) -> Tensor:
+        """Return x Wᵀ + bias + residual, for x [m, in]."""
         if not self.packed:
-            if bias is None and onto is not None:
-                return torch.addmm(onto, x, self.value.t())
+            if bias is None and residual is not None:
+                return torch.addmm(residual, x, self.value.t())
             y = linear(x, self.value, bias)
-            return y if onto is None else y.add_(onto)
+            return y if residual is None else y.add_(residual)
         multiply = _mkldnn()._linear_pointwise
-        if onto is None:
+        if residual is None:
             out: Tensor = multiply(x, self.value, bias, "none", [], "")
         else:
-            out = multiply.binary(x, onto, self.value, bias, "add")
+            out = multiply.binary(x, residual, self.value, bias, "add")
         return out
 
 
-class Product:
-    """Linear layers of one input as one product over their weights as of the last `refresh`.
+class PrepackedLinear:
+    """Linear layers with the same input as one matrix product, with their weights as of the last `refresh`.
 
     Args:
-        layers: nn.Linear, transformers' Conv1D, or peft's LoRA layer around one of them; see `is_known`.
-        dtype: what to multiply in.
+        layers: nn.Linear, transformers' Conv1D, or peft's LoRA layer around one of them; see `is_supported_linear`.
+        dtype: of the product.
     """
 
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype) -> None:
-        self._layers, self._dtype = layers, dtype
+        self._layers = layers
+        self._dtype = dtype
         self._bases = [_base(layer) for layer in layers]
-        self._weight: Weight | None = None
-        self._down: Weight | None = None
-        self._up: Weight | None = None
+        self._weight: PackedWeight | None = None
+        self._lora_a: PackedWeight | None = None
+        self._lora_b: PackedWeight | None = None
         self._bias: Tensor | None = None
-        self._clock = -1
+        self._version = -1
 
     def refresh(self) -> None:
-        """Read the layers' weights as they are now; frozen ones only when they were changed in place."""
+        """Read the current weights of the layers; frozen ones only if they were changed in place."""
         parameters = [p for base in self._bases for p in base.parameters()]
-        frozen, clock = not any(p.requires_grad for p in parameters), sum(p._version for p in parameters)
-        if clock != self._clock or not frozen:
-            self._clock = clock
+        frozen = not any(p.requires_grad for p in parameters)
+        # autograd counts the in-place changes of each tensor; the sum increases with each of them
+        version = sum(p._version for p in parameters)
+        if version != self._version or not frozen:
+            self._version = version
             values = [_matrix(base).to(self._dtype) for base in self._bases]
             value = values[0] if len(values) == 1 else torch.cat(values)
-            self._weight = _put(self._weight, value)
+            self._weight = _assigned(self._weight, value)
             if frozen and not self._weight.packed:
                 self._share(self._weight.value)
             if any(base.bias is not None for base in self._bases):
-                widths = [m.shape[0] for m in values]
+                widths = [matrix.shape[0] for matrix in values]
                 biases = [
-                    value.new_zeros(n) if base.bias is None else base.bias.to(self._dtype)
-                    for base, n in zip(self._bases, widths, strict=True)
+                    value.new_zeros(width) if base.bias is None else base.bias.to(self._dtype)
+                    for base, width in zip(self._bases, widths, strict=True)
                 ]
                 bias = torch.cat(biases)
                 self._bias = bias if self._bias is None else self._bias.copy_(bias)
         if any(hasattr(layer, "base_layer") for layer in self._layers):
-            downs, ups = zip(*(_adapter(layer) for layer in self._layers), strict=True)
-            self._down = _put(self._down, torch.cat(downs).to(self._dtype))
-            self._up = _put(self._up, torch.block_diag(*ups).to(self._dtype))  # type: ignore[no-untyped-call]  # untyped in torch
+            # A's are stacked and B's block-diagonal, so that each layer's B multiplies its own A only
+            a, b = zip(*(_adapter(layer) for layer in self._layers), strict=True)
+            self._lora_a = _assigned(self._lora_a, torch.cat(a).to(self._dtype))
+            self._lora_b = _assigned(self._lora_b, torch.block_diag(*b).to(self._dtype))  # type: ignore[no-untyped-call]  # untyped in torch
 
-    def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """What the layers make of x [m, in], side by side, and `onto` added in the dtype that it has."""
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Return the outputs of the layers for x [m, in], side by side, plus `residual`, whose dtype the sum has."""
         assert self._weight is not None, "refresh first"
         x = x.to(self._dtype)
-        joins = onto is not None and onto.dtype == self._dtype
-        y = self._weight.times(x, self._bias, onto if joins else None)
-        if self._down is not None and self._up is not None:
-            y = self._up.times(self._down.times(x), onto=y)
-        return y if onto is None or joins else onto + y
+        same_dtype = residual is not None and residual.dtype == self._dtype
+        y = self._weight.matmul(x, self._bias, residual if same_dtype else None)
+        if self._lora_a is not None and self._lora_b is not None:
+            y = self._lora_b.matmul(self._lora_a.matmul(x), residual=y)
+        return y if residual is None or same_dtype else residual + y
 
     def _share(self, fused: Tensor) -> None:
-        """Let frozen layers be views of the fused weight, so that it is in memory once."""
+        """Make frozen layers views of the fused weight, so that it is in memory once."""
         sizes = [_matrix(base).shape[0] for base in self._bases]
         for base, part in zip(self._bases, torch.split(fused, sizes), strict=True):
             if base.weight.dtype == fused.dtype:
                 base.weight.data = part if isinstance(base, nn.Linear) else part.t()
 
 
-def is_known(layer: nn.Module) -> bool:
-    """True for what `Product` computes: a plain linear layer, alone or under one LoRA adapter named "default"."""
+def is_supported_linear(layer: nn.Module) -> bool:
+    """Return True for a plain linear layer, alone or under one LoRA adapter named "default"."""
     from peft.tuners.lora import Linear as PeftLinear
     from transformers.pytorch_utils import Conv1D
 
     if isinstance(layer, PeftLinear):
-        ordinary = not (layer.disable_adapters or layer.merged or layer.lora_variant)
-        alone = list(layer.lora_A) == ["default"] == layer.active_adapters
-        return ordinary and alone and layer.lora_B["default"].bias is None and is_known(layer.base_layer)
+        standard = not (layer.disable_adapters or layer.merged or layer.lora_variant)
+        single = list(layer.lora_A) == ["default"] == layer.active_adapters
+        return standard and single and layer.lora_B["default"].bias is None and is_supported_linear(layer.base_layer)
     return type(layer) in (nn.Linear, Linear, Conv1D)
 
 
 def _base(layer: Any) -> Any:
+    """Return the linear layer under an adapter, or the layer itself."""
     return getattr(layer, "base_layer", layer)
 
 
 def _matrix(base: Any) -> Tensor:
-    """The weight as [out, in]; Conv1D (GPT-2) holds it the other way round."""
+    """Return the weight as [out, in]; Conv1D (GPT-2) stores it as [in, out]."""
     weight: Tensor = base.weight.detach()
     return weight if isinstance(base, nn.Linear) else weight.t()
 
 
 def _adapter(layer: Any) -> tuple[Tensor, Tensor]:
-    """(A [r, in], alpha / r · B [out, r]) of a layer; r is 0 where it has none."""
+    """Return A [r, in] and alpha / r · B [out, r] of a layer; r is 0 without an adapter."""
     if not hasattr(layer, "base_layer"):
         weight = _matrix(layer)
         return weight.new_empty(0, weight.shape[1]), weight.new_empty(weight.shape[0], 0)
@@ -153,8 +164,9 @@ def _adapter(layer: Any) -> tuple[Tensor, Tensor]:
     return layer.lora_A["default"].weight.detach(), b
 
 
-def _put(old: Weight | None, value: Tensor) -> Weight:
-    if old is None:
-        return Weight(value)
-    old.set(value)
-    return old
+def _assigned(weight: PackedWeight | None, value: Tensor) -> PackedWeight:
+    """Return the weight with a new value, made at the first call."""
+    if weight is None:
+        return PackedWeight(value)
+    weight.assign(value)
+    return weight

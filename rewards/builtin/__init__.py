@@ -1,1 +1,1 @@
-"""The built-in rewards."""
+"""Built-in rewards, one file per family; `rlalign.registry.REWARDS` maps their names to these files."""

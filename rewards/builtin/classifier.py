@@ -1,4 +1,4 @@
-"""A trained sequence classifier as reward."""
+"""Reward from a trained sequence classifier."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from functools import lru_cache
 from typing import Any
 
 from rlalign.errors import UserError, did_you_mean
-from rlalign.rewards.device_placement import Placed
+from rlalign.rewards.device_placement import DeviceAware
 from rlalign.rewards.function import reward
 from rlalign.rewards.text import text_of
 
-_BATCH = 32
+_BATCH = 32  # texts per forward pass
 
 
 @reward("classifier", timeout_s=None, range=(0.0, 1.0))
-@Placed
+@DeviceAware
 def classifier(
     prompts: Sequence[Any],
     completions: Sequence[Any],
@@ -26,16 +26,30 @@ def classifier(
     device: str | None = None,
     **columns: Any,
 ) -> list[float]:
-    """Probability that a Hugging Face sequence classifier gives a label: `classifier?model=PATH&label=POSITIVE`.
+    """Return the probability that a Hugging Face sequence classifier assigns to a label.
 
-    `model` is a folder or hub id with safetensors weights (pickles and remote code are refused), `label` a name or
-    index of its labels. It reads the completion, after the prompt if `with_prompt`, cut from the left to what the model
-    takes. It runs on the policy's device unless `device` names another. Range: [0, 1]; a model with one output: its
-    sigmoid. Cost: one forward of the model for each completion. Deterministic on one machine.
-    Hacked by: whatever the model mistakes for the label, far from its training data.
-    Raises UserError for an unknown label.
+    Named as `classifier?model=PATH&label=POSITIVE`. Texts are truncated from the left to the length that the model
+    accepts. Pickled weights and remote code are refused.
+
+    Range: [0, 1]; for a model with one output, its sigmoid.
+    Cost: one forward pass of the model per completion.
+    Deterministic on one machine.
+    Hacked by: texts far from the training data that the model mistakes for the label.
+
+    Args:
+        prompts: B texts or conversations, used if `with_prompt`.
+        completions: B texts or conversations.
+        model: folder or hub id with safetensors weights.
+        label: name or index of one of the model's labels.
+        with_prompt: classify the prompt followed by the completion instead of the completion alone.
+        device: torch device; by default the policy's.
+        columns: ignored.
+
+    Raises:
+        UserError: the model does not have the label.
     """
-    texts = [(text_of(p) if with_prompt else "") + text_of(c) for p, c in zip(prompts, completions, strict=True)]
+    pairs = zip(prompts, completions, strict=True)
+    texts = [(text_of(prompt) if with_prompt else "") + text_of(completion) for prompt, completion in pairs]
     return _probabilities(texts, model, label, device or "cpu")
 
 
@@ -44,25 +58,26 @@ def _probabilities(texts: Sequence[str], path: str, label: str, device: str) -> 
 
     tokenizer, network = _load(path, device)
     index = _label_index(network.config.id2label, label, path)
-    most = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 512))
+    # Tokenizers without a limit report a huge one, so the model's positions bound it too.
+    max_length = min(tokenizer.model_max_length, getattr(network.config, "max_position_embeddings", 512))
     values: list[float] = []
     for start in range(0, len(texts), _BATCH):
         batch = list(texts[start : start + _BATCH])
-        inputs = tokenizer(batch, padding=True, truncation=True, max_length=most, return_tensors="pt").to(device)
+        inputs = tokenizer(batch, padding=True, truncation=True, max_length=max_length, return_tensors="pt").to(device)
         with torch.no_grad():
             logits = network(**inputs).logits.double()
-        several = logits.shape[1] > 1
-        values += (logits.softmax(1)[:, index] if several else logits[:, 0].sigmoid()).tolist()
+        multiclass = logits.shape[1] > 1
+        values += (logits.softmax(1)[:, index] if multiclass else logits[:, 0].sigmoid()).tolist()
     return values
 
 
 def _label_index(names: dict[int, str], label: str, path: str) -> int:
-    found = {name.casefold(): i for i, name in names.items()} | {str(i): i for i in names}
     if len(names) == 1:
         return 0
-    if label.casefold() not in found:
-        raise UserError(f"'{path}' has no label '{label}'.{did_you_mean(label, names.values())}")
-    return found[label.casefold()]
+    indices = {name.casefold(): i for i, name in names.items()} | {str(i): i for i in names}
+    if label.casefold() not in indices:
+        raise UserError(f"reward 'classifier': '{path}' has no label '{label}'.{did_you_mean(label, names.values())}")
+    return indices[label.casefold()]
 
 
 @lru_cache(maxsize=2)

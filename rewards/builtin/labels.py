@@ -1,4 +1,4 @@
-"""Rewards for classification: a completion is one of the labels and nothing else, or it is invalid."""
+"""Rewards for classification: a completion is exactly one of the labels, or it is invalid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ INVALID = "(invalid)"
 
 
 def parse_label(text: str, labels: Sequence[str]) -> str:
-    """The label that a text is, case and the blanks around it left out; else `INVALID`.
+    """Return the label that a text equals, ignoring case and surrounding whitespace; else `INVALID`.
 
     >>> parse_label(" Positive\\n", ["positive", "negative"]), parse_label("positive!", ["positive"])
     ('positive', '(invalid)')
@@ -31,31 +31,50 @@ def label_match(
     invalid: float = 0.0,
     **columns: Any,
 ) -> list[float | None]:
-    """1 where the completion is the label `answer`, `wrong` where it is another one of `labels`, else `invalid`.
+    """Return 1 where the completion is the label `answer`, `wrong` for another one of `labels`, else `invalid`.
 
-    Case and the blanks around it are left out, nothing else. `labels` is a column of lists, or a parameter:
-    `label_match?labels=positive|negative&invalid=-1`; without it every other text is invalid. None without an answer.
-    Range: 1, `wrong` and `invalid`, which should lie in [-1, 1]. Cost: about 400,000 texts a second on one core.
-    Deterministic. Hacked by: the most frequent label for everything; look at balanced accuracy or MCC too.
+    Case and surrounding whitespace are ignored. Named as `label_match?labels=positive|negative&invalid=-1`.
+
+    Range: 1, `wrong` and `invalid`, which should lie in [-1, 1]; None without an answer.
+    Cost: about 400,000 texts per second on one core.
+    Deterministic.
+    Hacked by: the most frequent label for everything; check balanced accuracy or MCC too.
+
+    Args:
+        completions: B texts or conversations.
+        answer: the right label.
+        labels: column of lists, or a parameter split at `|`. Without it every text but the answer is invalid.
+        wrong: value of another label.
+        invalid: value of a text that is not a label.
+        columns: ignored.
     """
-    n = len(completions)
-    rows = zip(completions, per_sample(answer, n), _label_rows(labels, n), strict=True)
-    return [None if a is None else _worth(text_of(c), str(a), known, wrong, invalid) for c, a, known in rows]
+    count = len(completions)
+    rows = zip(completions, per_sample(answer, count), _label_rows(labels, count), strict=True)
+    values: list[float | None] = []
+    for completion, label, others in rows:
+        value = None if label is None else _label_value(text_of(completion), str(label), others, wrong, invalid)
+        values.append(value)
+    return values
 
 
-def _worth(said: str, wanted: str, labels: Sequence[str], wrong: float, invalid: float) -> float:
-    found = parse_label(said, [wanted, *labels])
-    return invalid if found == INVALID else 1.0 if found.casefold() == wanted.strip().casefold() else wrong
+def _label_value(text: str, answer: str, labels: Sequence[str], wrong: float, invalid: float) -> float:
+    predicted = parse_label(text, [answer, *labels])
+    if predicted == INVALID:
+        return invalid
+    return 1.0 if predicted.casefold() == answer.strip().casefold() else wrong
 
 
 @reward("label_valid", timeout_s=None, range=(0.0, 1.0))
 def label_valid(completions: Sequence[Any], labels: Any, **columns: Any) -> list[float]:
-    """1 where the completion is one of `labels`, else 0; `labels` as in `label_match`.
+    """Return 1 where the completion is one of `labels`, else 0; `labels` as in `label_match`.
 
-    Range: {0, 1}. Cost: about 400,000 texts a second on one core. Deterministic. Hacked by: any label, always.
+    Range: {0, 1}.
+    Cost: about 400,000 texts per second on one core.
+    Deterministic.
+    Hacked by: any label, always.
     """
     rows = zip(completions, _label_rows(labels, len(completions)), strict=True)
-    return [float(parse_label(text_of(c), known) != INVALID) for c, known in rows]
+    return [float(parse_label(text_of(completion), names) != INVALID) for completion, names in rows]
 
 
 def _label_rows(labels: Any, count: int) -> list[list[str]]:

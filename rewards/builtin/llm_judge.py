@@ -1,4 +1,4 @@
-"""A language model as judge, asked over an OpenAI-compatible endpoint. Off until it is told where to ask."""
+"""Reward from a language model as judge, over an OpenAI-compatible endpoint. Off until a server is configured."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Answer:
 
 Reply with one number from 0 (worst) to 10 (best) and nothing else."""
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
-_asked = 0  # requests of this process
+_requests = 0  # sent by this process
 
 
 @reward("llm_judge", timeout_s=300.0, range=(0.0, 1.0))
@@ -49,66 +49,95 @@ async def llm_judge(
     seconds: float = 60.0,
     **columns: Any,
 ) -> list[float]:
-    """A number from 0 to 10 that a language model gives the answer, divided by 10: `llm_judge?base_url=...&model=...`.
+    """Return the number from 0 to 10 that a language model assigns to the answer, divided by 10.
 
-    Off until `base_url` (which ends in /v1) and `model` are given. Texts are sent to that server; `key_variable` names
-    the environment variable that holds its key. Every judgement is kept in the file `cache` (by default in the cache
-    folder) and asked once; after `budget` requests of one process the reward fails instead of asking on. A reply
-    without a number from 0 to 10 is a failure (NaN). Range: [0, 1]. Cost: a request a text, `parallel` at once.
-    Deterministic only through the cache: it asks at temperature 0, which servers honour more or less.
-    Hacked by: flattery, length, confident tone, and by instructions to the judge inside the answer.
-    Raises UserError without a server or a model, or when the key's variable is not set.
+    Named as `llm_judge?base_url=...&model=...`, and off until both are set. The texts are sent to that server. Each
+    judgement is stored in the file `cache` and requested once. After `budget` requests of one process the reward fails
+    instead of sending more. An answer without a number from 0 to 10 is a failure (NaN).
+
+    Range: [0, 1].
+    Cost: one request per text, `parallel` at once.
+    Deterministic only through the cache: requests use temperature 0, which not every server honors.
+    Hacked by: flattery, length, confident tone, and instructions to the judge inside the answer.
+
+    Args:
+        prompts: B texts or conversations.
+        completions: B texts or conversations.
+        base_url: address of the server, ending in /v1.
+        model: name of the model.
+        criterion: question to the judge.
+        key_variable: environment variable that holds the key of the server.
+        budget: number of requests that one process may send.
+        parallel: number of simultaneous requests.
+        cache: SQLite file of judgements; by default in the cache folder.
+        seconds: timeout per request.
+        columns: ignored.
+
+    Raises:
+        UserError: no server, no model, or the variable of the key is not set.
+        RuntimeError: the budget is exhausted, or a request failed.
     """
     if not base_url or not model:
-        raise UserError("reward 'llm_judge' asks no one by default: give llm_judge?base_url=http://...%2Fv1&model=NAME")
+        raise UserError(
+            "reward 'llm_judge': expected a server and a model (there is no default), got "
+            f"base_url='{base_url}' and model='{model}'; use llm_judge?base_url=http://...%2Fv1&model=NAME"
+        )
     key = os.environ.get(key_variable, "") if key_variable else ""
     if key_variable and not key:
-        raise UserError(f"reward 'llm_judge': the environment variable '{key_variable}' is not set")
+        raise UserError(
+            f"reward 'llm_judge': expected a key in the environment variable '{key_variable}', which is not set; "
+            f"use export {key_variable}=..."
+        )
     questions = [
         _QUESTION.format(criterion=criterion, prompt=text_of(p), completion=text_of(c))
         for p, c in zip(prompts, completions, strict=True)
     ]
-    with closing(_open(cache)) as known:
+    with closing(_open(cache)) as database:
+        # One entry per distinct question; "replace" because a policy may generate lone surrogates.
         names = {
             q: hashlib.sha256("\0".join((base_url, model, q)).encode("utf-8", "replace")).hexdigest() for q in questions
         }
-        found = {q: _look_up(known, name) for q, name in names.items()}
-        missing = [q for q, value in found.items() if value is None]
+        answers = {question: _look_up(database, name) for question, name in names.items()}
+        missing = [question for question, answer in answers.items() if answer is None]
         _spend(len(missing), budget)
-        gate = asyncio.Semaphore(parallel)
+        semaphore = asyncio.Semaphore(parallel)
 
         async def ask(question: str) -> str:
-            async with gate:
+            async with semaphore:
                 return await asyncio.to_thread(_ask, base_url, model, question, key, seconds)
 
-        replies = await asyncio.gather(*map(ask, missing), return_exceptions=True)
-        for question, reply in zip(missing, replies, strict=True):
-            if isinstance(reply, str):  # what was paid for is kept, also when another request failed
-                found[question] = reply
-                with known:
-                    known.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?)", (names[question], reply))
-        for reply in replies:
-            if isinstance(reply, BaseException):
-                raise reply
-    return [mark(found[question] or "") for question in questions]
+        results = await asyncio.gather(*map(ask, missing), return_exceptions=True)
+        for question, result in zip(missing, results, strict=True):
+            if isinstance(result, str):  # store paid answers even if another request failed
+                answers[question] = result
+                with database:
+                    database.execute("INSERT OR REPLACE INTO judgements VALUES (?, ?)", (names[question], result))
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+    return [mark(answers[question] or "") for question in questions]
 
 
-def mark(reply: str) -> float:
-    """The first number of a reply / 10; NaN where there is none from 0 to 10.
+def mark(answer: str) -> float:
+    """Return the first number of the judge's answer / 10; NaN if it is missing or outside of 0 to 10.
 
     >>> mark("7"), mark("Score: 8.5/10")
     (0.7, 0.85)
     """
-    number = _NUMBER.search(reply)
+    number = _NUMBER.search(answer)
     value = float(number.group()) / 10 if number else math.nan
     return value if 0 <= value <= 1 else math.nan
 
 
 def _spend(count: int, budget: int) -> None:
-    global _asked
-    if _asked + count > budget:
-        raise RuntimeError(f"{_asked} of {budget} requests are spent and {count} more are needed: raise its budget")
-    _asked += count
+    """Count requests against the budget of this process."""
+    global _requests
+    if _requests + count > budget:
+        raise RuntimeError(
+            f"reward 'llm_judge': expected at most {budget} requests of one process, got {_requests + count}; "
+            "use a larger budget"
+        )
+    _requests += count
 
 
 def _open(cache: str) -> sqlite3.Connection:
@@ -116,18 +145,19 @@ def _open(cache: str) -> sqlite3.Connection:
 
     path = Path(cache).expanduser() if cache else home() / "judgements.sqlite"
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = sqlite3.connect(path, timeout=30)
-    with known:
-        known.execute("CREATE TABLE IF NOT EXISTS judgements (question TEXT PRIMARY KEY, reply TEXT NOT NULL)")
-    return known
+    database = sqlite3.connect(path, timeout=30)  # seconds that a writer waits for another process
+    with database:
+        database.execute("CREATE TABLE IF NOT EXISTS judgements (question TEXT PRIMARY KEY, reply TEXT NOT NULL)")
+    return database
 
 
-def _look_up(known: sqlite3.Connection, name: str) -> str | None:
-    row = known.execute("SELECT reply FROM judgements WHERE question = ?", (name,)).fetchone()
+def _look_up(database: sqlite3.Connection, name: str) -> str | None:
+    row = database.execute("SELECT reply FROM judgements WHERE question = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
 
 
 def _ask(base_url: str, model: str, question: str, key: str, seconds: float) -> str:
+    """Send one question and return the text of the answer."""
     body = {"model": model, "temperature": 0, "messages": [{"role": "user", "content": question}]}
     request = urllib.request.Request(
         f"{base_url.rstrip('/')}/chat/completions",
@@ -135,9 +165,11 @@ def _ask(base_url: str, model: str, question: str, key: str, seconds: float) -> 
         {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})},
     )
     if request.type not in ("http", "https"):
-        raise UserError(f"reward 'llm_judge': base_url '{base_url}' is neither http nor https")
+        raise UserError(
+            f"reward 'llm_judge', base_url: expected http or https, got '{base_url}'; use http://HOST:PORT/v1"
+        )
     try:
-        with urllib.request.urlopen(request, timeout=seconds) as answer:
-            return str(json.load(answer)["choices"][0]["message"]["content"])
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            return str(json.load(response)["choices"][0]["message"]["content"])
     except (urllib.error.URLError, TimeoutError, KeyError, IndexError, ValueError) as error:
-        raise RuntimeError(f"'{base_url}' gave no judgement: {error}") from error
+        raise RuntimeError(f"expected a judgement from '{base_url}', got {error}; use a running server") from error

@@ -1,4 +1,4 @@
-"""How offensive a text is."""
+"""Reward for the offensiveness of a text."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from rlalign.rewards.text import text_of
 
 @reward("toxicity", timeout_s=None, range=(0.0, 1.0))
 def toxicity(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) -> list[float]:
-    """Probability that a text is offensive, by alt-profanity-check (a linear model of words); give it a weight below 0.
+    """Return the probability that a text is offensive, by alt-profanity-check; give it a weight below 0 or a bound.
 
-    Or keep it under a bound: `toxicity<=0.1`. Range: [0, 1]; about 0.04 for an empty text. Cost: about 10,000 sentences
-    a second on one core; the first `limit` characters are read. Deterministic. English.
+    A linear model of words. As a bound: `toxicity<=0.1`. The first `limit` characters are read. English. Needs the
+    extra: pip install 'rlalign[rewards]'.
+
+    Range: [0, 1]; about 0.04 for an empty text.
+    Cost: about 10,000 sentences per second on one core.
+    Deterministic.
     Hacked by: insults without swear words, misspelt or spaced-out swear words; it also marks words that only name a
-    group, so look at paired prompts before trusting it.
-    Needs the extra: pip install 'rlalign[rewards]'.
+        group, so test it on paired prompts before relying on it.
     """
-    found = import_optional("profanity_check", "rewards").predict_prob([text_of(c)[:limit] for c in completions])
-    return [float(p) for p in found]
+    texts = [text_of(completion)[:limit] for completion in completions]
+    probabilities = import_optional("profanity_check", "rewards").predict_prob(texts)
+    return [float(p) for p in probabilities]

@@ -38,7 +38,7 @@ def check_reward(spec: Any) -> list[CheckResult]:
         A result per check.
     """
     with compose([spec]) as reward:
-        if reward.asks_for_policy:
+        if reward.needs_policy:
             from rlalign.policies.factory import make_policy  # imports torch
 
             reward.bind(make_policy("gru", tokenizer=ByteTokenizer()))

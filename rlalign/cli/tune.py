@@ -103,13 +103,13 @@ def run(args: Sequence[str]) -> int:
 
 def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Mapping[str, Any]) -> Path:
     """best.toml: what `rlalign train --config` takes."""
-    from rlalign.storage.atomic import write_whole
+    from rlalign.storage.atomic import write_atomic
 
     values = {"env": env, "policy": study.policy, "algorithm": algorithm}
     values |= {"steps": study.steps} if study.steps else {}
     lines = [f"{k} = {json.dumps(v)}" for k, v in values.items()]
     lines += [f'"{k}" = {json.dumps(v)}' for k, v in {**study.settings, **settings}.items()]
-    return write_whole(folder / "best.toml", "\n".join(lines) + "\n")
+    return write_atomic(folder / "best.toml", "\n".join(lines) + "\n")
 
 
 def _show(console: Console, found: Any) -> None:

@@ -24,7 +24,7 @@ from rlalign.compare.study import TUNING_SEED, Study, build_cells, check_study, 
 from rlalign.compare.tuning.trial_config import spaces_of, trial_config
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
-from rlalign.policies.device import device_of
+from rlalign.policies.device import resolve_device
 from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
 from rlalign.typecheck import check_range, checked
@@ -61,7 +61,7 @@ class Placement:
         """Raise UserError if a run of this configuration would be refused, before anything is written."""
         check_config(config)
         if self.ray is None:  # a cluster may have devices that this machine has not
-            device_of(config.device)
+            resolve_device(config.device)
 
     def workers(self, policy: str) -> Workers:
         """Return new workers for runs of a policy."""

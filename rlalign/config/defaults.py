@@ -1,4 +1,4 @@
-"""The configuration that suits a choice of environment, policy and algorithm, before the user changes anything."""
+"""Default configurations by environment, policy and algorithm."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 
-# A policy from scratch is small and has no start worth staying near; a pretrained one is moved by an adapter.
+# Policies without pretraining: small, and with no reference policy worth staying close to.
 _SCRATCH = ("gru", "tiny", "tabular")
 
 
 def default_config(
     env: str = TrainConfig.env, policy: str = TrainConfig.policy, algorithm: str = TrainConfig.algorithm
 ) -> TrainConfig:
-    """A TrainConfig with the preset's axes and reuse, and the learning rate and batch that suit the policy."""
+    """Return a TrainConfig with the preset's axes and reuse of rollouts, and the policy's learning rate and batch."""
     preset = find_algorithm(algorithm)
     config = TrainConfig(env=env, policy=policy, algorithm=algorithm, objective=preset.objective)
     config = replace(
@@ -32,12 +32,12 @@ def default_config(
 
 
 def from_scratch(policy: str) -> bool:
-    """True for the policies that start without any pretraining."""
+    """Return whether a policy starts without pretraining."""
     return policy in _SCRATCH and not Path(policy).is_dir()
 
 
 def _scratch(config: TrainConfig) -> TrainConfig:
-    samples = 128
+    samples = 128  # per step
     group = config.rollout.group_size
     return replace(
         config,

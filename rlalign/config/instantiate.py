@@ -13,7 +13,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.policies.base import Policy
-from rlalign.policies.device import device_of
+from rlalign.policies.device import resolve_device
 from rlalign.policies.factory import make_policy, policy_kind
 
 
@@ -63,7 +63,7 @@ def build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
         tokenizer=mdp.tokenizer,
         options=config.model,
         seed=config.seed,
-        device=device_of(config.device),
+        device=resolve_device(config.device),
         keep_reference=True,
     )
     return policy, bind(mdp, policy)

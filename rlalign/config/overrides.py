@@ -1,4 +1,4 @@
-"""Settings by dotted name and as text, as they come from a command line, a TOML file or a search."""
+"""Settings by dotted name, as a command line, a TOML file or a search gives them."""
 
 from __future__ import annotations
 
@@ -15,35 +15,44 @@ from rlalign.typecheck import flatten
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """What a TOML file holds. Raises UserError for a file that is none."""
+    """Return the content of a TOML file. Raises UserError when it cannot be read or is not TOML."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}): check the path") from error
-    except ValueError as error:  # tomllib's, or a text that is no UTF-8
-        raise UserError(f"'{path}' is no TOML file: {error}") from error
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); check the path") from error
+    except ValueError as error:  # of tomllib, or of a file that is not UTF-8
+        raise UserError(f"'{path}' is not a TOML file: {error}") from error
 
 
 def full_key(key: str) -> str:
-    """The dotted name of a setting: `lr` stands for `learner.lr`, as does any ending for the least nested it ends."""
-    known = list(flatten(to_dict(TrainConfig())))
-    if key in known:
+    """Return the full dotted name of a setting. An ending such as `lr` stands for the least nested setting it ends.
+
+    Raises:
+        UserError: for an unknown or ambiguous ending.
+    """
+    settings = list(flatten(to_dict(TrainConfig())))
+    if key in settings:
         return key
-    endings = [k for k in known if k.endswith("." + key)]
-    meant = [k for k in endings if k.count(".") == min(e.count(".") for e in endings)]
-    if len(meant) > 1:
-        raise UserError(f"setting '{key}' may be {' or '.join(meant)}: give it in full")
-    if not meant:
-        near = did_you_mean(key, known) or did_you_mean(key.rpartition(".")[2], {k.rpartition(".")[2] for k in known})
-        raise UserError(f"unknown setting '{key}'.{near or ' rlalign train --help lists them.'}")
-    return meant[0]
+    endings = [k for k in settings if k.endswith("." + key)]
+    depth = min((k.count(".") for k in endings), default=0)
+    matches = [k for k in endings if k.count(".") == depth]
+    if len(matches) > 1:
+        raise UserError(f"setting '{key}' may be {' or '.join(matches)}; use the full name")
+    if not matches:
+        last_words = {k.rpartition(".")[2] for k in settings}
+        suggestion = did_you_mean(key, settings) or did_you_mean(key.rpartition(".")[2], last_words)
+        raise UserError(f"unknown setting '{key}'.{suggestion or ' rlalign train --help lists them.'}")
+    return matches[0]
 
 
 def apply(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
-    """The configuration with settings changed; text becomes what the setting is.
+    """Return the configuration with settings changed. Text is converted to the type of its setting.
 
-    A change of the group's size alone keeps the samples of a step: there are fewer or more prompts instead, so that a
-    budget of steps stays a budget of samples.
+    A change of the group size alone keeps the number of samples per step: the number of prompts changes, so that equal
+    steps stay equal samples.
+
+    Raises:
+        UserError: for an unknown setting, a value of the wrong type, or a group size that does not divide the samples.
     """
     if not changes:
         return config
@@ -54,15 +63,15 @@ def apply(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     if group and "rollout.prompts" not in typed:
         if config.samples_per_step % group:
             raise UserError(
-                f"rollout.group_size {group} does not divide the {config.samples_per_step} samples of a step: "
-                "choose a divisor, or set rollout.prompts too"
+                f"rollout.group_size {group} does not divide the {config.samples_per_step} samples per step; "
+                "use a divisor, or set rollout.prompts too"
             )
         typed["rollout.prompts"] = config.samples_per_step // group
     return update(config, typed)
 
 
 def _as(key: str, value: Any, now: Any) -> Any:
-    """The value as the type that the setting has now; a setting that is null now takes whatever JSON reads."""
+    """Return the value in the type of the setting's present value; for a setting that is null, as JSON parses it."""
     if isinstance(value, str) and not isinstance(now, str):
         if isinstance(now, list):
             return [value]
@@ -70,11 +79,11 @@ def _as(key: str, value: Any, now: Any) -> Any:
             value = json.loads({"True": "true", "False": "false", "None": "null"}.get(value, value))
         except json.JSONDecodeError:
             if now is not None:
-                raise UserError(f"{key} is '{value}': it must be {_words(now)}") from None
+                raise UserError(f"{key}: expected {_words(now)}, got '{value}'") from None
     if isinstance(now, float) and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if isinstance(now, float | int | bool) and type(value) is not type(now):
-        raise UserError(f"{key} is {value!r}: it must be {_words(now)}")
+        raise UserError(f"{key}: expected {_words(now)}, got {value!r}")
     return value
 
 
@@ -83,5 +92,5 @@ def _words(now: Any) -> str:
 
 
 def shown(value: Any, digits: int = 4) -> str:
-    """A setting's value in a text; a float in so many significant digits."""
+    """Return the text of a setting's value, a float with `digits` significant digits."""
     return f"{value:.{digits}g}" if isinstance(value, float) else str(value)

@@ -1,4 +1,4 @@
-"""Settings that someone changed and that nothing will read: a knob without effect looks like an experiment."""
+"""Settings that were changed and that nothing reads. A setting without effect looks like an experiment and is none."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
 
 
-def idle_settings(config: TrainConfig) -> dict[str, str]:
-    """Dotted key -> why it has no effect, for settings that are not what the environment, policy and preset imply."""
+def unused_settings(config: TrainConfig) -> dict[str, str]:
+    """Return dotted key -> reason, for settings without effect that differ from the defaults of the configuration."""
     base = default_config(env=config.env, policy=config.policy, algorithm=config.algorithm)
     changed = differences(base, config)
     return {key: reason for key, reason in unread(config).items() if key in changed}
 
 
 def unread(config: TrainConfig) -> dict[str, str]:
-    """Dotted key -> why nothing reads it in this configuration."""
+    """Return dotted key -> reason, for every setting that this configuration does not read."""
     return {f"{where}.{name}": reason for where, names, reason in _unread(config) for name in names.split()}
 
 
 def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
-    """(section, names, reason) for everything that this configuration never reads."""
+    """Yield (section, names, reason) for the settings that this configuration does not read."""
     o = c.objective
     updates = c.steps * c.learner.epochs * c.learner.minibatches
     if o.trust.kind in _TRUST:
@@ -45,7 +45,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
             "objective.credit.kind is not gae",
         )
     elif o.credit.length_alpha > 0:
-        yield "objective.credit", "lambda_actor", "objective.credit.length_alpha gives it"
+        yield "objective.credit", "lambda_actor", "objective.credit.length_alpha determines it"
     if o.credit.kind == "trajectory":
         yield "objective.credit", "gamma", "objective.credit.kind is trajectory"
     if o.off_policy.kind == "none":
@@ -83,7 +83,7 @@ def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "model", "hidden_size layers", "the policy is pretrained"
 
 
-# What each built-in trust region reads; one's own may read anything.
+# The settings that each built-in trust region reads; a trust region of the user's own may read any.
 _TRUST = {
     "none": "",
     "clip": "low high",

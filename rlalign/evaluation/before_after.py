@@ -12,7 +12,7 @@ import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
 from rlalign.evaluation.text_metrics import fold_means
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
 from rlalign.types import FloatArray
 
@@ -124,4 +124,4 @@ class Comparison:
 def write_comparison(folder: Path, comparison: Comparison, name: str = "evaluation.json") -> Path:
     """Write report/evaluation.json of a run folder, whole or not at all, and return its path."""
     text = json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1) + "\n"
-    return write_whole(folder / "report" / name, text)
+    return write_atomic(folder / "report" / name, text)

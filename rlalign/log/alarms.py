@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 
 from rlalign.log.history import History, Row, finite_mean
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import read_metrics
 
 _MIN_STEPS = 10  # no alarm before this step: the first steps are noise
@@ -210,4 +210,4 @@ class AlarmMonitor:
     def _write(self) -> None:
         # the keys "held" and "says" are part of the file's format
         report = {name: {"held": periods, "says": ALARMS[name].message} for name, periods in self._periods.items()}
-        write_whole(self._path, json.dumps(report, indent=1) + "\n")
+        write_atomic(self._path, json.dumps(report, indent=1) + "\n")

@@ -1,8 +1,8 @@
-"""The only thing the objective sees: masked tensors of one batch. No model, no environment, no config.
+"""The data types of the objective: the masked tensors of one batch, and a loss as sum and count.
 
-Shapes: N sequences (trajectories), T token columns. What stands at column t belongs to the token at column t: its
-log-prob, its reward, the value V(s_t) of the state before it. Columns outside `action_mask` (prompt, environment's
-replies, padding) hold anything finite and count for nothing.
+Shapes: N sequences (trajectories), T token columns. Every entry of column t belongs to the token at column t: its
+log-prob, its reward, the value V(s_t) of the state before it. Columns outside `action_mask` (prompt, environment
+messages, padding) may hold any numbers and do not count.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Batch:
     Attributes:
         logprobs: float [N, T], log pi_theta of each action, with gradient. None until the policy has scored the batch.
         action_mask: bool [N, T], true where the policy chose the token.
-        rewards: float [N], one return a trajectory, or [N, T], a reward on each token.
+        rewards: float [N], one return per trajectory, or [N, T], a reward on each token.
         group_ids: int64 [N], equal for samples of one prompt.
         terminated: bool [N], the episode ended by EOS or the environment (the value after it is 0).
         truncated: bool [N], a limit ended it (the value after it is bootstrapped).
@@ -34,14 +34,15 @@ class Batch:
         final_values: float [N], V_phi at rollout of the state after the last token: the bootstrap.
         entropies: float [N, T] of the policy's token distribution, with gradient.
         greedy_rewards: float [N], reward of the greedy rollout of the same prompt (ReMax).
-        advantages: float [N, T], once computed; micro-batches carry it along.
+        advantages: float [N, T], once computed; micro-batches carry them along.
         returns: float [N, T], the target of the value loss, once computed.
-        valid: bool [N]; false where the reward failed: no gradient, no vote in any baseline.
-        in_baseline: bool [N]; rows that vote in baselines. Filled in by `advantages`, whose `valid` may be narrower (a
-            truncated sample that is dropped still votes).
+        valid: bool [N], rows that enter the loss; false if the reward failed. None means all.
+        in_baseline: bool [N], rows that enter baselines, scales and group comparisons. `compute_advantages` sets it to
+            the `valid` that it was given, and may narrow `valid` afterwards: a truncated row that is dropped from the
+            loss stays in the baseline.
         weights: float [N], sample weights; None means 1.
-        ema: the moving-average baseline, when there is one yet. Filled in by `advantages`.
-        max_length: the limit L_max of action tokens, for the constant aggregation and overlong shaping.
+        ema: the moving-average baseline; None before the first step. Set while advantages are computed.
+        max_length: the limit L_max of action tokens, for the constant aggregation and the overlong penalty.
     """
 
     action_mask: Tensor
@@ -70,33 +71,42 @@ class Batch:
         return int(self.action_mask.shape[0])
 
     def tensors(self) -> dict[str, Tensor]:
-        """Name -> tensor for those that are there."""
-        return {f.name: v for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        """Return name -> tensor for the fields that are set."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
     def __getitem__(self, rows: Tensor | slice) -> Batch:
-        """The rows of a slice, mask or index tensor."""
+        """Return the rows of a slice, mask or index tensor."""
         return replace(self, **{name: v[rows] for name, v in self.tensors().items()})  # type: ignore[arg-type]  # fields by name
 
     def to(self, device: torch.device | str) -> Batch:
-        """The same batch with every tensor on a device."""
+        """Return the batch with each tensor on a device."""
         return replace(self, **{name: v.to(device) for name, v in self.tensors().items()})  # type: ignore[arg-type]  # fields by name
 
-    def need(self, name: str, why: str) -> Tensor:
-        """A tensor that must be there. Raises UserError naming it and who asked."""
+    def need(self, name: str, purpose: str) -> Tensor:
+        """Return a tensor of the batch.
+
+        Args:
+            name: of the field.
+            purpose: the axis or loss that needs the tensor, for the message.
+
+        Raises:
+            UserError: the field is None.
+        """
         value = getattr(self, name)
         if value is None:
-            raise UserError(f"the batch has no {name} [N, T], which {why} needs")
+            raise UserError(f"{purpose} needs {name}: expected a tensor in the batch, got None")
         assert isinstance(value, Tensor)
         return value
 
 
 @dataclass(frozen=True, slots=True)
 class LossSum:
-    """A loss before it is divided: `total / count` is the loss, and only the learner divides, by the global count.
+    """A loss before the division: `total / count` is the loss. Only the learner divides, by the global count.
 
     Attributes:
-        total: scalar with gradient, to be minimised.
-        count: scalar without gradient: the denominator this batch contributes.
+        total: scalar with gradient, to be minimized.
+        count: scalar without gradient: the denominator that these rows contribute.
         metrics: name -> (sum, count), both scalars without gradient; summed over micro-batches, then divided.
         maxima: name -> scalar without gradient; the largest over micro-batches is kept.
     """

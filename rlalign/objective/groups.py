@@ -1,4 +1,8 @@
-"""Sums, means and spreads over the samples of one prompt, in which only valid rows vote."""
+"""Statistics over groups of rows, such as the samples of one prompt; excluded rows have weight 0.
+
+The one implementation of group statistics. Results are [N], the statistic of each row's own group; `per_group` turns
+them into one number per group. Sums use index_add, which adds in the order of the rows.
+"""
 
 from __future__ import annotations
 
@@ -10,53 +14,72 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """Rows sorted into groups.
+    """N rows sorted into K groups.
 
     Attributes:
         index: int64 [N], the group of each row, 0 … K-1.
-        in_baseline: float [N], 1 where the row votes.
+        included: float [N], 1 for rows that enter the statistics, 0 for the others.
         num: K.
     """
 
     index: Tensor
-    in_baseline: Tensor
+    included: Tensor
     num: int
 
     @classmethod
-    def of(cls, group_ids: Tensor, valid: Tensor, dtype: torch.dtype) -> Groups:
-        """Groups of equal ids (int64 [N]); rows with valid (bool [N]) false do not vote."""
+    def of(cls, group_ids: Tensor, included: Tensor, dtype: torch.dtype) -> Groups:
+        """Return the groups of equal ids.
+
+        Args:
+            group_ids: int64 [N]; groups are numbered in the order of their ids.
+            included: bool [N]; false leaves the row out of every statistic. Its x must be finite all the same.
+            dtype: of the statistics.
+        """
         _, index = torch.unique(group_ids, return_inverse=True)
-        return cls(index, valid.to(dtype), int(index.max()) + 1 if len(index) else 0)
+        return cls(index, included.to(dtype), int(index.max()) + 1 if len(index) else 0)
+
+    @classmethod
+    def single(cls, included: Tensor, dtype: torch.dtype) -> Groups:
+        """Return all rows as one group; `included` is bool [N]."""
+        return cls.of(torch.zeros_like(included, dtype=torch.int64), included, dtype)
 
     def sum(self, x: Tensor) -> Tensor:
-        """Σ of x [N] over the in_baseline of each row's group, [N]."""
-        return x.new_zeros(self.num).index_add(0, self.index, x * self.in_baseline)[self.index]
+        """Return Σ of x [N] over each row's group, [N]."""
+        return x.new_zeros(self.num).index_add(0, self.index, x * self.included)[self.index]
 
     def count(self) -> Tensor:
-        """Voters in each row's group, [N]."""
-        return self.sum(torch.ones_like(self.in_baseline))
+        """Return the number of included rows in each row's group, [N]."""
+        return self.sum(torch.ones_like(self.included))
 
     def mean(self, x: Tensor) -> Tensor:
-        """Mean of x [N] over each row's group, [N]; exactly x where all x are equal, 0 for a group without in_baseline."""
+        """Return the mean of x [N] over each row's group, [N]; exactly x if all x are equal, 0 for an empty group."""
+        # sums of differences to the minimum: equal x give exact zeros, and a large offset costs no digits
         low = self.low(x)
         return low + self.sum(x - low) / self.count().clamp(min=1)
 
     def others(self, x: Tensor) -> Tensor:
-        """Mean of x [N] over the row's group without the row, [N]; x itself for a row alone."""
-        low, count = self.low(x), self.count()
+        """Return the mean of x [N] over each row's group without the row, [N]; x itself for a single row."""
+        low = self.low(x)
+        count = self.count()
         rest = low + (self.sum(x - low) - (x - low)) / (count - 1).clamp(min=1)
         return torch.where(count > 1, rest, x)
 
     def std(self, x: Tensor) -> Tensor:
-        """Unbiased standard deviation of x [N] (divisor n-1) in two passes, [N]; exactly 0 where all x are equal."""
+        """Return the unbiased standard deviation of x [N] (divisor n-1), [N]; exactly 0 if all x are equal."""
+        # two passes: E[x²] - mean² would cancel in float32
         return (self.sum((x - self.mean(x)).square()) / (self.count() - 1).clamp(min=1)).sqrt()
 
     def varied(self, x: Tensor) -> Tensor:
-        """bool [N]: the in_baseline of the row's group do not all have the same x."""
+        """Return true for the rows whose group holds at least two different x [N], bool [N]."""
         return -self.low(-x) > self.low(x)
 
     def low(self, x: Tensor) -> Tensor:
-        """Smallest x [N] of the row's group, [N]; 0 for a group without in_baseline."""
-        votes = torch.where(self.in_baseline > 0, x, torch.inf)
-        low = x.new_full((self.num,), torch.inf).scatter_reduce(0, self.index, votes, "amin")
+        """Return the smallest x [N] of each row's group, [N]; 0 for a group without included rows."""
+        candidates = torch.where(self.included > 0, x, torch.inf)
+        low = x.new_full((self.num,), torch.inf).scatter_reduce(0, self.index, candidates, "amin")
         return torch.where(low.isfinite(), low, 0)[self.index]
+
+    def per_group(self, statistic: Tensor) -> Tensor:
+        """Return one entry per group, [K], of a statistic [N] that is equal within each group."""
+        # rows of a group write the same number to the same place, so that their order does not matter
+        return statistic.new_zeros(self.num).scatter(0, self.index, statistic)

@@ -1,6 +1,7 @@
-"""Weights for tokens that were drawn from other probabilities than the learner's, without gradient, [N, T].
+"""The off_policy axis: weights for tokens whose sampler had other probabilities than the learner, [N, T].
 
-w = pi_old / pi_sampler, of the token or of the sequence; where the objective has no ratio, pi_old is pi itself.
+w = pi_old / pi_sampler, of the token or of the sequence, without gradient. For an objective without a ratio, pi_old is
+pi itself.
 
     tis    min(w, high)                          truncated importance sampling
     mis    w · 1[low <= w <= high]               masked importance sampling
@@ -22,7 +23,7 @@ KINDS = ("none", "tis", "mis", "opsm")
 def weights(
     spec: OffPolicy, logprobs: Tensor, old_logprobs: Tensor, sampler_logprobs: Tensor, advantages: Tensor, mask: Tensor
 ) -> Tensor:
-    """Factors of the policy term, [N, T]. All arguments are [N, T] and 0 off the mask."""
+    """Return the factors of the policy term, [N, T]. All tensors are [N, T] and 0 off the mask."""
     if spec.kind == "opsm":
         length = mask.sum(1).clamp(min=1)
         drift = (sampler_logprobs - logprobs.detach()).sum(1) / length

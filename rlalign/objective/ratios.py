@@ -1,6 +1,6 @@
-"""pi/old of what: of each token, of the whole completion, or its geometric mean. Everything is [N, T].
+"""The ratio axis: the importance ratio pi/old of each token, of the completion, or its geometric mean, [N, T].
 
-Masked columns of both arguments are 0, so their log-ratio is 0 and their ratio 1.
+Masked columns of both log-probs are 0, so their log-ratio is 0 and their ratio 1.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ LEVELS = ("token", "sequence_product", "sequence_geomean")
 
 
 def ratio(level: str, log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """The importance ratio at a level, on every token, with gradient.
+    """Return the importance ratio at a level, on each token, with gradient, [N, T].
 
     token: rho_t = exp(log pi_t - log old_t). sequence_product: Π_t rho_t. sequence_geomean: (Π_t rho_t)^(1/|y|)
     (GSPO, arXiv 2507.18071).
@@ -29,6 +29,6 @@ def ratio(level: str, log_ratio: Tensor, mask: Tensor) -> Tensor:
 
 
 def detached_product(log_ratio: Tensor, sequence: bool) -> Tensor:
-    """exp of the token's or the sequence's log-ratio, without gradient, [N, T]."""
+    """Return exp of the token's or the sequence's log-ratio, without gradient, [N, T]."""
     log_ratio = log_ratio.detach()
     return (log_ratio.sum(1, keepdim=True).expand_as(log_ratio) if sequence else log_ratio).exp()

@@ -1,14 +1,21 @@
-"""Registries of the axes that users may extend. No torch here, so that the command line can list names quickly.
+"""Registries of baselines, trust regions and losses: the axes whose values are functions.
 
-A baseline is `f(returns [N], batch) -> [N] or [N, T]`, a trust region is `f(x: TrustInput, trust: Trust) -> gain [N,
-T]`, a loss is `f(objective, batch) -> per-token loss [N, T]`. Each may be named by its registered name, by
+    @baseline("name")        f(returns [N], batch) -> [N] or [N, T]          built-in: baselines.py
+    @trust_region("name")    f(x: TrustInput, trust: Trust) -> gain [N, T]   built-in: trust.py
+    @custom_loss("name")     f(objective, batch) -> loss of a token [N, T]   built-in: surrogate.py
+
+A built-in value is one decorated function in its file and needs no entry here. Its name is read from the source text of
+the file, because importing the file would import torch, and the command line lists names without it. The file is
+imported when the function is first asked for. A user's function may be named by its registered name, by
 `package.module:function` or by `file.py:function`.
 """
 
 from __future__ import annotations
 
+import ast
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rlalign.errors import UserError
@@ -16,79 +23,111 @@ from rlalign.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-BUILT_IN_BASELINES = (
-    "none",
-    "ema",
-    "batch_mean",
-    "value",
-    "greedy",
-    "group_mean",
-    "leave_one_out",
-    "length_weighted_group_mean",
-)
-BUILT_IN_TRUSTS = ("none", "clip", "dual_clip", "stopgrad_cap", "soft_gate", "log_clip", "divergence_mask")
-
-BASELINES: Registry[Callable[..., Any]] = Registry(
-    "baseline", {name: f"rlalign.objective.baselines:{name}" for name in BUILT_IN_BASELINES}, group="rlalign.baselines"
-)
-TRUSTS: Registry[Callable[..., Any]] = Registry(
-    "trust region", {name: f"rlalign.objective.trust:{name}" for name in BUILT_IN_TRUSTS}, group="rlalign.trusts"
-)
-LOSSES: Registry[Callable[..., Any]] = Registry(
-    "loss", {"surrogate": "rlalign.objective.loss:surrogate"}, group="rlalign.losses"
-)
-_BUILT_IN = (*BUILT_IN_BASELINES, *BUILT_IN_TRUSTS, "surrogate")
-_CALLED = {"baseline": "returns, batch", "trust region": "x, trust", "loss": "objective, batch"}
+_PACKAGE = __name__.rpartition(".")[0]
+_BUILT_IN_FILES = {"baseline": "baselines", "trust_region": "trust", "custom_loss": "surrogate"}
+_PARAMETERS = {"baseline": "returns, batch", "trust region": "x, trust", "loss": "objective, batch"}
 
 
-def baseline(name: str) -> Callable[[F], F]:
+def _decorator_calls(decorator: str) -> dict[str, ast.Call]:
+    """Return function name -> decorator call in the built-in file of a decorator, in the order of the file."""
+    source = Path(__file__).with_name(_BUILT_IN_FILES[decorator] + ".py").read_text(encoding="utf-8")
+    calls = {}
+    for function in ast.parse(source).body:
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        for call in function.decorator_list:
+            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator:
+                calls[function.name] = call
+    return calls
+
+
+def _built_in(decorator: str) -> dict[str, str]:
+    """Return registered name -> "module:function" of the built-in values of an axis."""
+    module = f"{_PACKAGE}.{_BUILT_IN_FILES[decorator]}"
+    return {ast.literal_eval(call.args[0]): f"{module}:{name}" for name, call in _decorator_calls(decorator).items()}
+
+
+BUILT_IN_BASELINES = _built_in("baseline")
+BUILT_IN_TRUSTS = _built_in("trust_region")
+BUILT_IN_LOSSES = _built_in("custom_loss")
+
+BASELINES: Registry[Callable[..., Any]] = Registry("baseline", BUILT_IN_BASELINES, group="rlalign.baselines")
+TRUSTS: Registry[Callable[..., Any]] = Registry("trust region", BUILT_IN_TRUSTS, group="rlalign.trusts")
+LOSSES: Registry[Callable[..., Any]] = Registry("loss", BUILT_IN_LOSSES, group="rlalign.losses")
+
+GROUP_BASELINES = {
+    ast.literal_eval(call.args[0])
+    for call in _decorator_calls("baseline").values()
+    if any(keyword.arg == "compares_group" and ast.literal_eval(keyword.value) for keyword in call.keywords)
+}
+"""Names of the baselines that compare several samples of one prompt."""
+
+
+def baseline(name: str, *, compares_group: bool = False) -> Callable[[F], F]:
     """Register `f(returns [N], batch) -> [N] or [N, T]` as a value of the baseline axis.
 
-    `returns` are the episodes' returns (KL and length penalties included), `batch.group_ids`, `batch.valid` and
-    `batch.action_mask` are there. Rows that are not valid have no vote. A baseline that looks at the row's own
-    return is biased: `rlalign oracle` says by how much.
+    `returns` are the episodes' returns, KL and length penalties included. `batch.group_ids`, `batch.in_baseline` and
+    `batch.action_mask` are set. Leave out the rows where `batch.in_baseline` is false. A baseline that depends on the
+    row's own return is biased; `rlalign oracle` computes the bias.
+
+    Args:
+        name: of the value.
+        compares_group: the baseline needs at least two samples of each prompt.
     """
-    return _register(BASELINES, name)
+    if compares_group:
+        GROUP_BASELINES.add(name)
+    return _register(BASELINES, name, "baseline")
 
 
 def trust_region(name: str) -> Callable[[F], F]:
-    """Register `f(x: TrustInput, trust: Trust) -> gain [N, T]` (to be maximised) as a value of the trust axis."""
-    return _register(TRUSTS, name)
+    """Register `f(x: TrustInput, trust: Trust) -> gain [N, T]` (to be maximized) as a value of the trust axis."""
+    return _register(TRUSTS, name, "trust_region")
 
 
 def custom_loss(name: str) -> Callable[[F], F]:
-    """Register `f(objective, batch) -> loss [N, T]` (to be minimised) in place of ratio, trust and off-policy axes.
+    """Register `f(objective, batch) -> loss [N, T]` (to be minimized) in place of ratio, trust and off_policy.
 
-    `batch.advantages` is filled. Aggregation, KL in the loss and the entropy bonus still apply.
+    `batch.advantages` is set. Aggregation, KL in the loss and the entropy bonus still apply.
     """
-    return _register(LOSSES, name)
+    return _register(LOSSES, name, "custom_loss")
 
 
 def check_axis(registry: Registry[Callable[..., Any]], name: str) -> None:
-    """Refuse a name that there is not, or a function that could not be called as one of its axis: UserError.
+    """Check that a registry holds a name and that its function takes the arguments of its axis.
 
-    Built-in ones are not loaded for it: they need torch.
+    Built-in functions are not loaded for the check, because they need torch.
+
+    Raises:
+        UserError: the name is unknown, or the object is not a function of these arguments.
     """
-    if name in _BUILT_IN:
+    built_in = {"baseline": BUILT_IN_BASELINES, "trust region": BUILT_IN_TRUSTS, "loss": BUILT_IN_LOSSES}
+    if name in built_in[registry.kind]:
         return
-    function, wanted = registry.get(name), _CALLED[registry.kind]
+    function = registry.get(name)
+    parameters = _PARAMETERS[registry.kind]
+    expected = f"{registry.kind} '{name}': expected a function f({parameters})"
     if not callable(function):
-        raise UserError(f"{registry.kind} '{name}' is a {type(function).__name__}: give a function f({wanted})")
+        raise UserError(f"{expected}, got a {type(function).__name__}")
     try:
         signature = inspect.signature(function)
-    except ValueError:  # written in C: what it takes shows when it is called
+    except ValueError:  # functions written in C have no signature; a wrong one fails when it is called
         return
     if "completions" in signature.parameters:
-        raise UserError(f"'{name}' is a reward, no {registry.kind} f({wanted}): use --reward {name}")
+        raise UserError(f"{expected}, got a reward; use --reward {name}")
     try:
-        signature.bind(*wanted.split(", "))
+        signature.bind(*parameters.split(", "))
     except TypeError:
-        raise UserError(f"{registry.kind} '{name}' takes {signature}: it is called as f({wanted})") from None
+        raise UserError(f"{expected}, got f{signature}") from None
 
 
-def _register(registry: Registry[Callable[..., Any]], name: str) -> Callable[[F], F]:
+def _register(registry: Registry[Callable[..., Any]], name: str, decorator: str) -> Callable[[F], F]:
+    module = f"{_PACKAGE}.{_BUILT_IN_FILES[decorator]}"
+
     def add(function: F) -> F:
-        registry.add(name, function)
+        # The registry holds the paths of built-in functions already. Adding them again when their file is imported
+        # would overwrite a function that a user registered under a built-in name before that import.
+        if getattr(function, "__module__", None) != module:
+            registry.add(name, function)
         return function
 
     return add

@@ -1,6 +1,7 @@
-"""What the advantage is divided by. Each changes the expected gradient; the oracle says how.
+"""The scale axis: the number that the advantage is divided by. Each value but `none` changes the expected gradient.
 
-`scale(objective, advantages [N, T], returns [N], batch) -> [N, T]`. Where there is no spread the result is exactly 0.
+`scale(objective, advantages [N, T], returns [N], batch) -> [N, T]`. Without variation the result is exactly 0. The
+oracle computes the bias of each scale.
 """
 
 from __future__ import annotations
@@ -15,34 +16,57 @@ from rlalign.objective.spec import Objective
 
 
 def scale(objective: Objective, advantages: Tensor, returns: Tensor, batch: Batch) -> Tensor:
-    """Divide advantages [N, T] by the spread or level that the scale axis names; returns [N] are the episodes'."""
+    """Divide advantages [N, T] by the standard deviation or mean that the scale axis names.
+
+    Args:
+        objective: reads `scale` and `scale_eps`.
+        advantages: float [N, T], 0 off the mask.
+        returns: float [N], the episodes' returns.
+        batch: a prepared batch.
+
+    Raises:
+        UserError: scale group_mean with a negative return.
+    """
     if objective.scale == "none":
         return advantages
     assert batch.in_baseline is not None
     if objective.scale == "whiten":
         return whiten(advantages, batch.action_mask & batch.in_baseline[:, None], objective.scale_eps)
-    ids = torch.zeros_like(batch.group_ids) if objective.scale == "batch_std" else batch.group_ids
-    groups = Groups.of(ids, batch.in_baseline, returns.dtype)
+    if objective.scale == "batch_std":
+        groups = Groups.single(batch.in_baseline, returns.dtype)
+    else:
+        groups = Groups.of(batch.group_ids, batch.in_baseline, returns.dtype)
     if objective.scale == "group_mean":
-        return _divide(advantages, _level(returns, groups))
+        return _divide(advantages, _mean_return(returns, groups))
     std = groups.std(returns)
     return _divide(advantages, torch.where(std > 0, std + objective.scale_eps, 0))
 
 
 def whiten(x: Tensor, mask: Tensor, eps: float) -> Tensor:
-    """(x - mean) / (std + eps) over the true entries of mask, std with divisor n-1; 0 elsewhere and without spread."""
+    """Return (x - mean) / (std + eps) over the true entries of mask, std with divisor n-1; 0 elsewhere.
+
+    All entries are 0 if fewer than two are true or all of them are equal.
+    """
     inside = x[mask]
+    # compared with ==, because the std of equal numbers is a rounding error, not 0
     if len(inside) < 2 or bool((inside == inside[0]).all()):
         return torch.zeros_like(x)
     return torch.where(mask, (x - inside.mean()) / (inside.std() + eps), 0)
 
 
-def _level(returns: Tensor, groups: Groups) -> Tensor:
-    """Mean return of the group: A = (r - m)/m and 0 where m = 0 (MaxRL, arXiv 2602.02710), for rewards >= 0."""
-    if bool((returns[groups.in_baseline > 0] < 0).any()):
-        raise UserError("scale group_mean needs rewards of 0 or more: shift the reward, or use scale none")
+def _mean_return(returns: Tensor, groups: Groups) -> Tensor:
+    """Return the mean return of the group: A = (r - m)/m, 0 if m = 0 (MaxRL, arXiv 2602.02710), for rewards >= 0."""
+    included = returns[groups.included > 0]
+    if bool((included < 0).any()):
+        raise UserError(
+            f"scale group_mean: expected rewards of 0 or more, got {included.min():g}; shift the reward, or use scale "
+            "none"
+        )
     return groups.mean(returns)
 
 
-def _divide(advantages: Tensor, by: Tensor) -> Tensor:
-    return torch.where(by[:, None] > 0, advantages / by[:, None].clamp(min=torch.finfo(by.dtype).tiny), 0)
+def _divide(advantages: Tensor, divisor: Tensor) -> Tensor:
+    """Return advantages [N, T] / divisor [N], 0 where the divisor is 0."""
+    # the clamp keeps the branch that torch.where discards free of 0/0
+    safe = divisor[:, None].clamp(min=torch.finfo(divisor.dtype).tiny)
+    return torch.where(divisor[:, None] > 0, advantages / safe, 0)

@@ -1,4 +1,4 @@
-"""The critic's loss, per token, [N, T]."""
+"""The value axis: the loss of the critic per token, [N, T]."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from torch import Tensor
 
 
 def squared_error(values: Tensor, returns: Tensor, old_values: Tensor | None, clip: float) -> Tensor:
-    """½ (v - R)², or with clip > 0 ½ max((v - R)², (v_old + clip(v - v_old, ±clip) - R)²) (arXiv 1707.06347, code).
+    """Return ½ (V - R)², or with clip > 0 ½ max((V - R)², (V_old + clip(V - V_old, ±clip) - R)²), [N, T].
 
-    All arguments [N, T]; values with gradient.
+    The clip is that of the code published with PPO (arXiv 1707.06347). All tensors are [N, T], values with gradient.
     """
     error = (values - returns).square()
     if clip > 0:

@@ -1,15 +1,19 @@
-"""Exact gradients: what an objective's update is in expectation, as a number and not as a sample.
+"""Exact gradients: the expected update of an objective, by enumeration instead of sampling.
 
 A token MDP small enough to be enumerated (V = 3 with EOS, horizon 4: 31 completions, a softmax table of 15 prefixes ×
-3) gives J and its gradient in closed form, and the expectation of any objective's gradient by summing over every group
-of completions with its probability. The objective runs through the same `advantages` and `policy_loss` as in training.
+3) gives J and its gradient in closed form. It also gives the expectation of any objective's gradient, as a sum over
+every group of completions times its probability. The objective runs through the same `compute_advantages` and
+`policy_loss` as in training.
 
     relative error   |g - g*| / |g*|
     cosine           <g, g*> / |g| |g*|
     scale            <g, g*> / |g*|²
 
-g* is the gradient of what the objective says it maximises: E[R], with its length penalty where it has one, minus beta ·
-KL(pi‖ref) where it has a KL term.
+g is the expected update and g* the gradient of the objective's stated maximand: E[R], with the length penalty if it has
+one, minus beta · KL(pi‖ref) if it has a KL term.
+
+Modules: mdp (the enumerable MDP), expectation (expected gradients), comparison (g against g*), formula (an objective as
+text), resolve (names to algorithms), rows (the report), page (docs/algorithms.md).
 """
 
 from __future__ import annotations

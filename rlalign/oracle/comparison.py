@@ -1,4 +1,4 @@
-"""An expected update beside the exact gradient, in three numbers and a word."""
+"""The comparison of an expected update with the exact gradient: four numbers and a verdict."""
 
 from __future__ import annotations
 
@@ -7,12 +7,19 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-EXACT = 1e-9
+EXACT = 1e-9  # relative error below which a float64 sum over all completions counts as exact
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """An expected gradient against the exact one: see the module's head. `residual` is what no factor explains."""
+    """An expected gradient g against the exact gradient g*.
+
+    Attributes:
+        relative_error: |g - g*| / |g*|.
+        cosine: <g, g*> / |g| |g*|; 0 if g is 0.
+        scale: <g, g*> / |g*|², the length of g's projection on g*.
+        residual: |g - scale · g*| / |g*|, the part that no factor explains.
+    """
 
     relative_error: float
     cosine: float
@@ -23,7 +30,8 @@ class Comparison:
     def of(cls, gradient: Tensor, exact: Tensor) -> Comparison:
         """Compare two gradients of one shape."""
         g, e = gradient.flatten(), exact.flatten()
-        size, scale = float(g.norm() * e.norm()), float(g @ e / (e @ e))
+        size = float(g.norm() * e.norm())
+        scale = float(g @ e / (e @ e))
         return cls(
             relative_error=float((g - e).norm() / e.norm()),
             cosine=float(g @ e) / size if size > 0 else 0.0,
@@ -33,9 +41,10 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """exact, exact up to a factor, zero, or biased with its angle."""
+        """Return "exact", "exact × factor", "zero", or "biased" with the angle to the exact gradient."""
         if self.relative_error < EXACT:
             return "exact"
         if self.residual < EXACT:
             return "zero" if abs(self.scale) < EXACT else f"exact × {self.scale:.4g}"
-        return f"biased, {math.degrees(math.acos(max(-1.0, min(1.0, self.cosine)))):.1f}° off"
+        cosine = max(-1.0, min(1.0, self.cosine))  # rounding can put it outside of acos's domain
+        return f"biased, {math.degrees(math.acos(cosine)):.1f}° off"

@@ -1,4 +1,4 @@
-"""The exact expectation of an objective's gradient: the sum over every group of completions."""
+"""The exact expectation of an objective's gradient, as a sum over every group of completions."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlalign.objective.advantages import compute_advantages
 from rlalign.objective.batch import Batch
-from rlalign.objective.loss import advantages, likelihood_loss, policy_loss
+from rlalign.objective.loss import likelihood_loss, policy_loss
 from rlalign.objective.spec import Objective
 from rlalign.objective.state import ObjectiveState
 from rlalign.oracle.mdp import TokenMDP
@@ -28,16 +29,25 @@ def expected_gradient(
     sampler: Tensor | None = None,
     **tables: Any,
 ) -> Tensor:
-    """Exact expectation of the ascent direction -grad(total / count) over all groups of completions, [prefixes, V].
+    """Return the exact expectation of the ascent direction -grad(total / count), float64 [prefixes, V].
 
     The batch is one group of `group_size` independent completions. Groups are summed as multisets with their
-    multinomial probability: losses do not depend on the order of rows. `tables` go to `TokenMDP.batch`.
+    multinomial probability, because losses do not depend on the order of rows.
+
+    Args:
+        objective: whose update is computed.
+        mdp: the enumerated completions and rewards.
+        logits: table of the policy, float64 [prefixes, V].
+        group_size: completions per group, G.
+        state: beta and the moving average; the state before the first step if None.
+        sampler: table of the sampler, if it differs from the policy.
+        **tables: further arguments of `TokenMDP.batch`.
     """
-    at = logits.detach().requires_grad_()
-    goal = 0 * at.sum()
-    for p, gain in _groups(objective, mdp, at, group_size, state, sampler, tables):
-        goal = goal + p * gain
-    return torch.autograd.grad(goal, at)[0]
+    table = logits.detach().requires_grad_()
+    expected_gain = 0 * table.sum()
+    for probability, gain in _groups(objective, mdp, table, group_size, state, sampler, tables):
+        expected_gain = expected_gain + probability * gain
+    return torch.autograd.grad(expected_gain, table)[0]
 
 
 def projected_moments(
@@ -51,61 +61,71 @@ def projected_moments(
     sampler: Tensor | None = None,
     **tables: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Exact mean [D] and standard deviation [D] of one group's update along directions [D, prefixes, V].
+    """Return the exact mean [D] and standard deviation [D] of one group's update along directions [D, prefixes, V].
 
-    For statistical tests of a training path: with the exact sigma, rare prefixes cannot fool the test.
+    It serves statistical tests of a training path: an estimated sigma could miss rare prefixes, the exact one cannot.
+    The other arguments are those of `expected_gradient`.
     """
-    at = logits.detach().requires_grad_()
-    first, second = torch.zeros(2, len(directions), dtype=torch.float64)
-    for p, gain in _groups(objective, mdp, at, group_size, state, sampler, tables):
-        along = directions.flatten(1) @ torch.autograd.grad(gain, at, retain_graph=True)[0].flatten()
-        first, second = first + p * along, second + p * along.square()
+    table = logits.detach().requires_grad_()
+    first = torch.zeros(len(directions), dtype=torch.float64)
+    second = torch.zeros(len(directions), dtype=torch.float64)
+    for probability, gain in _groups(objective, mdp, table, group_size, state, sampler, tables):
+        # the graph of the whole MDP is shared by all groups
+        gradient = torch.autograd.grad(gain, table, retain_graph=True)[0]
+        projections = directions.flatten(1) @ gradient.flatten()
+        first = first + probability * projections
+        second = second + probability * projections.square()
     return first, (second - first.square()).sqrt()
 
 
 def _groups(
     objective: Objective,
     mdp: TokenMDP,
-    at: Tensor,
+    table: Tensor,
     group_size: int,
     state: ObjectiveState | None,
     sampler: Tensor | None,
     tables: dict[str, Any],
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """(probability, -total/count) of every multiset of completions; those that leave no row in the loss are skipped."""
-    everything = mdp.batch(at, sampler=sampler, **tables)
-    p = mdp.probabilities(at if sampler is None else sampler).detach()
+    """Yield (probability, -total/count) of every multiset of completions, except those without a row in the loss."""
+    completions = mdp.batch(table, sampler=sampler, **tables)
+    p = mdp.probabilities(table if sampler is None else sampler).detach()
     for rows in itertools.combinations_with_replacement(range(len(p)), group_size):
         index = torch.tensor(rows)
+        # the multinomial coefficient: the number of ordered groups that are this multiset
         orders = math.factorial(group_size) / math.prod(math.factorial(n) for n in Counter(rows).values())
-        group = advantages(objective, everything[index], state)
+        group = compute_advantages(objective, completions[index], state)
         loss = policy_loss(objective, group, state, measure=False)
         if loss.count > 0:
             total = loss.total / loss.count
             if objective.regularizer.nll_coef:
-                likely = likelihood_loss(objective, group)
-                total = total + likely.total / likely.count.clamp(min=1)
+                likelihood = likelihood_loss(objective, group)
+                total = total + likelihood.total / likelihood.count.clamp(min=1)
             yield orders * p[index].prod(), -total
 
 
 def difficulty_weight(objective: Objective, p: float, group_size: int) -> float:
-    """c such that on 0/1 rewards of success probability p the expected gradient is c · grad p (before aggregation).
+    """Return c such that the expected gradient on 0/1 rewards with success probability p is c · grad p.
 
-    c = E[A | r = 1] - E[A | r = 0], the other group_size - 1 rewards binomial; the advantages are the objective's own.
+    c = E[A | r = 1] - E[A | r = 0], before aggregation; the other group_size - 1 rewards are binomial, and A is the
+    objective's own advantage.
     """
-    n, c = group_size - 1, 0.0
+    n = group_size - 1
+    c = 0.0
     for k in range(n + 1):
         weight = math.comb(n, k) * p**k * (1 - p) ** (n - k)
         for own in (0.0, 1.0):
             rewards = torch.tensor([own] + [1.0] * k + [0.0] * (n - k), dtype=torch.float64)
-            one = torch.ones(group_size, dtype=torch.bool)
+            every = torch.ones(group_size, dtype=torch.bool)
             batch = Batch(
-                action_mask=one[:, None],
+                action_mask=every[:, None],
                 rewards=rewards,
                 group_ids=torch.zeros(group_size, dtype=torch.int64),
-                terminated=one,
-                truncated=~one,
+                terminated=every,
+                truncated=~every,
                 max_length=1,
             )
-            c += (2 * own - 1) * weight * float(advantages(objective, batch).need("advantages", "c")[0, 0])
+            advantages = compute_advantages(objective, batch).need("advantages", "the difficulty weight")
+            sign = 2 * own - 1
+            c += sign * weight * float(advantages[0, 0])
     return c

@@ -1,4 +1,4 @@
-"""An objective written out: its advantage, its loss and its denominator as one line of text each."""
+"""The formula of an objective as text: one line each for reward, advantage, loss, aggregation and value."""
 
 from __future__ import annotations
 
@@ -30,11 +30,12 @@ _TOTAL = {
 
 
 def formula(objective: Objective) -> list[str]:
-    """Lines: reward (where something is added to it), advantage, token loss, aggregation, value."""
-    o, lines = objective, []
+    """Return the lines of the formula; a reward line only if something is added to the reward."""
+    o = objective
+    lines = []
     extra = " + length penalty" if o.filter.overlong else ""
     if o.kl.where == "reward":
-        adaptive = f", beta steered to {o.kl.target:g} nats" if o.kl.target else ""
+        adaptive = f", beta adapted to {o.kl.target:g} nats" if o.kl.target else ""
         extra += f" - {o.kl.coef:g} · {o.kl.estimator}(pi‖ref){adaptive}"
     if extra:
         lines.append(f"r ← r{extra}")
@@ -53,11 +54,10 @@ def _advantage(o: Objective) -> str:
         lam = f"1 - 1/({c.length_alpha:g} |y|)" if c.length_alpha else f"{c.lambda_actor:g}"
         text = f"GAE(gamma {c.gamma:g}, lambda {lam}; returns with lambda {c.lambda_critic:g})"
     else:
-        gained = {"trajectory": "r", "reward_to_go": f"Σ_(k>=t) {'' if c.gamma == 1 else f'{c.gamma:g}^(k-t) '}r_k"}[
-            c.kind
-        ]
+        discount = "" if c.gamma == 1 else f"{c.gamma:g}^(k-t) "
+        returns = "r" if c.kind == "trajectory" else f"Σ_(k>=t) {discount}r_k"
         base = _BASELINE.get(o.baseline, f"{o.baseline}(r)")
-        text = f"{gained} - {base}" if base else gained
+        text = f"{returns} - {base}" if base else returns
     if o.scale == "whiten":
         return f"whiten({text})"
     return f"({text}) / {_SCALE[o.scale]}" if o.scale != "none" else text
@@ -92,6 +92,6 @@ def _gain(o: Objective) -> str:
         "dual_clip": f"-max(min(rho A, clip(rho, {low}, {high}) A), {t.dual:g} A if A < 0)",
         "stopgrad_cap": f"-sg(clip(rho, {low}, {high})) A log pi",
         "soft_gate": f"-(4/tau) sigmoid(tau (rho - 1)) A, tau = {t.tau_pos:g} if A > 0 else {t.tau_neg:g}",
-        "log_clip": f"-A exp(mean_t clip(log rho_t, -{t.low:g}, {t.high:g}) on the side A pushes to)",
+        "log_clip": f"-A exp(mean_t clip(log rho_t, -{t.low:g}, {t.high:g}) on the side of A's sign)",
         "divergence_mask": f"-rho A, 0 where it moves away and {t.divergence.upper()} > {t.delta:g}",
     }.get(t.kind, f"-{t.kind}(rho, A)")

@@ -1,4 +1,4 @@
-"""A token MDP that is small enough to be enumerated: every completion, its probability and its reward."""
+"""A token MDP small enough to be enumerated: every completion, its probability and its reward."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ EOS = 0
 
 
 class TokenMDP:
-    """All completions of at most `horizon` tokens over `vocabulary` tokens, token 0 being EOS; M of them, T = horizon.
+    """The M completions of at most `horizon` tokens over `vocabulary` tokens; token 0 is EOS, T = horizon.
 
     Args:
-        vocabulary, horizon: sizes.
+        vocabulary: number of tokens, V, EOS included.
+        horizon: largest number of tokens in a completion.
         rewards: graded (uniform in [0, 1]), binary (0 or 1), or float [M] in the order of `tokens`.
         seed: of rewards and tables.
 
     Attributes:
         tokens: int64 [M, T]; 0 past the end.
         mask: bool [M, T].
-        prefix: int64 [M, T], the index of the prefix that the token follows.
-        terminated: bool [M], ended by EOS; the others were cut at the horizon.
+        prefix: int64 [M, T], the index of the prefix before the token.
+        terminated: bool [M], ended by EOS; the others are truncated at the horizon.
         rewards: float64 [M].
         prefixes: list of the prefixes, in the order of a table's rows.
     """
@@ -38,84 +39,91 @@ class TokenMDP:
         rewards: Literal["graded", "binary"] | Tensor = "graded",
         seed: int = 0,
     ) -> None:
-        self.vocabulary, self.horizon, self.seed = vocabulary, horizon, seed
-        speaking = range(1, vocabulary)
-        self.prefixes = [p for n in range(horizon) for p in itertools.product(speaking, repeat=n)]
+        self.vocabulary = vocabulary
+        self.horizon = horizon
+        self.seed = seed
+        not_eos = range(1, vocabulary)
+        self.prefixes: list[tuple[int, ...]] = []
+        for length in range(horizon):
+            self.prefixes += itertools.product(not_eos, repeat=length)
         index = {p: i for i, p in enumerate(self.prefixes)}
         ended = [(*p, EOS) for p in self.prefixes]
-        cut = list(itertools.product(speaking, repeat=horizon))
-        self.completions = ended + cut
+        truncated = list(itertools.product(not_eos, repeat=horizon))
+        self.completions = ended + truncated
         m = len(self.completions)
         self.tokens = torch.zeros(m, horizon, dtype=torch.int64)
         self.mask = torch.zeros(m, horizon, dtype=torch.bool)
         self.prefix = torch.zeros(m, horizon, dtype=torch.int64)
         for i, completion in enumerate(self.completions):
             for t, token in enumerate(completion):
-                self.tokens[i, t], self.mask[i, t] = token, True
+                self.tokens[i, t] = token
+                self.mask[i, t] = True
                 self.prefix[i, t] = index[completion[:t]]
         self.terminated = torch.arange(m) < len(ended)
         if isinstance(rewards, Tensor):
             self.rewards = rewards.double()
         else:
-            drawn = torch.rand(m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
-            self.rewards = drawn if rewards == "graded" else (drawn > drawn.median()).double()
+            uniform = torch.rand(m, dtype=torch.float64, generator=torch.Generator().manual_seed(seed + 1))
+            self.rewards = uniform if rewards == "graded" else (uniform > uniform.median()).double()
 
     def table(self, seed: int, scale: float = 0.7) -> Tensor:
-        """A random logit table, float64 [prefixes, V]."""
+        """Return a random logit table, float64 [prefixes, V]."""
         generator = torch.Generator().manual_seed(1000 * self.seed + seed)
         return scale * torch.randn(len(self.prefixes), self.vocabulary, dtype=torch.float64, generator=generator)
 
     def logprobs(self, logits: Tensor) -> Tensor:
-        """log pi of each token of each completion, [M, T], 0 off the mask; differentiable."""
+        """Return log pi of each token of each completion, [M, T], 0 off the mask; differentiable."""
         return logits.log_softmax(1)[self.prefix, self.tokens].where(self.mask, 0)
 
     def entropies(self, logits: Tensor) -> Tensor:
-        """Entropy of the token distribution at each token, [M, T], 0 off the mask; differentiable."""
+        """Return the entropy of the token distribution at each token, [M, T], 0 off the mask; differentiable."""
         logp = logits.log_softmax(1)
         return -(logp.exp() * logp).sum(1)[self.prefix].where(self.mask, 0)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Probability of each completion, [M]; sums to 1; differentiable."""
+        """Return the probability of each completion, [M]; they sum to 1; differentiable."""
         return self.logprobs(logits).sum(1).exp()
 
     def value(self, logits: Tensor) -> Tensor:
-        """J = E[R], a differentiable scalar."""
+        """Return J = E[R], a differentiable scalar."""
         value: Tensor = self.probabilities(logits) @ self.rewards
         return value
 
     def kl(self, logits: Tensor, reference: Tensor) -> Tensor:
-        """KL(pi‖ref) of completions, a differentiable scalar."""
-        p, q = self.logprobs(logits).sum(1), self.logprobs(reference).sum(1)
+        """Return KL(pi‖ref) of completions, a differentiable scalar."""
+        p = self.logprobs(logits).sum(1)
+        q = self.logprobs(reference).sum(1)
         divergence: Tensor = p.exp() @ (p - q)
         return divergence
 
     def gradient(self, logits: Tensor, reference: Tensor | None = None, beta: float = 0.0) -> Tensor:
-        """Exact gradient of E[R] - beta · KL(pi‖ref) with respect to the table, [prefixes, V]."""
-        at = logits.detach().requires_grad_()
-        goal = self.value(at) - (beta * self.kl(at, reference) if reference is not None else 0.0)
-        return torch.autograd.grad(goal, at)[0]
+        """Return the exact gradient of E[R] - beta · KL(pi‖ref) with respect to the logits, [prefixes, V]."""
+        table = logits.detach().requires_grad_()
+        maximand = self.value(table) - (beta * self.kl(table, reference) if reference is not None else 0.0)
+        return torch.autograd.grad(maximand, table)[0]
 
     def state_values(self, logits: Tensor) -> Tensor:
-        """Exact V of each prefix, [prefixes]."""
+        """Return the exact V of each prefix, [prefixes]: the mean reward of the completions that begin with it."""
         p = self.probabilities(logits).detach()
-        mass, worth = torch.zeros(2, len(self.prefixes), dtype=torch.float64)
+        mass = torch.zeros(len(self.prefixes), dtype=torch.float64)
+        reward = torch.zeros(len(self.prefixes), dtype=torch.float64)
         for t in range(self.horizon):
             on = self.mask[:, t]
             mass.index_add_(0, self.prefix[on, t], p[on])
-            worth.index_add_(0, self.prefix[on, t], (p * self.rewards)[on])
-        result: Tensor = worth / mass
-        return result
+            reward.index_add_(0, self.prefix[on, t], (p * self.rewards)[on])
+        values: Tensor = reward / mass
+        return values
 
     @cached_property
-    def _lookup(self) -> dict[tuple[int, ...], int]:
+    def _index(self) -> dict[tuple[int, ...], int]:
         return {c: i for i, c in enumerate(self.completions)}
 
     def greedy_reward(self, logits: Tensor) -> float:
-        """Reward of the completion that takes the most probable token each time."""
-        done: tuple[int, ...] = ()
-        while len(done) < self.horizon and EOS not in done:
-            done = (*done, int(logits[self.prefixes.index(done)].argmax()))
-        return float(self.rewards[self._lookup[done]])
+        """Return the reward of the completion of the most probable tokens."""
+        completion: tuple[int, ...] = ()
+        while len(completion) < self.horizon and EOS not in completion:
+            completion = (*completion, int(logits[self.prefixes.index(completion)].argmax()))
+        return float(self.rewards[self._index[completion]])
 
     def batch(
         self,
@@ -127,14 +135,19 @@ class TokenMDP:
         sampler: Tensor | None = None,
         old: Tensor | None = None,
     ) -> Batch:
-        """All M completions as a batch with gradient to `logits`.
+        """Return all M completions as a batch with gradient to `logits`.
 
-        Tables: logits (pi), reference, sampler (what draws; pi if None) and old (the ratio's denominator; sampler if
-        None). values: [prefixes]; final_values: [M], the value after the last token.
+        Args:
+            logits: table of the policy pi, [prefixes, V].
+            reference: table of the reference.
+            values: V of each prefix, [prefixes].
+            final_values: V after the last token, [M]; 0 if None.
+            sampler: table of the sampler; pi if None.
+            old: table of the ratio's denominator; the sampler if None.
         """
         m = len(self.completions)
         logprobs = self.logprobs(logits)
-        drawn = logprobs.detach() if sampler is None else self.logprobs(sampler)
+        sampled = logprobs.detach() if sampler is None else self.logprobs(sampler)
         return Batch(
             action_mask=self.mask,
             rewards=self.rewards,
@@ -142,8 +155,8 @@ class TokenMDP:
             terminated=self.terminated,
             truncated=~self.terminated,
             logprobs=logprobs,
-            old_logprobs=drawn if old is None else self.logprobs(old),
-            sampler_logprobs=drawn,
+            old_logprobs=sampled if old is None else self.logprobs(old),
+            sampler_logprobs=sampled,
             ref_logprobs=None if reference is None else self.logprobs(reference),
             old_values=None if values is None else values[self.prefix].where(self.mask, 0),
             final_values=torch.zeros(m, dtype=torch.float64) if final_values is None else final_values,

@@ -1,7 +1,8 @@
-"""What the oracle says of algorithms, and of every way to put the KL in."""
+"""The report of the oracle: one row per algorithm, and one per placement of the KL term."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -9,18 +10,25 @@ from typing import Literal
 import torch
 
 from rlalign.algorithms import ALGORITHMS, Algorithm, algorithm
-from rlalign.errors import UserError
-from rlalign.objective.shaping import overlong
 from rlalign.objective.spec import KL, Objective
+from rlalign.objective.token_rewards import overlong_penalty
 from rlalign.oracle.comparison import Comparison
 from rlalign.oracle.expectation import expected_gradient
 from rlalign.oracle.mdp import TokenMDP
-from rlalign.oracle.named import resolve
+from rlalign.oracle.resolve import resolve
+from rlalign.typecheck import check_range
 
 
 @dataclass(frozen=True)
 class Row:
-    """What the oracle says of one algorithm, on policy: with rewards in [0, 1] and with 0/1 rewards."""
+    """The expected first update of one algorithm, on policy, against the exact gradient.
+
+    Attributes:
+        algorithm: whose update it is.
+        group_size: completions per group.
+        graded: with rewards in [0, 1].
+        binary: with rewards of 0 or 1.
+    """
 
     algorithm: Algorithm
     group_size: int
@@ -31,19 +39,27 @@ class Row:
 def report(
     which: str | Iterable[str] | Objective = "all", *, group_size: int = 2, horizon: int = 4, seed: int = 0
 ) -> list[Row]:
-    """Rows for preset names, `all`, an Objective, or the `file.py:name` of an objective, baseline, trust or loss.
+    """Return the rows of one or several algorithms.
 
     The critic of objectives with values is wrong on purpose (exact values plus noise).
+
+    Args:
+        which: preset names, "all", an Objective, or the `file.py:name` of an objective, baseline, trust region or loss.
+        group_size: completions per group, G.
+        horizon: largest number of tokens in a completion.
+        seed: of rewards and tables.
+
+    Raises:
+        UserError: a name is unknown, a number is below 1, or an objective is impossible.
     """
-    for name, value in (("group_size", group_size), ("horizon", horizon)):
-        if value < 1:
-            raise UserError(f"{name} is {value}: it must be at least 1")
+    check_range("group_size", group_size, least=1)
+    check_range("horizon", horizon, least=1)
     if isinstance(which, Objective):
-        chosen = [Algorithm("objective", which, "", "", "", "")]
+        algorithms = [Algorithm("objective", which, "", "", "", "")]
     elif which == "all":
-        chosen = [algorithm(name) for name in ALGORITHMS]
+        algorithms = [algorithm(name) for name in ALGORITHMS]
     else:
-        chosen = [resolve(name) for name in ([which] if isinstance(which, str) else which)]
+        algorithms = [resolve(name) for name in ([which] if isinstance(which, str) else which)]
     return [
         Row(
             item,
@@ -51,7 +67,7 @@ def report(
             compare(item.objective, "graded", group_size=group_size, horizon=horizon, seed=seed),
             compare(item.objective, "binary", group_size=group_size, horizon=horizon, seed=seed),
         )
-        for item in chosen
+        for item in algorithms
     ]
 
 
@@ -63,7 +79,7 @@ def compare(
     horizon: int = 4,
     seed: int = 0,
 ) -> Comparison:
-    """An objective's expected first update, on policy, against the exact gradient."""
+    """Compare an objective's expected first update, on policy, with the exact gradient."""
     objective.validate(group_size=group_size)
     mdp = TokenMDP(rewards=rewards, horizon=horizon, seed=seed)
     logits, reference = mdp.table(1), mdp.table(2)
@@ -78,38 +94,42 @@ def compare(
     )
     beta = objective.kl.coef if objective.needs_reference else 0.0
     if objective.filter.overlong:
-        d, length = objective.filter, mdp.mask.sum(1).double()
-        mdp.rewards = mdp.rewards + overlong(length, mdp.horizon, d.overlong, d.overlong_penalty)
+        # the penalty is part of the maximand; added after the expectation, which adds it too
+        filters = objective.filter
+        lengths = mdp.mask.sum(1).double()
+        mdp.rewards = mdp.rewards + overlong_penalty(lengths, mdp.horizon, filters.overlong, filters.overlong_penalty)
     return Comparison.of(gradient, mdp.gradient(logits, reference, beta))
 
 
 def kl_suite(*, horizon: int = 4, seed: int = 0) -> dict[str, tuple[Comparison, Comparison]]:
-    """Every way to put the KL in: name -> (against -grad KL(pi‖ref), against -grad KL(ref‖pi)), with zero reward."""
+    """Compare every placement of the KL term with the gradients of both KLs, at zero reward.
+
+    Returns:
+        Name of the estimate -> (comparison with -grad KL(pi‖ref), comparison with -grad KL(ref‖pi)).
+    """
     mdp = TokenMDP(horizon=horizon, seed=seed)
     mdp.rewards = torch.zeros_like(mdp.rewards)
     logits, reference = mdp.table(1), mdp.table(2)
     forward = mdp.gradient(logits, reference, 1.0)
-    at = logits.clone().requires_grad_()
-    backward = -torch.autograd.grad(mdp.kl(reference, at), at)[0]
-    ways = [KL("reward", 1.0, k) for k in ("k1", "k2", "k3")]
-    ways += [
-        KL("loss", 1.0, k, level, weight)
-        for k in ("k1", "k2", "k3")
-        for level in ("token", "sequence")
-        for weight in ("none", "token", "sequence")
-    ]
-    out = {}
-    for kl in ways:
+    table = logits.clone().requires_grad_()
+    backward = -torch.autograd.grad(mdp.kl(reference, table), table)[0]
+    estimators: tuple[Literal["k1", "k2", "k3"], ...] = ("k1", "k2", "k3")
+    levels: tuple[Literal["token", "sequence"], ...] = ("token", "sequence")
+    weights: tuple[Literal["none", "token", "sequence"], ...] = ("none", "token", "sequence")
+    terms = [KL("reward", 1.0, estimator) for estimator in estimators]
+    terms += [KL("loss", 1.0, *choice) for choice in itertools.product(estimators, levels, weights)]
+    comparisons = {}
+    for kl in terms:
         g = expected_gradient(Objective(kl=kl), mdp, logits, group_size=1, reference=reference)
         name = f"{kl.estimator} in the {kl.where}"
         name += f", {kl.level}" if kl.where == "loss" else ""
         name += f", × {kl.importance} ratio" if kl.importance != "none" else ""
-        out[name] = (Comparison.of(g, forward), Comparison.of(g, backward))
-    return out
+        comparisons[name] = (Comparison.of(g, forward), Comparison.of(g, backward))
+    return comparisons
 
 
 def text(rows: Sequence[Row]) -> str:
-    """The report as a plain table."""
+    """Return the report as a plain-text table."""
     lines = [f"{'algorithm':24} {'rewards in [0, 1]':^38}   {'rewards 0 or 1':^38}"]
     lines.append(f"{'':24} {'rel. error':>10} {'cosine':>8} {'verdict':<18}   {'rel. error':>10} {'cosine':>8} verdict")
     for row in rows:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.policies.base import CachedPrefix, Sampler
+from rlalign.policies.sampling.sampler import CachedPrefix, Sampler
 from rlalign.types import Sampling, Task
 
 

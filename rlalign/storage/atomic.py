@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON that is there or named."""
+"""Atomic writes, and JSON reads whose errors name the file."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 from rlalign.errors import FaultError, UserError
 
 
-def write_whole(path: Path, content: str | bytes) -> Path:
-    """Write a file so that a kill or a full disk leaves the old file or the new one; return its path.
+def write_atomic(path: Path, content: str | bytes) -> Path:
+    """Write a file atomically and return its path: a kill or a full disk leaves the old file or the new one.
 
-    Raises FaultError naming the file when it cannot be written.
+    Raises:
+        FaultError: names the file when it cannot be written.
     """
     tmp = path.with_name(path.name + ".tmp")
     try:
@@ -22,22 +23,26 @@ def write_whole(path: Path, content: str | bytes) -> Path:
         with tmp.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
-            os.fsync(file.fileno())  # or the name may reach the disk before the content does
+            os.fsync(file.fileno())  # without it the rename can reach the disk before the content
         os.replace(tmp, path)
     except OSError as error:
-        with contextlib.suppress(OSError):  # the folder itself may be what is wrong
+        with contextlib.suppress(OSError):  # the folder itself may be missing or read-only
             tmp.unlink(missing_ok=True)
         raise FaultError(
-            f"'{path}' cannot be written ({error.strerror}): make room, then the same command goes on"
+            f"'{path}' cannot be written ({error.strerror}); free space, then run the same command again"
         ) from error
     return path
 
 
 def read_json(path: Path, fix: str) -> Any:
-    """What a JSON file holds. Raises UserError that names the file and the fix where it is none."""
+    """Return the content of a JSON file.
+
+    Raises:
+        UserError: names the file and the fix when it cannot be read or is not JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"'{path}' cannot be read ({error.strerror}): {fix}") from error
-    except ValueError as error:  # json's, or a text that is no UTF-8
-        raise UserError(f"'{path}' is damaged ({error}): {fix}") from error
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); {fix}") from error
+    except ValueError as error:  # of json, or of a file that is not UTF-8
+        raise UserError(f"'{path}' is damaged ({error}); {fix}") from error

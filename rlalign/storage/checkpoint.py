@@ -1,7 +1,7 @@
-"""Checkpoints that survive a kill at any instruction, a full disk and a flipped bit. No pickles anywhere.
+"""Checkpoints that survive a kill at any instruction, a full disk and a flipped bit. Nothing is pickled.
 
 Recipe: write `tmp-step-N/`, fsync its files, write a manifest (sha256 of each file, configuration hash, versions),
-fsync, rename to `step-N/`, prune. What has no manifest is no checkpoint; what has one and does not verify is an error.
+fsync, rename to `step-N/`, prune. A folder without a manifest is not a checkpoint; one that does not verify is an error.
 """
 
 from __future__ import annotations
@@ -31,12 +31,21 @@ State = dict[str, Any]  # part name ("policy", "optimizer", ...) -> nested dict/
 
 
 def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int = 2) -> Path:
-    """Write `folder/step-N` atomically and prune to the newest `keep`.
+    """Write `folder/step-N` atomically, delete all but the newest `keep` checkpoints, and return the path.
 
-    Raises FaultError when the disk is full; earlier checkpoints are then intact and the partial one is gone.
+    Args:
+        folder: the folder of all checkpoints.
+        step: N.
+        state: part name -> nested dict or list of tensors and JSON values.
+        config_hash: fingerprint of the run's configuration.
+        keep: checkpoints to keep.
+
+    Raises:
+        FaultError: when the disk is full. Earlier checkpoints are intact, and the partial one is deleted.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    final, tmp = folder / f"step-{step}", folder / f"tmp-step-{step}"
+    final = folder / f"step-{step}"
+    tmp = folder / f"tmp-step-{step}"
     shutil.rmtree(tmp, ignore_errors=True)
     try:
         tmp.mkdir()
@@ -52,7 +61,7 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
         _write(tmp / MANIFEST, json.dumps(manifest, indent=1).encode())
         _fsync(tmp)
         aside = folder / f"step-{step}.old"
-        if final.exists():  # a run that saves one step twice; until the new one stands, the old one still counts
+        if final.exists():  # one step is saved twice: the old copy stays valid, as .old, until the new one is in place
             shutil.rmtree(aside, ignore_errors=True)
             os.replace(final, aside)
         os.replace(tmp, final)
@@ -61,9 +70,9 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
     except BaseException as error:
         shutil.rmtree(tmp, ignore_errors=True)
         if _disk_is_full(error):
-            kept = " and ".join(p.name for p in complete(folder)) or "no earlier one"
+            intact = " and ".join(p.name for p in complete(folder)) or "no earlier one"
             raise FaultError(
-                f"no space left on the disk of '{folder}': checkpoint step-{step} was not written, {kept} intact; "
+                f"no space left on the disk of '{folder}': checkpoint step-{step} was not written, {intact} intact; "
                 "free space and resume"
             ) from error
         raise
@@ -75,49 +84,59 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
 
 
 def complete(folder: Path) -> list[Path]:
-    """Checkpoints with a manifest, oldest first."""
-    there = [p for p in folder.glob("step-*") if (p / MANIFEST).is_file() and _NAME.fullmatch(p.name)]
-    # a kill between putting the old one aside and the new one in its place leaves the .old alone
-    found = {step_of(p): p for p in sorted(there, key=lambda p: p.suffix != ".old")}
-    return [found[step] for step in sorted(found)]
+    """Return the checkpoints with a manifest, oldest first."""
+    paths = [p for p in folder.glob("step-*") if (p / MANIFEST).is_file() and _NAME.fullmatch(p.name)]
+    # A kill between the two renames of `save` leaves only step-N.old. Sorted last, step-N wins where both exist.
+    by_step = {step_of(p): p for p in sorted(paths, key=lambda p: p.suffix != ".old")}
+    return [by_step[step] for step in sorted(by_step)]
 
 
 def step_of(path: Path) -> int:
-    """The step of a checkpoint that `complete` gave."""
+    """Return the step of a path that `complete` returned."""
     match = _NAME.fullmatch(path.name)
     assert match is not None
     return int(match[1])
 
 
 def latest(folder: Path) -> Path:
-    """The newest complete checkpoint of a `checkpoints/` folder. Raises UserError when there is none."""
-    found = complete(folder)
-    if not found:
-        raise UserError(f"no complete checkpoint in '{folder}': nothing to resume; start again without --resume")
-    return found[-1]
+    """Return the newest complete checkpoint of a `checkpoints/` folder. Raises UserError when there is none."""
+    paths = complete(folder)
+    if not paths:
+        raise UserError(
+            f"no complete checkpoint in '{folder}', so nothing can be resumed; start again without --resume"
+        )
+    return paths[-1]
 
 
 def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tuple[State, dict[str, Any]]:
     """Verify and read a checkpoint; return (state, manifest).
 
-    Raises FaultError naming the file when a checksum differs or a part of `need` is missing (unless lenient).
+    Args:
+        path: the checkpoint.
+        need: parts that must be present.
+        lenient: leave missing parts out instead.
+
+    Raises:
+        FaultError: names the file when a checksum differs or a part is missing.
     """
     manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
     missing = [part for part in need if part not in manifest["parts"] or not (path / f"{part}.json").is_file()]
     if missing and not lenient:
         raise FaultError(
-            f"checkpoint '{path}' lacks {', '.join(missing)}: the continuation would be another run; "
-            "add --allow-change to start these afresh"
+            f"checkpoint '{path}' lacks {', '.join(missing)}, so the continuation would be another run; "
+            "use --allow-change to initialize these again"
         )
     for name, entry in manifest["files"].items():
         if name.split(".")[0] in missing:
             continue
         file = path / name
         if not file.is_file():
-            raise FaultError(f"'{file}' is gone from the checkpoint: remove '{path}' to resume from the one before it")
+            raise FaultError(
+                f"'{file}' is missing from the checkpoint; remove '{path}' to resume from the one before it"
+            )
         if _sha256(file) != entry["sha256"]:
             raise FaultError(
-                f"'{file}' is damaged (its sha256 is not the manifest's): "
+                f"'{file}' is damaged (its sha256 is not the manifest's); "
                 f"remove '{path}' to resume from the one before it"
             )
     state: State = {}
@@ -129,26 +148,23 @@ def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tu
     return state, manifest
 
 
-# ---- the state of all global random number generators ----
-
-
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
-    found = {}
+    """Return the versions of the packages that decide a run's numbers."""
+    installed = {}
     for name in ("rlalign", "torch", "transformers", "peft", "gymnasium", "trl", "numpy"):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "source"
-    return found
+            installed[name] = "source"
+    return installed
 
 
-# ---- a nested structure as one JSON and one safetensors file ----
+# ---- a nested structure as one JSON file and one safetensors file ----
 
 
 def _split(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     if isinstance(value, Tensor):
-        # clone: safetensors refuses tensors that share memory, such as tied embeddings
+        # copy: safetensors refuses tensors that share memory, such as tied embeddings
         tensors[name] = value.detach().to("cpu", copy=True).contiguous()
         return {_TENSOR: name}
     if isinstance(value, Mapping):
@@ -171,7 +187,7 @@ def _join(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _disk_is_full(error: BaseException) -> bool:
-    # safetensors wraps the system's error in a type of its own, and says the number only in its text
+    # safetensors raises a type of its own, with the system's error number only in its text
     full = (errno.ENOSPC, errno.EDQUOT)
     return getattr(error, "errno", None) in full or any(f"os error {n})" in str(error) for n in full)
 

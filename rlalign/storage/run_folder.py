@@ -22,7 +22,7 @@ from types import TracebackType
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_json, to_json
 from rlalign.errors import UserError
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 
 def read_config(folder: Path) -> TrainConfig:
@@ -42,7 +42,7 @@ def read_config(folder: Path) -> TrainConfig:
 
 def write_config(folder: Path, config: TrainConfig) -> None:
     """Write config.json atomically."""
-    write_whole(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+    write_atomic(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
 
 
 class RunLock:

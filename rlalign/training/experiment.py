@@ -12,7 +12,7 @@ from rich.console import Console
 from rlalign.config.instantiate import build_mdp, build_policy, check_policy
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import differences, unsafe
-from rlalign.config.unused_settings import idle_settings
+from rlalign.config.unused_settings import unused_settings
 from rlalign.config.validate import resolve, validate
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
@@ -47,7 +47,7 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     mdp = build_checked_mdp(config, env=env, rewards=rewards)  # unknown names fail before anything is written
     folder = Path(config.output or default_output(config))
     console = Console(quiet=quiet, highlight=False)
-    for key, reason in idle_settings(config).items():
+    for key, reason in unused_settings(config).items():
         console.print(f"[yellow]warning[/]: {key} has no effect: {reason}", soft_wrap=True)
     with RunLock(folder), StopRequest() as stop:
         if config.resume:

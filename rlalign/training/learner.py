@@ -20,7 +20,7 @@ from rlalign.objective import (
     NonFiniteError,
     Objective,
     ObjectiveState,
-    advantages,
+    compute_advantages,
     likelihood_count,
     likelihood_loss,
     loss_count,
@@ -157,7 +157,7 @@ class Learner:
         if batch.old_logprobs is None and (self._reuses or self.config.old_logprobs == "sampler"):
             batch = replace(batch, old_logprobs=batch.sampler_logprobs)
         with torch.no_grad():
-            batch = advantages(self.objective, batch, self.state)
+            batch = compute_advantages(self.objective, batch, self.state)
         return UpdateBuffer(rollout.tokens, rollout.lengths, rollout.action_mask, batch, self._plan(len(rollout)))
 
     @property

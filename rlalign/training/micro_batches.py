@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
+from rlalign.policies.scoring.protocol import SupportsPacking
 from rlalign.types import Sampling
 
 _CPU_TOKENS = 8192  # per micro-batch on a CPU; larger ones are not faster
@@ -47,7 +48,7 @@ class MicroBatcher:
         """
         if not self.micro_batch and self.policy.device.type != "cpu":
             return [rows]
-        packs = self.policy.packs
+        packs = isinstance(self.policy, SupportsPacking) and self.policy.packs
         order = rows.sort().values if packs else rows[torch.argsort(lengths[rows], stable=True)]
         first_cost = lengths[order]  # tokens that a row adds as the first one of its micro-batch
         next_cost = first_cost  # tokens that it adds after another row

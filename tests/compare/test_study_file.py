@@ -74,13 +74,13 @@ def test_short_names_and_types_of_settings() -> None:
     config = apply(TrainConfig(), {"lr": "1", "group_size": "4", "rewards": "vader", "rollout.max_new": "12"})
     assert (config.learner.lr, config.rollout.group_size, config.rollout.prompts) == (1.0, 4, 8)
     assert (config.rewards, config.rollout.max_new) == (("vader",), 12)
-    with pytest.raises(UserError, match=r"learner.lr is 'fast': it must be a number"):
+    with pytest.raises(UserError, match=r"learner.lr: expected a number, got 'fast'"):
         apply(TrainConfig(), {"lr": "fast"})
-    with pytest.raises(UserError, match=r"learner.epochs is 1.5: it must be a whole number"):
+    with pytest.raises(UserError, match=r"learner.epochs: expected a whole number, got 1.5"):
         apply(TrainConfig(), {"learner.epochs": "1.5"})
     with pytest.raises(UserError, match=r"Did you mean 'learner.lr'"):
         apply(TrainConfig(), {"learner.rl": "1"})
-    with pytest.raises(UserError, match="does not divide the 32 samples of a step"):
+    with pytest.raises(UserError, match="does not divide the 32 samples per step"):
         apply(TrainConfig(), {"group_size": 5})
 
 
@@ -90,10 +90,10 @@ def test_a_file_without_a_study_is_named(tmp_path: Path, capsys: pytest.CaptureF
     wrong.write_text('algorithms = ["rloo"]\nenvs = "reverse"')
     latin.write_bytes(b'policy = "\xe9"')
     for path, message in (
-        (tmp_path / "nowhere.toml", "nowhere.toml' cannot be read (No such file or directory): check the path"),
+        (tmp_path / "nowhere.toml", "nowhere.toml' cannot be read (No such file or directory); check the path"),
         (tmp_path, "cannot be read (Is a directory)"),
-        (broken, "broken.toml' is no TOML file: "),
-        (latin, "latin.toml' is no TOML file: "),
+        (broken, "broken.toml' is not a TOML file: "),
+        (latin, "latin.toml' is not a TOML file: "),
         (wrong, "wrong.toml': envs is 'reverse': it must be a list"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):

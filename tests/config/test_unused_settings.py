@@ -5,13 +5,13 @@ import pytest
 from rlalign.algorithms import ALGORITHMS
 from rlalign.config.defaults import default_config
 from rlalign.config.serialize import update
-from rlalign.config.unused_settings import idle_settings
+from rlalign.config.unused_settings import unused_settings
 from rlalign.config.validate import resolve
 
 
 def idle(algorithm="rloo", policy="gru", **changes):
     base = default_config("reverse", policy, algorithm)
-    return idle_settings(resolve(update(base, {k.replace("__", "."): v for k, v in changes.items()})))
+    return unused_settings(resolve(update(base, {k.replace("__", "."): v for k, v in changes.items()})))
 
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))

@@ -1,6 +1,6 @@
-"""Planted errors, and the check that kills each: the check passes on the library and must fail on the mutant.
+"""Planted errors, each with the check that kills it: the check passes on the library and fails on the mutant.
 
-A learning curve does not find these; an exact gradient does.
+Learning curves do not reveal these errors; exact gradients do.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from rlalign.objective import (
     advantages,
     aggregation,
     baselines,
+    compute_advantages,
     credit,
     kl,
-    loss,
     policy_loss,
     scales,
+    surrogate,
+    token_rewards,
 )
 from rlalign.objective.registries import BASELINES, LOSSES
 from rlalign.oracle import Comparison, TokenMDP, expected_gradient
@@ -35,7 +37,7 @@ from rlalign.oracle import Comparison, TokenMDP, expected_gradient
 Patch = Callable[[pytest.MonkeyPatch], None]
 
 
-# ---- the checks: each compares an expected gradient, or two gradients that must be equal ----
+# ---- the checks: each compares an expected gradient with the exact one, or two results that must be equal ----
 
 
 def is_exact(objective: Objective, group_size: int = 1, scale: float = 1.0, **tables: Any) -> None:
@@ -43,17 +45,17 @@ def is_exact(objective: Objective, group_size: int = 1, scale: float = 1.0, **ta
     logits = mdp.table(1)
     if "reference" in tables:
         tables["reference"] = mdp.table(2)
-    found = expected_gradient(objective, mdp, logits, group_size=group_size, **tables)
+    expected = expected_gradient(objective, mdp, logits, group_size=group_size, **tables)
     beta = objective.kl.coef if objective.kl.where != "none" else 0.0
     exact = scale * mdp.gradient(logits, tables.get("reference"), beta)
-    assert Comparison.of(found, exact).relative_error < 1e-10
+    assert Comparison.of(expected, exact).relative_error < 1e-10
 
 
 def reinforce_is_exact() -> None:
     is_exact(Objective(credit=Credit("reward_to_go")))
 
 
-def reward_to_go_counts_from_its_own_token() -> None:
+def reward_to_go_includes_its_own_token() -> None:
     is_exact(Objective(credit=Credit("reward_to_go"), kl=KL("reward", 0.5)), reference=True)
 
 
@@ -66,48 +68,49 @@ def constant_aggregation_is_one_over_the_limit() -> None:
 
 
 def terminated_is_not_bootstrapped() -> None:
-    # what is cut at the horizon pays nothing yet and would be worth `later`: the bootstrap restores exactly that
+    # truncated completions have no reward yet and would be worth `later`: the bootstrap restores exactly that
     mdp = TokenMDP()
     later = torch.rand(len(mdp.completions), dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    whole = TokenMDP(rewards=mdp.rewards.where(mdp.terminated, later))
+    complete = TokenMDP(rewards=mdp.rewards.where(mdp.terminated, later))
     mdp.rewards = mdp.rewards.where(mdp.terminated, 0)
     objective = Objective(baseline="value", value=Value("head"), credit=Credit("gae", lambda_actor=1.0, bootstrap=True))
     logits = mdp.table(1)
-    found = expected_gradient(objective, mdp, logits, group_size=1, values=mdp.table(3)[:, 0], final_values=later)
-    assert Comparison.of(found, whole.gradient(logits)).relative_error < 1e-10
+    expected = expected_gradient(objective, mdp, logits, group_size=1, values=mdp.table(3)[:, 0], final_values=later)
+    assert Comparison.of(expected, complete.gradient(logits)).relative_error < 1e-10
 
 
 def padding_changes_nothing() -> None:
     objective = Objective(scale="whiten", ratio="token", trust=Trust("clip"), aggregation="token_global")
     mdp = TokenMDP()
     rows = torch.tensor([0, 3, 9, 30])
-    wide = mdp.batch(mdp.table(1))[rows]
-    assert wide.sampler_logprobs is not None
-    noise = {n: torch.nn.functional.pad(x, (0, 3), value=7.0) for n, x in wide.tensors().items() if x.ndim == 2}
-    noise["action_mask"] = torch.nn.functional.pad(wide.action_mask, (0, 3))
-    padded = replace(wide, **noise)  # type: ignore[arg-type]  # fields by name
-    a, b = (advantages(objective, x).advantages for x in (wide, padded))
+    batch = mdp.batch(mdp.table(1))[rows]
+    assert batch.sampler_logprobs is not None
+    wide = {n: torch.nn.functional.pad(x, (0, 3), value=7.0) for n, x in batch.tensors().items() if x.ndim == 2}
+    wide["action_mask"] = torch.nn.functional.pad(batch.action_mask, (0, 3))
+    padded = replace(batch, **wide)  # type: ignore[arg-type]  # fields by name
+    a = compute_advantages(objective, batch).advantages
+    b = compute_advantages(objective, padded).advantages
     assert a is not None
     assert b is not None
     torch.testing.assert_close(a, b[:, : a.shape[1]])
 
 
-def parts_add_up_to_the_whole() -> None:
+def parts_add_up_to_the_batch() -> None:
     mdp = TokenMDP()
     for kind in aggregation.KINDS:
         objective = Objective(aggregation=kind)  # type: ignore[arg-type]  # a string that is one of its kinds
-        whole = advantages(objective, mdp.batch(mdp.table(1))[torch.tensor([0, 3, 9, 30])])
-        parts = [policy_loss(objective, whole[rows]) for rows in (slice(0, 1), slice(1, 4))]
-        assert sum(float(p.count) for p in parts) == float(policy_loss(objective, whole).count)
-        expected = {"sequence_sum": 4, "sequence_mean": 4, "constant": 16, "token_global": int(whole.action_mask.sum())}
-        assert float(policy_loss(objective, whole).count) == expected[kind]
+        batch = compute_advantages(objective, mdp.batch(mdp.table(1))[torch.tensor([0, 3, 9, 30])])
+        parts = [policy_loss(objective, batch[rows]) for rows in (slice(0, 1), slice(1, 4))]
+        assert sum(float(p.count) for p in parts) == float(policy_loss(objective, batch).count)
+        expected = {"sequence_sum": 4, "sequence_mean": 4, "constant": 16, "token_global": int(batch.action_mask.sum())}
+        assert float(policy_loss(objective, batch).count) == expected[kind]
 
 
 # ---- the mutants ----
 
 
 def sign_flip(m: pytest.MonkeyPatch) -> None:
-    m.setitem(LOSSES._items, "surrogate", lambda o, b: -loss.surrogate(o, b))
+    m.setitem(LOSSES._items, "surrogate", lambda o, b: -surrogate.surrogate(o, b))
 
 
 def off_by_one(m: pytest.MonkeyPatch) -> None:
@@ -151,23 +154,23 @@ def wrong_denominator(m: pytest.MonkeyPatch) -> None:
     m.setattr(aggregation, "count", lambda kind, b: b.action_mask.any(1).sum().to(b.rewards.dtype))
 
 
-def denominator_of_the_part(m: pytest.MonkeyPatch) -> None:
+def denominator_of_a_part(m: pytest.MonkeyPatch) -> None:
     m.setattr(aggregation, "count", lambda kind, b: torch.ones((), dtype=b.rewards.dtype))
 
 
-def pads_in_whitening(m: pytest.MonkeyPatch) -> None:
+def padding_in_whitening(m: pytest.MonkeyPatch) -> None:
     true = scales.whiten
     m.setattr(scales, "whiten", lambda x, mask, eps: true(x, torch.ones_like(mask), eps))
 
 
 def bootstrap_at_termination(m: pytest.MonkeyPatch) -> None:
-    true = loss._credit
+    true = advantages._credit
 
     def mutated(o: Objective, b: Batch, r: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         every = torch.ones_like(b.truncated)
         return true(o, replace(b, terminated=~every, truncated=every), r, mask)
 
-    m.setattr(loss, "_credit", mutated)
+    m.setattr(advantages, "_credit", mutated)
 
 
 def no_bootstrap_at_truncation(m: pytest.MonkeyPatch) -> None:
@@ -185,28 +188,28 @@ def wrong_temperature(m: pytest.MonkeyPatch) -> None:
 
 
 def kl_sign(m: pytest.MonkeyPatch) -> None:
-    m.setattr(loss, "in_reward", lambda *a: -kl.in_reward(*a))
+    m.setattr(token_rewards, "in_reward", lambda *a: -kl.in_reward(*a))
 
 
 def reward_of_a_neighbour(m: pytest.MonkeyPatch) -> None:
-    true = loss.token_rewards
-    m.setattr(loss, "token_rewards", lambda o, b, s: true(o, replace(b, rewards=b.rewards.roll(1, 0)), s))
+    true = advantages.token_rewards
+    m.setattr(advantages, "token_rewards", lambda o, b, beta: true(o, replace(b, rewards=b.rewards.roll(1, 0)), beta))
 
 
 MUTANTS: list[tuple[Patch, Callable[[], None]]] = [
     (sign_flip, reinforce_is_exact),
-    (off_by_one, reward_to_go_counts_from_its_own_token),
+    (off_by_one, reward_to_go_includes_its_own_token),
     (masked_eos, reinforce_is_exact),
     (first_token_dropped, reinforce_is_exact),
     (own_sample, leave_one_out_is_exact),
     (one_over_length, reinforce_is_exact),
     (wrong_denominator, constant_aggregation_is_one_over_the_limit),
-    (denominator_of_the_part, parts_add_up_to_the_whole),
-    (pads_in_whitening, padding_changes_nothing),
+    (denominator_of_a_part, parts_add_up_to_the_batch),
+    (padding_in_whitening, padding_changes_nothing),
     (bootstrap_at_termination, terminated_is_not_bootstrapped),
     (no_bootstrap_at_truncation, terminated_is_not_bootstrapped),
     (wrong_temperature, reinforce_is_exact),
-    (kl_sign, reward_to_go_counts_from_its_own_token),
+    (kl_sign, reward_to_go_includes_its_own_token),
     (reward_of_a_neighbour, leave_one_out_is_exact),
 ]
 CHECKS = list(dict.fromkeys(check for _, check in MUTANTS))

@@ -1,4 +1,4 @@
-"""What each estimator must be in expectation, by enumeration: exact to 1e-10, a stated factor, or measurably biased."""
+"""Each estimator in expectation, by enumeration: exact to 1e-10, exact up to a stated factor, or measurably biased."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ def small() -> TokenMDP:
 
 
 def measured(objective: Objective, mdp: TokenMDP, group_size: int = 1, **tables: Any) -> Comparison:
+    """Return the expected gradient of an objective against the gradient of E[R]."""
     logits = mdp.table(1)
     gradient = expected_gradient(objective, mdp, logits, group_size=group_size, **tables)
     return Comparison.of(gradient, mdp.gradient(logits))
 
 
-def test_the_mdp_is_a_whole_probability_space(mdp: TokenMDP) -> None:
+def test_probabilities_of_the_mdp_sum_to_one(mdp: TokenMDP) -> None:
     assert len(mdp.completions) == 31
     assert mdp.table(1).numel() == 45
     assert mdp.probabilities(mdp.table(1)).sum().item() == pytest.approx(1, abs=1e-14)
     assert mdp.value(mdp.table(1)).item() == pytest.approx(mdp.state_values(mdp.table(1))[0].item(), abs=1e-14)
 
 
-def test_the_exact_gradient_is_the_slope_of_the_return(mdp: TokenMDP) -> None:
-    logits, direction, h = mdp.table(1), mdp.table(5), 1e-5
+def test_exact_gradient_is_the_slope_of_the_return(mdp: TokenMDP) -> None:
+    logits, direction = mdp.table(1), mdp.table(5)
+    h = 1e-5  # step of the central difference
     slope = (mdp.value(logits + h * direction) - mdp.value(logits - h * direction)) / (2 * h)
     assert slope.item() == pytest.approx((mdp.gradient(logits) * direction).sum().item(), rel=1e-8)
 
@@ -94,16 +96,16 @@ def test_leave_one_out_is_exact(group_size: int) -> None:
 
 @pytest.mark.parametrize("baseline", ["group_mean", "batch_mean"])
 @pytest.mark.parametrize("group_size", [2, 3])
-def test_own_sample_in_the_mean_costs_exactly_one_gth(group_size: int, baseline: str) -> None:
-    found = measured(Objective(baseline=baseline), TokenMDP(horizon=5 - group_size), group_size)
-    assert found.scale == pytest.approx((group_size - 1) / group_size, rel=TIGHT)
-    assert found.residual < TIGHT
+def test_own_sample_in_the_mean_costs_one_gth_of_the_gradient(group_size: int, baseline: str) -> None:
+    comparison = measured(Objective(baseline=baseline), TokenMDP(horizon=5 - group_size), group_size)
+    assert comparison.scale == pytest.approx((group_size - 1) / group_size, rel=TIGHT)
+    assert comparison.residual < TIGHT
 
 
-def test_constant_aggregation_is_exact_over_the_limit(mdp: TokenMDP) -> None:
-    found = measured(Objective(aggregation="constant"), mdp)
-    assert found.scale == pytest.approx(1 / 4, rel=TIGHT)
-    assert found.residual < TIGHT
+def test_constant_aggregation_is_exact_up_to_the_limit(mdp: TokenMDP) -> None:
+    comparison = measured(Objective(aggregation="constant"), mdp)
+    assert comparison.scale == pytest.approx(1 / 4, rel=TIGHT)
+    assert comparison.residual < TIGHT
 
 
 def test_first_step_of_gspo_is_the_sequence_mean_gradient(small: TokenMDP) -> None:
@@ -117,49 +119,49 @@ def test_first_step_of_gspo_is_the_sequence_mean_gradient(small: TokenMDP) -> No
         )
 
 
-# ---- spreads ----
+# ---- scales ----
 
-SPREAD = Objective(baseline="group_mean", scale="group_std", scale_eps=0.0)
+GROUP_STD = Objective(baseline="group_mean", scale="group_std", scale_eps=0.0)
 
 
 @pytest.mark.parametrize("group_size", [2, 3])
-def test_group_spread_on_binary_rewards_is_the_difficulty_weight(group_size: int) -> None:
+def test_group_std_on_binary_rewards_is_the_difficulty_weight(group_size: int) -> None:
     mdp = TokenMDP(horizon=5 - group_size, rewards="binary", seed=3)
     p = mdp.value(mdp.table(1)).item()
-    found = measured(SPREAD, mdp, group_size)
-    assert found.residual < TIGHT
-    assert found.scale == pytest.approx(difficulty_weight(SPREAD, p, group_size), rel=TIGHT)
+    comparison = measured(GROUP_STD, mdp, group_size)
+    assert comparison.residual < TIGHT
+    assert comparison.scale == pytest.approx(difficulty_weight(GROUP_STD, p, group_size), rel=TIGHT)
 
 
-def test_difficulty_weight_has_its_published_values() -> None:
+def test_difficulty_weight_equals_published_values() -> None:
     for p in (0.01, 0.1, 0.5, 0.9):
-        assert difficulty_weight(SPREAD, p, 2) == pytest.approx(math.sqrt(0.5), rel=TIGHT)
-    assert [round(difficulty_weight(SPREAD, p, 8), 2) for p in (0.01, 0.1, 0.5)] == [2.44, 2.18, 1.74]
+        assert difficulty_weight(GROUP_STD, p, 2) == pytest.approx(math.sqrt(0.5), rel=TIGHT)
+    assert [round(difficulty_weight(GROUP_STD, p, 8), 2) for p in (0.01, 0.1, 0.5)] == [2.44, 2.18, 1.74]
     for p in (0.1, 0.5):
-        assert difficulty_weight(SPREAD, p, 100) == pytest.approx(1 / math.sqrt(p * (1 - p)), rel=0.05)
+        assert difficulty_weight(GROUP_STD, p, 100) == pytest.approx(1 / math.sqrt(p * (1 - p)), rel=0.05)
 
 
-def test_the_small_number_in_the_spread_changes_the_weight_as_computed() -> None:
-    eps = replace(SPREAD, scale_eps=1e-4)
+def test_scale_eps_changes_the_difficulty_weight_as_computed() -> None:
+    eps = replace(GROUP_STD, scale_eps=1e-4)
     assert difficulty_weight(eps, 0.3, 2) == pytest.approx(0.5 / (math.sqrt(0.5) + 1e-4), rel=TIGHT)
 
 
 @pytest.mark.parametrize("group_size", [2, 4, 8])
 @pytest.mark.parametrize("p", [0.05, 0.5])
-def test_maxrl_follows_the_likelihood_to_its_order(group_size: int, p: float) -> None:
+def test_maxrl_follows_the_likelihood_up_to_its_order(group_size: int, p: float) -> None:
     def order(n: int) -> float:
         return sum((1 - p) ** k for k in range(n))
 
     ratio = Objective(baseline="none", scale="group_mean")
-    centred = Objective(baseline="group_mean", scale="group_mean")
+    centered = Objective(baseline="group_mean", scale="group_mean")
     assert difficulty_weight(ratio, p, group_size) == pytest.approx(order(group_size), rel=TIGHT)
-    assert difficulty_weight(centred, p, group_size) == pytest.approx(order(group_size - 1), rel=TIGHT)
+    assert difficulty_weight(centered, p, group_size) == pytest.approx(order(group_size - 1), rel=TIGHT)
 
 
 def test_maxrl_with_two_samples_is_the_exact_gradient_on_binary_rewards() -> None:
     mdp = TokenMDP(horizon=3, rewards="binary", seed=3)
-    centred = Objective(baseline="group_mean", scale="group_mean")
-    assert measured(centred, mdp, 2).relative_error < TIGHT
+    centered = Objective(baseline="group_mean", scale="group_mean")
+    assert measured(centered, mdp, 2).relative_error < TIGHT
 
 
 BIASED: dict[str, tuple[int, Objective]] = {
@@ -175,11 +177,11 @@ BIASED: dict[str, tuple[int, Objective]] = {
 
 
 @pytest.mark.parametrize("name", BIASED)
-def test_biased_and_by_more_than_a_factor(small: TokenMDP, name: str) -> None:
+def test_biased_by_more_than_a_factor(small: TokenMDP, name: str) -> None:
     group_size, objective = BIASED[name]
-    found = measured(objective, small, group_size)
-    assert found.residual > 1e-3
-    assert 0.2 < found.cosine < 1 - 1e-5
+    comparison = measured(objective, small, group_size)
+    assert comparison.residual > 1e-3
+    assert 0.2 < comparison.cosine < 1 - 1e-5
 
 
 # ---- KL ----
@@ -204,14 +206,14 @@ def test_exact_gradient_of_kl(suite: dict[str, tuple[Comparison, Comparison]], n
     assert suite[name][0].relative_error < TIGHT
 
 
-def test_k1_in_the_loss_pulls_nowhere(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
+def test_k1_in_the_loss_has_no_expected_gradient(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
     for level in ("token", "sequence"):
-        found = suite[f"k1 in the loss, {level}"][0]
-        assert abs(found.relative_error - 1) < TIGHT
-        assert abs(found.scale) < TIGHT
+        comparison = suite[f"k1 in the loss, {level}"][0]
+        assert abs(comparison.relative_error - 1) < TIGHT
+        assert abs(comparison.scale) < TIGHT
 
 
-def test_k3_in_the_loss_pulls_along_the_other_kl(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
+def test_k3_in_the_loss_has_the_gradient_of_the_other_kl(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
     forward, backward = suite["k3 in the loss, sequence"]
     assert backward.relative_error < TIGHT
     assert forward.residual > 0.05
@@ -221,8 +223,8 @@ def test_k1_in_the_reward_to_go_is_exact(mdp: TokenMDP) -> None:
     logits, reference = mdp.table(1), mdp.table(2)
     for level in ("token", "sequence"):
         objective = Objective(credit=Credit("reward_to_go"), kl=KL("reward", 0.3, level=level))
-        found = expected_gradient(objective, mdp, logits, group_size=1, reference=reference)
-        assert Comparison.of(found, mdp.gradient(logits, reference, 0.3)).relative_error < TIGHT
+        gradient = expected_gradient(objective, mdp, logits, group_size=1, reference=reference)
+        assert Comparison.of(gradient, mdp.gradient(logits, reference, 0.3)).relative_error < TIGHT
 
 
 def test_k2_per_token_is_k1_in_the_reward_without_a_future() -> None:
@@ -236,13 +238,13 @@ def test_k2_per_token_is_k1_in_the_reward_without_a_future() -> None:
     assert Comparison.of(a, mdp.gradient(logits, reference, 1.0)).residual > 0.05
 
 
-# ---- drift between sampler and learner ----
+# ---- a sampler that differs from the learner ----
 
-DRIFT_EXACT = {
+OFF_POLICY_EXACT = {
     "sequence ratio": Objective(ratio="sequence_product", aggregation="sequence_mean"),
     "sequence weight": Objective(off_policy=OffPolicy("tis", "sequence", high=1e9)),
 }
-DRIFT_BIASED = {
+OFF_POLICY_BIASED = {
     "no weight": Objective(),
     "token ratio": Objective(ratio="token"),
     "token weight": Objective(off_policy=OffPolicy("tis", "token", high=1e9)),
@@ -252,33 +254,33 @@ DRIFT_BIASED = {
 }
 
 
-@pytest.mark.parametrize("name", [*DRIFT_EXACT, *DRIFT_BIASED])
-def test_only_sequence_weights_undo_drift(mdp: TokenMDP, name: str) -> None:
-    drifted = mdp.table(1) + 0.3 * mdp.table(4)
+@pytest.mark.parametrize("name", [*OFF_POLICY_EXACT, *OFF_POLICY_BIASED])
+def test_only_sequence_weights_correct_a_different_sampler(mdp: TokenMDP, name: str) -> None:
+    sampler = mdp.table(1) + 0.3 * mdp.table(4)
     state = ObjectiveState(kl_coef=0.0, ema=0.4)
-    found = measured({**DRIFT_EXACT, **DRIFT_BIASED}[name], mdp, sampler=drifted, state=state)
-    assert found.relative_error < TIGHT if name in DRIFT_EXACT else found.residual > 1e-3
+    comparison = measured({**OFF_POLICY_EXACT, **OFF_POLICY_BIASED}[name], mdp, sampler=sampler, state=state)
+    assert comparison.relative_error < TIGHT if name in OFF_POLICY_EXACT else comparison.residual > 1e-3
 
 
 # ---- the end of an episode ----
 
 
 def test_a_truncated_episode_is_bootstrapped_and_a_terminated_one_is_not(mdp: TokenMDP) -> None:
-    # the completions cut at the horizon pay nothing, and would have been worth `later`: the bootstrap restores that
+    # truncated completions have no reward yet and would be worth `later`: the bootstrap restores exactly that
     later = torch.rand(len(mdp.completions), dtype=torch.float64, generator=torch.Generator().manual_seed(9))
-    paid = TokenMDP(rewards=mdp.rewards.where(mdp.terminated, 0))
-    whole = TokenMDP(rewards=mdp.rewards.where(mdp.terminated, later))
+    partial = TokenMDP(rewards=mdp.rewards.where(mdp.terminated, 0))
+    complete = TokenMDP(rewards=mdp.rewards.where(mdp.terminated, later))
     logits = mdp.table(1)
     objective = Objective(**CRITIC, credit=Credit("gae", lambda_actor=1.0, bootstrap=True))
     tables = {"values": mdp.table(3)[:, 0], "final_values": later}
-    found = expected_gradient(objective, paid, logits, group_size=1, **tables)
-    assert Comparison.of(found, whole.gradient(logits)).relative_error < TIGHT
-    off = replace(objective, credit=replace(objective.credit, bootstrap=False))
-    found = expected_gradient(off, paid, logits, group_size=1, **tables)
-    assert Comparison.of(found, paid.gradient(logits)).relative_error < TIGHT
+    gradient = expected_gradient(objective, partial, logits, group_size=1, **tables)
+    assert Comparison.of(gradient, complete.gradient(logits)).relative_error < TIGHT
+    without = replace(objective, credit=replace(objective.credit, bootstrap=False))
+    gradient = expected_gradient(without, partial, logits, group_size=1, **tables)
+    assert Comparison.of(gradient, partial.gradient(logits)).relative_error < TIGHT
 
 
-def test_a_bootstrap_on_top_of_a_full_reward_is_biased(mdp: TokenMDP) -> None:
+def test_a_bootstrap_after_a_complete_reward_is_biased(mdp: TokenMDP) -> None:
     objective = Objective(**CRITIC, credit=Credit("gae", lambda_actor=1.0, bootstrap=True))
     later = torch.full((31,), 0.8, dtype=torch.float64)
     assert measured(objective, mdp, values=mdp.table(3)[:, 0], final_values=later).residual > 0.05

@@ -1,4 +1,4 @@
-"""Both samplers draw whole turns with their exact probabilities: chi-square over every turn a tiny model can say."""
+"""Samplers draw turns with their exact probabilities: chi-square over every turn that a tiny model can generate."""
 
 import itertools
 
@@ -14,7 +14,7 @@ from rlalign.types import Sampling
 
 V, EOS, LIMIT, DRAWS = 5, 1, 3, 12_000
 FALSE_ALARM = 1e-6  # per assertion; there are 10
-CONTEXTS = ([2, 3, 4], [4])  # of different length, so that one of them is padded
+CONTEXTS = ([2, 3, 4], [4])  # of different lengths, so that one of them is padded
 
 
 class Ids:
@@ -41,37 +41,43 @@ def policy_of(kind: str):
 
 
 def next_probabilities(policy, ids: list[int], sampling: Sampling) -> torch.Tensor:
-    """By the definition, from a plain forward of one row, in float64; top-k without ties, top-p by sorting."""
+    """Return the next token's probabilities by definition, from a plain forward of one row, in float64.
+
+    Top-k assumes that there are no ties; top-p sorts.
+    """
     with torch.no_grad():
         row = torch.tensor([ids])
         logits = policy.body.head(policy.body.read(row)) if hasattr(policy, "body") else policy.lm(row).logits
     z = logits[0, -1].double() / sampling.temperature
     order = z.argsort(descending=True).tolist()
-    kept = order[: sampling.top_k or V]
-    p = dict(zip(kept, z[kept].softmax(-1).tolist(), strict=True))
-    inside, mass = [], 0.0
-    for i in kept:
-        inside.append(i)
+    candidates = order[: sampling.top_k or V]
+    p = dict(zip(candidates, z[candidates].softmax(-1).tolist(), strict=True))
+    nucleus, mass = [], 0.0
+    for i in candidates:
+        nucleus.append(i)
         mass += p[i]
         if mass >= sampling.top_p:
             break
-    return torch.tensor([p[i] / mass if i in inside else 0.0 for i in range(V)], dtype=torch.float64)
+    return torch.tensor([p[i] / mass if i in nucleus else 0.0 for i in range(V)], dtype=torch.float64)
 
 
 def exact(policy, context: list[int], sampling: Sampling) -> dict[tuple[int, ...], float]:
-    found: dict[tuple[int, ...], float] = {}
+    """Return turn -> probability of every turn of at most LIMIT tokens."""
+    complete: dict[tuple[int, ...], float] = {}
     open_turns = {(): 1.0}
     for step in range(LIMIT):
-        grown = {}
+        longer = {}
         for turn, mass in open_turns.items():
             for token, p in enumerate(next_probabilities(policy, [*context, *turn], sampling).tolist()):
                 if p:
-                    (found if token == EOS or step == LIMIT - 1 else grown)[(*turn, token)] = mass * p
-        open_turns = grown
-    return found
+                    ended = token == EOS or step == LIMIT - 1
+                    (complete if ended else longer)[(*turn, token)] = mass * p
+        open_turns = longer
+    return complete
 
 
 def p_value(observed: dict[tuple[int, ...], int], expected: dict[tuple[int, ...], float]) -> float:
+    """Return the p-value of the chi-square test; turns with fewer than 5 expected counts are pooled."""
     if set(observed) - set(expected):
         return 0.0
     cells = sorted(expected.items(), key=lambda kv: -kv[1])
@@ -89,7 +95,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("kind", "sampler", "sampling"), CASES, ids=str)
-def test_turns_come_with_their_exact_probabilities(kind, sampler, sampling):
+def test_turns_have_their_exact_probabilities(kind, sampler, sampling):
     policy = policy_of(kind)
     generator = torch.Generator().manual_seed(11)
     counts: list[dict[tuple[int, ...], int]] = [{}, {}]
@@ -106,9 +112,9 @@ def test_turns_come_with_their_exact_probabilities(kind, sampler, sampling):
             turn = tuple(row[:n])
             counts[i // half][turn] = counts[i // half].get(turn, 0) + 1
     for context, observed in zip(CONTEXTS, counts, strict=True):
-        want = exact(policy, context, sampling)
-        assert sum(want.values()) == pytest.approx(1.0, abs=1e-9)
-        assert p_value(observed, want) > FALSE_ALARM
-    # The test can fail: a slightly wrong temperature is found out.
-    off = exact(policy, CONTEXTS[0], Sampling(1.2 * sampling.temperature, sampling.top_k, sampling.top_p))
-    assert p_value(counts[0], off) < FALSE_ALARM
+        probabilities = exact(policy, context, sampling)
+        assert sum(probabilities.values()) == pytest.approx(1.0, abs=1e-9)
+        assert p_value(observed, probabilities) > FALSE_ALARM
+    # the test can fail: it detects a slightly wrong temperature
+    wrong = exact(policy, CONTEXTS[0], Sampling(1.2 * sampling.temperature, sampling.top_k, sampling.top_p))
+    assert p_value(counts[0], wrong) < FALSE_ALARM

@@ -1,7 +1,7 @@
-"""The tabular policy through the real sampler, rollout and learner, against the enumerated truth.
+"""The tabular policy through the real sampler, rollout and learner, against enumeration.
 
-Statistical tests with a fixed seed; were the seed drawn anew, a sound library would fail the chi-square with
-probability 1e-6 and the z-test (16 projections, |z| < 5, sigma exact) with less than 1e-5.
+Statistical tests with a fixed seed. With a random seed, a correct library would fail the chi-square test with
+probability 1e-6, and the z-test (16 projections, |z| < 5, sigma exact) with probability below 1e-5.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rlalign.config.schema import LearnerConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.oracle import EOS, TokenMDP, projected_moments
-from rlalign.policies.sampling.sampler import DecodeSampler
+from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.policies.tabular import TabularPolicy
 from rlalign.rollout.collect import collect
 from rlalign.training.learner import Learner
@@ -29,8 +29,8 @@ from rlalign.types import Sampling, Scores
 START = 1
 
 
-class Three:
-    """Three tokens: EOS and two to say. Every prompt is the token 1."""
+class ThreeTokens:
+    """A tokenizer of three tokens: EOS and two others. Each prompt is the token 1."""
 
     vocab_size, eos_id, pad_id = 3, EOS, EOS
 
@@ -58,14 +58,14 @@ class Lookup:
 
 
 def policy_of(mdp: TokenMDP) -> TabularPolicy:
-    """A tabular policy with the enumerated MDP's random table, and another as its reference."""
-    policy = TabularPolicy(Three(), horizon=4)
+    """Return a tabular policy with the enumerated MDP's random table, and another table as its reference."""
+    policy = TabularPolicy(ThreeTokens(), horizon=4)
     rows = policy.rows(torch.tensor([[START, *p, *[0] * (4 - len(p))] for p in mdp.prefixes]))
-    where = torch.tensor([int(rows[i, 1 + len(p)]) for i, p in enumerate(mdp.prefixes)])
+    index = torch.tensor([int(rows[i, 1 + len(p)]) for i, p in enumerate(mdp.prefixes)])
     with torch.no_grad():
-        policy.table[where] = mdp.table(1)
-        policy.reference[where] = mdp.table(2)
-    policy.where = where  # type: ignore[assignment]  # of this test only
+        policy.table[index] = mdp.table(1)
+        policy.reference[index] = mdp.table(2)
+    policy.index = index  # type: ignore[assignment]  # of this test only
     return policy
 
 
@@ -85,16 +85,17 @@ def draw(policy: TabularPolicy, n: int, seed: int, temperature: float = 1.0) -> 
 
 
 def p_value(mdp: TokenMDP, samples: Any) -> float:
+    """Return the p-value of the chi-square test of samples against the enumerated probabilities."""
     n = len(samples.tokens)
-    seen = Counter(tuple(t[:k]) for t, k in zip(samples.tokens.tolist(), samples.lengths.tolist(), strict=True))
+    counts = Counter(tuple(t[:k]) for t, k in zip(samples.tokens.tolist(), samples.lengths.tolist(), strict=True))
     expected = n * mdp.probabilities(mdp.table(1)).numpy()
-    found = np.array([seen[c] for c in mdp.completions])
-    assert found.sum() == n
-    rare = expected < 5  # pooled, as the chi-square wants
-    found = np.append(found[~rare], found[rare].sum())
+    observed = np.array([counts[c] for c in mdp.completions])
+    assert observed.sum() == n
+    rare = expected < 5  # pooled: the chi-square approximation needs at least 5 expected counts
+    observed = np.append(observed[~rare], observed[rare].sum())
     expected = np.append(expected[~rare], expected[rare].sum())
     keep = expected > 0
-    statistic = ((found[keep] - expected[keep]) ** 2 / expected[keep]).sum()
+    statistic = ((observed[keep] - expected[keep]) ** 2 / expected[keep]).sum()
     return float(chi2.sf(statistic, keep.sum() - 1))
 
 
@@ -105,7 +106,7 @@ def test_the_sampler_draws_from_the_table(mdp: TokenMDP) -> None:
     assert p_value(mdp, draw(policy, 20_000, seed=0, temperature=0.8)) < 1e-6
 
 
-def test_sampled_log_probs_are_the_scored_and_the_enumerated_ones(mdp: TokenMDP) -> None:
+def test_sampled_logprobs_equal_scored_and_enumerated_logprobs(mdp: TokenMDP) -> None:
     policy = policy_of(mdp)
     samples = draw(policy, 200, seed=1)
     inside = torch.arange(samples.tokens.shape[1]) < samples.lengths[:, None]
@@ -125,7 +126,7 @@ def test_the_learners_step_is_the_enumerated_gradient(mdp: TokenMDP, name: str) 
     prompts, objective = 700, algorithm(name).objective
     policy = policy_of(mdp)
     env = TokenVectorEnv(
-        TextMDP(source=[{"prompt": "go"}] * 10, tokenizer=Three(), reward=Lookup(mdp), max_prompt=1, max_new=4),
+        TextMDP(source=[{"prompt": "go"}] * 10, tokenizer=ThreeTokens(), reward=Lookup(mdp), max_prompt=1, max_new=4),
         2 * prompts,
     )
     rollout = collect(
@@ -148,11 +149,11 @@ def test_the_learners_step_is_the_enumerated_gradient(mdp: TokenMDP, name: str) 
     )
     learner.state.ema = 0.4
     state = type(learner.state)(objective.kl.coef, ema=0.4)
-    # plain gradient descent at rate 1, so that what the weights moved by is linear in the gradient, as the truth is
+    # plain gradient descent with learning rate 1: the change of the weights is linear in the gradient
     learner.optimizer = torch.optim.SGD([policy.table], lr=1.0)
-    start = policy.table.detach().clone()
+    initial = policy.table.detach().clone()
     learner.update(learner.prepare(rollout))
-    update = (policy.table.detach() - start)[policy.where]
+    update = (policy.table.detach() - initial)[policy.index]
     directions = torch.randn(16, *update.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
     mean, sigma = projected_moments(
         objective, mdp, mdp.table(1), directions, group_size=2, state=state, reference=mdp.table(2)
@@ -160,4 +161,4 @@ def test_the_learners_step_is_the_enumerated_gradient(mdp: TokenMDP, name: str) 
     z = (directions.flatten(1) @ update.flatten() - mean) / (sigma / prompts**0.5)
     assert z.abs().max() < 5
     wrong = (-directions.flatten(1) @ update.flatten() - mean) / (sigma / prompts**0.5)
-    assert wrong.abs().max() > 5  # the test can fail: a sign flip is seen
+    assert wrong.abs().max() > 5  # the test can fail: it detects a sign flip

@@ -1,6 +1,6 @@
-"""Our losses and their gradients against the loss functions of the installed TRL, called on the same numbers.
+"""Losses and their gradients against the loss functions of the installed TRL, called on the same numbers.
 
-The trainers' `_compute_loss` is bound to a stand-in that holds only the settings it reads; log-probs come from a leaf
+The trainers' `_compute_loss` is called with a stub that holds only the settings it reads; log-probs come from a leaf
 tensor instead of a model.
 """
 
@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from rlalign.algorithms import algorithm
-from rlalign.objective import KL, Batch, Objective, OffPolicy, Trust, advantages, policy_loss
+from rlalign.objective import KL, Batch, Objective, OffPolicy, Trust, compute_advantages, policy_loss
 
 trl = pytest.importorskip("trl")
 
@@ -57,8 +57,8 @@ def numbers(seed: int) -> Batch:
     )
 
 
-def theirs(b: Batch, loss_type: str, *, level: str = "token", beta: float = 0.0, **settings: Any) -> torch.Tensor:
-    """TRL's GRPO loss on our numbers."""
+def trl_loss(b: Batch, loss_type: str, *, level: str = "token", beta: float = 0.0, **settings: Any) -> torch.Tensor:
+    """Return TRL's GRPO loss of a batch."""
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     args = SimpleNamespace(
@@ -68,7 +68,7 @@ def theirs(b: Batch, loss_type: str, *, level: str = "token", beta: float = 0.0,
         sapo_temperature_neg=1.05,
         steps_per_generation=1,
     )
-    me = SimpleNamespace(
+    trainer = SimpleNamespace(
         args=args,
         accelerator=_Accelerator(),
         model=SimpleNamespace(training=True),
@@ -104,7 +104,7 @@ def theirs(b: Batch, loss_type: str, *, level: str = "token", beta: float = 0.0,
         "num_items_in_batch": mask.sum(),
         **settings,
     }
-    loss: torch.Tensor = GRPOTrainer._compute_loss(me, None, inputs)
+    loss: torch.Tensor = GRPOTrainer._compute_loss(trainer, None, inputs)
     return loss
 
 
@@ -113,15 +113,16 @@ def assert_same(objective: Objective, b: Batch, other: torch.Tensor) -> None:
     ours = loss.total / loss.count
     assert b.logprobs is not None
     torch.testing.assert_close(ours, other, rtol=1e-9, atol=1e-12)
-    a, c = (torch.autograd.grad(x, b.logprobs, retain_graph=True)[0] for x in (ours, other))
-    torch.testing.assert_close(a, c, rtol=1e-8, atol=1e-12)
-    assert a.abs().sum() > 0
+    gradient = torch.autograd.grad(ours, b.logprobs, retain_graph=True)[0]
+    other_gradient = torch.autograd.grad(other, b.logprobs, retain_graph=True)[0]
+    torch.testing.assert_close(gradient, other_gradient, rtol=1e-8, atol=1e-12)
+    assert gradient.abs().sum() > 0
 
 
 def plain(name: str) -> Objective:
-    """The preset without what TRL does elsewhere than in its loss."""
-    o = algorithm(name).objective
-    return replace(o, filter=replace(o.filter, dynamic_sampling=False, overlong=0.0))
+    """Return a preset's objective without the filters that TRL applies outside of its loss."""
+    objective = algorithm(name).objective
+    return replace(objective, filter=replace(objective.filter, dynamic_sampling=False, overlong=0.0))
 
 
 SEEDS = (0, 1, 2)
@@ -142,8 +143,8 @@ SEEDS = (0, 1, 2)
 )
 def test_preset_equals_trl(name: str, settings: dict[str, Any], seed: int) -> None:
     objective = plain(name)
-    b = advantages(objective, numbers(seed))
-    assert_same(objective, b, theirs(b, **settings))
+    b = compute_advantages(objective, numbers(seed))
+    assert_same(objective, b, trl_loss(b, **settings))
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
@@ -166,8 +167,8 @@ def test_every_level_and_kl_setting_of_trl(loss_type: str, level: str, kl: str) 
         aggregation=aggregation,  # type: ignore[arg-type]  # a string that is one of its kinds
         kl=KL("none" if kl == "none" else "loss", 0.1, "k3", importance=importance),
     )
-    b = advantages(objective, numbers(5))
-    other = theirs(
+    b = compute_advantages(objective, numbers(5))
+    other = trl_loss(
         b,
         loss_type,
         level=level,
@@ -178,42 +179,42 @@ def test_every_level_and_kl_setting_of_trl(loss_type: str, level: str, kl: str) 
     assert_same(objective, b, other)
 
 
-def test_dual_clip_is_trls_delta() -> None:
+def test_dual_clip_equals_delta_of_trl() -> None:
     objective = Objective(
         baseline="group_mean", ratio="token", trust=Trust("dual_clip", dual=1.3), aggregation="token_global"
     )
-    b = advantages(objective, numbers(3))
-    assert_same(objective, b, theirs(b, "dapo", delta=1.3))
+    b = compute_advantages(objective, numbers(3))
+    assert_same(objective, b, trl_loss(b, "dapo", delta=1.3))
 
 
-def test_sequence_mask_is_trls() -> None:
+def test_sequence_mask_equals_trl() -> None:
     objective = Objective(
         baseline="group_mean", ratio="token", trust=Trust("clip"), aggregation="token_global",
         off_policy=OffPolicy("opsm", delta=0.01),
     )  # fmt: skip
-    b = advantages(objective, numbers(4))
-    assert_same(objective, b, theirs(b, "dapo", off_policy_mask_threshold=0.01))
+    b = compute_advantages(objective, numbers(4))
+    assert_same(objective, b, trl_loss(b, "dapo", off_policy_mask_threshold=0.01))
 
 
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("kind", ["tis", "mis"])
-def test_importance_weights_enter_as_in_trl(kind: str, level: str) -> None:
+def test_importance_weights_equal_trl(kind: str, level: str) -> None:
     objective = Objective(
         baseline="group_mean", ratio="token", trust=Trust("clip"), aggregation="token_global",
         off_policy=OffPolicy(kind, level, 0.9, 1.1),  # type: ignore[arg-type]  # a string that is one of its kinds
     )  # fmt: skip
-    b = advantages(objective, numbers(4))
+    b = compute_advantages(objective, numbers(4))
     assert b.old_logprobs is not None
     assert b.sampler_logprobs is not None
     log_w = (b.old_logprobs - b.sampler_logprobs) * b.action_mask
     w = log_w.exp() if level == "token" else log_w.sum(1, keepdim=True).exp()
     w = w.clamp(max=1.1) if kind == "tis" else w.masked_fill((w < 0.9) | (w > 1.1), 0.0)
-    assert_same(objective, b, theirs(b, "dapo", importance_sampling_ratio=w))
+    assert_same(objective, b, trl_loss(b, "dapo", importance_sampling_ratio=w))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_rloo_equals_trl(seed: int) -> None:
-    """TRL's RLOO clips the product of the ratios of a completion."""
+    """The RLOO trainer of TRL clips the product of a completion's ratios."""
     from trl.trainer.rloo_trainer import RLOOTrainer
 
     objective = replace(
@@ -223,13 +224,13 @@ def test_rloo_equals_trl(seed: int) -> None:
         aggregation="sequence_mean",
         kl=KL("none"),
     )
-    b = advantages(objective, numbers(seed))
+    b = compute_advantages(objective, numbers(seed))
     assert b.advantages is not None
     assert b.old_logprobs is not None
     grouped = b.rewards.view(-1, G)
     loo = grouped - (grouped.sum(1, keepdim=True) - grouped) / (G - 1)
     torch.testing.assert_close(b.advantages[:, 0], loo.flatten())
-    me = SimpleNamespace(
+    trainer = SimpleNamespace(
         accelerator=_Accelerator(),
         model=SimpleNamespace(training=True),
         epsilon_low=0.2,
@@ -248,17 +249,17 @@ def test_rloo_equals_trl(seed: int) -> None:
         "old_logps": (b.old_logprobs * mask).sum(1),
         "advantages": b.advantages[:, 0],
     }
-    assert_same(objective, b, RLOOTrainer._compute_loss(me, None, inputs))
+    assert_same(objective, b, RLOOTrainer._compute_loss(trainer, None, inputs))
 
 
 def test_rloo_without_a_ratio_has_the_same_gradient_on_policy() -> None:
-    b = advantages(algorithm("rloo").objective, numbers(0))
+    b = compute_advantages(algorithm("rloo").objective, numbers(0))
     assert b.logprobs is not None
     on_policy = replace(b, old_logprobs=b.logprobs.detach())
-    kl_free = replace(algorithm("rloo").objective, kl=KL("none"))
-    clipped = replace(kl_free, ratio="sequence_product", trust=Trust("clip"), aggregation="sequence_mean")
-    grads = [
-        torch.autograd.grad((loss := policy_loss(o, on_policy)).total / loss.count, b.logprobs)[0]
-        for o in (kl_free, clipped)
-    ]
-    torch.testing.assert_close(grads[0], grads[1])
+    without_kl = replace(algorithm("rloo").objective, kl=KL("none"))
+    clipped = replace(without_kl, ratio="sequence_product", trust=Trust("clip"), aggregation="sequence_mean")
+    gradients = []
+    for objective in (without_kl, clipped):
+        loss = policy_loss(objective, on_policy)
+        gradients.append(torch.autograd.grad(loss.total / loss.count, b.logprobs)[0])
+    torch.testing.assert_close(gradients[0], gradients[1])

@@ -1,5 +1,7 @@
-"""A run by TRL is the run that its configuration says: its first update is, to rounding, the one our learner makes of
-the same completions from the same start. What is compared is the gradient's norm and the weights after the step."""
+"""Runs of TRL's trainers: the first update equals, up to rounding, that of the learner on the same completions.
+
+Both begin with the same initial policy. The tests compare the gradient norm and the weights after the step.
+"""
 
 from __future__ import annotations
 
@@ -34,28 +36,28 @@ def configuration(algorithm: str, output: Any, **changes: Any) -> Any:
 
 @pytest.fixture
 def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """What TRL's trainer played."""
-    seen: list[Any] = []
+    """The rollouts of TRL's trainer, in order."""
+    rollouts: list[Any] = []
     real = record.played
 
     def played(*args: Any, **kwargs: Any) -> Any:
-        seen.append(real(*args, **kwargs))
-        return seen[-1]
+        rollouts.append(real(*args, **kwargs))
+        return rollouts[-1]
 
     monkeypatch.setattr(record, "played", played)
-    return seen
+    return rollouts
 
 
-def ours(config: Any, rollout: Any) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
-    """Metrics and weights of our learner's update from the same start on the same completions."""
+def learner_update(config: Any, rollout: Any) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+    """Return metrics and weights of the learner's update of the initial policy on the same completions."""
     policy, mdp = build_policy(config, build_mdp(config))
     learner = Learner(
         policy, config.objective, config.learner, sampling=config.rollout.sampling, total_updates=1,
         generator=torch.Generator(), max_length=mdp.max_new,
     )  # fmt: skip
     with torch.no_grad():
-        drawn = policy.score(rollout.tokens, rollout.lengths, rollout.action_mask, config.rollout.sampling)
-    metrics = learner.update(learner.prepare(replace(rollout, sampler_logprobs=drawn.logprobs)))
+        scores = policy.score(rollout.tokens, rollout.lengths, rollout.action_mask, config.rollout.sampling)
+    metrics = learner.update(learner.prepare(replace(rollout, sampler_logprobs=scores.logprobs)))
     return metrics, {n: p.detach().clone() for n, p in policy.trainable().items()}
 
 
@@ -88,20 +90,20 @@ def ours(config: Any, rollout: Any) -> tuple[dict[str, float], dict[str, torch.T
     ],
     ids=str,
 )
-def test_the_first_update_is_ours(tmp_path, rollouts, algorithm, changes) -> None:
+def test_the_first_update_equals_the_learners(tmp_path, rollouts, algorithm, changes) -> None:
     config = resolve(configuration(algorithm, tmp_path / "run", **changes))
     run = train_trl(config, quiet=True)
-    metrics, weights = ours(config, rollouts[0])
+    metrics, weights = learner_update(config, rollouts[0])
     assert run.metrics["train/grad_norm"][0] == pytest.approx(metrics["train/grad_norm"], rel=2e-3)
     state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy",))
-    for name, ours_after in weights.items():
-        # Adam's first step has the size of the learning rate whatever the gradient's: rounding shows where that is ~0
-        assert (state["policy"][name] - ours_after).abs().median() < 1e-5
+    for name, expected in weights.items():
+        # Adam's first step has the size of the learning rate for any gradient, so that rounding decides its sign near 0
+        assert (state["policy"][name] - expected).abs().median() < 1e-5
     assert run.metrics["reward/mean"][0] == pytest.approx(float(rollouts[0].returns.nanmean()), abs=1e-6)
 
 
-def test_prompts_start_and_rows_are_those_of_our_own_run(tmp_path, rollouts) -> None:
-    """Order of prompts, their ids, the number of samples and steps, and the keys of a row."""
+def test_prompts_initial_policy_and_metrics_equal_those_of_our_own_run(tmp_path, rollouts) -> None:
+    """The order of prompts, their ids, the number of samples and steps, and the metric names are equal."""
     from rlalign.training.experiment import train_run
 
     common = {"steps": 3, "learner__epochs": 2, "learner__minibatches": 2, "evaluation__every": 2}
@@ -119,22 +121,22 @@ def test_prompts_start_and_rows_are_those_of_our_own_run(tmp_path, rollouts) -> 
     assert before_after is not None
     assert run.comparison is not None
     assert run.comparison.before.completions == before_after.before.completions
-    wanted = {k for k in other.metrics if k.split("/")[0] in ("reward", "rollout", "eval", "step")}
-    assert wanted <= set(run.metrics)
+    names = {k for k in other.metrics if k.split("/")[0] in ("reward", "rollout", "eval", "step")}
+    assert names <= set(run.metrics)
     assert {"time/step", "time/rollout", "time/update", "time/tokens_per_s", "train/loss"} <= set(run.metrics)
     assert run.metrics["rollout/tokens"] == [float(r.num_actions.sum()) for r in rollouts]
     assert run.metrics["eval/reward"][1] is not None
 
 
-def test_the_folder_is_an_ordinary_run(tmp_path) -> None:
+def test_the_folder_is_that_of_an_ordinary_run(tmp_path) -> None:
     run = train_trl(configuration("trl:rloo", tmp_path / "run", steps=2), quiet=True)
     assert run.config.algorithm == "trl:rloo"
     assert (run.folder / "report" / "evaluation.json").is_file()
     assert (run.folder / "report" / "reward.png").is_file()
-    again = evaluate_run(run, split="validation")
+    evaluation = evaluate_run(run.folder, run.config, split="validation")
     assert run.comparison is not None
-    np.testing.assert_allclose(again.after.metrics["reward"], run.comparison.after.metrics["reward"])
-    assert again.after.completions == run.comparison.after.completions
+    np.testing.assert_allclose(evaluation.after.metrics["reward"], run.comparison.after.metrics["reward"])
+    assert evaluation.after.completions == run.comparison.after.completions
     for resume, words in ((False, "holds a run already"), (True, "holds a finished run")):
         with pytest.raises(UserError, match=words):
             train_trl(replace(run.config, resume=resume), quiet=True)
@@ -147,27 +149,27 @@ def test_the_same_command_gives_the_same_run(tmp_path) -> None:
     assert a.metrics["train/grad_norm"] == b.metrics["train/grad_norm"]
 
 
-def test_a_run_that_is_told_to_stop_says_so_and_starts_over(tmp_path) -> None:
+def test_a_stopped_run_reports_the_signal_and_resumes_from_the_start(tmp_path) -> None:
     calls = []
 
-    def impatient(completions, **columns):
+    def stops_the_run(completions, **columns):
         calls.append(1)
-        if len(calls) == 4:  # of which the evaluation before is one
+        if len(calls) == 4:  # the first call is the evaluation of the initial policy
             os.kill(os.getpid(), signal.SIGTERM)
         return [0.0] * len(completions)
 
-    reward = [rlalign.reward("impatient", timeout_s=None)(impatient)]
+    reward = [rlalign.reward("stops_the_run", timeout_s=None)(stops_the_run)]
     config = configuration("trl:grpo", tmp_path / "run", steps=6)
     run = train_trl(config, rewards=reward, quiet=True)
     assert run.exit_status == 128 + signal.SIGTERM
     assert run.comparison is None
     assert len(run.metrics["step"]) == 3
-    again = train_trl(replace(config, resume=True), rewards=reward, quiet=True)
-    assert again.metrics["step"] == [1, 2, 3, 4, 5, 6]
-    assert again.comparison is not None
+    resumed = train_trl(replace(config, resume=True), rewards=reward, quiet=True)
+    assert resumed.metrics["step"] == [1, 2, 3, 4, 5, 6]
+    assert resumed.comparison is not None
 
 
-def test_adapters_train_and_stay_one(tmp_path) -> None:
+def test_an_adapter_is_trained_and_remains_the_only_one(tmp_path) -> None:
     base = train_trl(configuration("trl:rloo", tmp_path / "base"), quiet=True)
     config = default_config(str(base.folder / "policy"), str(base.folder / "policy"), "trl:grpo")
     config = update(config, {**SMALL, "env": ENV, "steps": 2, "output": str(tmp_path / "lora"), "model.lora_r": 2})
@@ -194,7 +196,7 @@ def test_adapters_train_and_stay_one(tmp_path) -> None:
     ],
     ids=str,
 )
-def test_what_trl_cannot_do_is_refused_with_the_reason(tmp_path, algorithm, changes, words) -> None:
+def test_unsupported_settings_are_refused_with_the_reason(tmp_path, algorithm, changes, words) -> None:
     config = configuration("trl:grpo" if algorithm == "trl:ppo" else algorithm, tmp_path / "run", **changes)
     config = replace(config, algorithm=algorithm)
     with pytest.raises(UserError, match=words):

@@ -1,4 +1,4 @@
-"""What a reward function may return, and what becomes of the rest (nothing wrong is ever taken for a 0.0)."""
+"""Return values of reward functions: accepted types, invalid samples, errors. An error never becomes a 0.0."""
 
 import math
 import warnings
@@ -20,9 +20,9 @@ def evaluate(returned, timeout_s=None, weight=1.0, **description):
 
 
 @pytest.mark.parametrize("timeout_s", [None, 30.0])
-def test_numbers_of_every_kind_are_floats(timeout_s):
+def test_numeric_types_become_floats(timeout_s):
     torch = pytest.importorskip("torch")
-    kinds = [
+    accepted = [
         [1, True],
         (1.0, np.float32(1)),
         np.array([1, 1]),
@@ -33,47 +33,47 @@ def test_numbers_of_every_kind_are_floats(timeout_s):
         [torch.tensor(1.0), torch.tensor([1])],
         torch.ones(2, requires_grad=True),
     ]
-    for returned in kinds[:: 1 if timeout_s is None else 7]:  # a worker pickles them: a sample will do
+    for returned in accepted[:: 1 if timeout_s is None else 7]:  # a worker pickles them: a subset suffices
         _, scores = evaluate(returned, timeout_s)
         assert scores.total.tolist() == [1.0, 1.0], returned
         assert scores.total.dtype == np.float64
 
 
-def test_generators_are_read():
+def test_generators_become_lists():
     item = RewardFunction("g", lambda completions: (float(len(c)) for c in completions), timeout_s=None)
     assert compose(item).score("episode", ["p"], ["abc"], [[1]]).total.tolist() == [3.0]
 
 
 @pytest.mark.parametrize(
-    ("returned", "says"),
+    ("returned", "message"),
     [
-        ([1.0], "'judge' returned 1 values for 2 completions"),
-        ([1.0] * 3, "'judge' returned 3 values for 2 completions"),
-        ([], "'judge' returned 0 values for 2 completions"),
-        (None, "'judge' returned NoneType .*return statement missing.*list of 2 numbers"),
-        (1.0, "'judge' returned float .*list of 2 numbers"),
-        ("ab", "'judge' returned str "),
-        ({0: 1.0, 1: 2.0}, "'judge' returned dict "),
-        (["1.0", "2.0"], "'judge' returned str '1.0' for sample 0 "),
-        ([1.0, b"2"], "'judge' returned bytes .* for sample 1 "),
-        ([1.0, [2.0]], "'judge' returned list .* for sample 1 "),
-        ([1.0, 2j], "'judge' returned complex .* for sample 1 "),
-        (np.ones((2, 1)), "'judge' returned list .* for sample 0 "),
-        (np.float64(1.0), "'judge' returned float64 "),
-        ([np.ones(2), 1.0], "'judge' returned ndarray .* for sample 0 "),
-        ([1.0, math.inf], "'judge' returned inf for sample 1 .*'second second .*…'"),
-        ([-math.inf, 1.0], "'judge' returned -inf for sample 0 .*'first'"),
-        ([1e39, 1.0], "'judge' returned 1e[+]39 for sample 0"),
+        ([1.0], "'judge': expected 2 values for the completions of the batch, got 1"),
+        ([1.0] * 3, "'judge': expected 2 values for the completions of the batch, got 3"),
+        ([], "'judge': expected 2 values for the completions of the batch, got 0"),
+        (None, "'judge': expected a list of 2 numbers.*got NoneType .*return statement missing"),
+        (1.0, "'judge': expected a list of 2 numbers.*got float"),
+        ("ab", "'judge': expected a list .*got str"),
+        ({0: 1.0, 1: 2.0}, "'judge': expected a list .*got dict"),
+        (["1.0", "2.0"], "'judge': expected a float for sample 0 .*got str '1.0'"),
+        ([1.0, b"2"], "'judge': expected a float for sample 1 .*got bytes"),
+        ([1.0, [2.0]], "'judge': expected a float for sample 1 .*got list"),
+        ([1.0, 2j], "'judge': expected a float for sample 1 .*got complex"),
+        (np.ones((2, 1)), "'judge': expected a float for sample 0 .*got list"),
+        (np.float64(1.0), "'judge': expected a list .*got float64"),
+        ([np.ones(2), 1.0], "'judge': expected a float for sample 0 .*got ndarray"),
+        ([1.0, math.inf], "'judge': expected a finite float for sample 1 .*'second second .*…'.*got inf"),
+        ([-math.inf, 1.0], "'judge': expected a finite float for sample 0 .*'first'.*got -inf"),
+        ([1e39, 1.0], "'judge': expected a finite float for sample 0 .*got 1e[+]39"),
     ],
 )
 @pytest.mark.parametrize("weight", [1.0, 0.0])
 @pytest.mark.parametrize("on_error", ["fail", "drop", 0.0])
-def test_what_is_no_reward_is_an_error_under_every_policy(returned, says, weight, on_error):
-    with pytest.raises(RewardError, match=says):
+def test_invalid_return_value_is_an_error_for_every_on_error(returned, message, weight, on_error):
+    with pytest.raises(RewardError, match=message):
         evaluate(returned, weight=weight, on_error=on_error)
 
 
-def test_none_skips_a_component_and_invalidates_a_sample_without_any():
+def test_none_skips_component_and_sample_without_components_is_invalid():
     def judge(name, values):
         return RewardFunction(name, lambda completions: values, timeout_s=None)
 
@@ -84,7 +84,7 @@ def test_none_skips_a_component_and_invalidates_a_sample_without_any():
     assert total.failures == {"a": {"none": 2}, "b": {"none": 1}}
 
 
-def test_none_for_a_whole_batch_is_warned_of_once():
+def test_none_for_whole_batch_warns_once():
     item = RewardFunction("judge", lambda completions: [None] * len(completions), timeout_s=None)
     total = compose(item)
     with pytest.warns(RuntimeWarning, match="'judge' returned None for a whole batch"):
@@ -97,14 +97,14 @@ def test_none_for_a_whole_batch_is_warned_of_once():
     assert total.pop_failures() == {}
 
 
-def test_nan_invalidates_its_sample_and_is_counted():
+def test_nan_makes_sample_invalid_and_is_counted():
     total, scores = evaluate([math.nan, 1.0])
     assert scores.valid.tolist() == [False, True]
     assert math.isnan(scores.total[0])
     assert total.failures == {"judge": {"nan": 1}}
 
 
-def test_a_huge_reward_is_warned_of_and_counted():
+def test_huge_reward_warns_and_is_counted():
     with pytest.warns(RuntimeWarning, match=r"'judge' returned -1e\+30"):
         total, scores = evaluate([-1e30, 1e6])
     assert scores.valid.all()
@@ -112,7 +112,7 @@ def test_a_huge_reward_is_warned_of_and_counted():
 
 
 @pytest.mark.parametrize("returned", [[[math.nan, 1.0], [2.0]], [None, [2.0]]])
-def test_token_rewards_of_a_sample_that_failed_are_zero_not_nan(returned):
+def test_token_rewards_of_failed_sample_are_zero(returned):
     item = RewardFunction("t", lambda completions: returned, "token", None)
     scores = compose(item).score("turn", ["p"] * 2, TEXTS, [[1, 2], [3]])
     assert scores.valid.tolist() == [False, True]

@@ -1,4 +1,4 @@
-"""Reward functions that raise, hang, die, print or fork: the run goes on, and nothing is left behind."""
+"""Reward functions that raise, hang, die, print or fork: the run continues, and no process is left."""
 
 import contextlib
 import os
@@ -16,7 +16,7 @@ import pytest
 from rlalign.errors import RewardError
 from rlalign.rewards import RewardFunction, compose
 
-SHORT = 0.5  # seconds; hangs are for ever, so no machine is too slow for it
+SHORT = 0.5  # seconds; hangs never end, so a slow machine does not change the result
 
 
 def score(total, completions=("a", "bb")):
@@ -29,7 +29,7 @@ def worker_pid(total, name):
 
 
 def is_gone(pid):
-    """No such process, or a zombie that its adoptive parent has yet to reap."""
+    """Return whether a process does not exist, or is a zombie that its new parent has not reaped yet."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     return True
@@ -50,7 +50,7 @@ def no_warnings():
         yield
 
 
-# The functions. Those that must behave differently on the second attempt leave a file behind on the first.
+# The functions. Those that behave differently at the second attempt create a file at the first.
 
 
 def lengths(completions, **columns):
@@ -134,7 +134,7 @@ def pids(completions):
 
 
 @pytest.mark.parametrize("timeout_s", [None, 30.0])
-def test_a_failure_that_a_retry_mends_is_counted_only(tmp_path, timeout_s):
+def test_failure_before_successful_retry_is_only_counted(tmp_path, timeout_s):
     item = RewardFunction("r", raising_once, timeout_s=timeout_s, retries=1).using(path=str(tmp_path / "mark"))
     with compose(item) as total:
         assert score(total).total.tolist() == [1.0, 2.0]
@@ -142,7 +142,7 @@ def test_a_failure_that_a_retry_mends_is_counted_only(tmp_path, timeout_s):
 
 
 @pytest.mark.parametrize("timeout_s", [None, 30.0])
-def test_fail_names_reward_cause_place_and_fix(timeout_s):
+def test_error_names_reward_cause_place_and_fix(timeout_s):
     with compose(RewardFunction("r", raising, timeout_s=timeout_s, retries=2)) as total:
         with pytest.raises(RewardError) as caught:
             score(total)
@@ -154,7 +154,7 @@ def test_fail_names_reward_cause_place_and_fix(timeout_s):
 
 
 @pytest.mark.parametrize("timeout_s", [None, 30.0])
-def test_drop_makes_every_sample_invalid_and_says_so_once(timeout_s):
+def test_drop_makes_samples_invalid_and_warns_once(timeout_s):
     items = [RewardFunction("r", raising, timeout_s=timeout_s, retries=0, on_error="drop"), (lengths, 1.0)]
     with compose(items) as total:
         with pytest.warns(RuntimeWarning, match="'r' failed in its only attempt: ValueError: not ever.*dropped"):
@@ -169,7 +169,7 @@ def test_drop_makes_every_sample_invalid_and_says_so_once(timeout_s):
         assert total.failures == {"r": {"raised": 2}}
 
 
-def test_a_number_stands_for_a_failure():
+def test_number_replaces_failure():
     with compose((RewardFunction("r", raising, timeout_s=None, on_error=-1.5), 2.0)) as total, no_warnings():
         scores = score(total)
     assert scores.valid.all()
@@ -177,7 +177,7 @@ def test_a_number_stands_for_a_failure():
     assert total.failures == {"r": {"raised": 2}}
 
 
-def test_a_number_of_token_scope_stands_on_the_last_token():
+def test_number_of_token_scope_is_on_last_token():
     item = RewardFunction("r", raising, "token", None, on_error=-1.0)
     with no_warnings():
         scores = compose((item, 2.0)).score("turn", ["p"] * 2, ["abc", ""], [[1, 2, 3], []])
@@ -185,7 +185,7 @@ def test_a_number_of_token_scope_stands_on_the_last_token():
 
 
 @pytest.mark.parametrize("function", [raising, dying, hanging])
-def test_a_metric_that_fails_stops_nothing(function):
+def test_failing_metric_does_not_affect_total(function):
     items = [(RewardFunction("m", function, timeout_s=SHORT, retries=0), 0.0), RewardFunction("l", lengths)]
     with compose(items) as total, pytest.warns(RuntimeWarning, match="'m' failed"):
         scores = score(total)
@@ -194,7 +194,7 @@ def test_a_metric_that_fails_stops_nothing(function):
     assert sum(total.failures["m"].values()) == 1
 
 
-def test_sys_exit_is_a_failure_of_the_reward():
+def test_sys_exit_is_a_reward_failure():
     for timeout_s in (None, 30.0):
         with (
             compose(RewardFunction("r", leaving, timeout_s=timeout_s, retries=0)) as total,
@@ -207,7 +207,7 @@ def test_sys_exit_is_a_failure_of_the_reward():
 
 
 @pytest.mark.parametrize("function", [hanging, busy])
-def test_a_hang_is_killed_and_the_run_goes_on(function):
+def test_hanging_function_is_killed_and_scoring_continues(function):
     items = [RewardFunction("h", function, timeout_s=SHORT, retries=1, on_error="drop"), RewardFunction("l", lengths)]
     started = []
     with compose(items) as total, no_warnings():
@@ -223,21 +223,21 @@ def test_a_hang_is_killed_and_the_run_goes_on(function):
         assert all(is_gone(pid) for pid in started)
 
 
-def test_a_hang_that_a_retry_mends(tmp_path):
+def test_retry_after_hang_succeeds(tmp_path):
     item = RewardFunction("h", hanging_once, timeout_s=2.0, retries=1).using(path=str(tmp_path / "mark"))
     with compose(item) as total:
         assert score(total).total.tolist() == [1.0, 2.0]
         assert total.failures == {"h": {"timeout": 1}}
 
 
-def test_a_timeout_says_what_to_do():
+def test_timeout_error_suggests_larger_timeout():
     with compose(RewardFunction("h", hanging, timeout_s=SHORT, retries=0)) as total:
         with pytest.raises(RewardError, match=r"took longer than 0.5 s and was killed.*timeout_s="):
             score(total)
         assert worker_pid(total, "h") is None
 
 
-def test_what_the_function_started_is_killed_with_it(tmp_path):
+def test_child_processes_of_function_are_killed(tmp_path):
     path = tmp_path / "pid"
     item = RewardFunction("n", nesting, timeout_s=2.0, retries=0, on_error="drop").using(path=str(path))
     with compose(item) as total, no_warnings():
@@ -246,56 +246,56 @@ def test_what_the_function_started_is_killed_with_it(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:reward 'h' failed:RuntimeWarning")
-def test_timeouts_work_off_the_main_thread_and_side_by_side():
+def test_timeouts_work_in_parallel_threads():
     totals = [compose(RewardFunction("h", hanging, timeout_s=SHORT, on_error="drop")) for _ in range(4)]
-    seen = []
+    valid = []
 
     def work(total):
-        seen.append(score(total).valid.any())
+        valid.append(score(total).valid.any())
 
     threads = [threading.Thread(target=work, args=(t,)) for t in totals]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert seen == [False] * 4
+    assert valid == [False] * 4
     assert all(t.failures == {"h": {"timeout": 2}} for t in totals)
 
 
-def test_one_sum_called_from_several_threads_mixes_nothing_up():
+def test_threads_sharing_one_sum_get_their_own_results():
     with compose(RewardFunction("l", lengths)) as total:
-        found = {}
+        results = {}
 
         def work(n):
-            found[n] = [score(total, ["x" * n] * n).total.tolist() for _ in range(20)]
+            results[n] = [score(total, ["x" * n] * n).total.tolist() for _ in range(20)]
 
         threads = [threading.Thread(target=work, args=(n,)) for n in range(1, 5)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-    assert found == {n: [[float(n)] * n] * 20 for n in range(1, 5)}
+    assert results == {n: [[float(n)] * n] * 20 for n in range(1, 5)}
 
 
 # ---- deaths ----
 
 
 @pytest.mark.parametrize("function", [dying_once, killed_once])
-def test_a_dead_worker_is_restarted_and_asked_again(tmp_path, function):
+def test_dead_worker_is_restarted_for_retry(tmp_path, function):
     item = RewardFunction("d", function, retries=1).using(path=str(tmp_path / "mark"))
     with compose(item) as total:
         assert score(total).total.tolist() == [1.0, 2.0]
         assert total.failures == {"d": {"died": 1}}
 
 
-@pytest.mark.parametrize(("function", "how"), [(dying_once, "exit status 3"), (killed_once, "killed by SIGKILL")])
-def test_a_death_tells_how(tmp_path, function, how):
+@pytest.mark.parametrize(("function", "cause"), [(dying_once, "exit status 3"), (killed_once, "killed by SIGKILL")])
+def test_error_names_cause_of_worker_death(tmp_path, function, cause):
     item = RewardFunction("d", function, retries=0).using(path=str(tmp_path / "mark"))
-    with compose(item) as total, pytest.raises(RewardError, match=how):
+    with compose(item) as total, pytest.raises(RewardError, match=cause):
         score(total)
 
 
-def test_a_worker_killed_between_two_calls_is_no_failure_of_the_second():
+def test_worker_killed_between_calls_is_not_a_failure():
     with compose(RewardFunction("p", pids, retries=0)) as total:
         pid = int(score(total).total[0])
         assert pid == worker_pid(total, "p")
@@ -305,14 +305,14 @@ def test_a_worker_killed_between_two_calls_is_no_failure_of_the_second():
         assert total.failures == {}
 
 
-def test_a_worker_stays_up_between_calls():
+def test_worker_persists_between_calls():
     with compose(RewardFunction("p", pids)) as total:
         first, second = int(score(total).total[0]), int(score(total).total[0])
     assert first == second != os.getpid()
     assert is_gone(first)
 
 
-def test_a_closed_sum_can_be_used_again():
+def test_closed_sum_can_be_used_again():
     total = compose(RewardFunction("p", pids))
     with total:
         first = score(total).total[0]
@@ -320,7 +320,7 @@ def test_a_closed_sum_can_be_used_again():
         assert score(total).total[0] != first
 
 
-def test_a_dropped_sum_leaves_no_worker():
+def test_garbage_collected_sum_leaves_no_worker():
     total = compose(RewardFunction("p", pids))
     pid = int(score(total).total[0])
     del total
@@ -343,13 +343,13 @@ total.score("episode", ["p"], ["c"], [[1]])
 """
 
 
-def test_no_orphan_when_the_parent_ends(tmp_path):
+def test_no_orphan_after_parent_ends(tmp_path):
     path = tmp_path / "pid"
     subprocess.run([sys.executable, "-c", PARENT.format(hang=False), str(path)], check=True)
     assert is_gone(int(path.read_text()))
 
 
-def test_no_orphan_when_the_parent_is_killed_while_the_function_hangs(tmp_path):
+def test_no_orphan_after_parent_is_killed_during_hang(tmp_path):
     path = tmp_path / "pid"
     parent = subprocess.Popen([sys.executable, "-c", PARENT.format(hang=True), str(path)])
     assert wait_until(lambda: path.exists() and path.read_text())
@@ -361,7 +361,7 @@ def test_no_orphan_when_the_parent_is_killed_while_the_function_hangs(tmp_path):
 # ---- the protocol ----
 
 
-def test_what_the_function_prints_goes_to_stderr(capfd):
+def test_prints_of_function_go_to_stderr(capfd):
     with compose(RewardFunction("p", printing, retries=0)) as total:
         for _ in range(3):
             assert score(total).total.tolist() == [1.0, 2.0]
@@ -370,7 +370,7 @@ def test_what_the_function_prints_goes_to_stderr(capfd):
     assert err.count("to stdout") == err.count("to the descriptor") == err.count("from a child") == 3
 
 
-def test_the_functions_stdin_is_empty():
+def test_stdin_of_function_is_empty():
     with compose(RewardFunction("r", reading, timeout_s=30.0, retries=0)) as total:
         assert score(total).total.tolist() == [0.0, 0.0]
 
@@ -380,22 +380,24 @@ def test_requests_larger_than_a_pipe():
         assert score(total, ["x" * 900_000] * 4).total.tolist() == [9e5] * 4
 
 
-def test_a_file_that_fails_in_the_worker_only_says_why(tmp_path):
+def test_import_failure_in_worker_names_cause(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import sys\n"
         "if 'pytest' not in sys.modules:\n"
-        "    raise RuntimeError('needs a licence')\n"
+        "    raise RuntimeError('needs a license')\n"
         "def f(completions):\n"
         "    return [0.0] * len(completions)\n"
     )
     with (
         compose(f"{tmp_path}/mine.py:f") as total,
-        pytest.raises(RewardError, match=r"'f' cannot be loaded in its worker: RuntimeError: needs a licence"),
+        pytest.raises(
+            RewardError, match=r"'f': expected a function that its worker can load, got RuntimeError: needs a license"
+        ),
     ):
         score(total)
 
 
-def test_a_result_that_cannot_be_pickled_is_a_failure():
+def test_unpicklable_result_is_a_failure():
     def locks(completions):
         return [threading.Lock() for _ in completions]
 

@@ -1,4 +1,4 @@
-"""While rewards in processes of their own score a rollout, the models look at it; nothing else changes."""
+"""Overlap: log-probs are precomputed while worker processes score a rollout; results do not change."""
 
 import json
 import os
@@ -24,58 +24,64 @@ SMALL = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 4, "evaluatio
 
 
 def train(folder, function, **described):
-    made = rlalign.reward("mine", **{"timeout_s": 20, "retries": 0, **described})(function)
-    return rlalign.train("reverse", "tiny", "grpo", rewards=[made], output=folder, **KL, **SMALL)
+    item = rlalign.reward("mine", **{"timeout_s": 20, "retries": 0, **described})(function)
+    return rlalign.train("reverse", "tiny", "grpo", rewards=[item], output=folder, **KL, **SMALL)
 
 
 def lengths(completions, **columns):
     return [float(len(c)) for c in completions]
 
 
-def test_a_reward_that_waits_for_the_reference_gets_it(tmp_path, monkeypatch):
-    """The reward of each step ends only when the look at the models has begun: one after the other is a time-out."""
+def test_reward_can_wait_for_the_precomputation(tmp_path, monkeypatch):
+    """Each step's reward ends after the precomputation has begun, so sequential execution would time out."""
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
-    ours = os.open(pipe, os.O_RDWR)  # neither side waits for the other to open it
-    look = Learner.look
+    writer = os.open(pipe, os.O_RDWR)  # with O_RDWR no side blocks until the other has opened the pipe
+    precompute = Learner.precompute_logprobs
 
     def announced(self, *layout):
-        os.write(ours, b"x")
-        return look(self, *layout)
+        os.write(writer, b"x")
+        return precompute(self, *layout)
 
     def waits(completions, **columns):
-        if len(completions) == 8:  # those of a step, not of an evaluation
-            with open(pipe, "rb", buffering=0) as theirs:
-                theirs.read(1)
+        if len(completions) == 8:  # a training step, not an evaluation
+            with open(pipe, "rb", buffering=0) as reader:
+                reader.read(1)
         return [float(len(c)) for c in completions]
 
-    monkeypatch.setattr(Learner, "look", announced)
+    monkeypatch.setattr(Learner, "precompute_logprobs", announced)
     run = train(tmp_path / "run", waits)
-    os.close(ours)
+    os.close(writer)
     assert run.metrics["step"] == [1, 2]
     assert run.metrics["rollout/kl"][0] is not None
 
 
-def test_the_order_changes_no_bit(tmp_path, monkeypatch):
+def test_overlap_is_bitwise_equal_to_sequential_scoring(tmp_path, monkeypatch):
     def lines(name):
         train(tmp_path / name, lengths)
         rows = [json.loads(line) for line in (tmp_path / name / "metrics.jsonl").read_text().splitlines()]
         return [{k: v for k, v in row.items() if not k.startswith("time")} for row in rows]
 
-    together = lines("together")
+    overlapped = lines("overlapped")
     monkeypatch.setattr(RewardSum, "out_of_process", False)
-    assert lines("apart") == together
+    assert lines("sequential") == overlapped
 
 
 @pytest.mark.parametrize("timeout_s", [None, 20])
-def test_the_models_look_once_a_step(tmp_path, monkeypatch, timeout_s):
-    calls, look = [], Learner.look
-    monkeypatch.setattr(Learner, "look", lambda self, *layout: calls.append(1) or look(self, *layout))
+def test_logprobs_are_precomputed_once_per_step(tmp_path, monkeypatch, timeout_s):
+    calls = []
+    precompute = Learner.precompute_logprobs
+
+    def counted(self, *layout):
+        calls.append(1)
+        return precompute(self, *layout)
+
+    monkeypatch.setattr(Learner, "precompute_logprobs", counted)
     train(tmp_path / "run", lengths, timeout_s=timeout_s)
     assert len(calls) == 2
 
 
-def test_a_failure_meanwhile_is_the_runs_own(tmp_path):
+def test_reward_failure_during_overlap_ends_the_run(tmp_path):
     def raises(completions, **columns):
         if len(completions) == 8:
             raise ValueError("no scorer")
@@ -85,8 +91,8 @@ def test_a_failure_meanwhile_is_the_runs_own(tmp_path):
         train(tmp_path / "run", raises)
 
 
-def test_an_interrupt_does_not_wait_for_the_reward(tmp_path, monkeypatch):
-    """Ctrl-C arrives where the reward is waited for, and ends it there."""
+def test_interrupt_does_not_wait_for_the_reward(tmp_path, monkeypatch):
+    """Ctrl-C arrives in the main thread, which waits for the reward, and closes the worker there."""
     pid = os.getpid()
 
     def hangs(completions, **columns):
@@ -96,19 +102,25 @@ def test_an_interrupt_does_not_wait_for_the_reward(tmp_path, monkeypatch):
         return [float(len(c)) for c in completions]
 
     monkeypatch.setattr(StopRequest, "__enter__", lambda self: self)  # as at the second Ctrl-C
-    ended_by, close = [], InWorker.close
-    monkeypatch.setattr(InWorker, "close", lambda self: ended_by.append(threading.current_thread()) or close(self))
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
+    closing_threads = []
+    close = InWorker.close
+
+    def recorded(self):
+        closing_threads.append(threading.current_thread())
+        return close(self)
+
+    monkeypatch.setattr(InWorker, "close", recorded)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore SIGINT
     try:
         with pytest.raises(KeyboardInterrupt):
             train(tmp_path / "run", hangs)
     finally:
         signal.signal(signal.SIGINT, before)
-    assert ended_by[0] is threading.main_thread()
+    assert closing_threads[0] is threading.main_thread()
 
 
 class Shortness:
-    """A user's own composition: what environments call, and nothing besides."""
+    """A composition of a user, with only the methods that environments call."""
 
     weights: ClassVar = {"short": 1.0}
     scopes: ClassVar = {"short": "episode"}
@@ -118,14 +130,15 @@ class Shortness:
         return Scores(values, np.ones(len(values), bool), {"short": values})
 
 
-@pytest.mark.parametrize("own", [Shortness(), RewardSum([])])
-def test_a_reward_that_says_nothing_of_processes_is_not_overlapped(own):
-    """There is nothing to wait for: not with a Reward that does not know the word, nor with a sum of nothing."""
-    mdp, looks = make_mdp("reverse"), []
-    mdp.reward = own
+@pytest.mark.parametrize("reward", [Shortness(), RewardSum([])])
+def test_reward_without_worker_processes_is_not_overlapped(reward):
+    """Nothing runs during scoring: neither for a Reward without `out_of_process` nor for an empty sum."""
+    mdp = make_mdp("reverse")
+    mdp.reward = reward
+    calls = []
     env = TokenVectorEnv(mdp, 2)
     env.reset(seed=0)
     ends = np.full((2, 1), mdp.tokenizer.eos_id)
-    env.step_tokens(ends, np.ones(2, int), while_scoring=lambda: looks.append(1))
+    env.step_tokens(ends, np.ones(2, int), while_scoring=lambda: calls.append(1))
     assert env.done.all()
-    assert not looks
+    assert not calls

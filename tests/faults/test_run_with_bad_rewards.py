@@ -121,7 +121,7 @@ def test_none_for_all_is_no_gradient_and_no_crash(tmp_path):
     ("returned", "said"),
     [
         (lambda n: [float("inf")] * n, "reward 'mine'.*inf"),
-        (lambda n: [1.0] * (n - 1), r"reward 'mine'.*\b1\b.*\b2\b"),
+        (lambda n: [1.0] * (n - 1), r"reward 'mine'.*\b2\b.*\b1\b"),
         (lambda n: "x" * n, "reward 'mine'.*str"),
         (lambda n: ["good"] * n, "reward 'mine'.*str"),
         (lambda n: None, "reward 'mine'.*None"),

@@ -5,7 +5,7 @@ import torch
 
 from rlalign.policies.factory import make_policy, make_sampler
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.sampling.sampler import DecodeSampler
+from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.types import Sampling
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]

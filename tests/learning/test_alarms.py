@@ -1,4 +1,4 @@
-"""Planted hacks raise their alarms within a short run of a small policy; a sound run raises none."""
+"""Planted reward hacks raise their alarms within a short run of a small policy; a run without one raises none."""
 
 import json
 
@@ -10,13 +10,14 @@ SMALL = {"steps": 30, "rollout__prompts": 8, "model__hidden_size": 48, "evaluati
 
 
 def alarms_of(env, folder, **settings):
+    """Train a small policy and return the names of the alarms of the run."""
     run = rlalign.train(env, "gru", "rloo", output=folder, quiet=True, **{**SMALL, **settings})
     path = run.folder / "report" / "alarms.json"
     return set(json.loads(path.read_text())) if path.is_file() else set()
 
 
 @pytest.mark.parametrize(
-    ("env", "wanted"),
+    ("env", "expected"),
     [
         ("hackme", {"gold", "phrase"}),
         ("hackme?exploit=format", {"gold"}),
@@ -25,8 +26,8 @@ def alarms_of(env, folder, **settings):
         ("preference", {"gold", "phrase"}),
     ],
 )
-def test_a_planted_hack_raises_its_alarms(tmp_path, env, wanted):
-    assert wanted <= alarms_of(env, tmp_path / "run")
+def test_planted_hack_raises_its_alarms(tmp_path, env, expected):
+    assert expected <= alarms_of(env, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -37,10 +38,10 @@ def test_a_planted_hack_raises_its_alarms(tmp_path, env, wanted):
         "alignment",
         "sort",
         "guessnumber",
-        "recommend",  # every episode begins with the same recommendation, of which its user has said nothing yet
-        "parity?max_length=5",  # says 1 to everything before it counts
+        "recommend",  # all episodes begin with the same recommendation, before the first reply of the user
+        "parity?max_length=5",  # the policy answers 1 to all prompts before it learns to count
     ],
 )
-def test_a_sound_run_raises_none(tmp_path, env):
-    """All of them over their whole training: benchmarks/environments.py."""
+def test_run_without_hack_raises_none(tmp_path, env):
+    """benchmarks/environments.py covers their complete training."""
     assert alarms_of(env, tmp_path / "run", steps=40) == set()

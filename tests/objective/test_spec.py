@@ -1,4 +1,4 @@
-"""The specification of an objective: values it knows, pairs it refuses, and what the learner reads from it."""
+"""The specification of an objective: valid values, refused combinations, and the properties that the learner reads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REFUSED: list[tuple[str, Objective, int]] = [
     ("gae needs values", Objective(credit=Credit("gae")), 8),
     ("has the value as its baseline", Objective(credit=Credit("gae"), value=Value("head")), 8),
     ("baseline value needs values", Objective(baseline="value"), 8),
-    ("never looks at it", Objective(value=Value("head")), 8),
+    ("never uses it", Objective(value=Value("head")), 8),
     ("group_size is 1", Objective(baseline="group_mean"), 1),
     ("group_size is 1", Objective(baseline="leave_one_out"), 1),
     ("group_size is 1", Objective(filter=Filter(dynamic_sampling=True)), 1),
@@ -35,10 +35,10 @@ REFUSED: list[tuple[str, Objective, int]] = [
     ("in the loss", Objective(kl=KL("reward", importance="token")), 8),
     ("not used", Objective(kl=KL(target=6.0)), 8),
     ("away from the reference", Objective(kl=KL("reward", -1.0)), 8),
-    ("gamma", Objective(credit=Credit(gamma=1.5)), 8),
+    (r"credit.gamma: expected at least 0 and at most 1, got 1.5", Objective(credit=Credit(gamma=1.5)), 8),
     ("lambda_actor", Objective(**{**GAE, "credit": Credit("gae", lambda_actor=2.0)}), 8),
     ("trust.dual", Objective(ratio="token", trust=Trust("dual_clip", dual=1.0)), 8),
-    ("off_policy", Objective(off_policy=OffPolicy("mis", low=3.0)), 8),
+    ("off_policy.low", Objective(off_policy=OffPolicy("mis", low=3.0)), 8),
     ("filter.overlong", Objective(filter=Filter(overlong=1.0)), 8),
     ("must be a number", Objective(kl=KL(coef=float("nan"))), 8),
     ("must be a number", Objective(kl=KL(coef="a lot")), 8),  # type: ignore[arg-type]  # wrong on purpose
@@ -46,9 +46,7 @@ REFUSED: list[tuple[str, Objective, int]] = [
 
 
 @pytest.mark.parametrize(("reason", "objective", "group_size"), REFUSED, ids=[r[0] for r in REFUSED])
-def test_impossible_and_explosive_pairs_are_refused_with_the_reason(
-    reason: str, objective: Objective, group_size: int
-) -> None:
+def test_refused_combinations_name_the_reason(reason: str, objective: Objective, group_size: int) -> None:
     with pytest.raises(UserError, match=reason) as error:
         objective.validate(group_size=group_size)
     assert "\n" not in str(error.value)
@@ -65,17 +63,17 @@ def test_impossible_and_explosive_pairs_are_refused_with_the_reason(
         (Objective(credit=Credit("gea")), "gae"),  # type: ignore[arg-type]  # wrong on purpose
     ],
 )
-def test_unknown_values_get_a_suggestion(objective: Objective, suggestion: str) -> None:
+def test_unknown_values_have_a_suggestion(objective: Objective, suggestion: str) -> None:
     with pytest.raises(UserError, match=f"Did you mean '{suggestion}'"):
         objective.validate()
 
 
-def test_unknown_preset_gets_a_suggestion() -> None:
+def test_unknown_preset_has_a_suggestion() -> None:
     with pytest.raises(UnknownNameError, match="Did you mean 'grpo'"):
         algorithm("grop")
 
 
-def test_every_preset_is_possible_and_plain_data() -> None:
+def test_every_preset_is_valid_and_plain_data() -> None:
     assert len(list(ALGORITHMS)) == 20
     for name in ALGORITHMS:
         a = algorithm(name)
@@ -89,14 +87,14 @@ def test_every_preset_is_possible_and_plain_data() -> None:
 
 
 def test_diff_names_only_the_axes_that_differ() -> None:
-    found = diff(algorithm("grpo").objective, algorithm("dr_grpo").objective)
-    assert found["scale"] == ("group_std", "none")
-    assert found["aggregation"] == ("sequence_mean", "constant")
-    assert {key.split(".")[0] for key in found} == {"scale", "aggregation", "kl"}
+    differences = diff(algorithm("grpo").objective, algorithm("dr_grpo").objective)
+    assert differences["scale"] == ("group_std", "none")
+    assert differences["aggregation"] == ("sequence_mean", "constant")
+    assert {key.split(".")[0] for key in differences} == {"scale", "aggregation", "kl"}
     assert diff(Objective(), Objective()) == {}
 
 
-def test_what_the_learner_reads() -> None:
+def test_properties_that_the_learner_reads() -> None:
     ppo, rloo, remax = (algorithm(n).objective for n in ("ppo", "rloo", "remax"))
     assert (ppo.needs_values, ppo.needs_reference, ppo.needs_group) == (True, True, False)
     assert (rloo.needs_values, rloo.needs_group) == (False, True)
@@ -105,7 +103,7 @@ def test_what_the_learner_reads() -> None:
     assert not Objective().needs_reference
 
 
-def test_registering_an_impossible_algorithm_is_refused() -> None:
+def test_an_invalid_algorithm_cannot_be_registered() -> None:
     with pytest.raises(UserError, match="explodes"):
         register_algorithm(Algorithm("broken", REFUSED[0][1], "", "", "", ""))
     assert "broken" not in ALGORITHMS

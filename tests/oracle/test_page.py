@@ -1,4 +1,4 @@
-"""docs/algorithms.md is what the code generates, the measured digits aside (they are proven in tests/exact)."""
+"""docs/algorithms.md equals the generated page, except for measured digits, which tests/exact covers."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
 
 
 def skeleton(text: str) -> list[str]:
-    """The page without what depends on the size of the enumerated MDP: measured numbers and verdicts in tables."""
-    kept = []
+    """Return the page without the table cells that depend on the size of the MDP: measured numbers and verdicts."""
+    lines = []
     for line in text.splitlines():
         if line.startswith("|"):
             cells = [c.strip() for c in line.strip("|").split("|")]
             line = " | ".join(c for c in cells if not re.match(r"^-?[\d.]+$|^(biased|exact|zero)\b", c))
-        kept.append(line)
-    return kept
+        lines.append(line)
+    return lines
 
 
 def test_the_committed_page_is_current() -> None:

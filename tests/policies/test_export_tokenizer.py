@@ -1,4 +1,4 @@
-"""A policy's folder without this library: transformers and peft load it, and what they say is what we said."""
+"""A policy folder without this library: transformers and peft load it, with equal logits and texts."""
 
 import pytest
 import torch
@@ -14,14 +14,14 @@ _TEXTS = ["", "a", "abba", "ab\nba", " a  b "]
 def saved(folder, tokenizer, **options):
     policy = make_policy("tiny", tokenizer=tokenizer, options=PolicyOptions(**options))
     generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():  # as training would: an adapter starts at zero
+    with torch.no_grad():  # as training would: the initial adapter is zero
         for parameter in policy.trainable().values():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     policy.save_pretrained(folder)
     return policy
 
 
-def test_an_adapter_on_a_start_from_scratch_finds_its_base(tmp_path):
+def test_an_adapter_on_a_policy_from_scratch_finds_its_base(tmp_path):
     from peft import AutoPeftModelForCausalLM, PeftModel
     from transformers import AutoModelForCausalLM
 
@@ -30,21 +30,21 @@ def test_an_adapter_on_a_start_from_scratch_finds_its_base(tmp_path):
     folder = tmp_path / "policy"
     merged = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
     base = AutoModelForCausalLM.from_pretrained(folder / "base")
-    start = base(ids).logits
+    initial = base(ids).logits
     adapted = PeftModel.from_pretrained(base, folder / "adapter")(ids).logits
-    assert (start - merged).abs().max() > 1e-2
+    assert (initial - merged).abs().max() > 1e-2
     torch.testing.assert_close(adapted, merged, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(AutoPeftModelForCausalLM.from_pretrained(folder / "adapter")(ids).logits, adapted)
 
 
-def test_an_adapter_on_a_folder_names_it_and_copies_nothing(tmp_path, monkeypatch):
+def test_an_adapter_on_a_folder_refers_to_it_without_a_copy(tmp_path, monkeypatch):
     from peft import PeftConfig
 
     saved(tmp_path / "start", ByteTokenizer())
     monkeypatch.chdir(tmp_path)
     make_policy("start", options=PolicyOptions(lora_r=4)).save_pretrained(tmp_path / "policy")
-    named = PeftConfig.from_pretrained(tmp_path / "policy" / "adapter").base_model_name_or_path
-    assert named == str(tmp_path / "start")
+    base = PeftConfig.from_pretrained(tmp_path / "policy" / "adapter").base_model_name_or_path
+    assert base == str(tmp_path / "start")
     assert not (tmp_path / "policy" / "base").exists()
 
 
@@ -53,7 +53,7 @@ def test_an_adapter_on_a_folder_names_it_and_copies_nothing(tmp_path, monkeypatc
     [(ByteTokenizer(), [*_TEXTS, "né 中文 🙂"]), (CharTokenizer("ab \n"), _TEXTS)],
     ids=["bytes", "chars"],
 )
-def test_the_saved_tokenizer_is_ours(tmp_path, ours, texts):
+def test_the_exported_tokenizer_equals_ours(tmp_path, ours, texts):
     from transformers import AutoTokenizer
 
     saved(tmp_path, ours)
@@ -63,19 +63,19 @@ def test_the_saved_tokenizer_is_ours(tmp_path, ours, texts):
         assert theirs(text)["input_ids"] == ours.encode_prompt(text)
         assert theirs(text, add_special_tokens=False)["input_ids"] == ours.encode(text)
     generator = torch.Generator().manual_seed(0)
-    for _ in range(50):  # broken UTF-8 and special tokens among them
+    for _ in range(50):  # invalid UTF-8 and special tokens among them
         ids = torch.randint(ours.vocab_size, (12,), generator=generator).tolist()
         assert theirs.decode(ids, skip_special_tokens=True) == ours.decode(ids)
     assert load(tmp_path).tokenizer.spec == ours.spec
 
 
-def test_a_pipeline_of_transformers_continues_a_text(tmp_path):
+def test_a_transformers_pipeline_continues_a_text(tmp_path):
     from transformers import pipeline
 
     saved(tmp_path, CharTokenizer("abc>"))
-    (said,) = pipeline("text-generation", str(tmp_path), device="cpu")("abc>", max_new_tokens=5)
-    assert said["generated_text"].startswith("abc>")
+    (result,) = pipeline("text-generation", str(tmp_path), device="cpu")("abc>", max_new_tokens=5)
+    assert result["generated_text"].startswith("abc>")
 
 
-def test_what_transformers_has_no_words_for_is_left_out():
+def test_a_word_tokenizer_is_not_exported():
     assert as_transformers(WordTokenizer(["a", "b"])) is None

@@ -1,4 +1,4 @@
-"""A GGUF file written here, converted, and run by transformers."""
+"""Conversion of a GGUF file, run by transformers."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ HEADS, KV_HEADS, WIDTH = 4, 2, 32
 
 
 def rotated(weight, heads):
-    """llama.cpp's order of rotary dimensions, as its converter writes it."""
+    """Return a weight in llama.cpp's order of rotary dimensions, as its converter writes it."""
     return weight.reshape(heads, 2, weight.shape[0] // heads // 2, -1).transpose(1, 2).reshape(weight.shape)
 
 
@@ -36,7 +36,7 @@ def model():
     )
     lm = LlamaForCausalLM(config).eval()
     for parameter in lm.parameters():
-        parameter.data = parameter.data.bfloat16().float()  # what the file and the folder hold exactly
+        parameter.data = parameter.data.bfloat16().float()  # exact in the file and in the folder
     return lm
 
 
@@ -89,18 +89,18 @@ def write(path, model, arch="llama"):
     writer.close()
 
 
-def test_a_converted_model_speaks_as_the_original(model, tmp_path):
+def test_a_converted_model_has_the_logits_of_the_original(model, tmp_path):
     write(tmp_path / "m.gguf", model)
     convert(tmp_path / "m.gguf", tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto").dtype == torch.bfloat16
-    back = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
+    converted = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)
     ids = torch.tensor([[3, 40, 100, 7, 9]])
     with torch.no_grad():
-        assert torch.equal(back(ids).logits, model(ids).logits)
+        assert torch.equal(converted(ids).logits, model(ids).logits)
     assert (tmp_path / "model.safetensors").is_file()
 
 
-def test_its_tokenizer_merges_splits_digits_and_knows_special_tokens(model, tmp_path):
+def test_its_tokenizer_merges_splits_digits_and_has_special_tokens(model, tmp_path):
     write(tmp_path / "m.gguf", model)
     convert(tmp_path / "m.gguf", tmp_path)
     tokenizer = HFTokenizer(AutoTokenizer.from_pretrained(tmp_path), vocab_size=300)
@@ -115,7 +115,7 @@ def test_its_tokenizer_merges_splits_digits_and_knows_special_tokens(model, tmp_
     assert tokenizer.encode_prompt([{"role": "user", "content": "he"}]) == [1, he, 2]
 
 
-def test_another_architecture_is_refused(model, tmp_path):
+def test_other_architectures_are_refused(model, tmp_path):
     write(tmp_path / "m.gguf", model, arch="gpt2")
     with pytest.raises(UserError, match="gpt2"):
         convert(tmp_path / "m.gguf", tmp_path)

@@ -1,4 +1,4 @@
-"""Temperature, top-k, top-p and the drawing: against definitions written out and frequencies."""
+"""Temperature, top-k, top-p and drawing, against their definitions and against frequencies."""
 
 import math
 
@@ -21,7 +21,7 @@ def support(sampling: Sampling) -> list[int]:
     return process(LOGITS, sampling)[0].isfinite().nonzero().flatten().tolist()
 
 
-def test_temperature_divides_before_anything_is_cut():
+def test_temperature_divides_before_top_k_and_top_p():
     assert torch.equal(process(LOGITS, Sampling(temperature=0.5)), LOGITS * 2)
     p = LOGITS.softmax(-1)[0]
     # at temperature 1 the first token alone does not reach 0.6; at 0.25 it does
@@ -41,7 +41,7 @@ def test_top_k_keeps_ties_and_top_p_the_smallest_sufficient_set():
     assert support(Sampling(top_k=0, top_p=1.0)) == [0, 1, 2, 3, 4]
 
 
-def test_top_p_counts_what_top_k_left():
+def test_top_p_applies_to_the_result_of_top_k():
     # after top-2 (three tokens with the tie) the first has 0.576, so 0.57 needs it alone; of all five it has 0.52
     assert support(Sampling(top_k=2, top_p=0.57)) == [0]
     assert support(Sampling(top_p=0.57)) == [0, 1]
@@ -55,12 +55,12 @@ def test_logprobs_and_entropy_are_of_the_processed_distribution():
     assert entropy(z).item() == pytest.approx(-sum(float(q) * math.log(q) for q in p if q > 0), abs=1e-6)
 
 
-def test_a_token_that_rounding_puts_outside_is_put_back():
+def test_a_target_outside_the_support_is_restored():
     logprob, _ = token_logprobs(LOGITS, torch.tensor([2]), Sampling(top_k=1))
     assert logprob.item() == pytest.approx(-math.log1p(math.exp(2.0)), abs=1e-6)
 
 
-def test_entropy_has_a_finite_gradient_where_tokens_are_cut():
+def test_entropy_has_a_finite_gradient_with_excluded_tokens():
     logits = LOGITS.clone().requires_grad_()
     _, z = token_logprobs(logits, torch.tensor([0]), Sampling(top_k=1))
     entropy(z).sum().backward()
@@ -99,7 +99,7 @@ def test_a_zero_probability_token_is_never_drawn_at_the_edges(size: int):
     assert set(drawn.tolist()) == {3, 300}
 
 
-def test_greedy_takes_the_top_and_keeps_the_distributions_logprob():
+def test_greedy_takes_the_most_probable_token_with_its_logprob():
     token, logprob = draw(LOGITS, Sampling(temperature=2.0), None)
     assert token.item() == 0
     assert logprob.item() == pytest.approx(float((LOGITS / 2).log_softmax(-1)[0, 0]), abs=1e-6)

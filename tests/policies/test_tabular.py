@@ -1,4 +1,4 @@
-"""The tabular policy: one row a context, scoring and decoding alike, a reference that stays."""
+"""The tabular policy: one row per context, equal scores in scoring and decoding, a fixed reference."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def policy() -> TabularPolicy:
 
 
 def test_contexts_within_the_horizon_have_rows_of_their_own(policy: TabularPolicy) -> None:
-    every = [c for n in range(4) for c in product(range(policy.tokenizer.vocab_size), repeat=n)]
-    rows = {int(policy.rows(torch.tensor([c], dtype=torch.int64))[0, -1]) for c in every}
-    assert len(rows) == len(every) == len(policy.table)
+    contexts = [c for n in range(4) for c in product(range(policy.tokenizer.vocab_size), repeat=n)]
+    rows = {int(policy.rows(torch.tensor([c], dtype=torch.int64))[0, -1]) for c in contexts}
+    assert len(rows) == len(contexts) == len(policy.table)
 
 
-def test_longer_contexts_are_told_by_their_last_tokens(policy: TabularPolicy) -> None:
+def test_the_last_tokens_determine_the_row_of_a_longer_context(policy: TabularPolicy) -> None:
     rows = policy.rows(torch.tensor([[0, 1, 1, 0, 1], [1, 0, 1, 0, 1]]))
     assert rows[0, 5] == rows[1, 5]
     assert rows[0, 4] != rows[0, 5]
@@ -43,9 +43,9 @@ def test_decoding_and_scoring_agree(policy: TabularPolicy, sampling: Sampling) -
     mask = torch.arange(7).expand(6, 7) >= 2
     scored = policy.score(tokens, torch.full((6,), 7), mask, sampling).logprobs
     for t in range(2, 7):
-        own = (logits / sampling.temperature).log_softmax(1).gather(1, tokens[:, t, None]).squeeze(1)
+        decoded = (logits / sampling.temperature).log_softmax(1).gather(1, tokens[:, t, None]).squeeze(1)
         if not sampling.top_k:
-            torch.testing.assert_close(scored[:, t], own, rtol=0, atol=1e-6)
+            torch.testing.assert_close(scored[:, t], decoded, rtol=0, atol=1e-6)
         logits = policy.decode(state, tokens[:, t])
     assert (scored[:, :2] == 0).all()
     state.select(torch.tensor([5, 0]))
@@ -53,25 +53,25 @@ def test_decoding_and_scoring_agree(policy: TabularPolicy, sampling: Sampling) -
     assert again.shape == (2, v)
 
 
-def test_entropies_and_values_stand_on_the_actions(policy: TabularPolicy) -> None:
+def test_entropies_and_values_are_at_the_actions(policy: TabularPolicy) -> None:
     assert policy.values is not None
     with torch.no_grad():
         policy.values.copy_(torch.arange(len(policy.values)))
     tokens, lengths = torch.tensor([[0, 1, 0], [1, 1, 0]]), torch.tensor([3, 2])
     mask = torch.tensor([[False, True, True], [False, True, False]])
-    found = policy.score(tokens, lengths, mask, Sampling(), entropy=True, values=True)
+    scores = policy.score(tokens, lengths, mask, Sampling(), entropy=True, values=True)
     rows = policy.rows(tokens)
-    assert found.values is not None
-    assert found.entropies is not None
-    assert found.final_values is not None
-    assert found.values.tolist() == [[0, rows[0, 1], rows[0, 2]], [0, rows[1, 1], 0]]
-    assert found.final_values.tolist() == [rows[0, 3], rows[1, 2]]
+    assert scores.values is not None
+    assert scores.entropies is not None
+    assert scores.final_values is not None
+    assert scores.values.tolist() == [[0, rows[0, 1], rows[0, 2]], [0, rows[1, 1], 0]]
+    assert scores.final_values.tolist() == [rows[0, 3], rows[1, 2]]
     p = policy.table[rows[1, 1]].softmax(0)
-    assert found.entropies[1, 1].item() == pytest.approx(-(p * p.log()).sum().item(), rel=1e-5)
-    assert found.entropies[1, 2] == 0
+    assert scores.entropies[1, 1].item() == pytest.approx(-(p * p.log()).sum().item(), rel=1e-5)
+    assert scores.entropies[1, 2] == 0
 
 
-def test_the_reference_stays_when_the_policy_moves(policy: TabularPolicy) -> None:
+def test_the_reference_stays_when_the_policy_changes(policy: TabularPolicy) -> None:
     tokens, lengths, mask = torch.tensor([[0, 1]]), torch.tensor([2]), torch.tensor([[False, True]])
     before = policy.score(tokens, lengths, mask, Sampling()).logprobs.detach()
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_reference_stays_when_the_policy_moves(policy: TabularPolicy) -> Non
     assert set(policy.trainable()) == {"table", "values"}
 
 
-def test_pads_are_never_looked_at(policy: TabularPolicy) -> None:
+def test_scores_do_not_depend_on_padding(policy: TabularPolicy) -> None:
     tokens, lengths, mask = torch.tensor([[0, 1, 2]]), torch.tensor([2]), torch.tensor([[False, True, False]])
     other = torch.tensor([[0, 1, 10**6]])
     a, b = (policy.score(t, lengths, mask, Sampling(), values=True) for t in (tokens, other))
@@ -89,7 +89,7 @@ def test_pads_are_never_looked_at(policy: TabularPolicy) -> None:
     torch.testing.assert_close(a.final_values, b.final_values)
 
 
-def test_the_factory_takes_the_longest_table_that_fits(tmp_path: Path) -> None:
+def test_the_factory_takes_the_longest_horizon_within_the_limit(tmp_path: Path) -> None:
     small = tabular(CharTokenizer("ab"), PolicyOptions(value="head"))
     assert small.values is not None
     assert small.horizon > 5
@@ -99,7 +99,7 @@ def test_the_factory_takes_the_longest_table_that_fits(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="environment's"):
         tabular()
     one = torch.ones(1, 1, dtype=torch.int64)
-    with pytest.raises(UserError, match="no value table"):
+    with pytest.raises(UserError, match=r"value\.kind"):
         tabular(CharTokenizer("ab")).score(one, one[0], one.bool(), Sampling(), values=True)
     small.save_pretrained(tmp_path / "policy")
     assert torch.equal(load_file(str(tmp_path / "policy" / "table.safetensors"))["table"], small.table.detach())

@@ -1,4 +1,4 @@
-"""Values from a body of their own: nothing passes between it and the policy's, in either direction or through files."""
+"""Values from a body of their own: independent of the policy's body, in gradients and in files."""
 
 import copy
 import math
@@ -45,9 +45,9 @@ def build(kind, value="model", dtype="float32", **options):
 
 
 def parts(policy):
-    """The policy's trained parameters and the value's."""
-    own = policy.value_trainable()
-    return {n: p for n, p in policy.trainable().items() if n not in own}, own
+    """Return the policy's trained parameters and the value's."""
+    value = policy.value_trainable()
+    return {n: p for n, p in policy.trainable().items() if n not in value}, value
 
 
 def move(parameters, size=0.1):
@@ -57,19 +57,19 @@ def move(parameters, size=0.1):
             parameter += size * torch.randn(parameter.shape, generator=generator)
 
 
-def score(policy, **asked):
-    return policy.score(*BATCH, Sampling(), values=True, **asked)
+def score(policy, **kwargs):
+    return policy.score(*BATCH, Sampling(), values=True, **kwargs)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_body_moves_without_the_other(kind):
+def test_each_body_changes_without_the_other(kind):
     policy = build(kind)
-    body, own = parts(policy)
-    move(own, 0.3)
+    body, value = parts(policy)
+    move(value, 0.3)
     a = score(policy)
     move(body, 0.3)
     b = score(policy)
-    move(own, 0.3)
+    move(value, 0.3)
     c = score(policy)
     assert torch.equal(a.values, b.values)
     assert torch.equal(a.final_values, b.final_values)
@@ -81,27 +81,27 @@ def test_each_body_moves_without_the_other(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_gradient_passes_between_them(kind):
     policy = build(kind)
-    body, own = parts(policy)
-    move({**body, **own})
+    body, value = parts(policy)
+    move({**body, **value})
     scores = score(policy, entropy=True)
     loss = (scores.values - 1).square().sum() + scores.final_values.square().sum()
     grads = torch.autograd.grad(loss, [*body.values()], allow_unused=True, retain_graph=True)
     assert all(g is None for g in grads)
-    grads = torch.autograd.grad(scores.logprobs.sum() + scores.entropies.sum(), [*own.values()], allow_unused=True)
+    grads = torch.autograd.grad(scores.logprobs.sum() + scores.entropies.sum(), [*value.values()], allow_unused=True)
     assert all(g is None for g in grads)
     loss.backward()
-    assert all(p.grad is not None and p.grad.any() for p in own.values())
+    assert all(p.grad is not None and p.grad.any() for p in value.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_is_a_head_on_a_copy_of_the_policy(kind):
-    """At the policy's own weights the values are those of a head on the policy's body."""
+def test_an_initial_value_model_is_a_copy_of_the_policy(kind):
+    """With the policy's weights the values are those of a head on the policy's body."""
     policy, headed = build(kind), build(kind, "head")
-    body, own = parts(policy)
-    names = {n.removeprefix("value_body.") for n in own if n.startswith("value_body.")}
+    body, value = parts(policy)
+    names = {n.removeprefix("value_body.") for n in value if n.startswith("value_body.")}
     assert names
     assert all(any(b.endswith(n) for b in body) for n in names)
-    assert {n for n in own if n.startswith("value_head.")} == {"value_head.linear.weight", "value_head.linear.bias"}
+    assert {n for n in value if n.startswith("value_head.")} == {"value_head.linear.weight", "value_head.linear.bias"}
     for p in (policy, headed):
         torch.nn.init.normal_(p.value_head.linear.weight, generator=torch.Generator().manual_seed(0))
     a, b = score(policy), score(headed)
@@ -134,46 +134,46 @@ def test_values_are_float32_in_bfloat16(kind, value):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_saved_value_model_comes_back(kind, tmp_path):
+def test_a_saved_value_model_loads(kind, tmp_path):
     policy = build(kind)
     move(policy.trainable(), 0.05)
     policy.save_pretrained(tmp_path)
-    want = score(policy)
-    assert want.values.any()
+    expected = score(policy)
+    assert expected.values.any()
     lora = 2 if kind.endswith("+lora") else None if kind == "gru" else 0
     options = PolicyOptions(hidden_size=16, lora_r=lora, dtype="float32", value="model")
-    for back in (
+    for loaded in (
         load(tmp_path, tokenizer=TOKENIZER),
         make_policy(str(tmp_path), tokenizer=TOKENIZER, options=options),
     ):
-        got = score(back)
-        torch.testing.assert_close(got.values, want.values, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(got.final_values, want.final_values, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(got.logprobs, want.logprobs, atol=1e-5, rtol=1e-5)
-        move(parts(back)[0])  # still apart
-        assert torch.equal(score(back).values, got.values)
-    assert torch.equal(score(policy).values, want.values)
+        scores = score(loaded)
+        torch.testing.assert_close(scores.values, expected.values, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(scores.final_values, expected.final_values, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(scores.logprobs, expected.logprobs, atol=1e-5, rtol=1e-5)
+        move(parts(loaded)[0])  # the bodies are still separate
+        assert torch.equal(score(loaded).values, scores.values)
+    assert torch.equal(score(policy).values, expected.values)
 
 
 @pytest.mark.parametrize("kind", ["gru", "llama"])
-@pytest.mark.parametrize(("saved", "asked"), [("head", "model"), ("model", "head"), ("none", "model")])
-def test_a_value_of_another_kind_starts_afresh_at_the_policy_that_was_loaded(kind, saved, asked, tmp_path):
+@pytest.mark.parametrize(("saved", "requested"), [("head", "model"), ("model", "head"), ("none", "model")])
+def test_a_value_of_another_kind_is_initialized_from_the_loaded_policy(kind, saved, requested, tmp_path):
     policy = build(kind, saved)
     move(policy.trainable())
     policy.save_pretrained(tmp_path)
-    options = PolicyOptions(hidden_size=16, lora_r=None if kind == "gru" else 0, dtype="float32", value=asked)
-    back = make_policy(str(tmp_path), tokenizer=TOKENIZER, options=options)
-    assert not score(back).values.any()
-    if asked == "model":
-        want = dict(policy.named_parameters())
-        place = "body." if kind == "gru" else "model.model."
-        for name, parameter in back.value_body.named_parameters():
-            assert torch.equal(parameter, want[place + name])
-    back.save_pretrained(tmp_path)
-    assert load(tmp_path, tokenizer=TOKENIZER).options.value == asked
+    options = PolicyOptions(hidden_size=16, lora_r=None if kind == "gru" else 0, dtype="float32", value=requested)
+    loaded = make_policy(str(tmp_path), tokenizer=TOKENIZER, options=options)
+    assert not score(loaded).values.any()
+    if requested == "model":
+        expected = dict(policy.named_parameters())
+        prefix = "body." if kind == "gru" else "model.model."
+        for name, parameter in loaded.value_body.named_parameters():
+            assert torch.equal(parameter, expected[prefix + name])
+    loaded.save_pretrained(tmp_path)
+    assert load(tmp_path, tokenizer=TOKENIZER).options.value == requested
 
 
-def test_a_folder_that_says_only_whether_there_is_a_head_is_read(tmp_path):
+def test_a_card_with_only_a_flag_for_the_head_is_read(tmp_path):
     policy = build("gru", "head")
     move(policy.trainable())
     policy.save_pretrained(tmp_path)
@@ -215,68 +215,71 @@ def learner(policy, value, **settings):
 
 
 def step(learner):
-    learner.update(learner.prepare(rollout(learner.policy)))
+    buffer = learner.prepare(rollout(learner.policy))
+    learner.update(buffer)
+    learner.end_rollout(buffer)  # counts the step, on which the end of the pretraining depends
 
 
 def copies(parameters):
     return {n: p.detach().clone() for n, p in parameters.items()}
 
 
-def moved(before, now):
-    return {n for n in before if not torch.equal(before[n], now[n])}
+def changed_names(before, after):
+    return {n for n in before if not torch.equal(before[n], after[n])}
 
 
 @pytest.mark.parametrize("detached", [False, True])
 @pytest.mark.parametrize("kind", ["gru", "llama+lora"])
 @pytest.mark.parametrize("value", ["head", "model"])
-def test_pretraining_moves_only_what_the_value_owns(value, kind, detached):
-    """Weight decay included; the optimizer has no moment of the policy's parameters when they begin to move."""
+def test_pretraining_changes_only_the_values_parameters(value, kind, detached):
+    """With weight decay too. The optimizer has no moments of the policy's parameters before their first update."""
     policy = build(kind, value, value_detached=detached)
     body, _ = parts(policy)
-    taught = learner(policy, Value(value, pretrain_steps=2), weight_decay=0.1)
+    trainer = learner(policy, Value(value, pretrain_steps=2), weight_decay=0.1)
     before, trainable = copies(policy.trainable()), set(policy.trainable())
     for _ in range(2):
-        step(taught)
+        step(trainer)
         assert set(policy.trainable()) == trainable
-        assert not moved(before, policy.trainable()) & set(body)
-    changed = moved(before, policy.trainable())
+        assert not changed_names(before, policy.trainable()) & set(body)
+    changed = changed_names(before, policy.trainable())
     assert {"value_head.linear.weight", "value_head.linear.bias"} <= changed
     if value == "model" and not detached:
         assert any(n.startswith("value_body.") for n in changed)
-    assert not any(id(p) in {id(q) for q in body.values()} for p in taught.optimizer.state)
-    step(taught)
-    assert moved(before, policy.trainable()) & set(body)
+    assert not any(id(p) in {id(q) for q in body.values()} for p in trainer.optimizer.state)
+    step(trainer)
+    assert changed_names(before, policy.trainable()) & set(body)
 
 
-def test_a_policy_is_thawed_when_an_update_of_its_pretraining_fails(monkeypatch):
+def test_a_failed_update_of_the_pretraining_unfreezes_the_policy(monkeypatch):
     policy = build("gru", "head")
-    taught, trainable = learner(policy, Value("head", pretrain_steps=2)), set(policy.trainable())
-    buffer = taught.prepare(rollout(policy))
+    trainable = set(policy.trainable())
+    trainer = learner(policy, Value("head", pretrain_steps=2))
+    buffer = trainer.prepare(rollout(policy))
     monkeypatch.setattr(policy, "score", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        taught.update(buffer)
+        trainer.update(buffer)
     assert set(policy.trainable()) == trainable
 
 
 @pytest.mark.parametrize("kind", ["gru", "llama"])
-def test_the_value_may_learn_at_a_rate_of_its_own(kind):
-    """Adam's first step is lr · sign(gradient): the policy's parameters go 0.01 at most, the value's 0.1."""
+def test_the_value_can_have_its_own_learning_rate(kind):
+    """Adam's first step is lr · sign(gradient): at most 0.01 for the policy's parameters, and 0.1 for the value's."""
     for value in ("head", "model"):
         policy = build(kind, value)
         move(policy.trainable())
-        body, own = parts(policy)
+        body, value_parameters = parts(policy)
         before = copies(policy.trainable())
-        alone = learner(policy, Value(value, lr=0.1), max_grad_norm=0.0, warmup=2)
-        assert [g["lr"] for g in alone.optimizer.param_groups] == pytest.approx([0.005, 0.05])  # one schedule
-        step(alone)
-        for group, lr in ((body, 0.005), (own, 0.05)):
-            far = max((p.detach() - before[n]).abs().max().item() for n, p in group.items())
-            assert far == pytest.approx(lr, rel=1e-2)
+        trained = learner(policy, Value(value, lr=0.1), max_grad_norm=0.0, warmup=2)
+        assert [g["lr"] for g in trained.optimizer.param_groups] == pytest.approx([0.005, 0.05])  # one schedule
+        step(trained)
+        for group, lr in ((body, 0.005), (value_parameters, 0.05)):
+            distance = max((p.detach() - before[n]).abs().max().item() for n, p in group.items())
+            assert distance == pytest.approx(lr, rel=1e-2)
         assert len(learner(policy, Value(value)).optimizer.param_groups) == 1
 
 
-def test_the_policy_learns_the_same_whatever_the_rate_of_its_value_model():
-    """The first update's advantages come from values of 0 either way."""
+def test_the_policys_update_does_not_depend_on_the_values_learning_rate():
+    """The advantages of the first update are from values of 0 in both cases."""
     weights = []
     for lr in (0.0, 0.5):
         policy = build("gru")
@@ -288,7 +291,7 @@ def test_the_policy_learns_the_same_whatever_the_rate_of_its_value_model():
 # ---- the configuration ----
 
 
-def test_the_objective_decides_the_policys_value():
+def test_the_objective_determines_the_policys_value():
     base = default_config("rlalign/Reverse-v0", "gru", "ppo")
     assert resolve(base).model.value == "head"
     assert resolve(update(base, {"objective.value.kind": "model"})).model.value == "model"
@@ -303,21 +306,21 @@ def test_the_objective_decides_the_policys_value():
         (Value("model", lr=math.nan), r"value\.lr is nan"),
     ],
 )
-def test_impossible_values_are_refused(value, message):
+def test_invalid_values_are_refused(value, message):
     with pytest.raises(UserError, match=message):
         Objective(baseline="value", credit=Credit("gae"), value=value).validate()
 
 
-def test_pretraining_of_no_value_and_unknown_options_are_refused():
+def test_pretraining_without_a_value_and_unknown_options_are_refused():
     with pytest.raises(UserError, match=r"pretrain_steps is 3, and there is no value to train"):
         validate(update(default_config(algorithm="rloo"), {"objective.value.pretrain_steps": 3}))
     with pytest.raises(UserError, match=r"unknown value 'heda'.*Did you mean 'head'"):
         PolicyOptions(value="heda")
 
 
-def test_a_copy_of_a_policy_keeps_its_bodies_apart():
+def test_a_copy_of_a_policy_keeps_its_bodies_separate():
     policy = build("llama+lora")
-    twin = copy.deepcopy(policy)
-    move(twin.value_trainable())
+    duplicate = copy.deepcopy(policy)
+    move(duplicate.value_trainable())
     assert not score(policy).values.any()
-    assert score(twin).values.any()
+    assert score(duplicate).values.any()

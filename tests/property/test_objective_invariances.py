@@ -1,6 +1,6 @@
-"""What must change nothing, for every preset: padding, micro-batches, the order of samples and of groups.
+"""Invariances of every preset: padding, micro-batches, and the order of samples and groups change nothing.
 
-Examples are drawn by hypothesis with a fixed seed; there is no chance of a false alarm.
+Hypothesis draws examples with a fixed seed, so that the tests are deterministic.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rlalign.algorithms import ALGORITHMS, algorithm
-from rlalign.objective import Batch, Objective, advantages, loss_count, policy_loss, value_count, value_loss
+from rlalign.objective import Batch, Objective, compute_advantages, loss_count, policy_loss, value_count, value_loss
 
 GROUPS, SIZE, WIDTH = 3, 4, 6
 N = GROUPS * SIZE
@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 10**6)
 
 
 def numbers(seed: int, *, failed: bool = True, dtype: torch.dtype = torch.float64) -> Batch:
-    """A batch with holes in the mask, unequal lengths, a failed row and groups of equal and unequal rewards."""
+    """Return a batch with holes in the mask, unequal lengths, a failed row and groups of equal and unequal rewards."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -60,33 +60,33 @@ def numbers(seed: int, *, failed: bool = True, dtype: torch.dtype = torch.float6
 
 
 def gradients(objective: Objective, b: Batch, wrt: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(policy loss, its gradient, value loss, its gradient) with respect to wrt's leaves."""
+    """Return (policy loss, its gradient, value loss, its gradient) with respect to the leaves of `wrt`."""
     assert wrt.logprobs is not None
     assert wrt.values is not None
-    loss = policy_loss(objective, b)
-    a = loss.total / loss.count.clamp(min=1)
-    da = torch.autograd.grad(a, wrt.logprobs, retain_graph=True)[0]
+    policy = policy_loss(objective, b)
+    loss = policy.total / policy.count.clamp(min=1)
+    gradient = torch.autograd.grad(loss, wrt.logprobs, retain_graph=True)[0]
     critic = value_loss(objective, b)
-    v = critic.total / critic.count.clamp(min=1)
-    dv = torch.autograd.grad(v, wrt.values, retain_graph=True)[0]
-    return a, da, v, dv
+    critic_loss = critic.total / critic.count.clamp(min=1)
+    critic_gradient = torch.autograd.grad(critic_loss, wrt.values, retain_graph=True)[0]
+    return loss, gradient, critic_loss, critic_gradient
 
 
-def same(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> None:
+def assert_same(a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> None:
     for x, y in zip(a, b, strict=True):
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
 
 
 def padded(b: Batch, left: int, right: int, junk: float) -> Batch:
-    """The batch with columns of junk on both sides, and junk in its own masked columns."""
-    wide = {}
+    """Return the batch with columns of junk on both sides, and junk in its own masked columns."""
+    tensors = {}
     for name, x in b.tensors().items():
         if x.ndim == 2 and x.is_floating_point():
             x = torch.nn.functional.pad(x.where(b.action_mask, junk), (left, right), value=junk)
         elif x.ndim == 2:
             x = torch.nn.functional.pad(x, (left, right))
-        wide[name] = x
-    return replace(b, **wide)  # type: ignore[arg-type]  # fields by name
+        tensors[name] = x
+    return replace(b, **tensors)  # type: ignore[arg-type]  # fields by name
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -96,12 +96,13 @@ def padded(b: Batch, left: int, right: int, junk: float) -> Batch:
 )
 def test_padding_changes_nothing(name: str, seed: int, left: int, right: int, junk: float) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
-    plain = gradients(objective, advantages(objective, b), b)
-    wide = gradients(objective, advantages(objective, padded(b, left, right, junk)), b)
-    same(plain, wide)
-    assert (wide[1][~b.action_mask] == 0).all()
+    plain = gradients(objective, compute_advantages(objective, b), b)
+    wide = gradients(objective, compute_advantages(objective, padded(b, left, right, junk)), b)
+    assert_same(plain, wide)
+    gradient = wide[1]
+    assert (gradient[~b.action_mask] == 0).all()
     assert b.valid is not None
-    assert (wide[1][~b.valid] == 0).all()
+    assert (gradient[~b.valid] == 0).all()
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -109,21 +110,22 @@ def test_padding_changes_nothing(name: str, seed: int, left: int, right: int, ju
 @given(seed=SEEDS, cuts=st.lists(st.integers(1, N - 1), max_size=5, unique=True))
 def test_micro_batches_add_up(name: str, seed: int, cuts: list[int]) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
-    whole = advantages(objective, b)
-    plain = gradients(objective, whole, b)
+    batch = compute_advantages(objective, b)
+    plain = gradients(objective, batch, b)
     edges = [0, *sorted(cuts), N]
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
-    parts = [whole[order[i:j]] for i, j in pairwise(edges)]
+    parts = [batch[order[i:j]] for i, j in pairwise(edges)]
     assert b.logprobs is not None
     assert b.values is not None
-    count, tokens = loss_count(objective, whole).clamp(min=1), value_count(whole).clamp(min=1)
-    losses, critics = [policy_loss(objective, p) for p in parts], [value_loss(objective, p) for p in parts]
-    total, critic = sum(x.total for x in losses) / count, sum(x.total for x in critics) / tokens
-    da = torch.autograd.grad(total, b.logprobs, retain_graph=True)[0]
-    dv = torch.autograd.grad(critic, b.values, retain_graph=True)[0]
-    same(plain, (total, da, critic, dv))
-    assert sum(float(x.count) for x in losses) == float(loss_count(objective, whole))
-    for key, (summed, n) in policy_loss(objective, whole).metrics.items():
+    losses = [policy_loss(objective, part) for part in parts]
+    critics = [value_loss(objective, part) for part in parts]
+    loss = sum(x.total for x in losses) / loss_count(objective, batch).clamp(min=1)
+    critic_loss = sum(x.total for x in critics) / value_count(batch).clamp(min=1)
+    gradient = torch.autograd.grad(loss, b.logprobs, retain_graph=True)[0]
+    critic_gradient = torch.autograd.grad(critic_loss, b.values, retain_graph=True)[0]
+    assert_same(plain, (loss, gradient, critic_loss, critic_gradient))
+    assert sum(float(x.count) for x in losses) == float(loss_count(objective, batch))
+    for key, (summed, n) in policy_loss(objective, batch).metrics.items():
         assert float(sum(x.metrics[key][0] for x in losses)) == pytest.approx(float(summed), rel=1e-9, abs=1e-9)
         assert float(sum(x.metrics[key][1] for x in losses)) == pytest.approx(float(n))
 
@@ -133,30 +135,31 @@ def test_micro_batches_add_up(name: str, seed: int, cuts: list[int]) -> None:
 @given(seed=SEEDS)
 def test_the_order_of_samples_and_groups_changes_nothing(name: str, seed: int) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
-    plain = gradients(objective, advantages(objective, b), b)
+    plain = gradients(objective, compute_advantages(objective, b), b)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))
     shuffled = b[order]
-    relabelled = replace(shuffled, group_ids=100 - 7 * shuffled.group_ids)
-    same(plain, gradients(objective, advantages(objective, relabelled), b))
+    relabeled = replace(shuffled, group_ids=100 - 7 * shuffled.group_ids)
+    assert_same(plain, gradients(objective, compute_advantages(objective, relabeled), b))
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 @FEW
 @given(seed=SEEDS, junk=st.sampled_from([0.0, 1e6, float("nan"), float("inf")]))
-def test_a_failed_reward_has_no_say(name: str, seed: int, junk: float) -> None:
+def test_a_failed_reward_has_no_effect(name: str, seed: int, junk: float) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
     assert b.valid is not None
-    plain = gradients(objective, advantages(objective, b), b)
+    plain = gradients(objective, compute_advantages(objective, b), b)
     assert b.rewards.ndim == 1
-    same(plain, gradients(objective, advantages(objective, replace(b, rewards=b.rewards.where(b.valid, junk))), b))
+    with_junk = replace(b, rewards=b.rewards.where(b.valid, junk))
+    assert_same(plain, gradients(objective, compute_advantages(objective, with_junk), b))
     without = b[b.valid]
-    same(plain, gradients(objective, advantages(objective, without), b))
+    assert_same(plain, gradients(objective, compute_advantages(objective, without), b))
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 @FEW
 @given(seed=SEEDS)
-def test_equal_rewards_give_exactly_no_gradient_where_the_group_is_the_baseline(name: str, seed: int) -> None:
+def test_equal_rewards_have_exactly_zero_advantages_under_a_group_baseline(name: str, seed: int) -> None:
     objective = algorithm(name).objective
     if objective.baseline not in ("group_mean", "leave_one_out") or objective.needs_reference:
         return
@@ -164,9 +167,9 @@ def test_equal_rewards_give_exactly_no_gradient_where_the_group_is_the_baseline(
         return
     b = numbers(seed, failed=False)
     b = replace(b, rewards=torch.full_like(b.rewards, 0.1))
-    found = advantages(objective, b)
-    assert found.advantages is not None
-    assert (found.advantages == 0).all()
+    advantages = compute_advantages(objective, b).advantages
+    assert advantages is not None
+    assert (advantages == 0).all()
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
@@ -178,8 +181,8 @@ def test_float32_agrees_with_float64(name: str) -> None:
     single["values"].requires_grad_()
     s = Batch(**single, max_length=b.max_length)  # type: ignore[arg-type]  # fields by name
     for x, y in zip(
-        gradients(objective, advantages(objective, b), b),
-        gradients(objective, advantages(objective, s), s),
+        gradients(objective, compute_advantages(objective, b), b),
+        gradients(objective, compute_advantages(objective, s), s),
         strict=True,
     ):
         torch.testing.assert_close(x, y.double(), rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Laws of composition: total = Σ weight · component over what applies, and metrics touch nothing."""
+"""Invariants of composition: total = Σ weight · applicable component; metrics do not affect total or validity."""
 
 import math
 import warnings
@@ -35,14 +35,14 @@ def compositions(draw):
 
 
 @given(compositions())
-def test_total_is_the_weighted_sum_and_validity_follows_the_rules(items):
+def test_total_is_weighted_sum_and_validity_follows_rules(items):
     _, scores = evaluate(items)
     weighted = [(values, w) for values, w in items if w != 0.0]
     for i in range(len(items[0][0])):
         row = [(values[i], w) for values, w in weighted]
         failed = any(v is not None and math.isnan(v) for v, _ in row)
-        nothing = bool(row) and all(v is None for v, _ in row)
-        assert scores.valid[i] == (not failed and not nothing)
+        absent = bool(row) and all(v is None for v, _ in row)
+        assert scores.valid[i] == (not failed and not absent)
         if scores.valid[i]:
             assert scores.total[i] == pytest.approx(sum(w * v for v, w in row if v is not None), abs=1e-9)
         else:
@@ -50,18 +50,18 @@ def test_total_is_the_weighted_sum_and_validity_follows_the_rules(items):
 
 
 @given(compositions(), st.lists(VALUE, min_size=5, max_size=5))
-def test_a_metric_changes_neither_total_nor_validity(items, metric):
+def test_metric_changes_neither_total_nor_validity(items, metric):
     count = len(items[0][0])
     _, without = evaluate(items)
-    _, beside = evaluate([*items, (metric[:count], 0.0)])
-    np.testing.assert_array_equal(without.total, beside.total)
-    np.testing.assert_array_equal(without.valid, beside.valid)
-    wanted = [math.nan if v is None else v for v in metric[:count]]
-    np.testing.assert_array_equal(beside.components[f"r{len(items)}"], wanted)
+    _, with_metric = evaluate([*items, (metric[:count], 0.0)])
+    np.testing.assert_array_equal(without.total, with_metric.total)
+    np.testing.assert_array_equal(without.valid, with_metric.valid)
+    expected = [math.nan if v is None else v for v in metric[:count]]
+    np.testing.assert_array_equal(with_metric.components[f"r{len(items)}"], expected)
 
 
 @given(compositions())
-def test_everything_that_is_no_number_is_counted(items):
+def test_missing_values_are_counted(items):
     total, _ = evaluate(items)
     for i, (values, _) in enumerate(items):
         counts = total.failures.get(f"r{i}", {})
@@ -72,7 +72,7 @@ def test_everything_that_is_no_number_is_counted(items):
 
 
 @given(st.integers(1, 4).flatmap(lambda n: st.lists(st.lists(NUMBER, max_size=4), min_size=n, max_size=n)), WEIGHT)
-def test_token_rewards_sum_to_the_component(rows, weight):
+def test_token_rewards_sum_to_component(rows, weight):
     item = RewardFunction("t", lambda completions: rows, "token", None)
     ids = [[0] * len(row) for row in rows]
     scores = compose((item, weight)).score("turn", ["p"] * len(rows), ["c"] * len(rows), ids)

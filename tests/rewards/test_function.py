@@ -1,4 +1,4 @@
-"""A reward is a plain function in TRL's calling convention plus a description."""
+"""Reward functions: TRL's calling convention, registration, arguments, scopes and binding."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def decorated_vowels(prompts, completions, **columns):
     return [float(sum(ch in "aeiou" for ch in c)) for c in completions]
 
 
-def test_decorated_function_is_registered_and_still_a_function():
+def test_decorated_function_is_registered_and_callable():
     assert REWARDS.get("test_vowels") is decorated_vowels
     assert isinstance(decorated_vowels, RewardFunction)
     assert decorated_vowels.__name__ == "test_vowels"
@@ -41,7 +41,7 @@ def test_decorated_function_is_registered_and_still_a_function():
     assert decorated_vowels(PROMPTS, TEXTS) == [5.0, 0.0, 0.0]
 
 
-def test_bare_decorator_takes_the_name_of_the_function():
+def test_bare_decorator_registers_the_function_name():
     @reward
     def test_bare_name(completions):
         return [0.0 for _ in completions]
@@ -49,12 +49,12 @@ def test_bare_decorator_takes_the_name_of_the_function():
     assert REWARDS.get("test_bare_name") is test_bare_name
 
 
-def test_one_object_runs_in_trls_convention_and_here():
-    # trl.GRPOTrainer._calculate_rewards: keywords only, the columns, and three extras.
+def test_same_object_runs_in_trl_and_rlalign():
+    # trl.GRPOTrainer._calculate_rewards passes keywords only: the columns and three extras.
     extras = {"trainer_state": None, "log_extra": print, "log_metric": print, "answer": ["a"] * 3}
     for function in (vowels, decorated_vowels):
-        there = function(prompts=PROMPTS, completions=TEXTS, completion_ids=IDS, **extras)
-        assert score(function).total.tolist() == there
+        trl_values = function(prompts=PROMPTS, completions=TEXTS, completion_ids=IDS, **extras)
+        assert score(function).total.tolist() == trl_values
 
 
 @pytest.mark.parametrize("name", ["vader", "repetition", "too_short", "length", "embedding_cosine"])
@@ -63,19 +63,19 @@ def test_built_in_rewards_run_in_trls_convention(name):
     assert values == score(name).components[name].tolist()
 
 
-def test_function_gets_only_what_its_signature_accepts():
+def test_function_receives_only_accepted_arguments():
     def no_ids(completions, answer):
         return [float(c == a) for c, a in zip(completions, answer, strict=True)]
 
     assert score(no_ids, answer=["aeiou", "", ""], label=[1, 2, 3]).total.tolist() == [1, 0, 1]
 
 
-def test_missing_column_is_named_with_what_there_is():
+def test_missing_column_error_lists_existing_columns():
     with pytest.raises(UserError, match=r"'exact_match' needs 'answer'.*there is: label"):
         score("exact_match", label=[1, 2, 3])
 
 
-def test_trls_logging_callbacks_are_given_when_they_are_asked_for():
+def test_trl_logging_callbacks_are_passed_on_request():
     def logging(completions, log_metric, log_extra, trainer_state):
         log_metric("x", 1.0)
         log_extra("y", completions)
@@ -84,7 +84,7 @@ def test_trls_logging_callbacks_are_given_when_they_are_asked_for():
     assert score(logging).total.tolist() == [0, 0, 0]
 
 
-def test_conversational_prompts_make_conversational_completions():
+def test_conversational_prompt_gives_conversational_completion():
     def roles(prompts, completions):
         assert prompts[0][-1]["content"] == "hello"
         return [float(len(c[0]["content"])) for c in completions if c[0]["role"] == "assistant"]
@@ -93,7 +93,7 @@ def test_conversational_prompts_make_conversational_completions():
 
 
 @pytest.mark.parametrize("name", ["vader", "repetition", "too_short", "length", "embedding_cosine", "token_match"])
-def test_built_in_rewards_read_both_formats_alike(name):
+def test_built_in_rewards_score_both_formats_equally(name):
     plain = score(name, prompts=["hello"] * 3, answer=["aeiou"] * 3)
     chat = score(name, prompts=CHAT, answer=["aeiou"] * 3)
     np.testing.assert_array_equal(plain.total, chat.total)
@@ -109,7 +109,7 @@ def test_async_function(timeout_s):
     assert item(completions=TEXTS) == [5, 3, 0]
 
 
-def test_callable_objects_partials_and_closures_reach_the_worker():
+def test_callable_objects_partials_and_closures_run_in_worker():
     class Times:
         def __init__(self, factor):
             self.factor = factor
@@ -143,11 +143,11 @@ def doubled_length(completions):
     return [float(len(c)) for c in completions]
 
 
-def test_a_users_own_decorator_survives_the_worker():
+def test_user_decorator_applies_in_worker():
     assert score(doubled_length).total.tolist() == [10, 6, 0]
 
 
-def test_function_that_cannot_be_sent_says_so():
+def test_unpicklable_function_is_refused():
     import threading
 
     lock = threading.Lock()
@@ -156,38 +156,38 @@ def test_function_that_cannot_be_sent_says_so():
         with lock:
             return [0.0] * len(completions)
 
-    with pytest.raises(UserError, match=r"cannot be sent to a worker.*timeout_s=None"):
+    with pytest.raises(UserError, match=r"can be pickled for a worker process.*timeout_s=None"):
         score(locked)
     assert score(RewardFunction("locked", locked, timeout_s=None)).valid.all()
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("arguments", "message"),
     [
         ({"scope": "epsiode"}, "Did you mean 'episode'"),
-        ({"timeout_s": 0}, "timeout_s is 0"),
+        ({"timeout_s": 0}, "timeout_s of reward 'x': .*got 0"),
         ({"timeout_s": float("inf")}, "None to run in-process"),
-        ({"retries": -1}, "retries is -1"),
-        ({"on_error": "ignore"}, "on_error is 'ignore'"),
+        ({"retries": -1}, "retries of reward 'x': .*got -1"),
+        ({"on_error": "ignore"}, "on_error of reward 'x': .*got 'ignore'"),
         ({"on_error": float("nan")}, "finite number"),
     ],
 )
-def test_impossible_descriptions_are_refused(wrong, says):
-    with pytest.raises(UserError, match=says):
-        RewardFunction("x", vowels, **wrong)
+def test_invalid_descriptions_are_refused(arguments, message):
+    with pytest.raises(UserError, match=message):
+        RewardFunction("x", vowels, **arguments)
 
 
-def test_classes_and_numbers_are_no_functions():
-    with pytest.raises(UserError, match="is no function"):
+def test_classes_and_numbers_are_not_functions():
+    with pytest.raises(UserError, match="expected a function"):
         compose(dict)
-    with pytest.raises(UserError, match="is no function"):
+    with pytest.raises(UserError, match="expected a function"):
         compose([3])
 
 
 # ---- scopes ----
 
 
-def test_events_score_the_scopes_that_belong_to_them():
+def test_each_event_scores_its_scopes():
     def make(scope):
         function = (lambda completions: [[1.0] * 2, [1.0], []]) if scope == "token" else lambda completions: [1.0] * 3
         return RewardFunction(scope, function, scope=scope, timeout_s=None)
@@ -198,7 +198,7 @@ def test_events_score_the_scopes_that_belong_to_them():
     assert names == {"turn": {"token", "turn"}, "episode": {"episode"}, "group": {"group"}}
 
 
-def test_token_rewards_are_weighted_and_part_of_the_total():
+def test_token_rewards_are_weighted_and_added_to_total():
     item = RewardFunction("t", lambda completion_ids: [[0.5] * len(x) for x in completion_ids], "token", None)
     scores = compose([(item, 2.0), (RewardFunction("turn", lambda completions: [10.0] * 3, "turn", None), 1.0)]).score(
         "turn", PROMPTS, TEXTS, IDS
@@ -208,13 +208,15 @@ def test_token_rewards_are_weighted_and_part_of_the_total():
     assert scores.total.tolist() == [12.0, 11.0, 10.0]
 
 
-def test_token_scope_wants_one_number_per_id():
+def test_token_scope_requires_one_number_per_id():
     item = RewardFunction("t", lambda completion_ids: [[0.5] for _ in completion_ids], "token", None)
-    with pytest.raises(RewardError, match=r"'t' returned 1 values for 2 completion ids of sample 0 \('aeiou'\)"):
+    with pytest.raises(
+        RewardError, match=r"'t': expected 2 values for the completion ids of sample 0 \('aeiou'\), got 1"
+    ):
         score(item, event="turn")
 
 
-def test_group_scope_sees_the_group_ids():
+def test_group_scope_receives_group_ids():
     def rank(completions, group_ids):
         return [float(g) for g in group_ids]
 
@@ -222,7 +224,7 @@ def test_group_scope_sees_the_group_ids():
     assert score(item, event="group", group_ids=[0, 0, 1]).total.tolist() == [0, 0, 1]
 
 
-def test_no_texts_and_no_components_are_a_valid_nothing():
+def test_empty_batch_and_empty_sum_give_valid_zero():
     assert score("vader", prompts=[], completions=[], ids=[]).total.shape == (0,)
     scores = score(None)
     assert scores.total.tolist() == [0, 0, 0]
@@ -233,35 +235,35 @@ def test_no_texts_and_no_components_are_a_valid_nothing():
 # ---- binding ----
 
 
-def test_bind_replaces_the_function_in_one_sum_only():
-    class Policyish:
+def test_bind_affects_one_sum_only():
+    class PolicyReader:
         def __init__(self, policy=0.0):
             self.policy = policy
 
         def bind(self, policy):
-            return Policyish(policy)
+            return PolicyReader(policy)
 
         def __call__(self, completions):
             return [self.policy] * len(completions)
 
-    item = RewardFunction("p", Policyish(), timeout_s=None)
+    item = RewardFunction("p", PolicyReader(), timeout_s=None)
     one, other = compose(item), compose(item)
     one.bind(7.0)
     assert one.score("episode", PROMPTS, TEXTS, IDS).total.tolist() == [7, 7, 7]
     assert other.score("episode", PROMPTS, TEXTS, IDS).total.tolist() == [0, 0, 0]
     with pytest.raises(UserError, match="timeout_s=None"):
-        compose(RewardFunction("p", Policyish())).bind(7.0)
+        compose(RewardFunction("p", PolicyReader())).bind(7.0)
 
 
-# ---- specs ----
+# ---- names and imports ----
 
 
-def test_unknown_reward_suggests():
+def test_unknown_reward_gets_suggestion():
     with pytest.raises(UnknownNameError, match="Did you mean 'vader'"):
         compose("vadr")
 
 
-def test_rewards_import_no_torch():
+def test_importing_rewards_does_not_import_torch():
     code = (
         "import sys, rlalign.rewards, importlib\n"
         "for m in 'classifier length match repetition sentiment similarity'.split():\n"

@@ -1,4 +1,4 @@
-"""How a user names rewards."""
+"""Specs of rewards: names, parameters, weights, and the errors of malformed specs."""
 
 import pytest
 
@@ -47,12 +47,12 @@ def test_split(spec, parts):
     assert split(spec) == parts
 
 
-def test_every_form_of_spec():
+def test_all_forms_of_specs():
     def mine(completions):
         return [0.0] * len(completions)
 
-    pair = compose(["vader", "repetition=0.5", mine, ("too_short", 2.0), (mine_too := RewardFunction("b", mine), 3)])
-    assert pair.weights == {"vader": 1.0, "repetition": 0.5, "mine": 1.0, "too_short": 2.0, "b": 3.0}
+    total = compose(["vader", "repetition=0.5", mine, ("too_short", 2.0), (mine_too := RewardFunction("b", mine), 3)])
+    assert total.weights == {"vader": 1.0, "repetition": 0.5, "mine": 1.0, "too_short": 2.0, "b": 3.0}
     assert compose({"vader": 1, "repetition=0.5": 2, mine_too: 0}).weights == {"vader": 1, "repetition": 1, "b": 0}
     assert compose("vader=2").weights == compose(("vader", 2)).weights == {"vader": 2.0}
     assert compose(mine).weights == {"mine": 1.0}
@@ -69,29 +69,29 @@ def test_function_of_a_module():
 
 
 @pytest.mark.parametrize(
-    ("spec", "error", "says"),
+    ("spec", "error", "message"),
     [
-        ("vader=heavy", UserError, "weight 'heavy' is no finite number"),
-        ("vader=inf", UserError, "weight 'inf'"),
+        ("vader=heavy", UserError, "expected a finite weight, got 'heavy'"),
+        ("vader=inf", UserError, "expected a finite weight, got 'inf'"),
         ("length?targt=3", UserError, "no parameter 'targt'. Did you mean 'target'"),
         ("length?completions=3", UserError, "no parameter 'completions'"),
-        ("length?target=long", UserError, "length\\?target: 'long' is no int"),
-        ("length?target", UserError, "'target' is no parameter"),
-        ("exact_match?ignore_case=perhaps", UserError, "neither true nor false"),
+        ("length?target=long", UserError, "length\\?target: expected int, got 'long'"),
+        ("length?target", UserError, "expected a parameter, got 'target'"),
+        ("exact_match?ignore_case=perhaps", UserError, "expected true or false, got 'perhaps'"),
         ("nowhere.at_all:f", UserError, "no module 'nowhere.at_all'"),
         ("/no/such/file.py:f", UserError, "no file"),
         ("lenth=2", UnknownNameError, "Did you mean 'length'"),
-        (["vader", "vader=2"], UserError, "'vader' is given twice"),
-        (["regex?pattern=a", "regex?pattern=a=2"], UserError, "given twice"),
-        ([("vader",)], UserError, "give \\(reward, weight\\)"),
+        (["vader", "vader=2"], UserError, "got 'vader' twice"),
+        (["regex?pattern=a", "regex?pattern=a=2"], UserError, "got 'regex.pattern=a.' twice"),
+        ([("vader",)], UserError, "use \\(reward, weight\\)"),
     ],
 )
-def test_mistakes_are_named(spec, error, says):
-    with pytest.raises(error, match=says):
+def test_malformed_specs_are_refused(spec, error, message):
+    with pytest.raises(error, match=message):
         compose(spec)
 
 
-def test_parameters_take_the_type_of_the_signature():
+def test_parameters_are_converted_to_annotated_types():
     from rlalign.registry import REWARDS
 
     REWARDS.add(FLAT, RewardFunction("flat", flat, timeout_s=None))
@@ -104,6 +104,6 @@ def test_parameters_take_the_type_of_the_signature():
     assert item.using(words=9).parameters["words"] == 9
 
 
-def test_one_function_with_two_parameters_gives_two_components():
+def test_repeated_function_gets_parameters_in_component_name():
     specs = ["regex?pattern=a", "regex?pattern=b=2", "vader"]
     assert compose(specs).weights == {"regex[pattern=a]": 1.0, "regex[pattern=b]": 2.0, "vader": 1.0}

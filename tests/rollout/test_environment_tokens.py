@@ -17,7 +17,7 @@ from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
 from rlalign.envs.task_sources import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.objective import Batch, advantages, policy_loss, value_loss
+from rlalign.objective import Batch, compute_advantages, policy_loss, value_loss
 from rlalign.policies.factory import make_sampler
 from rlalign.rollout.collect import collect
 from rlalign.types import Sampling
@@ -66,7 +66,7 @@ def batch_of(rollout, junk=None):
 
 def learnt(objective, batch):
     """Advantages, returns, losses and their gradients."""
-    b = advantages(objective, batch)
+    b = compute_advantages(objective, batch)
     policy = policy_loss(objective, b)
     value = value_loss(objective, b)
     return [

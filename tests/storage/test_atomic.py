@@ -13,25 +13,25 @@ from rlalign.compare.output.plots import write_plots
 from rlalign.compare.results.results_json import read_results
 from rlalign.errors import FaultError
 from rlalign.storage import atomic
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 DATA = Path(__file__).parents[1] / "data"
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.json"
-    write_whole(path, "old")
+    write_atomic(path, "old")
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(atomic.os, "fsync", full)
-    with pytest.raises(FaultError, match=r"a\.json' cannot be written \(No space left on device\): make room"):
-        write_whole(path, "new")
+    with pytest.raises(FaultError, match=r"a\.json' cannot be written \(No space left on device\); free space"):
+        write_atomic(path, "new")
     with pytest.raises(FaultError, match=r"curves-.*\.png' cannot be written"):
         write_plots(tmp_path, read_results(DATA))
     with pytest.raises(FaultError, match=r"b\.json' cannot be written \(File exists\)"):
-        write_whole(path / "b.json", "in a folder that is a file")
+        write_atomic(path / "b.json", "in a folder that is a file")
     assert path.read_text() == "old"
     assert os.listdir(tmp_path) == ["a.json"]
 

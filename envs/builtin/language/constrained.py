@@ -1,8 +1,8 @@
 """Constrained-v0: one sentence with all of the given words, as in CommonGen, in a small controlled language.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: 100 steps with
-`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, against early
-certainty.
+benchmarks/environments.py measures untrained and trained small policies. Warm start: 100 steps with
+`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, which keeps the
+policy from becoming deterministic too early.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlalign.envs.builtin import corpora
-from rlalign.envs.builtin.texts import texts
+from rlalign.envs.builtin.arguments import check_integer
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import ProceduralSource
-from rlalign.errors import UserError
+from rlalign.rewards.text import text_of
 from rlalign.tokenizers import WordTokenizer
+from rlalign.typecheck import check_range
 from rlalign.types import Tokenizer
 
 _WORDS: Mapping[str, tuple[str, ...]] = {
@@ -30,45 +30,51 @@ _WORDS: Mapping[str, tuple[str, ...]] = {
     "in": ("in",),
     "place": ("park", "garden", "kitchen", "street", "forest", "school", "barn", "city"),
 }
-_FOLLOWS = {
-    "": ("article",),  # the beginning
+# Word class -> classes that may follow it; "" is the beginning and the end of a sentence.
+_FOLLOWERS = {
+    "": ("article",),
     "article": ("quality", "actor", "place"),
     "quality": ("quality", "actor", "place"),
     "actor": ("verb",),
     "verb": ("in",),
     "in": ("article",),
-    "place": ("",),  # the end
+    "place": ("",),
 }
-_CLASS = {word: kind for kind, words in _WORDS.items() for word in words}
-
-
-_JOINED = ("quality", "actor", "verb", "place")  # the classes that words are asked from
+_CLASS_OF = {word: kind for kind, words in _WORDS.items() for word in words}
+_KEYWORD_CLASSES = ("quality", "actor", "verb", "place")
 
 
 def grammatical(completions: Sequence[Any], **columns: Any) -> list[float]:
-    """1 for a sentence of the controlled language, else half the share of neighbours that may be neighbours in it.
+    """Return 1 for each sentence of the controlled language, else half the share of valid pairs of neighbors.
 
-    The language: the [QUALITY...] ACTOR VERB in the [QUALITY...] PLACE. Beginning and end have neighbours too.
+    The language is: the [QUALITY...] ACTOR VERB in the [QUALITY...] PLACE. The pairs include the beginning with the
+    first word, and the last word with the end.
     """
-    return [_grammatical(re.findall(r"\w+", text.casefold())) for text in texts(completions)]
+    return [_grammatical(re.findall(r"\w+", text_of(c).casefold())) for c in completions]
 
 
 def _grammatical(words: Sequence[str]) -> float:
-    kinds = [_CLASS.get(word, "?") for word in words]
-    told = [kind for kind in kinds if kind not in ("quality", "article")]
-    bonds = [after in _FOLLOWS.get(before, ()) for before, after in pairwise(["", *kinds, ""])]
-    whole = all(bonds) and told == ["actor", "verb", "in", "place"]
-    return 1.0 if whole else 0.5 * sum(bonds) / len(bonds)
+    classes = [_CLASS_OF.get(word, "?") for word in words]
+    valid_pairs = [after in _FOLLOWERS.get(before, ()) for before, after in pairwise(["", *classes, ""])]
+    # Valid pairs alone also admit "the park" and sentences without an actor, so that the skeleton is compared too.
+    skeleton = [kind for kind in classes if kind not in ("quality", "article")]
+    is_sentence = all(valid_pairs) and skeleton == ["actor", "verb", "in", "place"]
+    return 1.0 if is_sentence else 0.5 * sum(valid_pairs) / len(valid_pairs)
 
 
 class Constrained(TextMDP):
-    """State: words. Action: a sentence. Reward: their coverage, their order, grammar, and the length of the sentence.
+    """Sentences that use all given words.
 
-    The words are an actor, a verb, a place, and now and then a quality of the first; the sentence is to use each of
-    them, in this order: `dog runs park` wants `the dog runs in the park`. Data: generated here.
+    The words are an actor, a verb, a place and, with probability `quality`, a quality of the actor. The sentence has to
+    use each of them in this order: the answer to `dog runs park` is `the dog runs in the park`.
+
+    State: the words, and the sentence so far.
+    Action: a word.
+    Reward: 1 · coverage of the words, plus 0.5 · their order, plus 1 · grammar, plus 0.5 · brevity.
+    Data: generated here.
 
     Args:
-        words: of each class that are in use, 2 to 8.
+        words: number of words of each class in use, 2 to 8.
         quality: probability that a quality is among the words.
         seed: of the family of tasks.
         kwargs: see TextMDP.
@@ -85,20 +91,25 @@ class Constrained(TextMDP):
     gold_score = 2.5
 
     def __init__(self, *, words: int = 4, quality: float = 0.5, seed: int = 0, **kwargs: Any) -> None:
-        if not 0 <= quality <= 1:
-            raise UserError(f"Constrained: quality is {quality}, a probability lies in [0, 1]")
-        self.words = corpora.within("Constrained", "words", words, 2, len(_WORDS["actor"]))
+        check_range("Constrained quality", quality, least=0, most=1, fix="use a probability")
+        self.words = check_integer("Constrained words", words, 2, len(_WORDS["actor"]))
 
         def make(rng: np.random.Generator) -> dict[str, Any]:
-            asked = [_WORDS[kind][rng.integers(words)] for kind in _JOINED]
-            asked = asked if rng.random() < quality else asked[1:]
-            answer = f"the {' '.join(asked[:-1])} in the {asked[-1]}"
-            return {"prompt": f"Use: {' '.join(asked)}\nSentence:", "keywords": asked, "answer": answer}
+            keywords = [_WORDS[kind][rng.integers(words)] for kind in _KEYWORD_CLASSES]
+            # The quality is drawn first and then dropped, so that each task makes the same number of draws.
+            if rng.random() >= quality:
+                keywords = keywords[1:]
+            answer = f"the {' '.join(keywords[:-1])} in the {keywords[-1]}"
+            return {"prompt": f"Use: {' '.join(keywords)}\nSentence:", "keywords": keywords, "answer": answer}
 
-        sizes = {"max_prompt": 64, "max_new": (12, 56)}
-        super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
+        defaults: dict[str, Any] = {
+            "source": ProceduralSource(make, seed=seed),
+            "max_prompt": 64,
+            "max_new": (12, 56),
+        }
+        super().__init__(**defaults | kwargs)
 
     def default_tokenizer(self) -> Tokenizer:
-        """The words of the language and of the prompt."""
-        asked = [word for kind in _JOINED for word in _WORDS[kind][: self.words]]
-        return WordTokenizer(["Use:", "Sentence:", "\n", "the", "in", *asked])
+        """Return a tokenizer of the words of the language and of the prompt."""
+        words_in_use = [word for kind in _KEYWORD_CLASSES for word in _WORDS[kind][: self.words]]
+        return WordTokenizer(["Use:", "Sentence:", "\n", "the", "in", *words_in_use])

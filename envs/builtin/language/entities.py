@@ -1,12 +1,13 @@
-"""Entities-v0: list the people and places of a sentence, a line each: `Anna | person`.
+"""Entities-v0: list the people and places of a sentence, one per line: `Anna | person`.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: 100 steps with
-`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, against early
-certainty.
+benchmarks/environments.py measures untrained and trained small policies. Warm start: 100 steps with
+`--supervised.align-interval 1`, then an entropy bonus, `--objective.regularizer.entropy-coef 0.05`, which keeps the
+policy from becoming deterministic too early.
 """
 
 from __future__ import annotations
 
+import gettext
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
@@ -14,9 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlalign.envs.builtin import corpora
+from rlalign.envs.builtin.arguments import check_choice, check_integer, resolve_source
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import ProceduralSource
+from rlalign.registry import import_optional
 from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Tokenizer
 
@@ -47,8 +49,8 @@ _NAMES = {
     ("zh", "place"): ("北京", "上海", "南京", "西安", "尼泊尔", "巴黎", "开罗", "智利"),
 }
 _THINGS = {"en": ("lamp", "boat", "letter", "dog", "hat", "key"), "zh": ("台灯", "小船", "信", "狗", "帽子", "钥匙")}
-_ASK = {"en": "{text}\nNames:\n", "zh": "{text}\n人名和地名：\n"}
-# countries that are no plain name in a sentence: lists, and in English those that want an article
+_PROMPTS = {"en": "{text}\nNames:\n", "zh": "{text}\n人名和地名：\n"}
+# Country names that do not fit into a sentence: lists, and in English names that need an article.
 _UNFIT = {
     "en": re.compile(
         r"[|,(]|\b(?:Republic|Islands?|Isle|States|Emirates|Kingdom|Netherlands|Maldives|Bahamas|Gambia|Philippines"
@@ -59,52 +61,74 @@ _UNFIT = {
 _FIELD = re.compile(r"\{(person|place|thing)\}")
 
 Filler = Callable[[str, str, np.random.Generator], str]
+"""Language, kind (person or place) and random generator -> name."""
 
 
 def built_in(language: str, kind: str, rng: np.random.Generator, names: int) -> str:
-    """One of the first `names` names of a kind, person or place."""
+    """Return one of the first `names` built-in names of a kind, person or place."""
     return _NAMES[language, kind][rng.integers(names)]
 
 
 def faker(language: str, kind: str, rng: np.random.Generator) -> str:
-    """A person by faker, or a country by pycountry, in English or Chinese; decided by the rng alone."""
+    """Return a person by faker, or a country by pycountry, in English or Chinese. Only `rng` determines it."""
     if kind == "place":
         countries = _countries(language)
         return countries[int(rng.integers(len(countries)))]
-    person = _faker(language)
-    person.seed_instance(int(rng.integers(2**32)))
-    first, last = str(person.first_name()), str(person.last_name())
+    generator = _faker(language)
+    generator.seed_instance(int(rng.integers(2**32)))  # an instance of its own: the global seed has no effect
+    first = str(generator.first_name())
+    last = str(generator.last_name())
     return f"{first} {last}" if language == "en" else last + first
 
 
 @lru_cache(maxsize=2)
 def _faker(language: str) -> Any:
-    return corpora.package("Entities", "faker").Faker({"en": "en_GB", "zh": "zh_CN"}[language])
+    return import_optional("faker", "envs").Faker({"en": "en_GB", "zh": "zh_CN"}[language])
 
 
 @lru_cache(maxsize=2)
 def _countries(language: str) -> tuple[str, ...]:
-    import gettext
-
-    pycountry = corpora.package("Entities", "pycountry")
+    pycountry = import_optional("pycountry", "envs")
     names = [getattr(country, "common_name", country.name) for country in pycountry.countries]
     if language == "zh":
-        chinese = gettext.translation("iso3166-1", pycountry.LOCALES_DIR, languages=["zh_CN"]).gettext
-        names = [chinese(name) for name in names]
+        translate = gettext.translation("iso3166-1", pycountry.LOCALES_DIR, languages=["zh_CN"]).gettext
+        names = [translate(name) for name in names]
+    # Sorted, because the iteration order of a set differs between processes.
     return tuple(sorted({name for name in names if not _UNFIT[language].search(name)}))
 
 
+def _make_task(language: str, fill: Filler, rng: np.random.Generator) -> dict[str, str]:
+    """Return the task of a random template filled with distinct names."""
+    kinds: dict[str, str] = {}  # name -> kind, in the order of the sentence
+
+    def draw_name(field: re.Match[str]) -> str:
+        kind = field[1]
+        while True:  # until the name is new: a person does not meet themselves, and each thing occurs once
+            name = str(rng.choice(_THINGS[language])) if kind == "thing" else fill(language, kind, rng)
+            if name not in kinds:
+                kinds[name] = kind
+                return name
+
+    template = _TEMPLATES[language][rng.integers(len(_TEMPLATES[language]))]
+    text = _FIELD.sub(draw_name, template)
+    spans = [f"{name} | {kind}" for name, kind in kinds.items() if kind != "thing"]
+    return {"prompt": _PROMPTS[language].format(text=text), "answer": "\n".join(spans) or "none"}
+
+
 class Entities(TextMDP):
-    """State: a sentence. Action: its names with their kinds, or `none`. Reward: span F1, span IoU, and BLEU.
+    """Named entity recognition: people and places.
 
-    A line is `name | person` or `name | place`, in the order of the sentence. F1 wants whole spans, IoU pays for parts
-    of them, BLEU for the rendering: the way to the first.
+    A line of the answer is `name | person` or `name | place`, in the order of the sentence. F1 counts complete spans,
+    IoU pays for parts of them, and BLEU for the text of the answer. The last two guide the policy to the first.
 
+    State: a sentence.
+    Action: a token of its names with their kinds, or of `none`.
+    Reward: 1 · span F1, plus 0.5 · span IoU, plus 0.5 · BLEU.
     Data: templates, filled with built-in names, or with those of faker (MIT) and pycountry (LGPL), extra `envs`.
 
     Args:
         language: en or zh.
-        names: built-in ones of each kind, 2 to 8.
+        names: number of built-in names of each kind, 2 to 8.
         source: "names" (built in), "faker", or any task source with a column `answer`.
         seed: of the family of generated tasks.
         kwargs: see TextMDP.
@@ -118,40 +142,28 @@ class Entities(TextMDP):
     def __init__(
         self, *, language: str = "en", source: Any = "names", names: int = 4, seed: int = 0, **kwargs: Any
     ) -> None:
-        self.language = corpora.one_of("Entities", "language", language, _TEMPLATES)
-        self.names = corpora.within("Entities", "names", names, 2, 8)
+        self.language = check_choice("Entities", "language", language, _TEMPLATES)
+        self.names = check_integer("Entities names", names, 2, 8)
 
         def generated(fill: Filler) -> ProceduralSource:
-            def make(rng: np.random.Generator) -> dict[str, str]:
-                kinds: dict[str, str] = {}  # of what was named, in the order of the sentence
+            return ProceduralSource(partial(_make_task, language, fill), seed=seed)
 
-                def name(field: re.Match[str]) -> str:
-                    while True:  # nobody meets himself, and no hat is there twice
-                        thing = field[1] == "thing"
-                        said = str(rng.choice(_THINGS[language])) if thing else fill(language, field[1], rng)
-                        if said not in kinds:
-                            kinds[said] = field[1]
-                            return said
-
-                text = _FIELD.sub(name, _TEMPLATES[language][rng.integers(len(_TEMPLATES[language]))])
-                spans = [f"{said} | {kind}" for said, kind in kinds.items() if kind != "thing"]
-                return {"prompt": _ASK[language].format(text=text), "answer": "\n".join(spans) or "none"}
-
-            return ProceduralSource(make, seed=seed)
-
-        known = {"names": lambda: generated(partial(built_in, names=names)), "faker": lambda: generated(faker)}
+        builders = {"names": lambda: generated(partial(built_in, names=names)), "faker": lambda: generated(faker)}
         source = "names" if source is None else source
         self.in_words = source == "names"
-        sizes = {"max_prompt": 256, "max_new": (18, 224) if self.in_words else 224}
-        rewards = {"span_f1": 1.0, "span_iou": 0.5, "bleu" if language == "en" else "bleu?tokenize=zh": 0.5}
-        found = corpora.named("Entities", source, known)
-        super().__init__(**{"source": found, "rewards": rewards, **sizes, **kwargs})
+        defaults: dict[str, Any] = {
+            "source": resolve_source("Entities", source, builders),
+            "rewards": {"span_f1": 1.0, "span_iou": 0.5, "bleu" if language == "en" else "bleu?tokenize=zh": 0.5},
+            "max_prompt": 256,
+            "max_new": (18, 224) if self.in_words else 224,
+        }
+        super().__init__(**defaults | kwargs)
 
     def default_tokenizer(self) -> Tokenizer:
-        """The words of the templates and the built-in names; bytes for other names."""
+        """Return a tokenizer of the words of the templates and the built-in names; bytes for other names."""
         if not self.in_words:
             return super().default_tokenizer()
-        pieces = [word for text in _TEMPLATES[self.language] for word in _FIELD.sub(" ", text).split()]
+        template_words = [word for text in _TEMPLATES[self.language] for word in _FIELD.sub(" ", text).split()]
         names = [name for kind in ("person", "place") for name in _NAMES[self.language, kind][: self.names]]
-        signs = ["\n", "|", "person", "place", "none", _ASK[self.language].split("\n")[1]]
-        return WordTokenizer([*signs, *names, *_THINGS[self.language], *pieces])
+        signs = ["\n", "|", "person", "place", "none", _PROMPTS[self.language].split("\n")[1]]
+        return WordTokenizer([*signs, *names, *_THINGS[self.language], *template_words])

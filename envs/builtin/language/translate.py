@@ -1,7 +1,7 @@
-"""Translate-v0: a small grammar in English, German and Chinese. Agreement and measure words make it more than look-up.
+"""Translate-v0: sentences of a small grammar in English, German and Chinese.
 
-Start and learning of the small policies: benchmarks/environments.py. Warm start: 150 to 300 steps with
-`--supervised.align-interval 1`.
+Agreement and measure words require more than a dictionary. benchmarks/environments.py measures untrained and trained
+small policies. Warm start: 150 to 300 steps with `--supervised.align-interval 1`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from rlalign.envs.builtin import corpora
+from rlalign.envs.builtin.arguments import check_choice, check_integer
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import ProceduralSource
 from rlalign.tokenizers import WordTokenizer
 from rlalign.types import Tokenizer
 
-# English; German noun and its gender; Chinese noun and its measure word
+# English noun; German noun and its gender; Chinese noun and its measure word.
 _ACTORS = (
     ("cat", "Katze", "f", "猫", "只"),
     ("dog", "Hund", "m", "狗", "只"),
@@ -46,33 +46,46 @@ _VERBS = (
     ("wants", "will", "想要"),
     ("finds", "findet", "找到"),
 )
-_THE = {"m": "der", "f": "die", "n": "das"}
-_A = {"m": ("einen", "en"), "f": ("eine", "e"), "n": ("ein", "es")}  # accusative, with the ending of the adjective
-_NAMES = {"de": "German", "zh": "Chinese"}
+_DEFINITE_ARTICLES = {"m": "der", "f": "die", "n": "das"}
+# Accusative article, and the ending of the adjective after it.
+_INDEFINITE_ARTICLES = {"m": ("einen", "en"), "f": ("eine", "e"), "n": ("ein", "es")}
+_LANGUAGE_NAMES = {"de": "German", "zh": "Chinese"}
 
 
 def sentence(rng: np.random.Generator, words: int) -> dict[str, str]:
-    """A sentence in each language; `words` of a class are in use: words ** 5 sentences."""
-    actor, thing = _ACTORS[rng.integers(words)], _THINGS[rng.integers(words)]
-    one, other = _QUALITIES[rng.integers(words)], _QUALITIES[rng.integers(words)]
+    """Return language -> the same random sentence; with `words` words per class there are words ** 5 sentences."""
+    actor = _ACTORS[rng.integers(words)]
+    thing = _THINGS[rng.integers(words)]
+    actor_quality = _QUALITIES[rng.integers(words)]
+    thing_quality = _QUALITIES[rng.integers(words)]
     verb = _VERBS[rng.integers(words)]
-    article, ending = _A[thing[2]]
     return {
-        "en": f"the {one[0]} {actor[0]} {verb[0]} a {other[0]} {thing[0]}",
-        "de": f"{_THE[actor[2]]} {one[1]}e {actor[1]} {verb[1]} {article} {other[1]}{ending} {thing[1]}",
-        "zh": f"那{actor[4]}{one[2]}{actor[3]}{verb[2]}一{thing[4]}{other[2]}{thing[3]}",
+        "en": f"the {actor_quality[0]} {actor[0]} {verb[0]} a {thing_quality[0]} {thing[0]}",
+        "de": _german(actor, actor_quality[1], verb[1], thing_quality[1], thing),
+        "zh": f"那{actor[4]}{actor_quality[2]}{actor[3]}{verb[2]}一{thing[4]}{thing_quality[2]}{thing[3]}",
     }
 
 
-class Translate(TextMDP):
-    """State: an English sentence. Action: its translation. Reward: BLEU and chrF against the one right translation.
+def _german(actor: tuple[str, ...], actor_quality: str, verb: str, thing_quality: str, thing: tuple[str, ...]) -> str:
+    subject = f"{_DEFINITE_ARTICLES[actor[2]]} {actor_quality}e {actor[1]}"
+    article, ending = _INDEFINITE_ARTICLES[thing[2]]
+    return f"{subject} {verb} {article} {thing_quality}{ending} {thing[1]}"
 
-    Data: generated here, no licence needed. The German of a sentence agrees in gender and case, the Chinese in measure
-    words, so that a word's translation depends on another word.
+
+class Translate(TextMDP):
+    """Translation of a small grammar.
+
+    The German of a sentence agrees in gender and case, and the Chinese in measure words. The translation of a word
+    therefore depends on another word.
+
+    State: an English sentence.
+    Action: a token of its translation.
+    Reward: 0.5 · BLEU plus 0.5 · chrF against the one correct translation.
+    Data: generated here, no license needed.
 
     Args:
         language: de or zh.
-        words: of each class (actors, things, qualities, verbs), 2 to 5.
+        words: number of words of each class (actors, things, qualities, verbs), 2 to 5.
         seed: of the family of tasks.
         kwargs: see TextMDP.
     """
@@ -83,25 +96,34 @@ class Translate(TextMDP):
     gold_score = 1.0
 
     def __init__(self, *, language: str = "de", words: int = 3, seed: int = 0, **kwargs: Any) -> None:
-        self.language = corpora.one_of("Translate", "language", language, _NAMES)
-        self.words = corpora.within("Translate", "words", words, 2, len(_VERBS))
+        self.language = check_choice("Translate", "language", language, _LANGUAGE_NAMES)
+        self.words = check_integer("Translate words", words, 2, len(_VERBS))
 
         def make(rng: np.random.Generator) -> dict[str, str]:
-            made = sentence(rng, words)
-            return {"prompt": f"English: {made['en']}\n{_NAMES[language]}:", "answer": made[language]}
+            translations = sentence(rng, words)
+            prompt = f"English: {translations['en']}\n{_LANGUAGE_NAMES[language]}:"
+            return {"prompt": prompt, "answer": translations[language]}
 
-        sizes = {"max_prompt": 72, "max_new": (12, 64)}
-        rewards = {"bleu": 0.5, "chrf": 0.5} if language == "de" else {"bleu?tokenize=zh": 0.5, "chrf": 0.5}
-        super().__init__(**{"source": ProceduralSource(make, seed=seed), "rewards": rewards, **sizes, **kwargs})
+        defaults: dict[str, Any] = {
+            "source": ProceduralSource(make, seed=seed),
+            "rewards": {"bleu" if language == "de" else "bleu?tokenize=zh": 0.5, "chrf": 0.5},
+            "max_prompt": 72,
+            "max_new": (12, 64),
+        }
+        super().__init__(**defaults | kwargs)
 
     def default_tokenizer(self) -> Tokenizer:
-        """The words of the grammar."""
-        nouns, at = (*_ACTORS[: self.words], *_THINGS[: self.words]), {"de": 1, "zh": 2}[self.language]
-        qualities, verbs = _QUALITIES[: self.words], _VERBS[: self.words]
-        words = [w[0] for w in (*nouns, *qualities, *verbs)] + [w[at] for w in verbs]
+        """Return a tokenizer of the words of the grammar."""
+        nouns = (*_ACTORS[: self.words], *_THINGS[: self.words])
+        qualities = _QUALITIES[: self.words]
+        verbs = _VERBS[: self.words]
+        column = {"de": 1, "zh": 2}[self.language]  # of the target language in the table of verbs
+        words = [entry[0] for entry in (*nouns, *qualities, *verbs)] + [verb[column] for verb in verbs]
         if self.language == "de":
-            words += [n[1] for n in nouns] + [q[1] + end for q in qualities for end in ("e", "en", "es")]
-            words += [*_THE.values(), *(article for article, _ in _A.values())]
+            words += [noun[1] for noun in nouns]
+            words += [quality[1] + ending for quality in qualities for ending in ("e", "en", "es")]
+            words += [*_DEFINITE_ARTICLES.values(), *(article for article, _ in _INDEFINITE_ARTICLES.values())]
         else:
-            words += [part for n in nouns for part in n[3:]] + [q[2] for q in qualities] + ["那", "一"]
-        return WordTokenizer(["English:", f"{_NAMES[self.language]}:", "\n", "the", "a", *words])
+            words += [part for noun in nouns for part in noun[3:]]
+            words += [quality[2] for quality in qualities] + ["那", "一"]
+        return WordTokenizer(["English:", f"{_LANGUAGE_NAMES[self.language]}:", "\n", "the", "a", *words])

@@ -1,7 +1,7 @@
-"""Dialogue-v0: customer service. A customer says what is wrong; the agent finds out what is wanted, and does it.
+"""Dialogue-v0: customer service. The agent finds out what a customer with a complaint wants, and does it.
 
-The customer is a script: it answers questions by their words, and is content when the remedy that it wants is named
-together with its order. The rewards stand here too: plain functions that read the episode's `state` and turns.
+The customer is scripted. It answers questions by keywords and is satisfied when a turn names the remedy that it wants
+together with its order. The module also defines the rewards: functions that read the episode's `state` and turns.
 """
 
 from __future__ import annotations
@@ -14,60 +14,71 @@ from typing import Any, ClassVar
 import numpy as np
 
 from rlalign.assets import wheel_member
+from rlalign.envs.builtin.arguments import check_choice, check_several_turns
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_sources import ProceduralSource
-from rlalign.errors import UserError
 from rlalign.tokenizers import WordTokenizer
+from rlalign.typecheck import check_range
 from rlalign.types import Task, Tokenizer
 
 _REMEDIES = ("refund", "repair", "replace")
 _ITEMS = ("lamp", "coat", "desk", "ring", "chair", "watch", "radio", "bike")
 _GREETINGS = ("hi", "hello")
+# Split at single blanks, so that the line break is a word of its own.
 _SCRIPT = ", . ? \n my is broken please help no not that order sorry what and which remedy thanks"
 _POLITE = re.compile(r"\b(?:please|thanks?|thank you|sorry|welcome|happy to)\b")
-_LONGEST = 40  # characters of an opening from real conversations
+_MAX_OPENING = 40  # bytes of an opening from real conversations
 
 
 def goal(state: list[dict[str, Any]], **columns: Any) -> list[float]:
-    """1 when the customer got what it wanted, for the order that it meant; half for the remedy alone."""
+    """Return 1 for the correct remedy and order, 0.5 for the correct remedy alone, else 0."""
     return [s.get("goal", 0.0) for s in state]
 
 
 def extra_turns(state: list[dict[str, Any]], **columns: Any) -> list[float]:
-    """The agent's turns beyond the two that it takes to ask and to act."""
+    """Return the agent's turns beyond the two that it needs to ask and to act."""
     return [float(max(0, s.get("turns", 0) - 2)) for s in state]
 
 
 def polite(turns: list[list[str]], state: list[dict[str, Any]], **columns: Any) -> list[float]:
-    """The share of turns with a courteous word, as far as the goal was reached: courtesy alone helps nobody."""
-    shares = [sum(bool(_POLITE.search(said.lower())) for said in spoken) / max(len(spoken), 1) for spoken in turns]
-    return [share * reached for share, reached in zip(shares, goal(state), strict=True)]
+    """Return the share of turns with a polite word, times the goal: politeness without a result is worth nothing."""
+    values = []
+    for episode_turns, goal_value in zip(turns, goal(state), strict=True):
+        count = sum(bool(_POLITE.search(turn.lower())) for turn in episode_turns)
+        values.append(count / max(len(episode_turns), 1) * goal_value)
+    return values
 
 
 def chitchat_openings() -> list[str]:
-    """The different short first messages of the conversations of chitchat-dataset (MIT), a pinned wheel."""
+    """Return the distinct short first messages of the conversations of chitchat-dataset (MIT), a pinned wheel."""
     with wheel_member("chitchat-dataset").open(encoding="utf-8") as file:
         conversations = json.load(file)
-    found: dict[str, None] = {}
+    openings: dict[str, None] = {}  # a dictionary, as an ordered set
     for conversation in conversations.values():
+        # `messages` is a list of lists of messages; each of them may be empty.
         first = next((m["text"] for block in conversation["messages"] for m in block), "")
         text = " ".join(first.split())
-        if 0 < len(text.encode()) <= _LONGEST:
-            found[text] = None
-    return list(found)
+        if 0 < len(text.encode()) <= _MAX_OPENING:
+            openings[text] = None
+    return list(openings)
 
 
 class Dialogue(TextMDP):
-    """State: the conversation. Action: a word. Reward: 1 goal + 0.1 politeness - 0.05 a turn beyond two.
+    """Customer service with a scripted customer.
 
-    The customer opens with `hi, my lamp is broken.`. A question (`?`) about the order is answered by its number, any
-    other by the remedy that is wanted; `which remedy and which order?` asks for both. A turn that names a remedy and a
-    number is the agent's deed: the right one ends the conversation. Data: procedural, no licence; openings="chitchat"
-    puts real first messages (chitchat-dataset, MIT) in front. Splits: disjoint by opening, item, remedy and order.
+    The customer opens with `hi, my lamp is broken.`. The reply to a question (`?`) about the order is its number, the
+    reply to any other question the remedy that the customer wants. `which remedy and which order?` asks for both. A
+    turn that names a remedy and a number is an action of the agent: the correct one ends the conversation.
+
+    State: the conversation.
+    Action: a word.
+    Reward: 1 for the goal, plus 0.1 · politeness, minus 0.05 per turn beyond two.
+    Data: procedural, no license; openings="chitchat" puts real first messages (chitchat-dataset, MIT) in front.
+    Splits: disjoint by opening, item, remedy and order.
 
     Args:
-        openings: "scripted", or "chitchat", for which the tokenizer is bytes unless another is given.
-        orders: numbers of orders, from 1.
+        openings: "scripted", or "chitchat", whose default tokenizer is bytes.
+        orders: largest order number; the smallest is 1.
         seed: of the family of tasks.
         kwargs: see TextMDP.
     """
@@ -85,58 +96,70 @@ class Dialogue(TextMDP):
     max_reply = 24
 
     def __init__(self, *, openings: str = "scripted", orders: int = 9, seed: int = 0, **kwargs: Any) -> None:
-        if openings not in ("scripted", "chitchat"):
-            raise UserError(f"Dialogue has no openings '{openings}': there are scripted and chitchat")
-        if not 2 <= orders <= 1000:
-            raise UserError(f"Dialogue: orders is {orders}, there may be 2 to 1000")
-        self.openings, self.orders = openings, orders
-        greetings, pause = (_GREETINGS, ", ") if openings == "scripted" else (chitchat_openings(), "\n")
+        self.openings = check_choice("Dialogue", "openings", openings, ("scripted", "chitchat"))
+        check_range("Dialogue orders", orders, least=2, most=1000)
+        self.orders = orders
+        scripted = openings == "scripted"
+        greetings = _GREETINGS if scripted else chitchat_openings()
+        separator = ", " if scripted else "\n"
 
         def make(rng: np.random.Generator) -> dict[str, Any]:
-            greeting, item, remedy = (words[rng.integers(len(words))] for words in (greetings, _ITEMS, _REMEDIES))
+            greeting = greetings[rng.integers(len(greetings))]
+            item = _ITEMS[rng.integers(len(_ITEMS))]
+            remedy = _REMEDIES[rng.integers(len(_REMEDIES))]
             order = int(rng.integers(1, orders + 1))
-            return {"prompt": f"{greeting}{pause}my {item} is broken.\n", "remedy": remedy, "order": order}
+            return {"prompt": f"{greeting}{separator}my {item} is broken.\n", "remedy": remedy, "order": order}
 
-        sizes = {"max_new": (10, 48) if openings == "scripted" else 48}  # words, bytes
-        super().__init__(**{"source": ProceduralSource(make, seed=seed), **sizes, **kwargs})
-        if self.max_turns < 2:
-            raise UserError("Dialogue: max_turns is 1, but the customer's answers are the point: give at least 2")
+        defaults: dict[str, Any] = {
+            "source": ProceduralSource(make, seed=seed),
+            "max_new": (10, 48) if scripted else 48,  # words, bytes
+        }
+        super().__init__(**defaults | kwargs)
+        check_several_turns("Dialogue", self.max_turns)
 
     def default_tokenizer(self) -> Tokenizer:
-        """The words of the script; bytes where openings are real."""
+        """Return a tokenizer of the words of the script; bytes for real openings."""
         if self.openings == "chitchat":
             return super().default_tokenizer()
         numbers = (str(number) for number in range(1, self.orders + 1))
         return WordTokenizer((*_GREETINGS, *_ITEMS, *_REMEDIES, *_SCRIPT.split(" "), *numbers))
 
     def reference_turns(self, task: Task) -> list[str]:
-        """One question for both, and the deed."""
-        remedy, order = task.columns["remedy"], task.columns["order"]
+        """Return one question for remedy and order, then the correct action."""
+        remedy = task.columns["remedy"]
+        order = task.columns["order"]
         return ["sorry, which remedy and which order?", f"thanks, {remedy} order {order}."]
 
     def reply(
         self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
     ) -> Sequence[int] | None:
-        """The customer's answer, or None when it is content."""
+        """Return the customer's answer, or None once the customer is satisfied."""
         state["turns"] = state.get("turns", 0) + 1
         state.setdefault("goal", 0.0)
-        said = self.tokenizer.decode(turn_ids).lower()
-        remedy, order = task.columns["remedy"], task.columns["order"]
-        named = [word for word in _REMEDIES if word in said]
-        numbers = re.findall(r"[0-9]+", said)
-        if named == [remedy]:
+        turn = self.tokenizer.decode(turn_ids).lower()
+        remedy = task.columns["remedy"]
+        order = task.columns["order"]
+        named_remedies = [word for word in _REMEDIES if word in turn]
+        numbers = re.findall(r"[0-9]+", turn)
+        # Exactly one remedy and one number: a turn that lists all of them is not an action.
+        if named_remedies == [remedy]:
             if numbers == [str(order)]:
                 state["goal"] = 1.0
                 return None
             state["goal"] = 0.5
-        return self.tokenizer.encode(self._answer(said, bool(named), remedy, order) + "\n")
+        return self.tokenizer.encode(self._answer(turn, bool(named_remedies), remedy, order) + "\n")
 
     @staticmethod
-    def _answer(said: str, acted: bool, remedy: str, order: int) -> str:
-        if acted:
+    def _answer(turn: str, names_remedy: bool, remedy: str, order: int) -> str:
+        if names_remedy:
             return "no, not that."
-        if "?" not in said:
+        if "?" not in turn:
             return "please help."
-        about_order = "order" in said or "number" in said
-        about_wish = any(word in said for word in ("what", "how", "remedy")) or not about_order
-        return " ".join([remedy] * about_wish + [f"order {order}"] * about_order) + "."
+        asks_order = "order" in turn or "number" in turn
+        asks_remedy = any(word in turn for word in ("what", "how", "remedy")) or not asks_order
+        parts = []
+        if asks_remedy:
+            parts.append(remedy)
+        if asks_order:
+            parts.append(f"order {order}")
+        return " ".join(parts) + "."

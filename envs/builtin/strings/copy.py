@@ -1,4 +1,4 @@
-"""Copy-v0: say a random string again. The least that a memory must do."""
+"""Copy-v0: repeat a random string. The simplest test of memory."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from rlalign.envs.builtin.strings.string_task import StringTask
 
 
 class Copy(StringTask):
-    """State: `abc>`. Action: a letter. Reward: the share of right places of `abc`, and 1 for all of them.
+    """Repetition of a random string.
 
-    Data: random strings, no licence. Splits: disjoint by content. Arguments: see StringTask.
+    State: the prompt `abc>` and the letters so far.
+    Action: a letter.
+    Reward: the share of correct positions of `abc`, plus 1 for an exact match.
+    Data: random strings, no license.
+    Splits: disjoint by content.
+
+    Arguments: see StringTask.
     """
 
     id = "rlalign/Copy-v0"
-    description = "say a random string again: procedural, exact"
+    description = "repeat a random string: procedural, exact"
 
     @staticmethod
     def answer(text: str) -> str:
-        """The string itself."""
+        """Return the string unchanged."""
         return text

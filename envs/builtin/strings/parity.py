@@ -1,4 +1,4 @@
-"""Parity-v0: whether a string of bits holds an odd number of ones. One bit of answer, and no bit of input to spare."""
+"""Parity-v0: the parity of the number of ones in a string of bits. The one-bit answer depends on every input bit."""
 
 from __future__ import annotations
 
@@ -8,23 +8,30 @@ from rlalign.envs.builtin.strings.string_task import StringTask
 
 
 class Parity(StringTask):
-    """State: `0110>`. Action: a character. Reward: 1 for the right bit in its place, 1 for no more than it.
+    """Parity of a string of bits.
 
-    A policy that only knows what an answer looks like is right half of the time, and stays there when it grows certain:
-    an entropy bonus, `--objective.regularizer.entropy-coef 0.1`, takes it further (benchmarks/environments.py).
-    Data: random strings, no licence. Splits: disjoint by content. Arguments: see StringTask; any letter but `1` counts
-    for nothing.
+    A policy that has learned only the form of an answer is correct half of the time. It stays there once its entropy
+    is low. An entropy bonus, `--objective.regularizer.entropy-coef 0.1`, lets it learn the task
+    (benchmarks/environments.py).
+
+    State: the prompt `0110>` and the characters so far.
+    Action: a character.
+    Reward: 1 for the correct bit in its position, plus 1 for an exact match.
+    Data: random strings, no license.
+    Splits: disjoint by content.
+
+    Arguments: see StringTask. Only the letter `1` is counted; all other letters of `alphabet` have no effect.
     """
 
     id = "rlalign/Parity-v0"
     description = "odd or even number of ones in a string of bits: procedural, exact"
-    says = "01"
+    answer_characters = "01"
 
     def __init__(self, *, alphabet: str = "01", min_length: int = 2, max_length: int = 7, **kwargs: Any) -> None:
-        sizes = {"max_new": 3}
-        super().__init__(alphabet=alphabet, min_length=min_length, max_length=max_length, **{**sizes, **kwargs})
+        defaults: dict[str, Any] = {"max_new": 3}  # the bit, EOS, and one id of room (see StringTask)
+        super().__init__(alphabet=alphabet, min_length=min_length, max_length=max_length, **defaults | kwargs)
 
     @staticmethod
     def answer(text: str) -> str:
-        """1 for an odd number of ones, else 0."""
+        """Return 1 for an odd number of ones, else 0."""
         return str(text.count("1") % 2)

@@ -1,4 +1,4 @@
-"""Reverse-v0: say a random string backwards. Procedural and exact, so that a broken learner shows within a minute."""
+"""Reverse-v0: reverse a random string. Procedural and exact: a broken learner shows within a minute."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from rlalign.envs.builtin.strings.string_task import StringTask
 
 
 class Reverse(StringTask):
-    """State: `abc>`. Action: a letter. Reward: the share of right places of `cba`, and 1 for all of them.
+    """Reversal of a random string.
 
-    Data: random strings, no licence. Splits: disjoint by content. Arguments: see StringTask.
+    State: the prompt `abc>` and the letters so far.
+    Action: a letter.
+    Reward: the share of correct positions of `cba`, plus 1 for an exact match.
+    Data: random strings, no license.
+    Splits: disjoint by content.
+
+    Arguments: see StringTask.
     """
 
     id = "rlalign/Reverse-v0"
-    description = "say a random string backwards: procedural, exact, learnt from scratch in a minute"
+    description = "reverse a random string: procedural, exact, learned from scratch in a minute"
 
     @staticmethod
     def answer(text: str) -> str:
-        """The string backwards."""
+        """Return the string in reverse order."""
         return text[::-1]

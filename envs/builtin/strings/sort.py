@@ -1,4 +1,4 @@
-"""Sort-v0: say the letters of a random string in order."""
+"""Sort-v0: sort the letters of a random string."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ from rlalign.envs.builtin.strings.string_task import StringTask
 
 
 class Sort(StringTask):
-    """State: `cab>`. Action: a letter. Reward: the share of right places of `abc`, and 1 for all of them.
+    """Sorting of the letters of a random string.
 
-    Data: random strings, no licence. Splits: disjoint by content. Arguments: see StringTask.
+    State: the prompt `cab>` and the letters so far.
+    Action: a letter.
+    Reward: the share of correct positions of `abc`, plus 1 for an exact match.
+    Data: random strings, no license.
+    Splits: disjoint by content.
+
+    Arguments: see StringTask.
     """
 
     id = "rlalign/Sort-v0"
-    description = "say the letters of a random string in order: procedural, exact"
+    description = "sort the letters of a random string: procedural, exact"
 
     @staticmethod
     def answer(text: str) -> str:
-        """The letters in the order of their code points."""
+        """Return the letters in the order of their code points."""
         return "".join(sorted(text))

@@ -21,7 +21,7 @@ from rlalign.compare.output.series import (
     single_seed_curves,
 )
 from rlalign.compare.results.schema import EnvResult, Profile, Results
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 _GRAY = "#8a94a0"
 # Okabe and Ito's palette, which color-blind readers can tell apart. On white paper; the report's page.css has its own
@@ -66,7 +66,7 @@ def _save(path: Path, size: tuple[float, float], columns: int, paint: Callable[[
             axis.grid(color=_GRAY, alpha=0.2)
         image = io.BytesIO()
         figure.savefig(image, format="png")
-    return write_whole(path, image.getvalue())
+    return write_atomic(path, image.getvalue())
 
 
 def _learning_curves(axes: Sequence[Any], env: EnvResult, colors: Colors) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from rlalign.compare.analysis.estimates import as_array
 from rlalign.compare.results.schema import BUDGETS, Results
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 
 def write_csv(folder: Path, results: Results) -> Path:
@@ -22,7 +22,7 @@ def write_csv(folder: Path, results: Results) -> Path:
     writer = csv.DictWriter(file, fieldnames=list(rows[0]))
     writer.writeheader()
     writer.writerows(rows)
-    return write_whole(folder / "results.csv", file.getvalue())
+    return write_atomic(folder / "results.csv", file.getvalue())
 
 
 def csv_rows(results: Results) -> Iterator[dict[str, Any]]:

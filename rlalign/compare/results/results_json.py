@@ -11,7 +11,7 @@ from typing import Any
 
 from rlalign.compare.results.schema import FORMAT, Results
 from rlalign.errors import UserError
-from rlalign.storage.atomic import read_json, write_whole
+from rlalign.storage.atomic import read_json, write_atomic
 from rlalign.storage.jsonl import nullable
 from rlalign.typecheck import hints_of
 
@@ -40,7 +40,7 @@ def from_json(data: Any) -> Results:
 
 def write_results(folder: Path, results: Results) -> Path:
     """Write results.json atomically and return its path."""
-    return write_whole(folder / "results.json", to_json(results))
+    return write_atomic(folder / "results.json", to_json(results))
 
 
 def read_results(folder: str | Path) -> Results:

@@ -16,7 +16,7 @@ from rlalign.compare.results.schema import Tuning
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_dict, to_dict
 from rlalign.errors import FaultError
-from rlalign.storage.atomic import read_json, write_whole
+from rlalign.storage.atomic import read_json, write_atomic
 
 _NEAR_BEST = 0.95  # share of the best improvement
 _SEARCH_FILE = "search.json"
@@ -144,4 +144,4 @@ def read_search_results(folder: Path) -> SearchResults:
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:
-    write_whole(path, json.dumps(data, indent=1) + "\n")
+    write_atomic(path, json.dumps(data, indent=1) + "\n")

@@ -13,7 +13,7 @@ from rlalign.compare.running.progress_display import steps_of
 from rlalign.compare.running.run_folders import prepare_run
 from rlalign.compare.study import Study, build_cells
 from rlalign.errors import UserError
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 from rlalign.storage.run_folder import RunLock, write_config
 
 
@@ -47,8 +47,8 @@ def test_a_cell_with_a_checkpoint_is_resumed(tmp_path: Path) -> None:
     """Fails if it starts again, which ends in the same weights and wastes the time of the saved steps."""
     (cell,) = build_cells(Study(("rloo",), ("reverse",), seeds=(0,), output=str(tmp_path)))
     write_config(cell.folder, cell.config)
-    write_whole(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")
-    write_whole(cell.folder / "metrics.jsonl", '{"step": 1}\n{"step": 2}\n')
+    write_atomic(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")
+    write_atomic(cell.folder / "metrics.jsonl", '{"step": 1}\n{"step": 2}\n')
     assert prepare_run(cell.config) == replace(cell.config, resume=True)
     assert steps_of(cell.folder) == 2
     incomplete = cell.folder / "checkpoints" / "tmp-step-2"

@@ -1,31 +1,47 @@
+"""Tests that run on all built-in environments, and on further configurations of some of them."""
+
+import re
 import warnings
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
-from vaderSentiment.vaderSentiment import SentimentIntensityAnalyzer
 
 from rlalign import checks
-from rlalign.envs.builtin.language import sentiment
-from rlalign.envs.builtin.language.alignment import sentences
-from rlalign.envs.builtin.multi_turn.guess_number import GuessNumber, won
-from rlalign.envs.builtin.multi_turn.guess_number import turns as guesses
-from rlalign.envs.registration import make_mdp, make_vec
+from rlalign.envs.builtin.language import reasoning
+from rlalign.envs.registration import make_mdp
+from rlalign.envs.task_sources import SPLITS
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError, UserError
+from rlalign.evaluation.evaluate import held_out
 from rlalign.policies.factory import make_policy
-from rlalign.registry import ENVS
-from rlalign.rewards.function import RewardFunction
-from rlalign.types import Task
+from rlalign.registry import ENVS, import_optional
+from rlalign.training.supervised import build_demonstrations
 
 BUILT_IN = [name for name in ENVS if name.startswith("rlalign/")]
+VARIANTS = [
+    "translate?language=zh",
+    "translate?tokenizer=bytes",
+    "classification?language=zh",
+    "classification?tokenizer=bytes",
+    "entities?language=zh",
+    "entities?source=faker&language=zh",
+    "entities?source=faker",
+    "events?language=zh",
+    "events?tokenizer=bytes",
+    "summarise?reference=keywords",
+    "constrained?tokenizer=bytes",
+    "math?operations=%2B-*&largest=20",
+    "hackme?exploit=format&tokenizer=bytes",
+    "hackme?exploit=length",
+    "alignment?source=chinese",
+]
 
 
 @pytest.fixture(params=BUILT_IN)
 def name(request: pytest.FixtureRequest) -> str:
-    """Every environment whose optional package is there."""
+    """Return the id of each environment whose optional package is installed."""
     try:
         make_mdp(request.param)
     except MissingExtraError as error:
@@ -33,7 +49,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-def test_gymnasium_accepts_it(name: str) -> None:
+def test_gymnasium_checker_accepts_environment(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(gym.make(name).unwrapped)
@@ -47,136 +63,104 @@ def test_gymnasium_accepts_it(name: str) -> None:
     assert (terminated != truncated).all()
 
 
-def test_its_laws_hold(name: str) -> None:
-    for law in checks.check_env(make_mdp(name), episodes=40):
-        assert law.passed, f"{law.name}: {law.detail}"
+def test_invariants_hold(name: str) -> None:
+    for result in checks.check_env(make_mdp(name), episodes=40):
+        assert result.passed, f"{result.name}: {result.detail}"
 
 
-def test_what_is_said_in_a_conversation_is_worth_what_its_text_is(name: str) -> None:
+@pytest.mark.parametrize("spec", VARIANTS)
+def test_invariants_hold_in_other_configurations(spec: str) -> None:
+    for result in checks.check_env(make_mdp(spec), episodes=8):
+        assert result.passed, f"{result.name}: {result.detail}"
+
+
+def test_conversation_scores_like_its_text(name: str) -> None:
     mdp = make_mdp(name)
     task = mdp.source.get("train", 0)
-    said = [*(mdp.reference_turns(task) or ["a good one"])[-1:], "", "x y"]
+    completions = [*(mdp.reference_turns(task) or ["a good one"])[-1:], "", "x y"]
     columns = {key: [value] * 3 for key, value in task.columns.items()}
     columns |= {
-        "state": [{} for _ in said],
-        "turns": [[s] for s in said],
+        "state": [{} for _ in completions],
+        "turns": [[s] for s in completions],
         "replies": [[]] * 3,
         "truncated": [False] * 3,
     }
-    if mdp.reward.asks_for_policy:
+    if mdp.reward.needs_policy:
         mdp.reward.bind(make_policy("gru", tokenizer=mdp.tokenizer, seed=0))
     ids = [[mdp.tokenizer.eos_id]] * 3
-    plain, message = ([prompt] * 3 for prompt in (task.prompt, [{"role": "user", "content": task.prompt}]))
-    as_text = mdp.reward.score("episode", plain, said, ids, **columns)
-    in_talk = mdp.reward.score("episode", message, said, ids, **columns)
-    assert in_talk.total.tolist() == pytest.approx(as_text.total.tolist(), nan_ok=True)
+    texts = [task.prompt] * 3
+    conversations = [[{"role": "user", "content": task.prompt}]] * 3
+    text_scores = mdp.reward.score("episode", texts, completions, ids, **columns)
+    conversation_scores = mdp.reward.score("episode", conversations, completions, ids, **columns)
+    assert conversation_scores.total.tolist() == pytest.approx(text_scores.total.tolist(), nan_ok=True)
 
 
-def test_other_tokenizers_fit(name: str) -> None:
+def test_byte_tokenizer_fits(name: str) -> None:
     mdp = make_mdp(name, tokenizer="bytes")
     env = TokenVectorEnv(mdp, 16)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     while not env.done.all():
         env.step_tokens(rng.integers(256, size=(16, mdp.max_new)), np.full(16, mdp.max_new))
-    for task in (mdp.source.get("train", i) for i in range(8)):  # what is right can be said, EOS included
+    for task in (mdp.source.get("train", i) for i in range(8)):  # reference turns fit, EOS included
         assert all(len(mdp.tokenizer.encode(turn)) < mdp.max_new for turn in mdp.reference_turns(task) or ())
     assert mdp.description
     assert type(mdp).__doc__
 
 
-def test_reverse_is_exact_and_parametric() -> None:
-    mdp = make_mdp("reverse", alphabet="xyz", min_length=3, max_length=5, seed=7)
-    task = mdp.source.get("train", 0)
-    assert isinstance(task.prompt, str)
-    assert task.prompt[:-1][::-1] == task.columns["answer"]
-    lengths = {len(mdp.source.get("train", i).columns["answer"]) for i in range(100)}
-    assert lengths == {3, 4, 5}
-    with pytest.raises(UserError, match="alphabet without"):
-        make_mdp("reverse", alphabet="a>")
+@pytest.mark.parametrize("name", ["GuessNumber", "Wordle", "Recommend", "Tools", "Dialogue", "Reverse"])
+def test_demonstrations_are_the_reference_trajectory(name):
+    mdp = make_mdp(name)
+    tasks = [mdp.source.get("train", index) for index in range(4)]
+    batch = build_demonstrations(mdp, tasks)
+    for row, task in enumerate(tasks):
+        mask = batch.action_mask[row]
+        ids = batch.tokens[row]
+        turns = [[*mdp.tokenizer.encode(turn), mdp.tokenizer.eos_id] for turn in mdp.reference_turns(task)]
+        reference = [token for turn in turns for token in turn]
+        actions = ids[mask].tolist()
+        assert actions == reference[: len(actions)]
+        assert len(actions) >= len(reference) - 1  # the last EOS may not fit
+        assert ids[: mask.int().argmax()].tolist() == mdp.prompt_ids(task)
+        assert not mask[batch.lengths[row] :].any()
+        replies = len(turns) - 1  # one between each two turns
+        assert int((mask[1:] & ~mask[:-1]).sum()) == replies + 1
 
 
-def test_reverse_with_wide_letters_fits_in_bytes() -> None:
-    mdp = make_mdp("reverse", alphabet="一二三🙂", tokenizer="bytes")
-    assert all(law.passed for law in checks.check_env(mdp, episodes=16))
+@pytest.mark.parametrize("env", ["hackme", "overlongtrap", "preference", "detoxify"])
+def test_held_out_prompts_suffice_for_an_interval_and_are_not_trained_on(env) -> None:
+    mdp = make_mdp(env)
+    prompts = {split: {task.prompt for task in held_out(mdp, split, 32)} for split in SPLITS}
+    assert {split: len(distinct) for split, distinct in prompts.items()} == dict.fromkeys(SPLITS, 32)
+    trained = {mdp.source.get("train", i).prompt for i in range(mdp.source.size("train") or 2000)}
+    assert not trained & (prompts["validation"] | prompts["test"])
+    assert not prompts["validation"] & prompts["test"]
 
 
-def guess(number: int, *turns: str) -> tuple[float, str, bool]:
-    rewards = [(RewardFunction(f.__name__, f, timeout_s=None), w) for f, w in ((won, 1.0), (guesses, -0.1))]
-    env = make_vec("guessnumber", rewards=rewards)
-    env.reset(seed=0, options={"tasks": [Task("guess 1-9\n", {"number": number})]})
-    total = 0.0
-    for turn in turns:
-        ids = [*env.mdp.tokenizer.encode(turn), env.mdp.tokenizer.eos_id][: env.mdp.max_new]
-        total += float(env.step_tokens(np.array([ids]), np.array([len(ids)])).rewards.sum())
-    return total, env.mdp.tokenizer.decode(env.contexts([0])[0]), bool(env.terminated[0])
+def test_chinese_prompts_have_no_latin_letters() -> None:
+    for env in ("entities", "entities?source=faker", "events", "classification?level=3"):
+        source = make_mdp(env, language="zh").source
+        texts = [str(source.get("train", i).prompt).removesuffix("\nJSON：") for i in range(50)]
+        assert [text for text in texts if re.search("[A-Za-z]", text)] == []
 
 
-def test_guessing() -> None:
-    reward, text, terminated = guess(7, "5", "8", "7")
-    assert text == "guess 1-9\n5higher\n8lower\n7"
-    assert terminated
-    assert reward == pytest.approx(1 - 0.3)
-    reward, text, terminated = guess(7, "", "77", "s", "-7")
-    assert text.count("number?") == 2  # "77" is a number, and the last turn gets no reply
-    assert "lower" in text
-    assert not terminated
-    assert reward == pytest.approx(-0.4)
+@pytest.mark.parametrize(
+    "env", ["alignment", "classification", "detoxify", "entities", "math", "sentiment", "summarise"]
+)
+def test_unknown_sources_are_refused(env: str) -> None:
+    with pytest.raises(UserError, match="unknown source 'nonsense'"):
+        make_mdp(env, source="nonsense")
 
 
-def test_bisection_always_wins() -> None:
-    for number in range(1, 10):
-        low, high, turns = 1, 9, []
-        while not turns or turns[-1] != str(number):
-            middle = (low + high) // 2
-            turns.append(str(middle))
-            low, high = (middle + 1, high) if middle < number else (low, middle - 1)
-        assert guess(number, *turns)[0] >= 0.6 - 1e-9
+@pytest.mark.parametrize(("name", "extra"), [("games", "games"), ("reasoning", "envs"), ("textworld", "textworld")])
+def test_missing_package_names_its_extra(monkeypatch, name, extra):
+    reasoning.dataset.cache_clear()
+    for module in ("textarena", "reasoning_gym", "textworld"):
+        monkeypatch.setitem(__import__("sys").modules, module, None)
+    with pytest.raises(MissingExtraError, match=rf"pip install 'rlalign\[{extra}\]'"):
+        make_mdp(name)
 
 
-def test_guess_number_refuses_one_turn() -> None:
-    with pytest.raises(UserError, match="at least 2"):
-        GuessNumber(max_turns=1)
-    with pytest.raises(UserError, match="high is 5, but games for three splits need 6"):
-        GuessNumber(high=5)
-
-
-@pytest.mark.parametrize("high", [6, 9, 20])
-def test_games_of_guess_number_lie_within_their_range_and_in_one_split(high) -> None:
-    mdp = GuessNumber(high=high)
-    games: dict[str, set[tuple[str, int]]] = {}
-    for split in ("train", "validation", "test"):
-        for task in (mdp.source.get(split, index) for index in range(300)):
-            first, last = map(int, task.prompt.split()[1].split("-"))
-            assert 1 <= first <= task.columns["number"] <= last <= high
-            assert first < last
-            games.setdefault(split, set()).add((task.prompt, task.columns["number"]))
-    assert min(map(len, games.values())) >= 6
-    assert sum(map(len, games.values())) == len(set.union(*games.values()))
-
-
-def test_openings_are_many_short_and_neutral() -> None:
-    texts = [o["prompt"] for o in sentiment.openings()]
-    assert len(set(texts)) == 288
-    assert all(3 < len(text.split()) < 8 for text in texts)
-    score = SentimentIntensityAnalyzer().polarity_scores
-    assert [t for t in texts if score(t)["compound"] != 0] == []
-    source = make_mdp("sentiment").source
-    assert [source.size(s) for s in ("train", "validation", "test")] == [172, 58, 58]
-
-
-def test_imdb_openings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    path = tmp_path / "reviews.csv"
-    rows = [f'"One two<br />three four {i} and more",{i % 2},imdb' for i in range(10)]
-    path.write_text("text,label,source\n" + "\n".join([*rows, rows[0], "short,1,imdb", '"a b c d e f",1,rt']))
-    monkeypatch.setattr("rlalign.assets.wheel_member", lambda name: path)
-    mdp = make_mdp("sentiment", source="imdb")
-    tasks = [mdp.source.get(s, i) for s in ("train", "validation", "test") for i in range(mdp.source.size(s) or 0)]  # type: ignore[arg-type]  # strings that are its splits
-    assert {t.prompt for t in tasks} == {f"One two three four {i}" for i in range(10)}
-    assert tasks[0].columns["label"] in ("positive", "negative")
-    with pytest.raises(UserError, match="no source 'imbd'"):
-        make_mdp("sentiment", source="imbd")
-
-
-def test_alignment_sentences() -> None:
-    assert len({s["prompt"] for s in sentences()}) == 320
+def test_missing_package_is_named():
+    with pytest.raises(MissingExtraError, match=r"'nowhere'.* pip install 'rlalign\[envs\]'"):
+        import_optional("nowhere", "envs")

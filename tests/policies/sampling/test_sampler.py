@@ -1,4 +1,4 @@
-"""Both samplers: limits, stops, groups, repeatability."""
+"""Both samplers: limits, stop ids, groups, repeatability."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from rlalign.errors import UserError
 from rlalign.policies.factory import make_policy, make_sampler
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.sampling.sampler import DecodeSampler
+from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.types import Sampling
 
 V = 12
@@ -59,7 +59,7 @@ def test_equal_generators_give_bitwise_equal_samples(name, kind):
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_rows_end_at_their_own_limit_or_at_a_stop(name, kind):
+def test_rows_end_at_their_own_limit_or_at_a_stop_id(name, kind):
     policy = policy_of(kind)
     limits = [0, 1, 2, 3, 9, 9, 9, 9]
     stops = frozenset({1, 7})
@@ -68,22 +68,22 @@ def test_rows_end_at_their_own_limit_or_at_a_stop(name, kind):
         assert samples.tokens.dtype == samples.lengths.dtype == torch.int64
         assert samples.logprobs.dtype == torch.float32
         for row, logp, n, limit in zip(samples.tokens, samples.logprobs, samples.lengths.tolist(), limits, strict=True):
-            said = row[:n].tolist()
+            completion = row[:n].tolist()
             assert n <= limit
-            assert not stops & set(said[:-1])
-            assert n == limit or said[-1] in stops
+            assert not stops & set(completion[:-1])
+            assert n == limit or completion[-1] in stops
             assert (row[n:] == Ids.pad_id).all()
             assert (logp[n:] == 0).all()
             assert (logp[:n] <= 1e-6).all()
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_samples_and_weights_can_be_trained_through(name, kind):
-    """Whatever mode a sampler works in, nothing of it is left in what an update touches."""
+def test_sampling_leaves_no_inference_tensors(name, kind):
+    """A sampler may work in inference mode; the tensors that an update uses must not be from it."""
     policy = policy_of(kind)
     samples = draw(name, policy, [[3, 4], [3, 4], [5]], max_new=[1, 4, 9], stop_ids=frozenset())
-    left = [samples.tokens, samples.lengths, samples.logprobs, *policy.parameters(), *policy.buffers()]
-    assert not any(t.is_inference() for t in left)
+    tensors = [samples.tokens, samples.lengths, samples.logprobs, *policy.parameters(), *policy.buffers()]
+    assert not any(t.is_inference() for t in tensors)
     assert torch.is_grad_enabled()
 
 
@@ -94,7 +94,7 @@ def test_without_stop_ids_every_row_reaches_its_limit(name, kind):
 
 
 @pytest.mark.parametrize(("name", "kind"), CASES)
-def test_greedy_is_the_most_probable_token_and_the_same_in_a_batch_and_alone(name, kind):
+def test_greedy_takes_the_most_probable_token_in_a_batch_and_alone(name, kind):
     policy = policy_of(kind)
     contexts = [[3, 4], [3, 4], [5], [6, 7, 8]]
     together = draw(name, policy, contexts, greedy=True)
@@ -110,14 +110,14 @@ def test_greedy_is_the_most_probable_token_and_the_same_in_a_batch_and_alone(nam
 
 def test_a_group_is_read_once(monkeypatch):
     policy = policy_of()
-    read = []
+    calls = []
     prefill = policy.prefill
-    monkeypatch.setattr(policy, "prefill", lambda c, r: read.append((c, r)) or prefill(c, r))
+    monkeypatch.setattr(policy, "prefill", lambda c, r: calls.append((c, r)) or prefill(c, r))
     draw("decode", policy, [[3, 4]] * 3 + [[5]] + [[3, 4]] * 2)
-    assert read == [([[3, 4], [5], [3, 4]], [3, 1, 2])]
+    assert calls == [([[3, 4], [5], [3, 4]], [3, 1, 2])]
 
 
-def test_finished_rows_leave_the_batch(monkeypatch):
+def test_finished_rows_are_removed_from_the_batch(monkeypatch):
     policy = policy_of()
     sizes = []
     decode = policy.decode
@@ -129,7 +129,7 @@ def test_finished_rows_leave_the_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["decode", "generate"])
-def test_what_makes_no_sense_is_refused(name):
+def test_invalid_contexts_and_limits_are_refused(name):
     policy = policy_of()
     with pytest.raises(UserError, match="BOS"):
         draw(name, policy, [[3], []])
@@ -139,17 +139,18 @@ def test_what_makes_no_sense_is_refused(name):
         draw(name, policy, [])
 
 
-def test_unknown_samplers_and_unfit_policies():
+def test_unknown_samplers_and_unsupported_policies_are_refused():
     with pytest.raises(UserError, match="Did you mean 'decode'"):
         make_sampler("decod", policy_of())
     with pytest.raises(UserError, match="sampler decode"):
         make_sampler("generate", policy_of("gru"))
 
 
-def test_generate_leaves_the_models_settings_and_the_global_generator_alone():
+def test_generate_restores_the_models_settings_and_the_global_generator():
     policy = policy_of()
     policy.lm.generation_config.repetition_penalty = 5.0
-    settings, state = policy.lm.generation_config, torch.get_rng_state()
+    settings = policy.lm.generation_config
+    state = torch.get_rng_state()
     draw("generate", policy, [[3, 4]])
     assert policy.lm.generation_config is settings
     assert torch.equal(torch.get_rng_state(), state)
@@ -157,14 +158,15 @@ def test_generate_leaves_the_models_settings_and_the_global_generator_alone():
 
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("limits", [[12] * 7, [0, 1, 2, 3, 30, 30, 30]], ids=["equal", "uneven"])
-def test_buffers_of_fixed_size_change_nothing(limits, greedy):
-    """What CUDA captures, run step by step: rows that fill the buffers up, slots of earlier rollouts, compaction."""
+def test_fixed_buffers_give_the_same_samples(limits, greedy):
+    """The steps that CUDA captures, run one by one: places without a row, slots of earlier rollouts, compaction."""
     policy = policy_of()
     contexts = [[3, 4, 5, 6]] * 3 + [[5]] * 4
-    loose, fixed = DecodeSampler(policy, fixed=False), DecodeSampler(policy, fixed=True)
+    growing = DecodeSampler(policy, fixed=False)
+    fixed = DecodeSampler(policy, fixed=True)
     for seed in range(4):
         settings = {"max_new": limits, "stop_ids": frozenset({1, 7}), "sampling": Sampling(0.9), "greedy": greedy}
-        a, b = (s.sample(contexts, **settings, generator=torch.Generator().manual_seed(seed)) for s in (loose, fixed))
+        a, b = (s.sample(contexts, **settings, generator=torch.Generator().manual_seed(seed)) for s in (growing, fixed))
         assert torch.equal(a.tokens, b.tokens)
         assert torch.equal(a.lengths, b.lengths)
         assert (a.logprobs - b.logprobs).abs().max() < 1e-5
@@ -174,23 +176,24 @@ def test_buffers_of_fixed_size_change_nothing(limits, greedy):
     assert len(sizes) > 1 or limits[0] == 12
 
 
-def test_turns_go_on_from_buffers_of_fixed_size():
+def test_a_turn_can_use_the_cache_of_fixed_buffers():
     policy = policy_of()
-    contexts = [[3, 4, 5]] * 3 + [[6, 7]] * 2
-    found = []
+    results = []
     for fixed in (False, True):
-        sampler, said, kept = DecodeSampler(policy, fixed=fixed), contexts, [None] * 5
+        sampler = DecodeSampler(policy, fixed=fixed)
+        contexts = [[3, 4, 5]] * 3 + [[6, 7]] * 2
+        cached = [None] * 5
         for turn in range(3):
             samples = sampler.sample(
-                said, max_new=[3, 20, 2, 20, 9], stop_ids=frozenset({1}), sampling=Sampling(),
-                generator=torch.Generator().manual_seed(turn), kept=kept,
+                contexts, max_new=[3, 20, 2, 20, 9], stop_ids=frozenset({1}), sampling=Sampling(),
+                generator=torch.Generator().manual_seed(turn), cached=cached,
             )  # fmt: skip
-            found.append((samples.tokens, samples.logprobs))
-            turns = zip(said, samples.tokens.tolist(), samples.lengths.tolist(), strict=True)
-            said = [[*c, *t[:n], 8, 9] for c, t, n in turns]
-            kept = samples.kept
-            assert all(list(k.tokens) == s[: len(k.tokens)] for k, s in zip(kept, said, strict=True))
-            assert all(len(k.tokens) >= len(s) - 3 for k, s in zip(kept, said, strict=True))
-    for a, b in zip(found[:3], found[3:], strict=True):
+            results.append((samples.tokens, samples.logprobs))
+            turns = zip(contexts, samples.tokens.tolist(), samples.lengths.tolist(), strict=True)
+            contexts = [[*c, *t[:n], 8, 9] for c, t, n in turns]
+            cached = samples.cached
+            assert all(list(p.tokens) == c[: len(p.tokens)] for p, c in zip(cached, contexts, strict=True))
+            assert all(len(p.tokens) >= len(c) - 3 for p, c in zip(cached, contexts, strict=True))
+    for a, b in zip(results[:3], results[3:], strict=True):
         assert torch.equal(a[0], b[0])
         assert (a[1] - b[1]).abs().max() < 1e-5

@@ -1,4 +1,4 @@
-"""Every built-in reward on ordinary, empty, Chinese, emoji and huge texts."""
+"""Built-in rewards on ordinary, empty, Chinese, emoji and huge texts."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,6 @@ from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
 from rlalign.rewards.builtin.similarity import _encoder, cosine
-from rlalign.rewards.text import shorten, text_of, words
 
 ODD = [
     "",
@@ -39,7 +38,7 @@ def run(name, completions, prompts=None, ids=None, **columns):
 @pytest.mark.parametrize("name", LOCAL)
 def test_odd_texts_give_finite_values_in_the_declared_range(name):
     parameters = NEEDED.get(name, {})
-    # an answer that is no answer is the author's mistake, and said; what the policy says may be anything
+    # a malformed answer is refused, so span rewards get a valid one; completions may be anything
     answers = ["42 | number"] * len(ODD) if name.startswith("span_") else ODD[::-1]
     for prompts in (ODD, ODD[::-1]):
         values = run(name, ODD, prompts=prompts, answer=answers, **parameters)
@@ -49,37 +48,24 @@ def test_odd_texts_give_finite_values_in_the_declared_range(name):
 
 
 @pytest.mark.parametrize("name", sorted(REWARDS._paths))
-def test_docstring_tells_what_a_user_must_know(name):
+def test_docstring_has_range_cost_determinism_and_exploit(name):
     text = REWARDS.get(name).__doc__
     assert all(word in text for word in ("Range", "Cost", "Deterministic", "Hacked by")), name
 
 
-def test_every_registered_built_in_loads_under_its_own_name():
+def test_every_built_in_loads_under_its_registered_name():
     for name in REWARDS._paths:
         assert REWARDS.get(name).name == name
 
 
-def test_words():
-    assert words("Don't STOP, it's café-time 42!") == ["don't", "stop", "it's", "café", "time", "42"]
-    assert words("我爱中文。abc中") == ["我", "爱", "中", "文", "abc", "中"]
-    assert words("😀😀 hi") == ["😀", "😀", "hi"]
-    assert words("한국어 말") == ["한국어", "말"]
-    assert words("…!?") == []
-
-
-def test_plain_and_shorten():
-    assert text_of([{"role": "user", "content": "a"}, {"role": "assistant", "content": None}]) == "a\n"
-    assert shorten("x" * 100, 10) == "'xxxxxxxxx…'"
-
-
-def test_vader_knows_good_from_bad():
-    good, bad, neither = run("vader", ["I love this wonderful film", "A terrible, boring mess", "The table"])
+def test_vader_separates_positive_negative_and_neutral():
+    good, bad, neutral = run("vader", ["I love this wonderful film", "A terrible, boring mess", "The table"])
     assert good > 0.5
     assert bad < -0.5
-    assert neither == 0.0
+    assert neutral == 0.0
 
 
-def test_vader_reads_only_a_start():
+def test_vader_reads_only_the_first_characters():
     assert run("vader", ["x " * 5_000 + "wonderful"]) == [0.0]
 
 
@@ -88,9 +74,9 @@ def test_length():
     assert run("length", ["t"] * 5, ids=ids) == [-1.0, -0.5, 0.0, -0.5, -1.0]
     assert run("length", ["a b", "你好"], target=2, unit="words") == [0.0, 0.0]
     assert run("length", ["abcd"], target=4, unit="characters") == [0.0]
-    for wrong in ({"target": 0}, {"unit": "lines"}):
+    for arguments in ({"target": 0}, {"unit": "lines"}):
         with pytest.raises(UserError):
-            compose(REWARDS.get("length").using(**wrong)).score("episode", ["p"], ["c"], [[1]])
+            compose(REWARDS.get("length").using(**arguments)).score("episode", ["p"], ["c"], [[1]])
 
 
 def test_too_short_counts_words_of_any_script():
@@ -115,16 +101,16 @@ def test_repetition(text, value):
     assert run("repetition", [text]) == [pytest.approx(value)]
 
 
-def test_repetition_of_bigrams_spares_function_words():
+def test_repetition_of_bigrams_ignores_function_words():
     assert run("repetition", ["the cat and the dog and the end"], ngram=2) == [pytest.approx(-1 / 7)]
     assert run("repetition", ["so good so good so good"], ngram=2) == [pytest.approx(-3 / 5)]
 
 
-def test_repetition_looks_back_no_further_than_its_window():
+def test_repetition_is_limited_to_its_window():
     text = "a b c d a"
     assert run("repetition", [text], window=3) == [0.0]
     assert run("repetition", [text], window=4) == [pytest.approx(-1 / 5)]
-    with pytest.raises(UserError, match="window is 0"):
+    with pytest.raises(UserError, match=r"window: .*got 0"):
         run("repetition", [text], window=0)
 
 
@@ -136,8 +122,8 @@ def test_exact_match():
 
 def test_token_match():
     answers = ["abcd"] * 5 + ["", None]
-    said = ["abcd", "abxd", "ab", "abcdefgh", "", "", "x"]
-    assert run("token_match", said, answer=answers) == [1.0, 0.75, 0.5, 0.5, 0.0, 1.0, None]
+    completions = ["abcd", "abxd", "ab", "abcdefgh", "", "", "x"]
+    assert run("token_match", completions, answer=answers) == [1.0, 0.75, 0.5, 0.5, 0.0, 1.0, None]
 
 
 def test_regex():
@@ -165,11 +151,11 @@ def test_unbound_embedding_cosine_measures_shared_words():
     assert empty == 0.0
 
 
-def test_unbound_embedding_cosine_is_the_same_on_every_machine():
+def test_unbound_embedding_cosine_has_fixed_value():
     assert run("embedding_cosine", ["red dog"], prompts=["red fox"]) == [pytest.approx(0.6073658, abs=1e-6)]
 
 
-def test_bound_embedding_cosine_uses_a_frozen_copy_of_the_policys_embeddings():
+def test_bound_embedding_cosine_uses_frozen_copy_of_policy_embeddings():
     torch = pytest.importorskip("torch")
 
     class Letters:
@@ -186,17 +172,17 @@ def test_bound_embedding_cosine_uses_a_frozen_copy_of_the_policys_embeddings():
     policy = Policy()
     total = compose("embedding_cosine")
     total.bind(policy)
-    wanted = [1.0, 0.0, 2**-0.5, 0.0]
+    expected = [1.0, 0.0, 2**-0.5, 0.0]
     arguments = ("episode", ["a"] * 4, ["a", "b", "ab", ""], [[0]] * 4)
-    np.testing.assert_allclose(total.score(*arguments).total, wanted)
+    np.testing.assert_allclose(total.score(*arguments).total, expected)
     with torch.no_grad():
         policy.table.fill_(1.0)
-    np.testing.assert_allclose(total.score(*arguments).total, wanted)
+    np.testing.assert_allclose(total.score(*arguments).total, expected)
 
 
 @pytest.fixture(scope="module")
 def tiny_models(tmp_path_factory):
-    """A sentence encoder and a classifier of a few thousand random weights, in folders as transformers writes them."""
+    """Return a folder with a sentence encoder and a classifier of a few thousand random weights."""
     torch = pytest.importorskip("torch")
     from transformers import BertConfig, BertForSequenceClassification, BertModel, BertTokenizer
 
@@ -213,18 +199,18 @@ def tiny_models(tmp_path_factory):
     return root
 
 
-def test_sentence_cosine_ignores_padding_and_is_one_for_equal_texts(tiny_models):
+def test_sentence_cosine_ignores_padding_and_is_1_for_equal_texts(tiny_models):
     folder = str(tiny_models / "encoder")
     long = "the good film " * 5
-    together = run("minilm_cosine", ["good film", "bad", long, ""], prompts=["good film"] * 4, folder=folder)
-    alone = [run("minilm_cosine", [t], prompts=["good film"], folder=folder)[0] for t in ("good film", "bad", long)]
-    assert together[0] == pytest.approx(1.0)
-    assert together[:3] == pytest.approx(alone, abs=1e-5)
-    assert together[3] == 0.0
+    batched = run("minilm_cosine", ["good film", "bad", long, ""], prompts=["good film"] * 4, folder=folder)
+    single = [run("minilm_cosine", [t], prompts=["good film"], folder=folder)[0] for t in ("good film", "bad", long)]
+    assert batched[0] == pytest.approx(1.0)
+    assert batched[:3] == pytest.approx(single, abs=1e-5)
+    assert batched[3] == 0.0
     _encoder.cache_clear()
 
 
-def test_classifier_gives_the_probability_of_its_label(tiny_models):
+def test_classifier_returns_probability_of_label(tiny_models):
     folder = str(tiny_models / "classifier")
     texts = ["good film", "bad", "", "the film " * 100]
     positive = run("classifier", texts, model=folder, label="positive")
@@ -237,9 +223,9 @@ def test_classifier_gives_the_probability_of_its_label(tiny_models):
         run("classifier", texts, model=folder, label="POSITVE")
 
 
-def test_classifier_keeps_the_laws(tiny_models):
-    own = REWARDS.get("classifier").using(model=str(tiny_models / "classifier"), label="positive")
-    assert all(law.passed for law in checks.check_reward(own))
+def test_classifier_passes_conformance_checks(tiny_models):
+    reward = REWARDS.get("classifier").using(model=str(tiny_models / "classifier"), label="positive")
+    assert all(result.passed for result in checks.check_reward(reward))
 
 
 def test_classifier_refuses_pickled_weights(tiny_models, tmp_path):

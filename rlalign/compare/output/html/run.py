@@ -19,7 +19,7 @@ from rlalign.config.serialize import to_dict
 from rlalign.errors import UserError
 from rlalign.log.metrics import REWARD_STATISTICS
 from rlalign.run import Run
-from rlalign.storage.atomic import read_json, write_whole
+from rlalign.storage.atomic import read_json, write_atomic
 from rlalign.storage.checkpoint import versions
 from rlalign.typecheck import flatten
 
@@ -39,7 +39,7 @@ def write_run_report(run: Run) -> Path:
     """
     if not run.metrics.get("reward/mean"):
         raise UserError(f"'{run.folder}': expected at least one finished step, got none; train the run first")
-    return write_whole(run.folder / "report" / "report.html", render(run))
+    return write_atomic(run.folder / "report" / "report.html", render(run))
 
 
 def render(run: Run) -> str:

@@ -21,7 +21,7 @@ from rlalign.compare.tuning.spaces import choices
 from rlalign.config.defaults import default_config
 from rlalign.config.overrides import shown
 from rlalign.config.serialize import to_dict
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 from rlalign.typecheck import flatten
 
 _STATES = {"complete": "finished", "pruned": "pruned", "fail": "failed", "running": "not finished"}
@@ -29,7 +29,7 @@ _STATES = {"complete": "finished", "pruned": "pruned", "fail": "failed", "runnin
 
 def write_search_report(folder: Path) -> Path:
     """Write report.html of a search's folder atomically and return its path."""
-    return write_whole(folder / "report.html", render(read_search_results(folder)))
+    return write_atomic(folder / "report.html", render(read_search_results(folder)))
 
 
 def render(results: SearchResults) -> str:

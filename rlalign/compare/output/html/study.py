@@ -13,14 +13,14 @@ from rlalign.compare.output.html.plot_sections import plot_sections
 from rlalign.compare.output.html.table_sections import budgets, final_rewards, paired_differences, tuning
 from rlalign.compare.output.series import color_indices
 from rlalign.compare.results.schema import EnvResult, Failure, Results, Sample
-from rlalign.storage.atomic import write_whole
+from rlalign.storage.atomic import write_atomic
 
 _SHORT = 60  # characters; samples with prompts and completions up to this length stand in several columns
 
 
 def write_report(folder: str | Path, results: Results) -> Path:
     """Write report.html atomically and return its path."""
-    return write_whole(Path(folder) / "report.html", render(results))
+    return write_atomic(Path(folder) / "report.html", render(results))
 
 
 def render(results: Results) -> str:

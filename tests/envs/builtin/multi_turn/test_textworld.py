@@ -1,4 +1,4 @@
-"""Text adventures: what they say and pay, and that nothing but possible commands reaches the interpreter."""
+"""Tests of TextWorld: replies and rewards, and that only possible commands reach the interpreter."""
 
 import pytest
 
@@ -6,16 +6,20 @@ from rlalign.envs.builtin.multi_turn import textworld
 from rlalign.envs.registration import make_mdp
 
 
+def clear_caches():
+    for function in (textworld.replay, textworld._interpreter):
+        function.cache_clear()
+
+
 @pytest.fixture
 def mdp(monkeypatch, tmp_path):
     pytest.importorskip("textworld")
-    monkeypatch.setenv("RLALIGN_HOME", str(tmp_path))  # games are made, not found
-    for known in (textworld.scene, textworld._interpreter):
-        known.cache_clear()
+    monkeypatch.setenv("RLALIGN_HOME", str(tmp_path))  # an empty cache: games are made here
+    clear_caches()
     return make_mdp("textworld?games=3&rooms=2&objects=3&quest=2")
 
 
-def test_a_walkthrough_wins_and_nothing_else_is_followed(mdp, tmp_path, monkeypatch, play):
+def test_walkthrough_wins_and_impossible_commands_have_no_effect(mdp, tmp_path, monkeypatch, play):
     monkeypatch.chdir(tmp_path)
     task = mdp.source.get("train", 0)
     first, second = mdp.reference_turns(task)
@@ -34,7 +38,6 @@ def test_a_walkthrough_wins_and_nothing_else_is_followed(mdp, tmp_path, monkeypa
 def test_games_are_equal_when_they_are_made_again(mdp, tmp_path, monkeypatch):
     before = mdp.source.get("test", 0)
     monkeypatch.setenv("RLALIGN_HOME", str(tmp_path / "again"))
-    for known in (textworld.scene, textworld._interpreter):
-        known.cache_clear()
+    clear_caches()
     assert mdp.source.get("test", 0) == before
     assert (tmp_path / "again").is_dir()

@@ -1,0 +1,70 @@
+"""The reward of each token: the environment's reward, the overlong penalty, and the KL that is added to the reward."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from rlalign.errors import UserError
+from rlalign.objective.batch import Batch
+from rlalign.objective.kl import in_reward
+from rlalign.objective.last_action import on_last_action
+from rlalign.objective.spec import Objective
+
+
+def token_rewards(objective: Objective, batch: Batch, kl_coef: float) -> Tensor:
+    """Return the reward of each token, [N, T]; 0 off the mask and in rows outside the baseline.
+
+    r_t = environment's reward + overlong penalty (on the last token) - kl_coef · KL estimate (for kl.where reward). A
+    reward per trajectory is placed on its last token.
+
+    Args:
+        objective: reads `filter` and `kl`.
+        batch: a prepared batch (`checked_batch.prepare`).
+        kl_coef: the current beta; `ObjectiveState.kl_coef` during training.
+
+    Raises:
+        UserError: a tensor or max_length that an axis needs is missing; the message names it.
+    """
+    mask = batch.action_mask
+    rewards = batch.rewards if batch.rewards.ndim == 2 else on_last_action(batch.rewards, mask)
+    rewards = rewards.where(mask, 0)
+    filters = objective.filter
+    if filters.overlong > 0:
+        if batch.max_length < 1:
+            raise UserError(
+                f"filter.overlong is a share of L_max: expected a batch with max_length of at least 1, got "
+                f"{batch.max_length}; use Batch(max_length=...)"
+            )
+        lengths = mask.sum(1).to(rewards.dtype)
+        penalty = overlong_penalty(lengths, batch.max_length, filters.overlong, filters.overlong_penalty)
+        rewards = rewards + on_last_action(penalty, mask)
+    if objective.kl.where == "reward":
+        # the distribution at the start of the update, so that each epoch sees the same rewards
+        logprobs = batch.old_logprobs
+        if logprobs is None:
+            logprobs = batch.need("sampler_logprobs", "KL in the reward")
+        distance = in_reward(objective.kl, logprobs, batch.need("ref_logprobs", "KL in the reward"), mask)
+        rewards = rewards - kl_coef * distance.to(rewards.dtype)
+    in_baseline = batch.in_baseline if batch.in_baseline is not None else torch.ones_like(mask[:, 0])
+    return rewards.where(mask & in_baseline[:, None], 0)
+
+
+def overlong_penalty(lengths: Tensor, max_length: int, share: float, penalty: float) -> Tensor:
+    """Return the length penalty (DAPO, arXiv 2503.14476), [N], at most 0.
+
+    0 up to L_max - L_c, then linear down to -penalty at L_max; L_c = share · L_max is the buffer.
+
+    Args:
+        lengths: float [N], the policy's tokens in each sequence.
+        max_length: L_max, in tokens.
+        share: the buffer as a share of L_max.
+        penalty: the largest deduction.
+    """
+    buffer = share * max_length
+    return -penalty * ((lengths - (max_length - buffer)) / buffer).clamp(0, 1)
+
+
+def environment_returns(batch: Batch) -> Tensor:
+    """Return the environment's reward of each episode, [N], without penalty or KL."""
+    return batch.rewards if batch.rewards.ndim == 1 else batch.rewards.where(batch.action_mask, 0).sum(1)
