@@ -1,8 +1,8 @@
-"""`rlalign train` without arguments, timed as a new user meets it: with an empty cache, then again.
+"""Time of `rlalign train` without arguments: the first run of a new user (empty cache), and a second run.
 
     python benchmarks/first_run.py
 
-Prints a table, writes benchmarks/results/first_run.json and, from the second run, docs/first_run.png.
+Prints both times, and writes benchmarks/results/first_run.json and (from the second run) docs/first_run.png.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from rlalign.run import Run
 
 
 def timed(folder: Path, cache: Path) -> dict[str, Any]:
-    """One run of the command: wall-clock seconds and what it says."""
-    began = time.perf_counter()
+    """Run the command; return wall-clock seconds and a summary of the run."""
+    start = time.perf_counter()
     subprocess.run(
         [sys.executable, "-m", "rlalign", "train", "--output", str(folder)],
         env={**os.environ, "RLALIGN_HOME": str(cache)},
         check=True,
     )
-    return describe(folder, time.perf_counter() - began)
+    return describe(folder, time.perf_counter() - start)
 
 
 def describe(folder: Path, seconds: float) -> dict[str, Any]:
-    """What a finished run folder says, with the seconds that it took."""
+    """Return a summary of a finished run folder, with the seconds that the run took."""
     run = Run(folder)
     report = json.loads((folder / "report" / "evaluation.json").read_text())
     return {
@@ -50,11 +50,11 @@ def describe(folder: Path, seconds: float) -> dict[str, Any]:
 def main() -> None:
     with tempfile.TemporaryDirectory() as tmp:
         folder = Path(tmp)
-        empty = timed(folder / "first", folder / "cache")
-        again = timed(folder / "second", folder / "cache")
+        first = timed(folder / "first", folder / "cache")
+        second = timed(folder / "second", folder / "cache")
         shutil.copy(folder / "second" / "report" / "reward.png", Path(__file__).parents[1] / "docs" / "first_run.png")
-    print(f"\nempty cache {empty['seconds']:.0f} s, again {again['seconds']:.0f} s")
-    print(write("first_run", {"empty_cache": empty, "again": again}))
+    print(f"\nempty cache {first['seconds']:.0f} s, second run {second['seconds']:.0f} s")
+    print(write("first_run", {"empty_cache": first, "again": second}))
 
 
 if __name__ == "__main__":

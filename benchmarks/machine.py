@@ -1,4 +1,4 @@
-"""What a figure was measured on: goes into every file of benchmarks/results/."""
+"""Description of the machine for the files in benchmarks/results/, clocks, and the files themselves."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores, device, Python, package versions and commit."""
+    """Return processor, cores, device, Python, package versions, commit and load."""
     import torch
 
     cpu = next(
@@ -45,7 +45,12 @@ def write(name: str, result: dict[str, Any]) -> Path:
 
 
 def clock(device: str, kind: str = "wall") -> float:
-    """Seconds now: wall-clock, or of processor time, which other work on the machine hardly touches (one thread)."""
+    """Return the time in seconds.
+
+    Args:
+        device: a CUDA device is synchronized first.
+        kind: "wall", or "cpu" for processor time, on which other work on the machine has little effect (one thread).
+    """
     if device.startswith("cuda"):
         import torch
 
@@ -54,23 +59,33 @@ def clock(device: str, kind: str = "wall") -> float:
 
 
 def memory() -> str:
-    """What glibc does with freed memory: "kept" where the user's environment says so, for whatever runs, else "as it
-    comes". Raises SystemExit for anything in between."""
-    said = {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
-    if not said:
+    """Return what glibc does with freed memory: "kept" if environment variables set both thresholds to their maximum,
+    else "as it comes" (the default). Raises SystemExit for any other setting."""
+    settings = {name: value for name, value in os.environ.items() if name.startswith(("MALLOC_", "GLIBC_TUNABLES"))}
+    if not settings:
         return "as it comes"
-    if said == dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str((1 << 31) - 1)):
+    if settings == dict.fromkeys(("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str((1 << 31) - 1)):
         return "kept"
-    raise SystemExit(f"neither memory as it comes nor memory kept: {said}")
+    raise SystemExit(
+        f"expected MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_THRESHOLD_ at {(1 << 31) - 1} or not set, got {settings}; "
+        "use one of both"
+    )
 
 
 def merge(name: str, cells: list[dict[str, Any]], *, key: tuple[str, ...]) -> Path:
-    """Write cells to benchmarks/results/NAME.json, each with its commit and load; older cells of other keys stay."""
-    path, here = RESULTS / f"{name}.json", machine()
-    new = [{**cell, "commit": here["commit"], "load": here["load"]} for cell in cells]
-    taken = {tuple(cell[k] for k in key) for cell in new}
+    """Write cells to benchmarks/results/NAME.json, each with its commit and load.
+
+    Args:
+        name: of the file.
+        cells: the new cells.
+        key: fields that identify a cell; a new cell replaces the stored one with the same values.
+    """
+    path = RESULTS / f"{name}.json"
+    current = machine()
+    new = [{**cell, "commit": current["commit"], "load": current["load"]} for cell in cells]
+    replaced = {tuple(cell[k] for k in key) for cell in new}
     old = json.loads(path.read_text())["cells"] if path.is_file() else []
-    return write(name, {"cells": [c for c in old if tuple(c[k] for k in key) not in taken] + new})
+    return write(name, {"cells": [c for c in old if tuple(c[k] for k in key) not in replaced] + new})
 
 
 def _lines(path: str) -> list[str]:

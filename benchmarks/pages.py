@@ -1,4 +1,4 @@
-"""Parts of a page in docs/ that a script writes: between `<!-- name: which script -->` and `<!-- /name -->`."""
+"""Generated parts of the pages in docs/, between the marks `<!-- name: script -->` and `<!-- /name -->`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 
 def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Rows under their heads, in Markdown."""
+    """Return a table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [heads, ["---"] * len(heads), *rows])
 
 
 def fill(page: Path, parts: dict[str, str]) -> None:
-    """Put each part between its marks."""
+    """Write each part between its marks."""
     text = page.read_text(encoding="utf-8")
     for name, part in parts.items():
         marks = re.search(rf"(<!-- {name}:[^\n]*-->\n).*?(<!-- /{name} -->)", text, flags=re.DOTALL)

@@ -1,6 +1,7 @@
-"""Sides of a comparison, each in a process of its own, where it runs as its users run it; they take turns.
+"""The sides of a comparison, each in a process of its own, which take turns.
 
-In one process they would share settings that either makes: our learner asks glibc to keep freed memory, for instance.
+In one process they would share global settings: our learner, for example, makes glibc keep freed memory. In processes
+of their own they run as their users run them.
 """
 
 from __future__ import annotations
@@ -15,59 +16,63 @@ from typing import Any
 from machine import clock
 
 TURN = 1.0
-"""Seconds that a turn takes at least: short runs come one after the other, as they do in a user's."""
+"""Least duration of a turn in seconds: short runs follow each other, as in real training."""
 
 
 class Turns:
-    """What a side sees: a turn is asked for, done and reported."""
+    """The connection of a side: it receives requests for turns and reports their times."""
 
     def __init__(self, pipe: Connection, device: str, kind: str) -> None:
-        self._pipe, self._clock = pipe, (device, kind)
+        self._pipe = pipe
+        self._clock = (device, kind)
 
     def begin(self) -> Any:
-        """Wait for a turn, start the clock, and return what was asked."""
-        asked = self._pipe.recv()
-        self._began = clock(*self._clock)
-        return asked
+        """Wait for a request, start the clock, and return the request."""
+        request = self._pipe.recv()
+        self._start = clock(*self._clock)
+        return request
 
     def end(self, result: Any = None, runs: int = 1) -> None:
-        """Stop the clock and report the seconds of one of the runs."""
-        self._pipe.send(((clock(*self._clock) - self._began) / runs, result))
+        """Stop the clock and report the seconds per run."""
+        self._pipe.send(((clock(*self._clock) - self._start) / runs, result))
 
     def serve(self, work: Callable[[Any], Any]) -> None:
-        """Do `work` with what is asked, turn by turn, until the process is stopped; a turn is as many runs as take
-        `TURN` seconds, and reports their mean and what each gave."""
+        """Call `work` with each request until the process is stopped.
+
+        A turn repeats the call until `TURN` seconds have passed. It reports the mean seconds and all results.
+        """
         while True:
-            asked, given = self.begin(), list[Any]()
-            while not given or clock(*self._clock) - self._began < TURN:
-                given.append(work(asked))
-            self.end(given, len(given))
+            request = self.begin()
+            results: list[Any] = []
+            while not results or clock(*self._clock) - self._start < TURN:
+                results.append(work(request))
+            self.end(results, len(results))
 
 
 Ask = Callable[..., tuple[float, Any]]
-"""Gives a side its turn with what is asked, None by default; seconds, and what the side says."""
+"""Function that sends a request to a side (None by default) and returns its seconds and its result."""
 
 
 @contextmanager
 def side(run: Callable[..., None], *args: Any, device: str, kind: str) -> Iterator[Ask]:
-    """Run `run(turns, *args)` in a process of its own. Raises SystemExit with its traceback where it fails."""
+    """Run `run(turns, *args)` in a process of its own. Raises SystemExit with the process's traceback if it fails."""
     context = get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=_run, args=(there, run, args, device, kind), daemon=True)
+    own_end, other_end = context.Pipe()
+    process = context.Process(target=_run, args=(other_end, run, args, device, kind), daemon=True)
     process.start()
-    there.close()
+    other_end.close()
 
-    def ask(what: Any = None) -> tuple[float, Any]:
-        with suppress(OSError):  # it has ended; what it said last can still be read
-            here.send(what)
+    def ask(request: Any = None) -> tuple[float, Any]:
+        with suppress(OSError):  # the process has ended; its last message can still be read
+            own_end.send(request)
         try:
-            answer = here.recv()
+            answer = own_end.recv()
         except (EOFError, OSError):
             process.join()
             raise SystemExit(f"a side ended with exit code {process.exitcode}") from None
         if isinstance(answer, str):
             raise SystemExit(answer)
-        return answer  # type: ignore[no-any-return]  # what came through the pipe
+        return answer  # type: ignore[no-any-return]  # of the pipe
 
     try:
         yield ask

@@ -1,4 +1,4 @@
-"""Where the time of an update goes: torch.profiler's own time of each operation, by what the operation is for.
+"""Profile of an update: self time of each operation by torch.profiler, summed by the operation's purpose.
 
 python benchmarks/profile_update.py [--sizes small mid] [--lengths equal uneven] [--dtypes float32 bfloat16]
 """
@@ -37,7 +37,7 @@ KINDS = (
 
 
 def kind_of(name: str, sizes: Sequence[Any], vocab: int) -> str:
-    """Which of `KINDS` an operation belongs to; a product over the vocabulary is the head's."""
+    """Return the member of `KINDS` of an operation; a matrix product over the vocabulary belongs to the head."""
     if name.startswith(PRODUCTS):
         wide = any(vocab in size for size in sizes if isinstance(size, list))
         return "head's products" if wide else "layers' products"
@@ -51,17 +51,18 @@ def kind_of(name: str, sizes: Sequence[Any], vocab: int) -> str:
 
 
 def shares(size: str, lengths: shapes.Lengths, dtype: str, repeats: int) -> dict[str, float]:
-    """The share of each kind in some updates, after one to warm up."""
+    """Return the share of each kind in the time of several updates, after a warm-up."""
     policy = shapes.policy(size, dtype=dtype)
     vocab = policy.tokenizer.vocab_size
-    prompts, said = completions(vocab, lengths)
-    learner, rollout = learner_of(policy), rollout_of(policy, prompts, said)
+    prompts, completion_ids = completions(vocab, lengths)
+    learner = learner_of(policy)
+    rollout = rollout_of(policy, prompts, completion_ids)
     learner.update(learner.prepare(rollout))
-    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiler:
         for _ in range(repeats):
             learner.update(learner.prepare(rollout))
     seconds = dict.fromkeys(KINDS, 0.0)
-    for event in found.key_averages(group_by_input_shape=True):
+    for event in profiler.key_averages(group_by_input_shape=True):
         seconds[kind_of(event.key, event.input_shapes, vocab)] += event.self_cpu_time_total
     total = sum(seconds.values())
     return {kind: round(s / total, 3) for kind, s in seconds.items()}

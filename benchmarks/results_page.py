@@ -1,6 +1,6 @@
-"""Tables of docs/results.md and docs/trl.md, written from the studies in benchmarks/results/.
+"""Tables of docs/results.md and docs/trl.md from the studies in benchmarks/results/.
 
-rlalign compare benchmarks/suite.toml          # writes runs/suite; copy it to benchmarks/results/suite
+rlalign compare benchmarks/suite.toml          # runs/suite, then copied to benchmarks/results/suite
 rlalign compare benchmarks/trl_beside.toml --jobs 1
 python benchmarks/results_page.py
 """
@@ -17,8 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def main() -> None:
-    suite = read("suite")
-    beside = read("trl_beside")
+    suite, beside = read("suite"), read("trl_beside")
     results = {"means": means(suite), "claims": claims(suite), "manifest": manifest(suite)}
     trl = {"beside": trainers(beside), "claims": claims(beside), "manifest": manifest(beside)}
     for page, blocks in (("results.md", results), ("trl.md", trl)):
@@ -33,42 +32,44 @@ def read(study: str) -> dict[str, Any]:
 
 
 def means(results: dict[str, Any]) -> list[str]:
-    """Return a table of mean held-out rewards with 95 % intervals, one row per algorithm."""
+    """Return the table of mean held-out rewards with 95 % intervals, one algorithm per row."""
     envs = results["environments"]
     rows = [[a, *(_interval(envs[e]["algorithms"][a]["mean"]) for e in envs)] for a in results["algorithms"]]
     return ["| algorithm | " + " | ".join(envs) + " |", "|---|" + "---|" * len(envs), *map(_row, rows)]
 
 
 def trainers(results: dict[str, Any]) -> list[str]:
-    """Return a table of held-out rewards before and after, and of the budget per run, one row per trainer."""
+    """Return the table of rewards before and after, and of tokens and seconds, one trainer per row."""
     lines = [
         "| trainer | reward before | after | normalized area under the curve | KL, nats | tokens per run "
         "| seconds per run |",
         "|---|---:|---|---|---:|---:|---:|",
     ]
-    (env,) = results["environments"].values()
+    (env,) = results["environments"].values()  # a study of one environment
     for name, a in env["algorithms"].items():
-        starts = [v for row in a["start"] for v in row]
+        initial_rewards: list[float] = []
+        for row in a["start"]:
+            initial_rewards += row
         spent = {b: [curve[b][-1] for curve in a["curves"]] for b in ("tokens", "seconds")}
         seconds = f"{_mean(spent['seconds']):.1f} ({min(spent['seconds']):.1f} to {max(spent['seconds']):.1f})"
-        cells = [f"{_mean(starts):.2f}", _interval(a["mean"]), _interval(a["auc"]["samples"])]
+        cells = [f"{_mean(initial_rewards):.2f}", _interval(a["mean"]), _interval(a["auc"]["samples"])]
         cells += [f"{a['metrics']['kl']['value']:.1f}", f"{_mean(spent['tokens']):,.0f}".replace(",", " "), seconds]
         lines.append(_row([name, *cells]))
     return lines
 
 
 def claims(results: dict[str, Any]) -> list[str]:
-    """Return the sentences of the verdict as a list."""
+    """Return the verdict, one sentence per item."""
     return [f"- {sentence}" for sentence in results["verdict"]]
 
 
 def manifest(results: dict[str, Any]) -> list[str]:
-    """Return the command, machine, versions and commit of a study."""
+    """Return the command, machine, versions and size of the study."""
     m = results["manifest"]
     versions = ", ".join(f"{k} {v}" for k, v in m["versions"].items())
     machine = f"{m['machine']['cpu']}, {m['machine']['cores']} cores, Python {m['machine']['python']}"
-    counts = f"{len(results['seeds'])} seeds; {len(results['failures'])} cells failed"
-    return [f"`{m['command']}`, {machine}, {versions}; commit {m['commit']}. {counts}."]
+    size = f"{len(results['seeds'])} seeds; {len(results['failures'])} cells failed"
+    return [f"`{m['command']}`, {machine}, {versions}; commit {m['commit']}. {size}."]
 
 
 def _row(cells: list[str]) -> str:
@@ -79,8 +80,8 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-def _interval(estimate: dict[str, Any]) -> str:
-    value, low, high = (f"{round(estimate[key], 2) + 0.0:.2f}" for key in ("value", "low", "high"))  # + 0.0: no -0.00
+def _interval(c: dict[str, Any]) -> str:
+    value, low, high = (f"{round(c[k], 2) + 0.0:.2f}" for k in ("value", "low", "high"))  # no -0.00
     return f"{value} [{low}, {high}]"
 
 

@@ -1,9 +1,9 @@
-"""How the cost of a rollout and of a gradient grows with samples and with tokens, from 1 to 16 times a base size.
+"""Cost of a rollout and of a gradient for 1 to 16 times the samples or tokens of a base size.
 
     python benchmarks/scaling.py
 
-The base is 8 rows of 32 tokens of the small model. Cost per token should not grow: falling means that what a step costs
-besides its arithmetic is spread over more of it; with the length of a completion attention adds to it.
+The base is 8 rows of 32 tokens of the small model. The cost per token should not grow. It falls where the fixed cost of
+a step is shared by more tokens, and rises with the length of a completion because of attention.
 """
 
 from __future__ import annotations
@@ -23,21 +23,22 @@ ROWS, TOKENS, PROMPT = 8, 32, 16
 
 
 def cost(run: Callable[[], Any], device: str, repeats: int) -> float:
-    """Seconds of the quickest of some runs, after one to warm up: the processor's on a CPU, by the wall elsewhere."""
+    """Return the seconds of the fastest of several runs after a warm-up: processor time on a CPU, else wall clock."""
     kind = "cpu" if device == "cpu" else "wall"
     run()
     times = []
     for _ in range(repeats):
-        began = clock(device, kind)
+        start = clock(device, kind)
         run()
-        times.append(clock(device, kind) - began)
+        times.append(clock(device, kind) - start)
     return min(times)
 
 
 def measure(policy: Any, rows: int, tokens: int, device: str, repeats: int) -> dict[str, float]:
-    contexts = [
-        p for p in shapes.prompts(policy.tokenizer.vocab_size, count=rows // 8, longest=PROMPT) for _ in range(8)
-    ]
+    """Return the seconds of a rollout and of a gradient of `rows` completions of `tokens` tokens."""
+    contexts = []
+    for prompt in shapes.prompts(policy.tokenizer.vocab_size, count=rows // 8, longest=PROMPT):
+        contexts += [prompt] * 8
     sampler = make_sampler("decode", policy)
 
     def rollout() -> Any:
@@ -52,10 +53,8 @@ def measure(policy: Any, rows: int, tokens: int, device: str, repeats: int) -> d
 
     samples = rollout()
     lengths = torch.tensor([len(c) + tokens for c in contexts])
-    batch, mask = (
-        torch.zeros(rows, int(lengths.max()), dtype=torch.int64),
-        torch.zeros(rows, int(lengths.max()), dtype=torch.bool),
-    )
+    batch = torch.zeros(rows, int(lengths.max()), dtype=torch.int64)
+    mask = torch.zeros(rows, int(lengths.max()), dtype=torch.bool)
     for i, context in enumerate(contexts):
         batch[i, : lengths[i]] = torch.tensor([*context, *samples.tokens[i].tolist()])
         mask[i, len(context) : lengths[i]] = True
@@ -68,7 +67,7 @@ def measure(policy: Any, rows: int, tokens: int, device: str, repeats: int) -> d
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", default="small", choices=shapes.SIZES)
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--device", default="cpu")
@@ -81,13 +80,13 @@ def main() -> None:
         for factor in (1, 2, 4, 8, 16):
             rows, tokens = (ROWS * factor, TOKENS) if what == "samples" else (ROWS, TOKENS * factor)
             seconds = measure(policy, rows, tokens, args.device, args.repeats)
-            each = {name: s / (rows * tokens) * 1e6 for name, s in seconds.items()}
-            line = {"what": what, "factor": factor, "seconds": seconds, "us_per_token": each}
+            per_token = {name: s / (rows * tokens) * 1e6 for name, s in seconds.items()}
+            line = {"what": what, "factor": factor, "seconds": seconds, "us_per_token": per_token}
             lines.append(line)
-            told = "    ".join(f"{seconds[k]:9.3f} {each[k]:9.0f}" for k in seconds)
-            print(f"{factor:3} × {what:8}  {told}", flush=True)
-    told = {"size": args.size, "dtype": args.dtype, "device": args.device, "rows": ROWS, "tokens": TOKENS}
-    print(write("scaling" if args.device == "cpu" else "scaling_cuda", {**told, "lines": lines}))
+            columns = "    ".join(f"{seconds[k]:9.3f} {per_token[k]:9.0f}" for k in seconds)
+            print(f"{factor:3} × {what:8}  {columns}", flush=True)
+    setting = {"size": args.size, "dtype": args.dtype, "device": args.device, "rows": ROWS, "tokens": TOKENS}
+    print(write("scaling" if args.device == "cpu" else "scaling_cuda", {**setting, "lines": lines}))
 
 
 if __name__ == "__main__":

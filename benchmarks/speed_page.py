@@ -1,4 +1,4 @@
-"""Write the tables of docs/speed.md from benchmarks/results/.
+"""Tables of docs/speed.md from benchmarks/results/.
 
 python benchmarks/speed_page.py
 """
@@ -14,9 +14,16 @@ from machine import RESULTS
 from pages import fill, table
 from shapes import LENGTHS, SIZES
 
+KINDS = {
+    "layers' products": "matrix products of the layers",
+    "head's products": "matrix products of the head",
+    "attention's products": "matrix products of attention",
+    "element by element": "elementwise operations",
+}
+"""Names on the page of the kinds of operations in profile_update.json."""
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 AXES = ("size", "dtype", "lengths")
-AGAINST = ("TRL s (micro-batch)", "TRL / ours", "pairs")
+TRL_COLUMNS = ("TRL s (micro-batch)", "TRL / ours", "pairs")
 
 
 def main() -> None:
@@ -27,96 +34,102 @@ def main() -> None:
 
 
 def read(name: str) -> dict[str, Any]:
-    """A file of results."""
-    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
-    return found
+    """Return a file of results."""
+    results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+    return results
 
 
 def memory() -> str:
-    """Peaks of the head and of the plain way."""
-    heads = ["", "rows", "fused head", "log-softmax of whole logits", "share"]
+    """Return the table of peak memory of the fused head and of log-softmax."""
+    heads = ["", "rows", "fused head", "log-softmax of all logits", "share"]
     cells = read("memory")["cells"]
-    peaks = [[f"{c[way]['mib']:,.0f} MiB" for way in ("fused", "log_softmax")] for c in cells]
+    peaks = [[f"{c[variant]['mib']:,.0f} MiB" for variant in ("fused", "log_softmax")] for c in cells]
     rows = [[c["dtype"], f"{c['rows']:,}", *peak, f"{c['share']:.2f}"] for c, peak in zip(cells, peaks, strict=True)]
     return table(heads, rows)
 
 
 def scaling() -> str:
-    """Microseconds per token at multiples of the base, by more rows and by longer ones."""
+    """Return the table of microseconds per token at multiples of the base: more rows, and longer rows."""
     lines = read("scaling")["lines"]
-    each = {(c["what"], c["factor"]): c["us_per_token"] for c in lines}
+    per_token = {(c["what"], c["factor"]): c["us_per_token"] for c in lines}
     heads = ["times", "rollout, more rows", "gradient, more rows", "rollout, longer", "gradient, longer"]
-    rows = [
-        [str(n), *(f"{each[what, n][part]:.0f}" for what in ("samples", "tokens") for part in ("rollout", "gradient"))]
-        for n in sorted({c["factor"] for c in lines})
-    ]
-    return table(heads, rows)
+    columns = [("samples", "rollout"), ("samples", "gradient"), ("tokens", "rollout"), ("tokens", "gradient")]
+
+    def row(n: int) -> list[str]:
+        return [str(n), *(f"{per_token[what, n][part]:.0f}" for what, part in columns)]
+
+    return table(heads, map(row, sorted({c["factor"] for c in lines})))
 
 
 def env() -> str:
-    """Microseconds per token of each way to step, in parentheses with the reset."""
-    found = read("env")["microseconds_per_token"]
+    """Return the table of microseconds per token of each method to step, in parentheses with the reset."""
+    costs = read("env")["microseconds_per_token"]
     names = ("step_tokens", "step", "SyncVectorEnv")
     heads = ["`step_tokens` (whole turns)", "`step` (a column of tokens)", "Gymnasium's `SyncVectorEnv`"]
-    return table(heads, [[f"{found[n]['step']:.3g} ({found[n]['with_reset']:.3g})" for n in names]])
+    return table(heads, [[f"{costs[n]['step']:.3g} ({costs[n]['with_reset']:.3g})" for n in names]])
 
 
 def kept() -> str:
-    """The cells in which glibc kept freed memory for both, update and step together."""
-    rows = [
-        [name, *(c[a] for a in AXES), f"{c['ours_s']:.2f}", *against(c)]
-        for name in ("update", "step")
-        for c in cells(name, "kept")
-    ]
-    return table(["", *AXES, "ours s", *AGAINST], rows)
+    """Return the table of the cells in which glibc kept freed memory for both sides, of update and step."""
+    rows = []
+    for name in ("update", "step"):
+        rows += [[name, *(c[a] for a in AXES), f"{c['ours_s']:.2f}", *trl_columns(c)] for c in cells(name, "kept")]
+    return table(["", *AXES, "ours s", *TRL_COLUMNS], rows)
 
 
 def profile() -> str:
-    """The shares of an update's time, a column for each cell."""
-    found = read("profile_update")["cells"]
-    heads = ["", *(f"{c['size']}, {c['dtype']}, {c['lengths']}" for c in found)]
-    return table(heads, ([kind, *(f"{100 * c['shares'][kind]:.0f} %" for c in found)] for kind in found[0]["shares"]))
+    """Return the table of the shares of an update's time, one column per cell."""
+    profiles = read("profile_update")["cells"]
+    heads = ["", *(f"{c['size']}, {c['dtype']}, {c['lengths']}" for c in profiles)]
+
+    def row(kind: str) -> list[str]:
+        return [KINDS.get(kind, kind), *(f"{100 * c['shares'][kind]:.0f} %" for c in profiles)]
+
+    return table(heads, map(row, profiles[0]["shares"]))
 
 
 def cells(name: str, malloc: str = "as it comes") -> list[dict[str, Any]]:
-    """The cells of a file that were measured on a CPU, by wall clock, in the order of the axes."""
-    found = read(name)["cells"]
-    here = [c for c in found if c["device"] == "cpu" and c.get("clock", "wall") == "wall"]
-    here = [c for c in here if c.get("memory", malloc) == malloc]
-    return sorted(here, key=lambda c: (SIZES.index(c["size"]), c["dtype"] != "float32", LENGTHS.index(c["lengths"])))
+    """Return the cells of a file that were measured on a CPU by wall clock, in the order of the axes."""
+    measured = read(name)["cells"]
+    selected = [c for c in measured if c["device"] == "cpu" and c.get("clock", "wall") == "wall"]
+    selected = [c for c in selected if c.get("memory", malloc) == malloc]
+    return sorted(
+        selected, key=lambda c: (SIZES.index(c["size"]), c["dtype"] != "float32", LENGTHS.index(c["lengths"]))
+    )
 
 
 def update(c: dict[str, Any]) -> list[str]:
-    """What the update's table says of a cell."""
-    return [f"{c['ours_s']:.2f}", *against(c), f"{c['floor_s']:.2f}", f"{c['gradient_difference']:.0e}"]
+    """Return the columns of a cell in the table of the update."""
+    return [f"{c['ours_s']:.2f}", *trl_columns(c), f"{c['floor_s']:.2f}", f"{c['gradient_difference']:.0e}"]
 
 
 def step(c: dict[str, Any]) -> list[str]:
-    """What the step's table says of a cell."""
-    return [f"{c['ours_s']:.2f} ({c['ours_rollout_s']:.2f} + {c['ours_update_s']:.2f})", *against(c)]
+    """Return the columns of a cell in the table of the step."""
+    return [f"{c['ours_s']:.2f} ({c['ours_rollout_s']:.2f} + {c['ours_update_s']:.2f})", *trl_columns(c)]
 
 
 def rollout(c: dict[str, Any]) -> list[str]:
-    """What the rollout's table says of a cell."""
-    speed, wall = c["tokens_per_s"], c["wall"]
-    told = f"{speed['rlalign']:,}, {speed['generate']:,}"
-    return [told, ratio(*wall["ratio"]), str(len(wall["seconds"]["rlalign"]))]
+    """Return the columns of a cell in the table of the rollout."""
+    speed = c["tokens_per_s"]
+    wall = c["wall"]
+    speeds = f"{speed['rlalign']:,}, {speed['generate']:,}"
+    return [speeds, ratio(*wall["ratio"]), str(len(wall["seconds"]["rlalign"]))]
 
 
-def against(c: dict[str, Any]) -> list[str]:
-    """TRL's seconds, their ratio to ours and the number of pairs: what stands under `AGAINST`."""
+def trl_columns(c: dict[str, Any]) -> list[str]:
+    """Return the columns `TRL_COLUMNS` of a cell."""
     trl = f"{c['trl_s']:.2f} ({c['trl_micro_batch']})"
     return [trl, ratio(c["ratio"], *c["ratio_range"]), str(len(c["runs"]["ours"]))]
 
 
 def ratio(middle: float, low: float, high: float) -> str:
-    """Median and range."""
+    """Return median and range as text."""
     return f"**{middle:.1f}** [{low:.1f}, {high:.1f}]"
 
 
 TABLES: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[str]]]] = {
-    "update": (["ours s", *AGAINST, "floor s", "distance of gradients"], update),
-    "step": (["ours s (rollout + update)", *AGAINST], step),
+    "update": (["ours s", *TRL_COLUMNS, "floor s", "distance of gradients"], update),
+    "step": (["ours s (rollout + update)", *TRL_COLUMNS], step),
     "rollout": (["tokens/s ours, generate", "generate / ours", "pairs"], rollout),
 }
 

@@ -1,11 +1,11 @@
-"""A whole step, from prompts to a moved model: ours against TRL's GRPOTrainer, tuned, at its best micro-batch.
+"""Complete training steps of this library against those of TRL's GRPOTrainer, tuned, at its best micro-batch.
 
     python benchmarks/step.py [--sizes small mid] [--lengths equal uneven] [--dtypes float32 bfloat16] [--repeats 3]
 
-Same shapes of model, prompts, samples and tokens, a reward that costs nothing, the same loss, clipping and AdamW. A
-turn of ours, which is as many steps as take a second, comes between two steps of TRL's, each side in a process of its
-own. Lengths are forced on both sides: TRL's rows by EOS at their limit, ours by a limit of their own. Ours is sampler,
-reward, advantages and update; our environment is left out, as is TRL's dataset.
+Both sides have the same shapes of model, prompts, samples and tokens, a reward without cost, and the same loss,
+clipping and AdamW. Each side runs in a process of its own. A turn of ours (steps for at least a second) alternates with
+one step of TRL's. Lengths are forced: TRL's rows end with EOS at their limit, each of our rows has its own limit. Our
+step consists of sampler, reward, advantages and update. Our environment is left out, as is TRL's dataset.
 """
 
 from __future__ import annotations
@@ -24,54 +24,55 @@ from pair import Ask, Turns, side
 from rich.console import Console
 from rich.table import Table
 from transformers import TrainerCallback
-from update import CANDIDATES, LR, learner_of, rollout_from
+from update import CANDIDATES, LR, learner_of, repeated_prompts, rollout_from
 
 from rlalign.policies.factory import make_sampler
 from rlalign.types import Sampling
 
 
 class Ours:
-    """Our step; it returns the seconds of its parts."""
+    """Our step. A call returns the seconds of its parts."""
 
     def __init__(self, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
         self.policy = shapes.policy(size, dtype=dtype, device=device)
-        self.learner, self._now = learner_of(self.policy), partial(clock, device, kind)
+        self.learner = learner_of(self.policy)
+        self._now = partial(clock, device, kind)
         self.sampler = make_sampler("decode", self.policy)
         self.generator = torch.Generator(device).manual_seed(0)
-        self.prompts = [p for p in shapes.prompts(self.policy.tokenizer.vocab_size) for _ in range(shapes.GROUP)]
+        self.prompts = repeated_prompts(self.policy.tokenizer.vocab_size)
         self.limits = shapes.limits(lengths)
 
     def __call__(self) -> dict[str, float]:
-        """One step."""
-        began = self._now()
+        """Run one step."""
+        start = self._now()
         self.policy.begin_rollout()
         samples = self.sampler.sample(
             self.prompts, max_new=self.limits, stop_ids=frozenset(), sampling=Sampling(), generator=self.generator
         )
-        said = [row[:n] for row, n in zip(samples.tokens.tolist(), samples.lengths.tolist(), strict=True)]
-        rollout = rollout_from(self.prompts, said, trl_peer.parity(said), samples.logprobs)
-        rolled = self._now()
+        completion_ids = [row[:n] for row, n in zip(samples.tokens.tolist(), samples.lengths.tolist(), strict=True)]
+        rollout = rollout_from(self.prompts, completion_ids, trl_peer.parity(completion_ids), samples.logprobs)
+        sampled = self._now()
         self.learner.update(self.learner.prepare(rollout))
-        return {"rollout": rolled - began, "update": self._now() - rolled}
+        return {"rollout": sampled - start, "update": self._now() - sampled}
 
 
 class Turn(TrainerCallback):
-    """Takes a turn for each of TRL's steps."""
+    """Callback of TRL that makes each of its steps a turn."""
 
     def __init__(self, turns: Turns) -> None:
         self.turns = turns
 
     def on_step_begin(self, *_: Any, **__: Any) -> None:
-        """Wait for it."""
+        """Wait for the turn."""
         self.turns.begin()
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
-        """Report it."""
+        """Report the turn's time."""
         self.turns.end()
 
 
 def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: str, kind: str) -> None:
-    """Our side."""
+    """Serve turns of our side."""
     step = Ours(size, lengths, dtype, device, kind)
     turns.serve(lambda _: step())
 
@@ -79,31 +80,33 @@ def ours(turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: s
 def theirs(
     turns: Turns, size: str, lengths: shapes.Lengths, dtype: str, device: str, micro_batch: int, steps: int
 ) -> None:
-    """TRL's side."""
+    """Serve turns of TRL's side."""
     lm = shapes.model(size).to(device)
     trl_peer.force_lengths(lm, shapes.limits(lengths))
-    bf16, callbacks = dtype == "bfloat16", [Turn(turns)]
-    trl_peer.trainer(
-        lm, micro_batch=micro_batch, bf16=bf16, device=device, lr=LR, steps=steps, callbacks=callbacks
-    ).train()
+    bf16 = dtype == "bfloat16"
+    trainer = trl_peer.trainer(
+        lm, micro_batch=micro_batch, bf16=bf16, device=device, lr=LR, steps=steps, callbacks=[Turn(turns)]
+    )
+    trainer.train()
 
 
 def cell(
     size: str, lengths: shapes.Lengths, dtype: str, device: str, repeats: int, kind: str, candidates: Sequence[int]
 ) -> dict[str, Any]:
-    """One row of the table."""
+    """Measure one row of the table."""
     setting = {"device": device, "kind": kind}
 
     def trl(micro_batch: int, steps: int) -> AbstractContextManager[Ask]:
-        # one step more than is asked for: what TRL does at its end would stand in the way of our last turn
+        # one step more than the turns: the work of TRL at the end of training would overlap with our last turn
         return side(theirs, size, lengths, dtype, device, micro_batch, steps + 1, **setting)
 
-    best, tried = candidates[0], dict[int, float]()
+    best = candidates[0]
+    seconds_of: dict[int, float] = {}
     for m in candidates if len(candidates) > 1 else ():
         with trl(m, 2) as peer_step:
             peer_step()
-            tried[m] = peer_step()[0]
-        best = min(tried, key=lambda m: tried[m])
+            seconds_of[m] = peer_step()[0]
+        best = min(seconds_of, key=lambda m: seconds_of[m])
     parts: dict[str, list[float]] = {"rollout": [], "update": []}
     peer: list[float] = []
     with side(ours, size, lengths, dtype, device, kind, **setting) as own_step, trl(best, repeats + 1) as peer_step:
@@ -113,8 +116,8 @@ def cell(
                 peer.append(seconds)
                 for name, values in parts.items():
                     values.append(statistics.mean(split[name] for split in splits))
-    own = [a + b for a, b in zip(*parts.values(), strict=True)]
-    ratios = [b / a for a, b in zip(own, peer, strict=True)]
+    own = [rollout + update for rollout, update in zip(*parts.values(), strict=True)]
+    ratios = [theirs_s / ours_s for ours_s, theirs_s in zip(own, peer, strict=True)]
     return {
         "size": size,
         "lengths": lengths,
@@ -135,8 +138,8 @@ def cell(
 
 
 def table_of(rows: list[dict[str, Any]]) -> Table:
-    """The rows as a table."""
-    table = Table(title="whole step: TRL's time / ours")
+    """Return the rows as a table."""
+    table = Table(title="complete step: TRL's time / ours")
     for name in ("size", "lengths", "dtype", "ours s", "rollout s", "update s", "TRL s (micro-batch)", "ratio"):
         table.add_column(name, justify="right")
     for r in rows:
@@ -152,7 +155,7 @@ def table_of(rows: list[dict[str, Any]]) -> Table:
 def main() -> None:
     parser = shapes.parser(__doc__)
     parser.add_argument("--candidates", nargs="+", type=int, default=CANDIDATES[:-1], help="TRL's micro-batches to try")
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a machine that is shared")
+    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"], help="cpu: for a shared machine")
     args = parser.parse_args()
     rows: list[dict[str, Any]] = []
     for size, dtype, lengths in shapes.cells(args):

@@ -1,7 +1,8 @@
-"""TRL's side of the speed benchmarks: its GRPOTrainer, tuned, and its own path from given completions to a step.
+"""TRL's side of the speed benchmarks: its GRPOTrainer, tuned, and its own update from given completions.
 
-Tuned: gradient checkpointing off, beta 0 (no reference), no old-log-prob pass, bf16 by request, the micro-batch chosen
-by the caller. Nothing of TRL is replaced; completion lengths are forced by a logits processor of transformers.
+Tuned means: gradient checkpointing off, beta 0 (no reference), no pass for old log-probs, bf16 as an option, and a
+micro-batch that the caller chooses. No code of TRL is replaced. A logits processor of transformers forces the lengths
+of the completions.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def trainer(
     rows: int = shapes.PROMPTS * shapes.GROUP,
     limit: int = shapes.LIMIT,
 ) -> Any:
-    """A GRPOTrainer over a float32 model and the prompts of `shapes`, one generation of `rows` samples per step."""
+    """Return a GRPOTrainer of a float32 model on the prompts of `shapes`, with `rows` samples per step."""
     from datasets import Dataset
     from trl import GRPOConfig, GRPOTrainer
 
@@ -67,15 +68,15 @@ def trainer(
 
 
 class ForcedLengths:
-    """A logits processor that ends row i with EOS as its token number limits[i], and no earlier."""
+    """A logits processor that ends row i with EOS as its token number limits[i], and not earlier."""
 
     def __init__(self, limits: Sequence[int], prompt: int, eos: int) -> None:
         self.limits, self.prompt, self.eos = torch.tensor(limits), prompt, eos
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores of the next token, changed in place."""
+        """Change the scores of the next token in place and return them."""
         scores[:, self.eos] = -torch.inf
-        self.limits = self.limits.to(scores.device)  # once: the same tensor from then on
+        self.limits = self.limits.to(scores.device)  # a copy at the first call only
         last = self.limits <= input_ids.shape[1] - self.prompt + 1
         scores.masked_fill_(last[:, None], -torch.inf)
         scores[:, self.eos].masked_fill_(last, 0.0)
@@ -83,7 +84,7 @@ class ForcedLengths:
 
 
 def force_lengths(lm: Any, limits: Sequence[int]) -> None:
-    """Let `lm.generate` end its rows after the given numbers of tokens."""
+    """Make `lm.generate` end its rows after the given numbers of tokens."""
     from transformers import LogitsProcessorList
 
     generate = lm.generate
@@ -96,7 +97,7 @@ def force_lengths(lm: Any, limits: Sequence[int]) -> None:
 
 
 def parity(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
-    """A reward that costs nothing and differs within a group."""
+    """Return rewards without cost that differ within a group: the parity of the first id."""
     return [float(ids[0] % 2) for ids in completion_ids]
 
 
@@ -105,8 +106,13 @@ class Update:
 
     Args:
         lm: float32 model.
-        prompts, completions: N rows of ids.
+        prompts: N rows of ids.
+        completions: N rows of ids.
         advantages: float [N].
+        micro_batch: rows per backward pass.
+        bf16: whether to use autocast in bfloat16.
+        device: device of the tensors.
+        lr: learning rate.
     """
 
     def __init__(
@@ -122,7 +128,8 @@ class Update:
         lr: float,
     ) -> None:
         self.trainer = trainer(lm, micro_batch=micro_batch, bf16=bf16, device=device, lr=lr, rows=len(prompts))
-        self.micro_batch, self.steps = micro_batch, len(prompts) // micro_batch
+        self.micro_batch = micro_batch
+        self.steps = len(prompts) // micro_batch
         self.trainer.current_gradient_accumulation_steps = self.steps
         self.trainer.create_optimizer()
         self.model = self.trainer.model.train()
@@ -145,14 +152,14 @@ class Update:
         self.count = completion_mask.sum()
 
     def gradient(self) -> None:
-        """Accumulate over the micro-batches."""
+        """Accumulate the gradient over the micro-batches."""
         for i in range(0, self.steps * self.micro_batch, self.micro_batch):
             part = {name: x[i : i + self.micro_batch] for name, x in self.inputs.items()}
             loss = self.trainer._compute_loss(self.model, {**part, "num_items_in_batch": self.count})
             self.trainer.accelerator.backward(loss)
 
     def __call__(self) -> None:
-        """One optimizer step."""
+        """Run one optimizer step."""
         self.gradient()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.trainer.optimizer.step()

@@ -142,7 +142,7 @@ class CausalPolicy(Policy):
                 self._backbone, tokens, lengths, action_mask, sampling, entropy=entropy, value_head=head
             )
             if values and self.value_body is not None and self.value_head is not None:
-                states, final = self._value_backbone.states(tokens, lengths, action_mask, whole=True)
+                states, final = self._value_backbone.states(tokens, lengths, action_mask, with_final=True)
                 assert final is not None
                 action_values, final_values = state_values(self.value_head, states, final, action_mask)
                 scores = replace(scores, values=action_values, final_values=final_values)
@@ -266,7 +266,7 @@ def _score_with(
     value_head: ValueHead | None = None,
 ) -> TokenScores:
     """Score tokens on the CPU by a backbone, with values if a head is passed."""
-    states, final = backbone.states(tokens, lengths, action_mask, whole=value_head is not None)
+    states, final = backbone.states(tokens, lengths, action_mask, with_final=value_head is not None)
     return score_actions(
         states,
         final,

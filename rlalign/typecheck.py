@@ -1,4 +1,4 @@
-"""Values against the annotations of the fields or arguments they are meant for: one check for every setting."""
+"""Checks of values against type annotations and ranges, for all settings and arguments."""
 
 from __future__ import annotations
 
@@ -13,54 +13,79 @@ from typing import Any, Literal
 from rlalign.errors import UserError, did_you_mean
 
 _HINTS: dict[Any, dict[str, Any]] = {}
-_WORDS = {int: "an integer", float: "a number (NaN and infinity are none)", str: "a text", bool: "true or false"}
+_WORDS = {
+    int: "an integer",
+    float: "a finite number",
+    str: "a text",
+    bool: "true or false",
+    types.NoneType: "no value",
+}
 
 
 def hints_of(cls: Any) -> dict[str, Any]:
-    """The annotations of a class's fields. They are texts, and reading them takes longer than the checks."""
+    """Return the type annotations of a class's fields."""
+    # annotations are stored as texts, and evaluating them takes longer than the checks: each class once
     if cls not in _HINTS:
         _HINTS[cls] = typing.get_type_hints(cls)
     return _HINTS[cls]
 
 
-def check_fields(part: Any, where: str = "") -> None:
-    """Refuse a dataclass with a field, here or in a part of it, that is not what its annotation says: UserError."""
+def check_fields(part: Any, prefix: str = "") -> None:
+    """Check the fields of a dataclass, and of the dataclasses in it, against their annotations.
+
+    Args:
+        part: the dataclass.
+        prefix: text before the names of the fields in messages, such as "learner.".
+
+    Raises:
+        UserError: names the first field that does not fit.
+    """
     hints = hints_of(type(part))
     for f in dataclasses.fields(part):
         value = getattr(part, f.name)
         if dataclasses.is_dataclass(value):
-            check_fields(value, f"{where}{f.name}.")
+            check_fields(value, f"{prefix}{f.name}.")
         else:
-            checked(hints[f.name], value, where + f.name)
+            checked(hints[f.name], value, prefix + f.name)
 
 
 def checked(hint: Any, value: Any, name: str) -> Any:
-    """The value as its annotation has it: numbers of numpy become Python's, an integer a float where one is asked for.
+    """Return a value converted to the type of its annotation.
 
-    Annotations other than bool, int, float, str, Literal, and tuples, mappings and unions of them take anything. Raises
-    UserError for what does not fit, NaN and infinities among it.
+    numpy's numbers become Python's, and an integer becomes a float if the annotation is float. Annotations other than
+    bool, int, float, str, Literal, and tuples, mappings and unions of them accept any value.
+
+    Args:
+        hint: the annotation.
+        value: the value.
+        name: of the setting or argument, for the message.
+
+    Raises:
+        UserError: the value does not fit. NaN and infinities do not fit float.
     """
-    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    origin = typing.get_origin(hint)
+    members = typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
-        return _one_of(hint, value, name)
+        return _first_that_fits(hint, value, name)
     if origin is Literal:
         if value not in members:
             raise UserError(f"unknown {name} '{value}'.{did_you_mean(str(value), map(str, members))}")
         return value
     if origin is tuple:
         if isinstance(value, str) or not isinstance(value, Sequence):
-            raise UserError(f"{name} is {value!r}: it must be a list")
+            raise _mismatch(name, "a list", value)
         kinds = [members[0]] * len(value) if members[-1] is ... else members
         if len(kinds) != len(value):
-            raise UserError(f"{name} is {value!r}: it must have {len(kinds)} entries")
+            raise _mismatch(name, f"{len(kinds)} entries", value)
         return tuple(checked(kind, v, name) for kind, v in zip(kinds, value, strict=True))
     if origin is Mapping:
         if not isinstance(value, Mapping):
-            raise UserError(f"{name} is {value!r}: it must be a table")
+            raise _mismatch(name, "a table", value)
         return {k: checked(members[1], v, f"{name}.{k}") for k, v in value.items()}
     if hint is types.NoneType:
         fits = value is None
     elif hint is int:
+        # Python's bool is an integer too, and no setting means it so
         fits = isinstance(value, Integral) and not isinstance(value, bool)
     elif hint is float:
         fits = isinstance(value, Real) and value is not True and value is not False and math.isfinite(value)
@@ -69,11 +94,16 @@ def checked(hint: Any, value: Any, name: str) -> Any:
     else:
         return value
     if not fits:
-        raise UserError(f"{name} is {value!r}: it must be {_WORDS.get(hint, 'left out')}")
+        raise _mismatch(name, _WORDS[hint], value)
     return hint(value) if hint in (int, float) else value
 
 
-def _one_of(hint: Any, value: Any, name: str) -> Any:
+def _mismatch(name: str, expected: str, value: Any) -> UserError:
+    return UserError(f"{name}: expected {expected}, got {value!r}")
+
+
+def _first_that_fits(hint: Any, value: Any, name: str) -> Any:
+    """Return a value converted to the first member of a union that it fits. The error is that of the last member."""
     members = [m for m in typing.get_args(hint) if m is not types.NoneType]
     if value is None and len(members) < len(typing.get_args(hint)):
         return None
@@ -99,25 +129,29 @@ def check_range(
 
     Args:
         name: of the setting or argument, for the message.
-        value: the number to check; NaN fails every bound.
-        least, above: closed and open lower bound.
-        most, below: closed and open upper bound.
-        fix: what to do instead, appended to the message.
+        value: the number to check; NaN fails each bound.
+        least: closed lower bound.
+        above: open lower bound.
+        most: closed upper bound.
+        below: open upper bound.
+        fix: the remedy, appended to the message.
     """
-    bounds = [
-        (least, "at least", lambda bound: value >= bound),
-        (above, "above", lambda bound: value > bound),
-        (most, "at most", lambda bound: value <= bound),
-        (below, "below", lambda bound: value < bound),
-    ]
-    given = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
-    if not all(holds(bound) for bound, _, holds in given):
-        interval = " and ".join(f"{words} {bound:g}" for bound, words, _ in given)
+    bounds: list[tuple[str, bool]] = []  # each bound in words, and whether it holds
+    if least is not None:
+        bounds.append((f"at least {least:g}", value >= least))
+    if above is not None:
+        bounds.append((f"above {above:g}", value > above))
+    if most is not None:
+        bounds.append((f"at most {most:g}", value <= most))
+    if below is not None:
+        bounds.append((f"below {below:g}", value < below))
+    if not all(holds for _, holds in bounds):
+        interval = " and ".join(words for words, _ in bounds)
         raise UserError(f"{name}: expected {interval}, got {value}" + (f"; {fix}" if fix else ""))
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionary -> dotted keys."""
+    """Return a nested dictionary as one dictionary with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in data.items():
         flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: value}

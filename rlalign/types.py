@@ -1,11 +1,12 @@
-"""The nouns of the library: what a task, an episode, a segment and a score are. Numpy only, no torch.
+"""Data types and protocols shared by all parts: tasks, tokenizers, rewards, segments. numpy only, no torch.
 
-Shapes: B rows of a vector environment, T tokens of a segment. A *turn* is what the policy says until EOS, a stop token
-or the turn's limit; a *reply* is what the environment says back; an *episode* is prompt, turn, reply, turn, ...
+Shapes: B rows of a vector environment, T tokens of a segment. A *turn* is the tokens that the policy generates until
+EOS, a stop token or the turn's limit. A *reply* is the environment message after a turn. An *episode* is prompt, turn,
+reply, turn, ...
 
 Worked example, byte tokenizer, GuessNumber: the prompt is "guess 1-10\\n", the policy's first turn b"7" EOS, the reply
-"lower\\n", the second turn b"3" EOS. The context is the concatenation of the ids in this order and is never
-re-tokenised; the action mask is 1 on `7`, EOS, `3`, EOS and 0 elsewhere; rewards and losses land on those four only.
+"lower\\n", the second turn b"3" EOS. The context is the concatenation of the ids in this order and is never tokenized
+again. The action mask is 1 on `7`, EOS, `3`, EOS and 0 elsewhere; rewards and losses apply to those four only.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from rlalign.errors import UserError
+from rlalign.typecheck import check_range
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -32,7 +33,14 @@ Scope = Literal["token", "turn", "episode", "group"]
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One initial state: a prompt, and the columns that rewards may need (`answer`, `label`, ...)."""
+    """One initial state of an environment.
+
+    Attributes:
+        prompt: a text or a conversation.
+        columns: further data that rewards may need (`answer`, `label`, ...).
+        split: the split that the task belongs to.
+        index: its index in the split.
+    """
 
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict)
@@ -42,44 +50,49 @@ class Task:
 
 @runtime_checkable
 class TaskSource(Protocol):
-    """Where tasks come from. Pure: equal arguments give equal tasks, in every process."""
+    """A source of tasks. Pure: equal arguments return equal tasks, in each process."""
 
     def size(self, split: Split) -> int | None:
-        """Number of tasks of a split; None when it is unbounded (procedural)."""
+        """Return the number of tasks of a split; None if it is unbounded (procedural)."""
         ...
 
     def get(self, split: Split, index: int) -> Task:
-        """Task `index` of a split. Raises IndexError past the end."""
+        """Return task `index` of a split. Raises IndexError past the end."""
         ...
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What an environment and a policy need of a tokenizer. Ids in, ids out; nothing is ever re-tokenised."""
+    """The tokenizer interface of environments and policies. A context is a list of ids, never tokenized again."""
 
     vocab_size: int
     eos_id: int
     pad_id: int
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
+        """Return the ids of a text, without special tokens."""
         ...
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Ids of a prompt, with whatever the model starts a context with (BOS, chat template), once."""
+        """Return the ids of a prompt, with the special tokens that begin a context (BOS, chat template) once."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out. Never raises."""
+        """Return the text of ids without special tokens. Never raises."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """The distribution tokens are drawn from, and therefore the one their log-probs are scored under.
+    """The distribution that tokens are sampled from, and under which their log-probs are computed.
 
-    Order of processing: divide by temperature, keep the top_k logits (0: all), then keep the smallest set whose
-    probability reaches top_p (1.0: all), renormalise.
+    Order of processing: divide the logits by the temperature, keep the top_k largest, then keep the smallest set whose
+    probability reaches top_p, then renormalize.
+
+    Attributes:
+        temperature: above 0.
+        top_k: number of logits to keep; 0 keeps all.
+        top_p: probability to keep, in (0, 1]; 1.0 keeps all.
     """
 
     temperature: float = 1.0
@@ -87,23 +100,21 @@ class Sampling:
     top_p: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"temperature is {self.temperature}: it must be above 0 and finite")
-        if self.top_k < 0:
-            raise UserError(f"top_k is {self.top_k}: it must be at least 0")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"top_p is {self.top_p}: it must lie in (0, 1]")
+        check_range("temperature", self.temperature, above=0, below=math.inf)
+        check_range("top_k", self.top_k, least=0, fix="use 0 for all")
+        check_range("top_p", self.top_p, above=0, most=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a reward says of B texts.
+    """Rewards of B texts.
 
     Attributes:
         total: float [B], Σ weight · component; NaN where not valid.
         valid: bool [B]; False where a component failed. A failure is never a 0.0.
         components: name -> float [B], unweighted; NaN where the component failed or does not apply.
-        token_rewards: B arrays, the weighted token-scope part on each token, already in `total`; None without one.
+        token_rewards: B arrays, the weighted rewards of token scope on each token, which `total` includes. None if no
+            component has token scope.
     """
 
     total: FloatArray
@@ -113,7 +124,7 @@ class Scores:
 
 
 class Reward(Protocol):
-    """A weighted composition of reward functions, as environments call it (built by `rlalign.rewards`)."""
+    """A weighted sum of reward functions, as environments call it (built by `rlalign.rewards`)."""
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -137,11 +148,11 @@ class Reward(Protocol):
         ...
 
     def bind(self, policy: Any) -> None:
-        """Hand the policy at its start to the components that want it."""
+        """Pass the initial policy to the components that need it."""
         ...
 
     def pop_failures(self) -> Mapping[str, Mapping[str, int]]:
-        """Component -> kind of failure -> count, since the last call."""
+        """Return component -> kind of failure -> count since the last call."""
         ...
 
     @property
@@ -151,42 +162,44 @@ class Reward(Protocol):
 
     @property
     def out_of_process(self) -> bool:
-        """Every component runs in a process of its own: this one can do something else while they score."""
+        """True if each component runs in a process of its own, so that this process can work while they score."""
         ...
 
     def begin_step(self, step: int) -> None:
-        """A training step begins: take its weights."""
+        """Set the weights of a training step."""
         ...
 
     def end_step(self, means: Mapping[str, float] | None = None) -> None:
-        """Its rollout is over, with these means of the components; None: it was given up."""
+        """Record the mean of each component over the step's rollout; None if the step was abandoned."""
         ...
 
     def state_dict(self) -> Mapping[str, float]:
-        """What the weights depend on besides the step."""
+        """Return the state that determines the weights, apart from the step."""
         ...
 
     def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Take up a saved state."""
+        """Restore a state that `state_dict` returned."""
         ...
 
     def close(self) -> None:
-        """End worker processes."""
+        """End the worker processes."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """What happened when each of B rows was given up to T tokens.
+    """Result of up to T tokens per row in a vector environment of B rows.
 
     Attributes:
-        consumed: int [B], how many of the given tokens the row took (the rest lies past its end and is ignored).
-        replies: B tuples of ids that the environment appended after the turn; empty where it did not speak.
-        rewards: float [B, T], on consumed tokens only; a turn's or episode's reward stands on its last token. NaN there
-            where a reward failed.
+        consumed: int [B], number of tokens that the row consumed; the rest lies past its end and is ignored.
+        replies: B tuples of ids that the environment appended after the turn; empty if it appended none.
+        rewards: float [B, T], on consumed tokens only; the reward of a turn or an episode is on its last token. NaN
+            there if a reward failed.
         valid: bool [B]; False where a reward failed in this segment.
         components: name -> float [B], NaN where nothing was scored in this segment.
-        turn_ended, terminated, truncated: bool [B]. EOS or the environment terminates, a limit truncates.
+        turn_ended: bool [B].
+        terminated: bool [B]; EOS or the environment ended the episode.
+        truncated: bool [B]; a limit ended the episode.
     """
 
     consumed: IntArray
@@ -199,4 +212,4 @@ class Segment:
     truncated: BoolArray
 
     def __iter__(self) -> Iterator[Any]:
-        raise TypeError("a Segment is not a Gymnasium 5-tuple: use its fields")
+        raise TypeError("expected access by field, got iteration: a Segment is not a Gymnasium 5-tuple; use its fields")

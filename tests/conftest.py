@@ -1,4 +1,4 @@
-"""One thread a test process: faster for small models on shared machines, and the same sums everywhere."""
+"""Settings of all tests: one thread per process, which is faster for small models and sums in the same order."""
 
 import os
 
@@ -10,7 +10,7 @@ import pytest
 
 
 def pytest_collection_modifyitems(items):
-    """Skip what needs a GPU where there is none."""
+    """Skip tests that need a GPU if there is none."""
     marked = [item for item in items if "gpu" in item.keywords]
     if not marked:
         return

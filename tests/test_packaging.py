@@ -1,4 +1,4 @@
-"""What is installed is what is in the tree, and importing it is light."""
+"""Packaging: the installed packages equal those in the tree, and importing them loads no heavy library."""
 
 import subprocess
 import sys
@@ -13,21 +13,21 @@ FOLDERS = {"rlalign.envs": "envs", "rlalign.policies": "policies", "rlalign.rewa
 
 
 def packages_in_tree():
-    ours = [p.parent.relative_to(ROOT) for p in (ROOT / "rlalign").rglob("__init__.py")]
-    found = {".".join(folder.parts) for folder in ours}
+    folders = [p.parent.relative_to(ROOT) for p in (ROOT / "rlalign").rglob("__init__.py")]
+    packages = {".".join(folder.parts) for folder in folders}
     for name, folder in FOLDERS.items():
-        found |= {
+        packages |= {
             ".".join([name, *p.relative_to(ROOT / folder).parts[:-1]]) for p in (ROOT / folder).rglob("__init__.py")
         }
-    return found
+    return packages
 
 
-def test_every_package_is_declared():
+def test_each_package_is_declared():
     assert set(PROJECT["tool"]["setuptools"]["packages"]) == packages_in_tree()
 
 
 @pytest.mark.parametrize("folder", FOLDERS.values())
-def test_links_are_relative_and_lead_to_the_folders(folder):
+def test_links_are_relative_and_point_to_the_folders(folder):
     link = ROOT / "rlalign" / folder
     assert link.is_symlink()
     assert str(link.readlink()) == f"../{folder}"
@@ -36,18 +36,18 @@ def test_links_are_relative_and_lead_to_the_folders(folder):
 def test_import_is_light():
     heavy = {"torch", "transformers", "trl", "peft", "datasets", "scipy", "matplotlib", "pandas"}
     code = f"import sys, rlalign; from rlalign import rewards, envs, policies; print({heavy!r} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert done.stdout.strip() == "set()"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert process.stdout.strip() == "set()"
 
 
-def test_every_public_name_can_be_had():
+def test_each_public_name_can_be_imported():
     import rlalign
 
     for name in rlalign.__all__:
         assert getattr(rlalign, name) is not None
 
 
-def test_version_is_said_once():
+def test_version_equals_that_of_the_project():
     import rlalign
 
     assert rlalign.__version__ == PROJECT["project"]["version"]
@@ -61,7 +61,7 @@ def test_readme_begins_with_the_two_commands():
     assert "pytest" in commands[1]
 
 
-def test_constraints_pin_what_is_required():
+def test_constraints_pin_all_requirements():
     import re
 
     pinned = {
@@ -69,8 +69,10 @@ def test_constraints_pin_what_is_required():
         for line in (ROOT / "constraints.txt").read_text().splitlines()
         if "==" in line
     }
-    # an extra may be made of others, by the project's own name
-    extras = [r for some in PROJECT["project"]["optional-dependencies"].values() for r in some]
-    wanted = {re.split(r"[<>=\[ ]", r)[0].lower() for r in [*PROJECT["project"]["dependencies"], *extras]} - {"rlalign"}
-    assert {w.replace("_", "-") for w in wanted} <= pinned
+    # an extra may consist of others, which it names by the project itself
+    extras = [r for requirements in PROJECT["project"]["optional-dependencies"].values() for r in requirements]
+    required = {re.split(r"[<>=\[ ]", r)[0].lower() for r in [*PROJECT["project"]["dependencies"], *extras]} - {
+        "rlalign"
+    }
+    assert {w.replace("_", "-") for w in required} <= pinned
     assert "torch==2.13.0" in (ROOT / "constraints.txt").read_text().splitlines()

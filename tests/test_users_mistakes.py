@@ -1,4 +1,4 @@
-"""What people get wrong, and the one line that they get for it: exit status 2, and nothing on the disk."""
+"""Mistakes of users: each ends in one line of text and exit status 2, and writes nothing."""
 
 import json
 from dataclasses import replace
@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import rlalign
-from rlalign import cli
-from rlalign import typecheck as fields
+from rlalign import cli, typecheck
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_dict, update
 from rlalign.config.validate import validate
@@ -40,34 +39,40 @@ class Own(rlalign.TextMDP):
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder with a run of two steps, runs that are none, and a file of the user's own."""
-    folder = tmp_path_factory.mktemp("mistakes")
-    assert cli.main([*_TRAIN, "--steps", "2", "--output", str(folder / "run")]) == 0
-    (folder / "own.py").write_text(_OWN)
-    config = (folder / "run" / "config.json").read_text()
+def folder(tmp_path_factory):
+    """Return a folder with a run of two steps, folders with broken configurations, and a file of the user's own."""
+    path = tmp_path_factory.mktemp("mistakes")
+    assert cli.main([*_TRAIN, "--steps", "2", "--output", str(path / "run")]) == 0
+    (path / "own.py").write_text(_OWN)
+    config = (path / "run" / "config.json").read_text()
     for name, text in (("bare", config), ("list", "[1]"), ("typed", json.dumps({"steps": "abc"}))):
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text(text)
-    return folder
+        (path / name).mkdir()
+        (path / name / "config.json").write_text(text)
+    return path
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        ("evaluate run --prompts -1", "prompts is -1: it must be at least 2"),
-        ("evaluate run --prompts 0", "prompts is 0"),
-        ("evaluate run --samples 0", "samples is 0: it must be at least 1"),
-        ("evaluate run --k -2", "samples is -2"),
-        ("evaluate run --env guess_number", "not in the tokenizer's alphabet"),
+        ("evaluate run --prompts -1", "prompts: expected at least 2, got -1"),
+        ("evaluate run --prompts 0", "prompts: expected at least 2, got 0"),
+        ("evaluate run --samples 0", "samples: expected at least 1, got 0"),
+        ("evaluate run --k -2", "samples: expected at least 1, got -2"),
+        ("evaluate run --env guess_number", "expected characters of the tokenizer's alphabet"),
         ("evaluate list", "list/config.json': a configuration: expected an object of settings, got [1]"),
-        ("evaluate typed", "steps is 'abc': it must be an integer"),
+        ("evaluate typed", "steps: expected an integer, got 'abc'"),
         ("generate run abc", "reward 'token_match' needs 'answer': add --column answer=..."),
-        ("generate run abc --column answer=cba --seed -1", "seed is -1"),
-        ("generate run abc --column answer=cba --until nan", "until is nan"),
-        ("generate run abc --column answer=cba --temperature -1", "temperature is -1.0: it must be above 0"),
-        ("generate run abc --column answer=cba --temperature 0", "temperature is 0.0"),
-        ("generate run abc --column answer=cba --max-tries 0", "max_tries is 0"),
+        ("generate run abc --column answer=cba --seed -1", "seed: expected at least 0, got -1"),
+        ("generate run abc --column answer=cba --until nan", "until: expected a finite reward, got nan"),
+        (
+            "generate run abc --column answer=cba --temperature -1",
+            "temperature: expected above 0 and below inf, got -1.0",
+        ),
+        (
+            "generate run abc --column answer=cba --temperature 0",
+            "temperature: expected above 0 and below inf, got 0.0",
+        ),
+        ("generate run abc --column answer=cba --max-tries 0", "max_tries: expected at least 1, got 0"),
         ("plot run --output x.xyz", "'x.xyz': expected the suffix of an image format"),
         ("plot run run", "got the same run twice"),
         ("plot bare", "'bare': expected metrics, got no step with a reward"),
@@ -78,82 +83,87 @@ def made(tmp_path_factory):
         ("check reverse --seed -1", "seed: expected at least 0, got -1"),
         ("train --resume run --steps 1", "has done 2 steps already"),
         ("train --resume=run --steps 1", "has done 2 steps already"),
-        ("TRAIN --objective.kl.coef inf", "objective.kl.coef is inf"),
-        ("TRAIN --learner.lr inf", "learner.lr is inf"),
-        ("TRAIN --rollout.temperature inf", "temperature is inf"),
-        ("TRAIN --env reverse?max_length=abc", "max_length of rlalign/Reverse-v0 is 'abc': it must be an integer"),
+        ("TRAIN --objective.kl.coef inf", "objective.kl.coef: expected a finite number, got inf"),
+        ("TRAIN --learner.lr inf", "learner.lr: expected a finite number, got inf"),
+        ("TRAIN --rollout.temperature inf", "temperature: expected a finite number, got inf"),
+        ("TRAIN --env reverse?max_length=abc", "max_length of rlalign/Reverse-v0: expected an integer, got 'abc'"),
         ("TRAIN --objective.loss own.py:needs", "expected a function f(objective, batch), got a reward"),
         ("TRAIN --objective.baseline own.py:none", "expected a function f(returns, batch), got f()"),
         ("TRAIN --objective.trust.kind own.py:one", "expected a function f(x, trust), got f(x)"),
         ("TRAIN --policy ./missing", "no folder './missing'"),
-        ("TRAIN --reward own.py", "'own.py' is a file: name the reward in it, own.py:NAME"),
+        ("TRAIN --reward own.py", "expected a reward in a file as FILE.py:NAME, got 'own.py'; use own.py:NAME"),
         ("TRAIN --reward regex?pattern=(", "expected a regular expression, got '('"),
         ("TRAIN --env own.py:Own?max_new=3", "its __init__ must take **kwargs and hand them to super().__init__"),
     ],
 )
-def test_a_mistake_on_the_command_line(capsys, made, monkeypatch, words, said):
-    monkeypatch.chdir(made)
-    given = [word for part in words.split() for word in (_TRAIN if part == "TRAIN" else [part])]
-    before = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    assert cli.main(given) == 2
+def test_a_mistake_on_the_command_line(capsys, folder, monkeypatch, words, message):
+    monkeypatch.chdir(folder)
+    arguments = []
+    for word in words.split():
+        arguments += _TRAIN if word == "TRAIN" else [word]
+    before = modification_times(folder)
+    assert cli.main(arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith("rlalign: ")
-    assert said in err
+    assert message in err
     assert len(err.strip().splitlines()) == 1
-    after = {path: path.stat().st_mtime_ns for path in made.rglob("*") if path.is_file() and path.suffix != ".pyc"}
-    after.pop(made / "run" / "run.lock", None)
-    before.pop(made / "run" / "run.lock", None)
-    assert after == before
+    assert modification_times(folder) == before
+
+
+def modification_times(folder):
+    """Return file -> modification time, without bytecode and the lock, which a failed command may write."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
+    return {path: path.stat().st_mtime_ns for path in files if path != folder / "run" / "run.lock"}
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("Raises", "reply of Raises failed: TypeError: oops"),
         ("Text", "reply of Text: expected token ids, got a text"),
     ],
 )
-def test_a_reply_that_fails_or_is_no_ids(made, name, said):
-    env = rlalign.make_env(f"{made / 'own.py'}:{name}")
+def test_a_reply_that_fails_or_is_not_ids(folder, name, message):
+    env = rlalign.make_env(f"{folder / 'own.py'}:{name}")
     env.reset(seed=0)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         env.step(env.mdp.tokenizer.eos_id)
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
-        ({"steps": "abc"}, "steps is 'abc': it must be an integer"),
-        ({"steps": 2.5}, "steps is 2.5: it must be an integer"),
-        ({"steps": True}, "steps is True"),
-        ({"learner__lr": "abc"}, "learner.lr is 'abc': it must be a number"),
-        ({"learner__lr": float("nan")}, "learner.lr is nan"),
-        ({"rollout__group_size": None}, "rollout.group_size is None"),
-        ({"resume": 1}, "resume is 1: it must be true or false"),
+        ({"steps": "abc"}, "steps: expected an integer, got 'abc'"),
+        ({"steps": 2.5}, "steps: expected an integer, got 2.5"),
+        ({"steps": True}, "steps: expected an integer, got True"),
+        ({"learner__lr": "abc"}, "learner.lr: expected a finite number, got 'abc'"),
+        ({"learner__lr": float("nan")}, "learner.lr: expected a finite number, got nan"),
+        ({"rollout__group_size": None}, "rollout.group_size: expected an integer, got None"),
+        ({"resume": 1}, "resume: expected true or false, got 1"),
         ({"reward": "vader"}, "unknown setting 'reward'. Did you mean 'rewards'?"),
         ({"learner": 5}, "learner: expected an object of settings, got 5"),
-        ({"rewards": 3}, "rewards is 3"),
-        ({"policy": None}, "policy is None: give a name"),
+        ({"rewards": 3}, "rewards: expected names, specs, functions, or a mapping of them to weights, got 3"),
+        ({"policy": None}, "policy: expected a name of rlalign list policies, a model folder or a hub id, got None"),
     ],
 )
-def test_a_mistake_in_python(tmp_path, settings, said):
+def test_a_mistake_in_python(tmp_path, settings, message):
     with pytest.raises(UserError) as error:
         rlalign.train("reverse", **{"policy": "gru", "output": tmp_path / "run", **settings})
-    assert said in str(error.value)
+    assert message in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_configuration_of_objects_is_checked_as_well():
+def test_a_configuration_of_objects_is_checked_too():
     config = TrainConfig()
-    with pytest.raises(UserError, match=r"learner\.warmup is 'abc'"):
+    with pytest.raises(UserError, match=r"learner\.warmup: expected .*, got 'abc'"):
         validate(replace(config, learner=replace(config.learner, warmup="abc")))
 
 
-def test_numbers_of_numpy_and_integers_for_floats_become_what_json_holds():
+def test_numpy_numbers_and_integers_become_the_types_of_the_fields():
     config = update(TrainConfig(), {"steps": np.int64(3), "learner.lr": 1, "learner.weight_decay": np.float32(0.5)})
-    found = (config.steps, config.learner.lr, config.learner.weight_decay)
-    assert found == (3, 1.0, 0.5)
-    assert [type(value) for value in found] == [int, float, float]
+    values = (config.steps, config.learner.lr, config.learner.weight_decay)
+    assert values == (3, 1.0, 0.5)
+    assert [type(value) for value in values] == [int, float, float]
     assert from_dict(TrainConfig, {"learner": config.learner}).learner is config.learner
 
 
@@ -167,10 +177,10 @@ def test_numbers_of_numpy_and_integers_for_floats_become_what_json_holds():
 )  # fmt: skip
 def test_values_against_annotations(hint, value, fits):
     if fits:
-        fields.checked(hint, value, "it")
+        typecheck.checked(hint, value, "x")
     else:
-        with pytest.raises(UserError, match="it is"):
-            fields.checked(hint, value, "it")
+        with pytest.raises(UserError, match="x: expected"):
+            typecheck.checked(hint, value, "x")
 
 
 def test_weights_of_another_shape_are_refused_by_name():
@@ -180,5 +190,5 @@ def test_weights_of_another_shape_are_refused_by_name():
     assert all(torch.isfinite(p).all() for p in policies[0].parameters())
 
 
-def test_an_environment_whose_init_takes_nothing_can_be_made(made):
-    assert rlalign.make_mdp(f"{made / 'own.py'}:Own").source.size("train") == 1
+def test_an_environment_whose_init_takes_no_arguments_can_be_built(folder):
+    assert rlalign.make_mdp(f"{folder / 'own.py'}:Own").source.size("train") == 1

@@ -1,4 +1,4 @@
-"""What users bring runs unchanged: TRL reward functions, files, datasets, environments of their own."""
+"""Objects of users run unchanged: TRL reward functions, files, datasets, environments."""
 
 import json
 
@@ -13,33 +13,33 @@ def vowels(prompts, completions, **columns):
     return [float(sum(c in "aeiou" for c in text)) for text in completions]
 '''
 SMALL = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 2, "evaluation__prompts": 2, "quiet": True}
-WORDS = ["--steps", "2", "--rollout.prompts", "2", "--rollout.group-size", "2", "--evaluation.prompts", "2"]
+FLAGS = ["--steps", "2", "--rollout.prompts", "2", "--rollout.group-size", "2", "--evaluation.prompts", "2"]
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def workdir(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my.py").write_text(VOWELS)
     return tmp_path
 
 
-def test_a_trl_reward_function_from_a_file(here, capsys):
-    words = ["--env", "sentiment", "--policy", "gru", "--reward", "my.py:vowels=0.5", "--output", "run"]
-    assert cli.main(["train", *words, *WORDS]) == 0
+def test_a_trl_reward_function_from_a_file(workdir, capsys):
+    arguments = ["--env", "sentiment", "--policy", "gru", "--reward", "my.py:vowels=0.5", "--output", "run"]
+    assert cli.main(["train", *arguments, *FLAGS]) == 0
     run = rlalign.Run("run")
     assert run.config.rewards == ("my.py:vowels=0.5",)
     for mean, vowels in zip(run.metrics["reward/mean"], run.metrics["reward/vowels"], strict=True):
         assert mean == pytest.approx(0.5 * vowels)
 
 
-def test_plus_adds_to_the_environments_own(here, capsys):
-    words = ["--env", "reverse", "--policy", "gru", "--reward", "+my.py:vowels=0.5", "--output", "run"]
-    assert cli.main(["train", *words, *WORDS]) == 0
+def test_plus_adds_to_the_environments_rewards(workdir, capsys):
+    arguments = ["--env", "reverse", "--policy", "gru", "--reward", "+my.py:vowels=0.5", "--output", "run"]
+    assert cli.main(["train", *arguments, *FLAGS]) == 0
     names = {n for n in rlalign.Run("run").metrics if n.startswith("reward/")}
     assert {"reward/token_match", "reward/exact_match", "reward/vowels"} <= names
 
 
-def test_the_same_function_object_runs_here_and_in_trls_convention(tmp_path):
+def test_a_function_object_runs_here_and_with_trls_arguments(tmp_path):
     def vowels(prompts, completions, **columns):
         return [float(sum(c in "aeiou" for c in text)) for text in completions]
 
@@ -56,15 +56,15 @@ def test_a_dataset_with_prompt_and_answer_columns(tmp_path):
     assert "reward/exact_match" in run.metrics
 
 
-def test_a_jsonl_file_as_environment(here, capsys):
+def test_a_jsonl_file_as_environment(workdir, capsys):
     rows = [{"prompt": f"say {i}: ", "answer": str(i)} for i in range(20)]
-    (here / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    words = ["--env", "data.jsonl", "--policy", "gru", "--reward", "exact_match", "--output", "run"]
-    assert cli.main(["train", *words, *WORDS]) == 0
+    (workdir / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    arguments = ["--env", "data.jsonl", "--policy", "gru", "--reward", "exact_match", "--output", "run"]
+    assert cli.main(["train", *arguments, *FLAGS]) == 0
 
 
-def test_a_multi_turn_environment_in_a_file(here, capsys):
-    (here / "echo.py").write_text("""
+def test_a_multi_turn_environment_in_a_file(workdir, capsys):
+    (workdir / "echo.py").write_text("""
 import rlalign
 
 class Echo(rlalign.TextMDP):
@@ -76,7 +76,7 @@ class Echo(rlalign.TextMDP):
     def reply(self, task, turn_ids, state, rng):
         return self.tokenizer.encode("and?\\n")
 """)
-    assert cli.main(["train", "--env", "echo.py:Echo", "--policy", "gru", "--output", "run", *WORDS]) == 0
+    assert cli.main(["train", "--env", "echo.py:Echo", "--policy", "gru", "--output", "run", *FLAGS]) == 0
     assert cli.main(["check", "echo.py:Echo", "--episodes", "20"]) == 0
 
 
@@ -85,7 +85,7 @@ def test_guess_number_trains_over_several_turns(tmp_path):
     assert run.metrics["step"] == [1, 2]
 
 
-def test_alignment_binds_the_policys_embeddings(tmp_path):
+def test_alignment_uses_the_embeddings_of_the_policy(tmp_path):
     run = rlalign.train("Alignment", "gru", output=tmp_path / "run", **SMALL)
     assert "reward/embedding_cosine" in run.metrics
 
@@ -101,15 +101,14 @@ def test_a_registered_environment_with_its_own_reward(tmp_path):
 
 
 @pytest.mark.parametrize(("policy", "kind"), [("gru", "GRU"), ("tiny", "Llama")])
-def test_the_saved_policy_loads_and_speaks(tmp_path, policy, kind):
-    run = rlalign.train("reverse", policy, output=tmp_path / "run", **SMALL)
+def test_a_saved_policy_loads_and_generates(tmp_path, policy, kind):
     from rlalign.rollout.generation import generate
 
-    run = rlalign.Run(tmp_path / "run")
-    made = run.policy
-    mdp = run.build_mdp()
-    text = generate(made, mdp, "ab>", {"answer": "ba"}, sampling=run.config.rollout.sampling, seed=0)
-    assert isinstance(text.text, str)
+    rlalign.train("reverse", policy, output=tmp_path / "run", **SMALL)
+    loaded = rlalign.Run(tmp_path / "run")
+    sampling = loaded.config.rollout.sampling
+    generation = generate(loaded.policy, loaded.build_mdp(), "ab>", {"answer": "ba"}, sampling=sampling, seed=0)
+    assert isinstance(generation.text, str)
     if policy == "tiny":
         from transformers import AutoModelForCausalLM
 

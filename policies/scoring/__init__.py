@@ -1,1 +1,1 @@
-"""Scoring given tokens: packed rows and fused log-probs."""
+"""Scoring of given tokens: packed rows, optimized modules and fused log-probs."""

@@ -1,108 +1,144 @@
-"""The attention modules of known families over packed rows: what transformers' own compute, with fewer copies.
+"""Attention over a packed row, and its registration as an attention function of transformers.
 
-There queries and keys are turned by their positions in ten operations and as many for the gradient, most of them on
-halves that are cut out and put together again. Here it is one autograd function, and heads stay where the products
-leave them.
+A transformers decoder can use the packed layout if it takes its attention from the `AttentionInterface` and passes
+unknown keyword arguments on to it. `Backbone.try_packing` tests this when a policy is built.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+from torch.nn.functional import scaled_dot_product_attention
 
-from rlalign.policies.scoring.packing import attended, unsupported_arguments
+from rlalign.policies.scoring.packing import Bucket, Packing
 
-KNOWN = ("LlamaAttention", "Qwen2Attention", "Qwen3Attention")
-"""Modules of transformers that compute this."""
+ATTENTION_NAME = "rlalign_packed"
+"""Name of our attention in transformers' registry; without a packing it is transformers' own `sdpa`."""
+_EAGER_BYTES = {torch.float32: 1 << 25, torch.bfloat16: 1 << 26}
+"""Size of the scores up to which the eager formula is faster than the fused kernel on a CPU."""
+_IGNORED_ARGUMENTS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "use_cache",
+    "output_attentions",
+    "output_hidden_states",
+}
+"""Keyword arguments of a layer that do not change the result in packed rows."""
 
 
-class _Rotated(torch.autograd.Function):
-    """x [M, heads, e] turned by its position, in halves along e (RoPE, Su et al. 2021, arXiv:2104.09864):
+def packed_attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    scaling: float | None = None,
+    packing: Packing | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """Compute attention with the signature that transformers calls.
 
-    y₁ = x₁ cos - x₂ sin,    y₂ = x₂ cos + x₁ sin;    the gradient is turned back: cos, sin [M, 1, e] repeat each half.
+    Args:
+        module: the attention layer.
+        query: [1, H, M, e].
+        key: [1, K, M, e].
+        value: [1, K, M, e].
+        attention_mask: used without a packing only.
+        scaling: factor of the scores; e^-½ by default.
+        packing: the layout of the row; None for transformers' `sdpa`.
+        others: further arguments of the layer.
+
+    Returns:
+        Outputs [1, M, H, e], and None in place of the weights.
+
+    Raises:
+        NotImplementedError: the layer asks for more than softmax(scaling · q kᵀ) v over the preceding tokens.
     """
+    if packing is None:
+        from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        ctx.save_for_backward(cos, sin)
-        ctx.dtype = x.dtype
-        return _turned(x, cos, sin, 1.0)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        cos, sin = ctx.saved_tensors
-        return _turned(grads[0], cos, sin, -1.0).to(ctx.dtype), None, None
-
-
-def _turned(x: Tensor, cos: Tensor, sin: Tensor, sign: float) -> Tensor:
-    half = x.shape[-1] // 2
-    y: Tensor = x * cos
-    y[..., :half].addcmul_(x[..., half:], sin[..., :half], value=-sign)
-    y[..., half:].addcmul_(x[..., :half], sin[..., half:], value=sign)
-    return y
+        arguments = {**others, "scaling": scaling}
+        out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
+        return out, None
+    unsupported = unsupported_arguments(others)
+    if unsupported or len(query) != 1:
+        raise NotImplementedError(f"packed attention with {', '.join(unsupported) or 'several rows'}")
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    return packed_attention(q, k, v, packing, scale)[None], None
 
 
-class PackedAttention(nn.Module):
-    """What any of `KNOWN` computes, over one packed row; anything else goes transformers' own way."""
-
-    q_proj: nn.Module
-    k_proj: nn.Module
-    v_proj: nn.Module
-    o_proj: nn.Module
-    head_dim: int
-    scaling: float
-
-    def forward(
-        self,
-        hidden_states: Tensor,
-        position_embeddings: tuple[Tensor, Tensor] | None = None,
-        attention_mask: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> tuple[Tensor, Tensor | None]:
-        """As transformers' module; hidden_states [1, M, d] where there is a packing."""
-        packing = kwargs.get("packing")
-        more = (
-            args
-            or unsupported_arguments({**kwargs, "packing": None})
-            or len(hidden_states) > 1
-            or getattr(self, "sliding_window", None) is not None
-        )
-        if packing is None or position_embeddings is None or more:
-            own: tuple[Tensor, Tensor | None] = super().forward(
-                hidden_states, position_embeddings, attention_mask, *args, **kwargs
-            )
-            return own
-        x, (cos, sin) = hidden_states[0], (t[0][:, None] for t in position_embeddings)
-        q, k, v = (p(x).view(len(x), -1, self.head_dim) for p in (self.q_proj, self.k_proj, self.v_proj))
-        if hasattr(self, "q_norm"):
-            q, k = self.q_norm(q), self.k_norm(k)  # type: ignore[operator]  # of Qwen3 alone
-        turned: Callable[..., Tensor] = _Rotated.apply
-        out = attended(turned(q, cos, sin), turned(k, cos, sin), v, packing, self.scaling)
-        return self.o_proj(out.flatten(1)[None]), None
+def unsupported_arguments(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the names of a layer's arguments that packed attention would have to implement."""
+    return [name for name, value in arguments.items() if value is not None and name not in _IGNORED_ARGUMENTS]
 
 
-def read_packed(module: nn.Module) -> None:
-    """Let a module of `KNOWN` be a `PackedAttention` too, in place."""
-    kind: Any = type(module)
-    module.__class__ = _both(kind)
+def packed_attention(q: Tensor, k: Tensor, v: Tensor, packing: Packing, scale: float) -> Tensor:
+    """Compute softmax(scale · q kᵀ) v over the tokens that each token attends to.
+
+    Args:
+        q: [M, H, e].
+        k: [M, K, e].
+        v: [M, K, e].
+        packing: the layout of the M tokens.
+        scale: factor of the scores.
+
+    Returns:
+        [M, H, e].
+    """
+    outputs = [_bucket_attention(q, k, v, bucket, scale) for bucket in packing.buckets]
+    return (outputs[0] if len(outputs) == 1 else torch.cat(outputs)).index_select(0, packing.output_index)
 
 
-@cache
-def _both(kind: Any) -> Any:
-    def reduce(self: Any, _: Any) -> Any:  # no module holds this class, so that pickle is told how to make it again
-        return _blank, (kind,), self.__dict__
+def _bucket_attention(q: Tensor, k: Tensor, v: Tensor, bucket: Bucket, scale: float) -> Tensor:
+    """Return the outputs [n · T, H, e] of a bucket."""
+    n, t = bucket.queries.shape
+    s = bucket.keys.shape[1]
+    heads = q.shape[1]
+    kv_heads = k.shape[1]
+    group = heads // kv_heads
+    # the query heads of one key head become further positions of it, so that no key is repeated
+    q = q.index_select(0, bucket.queries.flatten()).view(n, t, kv_heads, group, -1).permute(0, 2, 3, 1, 4)
+    k, v = (x.index_select(0, bucket.keys.flatten()).view(n, s, kv_heads, -1).transpose(1, 2) for x in (k, v))
+    # 4 bytes per score: the eager formula forms them in float32 unless autocast is active
+    if q.device.type == "cpu" and 4 * n * heads * t * s <= _EAGER_BYTES.get(_matmul_dtype(q), 0):
+        out = _eager_attention(q, k, v, bucket.mask, scale)
+    else:
+        q = q.flatten(1, 2)
+        k, v = (x.repeat_interleave(group, 1) if group > 1 else x for x in (k, v))
+        mask = None if bucket.mask is None else bucket.mask.to(q.dtype)[:, None]
+        out = scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scale)
+    return out.reshape(n, heads, t, -1).transpose(1, 2).reshape(n * t, heads, -1)
 
-    about = {"__module__": __name__, "__reduce_ex__": reduce}
-    return type(f"Packed{kind.__name__}", (PackedAttention, kind), about)
+
+def _matmul_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype in which x is multiplied: autocast may choose another one than that of x."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-def _blank(kind: type) -> Any:
-    both = _both(kind)
-    return both.__new__(both)
+def _eager_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """Return softmax(scale · q kᵀ + mask) v for q [n, K, group, T, e], k and v [n, K, S, e]: [n · K, group · T, e]."""
+    n, kv_heads, group, t, e = q.shape
+    s = k.shape[2]
+    if mask is None:
+        mask = torch.full((t, s), -torch.inf).triu_(1)[None]
+    scores = (q * scale).reshape(n * kv_heads, group * t, e) @ k.reshape(n * kv_heads, s, e).transpose(1, 2)
+    # the mask is a constant: adding it to the detached scores, in place, leaves the gradient as it is, while autograd
+    # would copy all scores for the change of a view
+    scores.detach().view(n, kv_heads, group, t, s).add_(mask[:, None, None])
+    return scores.softmax(-1) @ v.reshape(n * kv_heads, s, -1)
+
+
+def register() -> None:
+    """Register our attention in transformers under `ATTENTION_NAME`; masks remain those of `sdpa`."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
+    AttentionInterface.register(ATTENTION_NAME, packed_attention_forward)
+    AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)

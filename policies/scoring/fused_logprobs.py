@@ -1,13 +1,13 @@
-"""Log-probs and entropies of given tokens straight from hidden states, logits never whole in memory.
+"""Log-probs and entropies of given tokens directly from hidden states, without all logits in memory at once.
 
 For a token y of logits z = process(scale · (W h + b)), with p = softmax(z) and L = logsumexp(z):
 
     log pi = z_y - L           d log pi / dz_j = 1[j = y] - p_j
     H = -Σ_j p_j log p_j       d H / dz_j      = -p_j (log p_j + H)
 
-L is had from p, for no more exponentials: L = max z - log max p. Rows go through in chunks. What the backward pass
-needs of a chunk is its p: where the head is frozen, W_y - pᵀW is formed while p is at hand; otherwise p is kept up to a
-limit of memory, and computed again beyond it.
+L is computed from p, which saves exponentials: L = max z - log max p. Rows are processed in chunks. The backward pass
+needs the p of each chunk. If the head is frozen, the gradient W_y - pᵀW is formed in the forward pass, while p is in
+memory. Otherwise p is saved up to a memory limit, and computed again beyond it.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from rlalign.policies.logits import process
-from rlalign.policies.scoring.linear import product
+from rlalign.policies.scoring.linear import matmul_transposed
 from rlalign.types import Sampling
 
-_ROWS = 256
-"""Rows of a chunk."""
-_KEPT_BYTES = 1 << 29
-"""Probabilities kept for the backward pass."""
+_CHUNK_ROWS = 256
+"""Rows per chunk."""
+_SAVED_BYTES = 1 << 29
+"""Limit of the probabilities that are saved for the backward pass."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeadSpec:
-    """How logits come from W h + b, and what becomes of them."""
+    """The computation from W h + b to the sampling distribution, and whether to compute its entropy."""
 
     scale: float
     sampling: Sampling
@@ -48,70 +48,91 @@ def fused_logprobs(
     sampling: Sampling,
     entropy: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """Float32 log-probs [M] of the targets and, when asked for, entropies [M], with gradient; hidden [M, d], W [V, d].
+    """Compute log-probs and entropies of target tokens. Differentiable once.
 
-    Products run in the dtype of W, which hidden is cast to; all else is float32. Differentiable once.
+    Matrix products run in the dtype of W, to which hidden is cast. Everything else is float32.
+
+    Args:
+        hidden: [M, d], the hidden state before each target.
+        weight: W [V, d] of the head.
+        bias: b [V] of the head, or None.
+        targets: int64 [M].
+        scale: factor of the logits.
+        sampling: the sampling distribution.
+        entropy: whether to compute entropies.
+
+    Returns:
+        Log-probs [M] and entropies [M] (or None), float32.
     """
-    if not torch.is_grad_enabled():  # a parameter would make `_Fused` keep what no backward pass will ask for
-        hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
-    apply: Callable[..., tuple[Tensor, Tensor]] = _Fused.apply
+    if not torch.is_grad_enabled():
+        # a parameter requires gradients, so that the function would save probabilities for a backward pass
+        hidden = hidden.detach()
+        weight = weight.detach()
+        bias = None if bias is None else bias.detach()
+    apply: Callable[..., tuple[Tensor, Tensor]] = _FusedLogprobs.apply
     logprobs, entropies = apply(hidden.to(weight.dtype), weight, bias, targets, HeadSpec(scale, sampling, entropy))
     return logprobs, entropies if entropy else None
 
 
-class _Fused(torch.autograd.Function):
+class _FusedLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, spec: HeadSpec
     ) -> tuple[Tensor, Tensor]:
-        wants_hidden, wants_weight = ctx.needs_input_grad[0], any(ctx.needs_input_grad[1:3])
-        # with a frozen head the gradient to hidden is g · (W_y - pᵀW), whatever g will be
-        ctx.unit = wants_hidden and not wants_weight and not spec.entropy
-        keeps = wants_weight and 4 * len(hidden) * len(weight) <= _KEPT_BYTES
-        kept, logprobs, entropies, units = [], [], [], []
-        room = None if keeps else _room(hidden, weight)
-        for h, y in zip(torch.split(hidden, _ROWS), torch.split(targets, _ROWS), strict=True):
-            z = _logits(h, weight, bias, y, spec, None if keeps else room)
-            own, top = z.gather(-1, y[:, None]).squeeze(-1), z.amax(-1)
+        needs_hidden = ctx.needs_input_grad[0]
+        needs_weight = any(ctx.needs_input_grad[1:3])
+        # with a frozen head the gradient to hidden is g · (W_y - pᵀW): the factor does not depend on g
+        ctx.head_frozen = needs_hidden and not needs_weight and not spec.entropy
+        save_probs = needs_weight and 4 * len(hidden) * len(weight) <= _SAVED_BYTES
+        saved_probs, logprobs, entropies, hidden_grads = [], [], [], []
+        buffer = None if save_probs else _logit_buffer(hidden, weight)
+        for h, y in zip(torch.split(hidden, _CHUNK_ROWS), torch.split(targets, _CHUNK_ROWS), strict=True):
+            z = _logits(h, weight, bias, y, spec, None if save_probs else buffer)
+            # both are read before the softmax overwrites z
+            target_logits, top = z.gather(-1, y[:, None]).squeeze(-1), z.amax(-1)
             p = _softmax(z)
-            logprobs.append(own - top + p.amax(-1).log_())
-            if keeps:
-                kept.append(p)
+            logprobs.append(target_logits - top + p.amax(-1).log_())
+            if save_probs:
+                saved_probs.append(p)
             if spec.entropy:
                 entropies.append(-_p_log_p(p).sum(-1))
-            if ctx.unit:
-                change = p.neg_().scatter_add_(-1, y[:, None], torch.ones_like(p[:, :1]))
-                units.append(_factor(spec) * (change.to(weight.dtype) @ weight).float())
+            if ctx.head_frozen:
+                one_hot_minus_p = p.neg_().scatter_add_(-1, y[:, None], torch.ones_like(p[:, :1]))
+                hidden_grads.append(_logit_scale(spec) * (one_hot_minus_p.to(weight.dtype) @ weight).float())
         ctx.spec = spec
-        ctx.set_materialize_grads(False)  # an entropy that is only looked at costs nothing
+        # None instead of zeros for an unused output: an entropy that is only reported costs nothing
+        ctx.set_materialize_grads(False)
         logprob = torch.cat(logprobs)
         entropy = torch.cat(entropies) if spec.entropy else torch.zeros_like(logprob)
-        unit = torch.cat(units) if units else None
-        ctx.save_for_backward(hidden, weight, bias, targets, entropy, unit, *kept)
+        hidden_grad = torch.cat(hidden_grads) if hidden_grads else None
+        ctx.save_for_backward(hidden, weight, bias, targets, entropy, hidden_grad, *saved_probs)
         return logprob, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        hidden, weight, bias, targets, entropy, unit, *kept = ctx.saved_tensors
+        hidden, weight, bias, targets, entropy, hidden_grad, *saved_probs = ctx.saved_tensors
         spec: HeadSpec = ctx.spec
         g = torch.zeros_like(entropy) if grads[0] is None else grads[0]
-        ge = grads[1] if spec.entropy else None
-        if ctx.unit:
-            return (g[:, None] * unit).to(hidden.dtype), None, None, None, None
-        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        dh = torch.empty_like(hidden) if wants_hidden else None
-        dw = torch.zeros_like(weight) if wants_weight else None
-        db = torch.zeros_like(bias) if wants_bias else None
-        room = None if kept else _room(hidden, weight)
-        for i, start in enumerate(range(0, len(hidden), _ROWS)):
-            part = slice(start, start + _ROWS)
-            h, y = hidden[part], targets[part]
-            p = kept[i] if kept else _softmax(_logits(h, weight, bias, y, spec, room))
-            dz = _dz(p, y, _factor(spec) * g[part], entropy[part], None if ge is None else _factor(spec) * ge[part])
+        g_entropy = grads[1] if spec.entropy else None
+        if ctx.head_frozen:
+            return (g[:, None] * hidden_grad).to(hidden.dtype), None, None, None, None
+        needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        dh = torch.empty_like(hidden) if needs_hidden else None
+        dw = torch.zeros_like(weight) if needs_weight else None
+        db = torch.zeros_like(bias) if needs_bias else None
+        buffer = None if saved_probs else _logit_buffer(hidden, weight)
+        scale = _logit_scale(spec)
+        for i, start in enumerate(range(0, len(hidden), _CHUNK_ROWS)):
+            chunk = slice(start, start + _CHUNK_ROWS)
+            h, y = hidden[chunk], targets[chunk]
+            p = saved_probs[i] if saved_probs else _softmax(_logits(h, weight, bias, y, spec, buffer))
+            dz = _logit_gradient(
+                p, y, scale * g[chunk], entropy[chunk], None if g_entropy is None else scale * g_entropy[chunk]
+            )
             dz = dz.to(weight.dtype)
             if dh is not None:
-                dh[part] = product(dz, weight.t())
+                dh[chunk] = matmul_transposed(dz, weight.t())
             if dw is not None:
                 dw.addmm_(dz.t(), h)
             if db is not None:
@@ -119,48 +140,50 @@ class _Fused(torch.autograd.Function):
         return dh, dw, db, None, None
 
 
-def _factor(spec: HeadSpec) -> float:
+def _logit_scale(spec: HeadSpec) -> float:
+    """Return d z / d (W h + b), the same for each logit in the support."""
     return spec.scale / spec.sampling.temperature
 
 
-def _room(hidden: Tensor, weight: Tensor) -> Tensor:
-    """float32 [m, V] for a chunk: made once, because fresh memory of this size costs as much as a product."""
-    return torch.empty(min(len(hidden), _ROWS), len(weight), dtype=torch.float32, device=hidden.device)
+def _logit_buffer(hidden: Tensor, weight: Tensor) -> Tensor:
+    """Return float32 [m, V] for all chunks: fresh memory of this size would cost as much as a matrix product."""
+    return torch.empty(min(len(hidden), _CHUNK_ROWS), len(weight), dtype=torch.float32, device=hidden.device)
 
 
-def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, room: Tensor | None) -> Tensor:
-    """float32 [m, V], processed, in the room where there is one; the target, which was drawn, is in the support
-    whatever rounding says."""
-    if room is None:
-        raw = product(h, weight).float()
+def _logits(h: Tensor, weight: Tensor, bias: Tensor | None, y: Tensor, spec: HeadSpec, buffer: Tensor | None) -> Tensor:
+    """Return processed float32 logits [m, V], in the buffer if there is one."""
+    if buffer is None:
+        raw = matmul_transposed(h, weight).float()
     elif weight.dtype == torch.float32:
-        raw = torch.mm(h, weight.t(), out=room[: len(h)])
+        raw = torch.mm(h, weight.t(), out=buffer[: len(h)])
     else:
-        raw = room[: len(h)].copy_(h @ weight.t())
+        raw = buffer[: len(h)].copy_(h @ weight.t())
     if bias is not None:
         raw += bias
     if spec.scale != 1.0:
         raw *= spec.scale
     z = process(raw, spec.sampling)
     if spec.sampling.top_k or spec.sampling.top_p < 1.0:
+        # the target was sampled, hence is in the support; rounding may have moved it over the edge of top-k or top-p
         z = z.scatter(-1, y[:, None], raw.gather(-1, y[:, None]) / spec.sampling.temperature)
     return z
 
 
 def _softmax(z: Tensor) -> Tensor:
-    """p in the place of z."""
+    """Overwrite logits with their softmax."""
     return torch.softmax(z, -1, out=z)
 
 
 def _p_log_p(p: Tensor) -> Tensor:
-    return p.clamp(min=torch.finfo(p.dtype).tiny).log_().mul_(p)  # 0 · log 0 = 0
+    # the smallest normal number instead of 0 makes 0 · log 0 = 0
+    return p.clamp(min=torch.finfo(p.dtype).tiny).log_().mul_(p)
 
 
-def _dz(p: Tensor, y: Tensor, g: Tensor, entropy: Tensor, ge: Tensor | None) -> Tensor:
-    """g · (onehot(y) - p) - ge · p · (log p + H), [m, V], in the place of p."""
-    if ge is None:
+def _logit_gradient(p: Tensor, y: Tensor, g: Tensor, entropy: Tensor, g_entropy: Tensor | None) -> Tensor:
+    """Overwrite p [m, V] with g · (onehot(y) - p) - g_entropy · p · (log p + H)."""
+    if g_entropy is None:
         dz = p.mul_(-g[:, None])
     else:
-        bent = _p_log_p(p).mul_(ge[:, None])
-        dz = p.mul_(-(g + ge * entropy)[:, None]).sub_(bent)
+        entropy_term = _p_log_p(p).mul_(g_entropy[:, None])
+        dz = p.mul_(-(g + g_entropy * entropy)[:, None]).sub_(entropy_term)
     return dz.scatter_add_(-1, y[:, None], g[:, None])

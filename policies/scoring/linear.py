@@ -1,9 +1,12 @@
-"""Linear layers that compute what the stock ones do, faster on the shapes that occur here.
+"""Linear layers with the results of the stock ones, faster on the shapes that occur in training.
 
-Three things are slow in eager PyTorch on a CPU: the product of a few dozen rows with a wide weight (a decode step;
-asking BLAS for W·xᵀ rather than x·Wᵀ is two to three times faster), that of thousands of float32 rows, for which oneDNN
-is up to a tenth faster than the BLAS that PyTorch asks, and LoRA as five separate operations with their own
-intermediate results (here one autograd function that adds the adapter's product in place).
+Three things are slow in eager PyTorch on a CPU:
+
+- The product of a few dozen rows with a wide weight (a decoding step). In BLAS, W·xᵀ is two to three times faster than
+  x·Wᵀ.
+- The product of thousands of float32 rows. oneDNN is up to a tenth faster than the BLAS that PyTorch calls.
+- LoRA as five separate operations with their own intermediate results. Here it is one autograd function that adds the
+  adapter's product in place.
 """
 
 from __future__ import annotations
@@ -16,105 +19,104 @@ from peft.tuners.lora import Linear as PeftLinear
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rlalign.policies.scoring.attention import KNOWN, read_packed
-from rlalign.policies.scoring.norm import PLAIN, RMSNorm
+from rlalign.policies.scoring.attention_modules import ATTENTION_MODULES, use_packed_attention
+from rlalign.policies.scoring.norm import RMS_NORM_MODULES, RMSNorm
 
-_THIN = 64
-"""Rows up to which the turned product is the faster one on a CPU."""
+_FEW_ROWS = 64
+"""Rows up to which W·xᵀ is faster than x·Wᵀ on a CPU."""
 
 
-def onednn() -> bool:
-    """True where oneDNN's product can be asked for, and is the faster one: on a CPU with AVX.
+def onednn_is_faster() -> bool:
+    """Return True if oneDNN's product is available and the faster one: on a CPU with AVX.
 
-    The operator is PyTorch's own, for compiled models, and may be gone in another version.
+    The operator is internal to PyTorch (for compiled models) and may be missing in another version.
     """
-    found = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    return bool(found and torch.backends.cpu.get_cpu_capability().startswith("AVX"))
+    available = torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return bool(available and torch.backends.cpu.get_cpu_capability().startswith("AVX"))
 
 
-_ONEDNN = onednn()
+_USE_ONEDNN = onednn_is_faster()
 
 
-def product(x: Tensor, weight: Tensor) -> Tensor:
-    """x [m, k] · weightᵀ [k, n], in the way in which the machine is the fastest. Autograd does not see through it."""
+def matmul_transposed(x: Tensor, weight: Tensor) -> Tensor:
+    """Return x [m, k] · weightᵀ [k, n], by the fastest method of the machine. Not differentiable."""
     if x.device.type == "cpu" and x.dtype == torch.float32:
-        if x.shape[0] <= _THIN:
+        if x.shape[0] <= _FEW_ROWS:
             return (weight @ x.t()).t()
-        if _ONEDNN:
+        if _USE_ONEDNN:
             out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
             return out
     return x @ weight.t()
 
 
 class Linear(nn.Linear):
-    """nn.Linear that is faster on a CPU. Differentiable once."""
+    """nn.Linear, faster on a CPU. Differentiable once."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """As nn.Linear; a thin output may lie column by column in memory."""
+        """Compute what nn.Linear computes. An output of few rows may be stored column by column."""
         kind = input.device.type
         if kind != "cpu" or input.dtype != self.weight.dtype or torch.is_autocast_enabled(kind):
             return super().forward(input)
-        apply: Callable[..., Tensor] = _Product.apply
+        apply: Callable[..., Tensor] = _LinearFunction.apply
         out = apply(input.reshape(-1, self.in_features), self.weight)
         if self.bias is not None:
             out = out + self.bias
         return out.view(*input.shape[:-1], self.out_features)
 
 
-class _Product(torch.autograd.Function):
+class _LinearFunction(torch.autograd.Function):
     """y [m, n] = x [m, k] Wᵀ;    dx = dy W,    dW = dyᵀ x."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return product(x, weight)
+        return matmul_transposed(x, weight)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (dy,) = grads
         x, weight = ctx.saved_tensors
-        wants_x, wants_weight = ctx.needs_input_grad
-        return product(dy, weight.t()) if wants_x else None, dy.t() @ x if wants_weight else None
+        needs_x, needs_weight = ctx.needs_input_grad
+        dx = matmul_transposed(dy, weight.t()) if needs_x else None
+        return dx, dy.t() @ x if needs_weight else None
 
 
 class LoraLinear(PeftLinear):  # type: ignore[misc]  # untyped in peft
-    """peft's LoRA layer in one step: y = W x + b + (alpha / r) B A x, with W and b frozen.
+    """peft's LoRA layer as one function: y = W x + b + (alpha / r) B A x, with W and b frozen.
 
-    Over weights in bfloat16 the float32 adapters are rounded to it for the product, which costs little: they are thin.
-    Anything out of the ordinary (merged, several adapters, a variant) goes peft's own way.
+    Over bfloat16 weights the float32 adapters are rounded for the product. That costs little, because they are thin.
+    Unusual cases (merged, several adapters, a variant) use peft's own implementation.
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """As peft's layer."""
+        """Compute what peft's layer computes."""
         base = self.base_layer
-        a, b = (
-            (self.lora_A["default"].weight, self.lora_B["default"].weight) if "default" in self.lora_A else (None, None)
-        )
-        plain = (
+        ordinary = (
             not (args or kwargs or self.disable_adapters or self.merged or self.lora_variant)
-            and a is not None
+            and "default" in self.lora_A
             and self.active_adapters == ["default"]
             and x.dtype == base.weight.dtype
         )
-        if not plain:
+        if not ordinary:
             out: Tensor = super().forward(x, *args, **kwargs)
             return out
-        flat = x.reshape(-1, x.shape[-1])
-        apply: Callable[..., Tensor] = _LoraProduct.apply
-        assert a is not None
-        assert b is not None
-        y = apply(flat, base.weight, base.bias, a.to(x.dtype), b.to(x.dtype), self.scaling["default"])
+        a = self.lora_A["default"].weight
+        b = self.lora_B["default"].weight
+        rows = x.reshape(-1, x.shape[-1])
+        apply: Callable[..., Tensor] = _LoraFunction.apply
+        y = apply(rows, base.weight, base.bias, a.to(x.dtype), b.to(x.dtype), self.scaling["default"])
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
-class _LoraProduct(torch.autograd.Function):
+class _LoraFunction(torch.autograd.Function):
     """y [m, n] = x [m, k] Wᵀ + bias + s (x Aᵀ) Bᵀ; gradients to x, A and B."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, s: float) -> Tensor:
-        u = product(x, a)
-        y = product(x, w)  # a thin one lies column by column, and stays so: copying it would cost more than it saves
+        u = matmul_transposed(x, a)
+        # few rows are stored column by column and stay so: a copy would cost more than it saves
+        y = matmul_transposed(x, w)
         y.addmm_(u, b.t(), alpha=s)
         if bias is not None:
             y += bias
@@ -135,18 +137,18 @@ class _LoraProduct(torch.autograd.Function):
 
 
 def speed_up(model: nn.Module) -> None:
-    """Let every plain nn.Linear of a model be a `Linear`, norms that are known an `RMSNorm`, and known attention read
-    packed rows by itself, in place; parameters, names and files stay what they are."""
+    """Replace the classes of a model's modules in place: nn.Linear by `Linear`, known norms by `RMSNorm`, and known
+    attention by `PackedAttention`. Parameters, their names and saved files do not change."""
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = Linear
-        elif _is_one(module, PLAIN):
+        elif _is_transformers_module(module, RMS_NORM_MODULES):
             module.__class__ = RMSNorm
-        elif _is_one(module, KNOWN):
-            read_packed(module)
+        elif _is_transformers_module(module, ATTENTION_MODULES):
+            use_packed_attention(module)
 
 
-def _is_one(module: nn.Module, names: Sequence[str]) -> bool:
-    """True for a module of transformers with one of these names; one that shares its name may compute anything."""
+def _is_transformers_module(module: nn.Module, names: Sequence[str]) -> bool:
+    """Return True for a module of transformers with one of the names; another library's may compute anything."""
     kind = type(module)
     return kind.__name__ in names and kind.__module__.startswith("transformers.models.")

@@ -155,7 +155,7 @@ def test_a_missing_device_is_refused_before_the_first_run(tmp_path: Path, capsys
     ("flags", "message"),
     [
         (["--jobs", "-1"], "jobs: expected at least 0, got -1"),  # it would wait forever for runs that never start
-        (["--threshold", "nan"], "threshold is nan"),
+        (["--threshold", "nan"], "threshold: expected a finite number, got nan"),
         (["--steps", "0"], "steps: expected at least 1, got 0"),
         (["--ray", "nonsense"], "expected the address of a running Ray cluster, got 'nonsense'"),
     ],
@@ -172,7 +172,7 @@ def test_impossible_numbers_are_refused_before_anything_is_written(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("runs/a runs/b --threshold nan", "threshold is nan: it must be a number"),
+        ("runs/a runs/b --threshold nan", "threshold: expected a finite number, got nan"),
         ("runs/a --seeds 3", "runs that exist are taken as they are: leave out --seeds"),
         (
             "runs/a --steps 3 --policy gru --jobs 2",

@@ -94,7 +94,7 @@ def test_a_file_without_a_study_is_named(tmp_path: Path, capsys: pytest.CaptureF
         (tmp_path, "cannot be read (Is a directory)"),
         (broken, "broken.toml' is not a TOML file: "),
         (latin, "latin.toml' is not a TOML file: "),
-        (wrong, "wrong.toml': envs is 'reverse': it must be a list"),
+        (wrong, "wrong.toml': envs: expected a list, got 'reverse'"),
     ):
         with pytest.raises(UserError, match=re.escape(message)):
             read_study(path)

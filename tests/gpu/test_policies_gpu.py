@@ -1,4 +1,4 @@
-"""The CUDA paths of policies and samplers; skipped without a device."""
+"""Policies and samplers on CUDA; skipped without a device."""
 
 import pytest
 import torch
@@ -52,14 +52,14 @@ def sampled_batch(policy, sampler, sampling, seed=0):
         ("gru", 0, "float32", 1e-4),
     ],
 )
-def test_sampled_is_scored_and_trains(kind, lora, dtype, tolerance, sampling, value):
+def test_scores_equal_sampled_logprobs_and_have_gradients(kind, lora, dtype, tolerance, sampling, value):
     options = PolicyOptions(lora_r=lora, dtype=dtype, value=value)
     policy = make_policy(kind, tokenizer=Ids(), options=options, device="cuda")
     for sampler in ("decode",) if kind == "gru" else ("decode", "generate"):
         tokens, lengths, mask, sampled = sampled_batch(policy, sampler, sampling)
         scores = policy.score(tokens, lengths, mask, sampling, entropy=True, values=True)
         gaps = (scores.logprobs - sampled)[mask].abs()
-        # a rounding that moves a token over the edge of the nucleus changes its whole row, and is rare
+        # bfloat16: rounding may move a token over the edge of the nucleus, which changes its row; hence the mean
         assert (gaps.mean() if dtype == "bfloat16" else gaps.max()) < tolerance
         reference = policy.reference_logprobs(tokens, lengths, mask, sampling)
         assert (scores.logprobs - reference).abs().max() < tolerance
@@ -68,10 +68,10 @@ def test_sampled_is_scored_and_trains(kind, lora, dtype, tolerance, sampling, va
     assert any(p.grad is not None and p.grad.any() for p in policy.trainable().values())
 
 
-def test_the_same_weights_as_on_the_cpu():
+def test_weights_equal_those_on_the_cpu():
     for kind in ("tiny", "gru"):
-        there, here = (make_policy(kind, tokenizer=Ids(), seed=3, device=d) for d in ("cuda", "cpu"))
-        for a, b in zip(there.parameters(), here.parameters(), strict=True):
+        on_cuda, on_cpu = (make_policy(kind, tokenizer=Ids(), seed=3, device=d) for d in ("cuda", "cpu"))
+        for a, b in zip(on_cuda.parameters(), on_cpu.parameters(), strict=True):
             assert torch.equal(a.cpu(), b)
 
 
@@ -87,40 +87,41 @@ def test_auto_is_bfloat16_for_a_pretrained_model(tmp_path):
 @pytest.mark.parametrize(
     ("lora", "dtype", "tolerance"), [(0, "float32", 1e-4), (4, "float32", 1e-4), (4, "bfloat16", 5e-2)]
 )
-def test_captured_graphs_say_what_single_steps_say(lora, dtype, tolerance, greedy):
+def test_captured_graphs_sample_what_single_steps_sample(lora, dtype, tolerance, greedy):
     policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora, dtype=dtype), device="cuda")
-    loose, fixed = (DecodeSampler(policy, fixed=fixed) for fixed in (False, True))
+    stepwise, captured = (DecodeSampler(policy, fixed=fixed) for fixed in (False, True))
     limits = [1, 2, 3, 40, 40, 5, 5, 5] * 2
     for seed in range(3):
         policy.begin_rollout()
         settings = {"max_new": limits, "stop_ids": frozenset({1}), "sampling": Sampling(0.9, 12), "greedy": greedy}
         a, b = (
-            s.sample(CONTEXTS, **settings, generator=torch.Generator("cuda").manual_seed(seed)) for s in (loose, fixed)
+            sampler.sample(CONTEXTS, **settings, generator=torch.Generator("cuda").manual_seed(seed))
+            for sampler in (stepwise, captured)
         )
         if dtype == "float32":
             assert torch.equal(a.tokens, b.tokens)
             assert (a.logprobs - b.logprobs).abs().max() < tolerance
-        with torch.no_grad():  # graphs read the weights where they are: they must see the next ones
+        with torch.no_grad():  # graphs read the weights at fixed addresses: they must use the changed ones
             for p in policy.trainable().values():
                 p.mul_(1.05)
-    ((_, loop),) = fixed._loops.values()
+    ((_, loop),) = captured._loops.values()
     assert loop._captures
     assert any(graph is not None for graph in loop._graphs.values())
 
 
-def test_without_capture_the_steps_run_one_by_one(monkeypatch):
+def test_steps_run_one_by_one_if_capture_fails(monkeypatch):
     policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(dtype="float32"), device="cuda")
     settings = {"max_new": 24, "stop_ids": frozenset({1}), "sampling": Sampling()}
 
-    def say():
+    def sample():
         return DecodeSampler(policy).sample(CONTEXTS, **settings, generator=torch.Generator("cuda").manual_seed(0))
 
-    captured = say()
+    captured = sample()
 
-    def refused(*_, **__):
-        raise RuntimeError("no capture here")
+    def failing_capture(*_, **__):
+        raise RuntimeError("capture fails in this test")
 
-    monkeypatch.setattr(torch.cuda, "graph", refused)
+    monkeypatch.setattr(torch.cuda, "graph", failing_capture)
     with pytest.warns(UserWarning, match="without CUDA graphs"):
-        plain = say()
-    assert torch.equal(captured.tokens, plain.tokens)
+        stepwise = sample()
+    assert torch.equal(captured.tokens, stepwise.tokens)

@@ -1,4 +1,4 @@
-"""The whole path on CUDA: it trains, repeats what the CPU computes, stops and resumes."""
+"""Training runs on CUDA: learning, the gradient of the CPU, stop and resume."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ SMALL = {"rollout__prompts": 4, "rollout__group_size": 4, "evaluation__prompts":
 
 @pytest.mark.parametrize("policy", ["gru", "tiny"])
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "ppo", "remax", "dapo"])
-def test_trains_on_cuda(tmp_path, policy, algorithm):
+def test_runs_on_cuda(tmp_path, policy, algorithm):
     run = rlalign.train("reverse", policy, algorithm, steps=3, output=tmp_path / "run", **SMALL)
     assert len(run.metrics["reward/mean"]) == 3
     assert run.policy.device.type == "cuda"
@@ -43,16 +43,16 @@ def test_stop_and_resume_on_cuda(tmp_path):
 
 
 @pytest.mark.parametrize("algorithm", ["grpo", "ppo"])
-def test_gradient_on_cuda_is_the_cpus(algorithm):
-    """One CPU rollout, learnt from on both devices in float32."""
+def test_gradient_on_cuda_equals_that_of_the_cpu(algorithm):
+    """Both devices compute the gradient of one CPU rollout, in float32."""
     config = update(
         default_config("rlalign/Reverse-v0", "tiny", algorithm), {"device": "cpu", "model.dtype": "float32"}
     )
     config = resolve(config)
 
     def gradient(device, rollout=None):
-        chosen = update(config, {"device": device})
-        policy, mdp = build_policy(chosen, build_mdp(chosen))
+        device_config = update(config, {"device": device})
+        policy, mdp = build_policy(device_config, build_mdp(device_config))
         if rollout is None:
             env = TokenVectorEnv(mdp, 16)
             generator = torch.Generator().manual_seed(0)
@@ -60,11 +60,11 @@ def test_gradient_on_cuda_is_the_cpus(algorithm):
             tasks = [mdp.source.get("train", i) for i in range(4)]
             rollout = collect(
                 env, make_sampler("decode", policy), tasks,
-                group_size=4, sampling=chosen.rollout.sampling, generator=generator, seed=0,
+                group_size=4, sampling=device_config.rollout.sampling, generator=generator, seed=0,
             )  # fmt: skip
         learner = Learner(
-            policy, chosen.objective, chosen.learner, sampling=chosen.rollout.sampling, total_updates=1,
-            generator=torch.Generator().manual_seed(0), max_length=mdp.max_new,
+            policy, device_config.objective, device_config.learner, sampling=device_config.rollout.sampling,
+            total_updates=1, generator=torch.Generator().manual_seed(0), max_length=mdp.max_new,
         )  # fmt: skip
         buffer = learner.prepare(rollout)
         learner.accumulate_gradient(buffer, buffer.plan[0])

@@ -1,4 +1,4 @@
-"""The fast update on CUDA: the gradient of the plain path on a CPU, little memory, one wait for the device."""
+"""The optimized update on CUDA: gradient of the padded layout on a CPU, memory, one synchronization with the device."""
 
 import warnings
 
@@ -45,8 +45,8 @@ def rollout_of(policy):
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(2, V, (n,), generator=generator).tolist() for n in (3, 9, 5) for _ in range(4)]
     prompts = [prompts[i - i % 4] for i in range(12)]
-    said = [torch.randint(2, V, (1 + i,), generator=generator).tolist() for i in range(12)]
-    rows = [p + s for p, s in zip(prompts, said, strict=True)]
+    completions = [torch.randint(2, V, (1 + i,), generator=generator).tolist() for i in range(12)]
+    rows = [p + s for p, s in zip(prompts, completions, strict=True)]
     width = max(map(len, rows))
     tokens, mask = torch.ones(12, width, dtype=torch.int64), torch.zeros(12, width, dtype=torch.bool)
     rewards = torch.zeros(12, width)
@@ -54,12 +54,13 @@ def rollout_of(policy):
         tokens[i, : len(row)] = torch.tensor(row)
         mask[i, len(prompt) : len(row)] = True
         rewards[i, len(row) - 1] = float(i % 3)
-    lengths, yes = torch.tensor([len(r) for r in rows]), torch.ones(12, dtype=torch.bool)
+    lengths = torch.tensor([len(r) for r in rows])
+    all_rows = torch.ones(12, dtype=torch.bool)
     with torch.no_grad():
-        drawn = policy.score(tokens, lengths, mask, Sampling()).logprobs.cpu()
+        logprobs = policy.score(tokens, lengths, mask, Sampling()).logprobs.cpu()
     return Rollout(
-        tokens=tokens, lengths=lengths, action_mask=mask, sampler_logprobs=drawn, rewards=rewards, valid=yes,
-        components={}, group_ids=torch.arange(12) // 4, terminated=yes, truncated=~yes,
+        tokens=tokens, lengths=lengths, action_mask=mask, sampler_logprobs=logprobs, rewards=rewards, valid=all_rows,
+        components={}, group_ids=torch.arange(12) // 4, terminated=all_rows, truncated=~all_rows,
         tasks=[Task("")] * 12, prompts=[""] * 12, completions=[""] * 12,
     )  # fmt: skip
 
@@ -85,24 +86,24 @@ def gradient(policy, *, packed, rollout=None, **settings):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("lora", [0, 4])
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
-def test_the_gradient_is_the_cpus_plain_one(family, lora, checkpointing, micro_batch):
-    want = gradient(policy_of(family, "cpu", lora=lora), packed=False)
+def test_gradient_equals_that_of_padded_rows_on_the_cpu(family, lora, checkpointing, micro_batch):
+    expected = gradient(policy_of(family, "cpu", lora=lora), packed=False)
     on_cuda = policy_of(family, "cuda", lora=lora, gradient_checkpointing=checkpointing)
-    got = gradient(on_cuda, packed=True, micro_batch=micro_batch)
-    assert want.keys() == got.keys()
-    for name, g in want.items():
-        assert (got[name] - g).norm() <= 1e-3 * g.norm() + 1e-6, name
+    actual = gradient(on_cuda, packed=True, micro_batch=micro_batch)
+    assert expected.keys() == actual.keys()
+    for name, g in expected.items():
+        assert (actual[name] - g).norm() <= 1e-3 * g.norm() + 1e-6, name
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_bfloat16_points_the_same_way(lora):
-    want = gradient(policy_of("qwen3", "cpu", lora=lora), packed=False)
-    got = gradient(policy_of("qwen3", "cuda", dtype="bfloat16", lora=lora), packed=True)
-    a, b = (torch.cat([g[n].flatten() for n in sorted(want)]) for g in (want, got))
+def test_bfloat16_gradient_has_the_same_direction(lora):
+    expected = gradient(policy_of("qwen3", "cpu", lora=lora), packed=False)
+    actual = gradient(policy_of("qwen3", "cuda", dtype="bfloat16", lora=lora), packed=True)
+    a, b = (torch.cat([g[n].flatten() for n in sorted(expected)]) for g in (expected, actual))
     assert torch.cosine_similarity(a, b, dim=0) > 0.99
 
 
-def test_an_update_waits_for_the_device_once():
+def test_an_update_synchronizes_with_the_device_once():
     policy = policy_of("qwen3", "cuda")
     learner, rollout = learner_of(policy, micro_batch=4), rollout_of(policy)
     learner.update(learner.prepare(rollout))
@@ -117,7 +118,7 @@ def test_an_update_waits_for_the_device_once():
     assert sum("synchronizing" in str(w.message) for w in caught) == 1
 
 
-def test_the_head_holds_less_than_half_of_log_softmax():
+def test_the_fused_head_uses_at_most_half_the_memory_of_log_softmax():
     hidden = torch.randn(1024, 128, device="cuda", requires_grad=True)
     weight = torch.randn(151936, 128, device="cuda", requires_grad=True)
     targets = torch.randint(151936, (1024,), device="cuda")

@@ -40,8 +40,8 @@ REFUSED: list[tuple[str, Objective, int]] = [
     ("trust.dual", Objective(ratio="token", trust=Trust("dual_clip", dual=1.0)), 8),
     ("off_policy.low", Objective(off_policy=OffPolicy("mis", low=3.0)), 8),
     ("filter.overlong", Objective(filter=Filter(overlong=1.0)), 8),
-    ("must be a number", Objective(kl=KL(coef=float("nan"))), 8),
-    ("must be a number", Objective(kl=KL(coef="a lot")), 8),  # type: ignore[arg-type]  # wrong on purpose
+    ("expected a finite number", Objective(kl=KL(coef=float("nan"))), 8),
+    ("expected a finite number", Objective(kl=KL(coef="a lot")), 8),  # type: ignore[arg-type]  # wrong on purpose
 ]
 
 

@@ -303,7 +303,7 @@ def test_the_objective_determines_the_policys_value():
     [
         (Value("modle"), r"unknown objective\.value\.kind 'modle'.*Did you mean 'model'"),
         (Value("model", lr=-1.0), "lr must be 0 or more"),
-        (Value("model", lr=math.nan), r"value\.lr is nan"),
+        (Value("model", lr=math.nan), r"value\.lr: expected a finite number, got nan"),
     ],
 )
 def test_invalid_values_are_refused(value, message):

@@ -1,4 +1,4 @@
-"""Nothing is made on the wrong device, and nothing waits for each token: on a pretended one (see conftest.py)."""
+"""Placement of tensors and synchronization with the device, on an emulated CUDA device (see conftest.py)."""
 
 from __future__ import annotations
 
@@ -22,32 +22,33 @@ class Ids:
     eos_id = pad_id = 1
 
 
-# ---- the pretence can fail ----
+# ---- the emulation detects errors ----
 
 
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda there, here: there + here,
-        lambda there, here: torch.where(there > 0, there, here),
-        lambda there, here: here[there.long()],
-        lambda there, here: torch.cat([there, here.to("cuda").cpu()]),
-        lambda there, here: there.numpy(),
+        lambda on_cuda, on_host: on_cuda + on_host,
+        lambda on_cuda, on_host: torch.where(on_cuda > 0, on_cuda, on_host),
+        lambda on_cuda, on_host: on_host[on_cuda.long()],
+        lambda on_cuda, on_host: torch.cat([on_cuda, on_host.to("cuda").cpu()]),
+        lambda on_cuda, on_host: on_cuda.numpy(),
     ],
 )
-def test_what_a_device_refuses_is_refused(cuda, wrong):
-    there, here = torch.zeros(3, device="cuda"), torch.ones(3)
-    assert (there.device.type, (there + 1).device.type, here.device.type) == ("cuda", "cuda", "cpu")
-    assert (there + here.to(there.device)).is_cuda
+def test_operations_on_tensors_of_both_devices_raise(cuda, wrong):
+    on_cuda = torch.zeros(3, device="cuda")
+    on_host = torch.ones(3)
+    assert (on_cuda.device.type, (on_cuda + 1).device.type, on_host.device.type) == ("cuda", "cuda", "cpu")
+    assert (on_cuda + on_host.to(on_cuda.device)).is_cuda
     with pytest.raises(AssertionError, match="on the device"):
-        wrong(there, here)
+        wrong(on_cuda, on_host)
 
 
 @pytest.mark.parametrize(
     "waits",
     [float, torch.Tensor.cpu, torch.Tensor.tolist, lambda x: bool((x > 0).any()), lambda x: x[x > 0], torch.nonzero],
 )
-def test_what_makes_the_host_wait_is_counted(cuda, waits):
+def test_waits_of_the_host_are_counted(cuda, waits):
     x = torch.ones(1, device="cuda")
     assert not cuda.waits
     waits(x)
@@ -57,7 +58,7 @@ def test_what_makes_the_host_wait_is_counted(cuda, waits):
 @pytest.mark.parametrize(
     "wrong", [float, lambda x: x + torch.tensor([1.0], device="cuda"), lambda x: torch.ones(1).to(x)]
 )
-def test_what_no_graph_can_hold_is_refused(cuda, wrong):
+def test_operations_that_cannot_be_captured_raise(cuda, wrong):
     x = torch.ones(1, device="cuda")
     with cuda.capture(), pytest.raises(AssertionError, match="while it captures"):
         wrong(x)
@@ -80,10 +81,10 @@ def waits_of(cuda, policy, width, limits=None):
 
 
 @pytest.mark.parametrize("lora", [0, 4])
-def test_decoding_waits_for_no_token(cuda, lora):
+def test_waits_of_decoding_do_not_grow_with_the_tokens(cuda, lora):
     policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
     assert len(waits_of(cuda, policy, 8)) == len(waits_of(cuda, policy, 96)) <= 3
-    uneven = [5, 96, 17, 33] * 4  # rows leave on the way
+    uneven = [5, 96, 17, 33] * 4  # rows finish at different steps
     assert len(waits_of(cuda, policy, 96, uneven)) <= 3
 
 
@@ -95,13 +96,13 @@ def test_a_step_of_decoding_can_be_captured(cuda, lora, greedy):
     sampler = make_sampler("decode", policy)
     settings = {"stop_ids": frozenset({1}), "sampling": Sampling(0.7, 8, 0.9), "greedy": greedy}
     sampler.sample([[3, 4, 5]] * 4, max_new=64, generator=torch.Generator("cuda"), **settings)
-    ((turns, loop),) = sampler._loops.values()
-    turns.begin([64] * 4, torch.Generator("cuda"))
+    ((batch, loop),) = sampler._loops.values()
+    batch.begin([64] * 4, torch.Generator("cuda"))
     with torch.no_grad(), cuda.capture():
         loop._step(4)
 
 
-def test_a_recurrent_policy_looks_every_eighth_token(cuda):
+def test_a_recurrent_policy_waits_at_each_eighth_token(cuda):
     policy = make_policy("gru", tokenizer=Ids(), device="cuda")
     assert len(waits_of(cuda, policy, 96)) - len(waits_of(cuda, policy, 8)) <= 96 / 8
 
@@ -118,29 +119,30 @@ def test_a_recurrent_policy_looks_every_eighth_token(cuda):
         ("tiny", "rloo", {"env": "guess_number", "objective__kl__coef": 0.1, "objective__kl__where": "reward"}),
     ],
 )
-def test_a_run_trains_stops_and_goes_on(cuda, tmp_path, policy, algorithm, settings):
-    given = {"env": "reverse", **SMALL, **settings, "output": tmp_path / "run"}
-    rlalign.train(policy=policy, algorithm=algorithm, steps=1, **given)
-    run = rlalign.train(policy=policy, algorithm=algorithm, steps=2, resume=True, **given)
+def test_a_run_trains_stops_and_resumes(cuda, tmp_path, policy, algorithm, settings):
+    arguments = {"env": "reverse", **SMALL, **settings, "output": tmp_path / "run"}
+    rlalign.train(policy=policy, algorithm=algorithm, steps=1, **arguments)
+    run = rlalign.train(policy=policy, algorithm=algorithm, steps=2, resume=True, **arguments)
     assert run.metrics["step"] == [1, 2]
     assert run.policy.device.type == "cuda"
     assert load(run.folder / "policy").device.type == "cpu"  # a saved policy loads anywhere
-    updates = [wait for wait in cuda.waits if wait.startswith(("learner.py", "micro_batches.py", "metric_sums.py"))]
-    made = 2 * run.config.learner.epochs * run.config.learner.minibatches + bool(run.config.supervised.align_interval)
-    assert len(updates) == made, updates  # once an update, for its metrics
+    waits = [wait for wait in cuda.waits if wait.startswith(("learner.py", "micro_batches.py", "metric_sums.py"))]
+    learner = run.config.learner
+    updates = 2 * learner.epochs * learner.minibatches + bool(run.config.supervised.align_interval)
+    assert len(waits) == updates, waits  # one wait per update, for its metrics
 
 
 def test_a_step_waits_as_often_for_long_turns_as_for_short_ones(cuda, tmp_path):
     def waits(max_new):
-        began = len(cuda.waits)
+        before = len(cuda.waits)
         rlalign.train(f"sort?max_new={max_new}", "tiny", "rloo", steps=1, output=tmp_path / str(max_new), **SMALL)
-        return len(cuda.waits) - began
+        return len(cuda.waits) - before
 
     assert waits(8) == waits(64)
 
 
-def test_a_model_that_is_loaded_has_the_rotary_frequencies_of_its_start(cuda, tmp_path):
-    """Kills a pretence that gives a body to transformers' tensors without content: it left them unfilled."""
+def test_a_loaded_model_has_its_rotary_frequencies(cuda, tmp_path):
+    """The emulation must not replace transformers' meta tensors: they would stay without content."""
     run = rlalign.train("reverse", "tiny", output=tmp_path / "run", steps=1, quiet=True, evaluation__prompts=2)
     frequencies = dict(run.policy.lm.named_buffers())["model.rotary_emb.inv_freq"]
     width = 2 * len(frequencies)

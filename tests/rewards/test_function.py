@@ -71,7 +71,7 @@ def test_function_receives_only_accepted_arguments():
 
 
 def test_missing_column_error_lists_existing_columns():
-    with pytest.raises(UserError, match=r"'exact_match' needs 'answer'.*there is: label"):
+    with pytest.raises(UserError, match=r"'exact_match': expected 'answer'.*got the columns label"):
         score("exact_match", label=[1, 2, 3])
 
 

@@ -136,7 +136,7 @@ def test_label_match_and_valid():
     assert run("label_match", completions, answer=["Positive"] * 5) == [1, 0, 0, 0, 0]
     assert run("label_valid?labels=positive|negative", completions) == [1, 1, 0, 0, 0]
     assert run("label_valid", ["a", "a"], labels=[["a", "b"], ["c"]]) == [1, 0]
-    with pytest.raises(UserError, match="needs 'labels'"):
+    with pytest.raises(UserError, match="expected 'labels' as a column"):
         run("label_valid", completions)
 
 
