@@ -1,10 +1,10 @@
-"""Coverage of the intervals, error rate of the verdicts and power, measured on synthetic studies.
+"""Coverage of the intervals, rate of false claims, and detectable differences of `rlalign compare`, by simulation.
 
     python benchmarks/statistics_coverage.py [STUDIES [PART ...]]
 
-Each row simulates that many studies with the functions of `rlalign compare` and prints how often the 95 % interval
-contained the true value. The script writes benchmarks/results/statistics_coverage.json; the file keeps the parts that
-are not run.
+Each row simulates STUDIES synthetic studies with the functions of `rlalign compare` and prints how often the 95 %
+interval contained the true value. Writes benchmarks/results/statistics_coverage.json; parts that are not run keep their
+stored rows.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from typing import Any
 import numpy as np
 from machine import RESULTS, write
 
-from rlalign.compare.analysis import statistics as st
+from rlalign.compare.analysis.hypothesis_tests import detectable_difference, holm, unbiased_se
+from rlalign.compare.analysis.intervals import ALPHA, bootstrap, iqm, median_interval, probability_of_improvement
+from rlalign.compare.analysis.two_way import t_interval, two_way
 
 STUDIES = int(sys.argv[1]) if len(sys.argv) > 1 else 2000
 SEEDS = (5, 8, 10)
-# standard deviations of seeds, prompts and samples
+# Standard deviations between seeds, between prompts, and of the residual.
 SPREADS = {
     "only sampling noise": (0.0, 0.0, 1.0),
     "seeds": (1.0, 0.1, 0.1),
@@ -39,54 +41,50 @@ POPULATIONS: dict[str, Callable[[np.random.Generator, Any], Any]] = {
 }
 
 
-def rewards(rng: np.random.Generator, seeds: int, prompts: int, sd: tuple[float, float, float]) -> np.ndarray:
-    """Return rewards [seeds, prompts] with mean 0 and standard deviations of seeds, prompts and samples."""
-    sd_seeds, sd_prompts, sd_samples = sd
-    of_seeds = sd_seeds * rng.normal(size=(seeds, 1))
-    of_prompts = sd_prompts * rng.normal(size=(1, prompts))
-    return of_seeds + of_prompts + sd_samples * rng.normal(size=(seeds, prompts))
+def layout(rng: np.random.Generator, seeds: int, prompts: int, sd: tuple[float, float, float]) -> np.ndarray:
+    """Draw rewards [seeds, prompts] with mean 0 from the two-way layout with these standard deviations."""
+    a, b, e = sd
+    shape = (seeds, prompts)
+    return a * rng.normal(size=(seeds, 1)) + b * rng.normal(size=(1, prompts)) + e * rng.normal(size=shape)
 
 
 def means(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Measure the interval of means and differences, and Student's t interval over seeds alone."""
+    """Return the coverage of the interval of means and differences, and of Student's t over seeds alone."""
     rows = []
     for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
-        two_way_hits = seed_hits = 0
+        crossed = alone = 0
         for _ in range(STUDIES):
-            x = rewards(rng, seeds, 32, sd)
-            two_way = st.two_way(x).interval
-            over_seeds = st.t_interval(x.mean(1))
-            two_way_hits += two_way.low <= 0 <= two_way.high
-            seed_hits += over_seeds.low <= 0 <= over_seeds.high
-        coverage = {"two-way": two_way_hits / STUDIES, "over seeds": seed_hits / STUDIES}
-        rows.append({"noise": name, "seeds": seeds, **coverage})
+            x = layout(rng, seeds, 32, sd)
+            over_both = two_way(x).interval
+            over_seeds = t_interval(x.mean(1))
+            crossed += over_both.low <= 0 <= over_both.high
+            alone += over_seeds.low <= 0 <= over_seeds.high
+        rows.append({"noise": name, "seeds": seeds, "two-way": crossed / STUDIES, "over seeds": alone / STUDIES})
     return rows
 
 
 def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Measure the intervals of IQM, median and probability of improvement."""
+    """Return the coverage of the intervals of IQM, median and probability of improvement."""
     rows = []
     for (name, draw), seeds in itertools.product(POPULATIONS.items(), SEEDS):
-        # the true values, from a large sample
-        population = draw(rng, 1_000_000)
-        true_iqm = float(st.iqm(population))
+        population = draw(rng, 1_000_000)  # large enough to take its statistics as the true values
+        true_iqm = float(iqm(population))
         true_median = float(np.median(population))
         shift = 1.0 * float(np.std(population))
         half = len(population) // 2
-        true_probability = float((population[:half] + shift > population[half:]).mean())
+        true_improvement = float((population[:half] + shift > population[half:]).mean())
         hits = np.zeros(4)
         for _ in range(STUDIES):
-            x = draw(rng, seeds)
-            y = draw(rng, seeds)
-            iqm = st.bootstrap([x], st.iqm)
-            percentile = np.quantile(st.iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
-            median, _ = st.median_interval(x)
-            probability = st.probability_of_improvement(x + shift, y)
+            x, y = draw(rng, seeds), draw(rng, seeds)
+            expanded = bootstrap([x], iqm)
+            plain = np.quantile(iqm(x[rng.integers(0, seeds, (1000, seeds))]), [0.025, 0.975])
+            median, _ = median_interval(x)
+            improvement = probability_of_improvement(x + shift, y)
             hits += (
-                iqm.low <= true_iqm <= iqm.high,
-                percentile[0] <= true_iqm <= percentile[1],
+                expanded.low <= true_iqm <= expanded.high,
+                plain[0] <= true_iqm <= plain[1],
                 median.low <= true_median <= median.high,
-                probability.low <= true_probability <= probability.high,
+                improvement.low <= true_improvement <= improvement.high,
             )
         names = ("IQM", "IQM, plain percentile", "median", "probability of improvement")
         rows.append({"population": name, "seeds": seeds, **dict(zip(names, hits / STUDIES, strict=True))})
@@ -94,14 +92,14 @@ def robust(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 
 def aggregates(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Measure the stratified bootstrap over four environments of different level and spread."""
+    """Return the coverage of the stratified bootstrap over four environments of different level and spread."""
     level = np.array([0.0, 0.3, 0.6, 0.8])
     spread = np.array([0.1, 0.2, 0.2, 0.1])
     rows = []
     population = np.concatenate([m + s * rng.normal(size=200_000) for m, s in zip(level, spread, strict=True)])
     statistics: dict[str, Callable[[Any], Any]] = {
         "mean": lambda x: np.mean(x, axis=-1),
-        "IQM": st.iqm,
+        "IQM": iqm,
         "median": lambda x: np.median(x, axis=-1),
     }
     truths = [float(statistic(population)) for statistic in statistics.values()]
@@ -109,49 +107,46 @@ def aggregates(rng: np.random.Generator) -> list[dict[str, Any]]:
         hits = np.zeros(3)
         for _ in range(STUDIES):
             strata = [m + s * rng.normal(size=seeds) for m, s in zip(level, spread, strict=True)]
-            for i, (statistic, truth) in enumerate(zip(statistics.values(), truths, strict=True)):
-                interval = st.bootstrap(strata, statistic, smooth=i == 2)  # smooth for the median alone
-                hits[i] += interval.low <= truth <= interval.high
+            for at, (statistic, truth) in enumerate(zip(statistics.values(), truths, strict=True)):
+                interval = bootstrap(strata, statistic, smooth=at == 2)  # 2: the median
+                hits[at] += interval.low <= truth <= interval.high
         rows.append({"seeds": seeds, **dict(zip(statistics, hits / STUDIES, strict=True))})
     return rows
 
 
 def verdicts(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Measure how often a difference is claimed among four equal algorithms on two environments.
-
-    Holm's correction limits the share to 5 %.
-    """
+    """Return the share of studies with a claim among four equal algorithms on two environments; Holm: at most 5 %."""
     rows = []
     for (name, sd), seeds in itertools.product(SPREADS.items(), SEEDS):
-        studies_with_claim = 0
+        claimed = 0
         for _ in range(STUDIES):
             p = []
             for _ in range(2):
-                runs = [rewards(rng, seeds, 32, sd) for _ in range(4)]
-                p += [st.two_way(a - b).p for a, b in itertools.combinations(runs, 2)]
-            studies_with_claim += min(st.holm(p)) < st.ALPHA
-        rows.append({"noise": name, "seeds": seeds, "studies with a false claim": studies_with_claim / STUDIES})
+                runs = [layout(rng, seeds, 32, sd) for _ in range(4)]
+                p += [two_way(a - b).p for a, b in itertools.combinations(runs, 2)]
+            claimed += min(holm(p)) < ALPHA
+        rows.append({"noise": name, "seeds": seeds, "studies with a false claim": claimed / STUDIES})
     return rows
 
 
 def power(rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Measure how often a true difference of the detectable size is found (80 %), and the mean of the printed size."""
+    """Return the power at a true difference of the detectable size (80 % expected), and the mean printed size."""
     rows = []
     for seeds, tests in itertools.product(SEEDS, (1, 6)):
         sd = 0.5
-        true_difference = st.detectable(sd / seeds**0.5, seeds - 1, tests)
-        significant = 0
-        standard_errors = []  # the printed size is proportional to them
+        true = detectable_difference(sd / seeds**0.5, seeds - 1, tests)
+        found = 0
+        printed = []  # standard errors, since the detectable difference is proportional to them
         for _ in range(STUDIES):
-            result = st.two_way(true_difference + sd * rng.normal(size=(seeds, 1)))
-            significant += result.p < st.ALPHA / tests
-            standard_errors.append(st.unbiased(result.se, result.df))
+            w = two_way(true + sd * rng.normal(size=(seeds, 1)))
+            found += w.p < ALPHA / tests
+            printed.append(unbiased_se(w.se, w.df))
         rows.append(
             {
                 "seeds": seeds,
                 "pairs": tests,
-                "found": significant / STUDIES,
-                "printed / true, mean": float(np.mean(standard_errors)) / (sd / seeds**0.5),
+                "found": found / STUDIES,
+                "printed / true, mean": float(np.mean(printed)) / (sd / seeds**0.5),
             }
         )
     return rows

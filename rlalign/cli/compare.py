@@ -65,7 +65,7 @@ def run(args: Sequence[str]) -> int:
     own, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     arguments = tyro.cli(Args, args=own, prog="rlalign compare")
     from rlalign.compare.output.tables import print_results
-    from rlalign.compare.records.collect_runs import Excluding
+    from rlalign.compare.records.collect_runs import Exclusions
     from rlalign.compare.run_study import Placement, StoppedError, compare_runs, compare_study
 
     command = shlex.join(["rlalign", "compare", *args])
@@ -73,7 +73,7 @@ def run(args: Sequence[str]) -> int:
     if arguments.inputs and not _is_study(arguments.inputs):
         _refuse_flags(arguments, _STUDY_FLAGS, settings, "runs that exist are taken as they are")
         output = arguments.output or Path("runs/comparison")
-        leave_out = Excluding(arguments.exclude_unfinished, arguments.exclude_mixed, arguments.exclude_incomplete)
+        leave_out = Exclusions(arguments.exclude_unfinished, arguments.exclude_mixed, arguments.exclude_incomplete)
         results = compare_runs(
             arguments.inputs, output, command=command, leave_out=leave_out, threshold=arguments.threshold
         )
@@ -115,7 +115,8 @@ def _refuse_flags(arguments: Args, names: Sequence[str], settings: Collection[st
 
 def study_of(arguments: Args, settings: dict[str, str]) -> Any:
     """Return the study of the arguments, or of the study file with the arguments and settings on top."""
-    from rlalign.compare.study import Search, Study, as_seeds, check, read_study
+    from rlalign.compare.study import Study, TuneSettings, check_study
+    from rlalign.compare.study_file import parse_seeds, read_study
     from rlalign.compare.tuning.spaces import parse_search
     from rlalign.config.overrides import full_key
 
@@ -132,7 +133,7 @@ def study_of(arguments: Args, settings: dict[str, str]) -> Any:
         "algorithms": arguments.algorithms and _names(arguments.algorithms),
         "envs": arguments.envs and _names(arguments.envs),
         "policy": arguments.policy,
-        "seeds": None if arguments.seeds is None else as_seeds(_seeds(arguments.seeds)),
+        "seeds": None if arguments.seeds is None else parse_seeds(_seeds(arguments.seeds)),
         "steps": arguments.steps,
         "output": arguments.output and str(arguments.output),
         "threshold": arguments.threshold,
@@ -143,8 +144,8 @@ def study_of(arguments: Args, settings: dict[str, str]) -> Any:
     if arguments.tune is not None:
         tune = replace(tune, trials=arguments.tune)
     if arguments.search:
-        tune = Search(tune.trials, parse_search(arguments.search))
-    return check(replace(study, tune=tune))
+        tune = TuneSettings(tune.trials, parse_search(arguments.search))
+    return check_study(replace(study, tune=tune))
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -49,17 +49,18 @@ def run(args: Sequence[str]) -> int:
     """Search; return 0, or 128 + n if signal n stopped the search."""
     own, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
     arguments = tyro.cli(Args, args=own, prog="rlalign tune")
-    from rlalign.compare.run_study import Placement, spaces_of, trial_config
-    from rlalign.compare.running.grid import refuse_foreign
-    from rlalign.compare.study import TUNING_SEED, Search, Study, cell_config, check
-    from rlalign.compare.tuning.search import check_search, search
+    from rlalign.compare.run_search import check_search, search
+    from rlalign.compare.run_study import Placement
+    from rlalign.compare.running.run_folders import refuse_unrelated_files
+    from rlalign.compare.study import TUNING_SEED, Study, TuneSettings, cell_config, check_study
     from rlalign.compare.tuning.spaces import parse_search
+    from rlalign.compare.tuning.trial_config import spaces_of, trial_config
     from rlalign.config.overrides import full_key
     from rlalign.storage.run_folder import RunLock
     from rlalign.training.stop_request import StopRequest
 
     check_range("trials", arguments.trials, least=1)
-    study = check(
+    study = check_study(
         Study(
             (arguments.algorithm,),
             (arguments.env,),
@@ -67,11 +68,11 @@ def run(args: Sequence[str]) -> int:
             steps=arguments.steps,
             output=str(arguments.output),
             settings={full_key(k): v for k, v in settings.items()},
-            tune=Search(arguments.trials, parse_search(arguments.search)),
+            tune=TuneSettings(arguments.trials, parse_search(arguments.search)),
         )
     )
     (env,) = study.envs
-    refuse_foreign(arguments.output, "search.json")
+    refuse_unrelated_files(arguments.output, "search.json")
     placement = Placement(arguments.jobs, arguments.ray)
     # refuse an impossible search before anything is written
     placement.check(cell_config(study, env, arguments.algorithm, TUNING_SEED))

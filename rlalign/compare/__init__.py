@@ -1,18 +1,13 @@
-"""From two configurations to a defensible claim: grids of runs, their statistics, and what may be said of them.
+"""Comparison of algorithms: studies of many runs, their statistics, and the claims that the data support.
 
-study.py settings.py            what is asked, from the command line or a TOML file
-compare.py grid.py              the command's work; all cells, going on where an earlier attempt stopped
-display.py                      what is seen meanwhile, and how long it may take
-workers.py cluster.py           where cells run: processes here, a Ray cluster
-tuning.py spaces.py found.py    searches for settings, and what they found
-gather.py                       runs that exist already
-records.py                      what a run folder says of itself, and whether it is done
-statistics.py curves.py         estimates, intervals, tests; what a curve says: pure functions
-analysis.py pairs.py overall.py from records to results: an environment, two algorithms, all environments
-estimates.py verdict.py         their numbers for results.json, and their sentences
-fairness.py manifest.py         what is equal and what differs; where the numbers come from
-results.py stored.py            what was found: the schema of results.json, and its text
-conclude.py                     everything that is written of a study
-tables.py pictures.py           terminal, results.csv and PNGs
-report/                         report.html of a study, a run or a search
+study.py, study_file.py   the question: algorithms × environments × seeds, and its TOML file
+cell_settings.py          settings that affect a result, and settings that must be equal within an environment
+run_study.py              `rlalign compare`: run a study, or analyze runs that exist
+run_search.py             `rlalign tune`: search settings with optuna
+running/                  execution of cells: local processes, Ray workers, progress display
+records/                  results of finished runs, read from their folders
+analysis/                 estimates, intervals, tests and the verdict, computed from records
+results/                  the schema of results.json, reading and writing it, the manifest
+tuning/                   search spaces, trials and search results
+output/                   tables, pictures and the HTML report
 """

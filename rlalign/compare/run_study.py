@@ -1,36 +1,41 @@
-"""The command's work: a study from the question to the report, or runs that exist already."""
+"""`rlalign compare`: run a study and analyze it, or analyze runs that exist."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rlalign.api import check_config
-from rlalign.compare.analysis.fairness import check_budgets
+from rlalign.compare.cell_settings import check_equal_settings
 from rlalign.compare.output.write_findings import write_findings
-from rlalign.compare.records.collect_runs import Excluding, gather
+from rlalign.compare.records.collect_runs import Exclusions, collect_runs
 from rlalign.compare.results.schema import Results, Tuning
-from rlalign.compare.running.grid import refuse_foreign, run_cells
-from rlalign.compare.running.workers import LocalWorkers, Workers, capacity
-from rlalign.compare.study import TUNING_SEED, Study, cell_config, cells, check, label
-from rlalign.compare.tuning.search import Configure, check_search, search
-from rlalign.compare.tuning.spaces import default_search
+from rlalign.compare.run_search import check_search, search
+from rlalign.compare.running.local_workers import LocalWorkers
+from rlalign.compare.running.machine_capacity import capacity
+from rlalign.compare.running.run_cells import run_cells
+from rlalign.compare.running.run_folders import refuse_unrelated_files
+from rlalign.compare.running.workers import Workers
+from rlalign.compare.study import TUNING_SEED, Study, build_cells, check_study, label
+from rlalign.compare.tuning.trial_config import spaces_of, trial_config
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
-from rlalign.errors import UserError
 from rlalign.policies.device import resolve_device
 from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
-from rlalign.typecheck import checked
+from rlalign.typecheck import check_range, checked
 
 
 class StoppedError(Exception):
-    """A study that was asked to stop; `status` is the exit status."""
+    """A study was asked to stop.
+
+    Args:
+        status: the exit status.
+    """
 
     def __init__(self, status: int) -> None:
         super().__init__(f"stopped ({status})")
@@ -39,25 +44,29 @@ class StoppedError(Exception):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where cells run: how many at once (0: what the machine holds), and on which Ray cluster (None: here)."""
+    """The machines that execute runs.
+
+    Attributes:
+        jobs: runs at once; 0: as many as the machine or the cluster holds.
+        ray: address of a Ray cluster; None: processes on this machine.
+    """
 
     jobs: int = 0
     ray: str | None = None
 
     def __post_init__(self) -> None:
-        if self.jobs < 0:
-            raise UserError(f"jobs is {self.jobs}: give how many runs at once, or 0 for what the machine holds")
+        check_range("jobs", self.jobs, least=0, fix="use 0 for as many as the machine holds")
 
     def check(self, config: TrainConfig) -> None:
-        """Refuse, before anything is made, what a run of this configuration would refuse there. Raises UserError."""
+        """Raise UserError if a run of this configuration would be refused, before anything is written."""
         check_config(config)
-        if self.ray is None:  # a cluster may have what this machine has not
+        if self.ray is None:  # a cluster may have devices that this machine has not
             resolve_device(config.device)
 
     def workers(self, policy: str) -> Workers:
-        """What runs them, for runs of a policy."""
+        """Return new workers for runs of a policy."""
         if self.ray is not None:
-            from rlalign.compare.running.ray_cluster import RayWorkers
+            from rlalign.compare.running.ray_workers import RayWorkers
 
             return RayWorkers(self.ray, self.jobs)
         return LocalWorkers(self.jobs or capacity(from_scratch(policy)))
@@ -71,36 +80,32 @@ def compare_study(
     console: Console | None = None,
     allow_unequal: bool = False,
 ) -> Results:
-    """Run a study's cells, tuned first where it says so, analyse them and write everything into its output folder.
+    """Run a study's cells, after its searches if it has any, analyze them and write all results into its folder.
 
     Args:
         study: the question.
-        command: what was typed, for the report.
-        placement: how many runs at once, here or on a cluster; None: here, as many as the machine holds.
-        console: where to say what happens; None: nowhere.
-        allow_unequal: compare although budgets differ.
+        command: the command line, for the report.
+        placement: where runs are executed; None: on this machine, as many at once as it holds.
+        console: for progress; None: no output.
+        allow_unequal: compare cells with different budgets.
 
     Raises:
-        UserError: for what is impossible or unfair, before a cell runs.
-        StoppedError: when it was asked to stop; the same call goes on.
+        UserError: a cell is impossible or the budgets differ. No cell has run by then.
+        StoppedError: the study was asked to stop. The same call resumes it.
     """
-    placement, console = placement or Placement(), console or Console(quiet=True)
-    study = check(study)
+    placement = placement or Placement()
+    console = console or Console(quiet=True)
+    study = check_study(study)
     folder = Path(study.output)
-    refuse_foreign(folder, "cells", "tune", "results.json")
-    asked = cells(study)
-    if not allow_unequal:
-        check_budgets(asked)
-    for config in {(c.env, c.algorithm): c.config for c in asked}.values():
-        placement.check(config)
-    for env, name in itertools.product(study.envs, study.algorithms) if study.tune.trials else ():
-        check_search(trial_config(study, env, name, folder), spaces_of(study, env, name))
+    refuse_unrelated_files(folder, "cells", "tune", "results.json")
+    _check_cells(study, placement, allow_unequal)
+    _check_searches(study, folder)
     with RunLock(folder), StopRequest() as stop:
         workers = placement.workers(study.policy)
         try:
             tuned, tuning = _tune(study, folder, workers, console, stop)
-            grid = cells(study, tuned)
-            failed = {} if stop else run_cells(grid, workers, console, stop)
+            cells = build_cells(study, tuned)
+            failed = {} if stop else run_cells(cells, workers, console, stop)
         finally:
             workers.close()
         if stop:
@@ -109,7 +114,7 @@ def compare_study(
         if workers.jobs > 1 and placement.ray is None:
             notes = [f"Seconds were measured with up to {workers.jobs} cells side by side on this machine."]
         return write_findings(
-            grid, folder, command=command, failed=failed, tuning=tuning, threshold=study.threshold, notes=notes
+            cells, folder, command=command, failed=failed, tuning=tuning, threshold=study.threshold, notes=notes
         )
 
 
@@ -118,32 +123,56 @@ def compare_runs(
     output: Path,
     *,
     command: str = "",
-    leave_out: Excluding | None = None,
+    leave_out: Exclusions | None = None,
     threshold: float | None = None,
 ) -> Results:
-    """Analyse runs that exist already and write everything into a folder.
+    """Analyze runs that exist and write all results into a folder.
 
     Args:
-        folders: run folders, folders of studies, or folders of either.
-        output: where to write.
-        command: what was typed, for the report.
-        leave_out: what may be left out rather than refused; None: nothing.
-        threshold: reward that counts as reached; None: half the way from the start to the best algorithm's mean.
+        folders: run folders, folders of studies, or folders that contain these.
+        output: folder for the results.
+        command: the command line, for the report.
+        leave_out: runs to leave out instead of refusing them; None: none.
+        threshold: reward that counts as reached; None: halfway from the initial policy's mean to the best algorithm's.
 
     Raises:
-        UserError: naming what does not fit together.
+        UserError: names runs that do not fit together.
     """
     checked(float | None, threshold, "threshold")
-    refuse_foreign(output, "results.json")
-    found, excluded = gather(folders, leave_out or Excluding())
+    refuse_unrelated_files(output, "results.json")
+    cells, excluded = collect_runs(folders, leave_out or Exclusions())
     with RunLock(output):
-        return write_findings(found, output, command=command, excluded=excluded, threshold=threshold)
+        return write_findings(cells, output, command=command, excluded=excluded, threshold=threshold)
+
+
+def _check_cells(study: Study, placement: Placement, allow_unequal: bool) -> None:
+    """Raise UserError if a cell is impossible, or if cells of one environment have different budgets."""
+    cells = build_cells(study)
+    if not allow_unequal:
+        check_equal_settings(cells)
+    # Cells of one algorithm and environment differ in the seed alone, so one of each is enough.
+    for config in {(cell.env, cell.algorithm): cell.config for cell in cells}.values():
+        placement.check(config)
+
+
+def _check_searches(study: Study, folder: Path) -> None:
+    """Raise UserError if a search of the study is impossible."""
+    if not study.tune.trials:
+        return
+    for env in study.envs:
+        for algorithm in study.algorithms:
+            check_search(trial_config(study, env, algorithm, folder), spaces_of(study, env, algorithm))
 
 
 def _tune(
     study: Study, folder: Path, workers: Workers, console: Console, stop: StopRequest
 ) -> tuple[dict[tuple[str, str], Mapping[str, Any]], list[Tuning]]:
-    """The same search for each algorithm on each environment, at a seed that no cell has, on validation prompts."""
+    """Search settings for each algorithm on each environment, with a seed that no cell has, on validation prompts.
+
+    Returns:
+        (label of the environment, algorithm) -> best settings, and the summaries of the searches. Both are incomplete
+        after a stop request.
+    """
     tuned: dict[tuple[str, str], Mapping[str, Any]] = {}
     summaries: list[Tuning] = []
     if not study.tune.trials:
@@ -151,39 +180,20 @@ def _tune(
     searches = len(study.envs) * len(study.algorithms)
     console.print(f"first a search for each algorithm on each environment: {searches} × {study.tune.trials} trials")
     for env in study.envs:
-        for name in study.algorithms:
-            at = folder / "tune" / label(env) / label(name)
-            console.print(f"tuning {name} on {label(env)}: {study.tune.trials} trials")
-            found = search(
-                trial_config(study, env, name, at),
-                spaces_of(study, env, name),
+        for algorithm in study.algorithms:
+            search_folder = folder / "tune" / label(env) / label(algorithm)
+            console.print(f"tuning {algorithm} on {label(env)}: {study.tune.trials} trials")
+            results = search(
+                trial_config(study, env, algorithm, search_folder),
+                spaces_of(study, env, algorithm),
                 trials=study.tune.trials,
-                folder=at,
+                folder=search_folder,
                 workers=workers,
                 console=console,
                 stop=stop,
             )
             if stop:
                 return tuned, summaries
-            tuned[label(env), name] = found.best.settings
-            summaries.append(found.summary(label(env), name, TUNING_SEED))
+            tuned[label(env), algorithm] = results.best.settings
+            summaries.append(results.summary(label(env), algorithm, TUNING_SEED))
     return tuned, summaries
-
-
-def spaces_of(study: Study, env: str, algorithm: str) -> Mapping[str, str]:
-    """What a search for an algorithm on an environment looks through."""
-    return study.tune.search or default_search(cell_config(study, env, algorithm, TUNING_SEED).learner.lr)
-
-
-def trial_config(study: Study, env: str, algorithm: str, folder: Path) -> Configure:
-    """Number and settings of a trial -> its run, on validation prompts, in a folder of the search."""
-
-    def configure(number: int, settings: Mapping[str, Any]) -> TrainConfig:
-        config = cell_config(study, env, algorithm, TUNING_SEED, settings)
-        return replace(
-            config,
-            output=str(folder / "trials" / str(number)),
-            evaluation=replace(config.evaluation, split="validation"),
-        )
-
-    return configure

@@ -1,1 +1,1 @@
-"""Statistics of a study."""
+"""Statistics of a study: estimates, intervals, tests, pairs of algorithms, and the verdict."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlalign.compare.analysis.statistics import t_interval
+from rlalign.compare.analysis.two_way import t_interval
 from rlalign.compare.results.schema import Curve, EnvResult
 
 BUDGET_LABELS = {

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from rlalign.compare.analysis.statistics import LEVEL
+from rlalign.compare.analysis.intervals import LEVEL
 from rlalign.compare.analysis.verdict import count
 from rlalign.compare.output.html.numbers import level
 from rlalign.compare.results.schema import EnvResult, Estimate, Pair, Results, ToThreshold

@@ -6,15 +6,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlalign.compare.analysis.aggregate import aggregate
-from rlalign.compare.analysis.analyze import analyse_env
-from rlalign.compare.analysis.fairness import check_prompts, differences, unequal_draws, unequal_starts
+from rlalign.compare.analysis.environment import analyze_environment
+from rlalign.compare.analysis.fairness import check_prompts, unequal_draws, unequal_starts
 from rlalign.compare.analysis.pairs import decide
+from rlalign.compare.analysis.setting_differences import setting_differences
 from rlalign.compare.analysis.verdict import count, verdict, warnings
 from rlalign.compare.output.html import write_report
 from rlalign.compare.output.plots import write_plots
 from rlalign.compare.output.results_csv import write_csv
-from rlalign.compare.records.manifest import manifest
 from rlalign.compare.records.run_records import Record, read_record, seconds_of
+from rlalign.compare.results.manifest import manifest
 from rlalign.compare.results.results_json import write_results
 from rlalign.compare.results.schema import Failure, Results, Tuning
 from rlalign.compare.study import Cell
@@ -58,7 +59,7 @@ def write_findings(
     grids = _grids(records)
     for env, grid in grids.items():
         _check_grid(env, grid)
-    environments = decide({env: analyse_env(grid, threshold) for env, grid in grids.items()})
+    environments = decide({env: analyze_environment(grid, threshold) for env, grid in grids.items()})
     first_grid = next(iter(grids.values()))
     algorithms = list(first_grid)
     seeds = list(first_grid[algorithms[0]])
@@ -73,7 +74,7 @@ def write_findings(
         seeds=seeds,
         environments=environments,
         aggregate=aggregate(environments, algorithms),
-        differences=differences(cells),
+        differences=setting_differences(cells),
         failures=failures,
         excluded=list(excluded),
         tuning=list(tuning),

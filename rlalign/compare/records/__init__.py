@@ -1,1 +1,1 @@
-"""Reading finished runs."""
+"""Results of finished runs, read from their folders."""

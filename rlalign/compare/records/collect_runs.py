@@ -1,4 +1,4 @@
-"""Runs that exist already as the cells of a study: what does not fit is named, and left out only when asked."""
+"""Runs that exist, collected as the cells of a study; runs that do not fit are refused or left out on request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rlalign.compare.analysis.fairness import budget, settings_of
+from rlalign.compare.cell_settings import equal_settings, first_difference, settings_of
 from rlalign.compare.records.run_records import evaluation_of, finished
 from rlalign.compare.results.schema import Failure
 from rlalign.compare.study import Cell, label
@@ -20,156 +20,195 @@ from rlalign.run import Run
 
 
 @dataclass(frozen=True)
-class Excluding:
-    """What may be left out."""
+class Exclusions:
+    """Runs to leave out instead of refusing them.
+
+    Attributes:
+        unfinished: runs that are not finished.
+        mixed: runs with another environment, budget, policy or other prompts than most.
+        incomplete: seeds that some algorithm lacks.
+    """
 
     unfinished: bool = False
     mixed: bool = False
     incomplete: bool = False
 
 
-def gather(folders: Sequence[Path], leave_out: Excluding) -> tuple[list[Cell], list[Failure]]:
-    """(cells, runs left out) of run folders or of folders of studies.
+def collect_runs(folders: Sequence[Path], leave_out: Exclusions) -> tuple[list[Cell], list[Failure]]:
+    """Return (cells of a complete grid, runs that were left out).
 
-    Raises UserError naming each run that is not finished, is of another budget or policy than most, or is missing.
+    Args:
+        folders: run folders, folders of studies, or folders that contain these.
+        leave_out: runs to leave out instead of refusing them.
+
+    Raises:
+        UserError: names a run that is not finished, differs from most in budget or policy, or has no counterpart.
     """
-    runs = [Run(folder) for folder in _expand(folders)]
-    cells = [Cell(label(env_id(r.config.env)), r.config.algorithm, r.config.seed, _at(r)) for r in runs]
+    cells = []
+    for folder in _run_folders(folders):
+        run = Run(folder)
+        cells.append(Cell(label(env_id(run.config.env)), run.config.algorithm, run.config.seed, _config_of(run)))
     excluded: list[Failure] = []
-    cells = _finished(cells, leave_out, excluded)
-    cells = _alike(cells, leave_out, excluded)
-    cells = _labelled(cells)
-    _refuse_twice(cells)
-    return _complete(cells, leave_out, excluded), excluded
+    cells = _select_finished(cells, leave_out, excluded)
+    cells = _select_alike(cells, leave_out, excluded)
+    cells = _label_variants(cells)
+    _refuse_duplicates(cells)
+    cells = _select_common_envs(cells, leave_out, excluded)
+    cells = _select_common_seeds(cells, leave_out, excluded)
+    if not cells:
+        raise UserError("expected runs of all algorithms on one environment at one seed, got none after the exclusions")
+    # Pairs are rows of the same seed, in whichever order the folders were named.
+    return sorted(cells, key=lambda cell: cell.seed), excluded
 
 
-def _expand(folders: Sequence[Path]) -> list[Path]:
-    """A study's folder stands for its cells, and a folder of runs or studies for what is in it."""
-    found: list[Path] = []
+def _run_folders(folders: Sequence[Path]) -> list[Path]:
+    """Return the run folders in folders of runs and studies."""
+    runs: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"'{folder}' is no folder: give run folders, folders of studies, or one study.toml")
-        children = sorted(p for p in folder.iterdir() if p.is_dir())
-        inside = _runs(folder) or [run for child in children for run in _runs(child)]
+            raise UserError(f"expected run folders, folders of studies, or one study.toml, got '{folder}'")
+        children = sorted(path for path in folder.iterdir() if path.is_dir())
+        inside = _runs_of(folder) or [run for child in children for run in _runs_of(child)]
         if not inside:
-            raise UserError(f"'{folder}' holds neither a run (config.json) nor a study (cells)")
-        found += inside
-    return list(dict.fromkeys(found))
+            raise UserError(f"'{folder}': expected a run (config.json) or a study (cells), got neither")
+        runs += inside
+    return list(dict.fromkeys(runs))
 
 
-def _runs(folder: Path) -> list[Path]:
-    """The folder itself, or a study's cells; a hidden one is what a kill left of a run that came from a cluster."""
+def _runs_of(folder: Path) -> list[Path]:
+    """Return the folder if it is a run, else the cells of the study in it.
+
+    Hidden folders are skipped: a kill leaves one if it interrupts the transfer of a run from a cluster.
+    """
     if (folder / "config.json").is_file():
         return [folder]
     cells = folder / "cells"
-    found = (p.parent for p in cells.rglob("config.json"))
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(cells).parts))
+    runs = (path.parent for path in cells.rglob("config.json"))
+    return sorted(run for run in runs if not any(part.startswith(".") for part in run.relative_to(cells).parts))
 
 
-def _at(run: Run) -> TrainConfig:
-    """The run's configuration, with the folder where it lies now."""
+def _config_of(run: Run) -> TrainConfig:
+    """Return the run's configuration with its present folder, which may have been moved."""
     return replace(run.config, output=str(run.folder))
 
 
-def _finished(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure]) -> list[Cell]:
-    kept = []
+def _select_finished(cells: Sequence[Cell], leave_out: Exclusions, excluded: list[Failure]) -> list[Cell]:
+    selected = []
     for cell in cells:
         if finished(cell.folder):
-            kept.append(cell)
+            selected.append(cell)
         elif leave_out.unfinished:
             excluded.append(_failure(cell, "not finished"))
         else:
             raise UserError(
-                f"'{cell.folder}' is not finished: rlalign train --resume {cell.folder}, "
-                "or leave such runs out with --exclude-unfinished"
+                f"'{cell.folder}' is not finished; use rlalign train --resume {cell.folder}, or --exclude-unfinished"
             )
-    return kept
+    return selected
 
 
-def _alike(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure]) -> list[Cell]:
-    """Those with the budget, policy, rewards and held-out prompts that most runs of their environment have."""
-    keys = {id(c): json.dumps({**budget(c.config), "prompts": _prompts(c.folder)}, sort_keys=True) for c in cells}
-    usual = {
-        env: Counter(keys[id(c)] for c in cells if c.env == env).most_common(1)[0][0] for env in {c.env for c in cells}
-    }
-    kept = []
+def _select_alike(cells: Sequence[Cell], leave_out: Exclusions, excluded: list[Failure]) -> list[Cell]:
+    """Return the cells with the budget, policy, rewards and held-out prompts of most runs of their environment."""
+    # JSON texts, since dictionaries cannot be counted.
+    texts: dict[int, str] = {}
     for cell in cells:
-        mine, theirs = json.loads(keys[id(cell)]), json.loads(usual[cell.env])
-        key = next((k for k in mine if mine[k] != theirs[k]), None)
+        settings = {**equal_settings(cell.config), "prompts": _prompts(cell.folder)}
+        texts[id(cell)] = json.dumps(settings, sort_keys=True)
+    usual = {}
+    for env in {cell.env for cell in cells}:
+        usual[env] = Counter(texts[id(cell)] for cell in cells if cell.env == env).most_common(1)[0][0]
+    selected = []
+    for cell in cells:
+        actual = json.loads(texts[id(cell)])
+        expected = json.loads(usual[cell.env])
+        key = first_difference(actual, expected)
         if key is None:
-            kept.append(cell)
+            selected.append(cell)
             continue
-        what = (
-            "other held-out prompts" if key == "prompts" else f"{key} {mine[key]!r} where others have {theirs[key]!r}"
-        )
+        if key == "prompts":
+            reason = "other held-out prompts"
+        else:
+            reason = f"{key} {actual[key]!r} where others have {expected[key]!r}"
         if not leave_out.mixed:
-            raise UserError(f"'{cell.folder}' has {what}: leave such runs out with --exclude-mixed")
-        excluded.append(_failure(cell, what))
-    return kept
+            raise UserError(f"'{cell.folder}' has {reason}; use --exclude-mixed to leave such runs out")
+        excluded.append(_failure(cell, reason))
+    return selected
 
 
 def _prompts(folder: Path) -> list[str]:
     return [sample["prompt"] for sample in evaluation_of(folder)["samples"]]
 
 
-def _labelled(cells: Sequence[Cell]) -> list[Cell]:
-    """Runs of one algorithm under different settings become competitors of their own, named by what differs."""
-    named = []
+def _label_variants(cells: Sequence[Cell]) -> list[Cell]:
+    """Make runs of one algorithm with different settings separate competitors, labeled by these settings."""
+    labeled = []
     for cell in cells:
-        same = [settings_of(c.config) for c in cells if (c.env, c.algorithm) == (cell.env, cell.algorithm)]
-        mine = settings_of(cell.config)
-        keys = [k for k in mine if any(other.get(k) != mine[k] for other in same)]
-        words = ", ".join(f"{k.split('.')[-1]} {shown(mine[k], 6)}" for k in keys)
-        named.append(replace(cell, algorithm=f"{cell.algorithm} ({words})" if words else cell.algorithm))
-    return named
+        variants = [settings_of(c.config) for c in cells if (c.env, c.algorithm) == (cell.env, cell.algorithm)]
+        settings = settings_of(cell.config)
+        keys = [key for key in settings if any(variant.get(key) != settings[key] for variant in variants)]
+        text = ", ".join(f"{key.split('.')[-1]} {shown(settings[key], 6)}" for key in keys)
+        labeled.append(replace(cell, algorithm=f"{cell.algorithm} ({text})" if text else cell.algorithm))
+    return labeled
 
 
-def _refuse_twice(cells: Sequence[Cell]) -> None:
-    seen: dict[tuple[str, str, int], Cell] = {}
+def _refuse_duplicates(cells: Sequence[Cell]) -> None:
+    first_of: dict[tuple[str, str, int], Cell] = {}
     for cell in cells:
-        other = seen.setdefault((cell.env, cell.algorithm, cell.seed), cell)
-        if other is not cell:
-            raise UserError(f"'{other.folder}' and '{cell.folder}' are the same experiment at the same seed: name one")
+        first = first_of.setdefault((cell.env, cell.algorithm, cell.seed), cell)
+        if first is not cell:
+            raise UserError(
+                f"'{first.folder}' and '{cell.folder}' are the same experiment at the same seed; use one of them"
+            )
 
 
-def _complete(cells: Sequence[Cell], leave_out: Excluding, excluded: list[Failure]) -> list[Cell]:
-    """Cells of a whole grid: every algorithm on every environment at every seed."""
-    have = {(c.env, c.algorithm, c.seed) for c in cells}
-    algorithms = dict.fromkeys(c.algorithm for c in cells)
-    kept = list(cells)
-    for env in dict.fromkeys(c.env for c in cells):
-        lacking = next((a for a in algorithms if not any((c.env, c.algorithm) == (env, a) for c in cells)), None)
-        if lacking:
-            reason = f"{lacking} has no run on {env}"
-            if not leave_out.mixed:
-                odd = _fewer([c for c in cells if c.env == env], [c for c in cells if c.algorithm == lacking])
-                raise UserError(
-                    f"'{odd.folder}' does not fit: {reason}; run it, "
-                    "or leave the environments out that not all have with --exclude-mixed"
-                )
-            excluded += [_failure(c, reason) for c in kept if c.env == env]
-            kept = [c for c in kept if c.env != env]
-    envs = dict.fromkeys(c.env for c in kept)
-    for seed in sorted({c.seed for c in kept}):
-        missing = next(((e, a) for e in envs for a in algorithms if (e, a, seed) not in have), None)
-        if missing:
-            reason = f"{missing[1]} on {missing[0]} has no seed {seed}"
-            if not leave_out.incomplete:
-                odd = _fewer([c for c in kept if c.seed == seed], [c for c in kept if c.algorithm == missing[1]])
-                raise UserError(
-                    f"'{odd.folder}' does not fit: {reason}; run it, "
-                    "or leave the seeds out that not all have with --exclude-incomplete"
-                )
-            excluded += [_failure(c, reason) for c in kept if c.seed == seed]
-            kept = [c for c in kept if c.seed != seed]
-    if not kept:
-        raise UserError("nothing is left to compare: no seed of an environment is there for all algorithms")
-    return sorted(kept, key=lambda cell: cell.seed)  # pairs are rows of the same seed, in whatever order runs came
+def _select_common_envs(cells: Sequence[Cell], leave_out: Exclusions, excluded: list[Failure]) -> list[Cell]:
+    """Return the cells on environments on which every algorithm has a run."""
+    algorithms = list(dict.fromkeys(cell.algorithm for cell in cells))
+    selected = list(cells)
+    for env in dict.fromkeys(cell.env for cell in cells):
+        present = {cell.algorithm for cell in cells if cell.env == env}
+        missing = next((algorithm for algorithm in algorithms if algorithm not in present), None)
+        if missing is None:
+            continue
+        reason = f"{missing} has no run on {env}"
+        if not leave_out.mixed:
+            odd = _from_smaller([c for c in cells if c.env == env], [c for c in cells if c.algorithm == missing])
+            raise UserError(
+                f"'{odd.folder}' does not fit: {reason}; run it, "
+                "or use --exclude-mixed to leave environments out that some algorithm lacks"
+            )
+        excluded += [_failure(cell, reason) for cell in selected if cell.env == env]
+        selected = [cell for cell in selected if cell.env != env]
+    return selected
 
 
-def _fewer(some: Sequence[Cell], others: Sequence[Cell]) -> Cell:
-    """One of the fewer: of two groups that do not fit together, more likely what was mixed in."""
-    return min(some, others, key=len)[0]
+def _select_common_seeds(cells: Sequence[Cell], leave_out: Exclusions, excluded: list[Failure]) -> list[Cell]:
+    """Return the cells at seeds that every algorithm has on every environment."""
+    available = {(cell.env, cell.algorithm, cell.seed) for cell in cells}
+    algorithms = list(dict.fromkeys(cell.algorithm for cell in cells))
+    envs = list(dict.fromkeys(cell.env for cell in cells))
+    selected = list(cells)
+    for seed in sorted({cell.seed for cell in cells}):
+        missing = next(((e, a) for e in envs for a in algorithms if (e, a, seed) not in available), None)
+        if missing is None:
+            continue
+        env, algorithm = missing
+        reason = f"{algorithm} on {env} has no seed {seed}"
+        if not leave_out.incomplete:
+            odd = _from_smaller(
+                [c for c in selected if c.seed == seed], [c for c in selected if c.algorithm == algorithm]
+            )
+            raise UserError(
+                f"'{odd.folder}' does not fit: {reason}; run it, "
+                "or use --exclude-incomplete to leave seeds out that some algorithm lacks"
+            )
+        excluded += [_failure(cell, reason) for cell in selected if cell.seed == seed]
+        selected = [cell for cell in selected if cell.seed != seed]
+    return selected
+
+
+def _from_smaller(cells: Sequence[Cell], others: Sequence[Cell]) -> Cell:
+    """Return a cell of the smaller group: of two groups that do not fit together, it more likely holds the mistake."""
+    return min(cells, others, key=len)[0]
 
 
 def _failure(cell: Cell, reason: str) -> Failure:

@@ -1,1 +1,1 @@
-"""The results of a study as data."""
+"""results.json: its schema, reading and writing, and the manifest of a study."""

@@ -1,4 +1,4 @@
-"""results.json: a study's findings as text and back."""
+"""Reading and writing of results.json."""
 
 from __future__ import annotations
 
@@ -15,52 +15,61 @@ from rlalign.storage.atomic import read_json, write_atomic
 from rlalign.storage.jsonl import nullable
 from rlalign.typecheck import hints_of
 
-_AGAIN = "make it again with rlalign compare"
+_FIX = "use rlalign compare to write it again"
 
 
 def to_json(results: Results) -> str:
-    """results.json as text."""
+    """Return the text of results.json; NaN and infinity become null."""
     return json.dumps(nullable(dataclasses.asdict(results)), ensure_ascii=False, indent=1) + "\n"
 
 
 def from_json(data: Any) -> Results:
-    """Results of what results.json holds. Raises UserError for another format, or what is not of this one."""
+    """Return the results that the parsed JSON `data` describes.
+
+    Raises:
+        UserError: the data have another format or do not follow the schema.
+    """
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        raise UserError(f"this is no results.json of format {FORMAT}: {_AGAIN}")
+        raise UserError(f"expected a results.json of format {FORMAT}; {_FIX}")
     try:
-        found: Results = _typed(Results, data)
+        results: Results = _typed(Results, data)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"this results.json is not as rlalign writes it ({error}): {_AGAIN}") from error
-    return found
+        raise UserError(f"results.json does not follow the schema of format {FORMAT} ({error}); {_FIX}") from error
+    return results
 
 
 def write_results(folder: Path, results: Results) -> Path:
-    """Write results.json, whole or not at all, and return its path."""
+    """Write results.json atomically and return its path."""
     return write_atomic(folder / "results.json", to_json(results))
 
 
 def read_results(folder: str | Path) -> Results:
-    """The results of a study's folder. Raises UserError when it has none, or they cannot be read."""
+    """Return the results of a study's folder.
+
+    Raises:
+        UserError: the folder has no results.json, or the file cannot be read.
+    """
     path = Path(folder) / "results.json"
     if not path.is_file():
-        raise UserError(f"'{folder}' has no results.json: is it the --output of rlalign compare?")
-    return from_json(read_json(path, _AGAIN))
+        raise UserError(f"'{folder}' has no results.json; use the --output of rlalign compare")
+    return from_json(read_json(path, _FIX))
 
 
 def _typed(hint: Any, value: Any) -> Any:
-    """A JSON value as what the annotation says: dataclasses, lists, tuples, dictionaries and optionals of them."""
+    """Convert a JSON value to its annotated type: dataclasses, lists, tuples, dictionaries and optionals of them."""
     if dataclasses.is_dataclass(hint) and isinstance(hint, type):
         hints = hints_of(hint)
-        return hint(**{k: _typed(hints[k], v) for k, v in value.items()})
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+        return hint(**{key: _typed(hints[key], item) for key, item in value.items()})
+    origin = typing.get_origin(hint)
+    members = typing.get_args(hint)
     if value is None:
         return None
-    if origin in (typing.Union, types.UnionType):
-        return _typed(next(h for h in inner if h is not type(None)), value)
+    if origin in (typing.Union, types.UnionType):  # X | None; None was handled above
+        return _typed(next(member for member in members if member is not type(None)), value)
     if origin is list:
-        return [_typed(inner[0], v) for v in value]
+        return [_typed(members[0], item) for item in value]
     if origin is tuple:
-        return tuple(_typed(h, v) for h, v in zip(inner, value, strict=True))
+        return tuple(_typed(member, item) for member, item in zip(members, value, strict=True))
     if origin is dict:
-        return {k: _typed(inner[1], v) for k, v in value.items()}
-    return float(value) if hint is float else value
+        return {key: _typed(members[1], item) for key, item in value.items()}
+    return float(value) if hint is float else value  # JSON writes 1.0 as 1 in some programs

@@ -1,8 +1,8 @@
-"""What a study found, as plain data: the schema of results.json, which tables, pictures and reports are made from.
+"""The schema of results.json: the results of a study as plain data.
 
-Everything that a reader is shown stands in here; whoever draws a report computes nothing. A missing number is null.
-Labels of algorithms and environments are the keys throughout, in the order of `Results.algorithms` and
-`Results.environments`; lists that run over seeds follow `Results.seeds`.
+Tables, pictures and reports are drawn from these classes alone and compute nothing. The names of the fields are the
+keys of the file. A missing number is null. Keys of dictionaries are labels of algorithms and environments, in the order
+of `Results.algorithms` and `Results.environments`. Lists over seeds follow `Results.seeds`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,19 @@ from dataclasses import dataclass, field
 
 FORMAT = 1
 BUDGETS = ("samples", "tokens", "updates", "seconds")
-"""What a curve is drawn against: samples drawn, tokens generated, optimizer steps, seconds of computing."""
+"""Horizontal axes of a learning curve: samples drawn, tokens generated, optimizer steps, seconds of computing."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its confidence interval; `method` names the interval, `level` is its nominal coverage."""
+    """A number with its confidence interval.
+
+    Attributes:
+        value: the number.
+        low, high: bounds of the interval.
+        method: name of the interval.
+        level: its nominal coverage.
+    """
 
     value: float | None
     low: float | None
@@ -27,7 +34,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Curve:
-    """One seed's course, point for point; the first point is the start, with every budget 0."""
+    """The learning curve of one seed, point by point. The first point is the initial policy, with every budget 0.
+
+    Attributes:
+        step: training steps.
+        samples, tokens, updates, seconds: budgets spent, see BUDGETS.
+        reward: mean reward.
+        kl: KL divergence to the initial policy, nats per completion.
+    """
 
     step: list[int]
     samples: list[float]
@@ -36,13 +50,17 @@ class Curve:
     seconds: list[float]
     reward: list[float | None]
     kl: list[float | None]
-    """Nats per completion, to the start."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviations of the reward: between seeds, between prompts, and of what is left (sampling noise and
-    what a seed does to single prompts), from the two-way layout seeds × prompts."""
+    """Standard deviations of the reward, from the two-way layout seeds × prompts.
+
+    Attributes:
+        seeds: between seeds.
+        prompts: between prompts.
+        rest: residual: sampling noise, and effects of a seed on single prompts.
+    """
 
     seeds: float | None
     prompts: float | None
@@ -51,15 +69,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class ToThreshold:
-    """How much of a budget it took until the curve reached the threshold.
+    """Budget until the learning curve reached the threshold.
 
     Attributes:
-        spent: per seed; where not reached, what was spent in vain.
+        spent: per seed; the total budget of a seed that did not reach it.
         reached: per seed; false = right-censored.
-        median: Kaplan-Meier median; None when fewer than half got there.
-        restricted_mean: mean budget until the threshold, or until the smallest budget that all seeds had (area under
-            the Kaplan-Meier curve), with its CI; that budget itself, and no CI, where no seed got there
-            by then.
+        median: Kaplan-Meier median; None if fewer than half of the seeds reached it.
+        restricted_mean: mean of the budget until the threshold, cut at the smallest budget that all seeds had (area
+            under the Kaplan-Meier curve), with its CI. If no seed reached the threshold within that budget, it is that
+            budget and has no CI.
     """
 
     spent: list[float]
@@ -69,10 +87,12 @@ class ToThreshold:
 
     @property
     def beyond(self) -> float | None:
-        """The budget that all seeds had, where none of them reached the threshold within it; None where one did."""
+        """The budget that all seeds had, if none of them reached the threshold within it; else None."""
         until = self.restricted_mean.value
-        inside = (got and until is not None and s <= until for s, got in zip(self.spent, self.reached, strict=True))
-        return None if any(inside) else until
+        for spent, reached in zip(self.spent, self.reached, strict=True):
+            if reached and until is not None and spent <= until:
+                return None
+        return until
 
 
 @dataclass(frozen=True)
@@ -90,22 +110,23 @@ class AlgorithmResult:
     """One algorithm on one environment.
 
     Attributes:
-        final: held-out reward [seeds][prompts], mean over the completions of a prompt; a failed seed has its start's.
+        final: held-out reward [seeds][prompts], mean over the completions of a prompt; of a failed seed, the reward of
+            the initial policy.
         start: the same before training.
-        failed: per seed, true when the cell crashed.
+        failed: per seed, true if the cell crashed.
         mean: mean over seeds and prompts of `final`.
         iqm: interquartile mean over seeds of the mean over prompts.
         median: median over seeds of the mean over prompts.
         gain: final − start, paired.
-        spread: seed noise and evaluation noise kept apart.
+        spread: standard deviations between seeds, between prompts, and of the residual.
         metrics: other held-out metrics after training (reward components, length, kl, fluency, truncated), mean.
-        curves: one per seed; a failed seed keeps the points it has.
-        auc: budget -> mean height of the curve over the budget that all cells had (area / budget).
+        curves: one per seed; a failed seed keeps its points until the failure.
+        auc: budget -> normalized area under the learning curve, over the budget that all cells had (area / budget).
         auc_seeds: budget -> the same per seed.
-        to_threshold: budget -> how much it took to reach the environment's threshold.
+        to_threshold: budget -> amount until the environment's threshold was reached.
         profile: performance profile.
-        at_equal_kl: reward at the KL that every run of the environment reached (`EnvResult.kl_level`), on the way; over
-            the seeds that did not fail, since one that failed has no such point.
+        at_equal_kl: reward at the point of the learning curve at which the KL first reached `EnvResult.kl_level`; mean
+            over the seeds that did not fail, since a failed seed may lack this point.
         at_equal_kl_seeds: the same per seed.
     """
 
@@ -129,22 +150,23 @@ class AlgorithmResult:
 
 @dataclass(frozen=True)
 class Pair:
-    """`a` against `b` on one environment, seed against seed.
+    """Paired comparison of algorithms `a` and `b` on one environment, seed by seed.
 
     Attributes:
+        a, b: labels of the algorithms.
         difference: final reward, a − b.
-        p: two-sided, of no difference.
-        p_holm: after Holm's correction over all pairs and environments of the study.
-        probability_of_improvement: that a seed of `a` ends above a seed of `b`; ties count half.
-        detectable: smallest true difference that this study had 80 % power to claim; None where the differences of
-            seeds and prompts do not vary, and for fewer seeds than a claim takes.
-        winner: label, or None when none may be named.
-        identical: both ended with the same reward on every prompt at every seed.
-        failed: those of the two of which no cell finished: there is no difference to speak of, no test and no winner.
+        p: two-sided p-value of the hypothesis that the difference is 0.
+        p_holm: p after Holm's correction over all pairs and environments of the study.
+        probability_of_improvement: probability that a seed of `a` ends above a seed of `b`; ties count half.
+        detectable: smallest true difference that this study had 80 % power to claim; None if the differences of seeds
+            and prompts do not vary, or if there are too few seeds for a claim.
+        winner: label of the winner; None if no difference can be claimed.
         auc: budget -> difference of `auc`, a − b.
         at_equal_kl: difference of `at_equal_kl`, a − b.
-        threshold_p: budget -> p of the log-rank test on budget to threshold, not corrected.
-        sentence: what the data support, in words.
+        threshold_p: budget -> p-value of the log-rank test on budget to threshold, not corrected.
+        sentence: the result in words.
+        identical: both ended with the same reward on every prompt at every seed.
+        failed: labels of algorithms without any finished cell; there is then no difference, no test and no winner.
     """
 
     a: str
@@ -164,7 +186,7 @@ class Pair:
 
     @property
     def outcome(self) -> str:
-        """In a word or two: who failed, that both are the same, or who won; empty where nothing may be said."""
+        """The result in a few words: the failed algorithms, `identical results`, or the winner; empty for no claim."""
         if self.failed:
             return f"{' and '.join(self.failed)} failed"
         return "identical results" if self.identical else self.winner or ""
@@ -172,7 +194,15 @@ class Pair:
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out prompt and what became of it, algorithm for algorithm, at one seed."""
+    """Completions of one held-out prompt at one seed.
+
+    Attributes:
+        prompt: the prompt.
+        seed: the seed.
+        start: completion before training.
+        completions: algorithm -> completion after training.
+        rewards: algorithm -> its reward.
+    """
 
     prompt: str
     seed: int
@@ -188,13 +218,15 @@ class EnvResult:
     Attributes:
         steps: of every run.
         samples_per_step: of every run.
-        prompts: the held-out prompts, the same for all.
-        split: the split they are from.
-        curve: what the curves show: "held-out reward" or "reward of the training samples".
+        prompts: the held-out prompts, the same for all runs.
+        split: the split of the prompts.
+        curve: reward that the learning curves show: "held-out reward" or "reward of the training samples".
         threshold: reward that counts as reached.
         threshold_rule: how it was chosen, in words.
-        kl_level: nats at which algorithms are compared at equal KL; None when there is no common level.
-        reward_scale: what 0 and 1 stand for in `Aggregate`: (mean start, best seed of the study).
+        kl_level: KL in nats at which algorithms are compared; None if the runs have no common level.
+        reward_scale: rewards that `Aggregate` maps to 0 and 1: (mean of the initial policy, best seed of the study).
+        algorithms: label -> result.
+        pairs: all pairs of algorithms.
         samples: completions side by side.
     """
 
@@ -214,7 +246,7 @@ class EnvResult:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Over all environments, each rescaled so that 0 is its start and 1 the best seed of the study."""
+    """Results over all environments, rescaled per environment: 0 is the initial policy, 1 the study's best seed."""
 
     mean: dict[str, Estimate]
     iqm: dict[str, Estimate]
@@ -235,17 +267,32 @@ class Failure:
 
 @dataclass(frozen=True)
 class SettingDifference:
-    """A setting that is not the same for all: an axis of the objective, or anything else."""
+    """A setting that differs between algorithms.
+
+    Attributes:
+        key: dotted name of the setting.
+        axis: the setting belongs to the objective.
+        values: algorithm -> value as text; prefixed by the environment if the value depends on it.
+    """
 
     key: str
     axis: bool
     values: dict[str, str]
-    """Algorithm -> value, as text; with an environment's name in front where the value depends on it."""
 
 
 @dataclass(frozen=True)
 class Tuning:
-    """The search that an algorithm was given on an environment before it was compared."""
+    """The search for an algorithm's settings on an environment that preceded the comparison.
+
+    Attributes:
+        env, algorithm: labels.
+        trials, pruned, failed: number of trials: all, pruned, failed.
+        seed: seed of the trials.
+        search: setting -> space.
+        best: setting -> best value, as text.
+        best_value: mean held-out reward of the best trial.
+        sensitivity: share of the trials whose improvement is within 95 % of the best one's.
+    """
 
     env: str
     algorithm: str
@@ -257,29 +304,52 @@ class Tuning:
     best: dict[str, str]
     best_value: float | None
     sensitivity: float | None
-    """Share of the trials within 95 % of the best improvement."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Where the numbers come from."""
+    """Provenance of the results.
+
+    Attributes:
+        command: the command line.
+        created: time of the analysis, ISO 8601, UTC.
+        policy: policies of the cells.
+        versions: package -> version.
+        machine: processor, cores, device, Python, operating system.
+        commit: commit of the source; None for an installed package.
+        fingerprint: sha256 of the settings of all cells; two studies with the same one have the same cells.
+        seconds: computing time of all cells together.
+    """
 
     command: str
     created: str
-    """ISO 8601, UTC."""
     policy: str
     versions: dict[str, str]
     machine: dict[str, str]
     commit: str | None
     fingerprint: str
-    """sha256 of all cells' settings: two studies with the same one asked the same question."""
     seconds: float
-    """Computing time of all cells together."""
 
 
 @dataclass(frozen=True, repr=False)
 class Results:
-    """A study's findings. `verdict` is two or three plain sentences and comes first everywhere."""
+    """The results of a study.
+
+    Attributes:
+        title: algorithms and environments.
+        verdict: two or three plain sentences, which come first in every output.
+        warnings: limits of the study.
+        algorithms: labels.
+        seeds: seeds.
+        environments: label -> results.
+        aggregate: results over all environments; None for fewer than two.
+        differences: settings that differ between algorithms.
+        failures: cells that crashed.
+        excluded: runs that were left out on request.
+        tuning: searches that preceded the comparison.
+        manifest: provenance.
+        format: version of the schema.
+    """
 
     title: str
     verdict: list[str]

@@ -1,1 +1,1 @@
-"""Running the cells of a study."""
+"""Execution of the cells of a study, on this machine or on a Ray cluster."""

@@ -1,1 +1,1 @@
-"""Hyper-parameter search."""
+"""Search for settings: spaces, configurations of trials, the optuna study, and its results."""

@@ -1,6 +1,6 @@
-"""What a search found: its trials, the best of them, how much depends on the settings; as stored in its folder.
+"""Results of a search: its trials, the best of them, and the sensitivity to settings; stored in its folder.
 
-search.json     the spaces, and the configuration that every trial starts from
+search.json     the spaces and the configuration that all trials share
 trials.json     the trials
 """
 
@@ -18,14 +18,22 @@ from rlalign.config.serialize import from_dict, to_dict
 from rlalign.errors import FaultError
 from rlalign.storage.atomic import read_json, write_atomic
 
-_NEAR = 0.95
-_SEARCH, _TRIALS = "search.json", "trials.json"
-_AGAIN = "remove it, and the same rlalign tune goes on"
+_NEAR_BEST = 0.95  # share of the best improvement
+_SEARCH_FILE = "search.json"
+_TRIALS_FILE = "trials.json"
+_FIX = "remove it and repeat the same rlalign tune command, which resumes the search"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One configuration that was tried; the value of a pruned one is the last that was seen."""
+    """One configuration that was tried.
+
+    Attributes:
+        number: index in the search.
+        state: complete, pruned, fail or running.
+        value: mean held-out reward; for a trial that is not complete, the last that it reported, or None.
+        settings: values of the searched settings.
+    """
 
     number: int
     state: str
@@ -35,12 +43,12 @@ class Trial:
 
 @dataclass(frozen=True)
 class SearchResults:
-    """What a search found.
+    """Results of a search.
 
     Attributes:
         search: setting -> space.
-        base: what the runs have where a trial says nothing else.
-        trials: in the order in which they began.
+        base: configuration of the runs apart from the searched settings.
+        trials: in the order in which they started.
         start: held-out reward before training.
     """
 
@@ -51,32 +59,37 @@ class SearchResults:
 
     @property
     def done(self) -> list[Trial]:
-        """The finished trials, the best first."""
-        done = [(t.value, t) for t in self.trials if t.state == "complete" and t.value is not None]
-        return [t for _, t in sorted(done, key=lambda pair: -pair[0])]
+        """The complete trials, the best first."""
+        values = [
+            (trial.value, trial) for trial in self.trials if trial.state == "complete" and trial.value is not None
+        ]
+        return [trial for _, trial in sorted(values, key=lambda pair: -pair[0])]
 
     @property
     def best(self) -> Trial:
-        """The finished trial that ended highest. Raises FaultError when none finished."""
+        """The complete trial with the highest value. Raises FaultError if no trial is complete."""
         if not self.done:
-            raise FaultError("no trial finished: look into the logs beside the trials' folders")
+            raise FaultError("expected at least one complete trial, got none; see the logs beside the trials' folders")
         return self.done[0]
 
     @property
     def sensitivity(self) -> float | None:
-        """Share of all trials whose improvement is within 95 % of the best one's; pruned and failed ones are not."""
+        """Share of all trials whose improvement is at least 95 % of the best one's.
+
+        Pruned and failed trials count in the denominator only. None if no trial improved.
+        """
         best = self.best.value
         if best is None or self.start is None or best <= self.start:
             return None
-        least = self.start + _NEAR * (best - self.start)
-        return sum(t.value is not None and t.value >= least for t in self.done) / len(self.trials)
+        least = self.start + _NEAR_BEST * (best - self.start)
+        return sum(trial.value is not None and trial.value >= least for trial in self.done) / len(self.trials)
 
     def count(self, state: str) -> int:
-        """Trials that are `complete`, `pruned`, `fail` or `running`."""
-        return sum(t.state == state for t in self.trials)
+        """Return the number of trials that are `complete`, `pruned`, `fail` or `running`."""
+        return sum(trial.state == state for trial in self.trials)
 
     def summary(self, env: str, algorithm: str, seed: int) -> Tuning:
-        """For results.json."""
+        """Return the summary for results.json."""
         best = self.best
         return Tuning(
             env=env,
@@ -86,40 +99,48 @@ class SearchResults:
             failed=self.count("fail"),
             seed=seed,
             search=self.search,
-            best={k: str(v) for k, v in best.settings.items()},
+            best={key: str(value) for key, value in best.settings.items()},
             best_value=best.value,
             sensitivity=self.sensitivity,
         )
 
 
 def holds_search(folder: Path) -> bool:
-    """True for the folder of a search that has ended, or was stopped."""
-    return (folder / _SEARCH).is_file() and (folder / _TRIALS).is_file()
+    """Return whether a folder holds a search that has ended or was stopped."""
+    return (folder / _SEARCH_FILE).is_file() and (folder / _TRIALS_FILE).is_file()
 
 
 def write_search(folder: Path, search: Mapping[str, str], base: TrainConfig) -> None:
-    """Write down what is searched."""
-    _write(folder / _SEARCH, {"search": dict(search), "base": to_dict(base)})
+    """Write the spaces and the shared configuration of a search."""
+    _write(folder / _SEARCH_FILE, {"search": dict(search), "base": to_dict(base)})
 
 
 def read_search(folder: Path) -> tuple[dict[str, str], TrainConfig] | None:
-    """What is searched, or None where nothing is. Raises UserError for what an incompatible version wrote."""
-    if not (folder / _SEARCH).is_file():
+    """Return the spaces and the shared configuration of a search; None if the folder holds none.
+
+    Raises:
+        UserError: the file is damaged or of an incompatible version.
+    """
+    if not (folder / _SEARCH_FILE).is_file():
         return None
-    data = read_json(folder / _SEARCH, _AGAIN)
+    data = read_json(folder / _SEARCH_FILE, _FIX)
     return data.get("search", {}), from_dict(TrainConfig, data.get("base", {}))
 
 
-def write_trials(folder: Path, found: SearchResults) -> None:
-    """Write down what was found."""
-    _write(folder / _TRIALS, {"start": found.start, "trials": [asdict(t) for t in found.trials]})
+def write_trials(folder: Path, results: SearchResults) -> None:
+    """Write the trials of a search."""
+    _write(folder / _TRIALS_FILE, {"start": results.start, "trials": [asdict(trial) for trial in results.trials]})
 
 
 def read_search_results(folder: Path) -> SearchResults:
-    """What was found, of a folder for which `holds_search` is true."""
-    data = read_json(folder / _TRIALS, _AGAIN)
+    """Return the results of a search, from a folder for which `holds_search` is true.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    data = read_json(folder / _TRIALS_FILE, _FIX)
     search, base = read_search(folder) or ({}, TrainConfig())
-    return SearchResults(search, base, [Trial(**t) for t in data["trials"]], data["start"])
+    return SearchResults(search, base, [Trial(**trial) for trial in data["trials"]], data["start"])
 
 
 def _write(path: Path, data: Mapping[str, Any]) -> None:

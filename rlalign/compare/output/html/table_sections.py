@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from rlalign.compare.analysis.statistics import FEWEST_SEEDS
+from rlalign.compare.analysis.intervals import FEWEST_SEEDS
 from rlalign.compare.output.html.components import (
     Colors,
     algorithm_label,

@@ -1,4 +1,4 @@
-"""Where a study's numbers come from: command, versions, machine, commit, a fingerprint of the question."""
+"""Provenance of a study's results: command, versions, machine, commit, and a fingerprint of all settings."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from rlalign.compare.analysis.fairness import settings_of
+from rlalign.compare.cell_settings import settings_of
 from rlalign.compare.results.schema import Manifest
 from rlalign.compare.study import Cell
 
-_SOURCES = ("rlalign", "envs", "policies", "rewards")
+_SOURCES = ("rlalign", "envs", "policies", "rewards")  # folders at the root of the repository
 
 
 def manifest(command: str, cells: Sequence[Cell], seconds: float) -> Manifest:
-    """The manifest of a study that has just been analysed on this machine."""
+    """Return the manifest of a study that is analyzed now on this machine.
+
+    Args:
+        command: the command line.
+        cells: all cells.
+        seconds: computing time of all cells together.
+    """
     from rlalign.storage.checkpoint import versions
 
     policies = dict.fromkeys(cell.config.policy for cell in cells)
@@ -36,16 +42,16 @@ def manifest(command: str, cells: Sequence[Cell], seconds: float) -> Manifest:
 
 
 def fingerprint(cells: Sequence[Cell]) -> str:
-    """sha256 of every cell's environment, algorithm, seed and settings."""
-    asked = [
+    """Return the sha256 of each cell's environment, algorithm, seed and settings, sorted by cell name."""
+    question = [
         [cell.config.env, cell.config.algorithm, cell.seed, settings_of(cell.config)]
-        for cell in sorted(cells, key=lambda c: c.name)
+        for cell in sorted(cells, key=lambda cell: cell.name)
     ]
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
 
 
 def machine() -> dict[str, str]:
-    """Processor, cores, device, Python."""
+    """Return processor, cores, device, Python version and operating system."""
     import torch
 
     cpuinfo = Path("/proc/cpuinfo")
@@ -61,8 +67,8 @@ def machine() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the source that is running, with + when it was changed since; None for an installed package."""
-    root = Path(__file__).parents[2]
+    """Return the commit of the running source, with + if it was changed since; None for an installed package."""
+    root = Path(__file__).parents[3]
     try:
         head = _git(root, "rev-parse", "--short", "HEAD")
         changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", *_SOURCES)
@@ -71,5 +77,6 @@ def commit() -> str | None:
     return head + ("+" if changed else "")
 
 
-def _git(root: Path, *words: str) -> str:
-    return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

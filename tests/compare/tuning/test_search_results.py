@@ -1,0 +1,40 @@
+"""Files of a search, and other files of run folders, after a kill during writing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlalign.compare.tuning.search_results import SearchResults, write_search, write_trials
+from rlalign.config.defaults import default_config
+from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.evaluate import Evaluation
+from rlalign.storage import atomic
+from rlalign.storage.run_folder import write_config
+
+EMPTY = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
+
+
+def test_a_kill_during_writing_leaves_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails for writing in place: the search could never be resumed."""
+    base = default_config("reverse", "gru", "grpo")
+    write_search(tmp_path, {"learner.lr": "log:1e-4:1e-2"}, base)
+    before = (tmp_path / "search.json").read_text()
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(atomic.os, "replace", killed)
+    for write in (
+        lambda: write_search(tmp_path, {}, base),
+        lambda: write_trials(tmp_path, SearchResults({}, base, [], None)),
+        lambda: write_config(tmp_path, base),
+        lambda: write_comparison(tmp_path, Comparison(EMPTY, EMPTY)),  # half of it would be a TRL run that never ends
+    ):
+        with pytest.raises(KeyboardInterrupt):
+            write()
+    assert (tmp_path / "search.json").read_text() == before
+    assert not [path for path in tmp_path.rglob("*.json") if path.name != "search.json"]
