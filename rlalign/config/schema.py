@@ -68,8 +68,8 @@ class LearnerConfig:
     beta1: float = 0.9
     beta2: float = 0.999
     old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
-    """Denominator of the ratio when a rollout is reused; auto: the sampler's in float32, else recomputed. `sampler` also
-    applies to a rollout that is used once, whose ratio is 1 otherwise."""
+    """Denominator of the ratio when a rollout is reused; auto: the sampler's in float32, else recomputed. `sampler`
+    also applies to a rollout that is used once, whose ratio is 1 otherwise."""
     max_bad_updates: int = 3
     """Non-finite updates in a row after which the run stops; fewer are skipped."""
 

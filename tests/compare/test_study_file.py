@@ -9,7 +9,7 @@ import pytest
 
 from rlalign.cli import main
 from rlalign.cli.compare import Args, study_of
-from rlalign.cli.study_args import optional_value, split_settings
+from rlalign.cli.arguments import optional_value, split_settings
 from rlalign.compare.study import build_cells
 from rlalign.compare.study_file import read_study
 from rlalign.config.overrides import apply, full_key
@@ -52,7 +52,7 @@ def test_a_file_describes_settings_and_variants(tmp_path: Path) -> None:
 def test_flags_override_the_file(tmp_path: Path) -> None:
     path = tmp_path / "study.toml"
     path.write_text(STUDY)
-    study = study_of(Args(what=(path,), seeds="7,8", output=tmp_path), {"learner.lr": "0.5"})
+    study = study_of(Args(inputs=(path,), seeds="7,8", output=tmp_path), {"learner.lr": "0.5"})
     assert (study.seeds, study.output, study.steps) == ((7, 8), str(tmp_path), 5)
     assert build_cells(study)[0].config.learner.lr == 0.5
 
