@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -260,19 +261,15 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         """Score episodes; call `while_scoring` meanwhile if only worker processes compute the last rewards."""
         # A user's own Reward may lack the attribute.
         out_of_process = getattr(self.mdp.reward, "out_of_process", False)
-        if while_scoring is None or not self.done.all() or not out_of_process:
-            return self._timed_score(episodes, over)
+        overlaps = while_scoring is not None and self.done.all() and out_of_process
         # Rewards stay in this thread: KeyboardInterrupt arrives in the main thread, and must end their processes.
-        with ThreadPoolExecutor(1) as thread:
-            work = thread.submit(while_scoring)
-            scores = self._timed_score(episodes, over)
-        work.result()  # raises the error of while_scoring, if there is one
-        return scores
-
-    def _timed_score(self, episodes: list[Episode], over: list[bool]) -> Scores:
-        began = time.perf_counter()
-        scores = self.mdp.score(episodes, over)
-        self.reward_seconds += time.perf_counter() - began
+        with ThreadPoolExecutor(1) if overlaps else nullcontext() as thread:
+            work = thread.submit(while_scoring) if thread and while_scoring else None
+            start = time.perf_counter()
+            scores = self.mdp.score(episodes, over)
+            self.reward_seconds += time.perf_counter() - start
+        if work is not None:
+            work.result()  # raises the error of while_scoring, if it raised one
         return scores
 
     def _observation(self) -> Observation:

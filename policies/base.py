@@ -16,6 +16,7 @@ from typing import ClassVar, Protocol, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from rlalign.errors import FaultError, UserError
 from rlalign.types import Sampling, Tokenizer
@@ -37,6 +38,18 @@ class TokenScores:
     entropies: Tensor | None = None
     values: Tensor | None = None
     final_values: Tensor | None = None
+
+    def padded(self, width: int) -> TokenScores:
+        """Return the scores with columns of zeros appended, up to `width` columns."""
+        padding = (0, width - self.logprobs.shape[1])
+        if padding == (0, 0):
+            return self
+        return TokenScores(
+            logprobs=pad(self.logprobs, padding),
+            entropies=None if self.entropies is None else pad(self.entropies, padding),
+            values=None if self.values is None else pad(self.values, padding),
+            final_values=self.final_values,
+        )
 
 
 class DecodeState(Protocol):
@@ -118,6 +131,8 @@ class Policy(nn.Module, ABC):
     ) -> TokenScores:
         """Score the masked tokens, with gradient to the trainable parameters; see `TokenScores`.
 
+        Columns beyond the longest row are not read, and are 0 in the result.
+
         Args:
             tokens: int64 [N, L]. The three tensors may be on any device. The CPU is best, because their shape can then
                 be read without waiting for the device.
@@ -133,7 +148,10 @@ class Policy(nn.Module, ABC):
         if values and not self.has_values:
             raise UserError("expected a policy with values, got one without; use --objective.value.kind head or model")
         self._check_actions(lengths, action_mask)
-        return self._score(tokens, lengths, action_mask, sampling, entropy=entropy, values=values)
+        width = int(lengths.max())
+        tokens_read = tokens[:, :width]
+        scores = self._score(tokens_read, lengths, action_mask[:, :width], sampling, entropy=entropy, values=values)
+        return scores.padded(tokens.shape[1])
 
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
         """Return float32 [N, L] log-probs under the frozen reference policy, without gradient; arguments as in `score`.

@@ -46,7 +46,7 @@ def to_json(config: TrainConfig) -> dict[str, Any]:
     return {"format": FORMAT, **to_dict(config)}
 
 
-def from_json(data: Mapping[str, Any]) -> TrainConfig:
+def from_json(data: Any) -> TrainConfig:
     """Return the configuration of a config.json of any format.
 
     Raises:
@@ -81,8 +81,7 @@ def from_dict(cls: type[D], data: Mapping[str, Any], where: str = "") -> D:
         UserError: for an unknown key, with a suggestion, or a value of the wrong type.
     """
     if not isinstance(data, Mapping):
-        name = where.removesuffix(".") or "a configuration"
-        raise UserError(f"{name}: expected an object of settings, got {data!r}")
+        raise UserError(f"{where.removesuffix('.') or 'a configuration'}: expected an object of settings, got {data!r}")
     hints = hints_of(cls)
     names = [f.name for f in dataclasses.fields(cls)]  # type: ignore[arg-type]  # D is a dataclass by contract
     values: dict[str, Any] = {}

@@ -2,7 +2,7 @@
 
     @baseline("name")        f(returns [N], batch) -> [N] or [N, T]          built-in: baselines.py
     @trust_region("name")    f(x: TrustInput, trust: Trust) -> gain [N, T]   built-in: trust.py
-    @custom_loss("name")     f(objective, batch) -> loss of a token [N, T]   built-in: surrogate.py
+    @custom_loss("name")     f(objective, batch) -> loss of a token [N, T]   built-in: loss.py
 
 A built-in value is one decorated function in its file and needs no entry here. Its name is read from the source text of
 the file, because importing the file would import torch, and the command line lists names without it. The file is
@@ -24,7 +24,7 @@ from rlalign.registry import Registry
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE = __name__.rpartition(".")[0]
-_BUILT_IN_FILES = {"baseline": "baselines", "trust_region": "trust", "custom_loss": "surrogate"}
+_BUILT_IN_FILES = {"baseline": "baselines", "trust_region": "trust", "custom_loss": "loss"}
 _PARAMETERS = {"baseline": "returns, batch", "trust region": "x, trust", "loss": "objective, batch"}
 
 

@@ -1,7 +1,8 @@
 """Checkpoints that survive a kill at any instruction, a full disk and a flipped bit. Nothing is pickled.
 
 Recipe: write `tmp-step-N/`, fsync its files, write a manifest (sha256 of each file, configuration hash, versions),
-fsync, rename to `step-N/`, prune. A folder without a manifest is not a checkpoint. One that does not verify is an error.
+fsync, rename to `step-N/`, prune. A folder without a manifest is not a checkpoint; one that does not verify is an
+error.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -104,72 +105,80 @@ class ExperienceCollector:
             RewardError: a reward failed, or too many steps had no valid reward. The collector is then as before the
                 call, so that a resumed run samples the same tasks again.
         """
-        start = time.perf_counter()
-        self.policy.begin_rollout()
-        tasks_state = self.tasks.state_dict()
-        rng_state = self.rng.state_dict()
-        tasks = self.tasks.next(self.config.rollout.prompts)
-        try:
-            return self._collect(step, tasks, start)
-        except RewardError:
-            self.tasks.load_state_dict(tasks_state)
-            self.rng.load_state_dict(rng_state, step)
-            self.mdp.reward.end_step()
-            raise
+        with self._rewound_on_error(step):
+            start = time.perf_counter()
+            self.policy.begin_rollout()
+            tasks = self.tasks.next(self.config.rollout.prompts)
+            self.mdp.reward.begin_step(step)
+            self.env.reward_seconds = 0.0
+            with torch.no_grad():
+                rollout, sampled, precomputed = self._sample(step, tasks)
+                greedy_rewards = None
+                if self.config.objective.needs_greedy:
+                    rollout, greedy_rewards = self._greedy_rewards(step, rollout)
+            weights = self.mdp.reward.weights
+            rollout_end = time.perf_counter()
+            learned = normalize_components(rollout, weights) if self.config.rollout.per_component else rollout
+            buffer = self.learner.prepare(learned, greedy_rewards=greedy_rewards, precomputed=precomputed)
+            times = {
+                "time/rollout": rollout_end - start,
+                "time/prepare": time.perf_counter() - rollout_end,
+                "time/update": 0.0,
+                "time/reward": self.env.reward_seconds,  # a part of time/rollout
+            }
+            # Dynamic sampling selects groups, which are a biased sample: metrics describe everything that was sampled.
+            everything = rollout if len(sampled) == 1 else join(sampled)
+            buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
+            metrics = self._metrics(step, rollout, everything, buffer, weights) | times
+            return Experience(buffer, metrics | {"rollout/draws": float(len(sampled))}, samples_of(rollout))
 
-    def _collect(self, step: int, tasks: Sequence[Task], start: float) -> Experience:
-        reward = self.mdp.reward
-        reward.begin_step(step)
-        self.env.reward_seconds = 0.0
-        with torch.no_grad():
-            rollout, sampled, precomputed = self._sample(step, tasks)
-            greedy_rewards = None
-            if self.config.objective.needs_greedy:
-                rollout, greedy_rewards = self._greedy_rewards(step, rollout)
-        weights = reward.weights
-        rollout_end = time.perf_counter()
-        learned = normalize_components(rollout, weights) if self.config.rollout.per_component else rollout
-        buffer = self.learner.prepare(learned, greedy_rewards=greedy_rewards, precomputed=precomputed)
-        prepare_end = time.perf_counter()
-        # The groups that dynamic sampling selects are a biased sample: metrics describe everything that was sampled.
-        everything = rollout if len(sampled) == 1 else join(sampled)
+    def _metrics(
+        self, step: int, rollout: Rollout, everything: Rollout, buffer: UpdateBuffer, weights: Mapping[str, float]
+    ) -> dict[str, float]:
+        """Return rollout/, reward/ and train/ metrics. Raises RewardError when too many steps had no valid reward."""
         failures = self._pop_failures()
         self._check_rewards(step, rollout, failures)
         metrics = rollout_metrics(everything) | kl_metric(rollout, buffer.batch.ref_logprobs) | failures
-        metrics |= {
-            "time/rollout": rollout_end - start,
-            "time/prepare": prepare_end - rollout_end,
-            "time/update": 0.0,
-            "time/reward": self.env.reward_seconds,  # a part of time/rollout
-        }
         metrics |= rollout_diagnostics(everything, self.mdp, self.gold)
-        metrics["rollout/draws"] = float(len(sampled))
         if self.config.objective.kl.target > 0:
             metrics["train/kl_coef"] = self.learner.state.kl_coef  # the one that the updates of this step use
-        metrics |= {f"reward/{name}/weight": weights[name] for name in reward.scheduled}
-        buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
-        return Experience(buffer, metrics, samples_of(rollout))
+        return metrics | {f"reward/{name}/weight": weights[name] for name in self.mdp.reward.scheduled}
+
+    @contextmanager
+    def _rewound_on_error(self, step: int) -> Iterator[None]:
+        """Restore tasks, generators and rewards when a reward fails."""
+        tasks = self.tasks.state_dict()
+        rng = self.rng.state_dict()
+        try:
+            yield
+        except RewardError:
+            self.tasks.load_state_dict(tasks)
+            self.rng.load_state_dict(rng, step)
+            self.mdp.reward.end_step()
+            raise
 
     def _sample(
         self, step: int, tasks: Sequence[Task]
     ) -> tuple[Rollout, list[Rollout], dict[str, Tensor | None] | None]:
         """Return the rollout to learn from, everything that was sampled, and precomputed log-probs of the rollout."""
-        rollout_config = self.config.rollout
+        group_size = self.config.rollout.group_size
+        settings = self._sampling_settings(step)
         if self.config.objective.filter.dynamic_sampling:
             # The groups to learn from are known only after scoring, so nothing can be precomputed meanwhile.
-            first = self._rollout(step, self.env, tasks, rollout_config.group_size)
+            first = collect(self.env, self.sampler, tasks, group_size=group_size, **settings)
 
             def sample_again() -> Rollout:
-                return self._rollout(step, self.env, self.tasks.next(rollout_config.prompts), rollout_config.group_size)
+                tasks = self.tasks.next(self.config.rollout.prompts)
+                return collect(self.env, self.sampler, tasks, group_size=group_size, **settings)
 
-            rollout, sampled = resample_groups(sample_again, first, max_draws=rollout_config.max_draws)
+            rollout, sampled = resample_groups(sample_again, first, max_draws=self.config.rollout.max_draws)
             return rollout, sampled, None
         results: list[dict[str, Tensor | None]] = []
 
         def precompute(tokens: Tensor, lengths: Tensor, mask: Tensor) -> None:
             results.append(self.learner.precompute_logprobs(tokens, lengths, mask))
 
-        rollout = self._rollout(step, self.env, tasks, rollout_config.group_size, while_scoring=precompute)
+        rollout = collect(self.env, self.sampler, tasks, group_size=group_size, while_scoring=precompute, **settings)
         return rollout, [rollout], results[0] if results else None
 
     def _greedy_rewards(self, step: int, rollout: Rollout) -> tuple[Rollout, Tensor]:
@@ -180,23 +189,16 @@ class ExperienceCollector:
         group_size = self.config.rollout.group_size
         tasks = rollout.tasks[::group_size]
         env = TokenVectorEnv(self.mdp, self.config.rollout.prompts)
-        greedy = self._rollout(step, env, tasks, 1, greedy=True)
+        greedy = collect(env, self.sampler, tasks, group_size=1, greedy=True, **self._sampling_settings(step))
         rewards = greedy.returns.repeat_interleave(group_size)
         return replace(rollout, valid=rollout.valid & rewards.isfinite()), rewards.nan_to_num()
 
-    def _rollout(
-        self, step: int, env: TokenVectorEnv, tasks: Sequence[Task], group_size: int, **settings: Any
-    ) -> Rollout:
-        return collect(
-            env,
-            self.sampler,
-            tasks,
-            group_size=group_size,
-            sampling=self.config.rollout.sampling,
-            generator=self.rng.sampler,
-            seed=self.rng.episode_seed(step),
-            **settings,
-        )
+    def _sampling_settings(self, step: int) -> dict[str, Any]:
+        return {
+            "sampling": self.config.rollout.sampling,
+            "generator": self.rng.sampler,
+            "seed": self.rng.episode_seed(step),
+        }
 
     def _check_rewards(self, step: int, rollout: Rollout, failures: dict[str, float]) -> None:
         if bool(rollout.valid.any()):

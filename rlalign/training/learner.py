@@ -81,6 +81,7 @@ class Learner:
         self.config = config
         self.generator = generator
         self.max_length = max_length
+        self.sampling = sampling
         if policy.device.type == "cpu":
             keep_freed_memory()
         self.parameters = list(policy.trainable().values())
@@ -119,7 +120,7 @@ class Learner:
                 reference = batcher.score_all(batcher.score_reference, tokens, lengths, mask)
                 computed["ref_logprobs"] = reference.logprobs
             if objective.needs_values or recompute:
-                score = partial(batcher.score, values=objective.needs_values)
+                score = partial(self.policy.score, sampling=self.sampling, values=objective.needs_values)
                 scores = batcher.score_all(score, tokens, lengths, mask)
                 computed |= {"old_values": scores.values, "final_values": scores.final_values}
                 if recompute:
@@ -241,10 +242,11 @@ class Learner:
         sums = MetricSums()
         for part in self.micro_batcher.split(rows, buffer.tokens, buffer.lengths, buffer.mask):
             micro = buffer.batch[to_device(part, self.policy.device)]
-            scores = self.micro_batcher.score(
+            scores = self.policy.score(
                 buffer.tokens[part],
                 buffer.lengths[part],
                 buffer.mask[part],
+                self.sampling,
                 entropy=objective.needs_entropy,
                 values=objective.needs_values,
             )
@@ -296,7 +298,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         for part in self.micro_batcher.split(torch.arange(len(d.tokens)), d.tokens, d.lengths, d.action_mask):
             # The model's own distribution: answers were not sampled, so neither temperature nor truncation applies.
-            scores = self.micro_batcher.score(d.tokens[part], d.lengths[part], d.action_mask[part], sampling=Sampling())
+            scores = self.policy.score(d.tokens[part], d.lengths[part], d.action_mask[part], Sampling())
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
@@ -87,32 +86,6 @@ class MicroBatcher:
             return False
         self.micro_batch = size // 2
         return True
-
-    def score(
-        self,
-        tokens: Tensor,
-        lengths: Tensor,
-        mask: Tensor,
-        *,
-        entropy: bool = False,
-        values: bool = False,
-        sampling: Sampling | None = None,
-    ) -> TokenScores:
-        """Score rows [n, L] with gradient. Columns beyond the longest row are not read, and are 0 in the result."""
-        full = tokens.shape[1]
-        width = int(lengths.max())
-        scores = self.policy.score(
-            tokens[:, :width], lengths, mask[:, :width], sampling or self.sampling, entropy=entropy, values=values
-        )
-        if width == full:
-            return scores
-        padding = (0, full - width)
-        return TokenScores(
-            logprobs=pad(scores.logprobs, padding),
-            entropies=None if scores.entropies is None else pad(scores.entropies, padding),
-            values=None if scores.values is None else pad(scores.values, padding),
-            final_values=scores.final_values,
-        )
 
     def score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
         """Return the log-probs of rows [n, L] under the frozen reference policy."""

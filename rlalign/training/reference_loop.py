@@ -100,7 +100,7 @@ def train(
 
 def gae(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
     advantages = torch.zeros_like(rewards)
-    advantage = following = 0.0  # after the last action: the episode has ended, so its value is 0
+    advantage, following = torch.zeros(2, dtype=values.dtype)  # the episode has ended: the value after it is 0
     for t in reversed(range(len(rewards))):
         advantage = rewards[t] + gamma * following - values[t] + gamma * lam * advantage
         following = values[t]
@@ -134,7 +134,7 @@ def train_ppo(
                     near = values[i] + (new - values[i]).clamp(-critic.clip, critic.clip)
                     error = torch.maximum((new - targets[i]).square(), (near - targets[i]).square()) / 2
                     loss = (critic.coef * error - gain).sum() / sum(len(rows[j].rewards) for j in minibatch)
-                    loss.backward()
+                    loss.backward()  # type: ignore[no-untyped-call]  # untyped in torch
                 torch.nn.utils.clip_grad_norm_(parameters, config.learner.max_grad_norm)
                 optimizer.step()
         yield sum(float(row.rewards.sum()) for row in rows) / len(rows)

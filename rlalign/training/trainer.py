@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import NoReturn
 
 from rich.console import Console
 
@@ -84,27 +83,44 @@ class Trainer:
         )
 
     def run(self) -> int:
-        """Train to the last step, or until a stop is requested; return the exit status (143 or 130 after a signal)."""
-        config = self.config
+        """Train to the last step, or until a stop is requested.
+
+        Returns:
+            The exit status: 0, or 143 or 130 after a signal.
+
+        Raises:
+            RewardError: a reward failed. The run is saved before, so that it resumes once the reward is repaired.
+            FaultError: the weights, or too many updates in a row, are not finite.
+        """
         state = self.state
-        state.tracker = state.tracker or Tracker(state.folder, config)
-        with ProgressLine(config.steps, state.step, quiet=self.quiet) as line:
-            while state.step < config.steps and not self.stop and not state.early_stopping.should_stop:
-                if state.experience is None:
-                    state.experience = self._collect_experience()
-                experience = state.experience
-                while not experience.buffer.done and not self.stop:
-                    self._update_policy(experience)
-                if not experience.buffer.done:
-                    break  # stopped between two updates: the experience goes into the checkpoint
-                self._end_rollout(experience)
-                self._supervised_step(experience)
-                line.show(state.step, self._log(experience))
-                if self._due(config.save_every) and state.step < config.steps:
-                    state.save()
-                    draw(state.folder)
+        state.tracker = state.tracker or Tracker(state.folder, self.config)
+        with ProgressLine(self.config.steps, state.step, quiet=self.quiet) as line:
+            try:
+                self._loop(line)
+            except RewardError as error:
+                path = state.save()
+                message = f"{error} (saved: repair the reward, then rlalign train --resume {path.parents[1]})"
+                raise RewardError(message) from error
         state.save()
         return self.stop.exit_status
+
+    def _loop(self, line: ProgressLine) -> None:
+        state = self.state
+        while state.step < self.config.steps and not self.stop and not state.early_stopping.should_stop:
+            if state.experience is None:
+                state.check_weights("before a rollout")
+                state.experience = state.collector.collect(state.step)
+            experience = state.experience
+            while not experience.buffer.done and not self.stop:
+                self._update_policy(experience)
+            if not experience.buffer.done:
+                return  # stopped between two updates: the experience goes into the checkpoint
+            self._end_rollout(experience)
+            self._supervised_step(experience)
+            line.show(state.step, self._log(experience))
+            if self._due(self.config.save_every) and state.step < self.config.steps:
+                state.save()
+                draw(state.folder)
 
     def resume(self) -> None:
         """Restore the newest checkpoint (see `TrainerState.resume`)."""
@@ -117,13 +133,6 @@ class Trainer:
         self.mdp.reward.close()
 
     # ---- the parts of a step ----
-
-    def _collect_experience(self) -> Experience:
-        self.state.check_weights("before a rollout")
-        try:
-            return self.state.collector.collect(self.state.step)
-        except RewardError as error:
-            self._save_and_raise(error)
 
     def _update_policy(self, experience: Experience) -> None:
         """Take one optimizer step. A non-finite update is skipped and stored, and ends the run if repeated."""
@@ -170,9 +179,9 @@ class Trainer:
         metrics = experience.step_metrics()
         try:
             metrics |= self._validate() if self._due(self.config.evaluation.every) else {}
-        except RewardError as error:
+        except RewardError:
             tracker.log(step, metrics, experience.samples)  # the step is complete except for its validation
-            self._save_and_raise(error)
+            raise
         metrics |= self.state.alarms.update(step, metrics)
         tracker.log(step, metrics, experience.samples)
         return metrics
@@ -188,9 +197,3 @@ class Trainer:
 
     def _warn(self, message: str) -> None:
         self.console.print(f"[yellow]warning[/]: {message}")
-
-    def _save_and_raise(self, error: RewardError) -> NoReturn:
-        path = self.state.save()
-        raise RewardError(
-            f"{error} (saved: repair the reward, then rlalign train --resume {path.parents[1]})"
-        ) from error

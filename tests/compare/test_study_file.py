@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from rlalign.cli import main
-from rlalign.cli.compare import Args, study_of
 from rlalign.cli.arguments import optional_value, split_settings
+from rlalign.cli.compare import Args, study_of
 from rlalign.compare.study import build_cells
 from rlalign.compare.study_file import read_study
 from rlalign.config.overrides import apply, full_key

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
@@ -83,7 +85,7 @@ def test_any_cut_gives_the_same_scores_and_gradient(micro_batch, tokens_at_once,
     def gradient(parts):
         policy.zero_grad(set_to_none=True)
         for p in parts:
-            forward.score(tokens[p], lengths[p], mask[p]).logprobs.sum().backward()
+            policy.score(tokens[p], lengths[p], mask[p], Sampling()).logprobs.sum().backward()
         return [p.grad.clone() for p in policy.trainable().values()]
 
     parts = forward.split(order, tokens, lengths, mask)
@@ -91,8 +93,9 @@ def test_any_cut_gives_the_same_scores_and_gradient(micro_batch, tokens_at_once,
     for got, want in zip(gradient(parts), gradient([order]), strict=True):
         torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-6)
     with torch.no_grad():
-        whole = forward.score(tokens, lengths, mask).logprobs
-        torch.testing.assert_close(forward.score_all(forward.score, tokens, lengths, mask).logprobs, whole)
+        whole = policy.score(tokens, lengths, mask, Sampling()).logprobs
+        score = partial(policy.score, sampling=Sampling())
+        torch.testing.assert_close(forward.score_all(score, tokens, lengths, mask).logprobs, whole)
 
 
 def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
