@@ -24,7 +24,6 @@ from rlalign.envs.episode import Episode, TurnEnd
 from rlalign.envs.null_reward import NullReward
 from rlalign.envs.task_sources import SPLITS, as_source
 from rlalign.errors import ReplyError, RLAlignError, UserError
-from rlalign.rewards.weighted_sum import compose
 from rlalign.tokenizers import ByteTokenizer, as_tokenizer
 from rlalign.typecheck import check_range
 from rlalign.types import Reward, Scores, Task, TaskSource, Tokenizer
@@ -39,7 +38,7 @@ _RESERVED = {
 class TextMDP:
     """A task source, a reward and limits. Subclass it and override `reply` for a multi-turn environment.
 
-    Class attributes are the defaults; keyword arguments replace them. `with_rewards`, `with_tokenizer` and
+    Class attributes are the defaults; keyword arguments replace them. `with_reward`, `with_tokenizer` and
     `with_limits` return a copy with one part replaced. The tokenizer may be replaced, so `reply` must encode its text
     on each call and must not store ids.
 
@@ -108,18 +107,10 @@ class TextMDP:
 
     # ---- copies with one part replaced ----
 
-    def with_rewards(self, rewards: Any) -> Self:
-        """Return a copy with other rewards.
-
-        Args:
-            rewards: specs, or specs -> weights (see `rlalign.rewards.compose`). Empty: no reward.
-
-        Raises:
-            UnknownNameError: a name is not registered.
-            UserError: a spec cannot be composed.
-        """
+    def with_reward(self, reward: Reward | None) -> Self:
+        """Return a copy with another reward (see `rlalign.rewards.compose`); None: no reward."""
         copied = copy.copy(self)
-        copied.reward = compose(rewards) if rewards else None
+        copied.reward = reward
         return copied
 
     def with_tokenizer(self, tokenizer: Any) -> Self:

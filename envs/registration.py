@@ -16,6 +16,7 @@ from rlalign.envs.token_env import TokenEnv
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError, did_you_mean
 from rlalign.registry import ENVS
+from rlalign.rewards.weighted_sum import compose
 from rlalign.tokenizers import as_tokenizer
 from rlalign.types import Split
 
@@ -53,8 +54,8 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
     spec = EnvSpec.parse(env)
     mdp = build(spec.resolve(), {**spec.arguments, **kwargs}, tokenizer)
     if rewards is not None:
-        return mdp.with_rewards(rewards)
-    return mdp if mdp.has_reward else mdp.with_rewards(mdp.rewards)
+        return mdp.with_reward(compose(rewards) if rewards else None)
+    return mdp.with_reward(compose(mdp.rewards)) if mdp.rewards and not mdp.has_reward else mdp
 
 
 def make_env(env: Any, *, split: Split = "train", render_mode: str | None = None, **kwargs: Any) -> TokenEnv:

@@ -15,6 +15,7 @@ from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.device import resolve_device
 from rlalign.policies.factory import make_policy, policy_kind
+from rlalign.rewards import compose
 
 
 def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
@@ -36,7 +37,7 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     mdp = make_mdp(config.env if env is None else env)
     chosen = config.rewards if rewards is None else rewards
     if chosen:
-        mdp = mdp.with_rewards(_with_own(mdp, chosen))
+        mdp = mdp.with_reward(compose(_with_own(mdp, chosen)))
     if not mdp.has_reward and not config.supervised.align_interval:
         raise UserError(
             f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"

@@ -46,7 +46,7 @@ def test_every_built_in_reward_is_checked() -> None:
 def test_a_reward_without_its_parameter_is_not_checked() -> None:
     [result] = check_reward("regex")
     assert result.passed
-    assert result.detail.startswith("not checked: reward 'regex' needs 'pattern'")
+    assert result.detail.startswith("not checked: reward 'regex': expected 'pattern'")
 
 
 def test_defects_of_rewards_are_found() -> None:

@@ -12,6 +12,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.token_env import TokenEnv
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
+from rlalign.rewards import compose
 from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Scores, Task
 
@@ -284,11 +285,11 @@ def test_a_pad_id_equal_to_eos_has_no_effect() -> None:
 
 def test_copies_with_other_tokenizers_limits_and_rewards() -> None:
     mdp = Echo()
-    other = mdp.with_tokenizer("bytes").with_limits(max_new=9).with_rewards(["length=0.5"])
+    other = mdp.with_tokenizer("bytes").with_limits(max_new=9).with_reward(compose(["length=0.5"]))
     assert (other.tokenizer.vocab_size, other.max_new, other.max_context) == (259, 9, 23)
     assert dict(other.reward.weights) == {"length": 0.5}
     assert (mdp.tokenizer.vocab_size, mdp.max_new, mdp.has_reward) == (5, 3, False)
-    assert not other.with_rewards([]).has_reward
+    assert not other.with_reward(None).has_reward
 
 
 def test_an_environment_without_a_reward_scores_zero() -> None:

@@ -302,7 +302,7 @@ def test_the_objective_determines_the_policys_value():
     ("value", "message"),
     [
         (Value("modle"), r"unknown objective\.value\.kind 'modle'.*Did you mean 'model'"),
-        (Value("model", lr=-1.0), "lr must be 0 or more"),
+        (Value("model", lr=-1.0), "objective.value.lr: expected at least 0, got -1.0"),
         (Value("model", lr=math.nan), r"value\.lr: expected a finite number, got nan"),
     ],
 )
@@ -312,7 +312,7 @@ def test_invalid_values_are_refused(value, message):
 
 
 def test_pretraining_without_a_value_and_unknown_options_are_refused():
-    with pytest.raises(UserError, match=r"pretrain_steps is 3, and there is no value to train"):
+    with pytest.raises(UserError, match=r"pretrain_steps is 3, and no value is trained"):
         validate(update(default_config(algorithm="rloo"), {"objective.value.pretrain_steps": 3}))
     with pytest.raises(UserError, match=r"unknown value 'heda'.*Did you mean 'head'"):
         PolicyOptions(value="heda")

@@ -16,7 +16,7 @@ def test_each_row_gets_the_greedy_reward_of_its_own_prompt(tmp_path):
     config = update(default_config("reverse", "gru", "remax"), changes)
     worth = [lambda prompts, **columns: [float(sum(i * ord(c) for i, c in enumerate(p, 1))) for p in prompts]]
     trainer = Trainer(config, tmp_path, *build_policy(config, build_mdp(config, rewards=worth)), quiet=True)
-    batch = trainer._collect_experience().buffer.batch
+    batch = trainer.state.collector.collect(0).buffer.batch
     trainer.close()
     assert batch.greedy_rewards is not None
     returns = batch.rewards.sum(1)
