@@ -1,7 +1,7 @@
 """The layout: one-way imports without a cycle, few loose modules, no long file.
 
-`.importlinter` holds the order of the layers, which `lint-imports` checks. The tests here check the rest: cycles within a
-layer, through imports inside functions or under TYPE_CHECKING, and sizes.
+`.importlinter` holds the order of the layers, which `lint-imports` checks. The tests here check the rest: cycles within
+a layer, through imports inside functions or under TYPE_CHECKING, and sizes.
 """
 
 import ast
