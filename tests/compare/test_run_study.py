@@ -107,7 +107,10 @@ def test_unknown_names_and_unequal_budgets_are_refused_before_a_run(tmp_path: Pa
         (study(policy="./nowhere"), "no folder './nowhere'"),
         (study(settings={"model.lora_r": 4}), "lora"),
         (study(algorithms=["grpo", "trl:grpo"]), "expected a transformers model for trl:grpo, got 'gru'"),
-        (study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"), "expected a single turn for TRL"),
+        (
+            study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"),
+            "expected a single turn for TRL",
+        ),
         (study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}), "cannot follow"),
         (study(settings={"supervised.align_interval": 1}, envs=["alignment"]), "answer"),
     ):
