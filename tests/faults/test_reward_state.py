@@ -109,6 +109,22 @@ def test_a_rollout_that_failed_leaves_the_weights_of_evaluation(tmp_path):
     trainer.close()
 
 
+def test_a_stop_within_a_rollout_leaves_the_weights_of_evaluation(tmp_path):
+    reuse = {"objective__ratio": "token", "learner__epochs": 2}
+    trainer = trainer_of(config(tmp_path / "a", rewards=MOVING, **reuse), tmp_path / "a")
+    update = trainer.learner.update
+
+    def stop_after_update(buffer):
+        trainer.stop.request()
+        return update(buffer)
+
+    trainer.learner.update = stop_after_update
+    assert trainer.run() == 143
+    trainer.close()
+    assert trainer.state.experience.buffer.position == 1
+    assert trainer.mdp.reward.weights == {"token_match": 0.5, "length": 0.0, "exact_match": 1.0}
+
+
 def test_per_component_trains_on_other_rewards_than_it_logs(tmp_path):
     rewards = ("token_match=100", "exact_match")
     for name, apart in (("sum", False), ("apart", True)):

@@ -80,7 +80,7 @@ def policy_of():
 def test_any_cut_gives_the_same_scores_and_gradient(micro_batch, tokens_at_once, monkeypatch):
     monkeypatch.setattr(passes, "_CPU_TOKENS", tokens_at_once)
     policy, (tokens, lengths, mask) = policy_of(), rows()
-    forward, order = MicroBatcher(policy, Sampling(), micro_batch), torch.tensor([5, 0, 3, 1, 4, 2])
+    forward, order = MicroBatcher(policy, micro_batch), torch.tensor([5, 0, 3, 1, 4, 2])
 
     def gradient(parts):
         policy.zero_grad(set_to_none=True)
@@ -104,7 +104,7 @@ def test_a_group_that_fits_is_not_cut_and_a_limit_of_tokens_is_one(monkeypatch):
 
     def parts(limit, micro_batch=0):
         monkeypatch.setattr(passes, "_CPU_TOKENS", limit)
-        found = MicroBatcher(policy, Sampling(), micro_batch).split(order, tokens, lengths, mask)
+        found = MicroBatcher(policy, micro_batch).split(order, tokens, lengths, mask)
         return [p.tolist() for p in found]
 
     assert lengths.tolist() == [5, 4, 6, 4, 3, 3]
@@ -133,7 +133,7 @@ def test_no_part_costs_more_than_the_limit():
 def test_rows_without_an_action_cost_what_they_are_long(monkeypatch):
     policy, (tokens, lengths, mask) = policy_of(), rows()
     monkeypatch.setattr(passes, "_CPU_TOKENS", 11)
-    parts = MicroBatcher(policy, Sampling(), 0).split(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
+    parts = MicroBatcher(policy, 0).split(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
     assert [p.tolist() for p in parts] == [[0, 1], [2, 3], [4, 5]]  # 5 + 4, 6 + 4, 3 + 3
 
 
@@ -149,7 +149,7 @@ def test_what_tokens_leave_in_memory_is_a_limit_too(family, monkeypatch):
 
     def parts(count):
         monkeypatch.setattr(passes, "_CPU_BYTES", count)
-        return len(MicroBatcher(policy, Sampling(), 0).split(torch.arange(6), tokens, lengths, mask))
+        return len(MicroBatcher(policy, 0).split(torch.arange(6), tokens, lengths, mask))
 
     assert parts(4 * floats * 17) == 1
     assert parts(4 * floats * 17 - 1) == 2
