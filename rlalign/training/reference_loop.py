@@ -85,9 +85,7 @@ def train(
         for row, advantage in zip(rows, advantages, strict=True):
             logprobs = action_logprobs(policy, row.tokens, len(row.rewards))
             loss = -(advantage * logprobs).sum()
-            if (
-                config.algorithm == "grpo"
-            ):  # mean over tokens, k3 in the loss; used once, so the ratio is 1 and no clip acts
+            if config.algorithm == "grpo":  # token mean, k3 in the loss; used once: the ratio is 1, no clip acts
                 ratio = (logprobs - logprobs.detach()).exp()
                 k1 = logprobs - row.ref_logprobs
                 loss = (objective.kl.coef * (torch.expm1(-k1) + k1) - advantage * ratio).mean()
