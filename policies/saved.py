@@ -24,7 +24,7 @@ def write_card(folder: Path, kind: str, tokenizer: Tokenizer, **settings: Any) -
     """
     if isinstance(tokenizer, HFTokenizer):
         tokenizer.save_pretrained(folder)
-    # a tokenizer of the user's own has no name: it must be passed when the folder is loaded
+    # a custom tokenizer has no name: it must be passed when the folder is loaded
     spec = getattr(tokenizer, "spec", None)
     (folder / _CARD).write_text(json.dumps({"kind": kind, "tokenizer": spec, **settings}, indent=1))
 

@@ -54,7 +54,7 @@ def train(
             `steps=200, seed=1, output="runs/a", learner__lr=1e-4, objective__kl__coef=0.0`.
 
     Raises:
-        UserError: for anything impossible, before weights are loaded.
+        UserError: a name or setting is invalid; raised before weights are loaded.
     """
     if not isinstance(policy, str | Path):
         raise UserError(f"policy: expected a name of rlalign list policies, a model folder or a hub id, got {policy!r}")
@@ -87,14 +87,14 @@ def train_config(config: TrainConfig, *, env: TextMDP | None = None, rewards: An
 
 
 def check_config(config: TrainConfig) -> None:
-    """Raise UserError where a run of this configuration would, before any weight is loaded or file written."""
+    """Raise UserError if a run of this configuration would, before any weight is loaded or file written."""
     _, check = _trainer(config)
     load(check)(config)
 
 
 def _trainer(config: TrainConfig) -> tuple[str, str]:
     prefix, colon, _ = config.algorithm.partition(":")
-    return _TRAINERS.get(prefix if colon else "", _TRAINERS[""])  # `module:attr` is a preset of the user's own
+    return _TRAINERS.get(prefix if colon else "", _TRAINERS[""])  # `module:attr` is a custom preset
 
 
 def evaluate(run: Run | str | Path, *, split: str = "test", prompts: int | None = None) -> Comparison:
@@ -111,7 +111,7 @@ def _name_of(env: Any) -> str:
 
 
 def _spec_of(reward: Any) -> str:
-    """Return how config.json names a reward: a spec that finds it again, or the name of an object, marked as such."""
+    """Return the spec of a reward for config.json, or `object:NAME` for one that cannot be imported again."""
     if isinstance(reward, str):
         return reward
     if isinstance(reward, tuple):

@@ -38,7 +38,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, builtin: Mapping[str, str] | None = None, group: str | None = None) -> None:
         self.kind = kind
         self.group = group
-        self._paths = dict(builtin or {})
+        self.built_in = dict(builtin or {})
         self._items: dict[str, T] = {}
         self._scanned = group is None
 
@@ -68,8 +68,8 @@ class Registry(Generic[T]):
         self._scan()
         if spec in self._items:
             return self._items[spec]
-        if spec in self._paths:
-            return self._items.setdefault(spec, load(self._paths[spec]))
+        if spec in self.built_in:
+            return self._items.setdefault(spec, load(self.built_in[spec]))
         if ":" in spec:
             item: T = load(spec)
             return item
@@ -79,11 +79,11 @@ class Registry(Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         self._scan()
-        return name in self._items or name in self._paths
+        return name in self._items or name in self.built_in
 
     def __iter__(self) -> Iterator[str]:
         self._scan()
-        return iter(sorted({*self._items, *self._paths}))
+        return iter(sorted({*self._items, *self.built_in}))
 
     def __len__(self) -> int:
         return len(list(iter(self)))
@@ -94,7 +94,7 @@ class Registry(Generic[T]):
             return
         self._scanned = True
         for point in entry_points(group=self.group or ""):
-            self._paths.setdefault(point.name, point.value)
+            self.built_in.setdefault(point.name, point.value)
 
 
 def load(spec: str) -> Any:

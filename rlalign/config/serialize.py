@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError, did_you_mean
+from rlalign.registry import ENVS, REWARDS
 from rlalign.typecheck import checked, flatten, hints_of
 
 D = TypeVar("D")
@@ -30,6 +32,9 @@ _RENAMED: dict[int, dict[str, str]] = {
     },
 }
 """Migration table: format -> dotted key in that format -> dotted key in the next one."""
+
+_MOVED = re.compile(r"\brlalign\.(envs|rewards)\.(\w+):")
+"""Format 1: a function of a built-in file, named by its module. These files moved to builtin/."""
 
 # Keys that may differ between a run and its continuation without changing what the steps compute.
 _SAFE = ("steps", "output", "save_every", "keep", "resume", "allow_change", "device", "evaluation", "tracking")
@@ -60,7 +65,20 @@ def from_json(data: Any) -> TrainConfig:
     settings = {key: value for key, value in data.items() if key != "format"}
     for old in range(number, FORMAT):
         settings = _renamed(settings, _RENAMED[old])
+    if number == 1:
+        settings["rewards"] = [_moved(spec) for spec in settings.get("rewards", ())]
+        settings["env"] = _moved(settings.get("env", TrainConfig.env))
     return from_dict(TrainConfig, settings)
+
+
+def _moved(spec: str) -> str:
+    """Return a spec with the module of a built-in function where it stands today."""
+    modules = {}
+    for path in [*ENVS.built_in.values(), *REWARDS.built_in.values()]:
+        package, _, file = path.partition(":")[0].rpartition(".")
+        modules[package.split(".")[1], file] = f"{package}.{file}"
+    modules["envs", "texts"] = "rlalign.envs.builtin.texts"
+    return _MOVED.sub(lambda match: f"{modules.get(match.groups(), match[0][:-1])}:", spec)
 
 
 def _renamed(data: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:

@@ -105,7 +105,7 @@ class ExperienceCollector:
             RewardError: a reward failed, or too many steps had no valid reward. The collector is then as before the
                 call, so that a resumed run samples the same tasks again.
         """
-        with self._rewound_on_error(step):
+        with self._restore_on_reward_error(step):
             start = time.perf_counter()
             self.policy.begin_rollout()
             tasks = self.tasks.next(self.config.rollout.prompts)
@@ -141,11 +141,11 @@ class ExperienceCollector:
         metrics = rollout_metrics(everything) | kl_metric(rollout, buffer.batch.ref_logprobs) | failures
         metrics |= rollout_diagnostics(everything, self.mdp, self.gold)
         if self.config.objective.kl.target > 0:
-            metrics["train/kl_coef"] = self.learner.state.kl_coef  # the one that the updates of this step use
+            metrics["train/kl_coef"] = self.learner.state.kl_coef  # beta of this step's updates
         return metrics | {f"reward/{name}/weight": weights[name] for name in self.mdp.reward.scheduled}
 
     @contextmanager
-    def _rewound_on_error(self, step: int) -> Iterator[None]:
+    def _restore_on_reward_error(self, step: int) -> Iterator[None]:
         """Restore tasks, generators and rewards when a reward fails."""
         tasks = self.tasks.state_dict()
         rng = self.rng.state_dict()
@@ -154,7 +154,7 @@ class ExperienceCollector:
         except RewardError:
             self.tasks.load_state_dict(tasks)
             self.rng.load_state_dict(rng, step)
-            self.mdp.reward.end_step()
+            self.mdp.reward.end_step()  # without means: the multipliers do not move
             raise
 
     def _sample(
@@ -175,6 +175,7 @@ class ExperienceCollector:
             return rollout, sampled, None
         results: list[dict[str, Tensor | None]] = []
 
+        # Called while worker processes score the rewards; not called without one, and `prepare` computes them then.
         def precompute(tokens: Tensor, lengths: Tensor, mask: Tensor) -> None:
             results.append(self.learner.precompute_logprobs(tokens, lengths, mask))
 

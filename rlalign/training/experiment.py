@@ -40,7 +40,7 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         The run. Its `comparison` is None when a stop was requested before the end.
 
     Raises:
-        UserError: for anything impossible, before weights are loaded.
+        UserError: a name or setting is invalid; raised before weights are loaded.
     """
     config = resolve(config)
     validate(config)

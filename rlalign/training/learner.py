@@ -1,4 +1,4 @@
-"""The learner: from a rollout to optimizer steps. The only place that divides losses, by one global count."""
+"""The learner: from a rollout to optimizer steps. Only this module divides loss sums, by the count of the minibatch."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Learner:
 
     Args:
         policy: its `trainable()` parameters are updated.
-        objective: the point on the axes.
+        objective: one value per axis.
         config: optimizer, micro-batches, reuse of rollouts.
         sampling: the distribution that actions were drawn from.
         total_updates: optimizer steps of the whole run, for the learning rate schedule.
@@ -83,7 +83,7 @@ class Learner:
         self.max_length = max_length
         self.sampling = sampling
         if policy.device.type == "cpu":
-            keep_freed_memory()
+            keep_freed_memory()  # of the whole process; see the module
         self.parameters = list(policy.trainable().values())
         value_ids = {id(p) for p in policy.value_trainable().values()}
         self.body = [p for p in self.parameters if id(p) not in value_ids]
@@ -192,12 +192,12 @@ class Learner:
         first = buffer.position == 0
         buffer.position += 1
         sums = self.accumulate_gradient(buffer, rows)
-        grad_norm = self._clip()
+        grad_norm = self._clip_gradient()
         try:
             numbers = sums.means(grad_norm)  # the only wait for the device in an update
             self._check_finite(numbers["loss"], numbers["grad_norm"])
         except DivergedError:
-            self.accumulate_gradient(buffer, rows, check_finite=True)  # raises with the name of the tensor, if one is
+            self.accumulate_gradient(buffer, rows, check_finite=True)  # again with checks, which name the tensor
             self.optimizer.zero_grad(set_to_none=True)
             raise
         metrics = {f"train/{name}": value for name, value in numbers.items()}
@@ -240,7 +240,7 @@ class Learner:
     def _backward(self, buffer: UpdateBuffer, rows: Tensor, *, check_finite: bool) -> MetricSums:
         objective = self.objective
         minibatch = buffer.batch[to_device(rows, self.policy.device)]
-        # The one division: by the counts of the whole minibatch, which masks and lengths give before any forward pass.
+        # The denominators are counts of the whole minibatch; masks and lengths give them before any forward pass.
         terms = [(count(minibatch).clamp(min=1), loss) for count, loss in self._loss_terms(check_finite=check_finite)]
         sums = MetricSums()
         for part in self.micro_batcher.split(rows, buffer.tokens, buffer.lengths, buffer.mask):
@@ -305,13 +305,13 @@ class Learner:
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())
-        nll_mean, grad_norm = torch.stack([torch.stack(losses).sum(), self._clip()]).tolist()  # one transfer for both
+        nll_mean, grad_norm = torch.stack([torch.stack(losses).sum(), self._clip_gradient()]).tolist()  # one transfer for both
         self._check_finite(nll_mean, grad_norm)
         self._step(scheduled=False)
         return {"supervised/nll": nll_mean, "supervised/grad_norm": grad_norm}
 
-    def _clip(self) -> Tensor:
-        """Clip the gradient; return its norm before."""
+    def _clip_gradient(self) -> Tensor:
+        """Clip the gradient by its norm; return the norm before clipping."""
         return torch.nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm or math.inf)
 
     def _check_finite(self, loss: float, grad_norm: float) -> None:

@@ -30,7 +30,7 @@ from rlalign.training.validation import Validator
 
 
 class Trainer:
-    """A run in progress: all its state, and one loop. `reference_loop.py` is the same loop without anything around it.
+    """Runs the training loop of one run. `reference_loop.py` is the minimal version of it.
 
     Args:
         config: a validated configuration.
@@ -54,7 +54,7 @@ class Trainer:
         self.config = config
         self.mdp = mdp
         self.quiet = quiet
-        self.stop = StopRequest() if stop is None else stop  # false until requested, so `or` would replace it
+        self.stop = StopRequest() if stop is None else stop  # a StopRequest is false until requested, so `or` would replace it
         self.console = Console(quiet=quiet, highlight=False)
         self.validator = Validator(config, policy, mdp)
         updates_per_step = config.learner.epochs * config.learner.minibatches
@@ -70,16 +70,16 @@ class Trainer:
         )
         self.failures = FailureLimits(folder, config.learner.max_bad_updates, fingerprint(config))
         self.state = TrainerState(
-            config,
-            folder,
-            policy,
-            self.learner,
-            rng,
-            ExperienceCollector(config, policy, mdp, self.learner, rng, self.failures, self._warn),
-            TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
-            self.failures,
-            EarlyStopping(folder, config.evaluation.patience),
-            AlarmMonitor(folder, self.console),
+            config=config,
+            folder=folder,
+            policy=policy,
+            learner=self.learner,
+            rng=rng,
+            collector=ExperienceCollector(config, policy, mdp, self.learner, rng, self.failures, self._warn),
+            demonstration_tasks=TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
+            failures=self.failures,
+            early_stopping=EarlyStopping(folder, config.evaluation.patience),
+            alarms=AlarmMonitor(folder, self.console),
         )
 
     def run(self) -> int:

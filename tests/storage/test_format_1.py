@@ -44,6 +44,19 @@ def test_renamed_keys_are_migrated_and_values_kept():
     assert from_json(new) == config
 
 
+def test_functions_of_files_that_moved_are_found() -> None:
+    old = json.loads((FOLDER / "config.json").read_text())
+    specs = ["+rlalign.envs.hack_me:gold=0.5", "rlalign.rewards.match:token_match", "rlalign.envs.texts:brevity", "a.b:c"]
+    config = from_json({**old, "env": "rlalign.envs.reverse:Reverse?max_length=3", "reward": specs})
+    assert config.env == "rlalign.envs.builtin.strings.reverse:Reverse?max_length=3"
+    assert config.rewards == (
+        "+rlalign.envs.builtin.reward_hacking.hack_me:gold=0.5",
+        "rlalign.rewards.builtin.match:token_match",
+        "rlalign.envs.builtin.texts:brevity",
+        "a.b:c",
+    )
+
+
 def test_a_newer_format_is_refused():
     with pytest.raises(UserError, match=f"expected a format from 1 to {FORMAT}, got {FORMAT + 1}"):
         from_json({**to_json(read_config(FOLDER)), "format": FORMAT + 1})
