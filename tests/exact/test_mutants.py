@@ -28,9 +28,9 @@ from rlalign.objective import (
     kl,
     policy_loss,
     scales,
-    surrogate,
     token_rewards,
 )
+from rlalign.objective.loss import surrogate
 from rlalign.objective.registries import BASELINES, LOSSES
 from rlalign.oracle import Comparison, TokenMDP, expected_gradient
 
@@ -111,7 +111,7 @@ def parts_add_up_to_the_batch() -> None:
 
 
 def sign_flip(m: pytest.MonkeyPatch) -> None:
-    m.setitem(LOSSES._items, "surrogate", lambda o, b: -surrogate.surrogate(o, b))
+    m.setitem(LOSSES._items, "surrogate", lambda o, b: -surrogate(o, b))
 
 
 def off_by_one(m: pytest.MonkeyPatch) -> None:

@@ -172,9 +172,9 @@ def test_the_command_saves_and_exits_with_the_status_of_its_signal(tmp_path, num
         if line.startswith("step 2/"):
             process.send_signal(number)
             break
-    rest = process.stdout.read()
+    output = process.stdout.read()
     assert process.wait() == status
-    assert "continue with: rlalign train --resume" in rest
+    assert "continue with: rlalign train --resume" in output
     checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
 
 
@@ -182,9 +182,9 @@ def test_a_changed_configuration_is_printed_and_rejected(tmp_path, capsys):
     train_run(config(tmp_path / "r"), quiet=True)
     with pytest.raises(UserError, match=r"learner\.lr would make the continuation another experiment"):
         train_run(config(tmp_path / "r", resume=True, steps=6, learner__lr=1.5))
-    shown = capsys.readouterr().out
-    assert "learner.lr  0.003 -> 1.5" in shown
-    assert "steps  4 -> 6" in shown
+    output = capsys.readouterr().out
+    assert "learner.lr  0.003 -> 1.5" in output
+    assert "steps  4 -> 6" in output
     run = train_run(config(tmp_path / "r", resume=True, steps=6), quiet=True)  # more steps are a safe change
     assert run.metrics["step"] == [1, 2, 3, 4, 5, 6]
 

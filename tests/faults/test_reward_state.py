@@ -151,18 +151,18 @@ def with_validations(folder, rewards, **changes):
 
 def test_early_stopping_ends_the_run_and_restores_the_best_weights(tmp_path):
     trainer = with_validations(tmp_path / "a", [0.1, 0.5, 0.4, 0.5, 0.9, 0.9], evaluation__patience=2)
-    seen = {}
+    weights = {}
     record = trainer.state.early_stopping.record
 
     def recording(step, *rest):
-        seen[step] = {k: v.clone() for k, v in trainer.state.policy.trainable().items()}
+        weights[step] = {k: v.clone() for k, v in trainer.state.policy.trainable().items()}
         record(step, *rest)
 
     trainer.state.early_stopping.record = recording
     trainer.run()
     assert (trainer.state.step, trainer.state.early_stopping.step) == (4, 2)  # an equal reward is not an improvement
     assert trainer.state.early_stopping.restore(trainer.state.policy)
-    assert all(torch.equal(v, seen[2][k]) for k, v in trainer.state.policy.trainable().items())
+    assert all(torch.equal(v, weights[2][k]) for k, v in trainer.state.policy.trainable().items())
     trainer.close()
 
 
