@@ -105,9 +105,11 @@ def test_register_env_without_a_class() -> None:
         return {"prompt": f"write {rng.integers(10**6)}"}
 
     try:
-        rlalign.register_env("test/Haiku-v0", source=tasks, rewards={"length": 1.0}, max_new=32, description="short")
+        rlalign.register_env(
+            "test/RandomPrompt-v0", source=tasks, rewards={"length": 1.0}, max_new=32, description="short"
+        )
         rlalign.register_env("test/List-v0", source=[{"prompt": "a", "answer": "b"}], rewards={"exact_match": 1.0})
-        mdp = make_mdp("haiku")
+        mdp = make_mdp("random_prompt")
         assert (mdp.max_new, mdp.description, mdp.source.size("train")) == (32, "short", None)
         assert gym.make_vec("test/List-v0", num_envs=2, max_new=3).reset(seed=0)[0]["length"].tolist() == [2, 2]
         with pytest.raises(UserError, match="no argument 'max_nw'"):
@@ -115,7 +117,7 @@ def test_register_env_without_a_class() -> None:
         with pytest.raises(UserError, match=r"expected an environment id such as my/Name-v0"):
             rlalign.register_env("no good", source=["a"])
     finally:
-        for name in ("test/Haiku-v0", "test/List-v0"):
+        for name in ("test/RandomPrompt-v0", "test/List-v0"):
             ENVS._items.pop(name, None)
             gym.registry.pop(name, None)
 

@@ -322,9 +322,9 @@ def test_out_of_memory_halves_the_micro_batch_without_changing_the_gradient(tmp_
 
 
 def test_a_minibatch_split_on_the_cpu_has_the_same_gradient(tmp_path, monkeypatch):
-    def run_with(name, tokens):
+    def run_with(name, limit):
         """Return (rows, tokens) of each scored part and the weights, for this limit of tokens per part."""
-        monkeypatch.setattr("rlalign.training.micro_batches._CPU_TOKENS", tokens)
+        monkeypatch.setattr("rlalign.training.micro_batches._CPU_TOKENS", limit)
         trainer = make_trainer(tmp_path / name, steps=1)
         parts = []
         real = trainer.state.policy.score

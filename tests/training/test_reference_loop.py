@@ -70,8 +70,8 @@ def test_weights_are_equal_after_five_steps_in_float64(tmp_path, monkeypatch, al
     value_head = algorithm == "ppo"
     trained, plain = (Float64(mdp.tokenizer, 3, seed=1, scale=0.5, value_head=value_head) for _ in range(2))
 
-    def in_float64(*args, **settings):
-        rollout = collect(*args, **settings)
+    def in_float64(*args, **options):
+        rollout = collect(*args, **options)
         scores = trained.score(rollout.tokens, rollout.lengths, rollout.action_mask, settings.rollout.sampling)
         # the rewards before Rollout rounds them to float32
         total = sum(mdp.reward.weights[name] * values for name, values in rollout.components.items())
@@ -141,9 +141,8 @@ def test_the_first_gradients_are_equal_in_float32(tmp_path, monkeypatch, algorit
     if algorithm == "ppo":
         list(reference_loop.train_ppo(forward, value, forward, parameters, mdp, settings))
     else:
-        list(
-            reference_loop.train(forward, forward, parameters, mdp, settings)
-        )  # before training, the policy equals its reference
+        # before training, the policy equals its reference
+        list(reference_loop.train(forward, forward, parameters, mdp, settings))
     assert all(torch.equal(initial[name], p) for name, p in built.trainable().items())
     ours, plain = gradients[0], gradients[settings.learner.epochs * settings.learner.minibatches]
     norm = torch.stack([g.norm() for g in plain]).norm()
