@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.objective.last_action import on_last_action
 from rlalign.policies.sampling.sampler import CachedPrefix, Sampler
 from rlalign.types import Sampling, Task
 
@@ -61,17 +62,6 @@ class Rollout:
     def num_actions(self) -> Tensor:
         """int64 [N], the number of tokens that the policy chose."""
         return self.action_mask.sum(1)
-
-    @property
-    def last_action(self) -> Tensor:
-        """int64 [N], the column of each row's last action."""
-        return last_action(self.action_mask)
-
-
-def last_action(action_mask: Tensor) -> Tensor:
-    """Return the column of the last true entry of each row of a mask [N, L]; int64 [N], -1 for a row without one."""
-    columns = torch.arange(action_mask.shape[1])
-    return torch.where(action_mask, columns, -1).amax(1)
 
 
 def collect(
@@ -193,8 +183,8 @@ def _add_group_rewards(
         return
     prompts, completions, ids, columns = env.episode_columns()
     scores = reward.score("group", prompts, completions, ids, **{**columns, "group_ids": group_ids.tolist()})
-    last = last_action(torch.from_numpy(env.action_mask)).numpy()
-    rewards[np.arange(len(last)), last] += np.where(scores.valid, scores.total, 0.0)
+    totals = torch.from_numpy(np.where(scores.valid, scores.total, 0.0))
+    rewards += on_last_action(totals, torch.from_numpy(env.action_mask)).numpy()
     valid &= scores.valid
     for name, value in scores.components.items():
         if not np.isnan(value).all():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlalign.errors import UserError
 from rlalign.objective.groups import Groups
+from rlalign.objective.last_action import on_last_action
 from rlalign.rollout.collect import Rollout
 from rlalign.types import Scope
 
@@ -42,9 +43,7 @@ def normalize_components(rollout: Rollout, weights: Mapping[str, float]) -> Roll
     for name, weight in weights.items():
         if weight != 0.0 and name in rollout.components:
             total += weight * normalize(rollout.components[name], rollout.group_ids, rollout.valid)
-    rewards = torch.zeros_like(rollout.rewards)
-    rewards[torch.arange(len(rollout)), rollout.last_action] = total.to(rewards.dtype)
-    return replace(rollout, rewards=rewards)
+    return replace(rollout, rewards=on_last_action(total.to(rollout.rewards.dtype), rollout.action_mask))
 
 
 def check_scopes(scopes: Mapping[str, Scope], weights: Mapping[str, float]) -> None:

@@ -9,6 +9,7 @@ import torch
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
+from rlalign.objective.last_action import on_last_action
 from rlalign.policies.base import TokenScores
 from rlalign.policies.tabular import TabularPolicy
 from rlalign.training import experience, reference_loop
@@ -75,8 +76,7 @@ def test_weights_are_equal_after_five_steps_in_float64(tmp_path, monkeypatch, al
         scores = trained.score(rollout.tokens, rollout.lengths, rollout.action_mask, settings.rollout.sampling)
         # the rewards before Rollout rounds them to float32
         total = sum(mdp.reward.weights[name] * values for name, values in rollout.components.items())
-        rewards = torch.zeros(rollout.rewards.shape, dtype=torch.float64)
-        rewards[torch.arange(len(rollout)), rollout.last_action] = total
+        rewards = on_last_action(total, rollout.action_mask)
         return replace(rollout, rewards=rewards, sampler_logprobs=scores.logprobs.detach())
 
     collect = experience.collect
