@@ -47,7 +47,7 @@ def test_runs_on_a_cluster_are_bitwise_equal_and_save_when_it_closes(
 
 
 def test_a_run_that_the_cluster_rejected_has_a_reason(tmp_path: Path) -> None:
-    """It has no folder beside which its output could be written."""
+    """Such a run has no folder in which its output could be stored."""
     config = replace(TrainConfig(), output=str(tmp_path / "cells" / "reverse" / "rloo" / "seed-0"))
     workers = object.__new__(RayWorkers)  # without a cluster
     workers._running = {"it": ("ref", config)}
