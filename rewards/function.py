@@ -62,7 +62,7 @@ class RewardFunction:
 
     def __post_init__(self) -> None:
         self._check()
-        # Look like the wrapped function, as functools.wraps does; object.__setattr__ because the dataclass is frozen.
+        # Copy the function's names, as functools.wraps does. The dataclass is frozen, hence object.__setattr__.
         for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
             value = getattr(self.function, attribute, None)
             if value is not None:

@@ -106,9 +106,15 @@ class Run:
             env: another environment by name; or the environment object that the run was trained with, when this is
                 another process.
             rewards: the reward objects that the run was trained with, when this is another process.
+
+        Objects are stored in `env` and `rewards`, so that later calls need not repeat them.
         """
         from rlalign.evaluation.evaluate_run import evaluate_run
 
+        if env is not None and not isinstance(env, str):
+            self.env = env
+        if rewards is not None:
+            self.rewards = rewards
         return evaluate_run(
             self.folder,
             self.config,
@@ -116,7 +122,7 @@ class Run:
             prompts=prompts,
             samples=samples,
             env=self.env if env is None else env,
-            rewards=self.rewards if rewards is None else rewards,
+            rewards=self.rewards,
             baseline=baseline,
             folds=folds,
         )

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
+from rlalign.policies.base import check_contexts
 from rlalign.policies.scoring.attention import ATTENTION_NAME, register
 from rlalign.policies.scoring.fused_logprobs import fused_logprobs
 from rlalign.policies.scoring.linear import Linear
@@ -165,11 +166,8 @@ class Backbone:
         Raises:
             UserError: a context is empty or too long, or the rows of the model's cache cannot be selected.
         """
+        check_contexts(contexts)
         longest = max(map(len, contexts))
-        if not all(contexts):
-            raise UserError(
-                "expected contexts of at least one token, got an empty one; use contexts that begin with BOS"
-            )
         self.check_length(longest)
         ids, mask = (t.to(device) for t in left_padded(contexts))
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)  # 0 on padding, which the mask hides
@@ -209,7 +207,7 @@ class Backbone:
         Args:
             tokens: int64 [N, L] on the CPU.
             lengths: int64 [N] on the CPU.
-            action_mask: bool [N, L] on the CPU.
+            action_mask: bool [N, L] on the CPU, false at column 0 (`Policy.score` checks it).
             with_final: whether to return the states after the last tokens.
 
         Returns:

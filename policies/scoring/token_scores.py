@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from rlalign.errors import UserError
 from rlalign.policies.base import TokenScores
 from rlalign.policies.logits import entropy as entropy_of
 from rlalign.policies.logits import token_logprobs
@@ -26,18 +25,9 @@ Scorer = Callable[[Tensor, Tensor, Sampling, bool], tuple[Tensor, Tensor | None]
 
 
 def first_actions(action_mask: Tensor, lengths: Tensor) -> Tensor:
-    """Return the column [N] of each row's first action; the row's length if it has none.
-
-    Raises:
-        UserError: an action is at column 0.
-    """
+    """Return the column [N] of each row's first action; the row's length if it has none."""
     columns = torch.arange(action_mask.shape[1], device=action_mask.device)
-    first = torch.where(action_mask, columns, lengths[:, None]).amin(dim=1)
-    if bool((first == 0).any()):
-        raise UserError(
-            "expected a context before each action, got an action at column 0; use contexts that begin with BOS"
-        )
-    return first
+    return torch.where(action_mask, columns, lengths[:, None]).amin(dim=1)
 
 
 def score_actions(

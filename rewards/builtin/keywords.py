@@ -29,7 +29,7 @@ def coverage(
     Args:
         completions: B texts or conversations.
         keywords: column of lists, or of texts split at `|`; or one such text as a parameter.
-        answer: replaces the keywords where there are none: its distinct words are the keywords.
+        answer: replaces missing keywords: its distinct words are the keywords.
         inflect: also accept a keyword with -s, -es, -d, -ed or -ing.
         columns: ignored.
 

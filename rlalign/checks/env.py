@@ -122,7 +122,7 @@ def check_failures_are_nan(traces: Sequence[Trace]) -> str:
 
 
 def check_any_text(mdp: TextMDP, seed: int, vector_env: type[TokenVectorEnv]) -> str:
-    """Return an odd text (empty, huge, control characters, ...) that is no valid turn. Plays each in every turn."""
+    """Return an odd text (empty, huge, control characters, ...) that is not a valid turn. Plays each in every turn."""
     rng = np.random.default_rng(seed)
     for text in FUZZ:
         # One id less than the limit leaves room for EOS.

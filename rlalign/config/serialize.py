@@ -42,12 +42,12 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def to_json(config: TrainConfig) -> dict[str, Any]:
-    """Return the content of config.json: the format number and every setting."""
+    """Return a configuration as it is stored in config.json and search.json: the format number and every setting."""
     return {"format": FORMAT, **to_dict(config)}
 
 
 def from_json(data: Any) -> TrainConfig:
-    """Return the configuration of a config.json of any format.
+    """Return the configuration that `to_json` of this or an earlier version returned.
 
     Raises:
         UserError: for an unknown setting, a value of the wrong type, or a format newer than this version writes.
@@ -56,7 +56,7 @@ def from_json(data: Any) -> TrainConfig:
         raise UserError(f"a configuration: expected an object of settings, got {data!r}")
     number = data.get("format", 1)  # the first format had no number
     if not isinstance(number, int) or not 1 <= number <= FORMAT:
-        raise UserError(f"config.json: expected a format from 1 to {FORMAT}, got {number!r}; use a newer rlalign")
+        raise UserError(f"a configuration: expected a format from 1 to {FORMAT}, got {number!r}; use a newer rlalign")
     settings = {key: value for key, value in data.items() if key != "format"}
     for old in range(number, FORMAT):
         settings = _renamed(settings, _RENAMED[old])
@@ -110,8 +110,8 @@ def update(config: D, changes: Mapping[str, Any]) -> D:
         at, parts = data, key.split(".")
         for i, part in enumerate(parts):
             if not isinstance(at, dict) or part not in at:
-                known = sorted(at) if isinstance(at, dict) else []
-                raise UserError(f"unknown setting '{key}'.{did_you_mean('.'.join(parts[i:]), known)}")
+                names = sorted(at) if isinstance(at, dict) else []
+                raise UserError(f"unknown setting '{key}'.{did_you_mean('.'.join(parts[i:]), names)}")
             if i < len(parts) - 1:
                 at = at[part]
         at[parts[-1]] = list(value) if isinstance(value, tuple) else value

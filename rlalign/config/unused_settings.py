@@ -1,4 +1,4 @@
-"""Settings that were changed and that nothing reads. A setting without effect looks like an experiment and is none."""
+"""Settings that were changed and that nothing reads. Such a setting is easily mistaken for an experiment."""
 
 from __future__ import annotations
 

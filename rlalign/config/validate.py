@@ -67,7 +67,7 @@ def validate(config: TrainConfig) -> None:
 
 
 def _check_minibatches(config: TrainConfig) -> None:
-    """Raise UserError where the samples of a step do not divide into the minibatches and micro-batches asked for."""
+    """Raise UserError unless the samples per step divide into the minibatches, and a micro-batch fits into one."""
     r, ln = config.rollout, config.learner
     n, m = config.samples_per_step, ln.minibatches
     if n % m:

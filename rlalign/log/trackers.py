@@ -34,7 +34,7 @@ class Tracker:
         folder: the run folder.
         config: the run's configuration; `config.tracking` selects the trackers.
         state: lengths of the files at the last checkpoint, from `state_dict`; the files are cut back to them.
-        lenient: accept files that are shorter than `state` says.
+        lenient: accept files that are shorter than in `state`.
     """
 
     def __init__(

@@ -19,15 +19,14 @@ Modules, in the order in which data flows:
     groups          sums, means and standard deviations over the samples of a prompt
     baselines       the number subtracted from the return
     scales          the number that advantages are divided by
-    advantages      compute_advantages: the five modules above applied to the whole batch
+    advantages      compute_advantages: token_rewards, credit, baseline and scale applied to the whole batch
     ratios          pi/old of a token or a sequence
     trust           bounds on the update: clip and its successors
     offpolicy       weights for a sampler that differs from the learner
-    surrogate       the built-in policy term: ratio, trust region and off-policy weight
     kl              estimates of KL(pi‖ref), in the reward and in the loss
     value           squared error of the critic
     aggregation     token losses to one sum and one count
-    loss            policy_loss, likelihood_loss, value_loss and their counts
+    loss            surrogate (the built-in policy term), policy_loss, likelihood_loss, value_loss and their counts
 
 Notation: N sequences, T token columns (L in a rollout, prompt included), G samples per group, P prompts, V vocabulary;
 y_i the completion of row i and |y_i| its tokens; pi the policy, old the policy before the update, ref the reference;

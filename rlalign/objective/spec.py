@@ -45,7 +45,7 @@ class Trust:
     """none, clip, dual_clip, stopgrad_cap (CISPO), soft_gate (SAPO), log_clip (GMPO), divergence_mask (DPPO), or a
     custom one by name or file.py:function."""
     low: float = 0.2
-    """Ratio floor is 1 - low; for log_clip the log-ratio floor is -low; 1 is no floor."""
+    """Ratio floor is 1 - low; for log_clip the log-ratio floor is -low; 1: no floor."""
     high: float = 0.2
     """Ratio ceiling is 1 + high; for log_clip the log-ratio ceiling is +high."""
     dual: float = 3.0

@@ -28,7 +28,7 @@ from rlalign.objective import (
     value_count,
     value_loss,
 )
-from rlalign.policies.base import Policy
+from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.collect import Rollout
 from rlalign.training.allocator import keep_freed_memory
@@ -98,7 +98,7 @@ class Learner:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(config, total_updates))
         self.state = ObjectiveState.start(objective)
-        self.micro_batcher = MicroBatcher(policy, sampling, config.micro_batch)
+        self.micro_batcher = MicroBatcher(policy, config.micro_batch)
         self.updates = 0
 
     # ---- before the updates ----
@@ -117,7 +117,7 @@ class Learner:
         recompute = self._reuses and self._recompute_old()
         with torch.no_grad():
             if objective.needs_reference:
-                reference = batcher.score_all(batcher.score_reference, tokens, lengths, mask)
+                reference = batcher.score_all(self._score_reference, tokens, lengths, mask)
                 computed["ref_logprobs"] = reference.logprobs
             if objective.needs_values or recompute:
                 score = partial(self.policy.score, sampling=self.sampling, values=objective.needs_values)
@@ -126,6 +126,9 @@ class Learner:
                 if recompute:
                     computed["old_logprobs"] = scores.logprobs
         return computed
+
+    def _score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
+        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
 
     def prepare(
         self,

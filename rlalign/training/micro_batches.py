@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
 from rlalign.policies.scoring.protocol import SupportsPacking
-from rlalign.types import Sampling
 
 _CPU_TOKENS = 8192  # per micro-batch on a CPU; larger ones are not faster
 _CPU_BYTES = 1 << 32  # per micro-batch on a CPU, for the backward pass: a CPU raises no error before memory runs out
@@ -25,14 +24,12 @@ class MicroBatcher:
 
     Args:
         policy: the policy that scores.
-        sampling: the distribution that actions were drawn from.
         micro_batch: rows per micro-batch at most. 0 is all rows; on a CPU it is as many as have 8,192 tokens to read,
             or fewer where those would need more than about 4 GiB for the backward pass.
     """
 
-    def __init__(self, policy: Policy, sampling: Sampling, micro_batch: int) -> None:
+    def __init__(self, policy: Policy, micro_batch: int) -> None:
         self.policy = policy
-        self.sampling = sampling
         self.micro_batch = micro_batch
 
     def split(self, rows: Tensor, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Sequence[Tensor]:
@@ -86,10 +83,6 @@ class MicroBatcher:
             return False
         self.micro_batch = size // 2
         return True
-
-    def score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        """Return the log-probs of rows [n, L] under the frozen reference policy."""
-        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
 
     def score_all(
         self, score: Callable[..., TokenScores], tokens: Tensor, lengths: Tensor, mask: Tensor

@@ -1,7 +1,7 @@
 """Training in one page, one row and one token at a time: read this first. `Trainer` ends at the same weights (tested).
 
 Prompt → rollout → reward → advantage → loss → step → log. N rows = P prompts × G samples, T actions in a row. Left out:
-batches, caches, several turns, failing rewards, schedules, adaptive KL, checkpoints.
+batches, caches, temperature, several turns, bootstrapping, failing rewards, schedules, adaptive KL, checkpoints.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,14 +17,14 @@ from rlalign.envs.token_env import TokenEnv
 from rlalign.training.rng import RngStreams
 from rlalign.types import Task
 
-Forward = Callable[[Tensor], Tensor]  # token ids [L] -> logits [L, V] of the token after each; a value returns [L]
+Forward = Callable[[Tensor], Tensor]  # token ids [L] -> logits [L, V] of the next token; a value function returns [L]
 
 
 class Row(NamedTuple):
     tokens: Tensor  # int64 [L]: the prompt and T actions
     rewards: Tensor  # [T], minus the KL estimate of each token where the objective has it in the reward
-    logprobs: Tensor  # [T], under the policy that sampled
-    reference: Tensor  # [T], under the reference policy
+    sampler_logprobs: Tensor  # [T], under the policy that sampled
+    ref_logprobs: Tensor  # [T], under the reference policy
 
 
 def action_logprobs(policy: Forward, tokens: Tensor, count: int) -> Tensor:
@@ -63,20 +63,20 @@ def rollouts(
 def train(
     policy: Forward, reference: Forward, parameters: list[Tensor], mdp: TextMDP, config: TrainConfig
 ) -> Iterator[float]:
-    """Train with reinforce, rloo or grpo; yield the mean return of each step."""
+    """Train with reinforce, rloo or grpo while the result is iterated; yield the mean return of each step."""
     objective = config.objective
     optimizer = torch.optim.AdamW(parameters, lr=config.learner.lr, weight_decay=0.0)
     average = None  # reinforce: moving average of the mean return
     for rows in rollouts(policy, reference, mdp, config, RngStreams(config.seed, torch.device("cpu"))):
         returns = torch.stack([row.rewards.sum() for row in rows])  # [N]
         groups = returns.view(-1, config.rollout.group_size)  # [P, G]
-        if config.algorithm == "reinforce":  # reward to go minus the average of earlier steps, in step 1 of other rows
+        if config.algorithm == "reinforce":  # reward to go minus the moving average, at first the other rows' mean
             others = (returns.sum() - returns) / (len(rows) - 1)
             baseline = others if average is None else torch.full_like(returns, average)
             advantages = [row.rewards.flip(0).cumsum(0).flip(0) - b for row, b in zip(rows, baseline, strict=True)]
         elif config.algorithm == "rloo":  # return minus the mean of the other samples of the prompt
             advantages = list((groups - (groups.sum(1, keepdim=True) - groups) / (groups.shape[1] - 1)).flatten())
-        else:  # grpo: return standardized within the group
+        elif config.algorithm == "grpo":  # return standardized within the group
             std = groups.std(1, keepdim=True) + objective.scale_eps
             advantages = list(((groups - groups.mean(1, keepdim=True)) / std).flatten())
         mean = returns.mean().item()
@@ -85,10 +85,10 @@ def train(
         for row, advantage in zip(rows, advantages, strict=True):
             logprobs = action_logprobs(policy, row.tokens, len(row.rewards))
             loss = -(advantage * logprobs).sum()
-            if config.algorithm == "grpo":  # one update per rollout: the ratio is 1, and its clip does not act
+            if config.algorithm == "grpo":  # token mean, k3 in the loss; used once: the ratio is 1, no clip acts
                 ratio = (logprobs - logprobs.detach()).exp()
-                k1 = logprobs - row.reference
-                loss = (objective.kl.coef * (torch.expm1(-k1) + k1) - advantage * ratio).mean()  # k3 in the loss
+                k1 = logprobs - row.ref_logprobs
+                loss = (objective.kl.coef * (torch.expm1(-k1) + k1) - advantage * ratio).mean()
             (loss / len(rows)).backward()
         torch.nn.utils.clip_grad_norm_(parameters, config.learner.max_grad_norm)
         optimizer.step()
@@ -127,7 +127,7 @@ def train_ppo(
                 optimizer.zero_grad()
                 for i in minibatch.tolist():
                     logprobs = action_logprobs(policy, rows[i].tokens, len(rows[i].rewards))
-                    ratio = (logprobs - rows[i].logprobs).exp()
+                    ratio = (logprobs - rows[i].sampler_logprobs).exp()
                     clipped = ratio.clamp(1 - trust.low, 1 + trust.high)
                     gain = torch.minimum(ratio * advantages[i], clipped * advantages[i])
                     new = value(rows[i].tokens[:-1])[-len(gain) :]

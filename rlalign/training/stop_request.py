@@ -34,7 +34,7 @@ class StopRequest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for number, handler in self._old.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal gave us before
+            signal.signal(number, handler)  # type: ignore[arg-type]  # a handler that signal.signal returned
         self._old.clear()
 
     def __bool__(self) -> bool:

@@ -89,7 +89,7 @@ class Trainer:
             The exit status: 0, or 143 or 130 after a signal.
 
         Raises:
-            RewardError: a reward failed. The run is saved before, so that it resumes once the reward is repaired.
+            RewardError: a reward failed. The run is saved first, so that it can be resumed once the reward is repaired.
             FaultError: the weights, or too many updates in a row, are not finite.
         """
         state = self.state
@@ -98,9 +98,8 @@ class Trainer:
             try:
                 self._loop(line)
             except RewardError as error:
-                path = state.save()
-                message = f"{error} (saved: repair the reward, then rlalign train --resume {path.parents[1]})"
-                raise RewardError(message) from error
+                run = state.save().parents[1]
+                raise RewardError(f"{error} (saved: repair the reward, then rlalign train --resume {run})") from error
         state.save()
         return self.stop.exit_status
 
@@ -130,6 +129,7 @@ class Trainer:
         """Close files, trackers and reward workers."""
         if self.state.tracker is not None:
             self.state.tracker.close()
+        self.mdp.reward.end_step()  # of a rollout that is not finished: evaluations must not use its step's weights
         self.mdp.reward.close()
 
     # ---- the parts of a step ----
@@ -150,7 +150,7 @@ class Trainer:
         experience.metrics["time/update"] += time.perf_counter() - start
 
     def _end_rollout(self, experience: Experience) -> None:
-        """Update all that follows a finished rollout: the objective's state, the rewards' multipliers, the step."""
+        """Update the objective's state, the rewards' multipliers and the step count after a finished rollout."""
         self.learner.end_rollout(experience.buffer)
         self.mdp.reward.end_step(experience.buffer.component_means)
         self.state.experience = None

@@ -115,6 +115,22 @@ def test_a_failed_rollout_restores_the_weights_of_evaluation(tmp_path):
     trainer.close()
 
 
+def test_a_stop_within_a_rollout_restores_the_weights_of_evaluation(tmp_path):
+    reuse = {"objective__ratio": "token", "learner__epochs": 2}
+    trainer = make_trainer(config(tmp_path / "a", rewards=SCHEDULED, **reuse), tmp_path / "a")
+    update = trainer.learner.update
+
+    def stop_after_update(buffer):
+        trainer.stop.request()
+        return update(buffer)
+
+    trainer.learner.update = stop_after_update
+    assert trainer.run() == 143
+    trainer.close()
+    assert trainer.state.experience.buffer.position == 1
+    assert trainer.mdp.reward.weights == {"token_match": 0.5, "length": 0.0, "exact_match": 1.0}
+
+
 def test_per_component_changes_the_training_rewards_and_not_the_logged_ones(tmp_path):
     rewards = ("token_match=100", "exact_match")
     for name, per_component in (("sum", False), ("apart", True)):

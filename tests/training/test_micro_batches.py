@@ -89,7 +89,7 @@ def policy_of():
 def test_each_division_gives_the_same_scores_and_gradient(micro_batch, tokens_at_once, monkeypatch):
     monkeypatch.setattr(micro_batches, "_CPU_TOKENS", tokens_at_once)
     policy, (tokens, lengths, mask) = policy_of(), rows()
-    batcher = MicroBatcher(policy, Sampling(), micro_batch)
+    batcher = MicroBatcher(policy, micro_batch)
     order = torch.tensor([5, 0, 3, 1, 4, 2])
 
     def gradient(parts):
@@ -114,7 +114,7 @@ def test_groups_that_fit_are_not_divided_and_the_limit_counts_tokens(monkeypatch
 
     def parts(limit, micro_batch=0):
         monkeypatch.setattr(micro_batches, "_CPU_TOKENS", limit)
-        divided = MicroBatcher(policy, Sampling(), micro_batch).split(order, tokens, lengths, mask)
+        divided = MicroBatcher(policy, micro_batch).split(order, tokens, lengths, mask)
         return [p.tolist() for p in divided]
 
     assert lengths.tolist() == [5, 4, 6, 4, 3, 3]
@@ -143,7 +143,7 @@ def test_parts_of_several_rows_cost_at_most_the_limit():
 def test_rows_without_an_action_cost_their_length(monkeypatch):
     policy, (tokens, lengths, mask) = policy_of(), rows()
     monkeypatch.setattr(micro_batches, "_CPU_TOKENS", 11)
-    parts = MicroBatcher(policy, Sampling(), 0).split(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
+    parts = MicroBatcher(policy, 0).split(torch.arange(6), tokens, lengths, torch.zeros_like(mask))
     assert [p.tolist() for p in parts] == [[0, 1], [2, 3], [4, 5]]  # 5 + 4, 6 + 4, 3 + 3
 
 
@@ -159,7 +159,7 @@ def test_activation_memory_limits_the_size_of_a_part(family, monkeypatch):
 
     def parts(count):
         monkeypatch.setattr(micro_batches, "_CPU_BYTES", count)
-        return len(MicroBatcher(policy, Sampling(), 0).split(torch.arange(6), tokens, lengths, mask))
+        return len(MicroBatcher(policy, 0).split(torch.arange(6), tokens, lengths, mask))
 
     assert parts(4 * floats * 17) == 1
     assert parts(4 * floats * 17 - 1) == 2

@@ -167,9 +167,9 @@ def _detectable(environments: Mapping[str, EnvResult], tests: int) -> str:
     all_sizes = {name: [pair.detectable for pair in env.pairs] for name, env in environments.items()}
     largest = {}
     for name, sizes in all_sizes.items():
-        known = [size for size in sizes if size is not None]
-        if known:
-            largest[name] = max(known)
+        defined = [size for size in sizes if size is not None]
+        if defined:
+            largest[name] = max(defined)
     if not largest:
         return "The smallest difference that this study could have found is unknown: its differences do not vary."
     parts = _and([f"{size:.3f} on {name}" for name, size in largest.items()])

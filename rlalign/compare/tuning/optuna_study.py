@@ -41,7 +41,7 @@ class RunningTrial:
     def report(self) -> bool:
         """Report new points of the learning curve to optuna and return whether the trial is pruned.
 
-        The decision to prune is final, whatever rewards follow.
+        The decision to prune is final, even if later rewards are higher.
         """
         rows = read_metrics(self.folder)
         for row in rows[self._rows_read :]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from rlalign.compare.results.schema import Tuning
 from rlalign.config.schema import TrainConfig
-from rlalign.config.serialize import from_dict, to_dict
+from rlalign.config.serialize import from_json, to_json
 from rlalign.errors import FaultError
 from rlalign.storage.atomic import read_json, write_atomic
 
@@ -112,19 +112,19 @@ def holds_search(folder: Path) -> bool:
 
 def write_search(folder: Path, search: Mapping[str, str], base: TrainConfig) -> None:
     """Write the spaces and the shared configuration of a search."""
-    _write(folder / _SEARCH_FILE, {"search": dict(search), "base": to_dict(base)})
+    _write(folder / _SEARCH_FILE, {"search": dict(search), "base": to_json(base)})
 
 
 def read_search(folder: Path) -> tuple[dict[str, str], TrainConfig] | None:
     """Return the spaces and the shared configuration of a search; None if the folder holds none.
 
     Raises:
-        UserError: the file is damaged or of an incompatible version.
+        UserError: the file is damaged, or of a format newer than this version writes.
     """
     if not (folder / _SEARCH_FILE).is_file():
         return None
     data = read_json(folder / _SEARCH_FILE, _FIX)
-    return data.get("search", {}), from_dict(TrainConfig, data.get("base", {}))
+    return data.get("search", {}), from_json(data.get("base", {}))
 
 
 def write_trials(folder: Path, results: SearchResults) -> None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from rlalign.compare.tuning.search_results import SearchResults, write_search, write_trials
+from rlalign.compare.tuning.search_results import SearchResults, read_search, write_search, write_trials
 from rlalign.config.defaults import default_config
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import Evaluation
 from rlalign.storage import atomic
-from rlalign.storage.run_folder import write_config
+from rlalign.storage.run_folder import read_config, write_config
 
 EMPTY = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
 
@@ -38,3 +39,13 @@ def test_a_kill_during_writing_leaves_the_previous_file(tmp_path: Path, monkeypa
             write()
     assert (tmp_path / "search.json").read_text() == before
     assert not [path for path in tmp_path.rglob("*.json") if path.name != "search.json"]
+
+
+def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Fails if the shared configuration is read without migration: a search could be neither resumed nor reported."""
+    run = Path(__file__).parents[2] / "data" / "run_format_1"
+    base = json.loads((run / "config.json").read_text())
+    (tmp_path / "search.json").write_text(json.dumps({"search": {"learner.lr": "log:1e-4:1e-2"}, "base": base}))
+    assert read_search(tmp_path) == ({"learner.lr": "log:1e-4:1e-2"}, read_config(run))
+    write_search(tmp_path, {}, read_config(run))
+    assert read_search(tmp_path) == ({}, read_config(run))

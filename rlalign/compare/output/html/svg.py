@@ -38,7 +38,7 @@ class Series:
 class Panel:
     """A drawing with two axes, built up by its methods and returned as markup by `svg`.
 
-    Methods take data coordinates unless they say otherwise.
+    Methods take data coordinates unless their docstring states others.
 
     Args:
         x, y: ranges of the axes.
