@@ -33,6 +33,9 @@ class Registry(Generic[T]):
         kind: the word for error messages, such as "reward".
         builtin: name -> "package.module:attr".
         group: entry-point group of other packages.
+
+    Attributes:
+        built_in: name -> "package.module:attr", of entry points too once they have been read.
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, str] | None = None, group: str | None = None) -> None:

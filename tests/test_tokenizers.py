@@ -69,7 +69,7 @@ def test_hf_template_is_applied_once_with_the_assistants_header() -> None:
     assert tokenizer.encode_prompt([{"role": "user", "content": "a"}]) == [2, 5, 7, 3, 6, 7]
 
 
-def test_hf_without_template_refuses_messages() -> None:
+def test_hf_without_template_rejects_messages() -> None:
     with pytest.raises(UserError, match="with a chat template"):
         HFTokenizer(hf_tokenizer()).encode_prompt([{"role": "user", "content": "a"}])
 

@@ -1,4 +1,4 @@
-"""Mistakes of users: each ends in one line of text and exit status 2, and writes nothing."""
+"""Mistakes of users: one line of text, exit status 2, and no written file for each."""
 
 import json
 from dataclasses import replace
@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("command", "message"),
     [
         ("evaluate run --prompts -1", "prompts: expected at least 2, got -1"),
         ("evaluate run --prompts 0", "prompts: expected at least 2, got 0"),
@@ -96,10 +96,12 @@ def folder(tmp_path_factory):
         ("TRAIN --env own.py:Own?max_new=3", "its __init__ must take **kwargs and hand them to super().__init__"),
     ],
 )
-def test_a_mistake_on_the_command_line(capsys, folder, monkeypatch, words, message):
+def test_a_mistake_on_the_command_line_prints_one_line_and_writes_nothing(
+    capsys, folder, monkeypatch, command, message
+):
     monkeypatch.chdir(folder)
     arguments = []
-    for word in words.split():
+    for word in command.split():
         arguments += _TRAIN if word == "TRAIN" else [word]
     before = modification_times(folder)
     assert cli.main(arguments) == 2
@@ -123,7 +125,7 @@ def modification_times(folder):
         ("Text", "reply of Text: expected token ids, got a text"),
     ],
 )
-def test_a_reply_that_fails_or_is_not_ids(folder, name, message):
+def test_a_failing_or_invalid_reply_raises_an_error_that_names_it(folder, name, message):
     env = rlalign.make_env(f"{folder / 'own.py'}:{name}")
     env.reset(seed=0)
     with pytest.raises(UserError, match=message):
@@ -146,20 +148,20 @@ def test_a_reply_that_fails_or_is_not_ids(folder, name, message):
         ({"policy": None}, "policy: expected a name of rlalign list policies, a model folder or a hub id, got None"),
     ],
 )
-def test_a_mistake_in_python(tmp_path, settings, message):
+def test_a_mistake_in_python_raises_an_error_and_writes_nothing(tmp_path, settings, message):
     with pytest.raises(UserError) as error:
         rlalign.train("reverse", **{"policy": "gru", "output": tmp_path / "run", **settings})
     assert message in str(error.value)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_configuration_of_objects_is_checked_too():
+def test_a_configuration_built_from_objects_is_checked():
     config = TrainConfig()
     with pytest.raises(UserError, match=r"learner\.warmup: expected .*, got 'abc'"):
         validate(replace(config, learner=replace(config.learner, warmup="abc")))
 
 
-def test_numpy_numbers_and_integers_become_the_types_of_the_fields():
+def test_numpy_numbers_and_integers_are_converted_to_the_types_of_the_fields():
     config = update(TrainConfig(), {"steps": np.int64(3), "learner.lr": 1, "learner.weight_decay": np.float32(0.5)})
     values = (config.steps, config.learner.lr, config.learner.weight_decay)
     assert values == (3, 1.0, 0.5)
@@ -175,7 +177,7 @@ def test_numpy_numbers_and_integers_become_the_types_of_the_fields():
         (int | tuple[int, int] | None, (1, 2), True), (int | tuple[int, int] | None, "a", False),
     ],
 )  # fmt: skip
-def test_values_against_annotations(hint, value, fits):
+def test_values_are_checked_against_annotations(hint, value, fits):
     if fits:
         typecheck.checked(hint, value, "x")
     else:
@@ -183,12 +185,12 @@ def test_values_against_annotations(hint, value, fits):
             typecheck.checked(hint, value, "x")
 
 
-def test_weights_of_another_shape_are_refused_by_name():
+def test_weights_of_another_shape_raise_an_error_that_names_the_parameter():
     policies = [make_policy("gru", tokenizer=rlalign.make_mdp(env).tokenizer) for env in ("reverse", "guess_number")]
     with pytest.raises(FaultError, match=r"another policy: parameter .* is \("):
         policies[0].load_trainable({n: p.detach() for n, p in policies[1].trainable().items()})
     assert all(torch.isfinite(p).all() for p in policies[0].parameters())
 
 
-def test_an_environment_whose_init_takes_no_arguments_can_be_built(folder):
+def test_an_environment_with_an_init_without_arguments_can_be_built(folder):
     assert rlalign.make_mdp(f"{folder / 'own.py'}:Own").source.size("train") == 1

@@ -1,4 +1,4 @@
-"""Objects of users run unchanged: TRL reward functions, files, datasets, environments."""
+"""Training with objects of users: TRL reward functions, files, datasets, environments."""
 
 import json
 
@@ -32,14 +32,14 @@ def test_a_trl_reward_function_from_a_file(workdir, capsys):
         assert mean == pytest.approx(0.5 * vowels)
 
 
-def test_plus_adds_to_the_environments_rewards(workdir, capsys):
+def test_a_plus_adds_a_reward_to_those_of_the_environment(workdir, capsys):
     arguments = ["--env", "reverse", "--policy", "gru", "--reward", "+my.py:vowels=0.5", "--output", "run"]
     assert cli.main(["train", *arguments, *FLAGS]) == 0
     names = {n for n in rlalign.Run("run").metrics if n.startswith("reward/")}
     assert {"reward/token_match", "reward/exact_match", "reward/vowels"} <= names
 
 
-def test_a_function_object_runs_here_and_with_trls_arguments(tmp_path):
+def test_a_function_object_runs_in_rlalign_and_with_the_arguments_of_trl(tmp_path):
     def vowels(prompts, completions, **columns):
         return [float(sum(c in "aeiou" for c in text)) for text in completions]
 
@@ -57,7 +57,7 @@ def test_a_dataset_with_prompt_and_answer_columns(tmp_path):
 
 
 def test_a_jsonl_file_as_environment(workdir, capsys):
-    rows = [{"prompt": f"say {i}: ", "answer": str(i)} for i in range(20)]
+    rows = [{"prompt": f"repeat {i}: ", "answer": str(i)} for i in range(20)]
     (workdir / "data.jsonl").write_text("\n".join(map(json.dumps, rows)))
     arguments = ["--env", "data.jsonl", "--policy", "gru", "--reward", "exact_match", "--output", "run"]
     assert cli.main(["train", *arguments, *FLAGS]) == 0
@@ -70,7 +70,7 @@ import rlalign
 class Echo(rlalign.TextMDP):
     id = "my/Echo-v0"
     rewards = {"length": 1.0}
-    source = [{"prompt": f"Say something {i}.\\n"} for i in range(9)]
+    source = [{"prompt": f"Write something {i}.\\n"} for i in range(9)]
     max_new, max_turns, max_reply = 4, 3, 32
 
     def reply(self, task, turn_ids, state, rng):

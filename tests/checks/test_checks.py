@@ -1,4 +1,4 @@
-"""Checks of environments and rewards: correct ones pass, and each kind of defect is found."""
+"""Checks of environments and rewards: correct ones pass, and each kind of defect is detected."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,6 +23,7 @@ def failed(results: list[CheckResult]) -> set[str]:
 
 
 def in_process(function: Any, **settings: Any) -> RewardFunction:
+    """Return a function as a reward without a worker process."""
     return RewardFunction(function.__name__, function, timeout_s=None, **settings)
 
 
@@ -49,7 +50,7 @@ def test_a_reward_without_its_parameter_is_not_checked() -> None:
     assert result.detail.startswith("not checked: reward 'regex': expected 'pattern'")
 
 
-def test_defects_of_rewards_are_found() -> None:
+def test_defects_of_rewards_are_detected() -> None:
     def parses(completions: Sequence[str], **columns: Any) -> list[float]:
         return [float(text) for text in completions]
 
@@ -85,7 +86,7 @@ def test_a_dropped_failure_passes() -> None:
     assert failed(check_reward(in_process(partial, on_error="drop"))) == set()
 
 
-def test_a_source_that_keeps_state_is_found() -> None:
+def test_a_source_that_keeps_state_is_detected() -> None:
     class Counter:
         calls = 0
 
@@ -99,19 +100,19 @@ def test_a_source_that_keeps_state_is_found() -> None:
     assert "equal seeds give equal tasks, in every process" in failed(check_env(TextMDP(source=Counter()), 8))
 
 
-def test_a_source_that_differs_between_processes_is_found() -> None:
+def test_a_source_that_differs_between_processes_is_detected() -> None:
     def salted(rng: np.random.Generator) -> dict[str, str]:
         return {"prompt": f"{hash('salt')} {rng.integers(10**9)}"}
 
     assert failed(check_env(TextMDP(source=salted), 8)) == {"equal seeds give equal tasks, in every process"}
 
 
-def test_overlapping_splits_are_found() -> None:
+def test_overlapping_splits_are_detected() -> None:
     mdp = TextMDP(source={"train": ["a", "b"], "test": ["b", "c"], "validation": ["d"]})
     assert failed(check_env(mdp, 8)) == {"splits are disjoint"}
 
 
-def test_a_wrong_gold_score_is_found() -> None:
+def test_a_wrong_gold_score_is_detected() -> None:
     class Hopeful(Reverse):
         """A gold_score above the largest reward."""
 
@@ -122,7 +123,7 @@ def test_a_wrong_gold_score_is_found() -> None:
     assert "scores 2.0, not 3.0" in result.detail
 
 
-def test_a_reply_that_raises_is_found() -> None:
+def test_a_reply_that_raises_is_detected() -> None:
     class Brittle(TextMDP):
         """`reply` parses a number without a check."""
 
@@ -137,7 +138,7 @@ def test_a_reply_that_raises_is_found() -> None:
     assert "any text is a valid turn" in failed(check_env(make_mdp(Brittle), 8))
 
 
-def test_an_answer_above_the_reference_is_found() -> None:
+def test_an_answer_above_the_reference_is_detected() -> None:
     def perverse(completions: Sequence[str], answer: Sequence[str], **columns: Any) -> list[float]:
         return [1.0 if text == right else 2.0 for text, right in zip(completions, answer, strict=True)]
 
@@ -165,7 +166,7 @@ class Shifted:
         return Scores(scores.total + 1, scores.valid, scores.components)
 
 
-def test_a_total_that_is_not_the_sum_is_found() -> None:
+def test_a_total_that_is_not_the_sum_is_detected() -> None:
     mdp = make_mdp("sort")
     mdp.reward = Shifted(mdp.reward)
     assert "the reward is the weighted sum of its components" in failed(check_env(mdp, 8))
@@ -173,7 +174,7 @@ def test_a_total_that_is_not_the_sum_is_found() -> None:
         assert failed(check_composed(Shifted(reward))) == {"the total is the weighted sum of the components"}
 
 
-def test_a_reward_off_the_actions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reward_outside_of_the_action_mask_is_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     class Unmasked(TokenEnv):
         """The action mask of an episode's last token is false."""
 

@@ -19,10 +19,10 @@ from rlalign.evaluation.before_after import Comparison
 from rlalign.evaluation.evaluate import Evaluation
 
 
-def run(capsys, *words):
+def run(capsys, *arguments):
     """Return the exit status, standard output and standard error of a command."""
     try:
-        status = cli.main(list(words))
+        status = cli.main(list(arguments))
     except SystemExit as error:  # argparse raises it for argument errors and --help
         status = error.code if isinstance(error.code, int) else 0
     out, err = capsys.readouterr()
@@ -30,7 +30,7 @@ def run(capsys, *words):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("trian",), "unknown command 'trian'. Did you mean 'train'"),
         (("train", "--algorithm", "grop"), "unknown algorithm 'grop'. Did you mean 'grpo'"),
@@ -50,9 +50,9 @@ def run(capsys, *words):
         (("check", "revrse"), "unknown environment or reward 'revrse'. Did you mean"),
     ],
 )
-def test_a_mistake_in_the_arguments_prints_one_line_and_returns_2(capsys, tmp_path, monkeypatch, words, message):
+def test_a_mistake_in_the_arguments_prints_one_line_and_returns_2(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    status, _, err = run(capsys, *words)
+    status, _, err = run(capsys, *arguments)
     assert status == 2
     assert err.startswith("rlalign: ")
     assert message in err
@@ -124,8 +124,8 @@ def test_reward_is_repeatable():
 def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
     folder = str(tmp_path / "run")
     small = ["--rollout.prompts", "2", "--rollout.group-size", "2", "--evaluation.prompts", "4"]
-    words = ["train", "--env", "reverse", "--policy", "gru", "--steps", "2", "--output", folder, *small]
-    status, out, _ = run(capsys, *words)
+    arguments = ["train", "--env", "reverse", "--policy", "gru", "--steps", "2", "--output", folder, *small]
+    status, out, _ = run(capsys, *arguments)
     assert status == 0
     for text in ("step 2/2", "before / after on 4 held-out prompts", "samples", "reward.png", folder):
         assert text in out
@@ -150,12 +150,12 @@ def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
     assert status == 0
     assert "reached -99.000 in 1 try" in out
 
-    picture_of_the_run = tmp_path / "run" / "report" / "reward.png"
-    picture_of_the_run.unlink()
+    run_plot = tmp_path / "run" / "report" / "reward.png"
+    run_plot.unlink()
     status, out, _ = run(capsys, "plot", folder, "--output", str(tmp_path / "curves.png"))
     assert status == 0
-    for picture in (tmp_path / "curves.png", picture_of_the_run):
-        assert picture.read_bytes().startswith(b"\x89PNG")
+    for plot in (tmp_path / "curves.png", run_plot):
+        assert plot.read_bytes().startswith(b"\x89PNG")
 
 
 def test_doctor_names_the_missing_packages_of_each_extra(monkeypatch):
@@ -197,10 +197,10 @@ def test_the_comparison_table_shows_no_negative_zero_and_no_nan():
     console = Console(record=True, width=100, file=io.StringIO())
     print_comparison(console, Comparison(before, after))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
-    shown = {row[0]: row[1:] for row in rows if row}
-    assert shown["reward"] == ["0.000", "1.000", "+1.000", "[-1.484, +3.484]"]
-    assert shown["same"] == ["1.000", "1.000", "+0.000", "same on each"]
-    assert shown["none"] == ["-", "-", "-", "-"]
+    cells = {row[0]: row[1:] for row in rows if row}
+    assert cells["reward"] == ["0.000", "1.000", "+1.000", "[-1.484, +3.484]"]
+    assert cells["same"] == ["1.000", "1.000", "+0.000", "same on each"]
+    assert cells["none"] == ["-", "-", "-", "-"]
 
 
 def test_doctor_shows_brackets(monkeypatch, capsys):
@@ -217,7 +217,7 @@ def test_a_warning_is_one_line():
 
 
 def test_a_recorded_warning_is_not_printed(monkeypatch, capsys):
-    """Kills a replaced warnings.showwarning: a recorded warning was printed among the lines of an error."""
+    """Fails if warnings.showwarning is replaced: a recorded warning would be printed among the lines of an error."""
     monkeypatch.setattr(cli, "_dispatch", lambda args: warnings.warn("the disk is slow", stacklevel=1))
     with pytest.warns(UserWarning, match="the disk is slow"):
         assert run(capsys, "train")[2] == ""

@@ -1,4 +1,4 @@
-"""`rlalign new`: templates pass their checks and tests, existing files stay, and unsuitable names are refused."""
+"""`rlalign new`: templates pass their checks and tests, existing files remain, and unsuitable names raise an error."""
 
 import runpy
 
@@ -8,23 +8,24 @@ import rlalign
 from rlalign import cli
 
 
-def new(capsys, *words):
-    status = cli.main(["new", *words])
+def new(capsys, *arguments):
+    """Return the exit status and the output of `rlalign new`."""
+    status = cli.main(["new", *arguments])
     out, err = capsys.readouterr()
     return status, out + err
 
 
 @pytest.mark.parametrize(
-    ("words", "stem", "attribute"),
+    ("arguments", "stem", "attribute"),
     [
         (("env", "haiku"), "haiku", "Haiku"),
         (("env", "GuessIt", "--turns", "3"), "guess_it", "GuessIt"),
         (("reward", "short-ness"), "short_ness", "short_ness"),
     ],
 )
-def test_templates_pass_their_checks_and_tests(capsys, tmp_path, monkeypatch, words, stem, attribute):
+def test_templates_pass_their_checks_and_tests(capsys, tmp_path, monkeypatch, arguments, stem, attribute):
     monkeypatch.chdir(tmp_path)
-    status, output = new(capsys, *words)
+    status, output = new(capsys, *arguments)
     assert status == 0
     assert {p.name for p in tmp_path.iterdir()} == {f"{stem}.py", f"test_{stem}.py"}
     assert f"rlalign check {stem}.py:{attribute}" in output
@@ -36,7 +37,7 @@ def test_templates_pass_their_checks_and_tests(capsys, tmp_path, monkeypatch, wo
         test()
 
 
-def test_the_template_of_several_turns_replies(capsys, tmp_path):
+def test_the_multi_turn_template_replies(capsys, tmp_path):
     assert new(capsys, "env", "asked", "--turns", "5", "--folder", str(tmp_path))[0] == 0
     mdp = rlalign.make_mdp(f"{tmp_path}/asked.py:Asked")
     assert mdp.max_turns == 5
@@ -59,7 +60,7 @@ def test_a_name_of_a_folder_is_accepted(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (("env", "two words"), "as in a Python identifier"),
         (("env", "class"), "as in a Python identifier"),
@@ -73,8 +74,8 @@ def test_a_name_of_a_folder_is_accepted(capsys, tmp_path, monkeypatch):
         (("reward", "brevity_of_mine", "--turns", "2"), "for environments only"),
     ],
 )
-def test_unsuitable_names_are_refused(capsys, tmp_path, words, message):
-    status, output = new(capsys, *words, "--folder", str(tmp_path))
+def test_unsuitable_names_raise_an_error(capsys, tmp_path, arguments, message):
+    status, output = new(capsys, *arguments, "--folder", str(tmp_path))
     assert status == 2
     assert message in output
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Small studies and runs that really run, and records with chosen held-out rewards.
+"""Fixtures of studies: finished small runs, and constructed records with given held-out rewards.
 
 Studies are small: Reverse with the GRU, three steps per run.
 """
@@ -29,20 +29,20 @@ SEEDS = 5
 FLAGS = ["--algorithms", "rloo,grpo", "--envs", "rlalign/Reverse-v0", "--policy", "gru", "--steps", "3"]
 FLAGS += ["--seeds", str(SEEDS), "--jobs", "2", "--evaluation.prompts", "8"]
 PROMPTS = 8
-START = 0.1  # reward of the initial policy on each prompt of a made-up record
+START = 0.1  # reward of the initial policy on each prompt of a constructed record
 # Keys of results.json that two runs of one study may differ in: paths, times, and results computed from seconds.
 CLOCK_KEYS = ("seconds", "created", "command", "folder", "commit")
 
 
 @pytest.fixture(scope="session")
 def study_flags() -> list[str]:
-    """The flags of `rlalign compare` for `finished_study`, without --output."""
+    """Return the flags of `rlalign compare` for `finished_study`, without --output."""
     return FLAGS
 
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a finished study of 2 algorithms × 1 environment × 5 seeds. Tests do not change it."""
+    """Return the folder of a finished study of 2 algorithms × 1 environment × 5 seeds. Tests do not change it."""
     folder = tmp_path_factory.mktemp("study") / "cmp"
     assert main(["compare", *FLAGS, "--output", str(folder)]) == 0
     return folder
@@ -50,7 +50,7 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def same_study() -> Callable[[Path], Study]:
-    """Folder -> the study of `finished_study` with that output folder."""
+    """Return a function: output folder -> the study of `finished_study` with that folder."""
 
     def make(folder: Path) -> Study:
         settings = {"evaluation.prompts": 8}
@@ -64,7 +64,7 @@ def same_study() -> Callable[[Path], Study]:
 
 @pytest.fixture
 def runs(finished_study: Path, tmp_path: Path) -> dict[str, Path]:
-    """Copies of two seeds of both algorithms, as separate run folders: ALGORITHM-SEED -> folder."""
+    """Return copies of two seeds of both algorithms, as separate run folders: ALGORITHM-SEED -> folder."""
     folders = {}
     for algorithm in ("rloo", "grpo"):
         for seed in (0, 1):
@@ -76,9 +76,9 @@ def runs(finished_study: Path, tmp_path: Path) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def early_stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of Reverse with the GRU that learns nothing, so that early stopping ends it before its ten steps.
+    """Return a run with a learning rate near 0, which early stopping ends before its ten steps.
 
-    Tests restore what they change.
+    Tests restore the files that they change.
     """
     folder = tmp_path_factory.mktemp("early") / "run"
     return rlalign.train("reverse?max_length=2", "gru", "rloo", steps=10, output=folder, quiet=True, learner__lr=1e-9,
@@ -88,7 +88,7 @@ def early_stopped_run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture
 def without_clock() -> Callable[[Results], Any]:
-    """Results -> results.json without the keys that two runs of one study may differ in."""
+    """Return a function: results -> results.json without CLOCK_KEYS."""
 
     def clean(value: Any) -> Any:
         if isinstance(value, dict):
@@ -112,13 +112,16 @@ def _record(algorithm: str, seed: int, after: Any) -> Record:
 
 @pytest.fixture
 def make_record() -> Callable[..., Record]:
-    """(algorithm, seed, rewards after training [prompts], None for a failed cell) -> a record."""
+    """Return a function: (algorithm, seed, rewards after training [prompts], None for a failed cell) -> record."""
     return _record
 
 
 @pytest.fixture
 def decided() -> Callable[..., dict[str, EnvResult]]:
-    """(algorithm -> final rewards [seeds, prompts], None for one that failed at every seed; name) -> environments."""
+    """Return a function: (algorithm -> final rewards [seeds, prompts], name) -> results of the environment.
+
+    The rewards are None for an algorithm that failed at every seed.
+    """
 
     def make(rewards: Mapping[str, Any], name: str = "e") -> dict[str, EnvResult]:
         seeds = next(len(r) for r in rewards.values() if r is not None)
@@ -133,7 +136,7 @@ def decided() -> Callable[..., dict[str, EnvResult]]:
 
 @pytest.fixture
 def noisy() -> Callable[..., Any]:
-    """(mean reward, seeds, seed of the noise) -> final rewards [seeds, prompts]."""
+    """Return a function: (mean reward, seeds, seed of the noise) -> final rewards [seeds, prompts]."""
 
     def draw(level: float, seeds: int = 6, rng: int = 0) -> Any:
         return level + 0.05 * np.random.default_rng(rng).normal(size=(seeds, PROMPTS))

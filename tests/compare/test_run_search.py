@@ -1,4 +1,4 @@
-"""`rlalign tune`: searches that are resumed, and searches that are refused before the first trial."""
+"""`rlalign tune`: resumed searches, and searches rejected before the first trial."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_a_search_is_resumed_and_its_best_settings_are_a_config_of_train(
         ("zzz=log:1e-4:1e-2", "unknown setting 'zzz'. rlalign train --help lists them."),
     ],
 )
-def test_impossible_values_are_refused_before_the_first_trial(
+def test_impossible_values_raise_an_error_before_the_first_trial(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, search: str, message: str
 ) -> None:
     pytest.importorskip("optuna")
@@ -77,8 +77,8 @@ def test_impossible_values_are_refused_before_the_first_trial(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_values_that_are_possible_in_one_combination_are_not_refused() -> None:
-    """A clipped ratio is impossible without the ratio, and so are two epochs: together they are a choice of two."""
+def test_values_that_are_valid_in_one_combination_are_accepted() -> None:
+    """A trust region and two epochs both require a ratio, so they are valid only together with it."""
     pytest.importorskip("optuna")
     study = Study(("rloo",), ("reverse",), seeds=(0,))
     spaces = {"objective.ratio": "choice:none,token", "objective.trust.kind": "choice:none,clip", "lr": "uniform:0:1"}

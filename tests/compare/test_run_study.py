@@ -1,4 +1,4 @@
-"""`rlalign compare` from the command to the results: outputs, failures, refusals, searches before the comparison."""
+"""`rlalign compare` from the command to the results: outputs, failures, errors, searches before the comparison."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_all_outputs_are_written(finished_study: Path) -> None:
     assert "80 % power" in results.verdict[-1]
 
 
-def test_algorithms_share_the_initial_policy_and_prompts_at_a_seed_and_seeds_differ(finished_study: Path) -> None:
+def test_algorithms_share_initial_policy_and_prompts_at_each_seed(finished_study: Path) -> None:
     """Paired comparisons need equal initial weights, held-out prompts and prompt order at a seed."""
     env = read_results(finished_study).environments["reverse"]
     rloo, grpo = env.algorithms["rloo"], env.algorithms["grpo"]
@@ -50,7 +50,7 @@ def test_algorithms_share_the_initial_policy_and_prompts_at_a_seed_and_seeds_dif
     assert not [w for w in read_results(finished_study).warnings if "same policy" in w]
 
 
-def test_the_folder_of_another_study_is_refused(finished_study: Path, same_study: Any) -> None:
+def test_the_folder_of_another_study_raises_an_error(finished_study: Path, same_study: Any) -> None:
     study = same_study(finished_study)
     other = Study(study.algorithms, study.envs, seeds=study.seeds, steps=3, output=study.output, settings={"lr": 0.5})
     with pytest.raises(UserError, match="use another --output"):
@@ -89,7 +89,7 @@ def test_a_study_without_a_finished_cell_raises_with_the_reason(tmp_path: Path) 
         compare_study(study, command="")
 
 
-def test_unknown_names_and_unequal_budgets_are_refused_before_a_run(tmp_path: Path) -> None:
+def test_unknown_names_and_unequal_budgets_raise_an_error_before_a_run(tmp_path: Path) -> None:
     def study(**changes: object) -> Study:
         data = {"algorithms": ["rloo", "grpo"], "envs": ["reverse"], "output": str(tmp_path / "out"), **changes}
         return study_from_mapping(data)
@@ -144,8 +144,10 @@ def test_two_comparisons_cannot_write_into_one_folder(early_stopped_run: Run, tm
     assert "file' cannot be created (File exists)" in capsys.readouterr().err
 
 
-def test_a_missing_device_is_refused_before_the_first_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Fails if each run discovers it; no machine that runs these tests has `xpu:7`."""
+def test_a_missing_device_raises_an_error_before_the_first_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails if only the runs check the device. No machine that runs these tests has `xpu:7`."""
     for command in (["compare", "--algorithms", "rloo,grpo", "--envs", "reverse"], ["tune"]):
         assert main([*command, "--output", str(tmp_path / "out"), "--device", "xpu:7"]) == 2
         err = capsys.readouterr().err
@@ -157,13 +159,16 @@ def test_a_missing_device_is_refused_before_the_first_run(tmp_path: Path, capsys
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--jobs", "-1"], "jobs: expected at least 0, got -1"),  # it would wait forever for runs that never start
+        (
+            ["--jobs", "-1"],
+            "jobs: expected at least 0, got -1",
+        ),  # without the check, the command would wait for runs that never start
         (["--threshold", "nan"], "threshold: expected a finite number, got nan"),
         (["--steps", "0"], "steps: expected at least 1, got 0"),
         (["--ray", "nonsense"], "expected the address of a running Ray cluster, got 'nonsense'"),
     ],
 )
-def test_impossible_numbers_are_refused_before_anything_is_written(
+def test_impossible_numbers_raise_an_error_before_a_file_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     command = ["compare", "--algorithms", "rloo,grpo", "--envs", "reverse", "--output", str(tmp_path / "cmp")]
@@ -201,7 +206,7 @@ def test_impossible_numbers_are_refused_before_anything_is_written(
         ("--algorithms rloo --envs reverse --search lr=log:1:2", "use --tune N"),
     ],
 )
-def test_flags_without_effect_are_refused(
+def test_flags_without_effect_raise_an_error(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Studies: labels, cells, and the studies that are refused."""
+"""Studies: labels, cells, and errors of invalid studies."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ def test_all_spellings_of_an_environment_give_one_id() -> None:
         ({**ONE, "tune": {"search": {"lr": "log:1e-4:1"}}}, "got 0; use --tune N"),
     ],
 )
-def test_an_invalid_study_is_refused(data: dict[str, object], message: str) -> None:
+def test_an_invalid_study_raises_an_error(data: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_study(study_from_mapping(data))
 
 
-def test_trials_never_have_a_seed_of_a_comparison() -> None:
+def test_trials_use_other_seeds_than_the_comparison() -> None:
     study = Study(("rloo",), ("reverse",), seeds=(0,))
     assert cell_config(study, "reverse", "rloo", TUNING_SEED).seed == TUNING_SEED
     assert max(cell.seed for cell in build_cells(study)) < TUNING_SEED

@@ -84,7 +84,7 @@ def test_short_names_and_types_of_settings() -> None:
         apply(TrainConfig(), {"group_size": 5})
 
 
-def test_a_file_without_a_study_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_a_file_without_a_study_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken, wrong, latin = (tmp_path / f"{name}.toml" for name in ("broken", "wrong", "latin"))
     broken.write_text("algorithms = [")
     wrong.write_text('algorithms = ["rloo"]\nenvs = "reverse"')

@@ -1,4 +1,4 @@
-"""Configurations: round trips, differences, and refusals that carry the numbers and the fix."""
+"""Configurations: round trips, differences, and errors that name the numbers and the fix."""
 
 import dataclasses
 
@@ -11,19 +11,19 @@ from rlalign.config.validate import validate
 from rlalign.errors import UserError
 
 
-def test_json_round_trip_keeps_everything():
+def test_json_round_trip_preserves_the_configuration():
     config = dataclasses.replace(default_config(algorithm="grpo"), rewards=("vader", "length=0.5"), seed=7)
     assert C.from_dict(TrainConfig, C.to_dict(config)) == config
 
 
-def test_unknown_key_names_the_nearest():
+def test_error_of_an_unknown_key_names_the_nearest_one():
     with pytest.raises(UserError, match=r"learner\.learning_rte.*Available|learner\.learning_rte.*Did you mean"):
         C.from_dict(TrainConfig, {"learner": {"learning_rte": 1}})
     with pytest.raises(UserError, match="Did you mean 'warmup'"):
         C.update(TrainConfig(), {"learner.warmupp": 3})
 
 
-def test_update_changes_one_leaf_only():
+def test_update_changes_only_the_named_settings():
     old = default_config(algorithm="grpo")
     new = C.update(old, {"objective.baseline": "leave_one_out", "learner.lr": 2e-4})
     assert set(C.differences(old, new)) == {"objective.baseline", "learner.lr"}
@@ -41,25 +41,25 @@ def test_update_changes_one_leaf_only():
         (TrainConfig(learner=LearnerConfig(lr=0.0)), r"learner.lr: expected above 0, got 0.0"),
     ],
 )
-def test_impossible_configurations_are_refused_with_the_fix(config, message):
+def test_invalid_configurations_raise_an_error_with_the_fix(config, message):
     with pytest.raises(UserError, match=message):
         validate(config)
 
 
-def test_group_algorithm_with_one_sample_is_refused():
+def test_group_algorithm_with_one_sample_raises_an_error():
     config = default_config(algorithm="grpo")
     with pytest.raises(UserError, match="group_size is 1"):
         validate(dataclasses.replace(config, rollout=dataclasses.replace(config.rollout, group_size=1)))
 
 
-def test_fingerprint_ignores_what_cannot_change_the_result():
+def test_fingerprint_ignores_settings_that_cannot_change_the_result():
     base = TrainConfig()
     same = dataclasses.replace(base, output="elsewhere", save_every=3, steps=99)
     other = dataclasses.replace(base, learner=LearnerConfig(lr=0.5))
     assert C.fingerprint(base) == C.fingerprint(same) != C.fingerprint(other)
 
 
-def test_longer_runs_are_safe_only_without_a_schedule():
+def test_more_steps_are_a_safe_change_only_without_a_schedule():
     constant, linear = TrainConfig(), TrainConfig(learner=LearnerConfig(lr_schedule="linear"))
     assert not C.unsafe("steps", constant)
     assert C.unsafe("steps", linear)

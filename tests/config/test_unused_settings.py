@@ -1,4 +1,4 @@
-"""A changed setting that nothing reads is said; one that is read is not."""
+"""Reports of changed settings that no part of a run reads."""
 
 import pytest
 
@@ -9,18 +9,19 @@ from rlalign.config.unused_settings import unused_settings
 from rlalign.config.validate import resolve
 
 
-def idle(algorithm="rloo", policy="gru", **changes):
+def unused(algorithm="rloo", policy="gru", **changes):
+    """Return the unused settings of a configuration; `__` in the name of a change is a dot."""
     base = default_config("reverse", policy, algorithm)
     return unused_settings(resolve(update(base, {k.replace("__", "."): v for k, v in changes.items()})))
 
 
 @pytest.mark.parametrize("algorithm", list(ALGORITHMS))
-def test_the_presets_have_no_idle_setting(algorithm):
-    assert idle(algorithm) == {}
+def test_presets_have_no_unused_setting(algorithm):
+    assert unused(algorithm) == {}
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "changes", "key", "because"),
+    ("algorithm", "changes", "key", "reason"),
     [
         ("rloo", {"objective__trust__high": 0.3}, "objective.trust.high", "trust.kind is none"),
         ("grpo", {"objective__trust__delta": 0.3}, "objective.trust.delta", "trust.kind is clip"),
@@ -32,16 +33,16 @@ def test_the_presets_have_no_idle_setting(algorithm):
         ("rloo", {"rollout__max_draws": 2}, "rollout.max_draws", "dynamic_sampling is off"),
     ],
 )
-def test_a_changed_setting_that_nothing_reads_is_named(algorithm, changes, key, because):
-    found = idle(algorithm, **changes)
-    assert list(found) == [key]
-    assert because in found[key]
+def test_a_changed_setting_that_is_not_read_is_reported(algorithm, changes, key, reason):
+    settings = unused(algorithm, **changes)
+    assert list(settings) == [key]
+    assert reason in settings[key]
 
 
-def test_settings_that_are_read_are_not_named():
-    assert idle("grpo", objective__trust__high=0.3, learner__lr=1e-4) == {}
-    assert idle("dapo", rollout__max_draws=2) == {}
-    assert idle("ppo", objective__value__lr=1e-3, objective__credit__lambda_actor=0.9) == {}
+def test_settings_that_are_read_are_not_reported():
+    assert unused("grpo", objective__trust__high=0.3, learner__lr=1e-4) == {}
+    assert unused("dapo", rollout__max_draws=2) == {}
+    assert unused("ppo", objective__value__lr=1e-3, objective__credit__lambda_actor=0.9) == {}
 
 
 @pytest.mark.parametrize(
@@ -54,5 +55,5 @@ def test_settings_that_are_read_are_not_named():
         ("smollm2", {"model__lora_r": 0, "model__lora_alpha": 32}, ["lora_alpha"]),
     ],
 )
-def test_what_a_kind_of_policy_does_not_read(policy, changes, unread):
-    assert sorted(idle(policy=policy, **changes)) == [f"model.{name}" for name in unread]
+def test_model_settings_that_the_kind_of_policy_does_not_read_are_reported(policy, changes, unread):
+    assert sorted(unused(policy=policy, **changes)) == [f"model.{name}" for name in unread]

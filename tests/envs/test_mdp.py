@@ -64,12 +64,14 @@ class Echo(TextMDP):
 
 
 def vector(*scopes: str, rows: int = 1, **kwargs: Any) -> TokenVectorEnv:
+    """Return a reset vector environment of Echo with a Counting reward."""
     env = TokenVectorEnv(Echo(reward=Counting(*scopes), **kwargs), rows)  # type: ignore[arg-type]  # a stand-in for a reward
     env.reset(seed=0)
     return env
 
 
 def row(*ids: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the tokens and lengths of one row for `step_tokens`."""
     return np.array([ids]), np.array([len(ids)])
 
 
@@ -260,7 +262,7 @@ def test_errors_of_environments_name_the_mistake() -> None:
         env.step_tokens(*row(EOS))
 
 
-def test_token_env_refuses_a_step_without_an_episode() -> None:
+def test_token_env_rejects_a_step_without_an_episode() -> None:
     env = TokenEnv(Echo(max_turns=1))
     with pytest.raises(gym.error.ResetNeeded):
         env.step(A)

@@ -82,7 +82,7 @@ def test_a_class_in_a_users_file(tmp_path: Path) -> None:
     path.write_text(
         "import rlalign\nfrom rlalign.envs.mdp import TextMDP\n"
         "@rlalign.env('mine/Hello-v0')\n"
-        "class Hello(TextMDP):\n    'Hi.'\n    source = ['say hello', 'say bye', 'say yes']\n    max_new = 4\n"
+        "class Hello(TextMDP):\n    'Hi.'\n    source = ['write hello', 'write bye', 'write yes']\n    max_new = 4\n"
         "    rewards = {'length?target=4': 1.0}\n"
         "def score(completions, **columns):\n    return [1.0 for _ in completions]\n"
     )
@@ -102,12 +102,14 @@ def test_a_class_in_a_users_file(tmp_path: Path) -> None:
 
 def test_register_env_without_a_class() -> None:
     def tasks(rng: np.random.Generator) -> dict[str, str]:
-        return {"prompt": f"say {rng.integers(10**6)}"}
+        return {"prompt": f"write {rng.integers(10**6)}"}
 
     try:
-        rlalign.register_env("test/Haiku-v0", source=tasks, rewards={"length": 1.0}, max_new=32, description="short")
+        rlalign.register_env(
+            "test/RandomPrompt-v0", source=tasks, rewards={"length": 1.0}, max_new=32, description="short"
+        )
         rlalign.register_env("test/List-v0", source=[{"prompt": "a", "answer": "b"}], rewards={"exact_match": 1.0})
-        mdp = make_mdp("haiku")
+        mdp = make_mdp("random_prompt")
         assert (mdp.max_new, mdp.description, mdp.source.size("train")) == (32, "short", None)
         assert gym.make_vec("test/List-v0", num_envs=2, max_new=3).reset(seed=0)[0]["length"].tolist() == [2, 2]
         with pytest.raises(UserError, match="no argument 'max_nw'"):
@@ -115,12 +117,12 @@ def test_register_env_without_a_class() -> None:
         with pytest.raises(UserError, match=r"expected an environment id such as my/Name-v0"):
             rlalign.register_env("no good", source=["a"])
     finally:
-        for name in ("test/Haiku-v0", "test/List-v0"):
+        for name in ("test/RandomPrompt-v0", "test/List-v0"):
             ENVS._items.pop(name, None)
             gym.registry.pop(name, None)
 
 
-def test_the_decorator_refuses_other_classes() -> None:
+def test_the_decorator_raises_an_error_for_other_classes() -> None:
     with pytest.raises(UserError, match=r"expected a subclass of rlalign\.TextMDP"):
         rlalign.env("my/Int-v0")(int)  # type: ignore[type-var]  # wrong on purpose
 
@@ -135,7 +137,7 @@ def test_make_env_and_make_vec() -> None:
     assert isinstance(make_mdp(TextMDP, source=["a"]).source, type(as_source(["a"])))
 
 
-def test_importing_environments_loads_nothing_heavy() -> None:
+def test_importing_environments_loads_no_heavy_library() -> None:
     code = (
         "import sys, rlalign.envs.registration, rlalign.checks\n"
         "from rlalign.registry import ENVS\n"

@@ -169,7 +169,7 @@ def test_stream_resumes_at_any_position(source: TaskSource) -> None:
     assert resumed.next(10) == stream.next(10)
 
 
-def test_stream_refuses_another_source() -> None:
+def test_stream_rejects_another_source() -> None:
     state = TaskStream(ListSource(RECORDS)).state_dict()
     with pytest.raises(FaultError, match="its size was 40, now it is 24"):
         TaskStream(ListSource(RECORDS[:30])).load_state_dict(state)
@@ -177,7 +177,7 @@ def test_stream_refuses_another_source() -> None:
         TaskStream(ListSource(["a"]), "test")
 
 
-def test_as_source_refuses_other_data() -> None:
+def test_as_source_rejects_other_data() -> None:
     with pytest.raises(UserError, match="expected a task source, got int"):
         as_source(3)
     with pytest.raises(UserError, match="unknown option 'promt'"):

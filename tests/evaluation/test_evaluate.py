@@ -92,8 +92,8 @@ def test_a_run_evaluates_its_initial_policy_and_the_trained_one(tmp_path):
     assert comparison.differences["reward"].mean > 0
     assert (tmp_path / "run" / "report" / "evaluation-test.json").is_file()
     assert (tmp_path / "run" / "report" / "evaluation-test.png").stat().st_size > 1000
-    again = run.evaluate(split="validation")
-    assert again.after.completions == run.comparison.after.completions  # the saved policy is the trained one
+    evaluation = run.evaluate(split="validation")
+    assert evaluation.after.completions == run.comparison.after.completions  # the saved policy is the trained one
 
 
 def test_folds_are_disjoint_parts_of_the_prompts():

@@ -30,7 +30,7 @@ def test_pass_at_k_is_the_share_of_subsets_with_a_correct_sample(n, c):
         assert pass_at_k(n, c, k) == pytest.approx(sum(map(any, subsets)) / len(subsets))
 
 
-def test_pass_at_k_refuses_more_attempts_than_samples():
+def test_pass_at_k_rejects_more_attempts_than_samples():
     with pytest.raises(ValueError, match=r"pass@3 of 2"):
         pass_at_k(2, 1, 3)
 

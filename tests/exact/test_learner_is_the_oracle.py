@@ -72,6 +72,7 @@ def rollout_of(mdp: TokenMDP, policy: TabularPolicy, rows: Sequence[int]) -> Rol
 
 
 def learner_of(policy: TabularPolicy, objective: Objective, **settings: Any) -> Learner:
+    """Return a learner of the policy with the sampling settings of this file."""
     return Learner(
         policy, objective, LearnerConfig(**settings), sampling=SAMPLING, total_updates=1,
         generator=torch.Generator(), max_length=HORIZON,
@@ -97,7 +98,7 @@ def expected(objective: Objective, mdp: TokenMDP, values: Tensor | None, group_s
     return SAMPLING.temperature * total
 
 
-def both(objective: Objective, group_size: int = 2, **settings: Any) -> tuple[Tensor, Tensor]:
+def learner_and_oracle(objective: Objective, group_size: int = 2, **settings: Any) -> tuple[Tensor, Tensor]:
     """Return the expected gradient of the learner and of the oracle."""
     mdp = TokenMDP(horizon=HORIZON)
     noisy = mdp.state_values(mdp.table(1)) + 0.3 * mdp.table(3)[:, 0]
@@ -112,6 +113,7 @@ def both(objective: Objective, group_size: int = 2, **settings: Any) -> tuple[Te
 
 
 def relative(a: Tensor, b: Tensor) -> float:
+    """Return the relative error |a - b| / |b|."""
     return float((a - b).norm() / b.norm())
 
 
@@ -123,13 +125,13 @@ def preset(name: str) -> Objective:
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 def test_expected_gradient_of_the_learner_equals_the_oracle(name: str) -> None:
-    learner, oracle = both(preset(name), 3 if name in ("rloo", "grpo") else 2)
+    learner, oracle = learner_and_oracle(preset(name), 3 if name in ("rloo", "grpo") else 2)
     assert relative(learner, oracle) < 1e-5  # log-probs are float32 here
 
 
 @pytest.mark.parametrize("choice", ["sampler", "recompute"])
-def test_it_does_so_with_either_source_of_old_logprobs(choice: str) -> None:
-    learner, oracle = both(preset("gspo"), old_logprobs=choice)
+def test_old_logprobs_from_either_source_give_the_same_expectation(choice: str) -> None:
+    learner, oracle = learner_and_oracle(preset("gspo"), old_logprobs=choice)
     assert relative(learner, oracle) < 1e-5
 
 
@@ -201,5 +203,5 @@ def ascends_the_loss(m: pytest.MonkeyPatch) -> None:
 )
 def test_an_error_in_the_training_path_is_detected(monkeypatch: pytest.MonkeyPatch, mutant: Any) -> None:
     mutant(monkeypatch)
-    learner, oracle = both(preset("cispo"))
+    learner, oracle = learner_and_oracle(preset("cispo"))
     assert relative(learner, oracle) > 1e-2

@@ -1,4 +1,4 @@
-"""Planted errors, each with the check that kills it: the check passes on the library and fails on the mutant.
+"""Planted errors (mutants), each with a check that passes on the library and fails on the mutant.
 
 Learning curves do not reveal these errors; exact gradients do.
 """
@@ -41,6 +41,7 @@ Patch = Callable[[pytest.MonkeyPatch], None]
 
 
 def is_exact(objective: Objective, group_size: int = 1, scale: float = 1.0, **tables: Any) -> None:
+    """Compare the expected gradient of an objective with `scale` times the exact gradient."""
     mdp = TokenMDP(horizon=3 if group_size == 2 else 4)
     logits = mdp.table(1)
     if "reference" in tables:
@@ -221,7 +222,9 @@ def test_check_passes_on_the_library(check: Callable[[], None]) -> None:
 
 
 @pytest.mark.parametrize(("mutant", "check"), MUTANTS, ids=lambda f: f.__name__)
-def test_mutant_is_killed(mutant: Patch, check: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_check_detects_the_mutant(
+    mutant: Patch, check: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     mutant(monkeypatch)
     with pytest.raises(AssertionError):
         check()

@@ -96,13 +96,15 @@ def test_leave_one_out_is_exact(group_size: int) -> None:
 
 @pytest.mark.parametrize("baseline", ["group_mean", "batch_mean"])
 @pytest.mark.parametrize("group_size", [2, 3])
-def test_own_sample_in_the_mean_costs_one_gth_of_the_gradient(group_size: int, baseline: str) -> None:
+def test_a_baseline_with_the_own_sample_scales_the_gradient_by_one_minus_one_gth(
+    group_size: int, baseline: str
+) -> None:
     comparison = measured(Objective(baseline=baseline), TokenMDP(horizon=5 - group_size), group_size)
     assert comparison.scale == pytest.approx((group_size - 1) / group_size, rel=TIGHT)
     assert comparison.residual < TIGHT
 
 
-def test_constant_aggregation_is_exact_up_to_the_limit(mdp: TokenMDP) -> None:
+def test_constant_aggregation_is_exact_up_to_the_factor_one_over_the_limit(mdp: TokenMDP) -> None:
     comparison = measured(Objective(aggregation="constant"), mdp)
     assert comparison.scale == pytest.approx(1 / 4, rel=TIGHT)
     assert comparison.residual < TIGHT
@@ -141,7 +143,7 @@ def test_difficulty_weight_equals_published_values() -> None:
         assert difficulty_weight(GROUP_STD, p, 100) == pytest.approx(1 / math.sqrt(p * (1 - p)), rel=0.05)
 
 
-def test_scale_eps_changes_the_difficulty_weight_as_computed() -> None:
+def test_scale_eps_changes_the_difficulty_weight_by_the_formula() -> None:
     eps = replace(GROUP_STD, scale_eps=1e-4)
     assert difficulty_weight(eps, 0.3, 2) == pytest.approx(0.5 / (math.sqrt(0.5) + 1e-4), rel=TIGHT)
 
@@ -177,7 +179,7 @@ BIASED: dict[str, tuple[int, Objective]] = {
 
 
 @pytest.mark.parametrize("name", BIASED)
-def test_biased_by_more_than_a_factor(small: TokenMDP, name: str) -> None:
+def test_bias_is_more_than_a_factor(small: TokenMDP, name: str) -> None:
     group_size, objective = BIASED[name]
     comparison = measured(objective, small, group_size)
     assert comparison.residual > 1e-3
@@ -206,14 +208,14 @@ def test_exact_gradient_of_kl(suite: dict[str, tuple[Comparison, Comparison]], n
     assert suite[name][0].relative_error < TIGHT
 
 
-def test_k1_in_the_loss_has_no_expected_gradient(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
+def test_k1_in_the_loss_has_zero_expected_gradient(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
     for level in ("token", "sequence"):
         comparison = suite[f"k1 in the loss, {level}"][0]
         assert abs(comparison.relative_error - 1) < TIGHT
         assert abs(comparison.scale) < TIGHT
 
 
-def test_k3_in_the_loss_has_the_gradient_of_the_other_kl(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
+def test_k3_in_the_loss_has_the_gradient_of_the_reversed_kl(suite: dict[str, tuple[Comparison, Comparison]]) -> None:
     forward, backward = suite["k3 in the loss, sequence"]
     assert backward.relative_error < TIGHT
     assert forward.residual > 0.05

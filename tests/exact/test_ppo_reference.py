@@ -24,6 +24,7 @@ N, T = 6, 8
 
 
 def numbers(seed: int, *, messages: bool = True) -> Batch:
+    """Return a random batch; with `messages`, its masks have holes."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:

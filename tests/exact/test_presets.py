@@ -20,7 +20,7 @@ def rows() -> dict[str, Row]:
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
-def test_the_stated_bias_is_the_measured_one(rows: dict[str, Row], name: str) -> None:
+def test_the_stated_bias_equals_the_measured_bias(rows: dict[str, Row], name: str) -> None:
     row = rows[name]
     bias = algorithm(name).bias
     if bias.startswith("Exact:"):
@@ -44,7 +44,7 @@ def test_luspo_is_biased_by_the_group_std_alone(rows: dict[str, Row]) -> None:
     assert rows["luspo"].binary.scale == pytest.approx(difficulty_weight(objective, 0.5, 2), rel=TIGHT)
 
 
-def test_families_share_their_first_update(rows: dict[str, Row]) -> None:
+def test_presets_of_one_family_have_equal_first_updates(rows: dict[str, Row]) -> None:
     for family in (("gspo", "gmpo", "sapo"), ("cispo", "dppo")):
         first = rows[family[0]].graded
         for name in family[1:]:

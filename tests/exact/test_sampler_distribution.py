@@ -43,7 +43,7 @@ def policy_of(kind: str):
 def next_probabilities(policy, ids: list[int], sampling: Sampling) -> torch.Tensor:
     """Return the next token's probabilities by definition, from a plain forward of one row, in float64.
 
-    Top-k assumes that there are no ties; top-p sorts.
+    Top-k assumes distinct logits; top-p sorts.
     """
     with torch.no_grad():
         row = torch.tensor([ids])

@@ -34,6 +34,7 @@ class _Accelerator:
 
 
 def numbers(seed: int) -> Batch:
+    """Return a random batch with groups of G completions of unequal length."""
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> torch.Tensor:
@@ -109,6 +110,7 @@ def trl_loss(b: Batch, loss_type: str, *, level: str = "token", beta: float = 0.
 
 
 def assert_same(objective: Objective, b: Batch, other: torch.Tensor) -> None:
+    """Compare the loss of the objective, and its gradient to the log-probs, with another loss."""
     loss = policy_loss(objective, b)
     ours = loss.total / loss.count
     assert b.logprobs is not None
@@ -150,7 +152,7 @@ def test_preset_equals_trl(name: str, settings: dict[str, Any], seed: int) -> No
 @pytest.mark.parametrize("level", ["token", "sequence"])
 @pytest.mark.parametrize("loss_type", ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo"])
 @pytest.mark.parametrize("kl", ["none", "k3", "k3 × ratio"])
-def test_every_level_and_kl_setting_of_trl(loss_type: str, level: str, kl: str) -> None:
+def test_loss_equals_trl_at_every_level_and_kl_setting(loss_type: str, level: str, kl: str) -> None:
     aggregation = {
         "grpo": "sequence_mean",
         "sapo": "sequence_mean",

@@ -30,13 +30,14 @@ SMALL = {"rollout.prompts": 3, "rollout.group_size": 4, "steps": 1, "evaluation.
 
 
 def configuration(algorithm: str, output: Any, **changes: Any) -> Any:
+    """Return the configuration of a small run; `__` in the name of a change is a dot."""
     config = default_config(ENV, "tiny", algorithm)
     return update(config, {**SMALL, "output": str(output), **{k.replace("__", "."): v for k, v in changes.items()}})
 
 
 @pytest.fixture
 def rollouts(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The rollouts of TRL's trainer, in order."""
+    """Return a list to which each rollout of TRL's trainer is appended."""
     rollouts: list[Any] = []
     real = record.as_rollout
 
@@ -90,7 +91,7 @@ def learner_update(config: Any, rollout: Any) -> tuple[dict[str, float], dict[st
     ],
     ids=str,
 )
-def test_the_first_update_equals_the_learners(tmp_path, rollouts, algorithm, changes) -> None:
+def test_the_first_update_equals_that_of_the_learner(tmp_path, rollouts, algorithm, changes) -> None:
     config = resolve(configuration(algorithm, tmp_path / "run", **changes))
     run = train_trl(config, quiet=True)
     metrics, weights = learner_update(config, rollouts[0])
@@ -102,14 +103,14 @@ def test_the_first_update_equals_the_learners(tmp_path, rollouts, algorithm, cha
     assert run.metrics["reward/mean"][0] == pytest.approx(float(rollouts[0].returns.nanmean()), abs=1e-6)
 
 
-def test_prompts_initial_policy_and_metrics_equal_those_of_our_own_run(tmp_path, rollouts) -> None:
+def test_prompts_initial_policy_and_metrics_equal_those_of_our_trainer(tmp_path, rollouts) -> None:
     """The order of prompts, their ids, the number of samples and steps, and the metric names are equal."""
     from rlalign.training.experiment import train_run
 
     common = {"steps": 3, "learner__epochs": 2, "learner__minibatches": 2, "evaluation__every": 2}
     run = train_trl(configuration("trl:grpo", tmp_path / "trl", **common), quiet=True)
     other = train_run(configuration("grpo", tmp_path / "ours", **common), quiet=True)
-    before_after = other.comparison
+    our_comparison = other.comparison
     assert len(rollouts) == 3
     assert [s["prompt"] for s in run.samples] == [s["prompt"] for s in other.samples]
     mdp = build_mdp(run.config)
@@ -118,9 +119,9 @@ def test_prompts_initial_policy_and_metrics_equal_those_of_our_own_run(tmp_path,
         prompt = mdp.prompt_ids(task)
         assert first.tokens[row, : len(prompt)].tolist() == prompt
     assert first.num_actions.max() <= mdp.max_new
-    assert before_after is not None
+    assert our_comparison is not None
     assert run.comparison is not None
-    assert run.comparison.before.completions == before_after.before.completions
+    assert run.comparison.before.completions == our_comparison.before.completions
     names = {k for k in other.metrics if k.split("/")[0] in ("reward", "rollout", "eval", "step")}
     assert names <= set(run.metrics)
     assert {"time/step", "time/rollout", "time/update", "time/tokens_per_s", "train/loss"} <= set(run.metrics)
@@ -128,7 +129,7 @@ def test_prompts_initial_policy_and_metrics_equal_those_of_our_own_run(tmp_path,
     assert run.metrics["eval/reward"][1] is not None
 
 
-def test_the_folder_is_that_of_an_ordinary_run(tmp_path) -> None:
+def test_the_run_folder_has_the_usual_layout(tmp_path) -> None:
     run = train_trl(configuration("trl:rloo", tmp_path / "run", steps=2), quiet=True)
     assert run.config.algorithm == "trl:rloo"
     assert (run.folder / "report" / "evaluation.json").is_file()
@@ -137,19 +138,19 @@ def test_the_folder_is_that_of_an_ordinary_run(tmp_path) -> None:
     assert run.comparison is not None
     np.testing.assert_allclose(evaluation.after.metrics["reward"], run.comparison.after.metrics["reward"])
     assert evaluation.after.completions == run.comparison.after.completions
-    for resume, words in ((False, "holds a run already"), (True, "holds a finished run")):
-        with pytest.raises(UserError, match=words):
+    for resume, message in ((False, "holds a run already"), (True, "holds a finished run")):
+        with pytest.raises(UserError, match=message):
             train_trl(replace(run.config, resume=resume), quiet=True)
     assert run.metrics["step"] == [1, 2]
 
 
-def test_the_same_command_gives_the_same_run(tmp_path) -> None:
+def test_the_same_configuration_gives_the_same_run(tmp_path) -> None:
     a, b = (train_trl(configuration("trl:grpo", tmp_path / n, steps=2), quiet=True) for n in "ab")
     assert a.metrics["reward/mean"] == b.metrics["reward/mean"]
     assert a.metrics["train/grad_norm"] == b.metrics["train/grad_norm"]
 
 
-def test_a_stopped_run_reports_the_signal_and_resumes_from_the_start(tmp_path) -> None:
+def test_a_stopped_run_reports_the_signal_and_starts_again_on_resume(tmp_path) -> None:
     calls = []
 
     def stops_the_run(completions, **columns):
@@ -169,7 +170,7 @@ def test_a_stopped_run_reports_the_signal_and_resumes_from_the_start(tmp_path) -
     assert resumed.comparison is not None
 
 
-def test_an_adapter_is_trained_and_remains_the_only_one(tmp_path) -> None:
+def test_an_adapter_is_trained_and_no_other_adapter_is_saved(tmp_path) -> None:
     base = train_trl(configuration("trl:rloo", tmp_path / "base"), quiet=True)
     config = default_config(str(base.folder / "policy"), str(base.folder / "policy"), "trl:grpo")
     config = update(config, {**SMALL, "env": ENV, "steps": 2, "output": str(tmp_path / "lora"), "model.lora_r": 2})
@@ -180,7 +181,7 @@ def test_an_adapter_is_trained_and_remains_the_only_one(tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("algorithm", "changes", "words"),
+    ("algorithm", "changes", "message"),
     [
         ("trl:ppo", {}, "unknown TRL trainer"),
         ("trl:grpo", {"objective__baseline": "leave_one_out"}, "baseline"),
@@ -196,9 +197,9 @@ def test_an_adapter_is_trained_and_remains_the_only_one(tmp_path) -> None:
     ],
     ids=str,
 )
-def test_unsupported_settings_are_refused_with_the_reason(tmp_path, algorithm, changes, words) -> None:
+def test_unsupported_settings_raise_an_error_with_the_reason(tmp_path, algorithm, changes, message) -> None:
     config = configuration("trl:grpo" if algorithm == "trl:ppo" else algorithm, tmp_path / "run", **changes)
     config = replace(config, algorithm=algorithm)
-    with pytest.raises(UserError, match=words):
+    with pytest.raises(UserError, match=message):
         train_trl(config, quiet=True)
     assert not (tmp_path / "run" / "config.json").exists()

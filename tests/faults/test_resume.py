@@ -1,4 +1,4 @@
-"""A run that stops and goes on ends bitwise where the uninterrupted one does: weights, optimizer and metrics."""
+"""Stopped and resumed runs against uninterrupted ones: weights, optimizer state and metrics are bitwise equal."""
 
 import json
 import os
@@ -29,24 +29,27 @@ VALUE_MODEL = {"objective.value.kind": "model", "objective.value.lr": 1e-2, "obj
 
 
 def config(folder, algorithm="rloo", policy="gru", **changes):
+    """Return the configuration of a small run; `__` in the name of a change is a dot."""
     base = update(default_config("rlalign/Reverse-v0", policy, algorithm), SMALL)
     return update(base, {"output": str(folder), **{k.replace("__", "."): v for k, v in changes.items()}})
 
 
 def make_trainer(folder, **changes):
+    """Return the trainer of a new small run."""
     folder.mkdir()
-    chosen = config(folder, **changes)
-    return Trainer(chosen, folder, *build_policy(chosen, build_mdp(chosen)), quiet=True)
+    settings = config(folder, **changes)
+    return Trainer(settings, folder, *build_policy(settings, build_mdp(settings)), quiet=True)
 
 
 def outcome(folder):
-    """Final state of everything, and the metrics without the clock's."""
+    """Return the state of the newest checkpoint, and the metrics without the times."""
     state, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"))
     rows = [{k: v for k, v in row.items() if not k.startswith("time/")} for row in read_metrics(folder)]
     return state, rows
 
 
 def assert_bitwise_equal(a, b, where=""):
+    """Compare nested state exactly; `where` is the path to it, for the message. Times are not compared."""
     assert type(a) is type(b), where
     if isinstance(a, torch.Tensor):
         assert a.dtype == b.dtype, where
@@ -62,26 +65,27 @@ def assert_bitwise_equal(a, b, where=""):
         for i, (x, y) in enumerate(zip(a, b, strict=True)):
             assert_bitwise_equal(x, y, f"{where}[{i}]")
     else:
-        assert a == b or (a != a and b != b), where  # NaN is NaN
+        assert a == b or (a != a and b != b), where  # NaN equals NaN here
 
 
-def same_run(folder_a, folder_b):
+def assert_same_run(folder_a, folder_b):
+    """Compare the final state, the metrics and the samples of two runs exactly."""
     (state_a, rows_a), (state_b, rows_b) = outcome(folder_a), outcome(folder_b)
     for state in (state_a, state_b):
-        del state["progress"]["files"]  # lengths of files with the clock's numbers in them
+        del state["progress"]["files"]  # lengths of files that contain times
     assert_bitwise_equal(state_a, state_b)
     assert rows_a == rows_b
     assert (folder_a / "samples.jsonl").read_text() == (folder_b / "samples.jsonl").read_text()
 
 
 def stop_after(monkeypatch, updates):
-    """Ask the run to stop once it has made so many updates, as a signal between two of them would."""
-    real, made = Learner.update, 0
+    """Send SIGTERM to this process at the start of update number `updates`."""
+    real, count = Learner.update, 0
 
     def counted(self, buffer):
-        nonlocal made
-        made += 1
-        if made == updates:
+        nonlocal count
+        count += 1
+        if count == updates:
             os.kill(os.getpid(), signal.SIGTERM)
         return real(self, buffer)
 
@@ -92,19 +96,19 @@ def stop_after(monkeypatch, updates):
     ("algorithm", "policy", "changes", "updates"),
     [
         ("rloo", "gru", {}, 2),
-        ("reinforce", "gru", {}, 3),  # the moving average goes on
+        ("reinforce", "gru", {}, 3),  # the moving average continues
         ("ppo", "gru", REUSED, 6),  # in the middle of the second rollout's four updates
         ("grpo", "tiny", REUSED, 5),
         ("ppo", "gru", {**REUSED, "objective__kl__target": 1.0, "learner__lr_schedule": "cosine"}, 7),
         ("rloo", "gru", {"supervised__align_interval": 2}, 3),
-        ("dapo", "gru", {}, 3),  # groups that were drawn again
+        ("dapo", "gru", {}, 3),  # groups that were sampled again
         ("remax", "gru", {}, 3),
-        # a value model at its own rate, in the middle of its pre-training, and after it
+        # a value model with its own learning rate: during its pretraining, and after it
         ("vc_ppo", "gru", {**REUSED, **VALUE_MODEL}, 6),
         ("vc_ppo", "tiny", {**REUSED, **VALUE_MODEL, "learner__lr_schedule": "cosine"}, 11),
     ],
 )
-def test_stop_and_resume_is_bitwise_equal(tmp_path, monkeypatch, algorithm, policy, changes, updates):
+def test_a_stopped_and_resumed_run_is_bitwise_equal(tmp_path, monkeypatch, algorithm, policy, changes, updates):
     changes = {k.replace(".", "__"): v for k, v in changes.items()}
     train_run(config(tmp_path / "whole", algorithm, policy, **changes), quiet=True)
     with monkeypatch.context() as patch:
@@ -114,17 +118,17 @@ def test_stop_and_resume_is_bitwise_equal(tmp_path, monkeypatch, algorithm, poli
     assert run.exit_status == 143
     assert comparison is None
     train_run(config(tmp_path / "cut", algorithm, policy, resume=True, **changes), quiet=True)
-    same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_two_runs_of_one_seed_are_bitwise_equal_and_another_seed_is_not(tmp_path):
+def test_runs_are_bitwise_equal_with_the_same_seed_and_differ_with_another(tmp_path):
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         train_run(config(tmp_path / name, seed=seed), quiet=True)
-    same_run(tmp_path / "a", tmp_path / "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
     assert outcome(tmp_path / "a")[1] != outcome(tmp_path / "c")[1]
 
 
-def test_saving_changes_nothing(tmp_path):
+def test_frequent_saves_and_evaluations_do_not_change_training(tmp_path):
     train_run(config(tmp_path / "a"), quiet=True)
     train_run(config(tmp_path / "b", save_every=1, evaluation__every=1), quiet=True)
     rows = [{k: v for k, v in r.items() if not k.startswith("eval/")} for r in outcome(tmp_path / "b")[1]]
@@ -133,67 +137,67 @@ def test_saving_changes_nothing(tmp_path):
     assert_bitwise_equal(state_a["policy"], state_b["policy"])
 
 
-def test_kill_9_then_resume_is_bitwise_equal(tmp_path):
-    """The process dies without warning after the checkpoint of step 2, having logged part of what follows."""
+def test_a_run_resumed_after_sigkill_is_bitwise_equal(tmp_path):
+    """The process is killed after it has logged step 3, whose checkpoint is not written."""
     train_run(config(tmp_path / "whole", save_every=2), quiet=True)
     child = os.fork()
     if child == 0:
         torch.set_num_threads(1)
-        real, made = Learner.update, 0
+        real, count = Learner.update, 0
 
-        def deadly(self, buffer):
-            nonlocal made
-            made += 1
-            if made == 4:  # step 3 is done and logged, its checkpoint is not due
+        def killing(self, buffer):
+            nonlocal count
+            count += 1
+            if count == 4:  # step 3 is logged, and its checkpoint is not due
                 os.kill(os.getpid(), signal.SIGKILL)
             return real(self, buffer)
 
-        Learner.update = deadly
+        Learner.update = killing
         train_run(config(tmp_path / "cut", save_every=2), quiet=True)
         os._exit(0)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status)
     assert len(read_metrics(tmp_path / "cut")) == 3
     train_run(config(tmp_path / "cut", save_every=2, resume=True), quiet=True)
-    same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_signals_to_the_command_save_and_exit_with_their_status(tmp_path, number, status):
+def test_the_command_saves_and_exits_with_the_status_of_its_signal(tmp_path, number, status):
     command = [sys.executable, "-m", "rlalign", "train", "--env", "reverse", "--policy", "gru", "--steps", "100000"]
     command += ["--output", str(tmp_path / "run"), "--rollout.prompts", "2", "--evaluation.prompts", "2"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    for line in process.stdout:  # a line a step when it is no terminal
+    for line in process.stdout:  # one line per step if stdout is not a terminal
         if line.startswith("step 2/"):
             process.send_signal(number)
             break
-    rest = process.stdout.read()
+    output = process.stdout.read()
     assert process.wait() == status
-    assert "continue with: rlalign train --resume" in rest
+    assert "continue with: rlalign train --resume" in output
     checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
 
 
-def test_a_changed_configuration_is_shown_and_refused(tmp_path, capsys):
+def test_a_changed_configuration_is_printed_and_rejected(tmp_path, capsys):
     train_run(config(tmp_path / "r"), quiet=True)
     with pytest.raises(UserError, match=r"learner\.lr would make the continuation another experiment"):
         train_run(config(tmp_path / "r", resume=True, steps=6, learner__lr=1.5))
-    shown = capsys.readouterr().out
-    assert "learner.lr  0.003 -> 1.5" in shown
-    assert "steps  4 -> 6" in shown
-    run = train_run(config(tmp_path / "r", resume=True, steps=6), quiet=True)  # longer is safe
+    output = capsys.readouterr().out
+    assert "learner.lr  0.003 -> 1.5" in output
+    assert "steps  4 -> 6" in output
+    run = train_run(config(tmp_path / "r", resume=True, steps=6), quiet=True)  # more steps are a safe change
     assert run.metrics["step"] == [1, 2, 3, 4, 5, 6]
 
 
-def test_longer_in_two_parts_equals_longer_at_once(tmp_path):
+def test_a_run_extended_by_resuming_equals_one_long_run(tmp_path):
     train_run(config(tmp_path / "whole", steps=6), quiet=True)
     train_run(config(tmp_path / "parts"), quiet=True)
     train_run(config(tmp_path / "parts", resume=True, steps=6), quiet=True)
-    same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.parametrize("part", ["optimizer", "rng", "learner"])
-def test_missing_state_is_refused_unless_allowed(tmp_path, part):
+def test_missing_state_raises_an_error_unless_allowed(tmp_path, part):
     train_run(config(tmp_path / "r"), quiet=True)
     path = checkpoint.latest(tmp_path / "r" / "checkpoints")
     (path / f"{part}.json").unlink()
@@ -202,7 +206,7 @@ def test_missing_state_is_refused_unless_allowed(tmp_path, part):
     train_run(config(tmp_path / "r", resume=True, steps=5, allow_change=True), quiet=True)
 
 
-def test_a_used_folder_and_a_folder_in_use_are_refused(tmp_path):
+def test_a_folder_that_holds_a_run_or_is_locked_raises_an_error(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
     with pytest.raises(UserError, match="holds a run already; use --resume"):
         train_run(config(tmp_path / "r"), quiet=True)
@@ -212,7 +216,7 @@ def test_a_used_folder_and_a_folder_in_use_are_refused(tmp_path):
         train_run(config(tmp_path / "none", resume=True), quiet=True)
 
 
-def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_path, monkeypatch):
+def test_repeated_nan_losses_update_no_weights_save_the_batch_and_stop_the_run(tmp_path, monkeypatch):
     from rlalign.training import learner
 
     real = learner.policy_loss
@@ -234,16 +238,16 @@ def test_a_nan_loss_takes_no_step_keeps_the_batch_and_stops_when_it_repeats(tmp_
     assert state["batch"]["tokens"].shape[0] == 16
 
 
-def test_every_skipped_minibatch_of_a_step_is_kept(tmp_path):
-    divergence = FailureLimits(tmp_path, 9, "hash")
+def test_each_skipped_minibatch_of_a_step_is_saved(tmp_path):
+    limits = FailureLimits(tmp_path, 9, "hash")
     for step, value in ((4, 1), (4, 2), (5, 3)):
-        divergence.record_skipped_update("policy", step, DivergedError("loss nan"), {"tokens": torch.tensor([value])})
-    kept = [checkpoint.load(tmp_path / "faults" / f"step-{step}")[0] for step in (4, 5)]
-    said = [{part: int(batch["tokens"]) for part, batch in state.items()} for state in kept]
-    assert said == [{"batch": 1, "batch_2": 2}, {"batch": 3}]
+        limits.record_skipped_update("policy", step, DivergedError("loss nan"), {"tokens": torch.tensor([value])})
+    states = [checkpoint.load(tmp_path / "faults" / f"step-{step}")[0] for step in (4, 5)]
+    batches = [{part: int(batch["tokens"]) for part, batch in state.items()} for state in states]
+    assert batches == [{"batch": 1, "batch_2": 2}, {"batch": 3}]
 
 
-def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
+def test_one_nan_loss_is_skipped_and_the_run_continues(tmp_path, monkeypatch):
     from rlalign.training import learner
 
     real, calls = learner.policy_loss, 0
@@ -259,7 +263,7 @@ def test_one_nan_loss_is_skipped_and_the_run_goes_on(tmp_path, monkeypatch):
     assert run.metrics["train/skipped"] == [0.0, 1.0, 0.0, 0.0]
 
 
-def test_nan_weights_are_found_before_rollout_and_never_saved(tmp_path):
+def test_nan_weights_raise_an_error_before_a_rollout_and_before_a_save(tmp_path):
     trainer = make_trainer(tmp_path / "r")
     with torch.no_grad():
         next(iter(trainer.state.policy.trainable().values())).view(-1)[0] = float("nan")
@@ -271,7 +275,7 @@ def test_nan_weights_are_found_before_rollout_and_never_saved(tmp_path):
     assert not (tmp_path / "r" / "checkpoints").exists()
 
 
-def test_a_failing_reward_saves_and_resume_goes_on_as_if_it_never_had(tmp_path):
+def test_a_run_resumed_after_a_reward_failure_equals_an_uninterrupted_one(tmp_path):
     calls = 0
 
     def flaky(completions, **columns):
@@ -283,63 +287,68 @@ def test_a_failing_reward_saves_and_resume_goes_on_as_if_it_never_had(tmp_path):
 
     import rlalign
 
-    whole = [rlalign.reward("steady", timeout_s=None)(lambda completions, **c: [float(len(x)) for x in completions])]
+    repaired = [rlalign.reward("steady", timeout_s=None)(lambda completions, **c: [float(len(x)) for x in completions])]
     broken = [rlalign.reward("steady", timeout_s=None, retries=0)(flaky)]
-    train_run(config(tmp_path / "whole"), rewards=whole, quiet=True)
+    train_run(config(tmp_path / "whole"), rewards=repaired, quiet=True)
     with pytest.raises(RewardError, match=r"steady.*saved: repair the reward"):
         train_run(config(tmp_path / "cut"), rewards=broken, quiet=True)
-    train_run(config(tmp_path / "cut", resume=True), rewards=whole, quiet=True)
-    same_run(tmp_path / "whole", tmp_path / "cut")
+    train_run(config(tmp_path / "cut", resume=True), rewards=repaired, quiet=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_out_of_memory_halves_the_micro_batch_and_keeps_the_gradient(tmp_path, monkeypatch):
-    def weights(name, memory):
+def test_out_of_memory_halves_the_micro_batch_without_changing_the_gradient(tmp_path, monkeypatch):
+    def run_with(name, memory):
+        """Return the final micro-batch and the weights of a run in which at most `memory` rows fit."""
         trainer = make_trainer(tmp_path / name, steps=1)
         real = trainer.state.policy.score
 
-        def small(tokens, *args, **kwargs):
+        def limited(tokens, *args, **kwargs):
             if len(tokens) > memory and torch.is_grad_enabled():
                 raise torch.cuda.OutOfMemoryError("CUDA out of memory")
             return real(tokens, *args, **kwargs)
 
-        monkeypatch.setattr(trainer.state.policy, "score", small)
+        monkeypatch.setattr(trainer.state.policy, "score", limited)
         trainer.run()
         trainer.close()
         return trainer.learner.micro_batcher.micro_batch, {
             k: v.detach() for k, v in trainer.state.policy.trainable().items()
         }
 
-    whole, halved = weights("whole", 16), weights("halved", 5)
-    assert (whole[0], halved[0]) == (0, 4)
-    for name, value in whole[1].items():
-        torch.testing.assert_close(halved[1][name], value, rtol=1e-4, atol=1e-6)
+    unlimited_micro_batch, unlimited_weights = run_with("unlimited", 16)
+    halved_micro_batch, halved_weights = run_with("halved", 5)
+    assert (unlimited_micro_batch, halved_micro_batch) == (0, 4)
+    for name, value in unlimited_weights.items():
+        torch.testing.assert_close(halved_weights[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_on_a_cpu_a_minibatch_goes_in_parts_with_the_same_gradient(tmp_path, monkeypatch):
-    def weights(name, tokens):
-        monkeypatch.setattr("rlalign.training.micro_batches._CPU_TOKENS", tokens)
-        trainer, parts = make_trainer(tmp_path / name, steps=1), []
+def test_a_minibatch_split_on_the_cpu_has_the_same_gradient(tmp_path, monkeypatch):
+    def run_with(name, limit):
+        """Return (rows, tokens) of each scored part and the weights, for this limit of tokens per part."""
+        monkeypatch.setattr("rlalign.training.micro_batches._CPU_TOKENS", limit)
+        trainer = make_trainer(tmp_path / name, steps=1)
+        parts = []
         real = trainer.state.policy.score
 
-        def counted(given, lengths, *args, **kwargs):
-            parts.append((len(given), int(lengths.sum())))
-            return real(given, lengths, *args, **kwargs)
+        def counted(tokens, lengths, *args, **kwargs):
+            parts.append((len(tokens), int(lengths.sum())))
+            return real(tokens, lengths, *args, **kwargs)
 
         monkeypatch.setattr(trainer.state.policy, "score", counted)
         trainer.run()
         trainer.close()
         return parts, {k: v.detach() for k, v in trainer.state.policy.trainable().items()}
 
-    whole, parts = weights("whole", 1 << 20), weights("parts", 60)
-    assert [rows for rows, _ in whole[0]] == [16]
-    assert len(parts[0]) > 1
-    assert sum(rows for rows, _ in parts[0]) == 16
-    assert all(rows == 1 or tokens <= 60 for rows, tokens in parts[0])
-    for name, value in whole[1].items():
-        torch.testing.assert_close(parts[1][name], value, rtol=1e-4, atol=1e-6)
+    undivided, undivided_weights = run_with("undivided", 1 << 20)
+    parts, divided_weights = run_with("divided", 60)
+    assert [rows for rows, _ in undivided] == [16]
+    assert len(parts) > 1
+    assert sum(rows for rows, _ in parts) == 16
+    assert all(rows == 1 or tokens <= 60 for rows, tokens in parts)
+    for name, value in undivided_weights.items():
+        torch.testing.assert_close(divided_weights[name], value, rtol=1e-4, atol=1e-6)
 
 
-def test_run_reads_only_what_is_a_run(tmp_path):
+def test_a_folder_without_a_valid_run_raises_an_error(tmp_path):
     with pytest.raises(UserError, match="not a run folder"):
         Run(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"stpes": 3}))
@@ -347,7 +356,8 @@ def test_run_reads_only_what_is_a_run(tmp_path):
         _ = Run(tmp_path).config
 
 
-def scored(function):
+def as_reward(function):
+    """Return a function as the only reward of a run, without a worker process and retries."""
     import rlalign
 
     return [rlalign.reward("steady", timeout_s=None, retries=0)(function)]
@@ -357,39 +367,39 @@ def lengths(completions, **columns):
     return [float(len(c)) for c in completions]
 
 
-def test_what_a_reward_returned_for_held_out_prompts_is_not_counted_in_the_next_step(tmp_path):
-    """Otherwise the first step after a resume, which measures the start again, would count more than it had."""
+def test_invalid_rewards_of_an_evaluation_are_not_counted_in_the_next_step(tmp_path):
+    """A resumed run evaluates the initial policy again, and must not add the failures of that to its first step."""
 
     def sometimes(completions, **columns):
         return [float(len(c)) if len(c) % 2 else None for c in completions]
 
-    train_run(config(tmp_path / "whole"), rewards=scored(sometimes), quiet=True)
-    train_run(config(tmp_path / "parts", steps=2), rewards=scored(sometimes), quiet=True)
-    train_run(config(tmp_path / "parts", resume=True), rewards=scored(sometimes), quiet=True)
+    train_run(config(tmp_path / "whole"), rewards=as_reward(sometimes), quiet=True)
+    train_run(config(tmp_path / "parts", steps=2), rewards=as_reward(sometimes), quiet=True)
+    train_run(config(tmp_path / "parts", resume=True), rewards=as_reward(sometimes), quiet=True)
     assert any(k == "reward/steady/none" for k in read_metrics(tmp_path / "whole")[0])
-    same_run(tmp_path / "whole", tmp_path / "parts")
+    assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-def test_a_reward_that_fails_in_a_validation_saves_the_step(tmp_path):
+def test_a_reward_failure_during_validation_saves_the_step(tmp_path):
     calls = 0
 
     def flaky(completions, **columns):
         nonlocal calls
         calls += 1
-        if calls == 5:  # before, step 1, its validation, step 2, its validation
+        if calls == 5:  # calls: initial evaluation, step 1, its validation, step 2, its validation
             raise ValueError("the scorer is down")
         return lengths(completions)
 
     with pytest.raises(RewardError, match=r"steady.*saved: repair the reward"):
-        train_run(config(tmp_path / "cut", evaluation__every=1), rewards=scored(flaky), quiet=True)
+        train_run(config(tmp_path / "cut", evaluation__every=1), rewards=as_reward(flaky), quiet=True)
     assert checkpoint.latest(tmp_path / "cut" / "checkpoints").name == "step-2"
-    train_run(config(tmp_path / "cut", evaluation__every=1, resume=True), rewards=scored(lengths), quiet=True)
-    train_run(config(tmp_path / "whole", evaluation__every=1), rewards=scored(lengths), quiet=True)
+    train_run(config(tmp_path / "cut", evaluation__every=1, resume=True), rewards=as_reward(lengths), quiet=True)
+    train_run(config(tmp_path / "whole", evaluation__every=1), rewards=as_reward(lengths), quiet=True)
     assert_bitwise_equal(outcome(tmp_path / "cut")[0]["policy"], outcome(tmp_path / "whole")[0]["policy"])
     assert [row["step"] for row in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4]
 
 
-def test_a_kill_before_the_first_save_begins_again(tmp_path, capsys):
+def test_a_run_killed_before_its_first_save_starts_again(tmp_path, capsys):
     train_run(config(tmp_path / "whole"), quiet=True)
     train_run(config(tmp_path / "cut"), quiet=True)
     shutil.rmtree(tmp_path / "cut" / "checkpoints")
@@ -397,10 +407,10 @@ def test_a_kill_before_the_first_save_begins_again(tmp_path, capsys):
         train_run(config(tmp_path / "cut"), quiet=True)
     train_run(config(tmp_path / "cut", resume=True))
     assert "no checkpoint was written yet: starting again" in capsys.readouterr().out
-    same_run(tmp_path / "whole", tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_a_log_that_lost_lines_is_refused_unless_allowed(tmp_path):
+def test_a_truncated_metrics_file_raises_an_error_unless_allowed(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
     (tmp_path / "r" / "metrics.jsonl").unlink()
     with pytest.raises(FaultError, match=r"metrics\.jsonl': expected \d+ bytes or more, as at the checkpoint, got 0"):
@@ -410,8 +420,8 @@ def test_a_log_that_lost_lines_is_refused_unless_allowed(tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "r")] == [5]
 
 
-def test_a_run_that_changes_its_device_goes_on_with_a_sampler_seeded_anew(tmp_path, capsys):
-    """The generator's state of another kind of device is of another format: here it stands in as a short one."""
+def test_a_run_resumed_on_another_device_reseeds_its_sampler(tmp_path, capsys):
+    """The format of a generator's state depends on the device type; a short tensor stands for that of CUDA."""
     train_run(config(tmp_path / "r", steps=2), quiet=True)
     path = checkpoint.latest(tmp_path / "r" / "checkpoints")
     state, manifest = checkpoint.load(path)
@@ -422,7 +432,7 @@ def test_a_run_that_changes_its_device_goes_on_with_a_sampler_seeded_anew(tmp_pa
     assert run.metrics["step"] == [1, 2, 3, 4]
 
 
-def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path, monkeypatch):
+def test_a_supervised_update_with_a_nan_loss_is_skipped_and_counted(tmp_path, monkeypatch):
     def diverged(self, answers, weight):
         raise DivergedError("loss nan, gradient norm nan")
 
@@ -435,13 +445,13 @@ def test_a_supervised_update_that_is_not_finite_is_skipped_and_counted(tmp_path,
         train_run(config(tmp_path / "s", **settings), quiet=True)
 
 
-def test_answers_that_are_not_there_are_missed_before_anything_is_touched(tmp_path):
+def test_missing_answers_raise_an_error_before_the_run_folder_is_created(tmp_path):
     with pytest.raises(UserError, match=r"Sentiment-v0: expected tasks with an 'answer' column"):
         train_run(config(tmp_path / "r", env="sentiment", supervised__align_interval=1), quiet=True)
     assert not (tmp_path / "r").exists()
 
 
-def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
+def test_a_failing_plot_does_not_end_the_run(tmp_path, monkeypatch):
     def broken(folder):
         raise OSError(28, "No space left on device")
 
@@ -452,8 +462,8 @@ def test_a_picture_that_fails_ends_no_run(tmp_path, monkeypatch):
     assert len(run.metrics["step"]) == 4
 
 
-def test_a_kill_while_a_step_was_saved_again_leaves_a_run_that_resumes(tmp_path):
-    """What is left is the copy put aside, `step-N.old`; its number counts like any other."""
+def test_a_run_killed_while_it_replaced_a_checkpoint_resumes(tmp_path):
+    """Only the old copy of the checkpoint, `step-N.old`, is left; its step number is read as usual."""
     train_run(config(tmp_path / "r"), quiet=True)
     path = checkpoint.latest(tmp_path / "r" / "checkpoints")
     for other in checkpoint.complete(path.parent)[:-1]:

@@ -13,6 +13,7 @@ TEXTS = ["first", "second " * 50]
 
 
 def evaluate(returned, timeout_s=None, weight=1.0, **description):
+    """Return a weighted sum whose only function returns `returned`, and its scores of TEXTS."""
     item = RewardFunction("judge", lambda completions: returned, timeout_s=timeout_s, **description)
     total = compose((item, weight))
     with total:
@@ -73,7 +74,7 @@ def test_invalid_return_value_is_an_error_for_every_on_error(returned, message, 
         evaluate(returned, weight=weight, on_error=on_error)
 
 
-def test_none_skips_component_and_sample_without_components_is_invalid():
+def test_none_skips_the_component_and_a_sample_without_components_is_invalid():
     def judge(name, values):
         return RewardFunction(name, lambda completions: values, timeout_s=None)
 

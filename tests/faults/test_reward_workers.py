@@ -1,4 +1,4 @@
-"""Reward functions that raise, hang, die, print or fork: the run continues, and no process is left."""
+"""Reward functions that raise, hang, die, print or fork: scoring continues, and no process remains."""
 
 import contextlib
 import os
@@ -50,7 +50,7 @@ def no_warnings():
         yield
 
 
-# The functions. Those that behave differently at the second attempt create a file at the first.
+# Reward functions. Those that succeed at the second attempt create a file at the first.
 
 
 def lengths(completions, **columns):

@@ -87,7 +87,7 @@ def test_auto_is_bfloat16_for_a_pretrained_model(tmp_path):
 @pytest.mark.parametrize(
     ("lora", "dtype", "tolerance"), [(0, "float32", 1e-4), (4, "float32", 1e-4), (4, "bfloat16", 5e-2)]
 )
-def test_captured_graphs_sample_what_single_steps_sample(lora, dtype, tolerance, greedy):
+def test_captured_graphs_sample_the_same_tokens_as_single_steps(lora, dtype, tolerance, greedy):
     policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora, dtype=dtype), device="cuda")
     stepwise, captured = (DecodeSampler(policy, fixed=fixed) for fixed in (False, True))
     limits = [1, 2, 3, 40, 40, 5, 5, 5] * 2

@@ -1,4 +1,4 @@
-"""Planted reward hacks raise their alarms within a short run of a small policy; a run without one raises none."""
+"""Alarms in short runs of a small policy, with a planted reward hack and without one."""
 
 import json
 
@@ -42,6 +42,6 @@ def test_planted_hack_raises_its_alarms(tmp_path, env, expected):
         "parity?max_length=5",  # the policy answers 1 to all prompts before it learns to count
     ],
 )
-def test_run_without_hack_raises_none(tmp_path, env):
-    """benchmarks/environments.py covers their complete training."""
+def test_run_without_hack_raises_no_alarm(tmp_path, env):
+    """Longer training of these environments is covered by benchmarks/environments.py."""
     assert alarms_of(env, tmp_path / "run", steps=40) == set()

@@ -13,18 +13,18 @@ from rlalign.algorithms import ALGORITHMS
 ENV = "reverse?max_length=3"
 
 
-def last(run, key, count=10):
+def final_mean(run, key, count=10):
     """Return the mean of a metric over the last steps of a run."""
     return float(np.mean(run.metrics[key][-count:]))
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "ppo"])
-def test_algorithms_learn(tmp_path, algorithm):
+def test_each_algorithm_raises_the_reward(tmp_path, algorithm):
     run = rlalign.train(
         ENV, "gru", algorithm, steps=80, output=tmp_path / "run", quiet=True, evaluation__samples=16
     )  # fmt: skip
     assert run.metrics["reward/mean"][0] < 0.25
-    assert last(run, "reward/mean") > 0.45
+    assert final_mean(run, "reward/mean") > 0.45
     assert run.comparison.differences["reward"].low > 0  # over seeds 0-5 at least 0.11
 
 
@@ -33,7 +33,7 @@ def test_reinforce_learns_with_other_baselines(tmp_path, baseline):
     value = {"objective__value__kind": "head"} if baseline == "value" else {}
     settings = {"objective__baseline": baseline, **value}
     run = rlalign.train(ENV, "gru", "reinforce", steps=80, output=tmp_path / "run", quiet=True, **settings)
-    assert last(run, "reward/mean") > 0.45
+    assert final_mean(run, "reward/mean") > 0.45
 
 
 def test_ppo_learns_with_a_value_model_and_its_own_learning_rate(tmp_path):
@@ -43,16 +43,16 @@ def test_ppo_learns_with_a_value_model_and_its_own_learning_rate(tmp_path):
         objective__value__kind="model", objective__value__lr=1e-2, evaluation__prompts=2,
     )  # fmt: skip
     assert run.metrics["reward/mean"][0] < 0.25
-    assert last(run, "reward/mean", 5) > 0.3
-    assert last(run, "train/value", 5) == pytest.approx(last(run, "reward/mean", 5), abs=0.3)
+    assert final_mean(run, "reward/mean", 5) > 0.3
+    assert final_mean(run, "train/value", 5) == pytest.approx(final_mean(run, "reward/mean", 5), abs=0.3)
 
 
 def test_a_transformer_learns(tmp_path):
     run = rlalign.train(ENV, "tiny", "grpo", steps=60, output=tmp_path / "run", quiet=True)
-    assert last(run, "reward/mean") > 0.4
+    assert final_mean(run, "reward/mean") > 0.4
 
 
-def test_supervised_steps_alone_teach_the_answers(tmp_path):
+def test_supervised_updates_alone_raise_the_reward(tmp_path):
     """With a zero reward only theta -= alpha · grad L changes the policy."""
     zero = rlalign.reward("zero", timeout_s=None)(lambda completions, **columns: [0.0] * len(completions))
     rewards = [zero, ("token_match", 0.0)]
@@ -60,8 +60,8 @@ def test_supervised_steps_alone_teach_the_answers(tmp_path):
         ENV, "gru", "rloo", rewards, steps=60, output=tmp_path / "run", quiet=True, supervised__align_interval=1
     )
     assert run.metrics["supervised/nll"][0] > 1.5
-    assert last(run, "supervised/nll") < 1.0
-    assert last(run, "reward/token_match") > 0.35
+    assert final_mean(run, "supervised/nll") < 1.0
+    assert final_mean(run, "reward/token_match") > 0.35
 
 
 @pytest.mark.parametrize("control", ["zero", "random"])
@@ -73,7 +73,7 @@ def test_controls_do_not_learn(tmp_path, control):
 
     rewards = [rlalign.reward(control, timeout_s=None)(reward), ("token_match", 0.0), ("exact_match", 0.0)]
     run = rlalign.train(ENV, "gru", "rloo", rewards, steps=80, output=tmp_path / "run", quiet=True)
-    assert last(run, "reward/token_match") + last(run, "reward/exact_match") < 0.3
+    assert final_mean(run, "reward/token_match") + final_mean(run, "reward/exact_match") < 0.3
     assert not run.comparison.differences["token_match"].low > 0.1
 
 
@@ -94,7 +94,7 @@ def test_every_preset_learns_in_at_least_four_of_five_seeds(tmp_path, algorithm)
             output=tmp_path / str(seed), evaluation__prompts=2, **settings,
         )  # fmt: skip
         assert run.metrics["reward/mean"][0] < 0.25
-        successes += last(run, "reward/mean", 5) > 0.3
+        successes += final_mean(run, "reward/mean", 5) > 0.3
         if successes == 4:
             return
     raise AssertionError(f"{successes} of 5 seeds reached 0.3")

@@ -1,4 +1,4 @@
-"""TRL's trainers and this library's on one small environment, with equal budgets: both learn."""
+"""TRL's trainers and those of this library learn one small environment with equal budgets."""
 
 import numpy as np
 import pytest

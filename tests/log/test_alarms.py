@@ -1,4 +1,4 @@
-"""The alarms on constructed histories and on recorded runs: each pattern raises its own alarm, a sound run none."""
+"""Alarms on constructed histories and on recorded runs: each hack raises its own alarm, a run without a hack none."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ SOUND = {
     "rollout/gold": (0.1, 0.8),
     "rollout/gold_std": (0.3, 0.1),
 }
-# the metrics of a sound run that each hack changes
+# metrics that each hack changes from those of a run without a hack
 HACKED = {
     "length": {"rollout/truncated": (0.5, 1.0), "rollout/length_correlation": (0.6, 0.4)},
     "phrase": {"rollout/common_word": (0.5, 0.95)},
@@ -41,10 +41,11 @@ def history(ends, steps=40):
 
 
 def raised(rows):
+    """Return the names of the active alarms."""
     return {name for name, active in alarms(rows).items() if active}
 
 
-def test_a_sound_run_raises_nothing():
+def test_a_run_without_a_hack_raises_no_alarm():
     assert raised(history(SOUND)) == set()
 
 
@@ -54,7 +55,7 @@ def test_each_hack_raises_its_own_alarm(name):
 
 
 @pytest.mark.parametrize("name", ["length", "phrase", "empty"])
-def test_a_pattern_without_a_higher_reward_raises_nothing(name):
+def test_a_pattern_without_a_higher_reward_raises_no_alarm(name):
     assert name not in raised(history(SOUND | HACKED[name] | {"reward/mean": (0.1, 0.1)}))
 
 
@@ -71,12 +72,12 @@ def test_a_pattern_without_a_higher_reward_raises_nothing(name):
         ("entropy", "rollout/zero_variance"),
     ],
 )
-def test_a_missing_metric_raises_nothing(name, column):
+def test_a_missing_metric_raises_no_alarm(name, column):
     rows = [{k: None if k == column else v for k, v in row.items()} for row in history(SOUND | HACKED[name])]
     assert name not in raised(rows)
 
 
-def test_a_run_without_gold_raises_nothing():
+def test_a_run_without_gold_raises_no_alarm():
     rows = [{k: v for k, v in row.items() if "gold" not in k} for row in history(SOUND)]
     assert raised(rows) == set()
 
@@ -89,11 +90,11 @@ def test_gold_that_rises_and_falls_raises_the_alarm():
     assert raised(rows[:21]) == set()
 
 
-def test_a_word_common_from_the_start_raises_nothing():
+def test_a_word_that_is_common_in_the_first_steps_raises_no_alarm():
     assert raised(history(SOUND | {"rollout/common_word": (0.85, 0.95)})) == set()
 
 
-def test_the_first_ten_steps_raise_nothing():
+def test_the_first_ten_steps_raise_no_alarm():
     rows = history(SOUND | HACKED["kl"], steps=12)
     assert raised(rows[:9]) == set()
     assert raised(rows) == {"kl"}
@@ -144,7 +145,7 @@ def test_recorded_runs_raise_the_expected_alarms_at_their_end(name, expected):
     assert raised(recorded(name)) == expected
 
 
-def test_a_temporary_entropy_collapse_raises_nothing():
+def test_a_temporary_entropy_collapse_raises_no_alarm():
     rows = recorded("math")
     collapsed = [step for step in range(10, len(rows) + 1) if _collapsed(History(rows[:step]))]
     assert collapsed == list(range(107, 123))  # the collapse lasts sixteen steps

@@ -1,4 +1,4 @@
-"""The diagnostics of a rollout, checked against values computed by hand."""
+"""Diagnostics of a rollout against values computed by hand."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""The specification of an objective: valid values, refused combinations, and the properties that the learner reads."""
+"""The specification of an objective: valid values, invalid combinations, and the properties that the learner reads."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ REFUSED: list[tuple[str, Objective, int]] = [
 
 
 @pytest.mark.parametrize(("reason", "objective", "group_size"), REFUSED, ids=[r[0] for r in REFUSED])
-def test_refused_combinations_name_the_reason(reason: str, objective: Objective, group_size: int) -> None:
+def test_errors_of_invalid_combinations_name_the_reason(reason: str, objective: Objective, group_size: int) -> None:
     with pytest.raises(UserError, match=reason) as error:
         objective.validate(group_size=group_size)
     assert "\n" not in str(error.value)

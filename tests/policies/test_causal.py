@@ -111,6 +111,7 @@ def batch_of(contexts, continuations, pad: int = 1, extra: int = 0):
 
 
 def rollout(policy, sampling, sampler="decode", seed=0, **more):
+    """Return samples of the policy for CONTEXTS; `more` overrides the settings."""
     settings = {
         "max_new": 6,
         "stop_ids": frozenset({1}),
@@ -127,7 +128,7 @@ def continuations(samples):
 
 @pytest.mark.parametrize("sampling", SAMPLINGS, ids=str)
 @pytest.mark.parametrize("kind", KINDS)
-def test_sampled_logprobs_are_the_scored_ones(kind, sampling):
+def test_sampled_logprobs_equal_scored_logprobs(kind, sampling):
     policy = build(kind)
     for sampler in ("decode",) if kind == "gru" else ("decode", "generate"):
         samples = rollout(policy, sampling, sampler)
@@ -141,7 +142,7 @@ def test_sampled_logprobs_are_the_scored_ones(kind, sampling):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_scores_equal_a_forward_pass_per_row(kind):
-    """The forward pass is of one unpadded row: shared prompts and padding change nothing."""
+    """The forward pass has one unpadded row, so shared prompts and padding must have no effect."""
     policy = build(kind, value="head")
     perturb(policy)
     completions = continuations(rollout(policy, Sampling()))
@@ -212,7 +213,7 @@ def test_an_eos_that_is_the_pad_id_is_trained(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["llama", "llama+lora", "gpt2+lora"])
-def test_the_gradient_is_that_of_the_plain_forward(kind):
+def test_the_gradient_equals_that_of_a_plain_forward_pass(kind):
     """Shared prompts, gathered positions and the fused LoRA product do not change the gradient."""
     policy = build(kind)
     completions = [[5, 6, 7], [8], [9, 10], [5], [6, 7, 8, 9], [5], [2, 2]]
@@ -237,7 +238,7 @@ def test_the_gradient_is_that_of_the_plain_forward(kind):
         assert (gradients[name] - expected[name]).abs().max() <= 1e-5 * expected[name].abs().max() + 1e-6, name
 
 
-def test_a_head_in_chunks_gives_the_same_scores_and_gradient(monkeypatch):
+def test_a_chunked_head_gives_the_same_scores_and_gradient(monkeypatch):
     policy = build("llama")
     batch = batch_of(CONTEXTS, [[5, 6, 7], [8], [9, 10], [5], [6, 7, 8, 9], [5], [2, 2]])
     results = []
@@ -264,7 +265,7 @@ def test_dropout_of_the_configuration_is_disabled(kind):
 
 
 @pytest.mark.parametrize("kind", ["llama+lora", "llama", "gru"])
-def test_the_reference_stays_the_initial_policy(kind):
+def test_the_reference_remains_the_initial_policy(kind):
     if kind == "llama+lora":
         policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(lora_r=4), seed=1)
     else:
@@ -278,9 +279,9 @@ def test_the_reference_stays_the_initial_policy(kind):
     assert (current - initial).abs().max() > 1e-2
     assert torch.equal(reference, initial)
     assert not reference.requires_grad
-    again = policy.score(*batch, Sampling(0.8))  # the adapter is enabled again
-    assert torch.equal(again.logprobs, current)
-    assert again.logprobs.requires_grad
+    rescored = policy.score(*batch, Sampling(0.8))  # the adapter is enabled again
+    assert torch.equal(rescored.logprobs, current)
+    assert rescored.logprobs.requires_grad
 
 
 def test_without_a_reference_the_error_names_the_fix():
@@ -329,7 +330,7 @@ def test_bfloat16_samples_and_scores_agree_to_its_precision(lora):
         inside = torch.arange(samples.tokens.shape[1]) < samples.lengths[:, None]
         assert (scored[batch[2]] - samples.logprobs[inside]).abs().max() < 5e-2
         scored.sum().backward()
-        perturb(policy, 0.05)  # begin_rollout must notice this
+        perturb(policy, 0.05)  # begin_rollout must detect this
 
 
 @pytest.mark.parametrize("kind", ["llama+lora", "gpt2+lora", "qwen2+lora", "gru", "bf16"])
@@ -362,7 +363,7 @@ def test_decoding_adds_and_changes_no_parameter():
     assert all(torch.equal(before[n], after[n]) for n in before)
 
 
-def test_seeds_determine_the_initial_policy_and_leave_the_global_generator():
+def test_seeds_determine_the_initial_policy_and_do_not_change_the_global_generator():
     state = torch.get_rng_state()
     for make in (
         lambda seed: make_policy("tiny", tokenizer=Ids(), seed=seed),
@@ -417,7 +418,7 @@ def test_a_saved_gru_loads(tmp_path):
         load(tmp_path)
 
 
-def test_unknown_names_are_refused(tmp_path):
+def test_unknown_names_raise_an_error(tmp_path):
     with pytest.raises(UserError, match="smollm2"):
         make_policy("smolm2", tokenizer=Ids())
     (tmp_path / "empty").mkdir()
@@ -427,7 +428,7 @@ def test_unknown_names_are_refused(tmp_path):
         make_policy("tiny")
 
 
-def test_a_pickle_is_refused(tmp_path):
+def test_a_pickle_raises_an_error(tmp_path):
     lm = build_lm("llama")
     lm.config.save_pretrained(tmp_path)
     torch.save(lm.state_dict(), tmp_path / "pytorch_model.bin")
@@ -435,7 +436,7 @@ def test_a_pickle_is_refused(tmp_path):
         make_policy(str(tmp_path), tokenizer=Ids())
 
 
-def test_a_models_own_code_is_refused_by_default(tmp_path):
+def test_a_model_with_its_own_code_raises_an_error_by_default(tmp_path):
     (tmp_path / "config.json").write_text(
         '{"model_type": "evil", "auto_map": {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.M"}}'
     )
@@ -444,7 +445,7 @@ def test_a_models_own_code_is_refused_by_default(tmp_path):
         make_policy(str(tmp_path), tokenizer=Ids())
 
 
-def test_contexts_longer_than_the_positions_are_refused():
+def test_contexts_longer_than_the_positions_raise_an_error():
     policy = build("gpt2")
     with pytest.raises(UserError, match="64 positions"):
         policy.prefill([[3] * 65], [1])
@@ -454,15 +455,15 @@ def test_contexts_longer_than_the_positions_are_refused():
         )
 
 
-def test_an_action_without_context_is_refused():
+def test_an_action_without_context_raises_an_error():
     tokens, lengths, mask = batch_of([[]], [[4, 5]])
     for kind in ("llama", "gru"):
         with pytest.raises(UserError, match="BOS"):
             build(kind).score(tokens, lengths, mask, Sampling())
 
 
-def test_an_unreachable_hub_is_asked_once(monkeypatch) -> None:
-    """Fails with transformers' own six attempts, half a minute of waiting for a name that is mostly misspelt."""
+def test_an_unreachable_hub_is_requested_once(monkeypatch) -> None:
+    """Fails if transformers makes its six attempts: they take half a minute, and the name is usually misspelled."""
     from huggingface_hub import constants
 
     requests = []

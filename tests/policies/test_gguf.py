@@ -115,7 +115,7 @@ def test_its_tokenizer_merges_splits_digits_and_has_special_tokens(model, tmp_pa
     assert tokenizer.encode_prompt([{"role": "user", "content": "he"}]) == [1, he, 2]
 
 
-def test_other_architectures_are_refused(model, tmp_path):
+def test_other_architectures_raise_an_error(model, tmp_path):
     write(tmp_path / "m.gguf", model, arch="gpt2")
     with pytest.raises(UserError, match="gpt2"):
         convert(tmp_path / "m.gguf", tmp_path)

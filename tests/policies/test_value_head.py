@@ -1,4 +1,4 @@
-"""Values from a body of their own: independent of the policy's body, in gradients and in files."""
+"""Value models with their own body: independent of the policy's body in gradients and in files."""
 
 import copy
 import math
@@ -79,7 +79,7 @@ def test_each_body_changes_without_the_other(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_gradient_passes_between_them(kind):
+def test_no_gradient_passes_between_the_bodies(kind):
     policy = build(kind)
     body, value = parts(policy)
     move({**body, **value})
@@ -306,12 +306,12 @@ def test_the_objective_determines_the_policys_value():
         (Value("model", lr=math.nan), r"value\.lr: expected a finite number, got nan"),
     ],
 )
-def test_invalid_values_are_refused(value, message):
+def test_invalid_values_raise_an_error(value, message):
     with pytest.raises(UserError, match=message):
         Objective(baseline="value", credit=Credit("gae"), value=value).validate()
 
 
-def test_pretraining_without_a_value_and_unknown_options_are_refused():
+def test_pretraining_without_a_value_and_unknown_options_raise_an_error():
     with pytest.raises(UserError, match=r"pretrain_steps is 3, and no value is trained"):
         validate(update(default_config(algorithm="rloo"), {"objective.value.pretrain_steps": 3}))
     with pytest.raises(UserError, match=r"unknown value 'heda'.*Did you mean 'head'"):

@@ -1,6 +1,6 @@
 """An emulated CUDA device: each tensor stays in CPU memory and is labeled with the device that it would be on.
 
-The emulation raises for operations that a real device refuses: those on tensors of both devices, and reads of device
+The emulation raises for operations that fail on a real device: those on tensors of both devices, and reads of device
 memory by the host. It counts the operations that would make the host wait. Hence tests without a GPU detect a tensor on
 the wrong device, and a loop that waits for each token. They detect nothing about kernels, captured graphs, speed or
 memory.
@@ -54,7 +54,7 @@ _INDEXES = {torch.Tensor.__getitem__, torch.Tensor.__setitem__, torch.Tensor.ind
 
 
 class DeviceError(AssertionError):
-    """An operation that a real device refuses."""
+    """An operation that fails on a real device."""
 
 
 class PretendCuda(TorchFunctionMode):

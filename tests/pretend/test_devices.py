@@ -68,6 +68,7 @@ def test_operations_that_cannot_be_captured_raise(cuda, wrong):
 
 
 def waits_of(cuda, policy, width, limits=None):
+    """Return the waits of the second of two equal calls of the sampler; the first one prepares its buffers."""
     contexts = [[3, 4, 5]] * 8 + [[6, 7]] * 8
     policy.begin_rollout()
     sampler, settings = make_sampler("decode", policy), {"stop_ids": frozenset(), "sampling": Sampling(0.7, 8, 0.9)}
@@ -90,7 +91,7 @@ def test_waits_of_decoding_do_not_grow_with_the_tokens(cuda, lora):
 
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("lora", [0, 4])
-def test_a_step_of_decoding_can_be_captured(cuda, lora, greedy):
+def test_a_decoding_step_can_be_captured(cuda, lora, greedy):
     policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
     policy.begin_rollout()
     sampler = make_sampler("decode", policy)
@@ -102,7 +103,7 @@ def test_a_step_of_decoding_can_be_captured(cuda, lora, greedy):
         loop._step(4)
 
 
-def test_a_recurrent_policy_waits_at_each_eighth_token(cuda):
+def test_a_recurrent_policy_waits_once_per_eight_tokens(cuda):
     policy = make_policy("gru", tokenizer=Ids(), device="cuda")
     assert len(waits_of(cuda, policy, 96)) - len(waits_of(cuda, policy, 8)) <= 96 / 8
 
@@ -132,7 +133,7 @@ def test_a_run_trains_stops_and_resumes(cuda, tmp_path, policy, algorithm, setti
     assert len(waits) == updates, waits  # one wait per update, for its metrics
 
 
-def test_a_step_waits_as_often_for_long_turns_as_for_short_ones(cuda, tmp_path):
+def test_the_number_of_waits_per_step_does_not_depend_on_the_turn_length(cuda, tmp_path):
     def waits(max_new):
         before = len(cuda.waits)
         rlalign.train(f"sort?max_new={max_new}", "tiny", "rloo", steps=1, output=tmp_path / str(max_new), **SMALL)

@@ -1,4 +1,4 @@
-"""step_tokens in random pieces == folding step == independent TokenEnvs; the checks find a wrong view."""
+"""Views of an environment: step_tokens in random pieces, a loop over step, and TokenEnvs give equal episodes."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -31,7 +31,7 @@ def each_a(completion_ids: Sequence[Sequence[int]], **columns: Any) -> list[list
 
 
 class Dice(TextMDP):
-    """Random replies of random length, a random end, an extra stop id: the cases in which views could differ."""
+    """Random replies of random length, a random end, an extra stop id: the cases in which views can differ."""
 
     source = [*"ab", *map("".join, product("ab", repeat=3)), *map("".join, product("ab", repeat=4))]  # noqa: RUF012 - a minimal class, as a user writes it
     max_prompt, max_new, max_turns, max_reply = 4, 5, 3, 3
@@ -71,8 +71,8 @@ def test_views_agree(name: str) -> None:
         assert result.passed, f"{result.name}: {result.detail}"
 
 
-def test_scripts_reach_every_end() -> None:
-    """The episodes above include both ends, failures, replies and every number of turns."""
+def test_scripts_reach_termination_truncation_and_failure() -> None:
+    """The episodes of `test_views_agree` include both ends, failures, replies and contexts of many lengths."""
     mdp = environments()["multi-turn, random replies"]
     rng = np.random.default_rng(0)
     tasks = [mdp.source.get("train", i % 20) for i in range(200)]
@@ -81,7 +81,7 @@ def test_scripts_reach_every_end() -> None:
     assert len({len(t.context) for t in traces}) > 10
 
 
-def test_whole_turns_put_token_rewards_on_their_tokens() -> None:
+def test_token_rewards_of_complete_turns_are_on_their_tokens() -> None:
     mdp = make_mdp(Dice, rewards=rewards("token"))
     rng = np.random.default_rng(0)
     tasks = [mdp.source.get("train", 0) for _ in range(50)]
@@ -155,6 +155,6 @@ class OneSeed(TokenVectorEnv):
 
 
 @pytest.mark.parametrize("mutant", [LosesEos, Late, Swaps, Retokenizes, Greedy, ZeroForFailure, OneSeed])
-def test_a_wrong_view_fails_a_check(mutant: type[TokenVectorEnv]) -> None:
+def test_the_checks_detect_a_wrong_view(mutant: type[TokenVectorEnv]) -> None:
     results = checks.check_env(environments()["multi-turn, random replies"], 64, vector_env=mutant)
     assert not all(result.passed for result in results)

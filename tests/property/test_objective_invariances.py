@@ -1,4 +1,4 @@
-"""Invariances of every preset: padding, micro-batches, and the order of samples and groups change nothing.
+"""Invariances of each preset: padding, micro-batches, and the order of samples and groups have no effect.
 
 Hypothesis draws examples with a fixed seed, so that the tests are deterministic.
 """
@@ -94,7 +94,7 @@ def padded(b: Batch, left: int, right: int, junk: float) -> Batch:
 @given(
     seed=SEEDS, left=st.integers(0, 3), right=st.integers(0, 3), junk=st.sampled_from([0.0, 7.0, -1e30, float("inf")])
 )
-def test_padding_changes_nothing(name: str, seed: int, left: int, right: int, junk: float) -> None:
+def test_padding_has_no_effect(name: str, seed: int, left: int, right: int, junk: float) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
     plain = gradients(objective, compute_advantages(objective, b), b)
     wide = gradients(objective, compute_advantages(objective, padded(b, left, right, junk)), b)
@@ -108,7 +108,7 @@ def test_padding_changes_nothing(name: str, seed: int, left: int, right: int, ju
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 @FEW
 @given(seed=SEEDS, cuts=st.lists(st.integers(1, N - 1), max_size=5, unique=True))
-def test_micro_batches_add_up(name: str, seed: int, cuts: list[int]) -> None:
+def test_sums_over_micro_batches_equal_the_batch(name: str, seed: int, cuts: list[int]) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
     batch = compute_advantages(objective, b)
     plain = gradients(objective, batch, b)
@@ -133,7 +133,7 @@ def test_micro_batches_add_up(name: str, seed: int, cuts: list[int]) -> None:
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 @FEW
 @given(seed=SEEDS)
-def test_the_order_of_samples_and_groups_changes_nothing(name: str, seed: int) -> None:
+def test_the_order_of_samples_and_groups_has_no_effect(name: str, seed: int) -> None:
     objective, b = algorithm(name).objective, numbers(seed)
     plain = gradients(objective, compute_advantages(objective, b), b)
     order = torch.randperm(N, generator=torch.Generator().manual_seed(seed))

@@ -16,10 +16,12 @@ WEIGHT = st.one_of(st.just(0.0), st.floats(-10, 10))
 
 
 def fixed(name, values):
+    """Return a reward function that returns these values."""
     return RewardFunction(name, lambda completions: list(values), timeout_s=None)
 
 
 def evaluate(items):
+    """Return the weighted sum of (values, weight) pairs, and its scores."""
     count = len(items[0][0])
     total = compose([(fixed(f"r{i}", values), weight) for i, (values, weight) in enumerate(items)])
     with warnings.catch_warnings():
@@ -29,6 +31,7 @@ def evaluate(items):
 
 @st.composite
 def compositions(draw):
+    """Draw up to 4 (values, weight) pairs of up to 5 values."""
     count = draw(st.integers(1, 5))
     rows = st.lists(VALUE, min_size=count, max_size=count)
     return draw(st.lists(st.tuples(rows, WEIGHT), min_size=1, max_size=4))

@@ -70,6 +70,7 @@ def algorithm_result(rng: np.random.Generator, level: float, seeds: int, scale: 
 
 
 def environment(seed: int, algorithms: list[str], seeds: int, scale: float) -> EnvResult:
+    """Return constructed results of one environment; `scale` stretches its rewards."""
     rng = np.random.default_rng(seed)
     results = {a: algorithm_result(rng, LEVELS[a], seeds, scale) for a in algorithms}
     pairs = []
@@ -98,6 +99,7 @@ def environment(seed: int, algorithms: list[str], seeds: int, scale: float) -> E
 
 
 def make_study(seeds: int = 10) -> Results:
+    """Return the constructed study of five algorithms on three environments."""
     names = list(LEVELS)
     envs = {
         "reverse": environment(0, names, seeds, 1.0),
@@ -118,7 +120,7 @@ def make_study(seeds: int = 10) -> Results:
             "Between rloo and ppo no difference can be claimed.",
             "A true difference below 0.13 could have gone unseen.",
         ],
-        warnings=["1 of 150 cells failed and counts with its start: reverse, grpo, seed 3"],
+        warnings=["1 of 150 cells failed and is scored as the initial policy: reverse, grpo, seed 3"],
         algorithms=names,
         seeds=list(range(seeds)),
         environments=envs,
@@ -146,7 +148,7 @@ def study() -> Results:
 
 @pytest.fixture(scope="session")
 def study_of() -> Callable[[int], Results]:
-    """A function that returns the study with a number of seeds."""
+    """Return a function: number of seeds -> the study."""
     return make_study
 
 

@@ -126,7 +126,7 @@ def test_the_smallest_study_has_a_report(study) -> None:
     assert ids.isdisjoint({"pairs", "tuning", "frontier", "samples"})
 
 
-def test_twenty_algorithms_keep_their_labels_apart(study) -> None:
+def test_labels_of_twenty_algorithms_do_not_overlap(study) -> None:
     env = study.environments["reverse"]
     names = [f"algorithm-{i}" for i in range(20)]
     result = env.algorithms["rloo"]
@@ -146,7 +146,7 @@ def test_twenty_algorithms_keep_their_labels_apart(study) -> None:
     assert differences("reverse", many, colors).count("whisker") == 19
 
 
-def test_two_seeds_are_drawn_singly_and_three_with_a_band(study_of) -> None:
+def test_two_seeds_are_drawn_as_lines_and_three_as_a_band(study_of) -> None:
     """A band of two seeds would fill the drawing."""
     for seeds in (2, 3):
         study = study_of(seeds)
@@ -156,7 +156,7 @@ def test_two_seeds_are_drawn_singly_and_three_with_a_band(study_of) -> None:
         assert drawing.count('class="single-seed') == (2 * len(study.algorithms) if seeds == 2 else 0)
 
 
-def test_of_many_pairs_only_those_with_a_winner_are_unfolded(study) -> None:
+def test_only_pairs_with_a_winner_are_unfolded_among_many(study) -> None:
     env = study.environments["reverse"]
     result = env.algorithms["rloo"]
     pair = env.pairs[0]

@@ -1,4 +1,4 @@
-"""Ensembles and products of rewards: combined values, refusals, binding."""
+"""Ensembles and products of rewards: combined values, errors, binding."""
 
 import math
 

@@ -147,7 +147,7 @@ def test_user_decorator_applies_in_worker():
     assert score(doubled_length).total.tolist() == [10, 6, 0]
 
 
-def test_unpicklable_function_is_refused():
+def test_unpicklable_function_raises_an_error():
     import threading
 
     lock = threading.Lock()
@@ -172,7 +172,7 @@ def test_unpicklable_function_is_refused():
         ({"on_error": float("nan")}, "finite number"),
     ],
 )
-def test_invalid_descriptions_are_refused(arguments, message):
+def test_invalid_descriptions_raise_an_error(arguments, message):
     with pytest.raises(UserError, match=message):
         RewardFunction("x", vowels, **arguments)
 

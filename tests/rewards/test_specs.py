@@ -86,7 +86,7 @@ def test_function_of_a_module():
         ([("vader",)], UserError, "use \\(reward, weight\\)"),
     ],
 )
-def test_malformed_specs_are_refused(spec, error, message):
+def test_malformed_specs_raise_an_error(spec, error, message):
     with pytest.raises(error, match=message):
         compose(spec)
 

@@ -123,7 +123,7 @@ def test_split_of_file_with_schedule_and_pattern_with_escaped_bound():
         ("length=0.5@x", "finite weight, got '0.5@x'"),
     ],
 )
-def test_invalid_weights_are_refused(spec, message):
+def test_invalid_weights_raise_an_error(spec, message):
     with pytest.raises(UserError, match=message):
         compose(spec)
 

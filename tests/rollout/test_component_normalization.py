@@ -1,4 +1,4 @@
-"""Per-component normalisation: by hand, and against the sum that lets one component decide alone."""
+"""Per-component normalization against values computed by hand, and rejected scopes."""
 
 import pytest
 import torch
@@ -9,6 +9,7 @@ from rlalign.rollout.component_normalization import check_scopes, normalize, nor
 
 
 def rollout(components, groups, valid=None):
+    """Return a rollout of four tokens per row, two of them actions, with these components and group ids."""
     n = len(groups)
     mask = torch.tensor([[False, True, True, False]] * n)
     return Rollout(
@@ -21,26 +22,27 @@ def rollout(components, groups, valid=None):
     )  # fmt: skip
 
 
-def test_each_group_is_centred_and_scaled_by_itself():
+def test_each_group_is_centered_and_scaled_separately():
     values, groups = torch.tensor([1.0, 3, 10, 10, 5]), torch.tensor([0, 0, 1, 1, 2])
-    found = normalize(values, groups, torch.ones(5, dtype=torch.bool))
-    assert found.tolist() == [-1, 1, 0, 0, 0]
+    normalized = normalize(values, groups, torch.ones(5, dtype=torch.bool))
+    assert normalized.tolist() == [-1, 1, 0, 0, 0]
 
 
-def test_failed_and_absent_values_have_no_vote():
+def test_failed_and_missing_values_are_left_out_and_become_0():
     values = torch.tensor([1.0, 3.0, 99.0, torch.nan])
-    found = normalize(values, torch.zeros(4, dtype=torch.long), torch.tensor([True, True, False, True]))
-    assert found.tolist() == [-1, 1, 0, 0]
+    normalized = normalize(values, torch.zeros(4, dtype=torch.long), torch.tensor([True, True, False, True]))
+    assert normalized.tolist() == [-1, 1, 0, 0]
 
 
-def test_the_reward_is_the_weighted_sum_of_normalised_components_on_the_last_action():
-    made = rollout({"big": [0.0, 1000.0], "small": [1.0, 0.0], "metric": [5.0, 0.0]}, [0, 0])
-    found = normalize_components(made, {"big": 1.0, "small": 2.0, "metric": 0.0})
-    assert found.rewards.tolist() == [[0, 0, 1, 0], [0, 0, -1, 0]]  # small counts twice as much, whatever its spread
-    assert made.rewards.sum() == 8  # what is logged stays
+def test_the_reward_is_the_weighted_sum_of_normalized_components_on_the_last_action():
+    original = rollout({"big": [0.0, 1000.0], "small": [1.0, 0.0], "metric": [5.0, 0.0]}, [0, 0])
+    normalized = normalize_components(original, {"big": 1.0, "small": 2.0, "metric": 0.0})
+    # the weight of `small` is twice that of `big`, and its smaller spread has no effect
+    assert normalized.rewards.tolist() == [[0, 0, 1, 0], [0, 0, -1, 0]]
+    assert original.rewards.sum() == 8  # the logged rewards do not change
 
 
-def test_rewards_of_parts_are_refused():
+def test_weighted_rewards_per_turn_raise_an_error():
     check_scopes({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 0.0})
     with pytest.raises(UserError, match="'b' is a reward per turn"):
         check_scopes({"a": "episode", "b": "turn"}, {"a": 1.0, "b": 1.0})

@@ -1,8 +1,8 @@
-"""What the environment says is context and nothing else: it enters no loss, no KL, no GAE and no whitening.
+"""Tokens of the environment are context only: losses, KL, GAE and whitening do not depend on them.
 
-Each test perturbs the tensors at the environment's tokens and demands bitwise equal advantages, losses and gradients. A
-mask that is off by one, a mean over all columns, or GAE over neighbouring columns instead of neighbouring actions all
-break them (the mutant at the end shows that the comparison can fail).
+The tests perturb the tensors at the environment's tokens and require bitwise equal advantages, losses and gradients.
+They fail for a mask that is off by one, for a mean over all columns, and for GAE over neighboring columns instead of
+neighboring actions. One test shifts the mask and shows that the comparison can fail.
 """
 
 from dataclasses import replace
@@ -35,8 +35,8 @@ PER_TOKEN = (
 )
 
 
-def played(env, seed=0):
-    """A rollout of an untrained policy: 4 tasks, 4 samples each, and the rollout's policy."""
+def untrained_rollout(env, seed=0):
+    """Return an untrained policy and its rollout of 4 tasks with 4 samples each."""
     config = update(default_config(env=env, policy="gru"), {"seed": seed})
     policy, mdp = build_policy(config, build_mdp(config))
     rollout = collect(
@@ -47,11 +47,11 @@ def played(env, seed=0):
 
 
 def batch_of(rollout, junk=None):
-    """The objective's tensors for a rollout's mask, drawn at random; `junk` replaces what stands off the mask."""
+    """Return random tensors for a rollout's mask; `junk` replaces all values outside the mask."""
     g = torch.Generator().manual_seed(1)
     mask = rollout.action_mask
     numbers = {name: torch.randn(mask.shape, generator=g) for name in PER_TOKEN}
-    # the episode's reward on each turn's last token and on some others: credit must find them across replies
+    # rewards on random actions, so that credit assignment must cross environment messages
     numbers["rewards"] = torch.where(torch.rand(mask.shape, generator=g) < 0.3, numbers["rewards"].abs(), 0) * mask
     if junk is not None:
         numbers = {name: x.where(mask, torch.full_like(x, junk)) for name, x in numbers.items()}
@@ -64,8 +64,8 @@ def batch_of(rollout, junk=None):
     )  # fmt: skip
 
 
-def learnt(objective, batch):
-    """Advantages, returns, losses and their gradients."""
+def estimates(objective, batch):
+    """Return advantages, returns, losses, metrics and gradients."""
     b = compute_advantages(objective, batch)
     policy = policy_loss(objective, b)
     value = value_loss(objective, b)
@@ -79,71 +79,75 @@ def learnt(objective, batch):
 
 
 @pytest.fixture(scope="module")
-def guessed():
-    return played("GuessNumber")[1]
+def guessing_rollout():
+    return untrained_rollout("GuessNumber")[1]
 
 
 @pytest.mark.parametrize("name", list(ALGORITHMS))
 @pytest.mark.parametrize("junk", [13.0, -1e30, float("inf"), float("nan")])
-def test_no_estimator_sees_a_token_of_the_environment(name, junk, guessed):
-    assert guessed.tokens.shape[1] > guessed.action_mask.sum(1).max() + 10  # there are prompts and replies
+def test_environment_tokens_do_not_change_any_estimate(name, junk, guessing_rollout):
+    assert (
+        guessing_rollout.tokens.shape[1] > guessing_rollout.action_mask.sum(1).max() + 10
+    )  # prompts and environment messages add columns
     objective = algorithm(name).objective
-    plain, perturbed = (learnt(objective, batch_of(guessed, j)) for j in (None, junk))
+    plain, perturbed = (estimates(objective, batch_of(guessing_rollout, j)) for j in (None, junk))
     for a, b in zip(plain, perturbed, strict=True):
         assert torch.equal(a, b)
-    assert (perturbed[-2][~guessed.action_mask] == 0).all()
-    assert (perturbed[-1][~guessed.action_mask] == 0).all()
+    assert (perturbed[-2][~guessing_rollout.action_mask] == 0).all()
+    assert (perturbed[-1][~guessing_rollout.action_mask] == 0).all()
 
 
-def test_a_mask_that_is_off_by_one_would_be_found(guessed):
+def test_the_comparison_detects_a_mask_that_is_off_by_one(guessing_rollout):
     objective = algorithm("ppo").objective
-    late = guessed.action_mask.roll(1, 1)
-    plain, perturbed = (learnt(objective, replace(batch_of(guessed, junk), action_mask=late)) for junk in (None, 13.0))
+    shifted = guessing_rollout.action_mask.roll(1, 1)
+    plain, perturbed = (
+        estimates(objective, replace(batch_of(guessing_rollout, junk), action_mask=shifted)) for junk in (None, 13.0)
+    )
     assert any(not torch.equal(a, b) for a, b in zip(plain, perturbed, strict=True))
 
 
 @pytest.mark.parametrize("name", MULTI_TURN)
-def test_the_mask_covers_what_the_policy_said_and_only_that(name):
-    _, rollout = played(name)
+def test_the_mask_covers_exactly_the_tokens_of_the_policy(name):
+    _, rollout = untrained_rollout(name)
     assert (rollout.sampler_logprobs[~rollout.action_mask] == 0).all()
     assert (rollout.rewards[~rollout.action_mask] == 0).all()
     assert (rollout.sampler_logprobs[rollout.action_mask] < 0).all()
     turns = (rollout.action_mask[:, 1:] & ~rollout.action_mask[:, :-1]).sum(1)
-    assert turns.max() > 1  # replies stand between turns
+    assert turns.max() > 1  # environment messages separate the turns
 
 
 @pytest.mark.parametrize("name", MULTI_TURN)
 def test_the_context_is_append_only(name):
-    """Every context that a turn begins from is continued by the next one, id by id."""
+    """The context of each turn begins with the ids of the context before it."""
     config = default_config(env=name, policy="gru")
     mdp = build_mdp(config)
     env = TokenVectorEnv(mdp, 8)
     env.reset(seed=0)
     rng = np.random.default_rng(0)
     before = env.contexts(range(8))
-    said = [list(c) for c in before]
+    expected = [list(c) for c in before]
     while not env.done.all():
         tokens = rng.integers(mdp.tokenizer.vocab_size, size=(8, mdp.max_new))
         segment = env.step_tokens(tokens, np.full(8, mdp.max_new))
         for i in range(8):
-            said[i] += [*tokens[i, : segment.consumed[i]].tolist(), *segment.replies[i]]
+            expected[i] += [*tokens[i, : segment.consumed[i]].tolist(), *segment.replies[i]]
         after = env.contexts(range(8))
-        assert after == said
+        assert after == expected
         assert all(new[: len(old)] == old for old, new in zip(before, after, strict=True))
         before = after
 
 
-def test_other_words_of_the_environment_leave_the_loss_of_earlier_turns_alone(guessed):
-    """Through the policy itself: with another last reply, the log-probs before it are bitwise the same."""
-    policy, rollout = played("GuessNumber")
+def test_a_changed_environment_message_does_not_change_earlier_logprobs(guessing_rollout):
+    """Scores of the policy before the changed last message are bitwise equal."""
+    policy, rollout = untrained_rollout("GuessNumber")
     tokens = rollout.tokens.clone()
     row = int(rollout.lengths.argmax())
     starts = (rollout.action_mask[row, 1:] & ~rollout.action_mask[row, :-1]).nonzero().flatten() + 1
     last = int(starts[-1])
-    tokens[row, last - 1] = 2 + (tokens[row, last - 1] - 1) % 20  # the last id of the reply before the last turn
+    tokens[row, last - 1] = 2 + (tokens[row, last - 1] - 1) % 20  # the last id of the message before the last turn
     assert not torch.equal(tokens, rollout.tokens)
-    scored = [
+    logprobs = [
         policy.score(t, rollout.lengths, rollout.action_mask, Sampling()).logprobs for t in (rollout.tokens, tokens)
     ]
-    assert torch.equal(scored[0][row, :last], scored[1][row, :last])
-    assert not torch.equal(scored[0][row, last:], scored[1][row, last:])
+    assert torch.equal(logprobs[0][row, :last], logprobs[1][row, :last])
+    assert not torch.equal(logprobs[0][row, last:], logprobs[1][row, last:])

@@ -1,4 +1,4 @@
-"""Rewards of scope "group" see every sample of a rollout at once; what they say is paid on each row's last action."""
+"""Rewards of scope "group": one call for all samples of a rollout, values on the last action of each row."""
 
 import math
 
@@ -15,6 +15,7 @@ from rlalign.types import Sampling
 
 
 def rollout_with(function, *, env="guessnumber", weight=2.0):
+    """Return a rollout of 2 tasks with 3 samples each, scored by a function of scope "group"."""
     mdp = make_mdp(env, rewards=[(RewardFunction("together", function, scope="group", timeout_s=None), weight)])
     policy = make_policy("gru", tokenizer=mdp.tokenizer, seed=0)
     with torch.no_grad():
@@ -29,30 +30,30 @@ def rollout_with(function, *, env="guessnumber", weight=2.0):
         )
 
 
-def test_a_group_reward_sees_all_samples_and_is_paid_on_the_last_action():
-    seen = []
+def test_a_group_reward_receives_all_samples_and_its_values_are_on_the_last_actions():
+    calls = []
 
     def together(completions, group_ids, **columns):
-        seen.append((completions, group_ids))
+        calls.append((completions, group_ids))
         return [float(i + 1) for i in range(len(completions))]
 
     rollout = rollout_with(together)
-    assert seen == [(rollout.completions, [0, 0, 0, 1, 1, 1])]
+    assert calls == [(rollout.completions, [0, 0, 0, 1, 1, 1])]
     assert rollout.action_mask.sum(1).max() > rollout.action_mask.sum(1).min() >= 1
     last = [int(np.flatnonzero(row)[-1]) for row in rollout.action_mask.numpy()]
-    wanted = torch.zeros_like(rollout.rewards)
-    wanted[range(6), last] = 2 * torch.arange(1.0, 7.0)
-    assert torch.equal(rollout.rewards, wanted)
+    expected = torch.zeros_like(rollout.rewards)
+    expected[range(6), last] = 2 * torch.arange(1.0, 7.0)
+    assert torch.equal(rollout.rewards, expected)
     assert rollout.components["together"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_group_reward_that_fails_or_does_not_apply_leaves_no_0():
+def test_nan_and_none_of_a_group_reward_make_samples_invalid():
     rollout = rollout_with(lambda completions, **columns: [1.0, math.nan, None, 1.0, 1.0, 1.0])
     assert rollout.valid.tolist() == [True, False, False, True, True, True]
     assert rollout.returns.isnan().tolist() == [False, True, True, False, False, False]
 
 
-def test_a_group_metric_changes_nothing():
+def test_a_group_reward_with_weight_0_does_not_change_the_total():
     rollout = rollout_with(lambda completions, **columns: [math.nan] * 3 + [5.0] * 3, weight=0.0)
     assert bool(rollout.valid.all())
     assert rollout.rewards.abs().sum() == 0

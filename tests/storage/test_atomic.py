@@ -1,4 +1,4 @@
-"""Atomic writes: the old file or the new one, and errors in one line that name the file."""
+"""Atomic writes: the old or the new file remains, and errors are one line that names the file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_a_file_that_cannot_be_written_and_an_unknown_flag_end_in_one_line(
+def test_an_unwritable_file_and_an_unknown_flag_print_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""A run folder of format 1 is read, migrated and resumed.
+"""A run folder of format 1: reading, migration and resuming.
 
 The folder was written by the last version before config.json had a format number. The run (PPO on a GRU policy) was
 stopped between two updates of its second rollout; `expected_*` are of the same run, uninterrupted, by that version.
@@ -32,7 +32,7 @@ def folder(tmp_path):
     return copy
 
 
-def test_renamed_keys_are_migrated_and_values_kept():
+def test_renamed_keys_are_migrated_with_their_values():
     old = json.loads((FOLDER / "config.json").read_text())
     config = read_config(FOLDER)
     assert list(config.rewards) == old["reward"] == ["token_match", "length?target=4=0.1"]
@@ -46,8 +46,8 @@ def test_renamed_keys_are_migrated_and_values_kept():
 
 def test_functions_of_files_that_moved_are_found() -> None:
     old = json.loads((FOLDER / "config.json").read_text())
-    specs = ["+rlalign.envs.hack_me:gold=0.5", "rlalign.rewards.match:token_match", "rlalign.envs.texts:brevity", "a.b:c"]
-    config = from_json({**old, "env": "rlalign.envs.reverse:Reverse?max_length=3", "reward": specs})
+    specs = ["+rlalign.envs.hack_me:gold=0.5", "rlalign.rewards.match:token_match", "rlalign.envs.texts:brevity"]
+    config = from_json({**old, "env": "rlalign.envs.reverse:Reverse?max_length=3", "reward": [*specs, "a.b:c"]})
     assert config.env == "rlalign.envs.builtin.strings.reverse:Reverse?max_length=3"
     assert config.rewards == (
         "+rlalign.envs.builtin.reward_hacking.hack_me:gold=0.5",
@@ -57,7 +57,7 @@ def test_functions_of_files_that_moved_are_found() -> None:
     )
 
 
-def test_a_newer_format_is_refused():
+def test_a_newer_format_raises_an_error():
     with pytest.raises(UserError, match=f"expected a format from 1 to {FORMAT}, got {FORMAT + 1}"):
         from_json({**to_json(read_config(FOLDER)), "format": FORMAT + 1})
 
@@ -70,7 +70,7 @@ def test_the_fingerprint_of_an_old_checkpoint_is_recognized():
     assert not same_experiment(replace(config, seed=1), manifest["config"])
 
 
-def test_the_restored_state_is_the_stored_one_bitwise(folder):
+def test_the_restored_state_is_bitwise_equal_to_the_stored_one(folder):
     config = replace(read_config(folder), output=str(folder), resume=True)
     stored, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"))
     trainer = Trainer(config, folder, *build_policy(config, build_mdp(config)), quiet=True)
@@ -91,8 +91,8 @@ def test_the_restored_state_is_the_stored_one_bitwise(folder):
     trainer.close()
 
 
-def test_the_resumed_run_ends_as_the_uninterrupted_one(folder):
-    """Bitwise on one machine (shown when the folder was written); another CPU may round float32 in another way."""
+def test_the_resumed_run_ends_with_the_weights_of_the_uninterrupted_run(folder):
+    """Bitwise equal on one machine; the tolerance is for other CPUs, which may round float32 differently."""
     config = replace(read_config(folder), output=str(folder), resume=True)
     train_run(config, quiet=True)
     state, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"))

@@ -1,4 +1,4 @@
-"""JSON Lines files: reading what a crash left behind, and null for values that JSON does not have."""
+"""JSON Lines files: reading after a crash, and null for NaN and infinity."""
 
 import math
 

@@ -27,11 +27,12 @@ SETTINGS = {
 
 
 def config(tmp_path, algorithm, policy, steps, **changes):
-    chosen = default_config("rlalign/Reverse-v0?max_length=3", policy, algorithm)
+    """Return the configuration of a small run with a KL term, with its coefficient and place set for all algorithms."""
+    defaults = default_config("rlalign/Reverse-v0?max_length=3", policy, algorithm)
     where = {"reinforce": "reward", "rloo": "reward", "grpo": "loss", "ppo": "reward"}[algorithm]
     # ppo: sampled log-probs are the denominator of the ratio
     settings = {**SETTINGS, "objective.kl.where": where, "learner.old_logprobs": "sampler", "steps": steps}
-    return update(chosen, {**settings, "output": str(tmp_path), **changes})
+    return update(defaults, {**settings, "output": str(tmp_path), **changes})
 
 
 class Float64(TabularPolicy):
@@ -54,32 +55,33 @@ class Float64(TabularPolicy):
         return torch.log_softmax(table[rows], -1).gather(-1, tokens[..., None]).squeeze(-1)
 
 
-def run_trainer(chosen, tmp_path, policy, mdp):
-    trainer = Trainer(chosen, tmp_path, policy, mdp, quiet=True)
+def run_trainer(settings, tmp_path, policy, mdp):
+    """Train the policy in place."""
+    trainer = Trainer(settings, tmp_path, policy, mdp, quiet=True)
     trainer.run()
     trainer.close()
 
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "ppo"])
-def test_five_steps_end_at_the_same_weights_in_float64(tmp_path, monkeypatch, algorithm):
+def test_weights_are_equal_after_five_steps_in_float64(tmp_path, monkeypatch, algorithm):
     torch.manual_seed(0)
     changes = {"learner.epochs": 2, "learner.minibatches": 3} if algorithm == "ppo" else {}
-    chosen = config(tmp_path, algorithm, "tabular", 5, **changes)
-    mdp = build_mdp(chosen)
+    settings = config(tmp_path, algorithm, "tabular", 5, **changes)
+    mdp = build_mdp(settings)
     value_head = algorithm == "ppo"
     trained, plain = (Float64(mdp.tokenizer, 3, seed=1, scale=0.5, value_head=value_head) for _ in range(2))
 
-    def in_float64(*args, **settings):
-        rollout = collect(*args, **settings)
-        scores = trained.score(rollout.tokens, rollout.lengths, rollout.action_mask, chosen.rollout.sampling)
-        # the rewards as the environment gave them, before Rollout rounds them to float32
+    def in_float64(*args, **options):
+        rollout = collect(*args, **options)
+        scores = trained.score(rollout.tokens, rollout.lengths, rollout.action_mask, settings.rollout.sampling)
+        # the rewards before Rollout rounds them to float32
         total = sum(mdp.reward.weights[name] * values for name, values in rollout.components.items())
         rewards = on_last_action(total, rollout.action_mask)
         return replace(rollout, rewards=rewards, sampler_logprobs=scores.logprobs.detach())
 
     collect = experience.collect
     monkeypatch.setattr(experience, "collect", in_float64)
-    run_trainer(chosen, tmp_path, trained, mdp)
+    run_trainer(settings, tmp_path, trained, mdp)
 
     def forward(tokens):
         return plain.table[plain.rows(tokens[None])[0, 1:]]
@@ -92,18 +94,18 @@ def test_five_steps_end_at_the_same_weights_in_float64(tmp_path, monkeypatch, al
 
     parameters = list(plain.trainable().values())
     if algorithm == "ppo":
-        returns = list(reference_loop.train_ppo(forward, value, reference, parameters, mdp, chosen))
+        returns = list(reference_loop.train_ppo(forward, value, reference, parameters, mdp, settings))
     else:
-        returns = list(reference_loop.train(forward, reference, parameters, mdp, chosen))
+        returns = list(reference_loop.train(forward, reference, parameters, mdp, settings))
     assert len(returns) == 5
     for name, weight in trained.trainable().items():
         other = plain.trainable()[name]
         assert (weight - other).abs().max() < 1e-10, name
-        assert (weight - (plain.reference if name == "table" else 0)).abs().max() > 0.05  # it has moved
+        assert (weight - (plain.reference if name == "table" else 0)).abs().max() > 0.05  # the weights have changed
 
 
 def plain_forward(policy, tokens):
-    """Logits [L, V] and last hidden states [L, d] by the module itself: torch's GRU, or transformers' model."""
+    """Return logits [L, V] and last hidden states [L, d] from the plain module: torch's GRU, or transformers' model."""
     if hasattr(policy, "model"):
         output = policy.model(input_ids=tokens[None], use_cache=False, output_hidden_states=True)
         return output.logits[0], output.hidden_states[-1][0]
@@ -113,7 +115,7 @@ def plain_forward(policy, tokens):
 
 @pytest.mark.parametrize("algorithm", ["reinforce", "rloo", "grpo", "ppo"])
 @pytest.mark.parametrize("policy", ["gru", "tiny"])
-def test_the_first_gradient_is_equal_in_float32(tmp_path, monkeypatch, algorithm, policy):
+def test_the_first_gradients_are_equal_in_float32(tmp_path, monkeypatch, algorithm, policy):
     gradients = []
 
     def step(optimizer, *_):
@@ -121,34 +123,35 @@ def test_the_first_gradient_is_equal_in_float32(tmp_path, monkeypatch, algorithm
         grads = [p.grad for group in optimizer.param_groups for p in group["params"]]
         gradients.append([g.clone() for g in grads])
 
-    chosen = config(tmp_path, algorithm, policy, 1, **{"learner.max_grad_norm": 1e9, "model.dtype": "float32"})
-    chosen = replace(chosen, model=replace(chosen.model, value=chosen.objective.value.kind))
-    made, mdp = build_policy(chosen, build_mdp(chosen))
-    names = list(made.trainable())
+    settings = config(tmp_path, algorithm, policy, 1, **{"learner.max_grad_norm": 1e9, "model.dtype": "float32"})
+    settings = replace(settings, model=replace(settings.model, value=settings.objective.value.kind))
+    built, mdp = build_policy(settings, build_mdp(settings))
+    names = list(built.trainable())
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    run_trainer(chosen, tmp_path, made, mdp)
+    run_trainer(settings, tmp_path, built, mdp)
 
     def forward(tokens):
-        return plain_forward(made, tokens)[0]
+        return plain_forward(built, tokens)[0]
 
     def value(tokens):
-        return made.value_head(plain_forward(made, tokens)[1])
+        return built.value_head(plain_forward(built, tokens)[1])
 
-    parameters = list(made.trainable().values())
-    initial = {name: p.detach().clone() for name, p in made.trainable().items()}
+    parameters = list(built.trainable().values())
+    initial = {name: p.detach().clone() for name, p in built.trainable().items()}
     if algorithm == "ppo":
-        list(reference_loop.train_ppo(forward, value, forward, parameters, mdp, chosen))
+        list(reference_loop.train_ppo(forward, value, forward, parameters, mdp, settings))
     else:
-        list(reference_loop.train(forward, forward, parameters, mdp, chosen))  # untrained: the policy is its reference
-    assert all(torch.equal(initial[name], p) for name, p in made.trainable().items())
-    ours, plain = gradients[0], gradients[chosen.learner.epochs * chosen.learner.minibatches]
+        # before training, the policy equals its reference
+        list(reference_loop.train(forward, forward, parameters, mdp, settings))
+    assert all(torch.equal(initial[name], p) for name, p in built.trainable().items())
+    ours, plain = gradients[0], gradients[settings.learner.epochs * settings.learner.minibatches]
     norm = torch.stack([g.norm() for g in plain]).norm()
     assert norm > 0
     for name, a, b in zip(names, ours, plain, strict=True):
         assert (a - b).norm() < 1e-6 * max(1.0, float(norm)), name
 
 
-def test_the_loop_fits_on_a_page():
+def test_the_reference_loop_has_at_most_80_lines():
     first, ppo = Path(reference_loop.__file__).read_text(encoding="utf-8").split("# ---- ppo ----")
     assert sum(bool(line.strip()) for line in first.splitlines()) <= 80
     assert sum(bool(line.strip()) for line in ppo.splitlines()) <= 40

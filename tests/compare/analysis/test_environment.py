@@ -17,16 +17,18 @@ START = 0.1
 
 
 def test_a_failed_seed_is_scored_as_its_initial_policy(make_record: Any) -> None:
-    """Fails if the seed is left out, if its partial result or another seed's start is used, and if the common budget or
-    KL is one that not all finished runs had."""
+    """Fails if the seed is left out, and if its partial result or the initial reward of another seed is used.
+
+    Fails also if the common budget or the common KL exceeds that of a finished run.
+    """
     last = 5
 
     def record(algorithm: str, seed: int, budget: list[float], reward: list[float], kl: list[float]) -> Record:
         failed = algorithm == "b" and seed == last
-        made: Record = make_record(algorithm, seed, None if failed else np.full(PROMPTS, reward[-1]))
+        base: Record = make_record(algorithm, seed, None if failed else np.full(PROMPTS, reward[-1]))
         curve = Curve([0, 1, 2], budget, budget, budget, budget, list(reward), list(kl))
         before = {} if failed else {"reward": np.full(PROMPTS, START + seed / 100)}
-        return replace(made, before=before, held_out=None if failed else curve, training=curve)
+        return replace(base, before=before, held_out=None if failed else curve, training=curve)
 
     a = {s: record("a", s, [0.0, 50.0, 100.0], [0.1, 0.3, 0.5], [0.0, 1.0, 2.0]) for s in range(last + 1)}
     b = {s: record("b", s, [0.0, 40.0, 80.0], [0.1, 0.2, 0.3], [0.0, 2.0, 4.0]) for s in range(last + 1)}
@@ -39,7 +41,7 @@ def test_a_failed_seed_is_scored_as_its_initial_policy(make_record: Any) -> None
     assert ours.at_equal_kl_seeds == pytest.approx([0.5] * (last + 1))
     assert theirs.at_equal_kl_seeds[:last] == pytest.approx([0.2] * last)
     assert theirs.at_equal_kl_seeds[last] is None
-    # up to 80, the budget that all finished runs had
+    # up to 80, the largest budget that all finished runs reached
     assert ours.auc_seeds["tokens"] == pytest.approx([(50 * 0.2 + 30 * 0.36) / 80] * (last + 1))
     assert theirs.auc_seeds["tokens"] == pytest.approx([0.2] * last + [START + last / 100])
     assert theirs.to_threshold["tokens"].reached == [False] * (last + 1)

@@ -1,4 +1,4 @@
-"""Warnings and errors about competitors that were not measured alike."""
+"""Warnings and errors about competitors that were measured differently."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_more_samples_in_as_many_steps_give_a_warning() -> None:
     assert sentence.startswith(f"On e, {second} drew 1.50 times the samples that {first} drew in as many steps")
 
 
-def test_cells_measured_on_different_prompts_are_refused(early_stopped_run: Run, tmp_path: Path) -> None:
+def test_cells_measured_on_different_prompts_raise_an_error(early_stopped_run: Run, tmp_path: Path) -> None:
     run = early_stopped_run
     a, b = (Cell("reverse", name, 0, replace(run.config, output=str(run.folder))) for name in ("a", "b"))
     assert read_record(a).prompts

@@ -39,7 +39,7 @@ def test_equal_algorithms_give_a_false_claim_in_at_most_5_percent_of_studies() -
 
 
 @pytest.mark.parametrize(("seeds", "tests"), [(5, 1), (10, 1), (10, 6)])
-def test_difference_of_detectable_size_is_found_in_80_percent_of_studies(seeds: int, tests: int) -> None:
+def test_a_difference_of_detectable_size_is_claimed_in_80_percent_of_studies(seeds: int, tests: int) -> None:
     rng = np.random.default_rng(seeds)
     true = detectable_difference(0.5 / math.sqrt(seeds), seeds - 1, tests)
     studies = [two_way(true + 0.5 * rng.normal(size=(seeds, 1))) for _ in range(STUDIES)]

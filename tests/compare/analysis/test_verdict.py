@@ -1,4 +1,4 @@
-"""The verdict: from held-out rewards per seed to sentences."""
+"""The verdict: sentences from the held-out rewards per seed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_four_seeds_name_no_winner_at_any_difference(decided: Any, noisy: Any) -
     assert "4 seeds are too few to name a winner" in pair.sentence
     sentences = verdict(envs, ["high", "low"], 4)
     assert sentences[0] == "No winner is named: that takes 5 seeds, and there are 4."
-    assert pair.detectable is None  # no size can be claimed, so there is no smallest one
+    assert pair.detectable is None  # with four seeds no difference can be claimed
     assert not any("power" in sentence for sentence in sentences)
 
 
@@ -69,14 +69,14 @@ def test_the_study_names_the_largest_of_the_detectable_differences(decided: Any,
 
 
 def _beaten(*pairs: tuple[str, str]) -> dict[str, list[str]]:
-    """Winner -> losers of (winner, loser) pairs."""
+    """Return winner -> losers of (winner, loser) pairs."""
     return beaten([SimpleNamespace(a=w, b=loser, winner=w) for w, loser in pairs])  # type: ignore[misc]  # stands in for Pair
 
 
 @pytest.mark.parametrize(
     ("beaten_on", "sentence"),
     [
-        # b ended above c and a above b: there is no claim about a and c
+        # b ended above c and a above b: nothing follows for a and c
         (
             {"x": _beaten(("a", "b"), ("b", "c")), "y": _beaten(("a", "b"), ("b", "c"))},
             "a ended above b and b ended above c on both environments.",
@@ -97,7 +97,7 @@ def _beaten(*pairs: tuple[str, str]) -> dict[str, list[str]]:
         ({"x": _beaten(("c", "d"))}, "c ended above d on x."),
     ],
 )
-def test_winners_in_words(beaten_on: dict[str, dict[str, list[str]]], sentence: str) -> None:
+def test_sentences_about_winners(beaten_on: dict[str, dict[str, list[str]]], sentence: str) -> None:
     assert winners(beaten_on, ["a", "b", "c", "d"]) == sentence
 
 

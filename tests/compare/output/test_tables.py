@@ -21,7 +21,7 @@ DATA = Path(__file__).parents[2] / "data"
 
 
 def test_few_seeds_have_no_interval_for_iqm_and_median(decided: Any, noisy: Any) -> None:
-    """Five seeds have a median interval with its own level."""
+    """At five seeds the median has an interval, with its own confidence level."""
     for seeds, coverage in ((4, ""), (5, "93.8 % CI"), (6, "95 % CI")):
         env = decided({"a": noisy(0.5, seeds), "b": noisy(0.6, seeds, 1)})["e"]
         result = env.algorithms["a"]

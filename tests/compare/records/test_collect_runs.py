@@ -1,4 +1,4 @@
-"""Runs that exist, compared: the numbers of the study that they come from, and runs that do not fit."""
+"""Comparison of existing runs: equal numbers to those of their study, and runs that do not fit."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ SEEDS = 5
 
 
 def compare(runs: dict[str, Path], tmp_path: Path, leave_out: Exclusions = NOTHING) -> Results:
+    """Return the results of a comparison of run folders."""
     return compare_runs(list(runs.values()), tmp_path / "out", command="", leave_out=leave_out)
 
 
-def test_runs_that_exist_give_the_numbers_of_the_study(
+def test_existing_runs_give_the_numbers_of_their_study(
     finished_study: Path, runs: dict[str, Path], tmp_path: Path
 ) -> None:
     mixed = [runs[name] for name in ("grpo-1", "rloo-0", "grpo-0", "rloo-1")]  # not sorted by seed
@@ -35,7 +36,7 @@ def test_runs_that_exist_give_the_numbers_of_the_study(
     assert grpo.final == read_results(finished_study).environments["reverse"].algorithms["grpo"].final[:2]
 
 
-def test_the_folder_of_a_study_stands_for_its_cells(finished_study: Path, tmp_path: Path, without_clock: Any) -> None:
+def test_the_folder_of_a_study_means_all_of_its_cells(finished_study: Path, tmp_path: Path, without_clock: Any) -> None:
     results = compare_runs([finished_study], tmp_path / "out", command="", leave_out=Exclusions())
     ours, theirs = (
         without_clock(r)["environments"]["reverse"]["algorithms"] for r in (results, read_results(finished_study))
@@ -43,7 +44,7 @@ def test_the_folder_of_a_study_stands_for_its_cells(finished_study: Path, tmp_pa
     assert ours == theirs
 
 
-def test_an_unfinished_run_is_named_and_left_out_on_request(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_an_unfinished_run_raises_an_error_unless_excluded(runs: dict[str, Path], tmp_path: Path) -> None:
     (runs["grpo-1"] / "report" / "evaluation.json").unlink()
     with pytest.raises(UserError, match=r"grpo-1' is not finished.*--exclude-unfinished"):
         compare(runs, tmp_path)
@@ -62,7 +63,7 @@ def test_an_unfinished_run_is_named_and_left_out_on_request(runs: dict[str, Path
         ({"rollout": {"prompts": 1}}, "samples per step 8 where others have 128"),
     ],
 )
-def test_a_run_with_another_budget_is_named(
+def test_a_run_with_another_budget_raises_an_error_unless_excluded(
     runs: dict[str, Path], tmp_path: Path, change: dict[str, Any], message: str
 ) -> None:
     path = runs["grpo-1"] / "config.json"
@@ -77,15 +78,15 @@ def test_a_run_with_another_budget_is_named(
     assert results.seeds == [0]
 
 
-def test_a_run_on_another_environment_is_named(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_run_on_another_environment_raises_an_error(runs: dict[str, Path], tmp_path: Path) -> None:
     path = runs["grpo-1"] / "config.json"
     path.write_text(path.read_text().replace("rlalign/Reverse-v0", "rlalign/Copy-v0"))
     with pytest.raises(UserError, match=r"grpo-1' does not fit: rloo has no run on copy.*--exclude-mixed"):
         compare(runs, tmp_path)
 
 
-def test_a_run_that_is_mixed_in_is_named_by_its_folder(runs: dict[str, Path], tmp_path: Path) -> None:
-    """It is the smaller group, wherever the missing run would be."""
+def test_the_error_names_the_folder_of_a_run_that_does_not_fit(runs: dict[str, Path], tmp_path: Path) -> None:
+    """The error names the smaller group of runs, not the folder of the missing one."""
     shutil.copytree(runs["grpo-1"], tmp_path / "odd")
     path = tmp_path / "odd" / "config.json"
     for old, new, message in (
@@ -100,7 +101,7 @@ def test_a_run_that_is_mixed_in_is_named_by_its_folder(runs: dict[str, Path], tm
         path.write_text(text)
 
 
-def test_a_folder_of_runs_stands_for_them(finished_study: Path, runs: dict[str, Path], tmp_path: Path) -> None:
+def test_a_folder_of_runs_means_all_of_its_runs(finished_study: Path, runs: dict[str, Path], tmp_path: Path) -> None:
     assert {cell.folder for cell in collect_runs([tmp_path], NOTHING)[0]} == set(runs.values())
     assert len(collect_runs([finished_study.parent], NOTHING)[0]) == 2 * SEEDS
     for folder, message in (
@@ -111,7 +112,7 @@ def test_a_folder_of_runs_stands_for_them(finished_study: Path, runs: dict[str, 
             collect_runs([folder], NOTHING)
 
 
-def test_two_runs_of_one_experiment_are_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_two_runs_of_one_experiment_raise_an_error(runs: dict[str, Path], tmp_path: Path) -> None:
     shutil.copytree(runs["grpo-1"], tmp_path / "again")
     with pytest.raises(UserError, match="the same experiment at the same seed"):
         compare({**runs, "again": tmp_path / "again"}, tmp_path)
@@ -128,7 +129,7 @@ def test_one_algorithm_with_two_settings_is_two_competitors(runs: dict[str, Path
     assert compare(runs, tmp_path).algorithms == ["rloo (lr 0.003)", "rloo (lr 0.5)"]
 
 
-def test_a_half_transferred_run_from_a_cluster_is_ignored(early_stopped_run: Run, tmp_path: Path) -> None:
+def test_a_partially_transferred_run_from_a_cluster_is_ignored(early_stopped_run: Run, tmp_path: Path) -> None:
     folder = tmp_path / "cells" / "reverse" / "rloo"
     for name in ("seed-0", ".seed-0.new"):
         (folder / name).mkdir(parents=True)

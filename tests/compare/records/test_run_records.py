@@ -23,7 +23,7 @@ def test_a_run_ended_by_early_stopping_is_finished(early_stopped_run: Run) -> No
     (folder / "metrics.jsonl").write_text("".join(lines))
 
 
-def test_another_evaluation_leaves_the_run_s_own_unchanged(early_stopped_run: Run) -> None:
+def test_another_evaluation_does_not_change_the_evaluation_of_the_run(early_stopped_run: Run) -> None:
     """Fails if a validation on other prompts replaces it: a study would use that one."""
     report = early_stopped_run.folder / "report"
     own = (report / "evaluation.json").read_bytes()
@@ -32,7 +32,9 @@ def test_another_evaluation_leaves_the_run_s_own_unchanged(early_stopped_run: Ru
     assert len(json.loads((report / "evaluation-validation.json").read_text())["samples"]) == 2
 
 
-def test_a_damaged_evaluation_is_named(early_stopped_run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_evaluation_raises_an_error_that_names_it(
+    early_stopped_run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = early_stopped_run.folder / "report" / "evaluation.json"
     text = path.read_text()
     path.write_text(text[: len(text) // 2])

@@ -1,4 +1,4 @@
-"""results.json as text and back, and damaged files of studies and searches."""
+"""Round trip of results.json, and errors of damaged files of studies and searches."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_the_worked_example_is_read_and_written_unchanged() -> None:
         ("search.json", "{", "search.json' is damaged"),
     ],
 )
-def test_a_damaged_file_is_named_in_one_line(
+def test_the_error_of_a_damaged_file_is_one_line_that_names_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str | bytes, message: str
 ) -> None:
     if name != "results.json":

@@ -1,4 +1,4 @@
-"""A Ray cluster: the same runs as on this machine, saved when it closes; the reason of a refused run."""
+"""A Ray cluster: equal runs to those of this machine, saved when it closes; the reason of a rejected run."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config
 
 
-def test_a_cluster_gives_the_same_runs_bit_for_bit_and_lets_them_save(
+def test_runs_on_a_cluster_are_bitwise_equal_and_save_when_it_closes(
     finished_study: Path, same_study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("ray")
@@ -46,8 +46,8 @@ def test_a_cluster_gives_the_same_runs_bit_for_bit_and_lets_them_save(
         assert read_config(cell.folder).output == str(cell.folder)
 
 
-def test_a_run_that_a_cluster_refused_has_a_reason(tmp_path: Path) -> None:
-    """It has no folder beside which its output could be written."""
+def test_a_run_that_the_cluster_rejected_has_a_reason(tmp_path: Path) -> None:
+    """Such a run has no folder in which its output could be stored."""
     config = replace(TrainConfig(), output=str(tmp_path / "cells" / "reverse" / "rloo" / "seed-0"))
     workers = object.__new__(RayWorkers)  # without a cluster
     workers._running = {"it": ("ref", config)}

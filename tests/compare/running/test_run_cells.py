@@ -27,7 +27,7 @@ from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import write_config
 
 
-def test_a_study_that_is_killed_and_continued_equals_the_uninterrupted_one(
+def test_a_killed_and_resumed_study_equals_an_uninterrupted_one(
     finished_study: Path, same_study: Any, study_flags: list[str], without_clock: Any, tmp_path: Path
 ) -> None:
     folder = tmp_path / "cmp"
@@ -51,12 +51,12 @@ def test_a_study_that_is_killed_and_continued_equals_the_uninterrupted_one(
     after = {c.name: (c.folder / "policy" / "gru.safetensors").stat().st_mtime_ns for c in cells}
     assert {name: after[name] for name in done} == done  # finished cells are not run again
     assert without_clock(read_results(folder)) == without_clock(read_results(finished_study))
-    for study in (folder, finished_study):  # the report is that of the results that are read
+    for study in (folder, finished_study):  # the report equals that of the stored results
         assert (study / "report.html").read_text(encoding="utf-8") == render(read_results(study))
 
 
 def test_an_unfinished_cell_is_resumed_from_its_checkpoint(finished_study: Path, tmp_path: Path) -> None:
-    """A run of 3 steps that was saved at step 2 and cut there ends in the same weights, bit for bit."""
+    """A run of 3 steps that ended after its checkpoint of step 2 has bitwise equal final weights."""
     settings = {"evaluation.prompts": 8}
     (cell,) = build_cells(Study(("rloo",), ("reverse",), seeds=(0,), steps=3, output=str(tmp_path), settings=settings))
     rlalign.train(config=cell.config, steps=2, quiet=True)
@@ -68,8 +68,8 @@ def test_an_unfinished_cell_is_resumed_from_its_checkpoint(finished_study: Path,
         assert (cell.folder / name).read_bytes() == (expected / name).read_bytes()
 
 
-def test_a_killed_cell_of_trl_starts_again_and_ends_the_same(tmp_path: Path) -> None:
-    """TRL's state in the middle of a run is not stored: all that a kill left is removed, also a last checkpoint."""
+def test_a_killed_cell_of_trl_starts_again_with_the_same_result(tmp_path: Path) -> None:
+    """TRL's state during a run is not stored, so all files of a killed run are removed, including its checkpoints."""
     small = {"evaluation.prompts": 2, "model.hidden_size": 32, "rollout.prompts": 3, "rollout.group_size": 4}
 
     def build_cell(folder: str) -> Cell:
@@ -92,7 +92,7 @@ def test_a_killed_cell_of_trl_starts_again_and_ends_the_same(tmp_path: Path) -> 
             assert (cell.folder / name).read_bytes() == (complete.folder / name).read_bytes()
 
 
-def test_a_signal_to_all_processes_of_a_study_lets_its_cells_save(tmp_path: Path) -> None:
+def test_cells_save_after_a_signal_to_all_processes_of_the_study(tmp_path: Path) -> None:
     """Ctrl-C and a shutdown reach the study, its cells, and the server that these are forked from."""
     flags = ["--algorithms", "rloo,grpo", "--envs", "reverse", "--steps", str(10**6), "--seeds", "1", "--jobs", "2"]
     process = subprocess.Popen(

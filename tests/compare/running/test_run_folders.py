@@ -1,4 +1,4 @@
-"""Run folders before a run starts: resumed from a checkpoint, cleared without one, refused with foreign files."""
+"""Run folders before a run starts: resumed from a checkpoint, cleared without one, rejected with unrelated files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from rlalign.storage.atomic import write_atomic
 from rlalign.storage.run_folder import RunLock, write_config
 
 
-def test_a_folder_with_unrelated_files_is_refused_and_unchanged(
+def test_a_folder_with_unrelated_files_raises_an_error_and_is_unchanged(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -44,7 +44,7 @@ def test_a_cell_without_a_checkpoint_starts_again_unless_a_process_holds_its_loc
 
 
 def test_a_cell_with_a_checkpoint_is_resumed(tmp_path: Path) -> None:
-    """Fails if it starts again, which ends in the same weights and wastes the time of the saved steps."""
+    """Fails if the cell starts again, which would give the same weights but waste the saved steps."""
     (cell,) = build_cells(Study(("rloo",), ("reverse",), seeds=(0,), output=str(tmp_path)))
     write_config(cell.folder, cell.config)
     write_atomic(cell.folder / "checkpoints" / "step-2" / "manifest.json", "{}")

@@ -20,7 +20,7 @@ EMPTY = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
 
 
 def test_a_kill_during_writing_leaves_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fails for writing in place: the search could never be resumed."""
+    """Fails if files are written in place: the search could not be resumed."""
     base = default_config("reverse", "gru", "grpo")
     write_search(tmp_path, {"learner.lr": "log:1e-4:1e-2"}, base)
     before = (tmp_path / "search.json").read_text()
@@ -33,7 +33,7 @@ def test_a_kill_during_writing_leaves_the_previous_file(tmp_path: Path, monkeypa
         lambda: write_search(tmp_path, {}, base),
         lambda: write_trials(tmp_path, SearchResults({}, base, [], None)),
         lambda: write_config(tmp_path, base),
-        lambda: write_comparison(tmp_path, Comparison(EMPTY, EMPTY)),  # half of it would be a TRL run that never ends
+        lambda: write_comparison(tmp_path, Comparison(EMPTY, EMPTY)),  # a partial file would leave a TRL run unfinished
     ):
         with pytest.raises(KeyboardInterrupt):
             write()

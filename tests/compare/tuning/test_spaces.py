@@ -1,4 +1,4 @@
-"""Search spaces in words, and words that are none."""
+"""Search spaces as text, and errors of invalid text."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def test_chinese_prompts_have_no_latin_letters() -> None:
 @pytest.mark.parametrize(
     "env", ["alignment", "classification", "detoxify", "entities", "math", "sentiment", "summarise"]
 )
-def test_unknown_sources_are_refused(env: str) -> None:
+def test_unknown_sources_raise_an_error(env: str) -> None:
     with pytest.raises(UserError, match="unknown source 'nonsense'"):
         make_mdp(env, source="nonsense")
 

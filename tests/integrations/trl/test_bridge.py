@@ -36,7 +36,7 @@ def test_an_unbounded_source_requires_a_count_and_a_finite_one_does_not() -> Non
     assert list(bridge.dataset(records, split="test")["label"]) == [4]
 
 
-def test_conversations_stay_conversations() -> None:
+def test_conversational_prompts_remain_messages() -> None:
     conversation = [{"role": "user", "content": "hi"}]
     assert bridge.dataset([{"prompt": conversation}])[0]["prompt"] == conversation
 
@@ -105,7 +105,7 @@ def test_a_reward_of_scope_group_requires_the_group_size() -> None:
         bridge.reward_funcs(["rank"])
 
 
-def test_an_environment_of_several_turns_is_refused() -> None:
+def test_an_environment_of_several_turns_raises_an_error() -> None:
     for function in (bridge.reward_func, bridge.dataset):
         with pytest.raises(UserError, match="turns"):
             function("rlalign/GuessNumber-v0")

@@ -122,7 +122,7 @@ def test_bfloat16_logits_differ_by_rounding_only(family, lora_r):
 
 
 @pytest.mark.parametrize("lora_r", [0, 2])
-def test_reading_weights_leaves_their_version_counters(lora_r):
+def test_reading_weights_does_not_change_their_version_counters(lora_r):
     """A weight with a new version would be read again before each rollout, and break a backward pass."""
     policy = policy_of(FAMILIES["qwen3"], lora_r)
     for _ in range(2):
@@ -171,7 +171,7 @@ def test_unusual_adapters_are_unsupported():
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 @torch.no_grad()
-def test_saving_leaves_the_training_weights(family, tmp_path: Path):
+def test_saving_does_not_change_the_training_weights(family, tmp_path: Path):
     policy = policy_of(FAMILIES[family])
     before = {n: p.clone() for n, p in policy.named_parameters()}
     policy.begin_rollout()
@@ -238,7 +238,7 @@ def test_a_cached_prefix_of_another_context_is_not_used():
 
     first = sample([[3, 4], [5]], [None, None])
     uncached = sample([[9, 9, 9], [8, 8, 8, 8]], None)
-    other = sample([[9, 9, 9], [8, 8, 8, 8]], first.cached)
-    assert torch.equal(uncached.tokens, other.tokens)
-    assert torch.equal(uncached.logprobs, other.logprobs)
+    samples = sample([[9, 9, 9], [8, 8, 8, 8]], first.cached)
+    assert torch.equal(uncached.tokens, samples.tokens)
+    assert torch.equal(uncached.logprobs, samples.logprobs)
     assert uncached.cached is None

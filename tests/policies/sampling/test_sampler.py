@@ -129,7 +129,7 @@ def test_finished_rows_are_removed_from_the_batch(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["decode", "generate"])
-def test_invalid_contexts_and_limits_are_refused(name):
+def test_invalid_contexts_and_limits_raise_an_error(name):
     policy = policy_of()
     with pytest.raises(UserError, match="BOS"):
         draw(name, policy, [[3], []])
@@ -139,7 +139,7 @@ def test_invalid_contexts_and_limits_are_refused(name):
         draw(name, policy, [])
 
 
-def test_unknown_samplers_and_unsupported_policies_are_refused():
+def test_unknown_samplers_and_unsupported_policies_raise_an_error():
     with pytest.raises(UserError, match="Did you mean 'decode'"):
         make_sampler("decod", policy_of())
     with pytest.raises(UserError, match="sampler decode"):

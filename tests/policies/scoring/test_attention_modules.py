@@ -43,7 +43,7 @@ def test_a_gradient_has_the_dtype_of_its_input():
     assert x.grad.dtype == torch.bfloat16
 
 
-def test_a_second_derivative_is_refused():
+def test_a_second_derivative_raises_an_error():
     x = torch.randn(5, 2, 4, requires_grad=True)
     (g,) = torch.autograd.grad(_Rotary.apply(x, *cos_and_sin(5, 4)).square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError):
@@ -66,7 +66,7 @@ def test_a_module_is_replaced_once_and_can_be_copied():
         assert duplicate[0].q_proj.weight is not holder[0].q_proj.weight
 
 
-def test_a_module_that_only_shares_the_name_is_left_alone():
+def test_a_module_that_only_shares_the_name_is_not_replaced():
     namesake = type("LlamaAttention", (torch.nn.Module,), {})
     holder = torch.nn.Sequential(namesake())
     speed_up(holder)

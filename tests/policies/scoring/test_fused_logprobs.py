@@ -56,7 +56,7 @@ def test_probabilities_are_saved_only_for_a_backward_pass(monkeypatch, gradient)
     assert len(addresses) == (3 if gradient else 1)
 
 
-def test_a_second_derivative_is_refused():
+def test_a_second_derivative_raises_an_error():
     weight, hidden = torch.randn(50, 8), torch.randn(4, 8, requires_grad=True)
     logprobs, _ = fused_logprobs(hidden, weight, None, torch.zeros(4, dtype=torch.int64), 1.0, Sampling(), False)
     (first,) = torch.autograd.grad(logprobs.square().sum(), hidden, create_graph=True)

@@ -55,7 +55,7 @@ def test_bfloat16_is_close_to_transformers(weight_dtype):
         assert all(torch.equal(a, b) for a, b in zip(actual, expected, strict=True))
 
 
-def test_a_second_derivative_is_refused():
+def test_a_second_derivative_raises_an_error():
     holder = torch.nn.Sequential(LlamaRMSNorm(8))
     speed_up(holder)
     x = torch.randn(3, 8, requires_grad=True)

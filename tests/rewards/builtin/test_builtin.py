@@ -38,7 +38,7 @@ def run(name, completions, prompts=None, ids=None, **columns):
 @pytest.mark.parametrize("name", LOCAL)
 def test_odd_texts_give_finite_values_in_the_declared_range(name):
     parameters = NEEDED.get(name, {})
-    # a malformed answer is refused, so span rewards get a valid one; completions may be anything
+    # span rewards raise for a malformed answer, so they get a valid one; completions are arbitrary
     answers = ["42 | number"] * len(ODD) if name.startswith("span_") else ODD[::-1]
     for prompts in (ODD, ODD[::-1]):
         values = run(name, ODD, prompts=prompts, answer=answers, **parameters)
@@ -47,14 +47,14 @@ def test_odd_texts_give_finite_values_in_the_declared_range(name):
         assert all(isinstance(v, float) and low <= v <= high for v in values), values
 
 
-@pytest.mark.parametrize("name", sorted(REWARDS._paths))
+@pytest.mark.parametrize("name", sorted(REWARDS.built_in))
 def test_docstring_has_range_cost_determinism_and_exploit(name):
     text = REWARDS.get(name).__doc__
     assert all(word in text for word in ("Range", "Cost", "Deterministic", "Hacked by")), name
 
 
 def test_every_built_in_loads_under_its_registered_name():
-    for name in REWARDS._paths:
+    for name in REWARDS.built_in:
         assert REWARDS.get(name).name == name
 
 
@@ -228,7 +228,7 @@ def test_classifier_passes_conformance_checks(tiny_models):
     assert all(result.passed for result in checks.check_reward(reward))
 
 
-def test_classifier_refuses_pickled_weights(tiny_models, tmp_path):
+def test_classifier_rejects_pickled_weights(tiny_models, tmp_path):
     import shutil
 
     import torch

@@ -1,4 +1,4 @@
-"""Rewards from a model, a server or an execution of the text: known values, limits, refusals."""
+"""Rewards from a model, a server or an execution of the text: known values, limits, errors."""
 
 import json
 import math

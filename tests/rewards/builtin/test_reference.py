@@ -202,7 +202,7 @@ REFERENCED += ["keyword_order", "math_verify", "embedding_f1", "exact_match", "t
 
 @pytest.mark.parametrize("name", REFERENCED)
 @pytest.mark.parametrize("answer", [None, 42, "", "plain", ["a", "b"], [("a", "b")], {"a": 1}, [], 1.5, True])
-def test_answer_of_any_type_is_scored_or_refused(name, answer):
+def test_answer_of_any_type_is_scored_or_rejected(name, answer):
     try:
         values = REWARDS.get(name)(completions=["a", ""], answer=[answer] * 2)
     except UserError:
@@ -213,12 +213,12 @@ def test_answer_of_any_type_is_scored_or_refused(name, answer):
         assert (values[0] is None) == (answer is None or (answer == [] and name in REFERENCED[:4]))
 
 
-def refusing(completions):
+def raising(completions):
     raise UserError("give me something else")
 
 
 def test_user_error_in_worker_stays_a_user_error():
-    with compose(refusing) as total, pytest.raises(UserError, match=r"^give me something else$"):
+    with compose(raising) as total, pytest.raises(UserError, match=r"^give me something else$"):
         total.score("episode", ["p"], ["c"], [[1]])
 
 

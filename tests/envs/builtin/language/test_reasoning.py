@@ -15,7 +15,7 @@ def test_data_sets_that_pass_the_screening(task):
     assert mdp.source.get("train", 3).columns["answer"]
 
 
-def test_data_sets_that_fail_are_refused_with_the_reason(monkeypatch):
+def test_data_sets_that_fail_raise_an_error_with_the_reason(monkeypatch):
     pytest.importorskip("reasoning_gym")
     with pytest.raises(UserError, match="'propositional_logic': expected reference answers, got none"):
         make_mdp("reasoning?task=propositional_logic")

@@ -1,4 +1,4 @@
-"""Tests of Games: isolated random states, and games that are refused."""
+"""Tests of Games: isolated random states, and errors of unsuitable games."""
 
 import random
 
@@ -24,7 +24,7 @@ def test_simultaneous_games_do_not_influence_each_other():
     assert [g.text for g in interleaved] == [g.text for g in alone]
 
 
-def test_unknown_and_two_player_games_are_refused():
+def test_unknown_and_two_player_games_raise_an_error():
     pytest.importorskip("textarena")
     with pytest.raises(UnknownNameError, match=r"unknown game of TextArena 'FrozenLake'. Did you mean 'FrozenLake-v0'"):
         make_mdp("games?name=FrozenLake")

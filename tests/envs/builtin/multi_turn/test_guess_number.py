@@ -46,7 +46,7 @@ def test_bisection_always_wins() -> None:
         assert guess(number, *guesses)[0] >= 0.6 - 1e-9
 
 
-def test_one_turn_and_short_ranges_are_refused() -> None:
+def test_one_turn_and_short_ranges_raise_an_error() -> None:
     with pytest.raises(UserError, match="at least 2"):
         GuessNumber(max_turns=1)
     with pytest.raises(UserError, match=r"high: expected at least 6, got 5; .*three splits"):

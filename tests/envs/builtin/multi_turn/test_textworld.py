@@ -25,11 +25,11 @@ def test_walkthrough_wins_and_impossible_commands_have_no_effect(mdp, tmp_path, 
     first, second = mdp.reference_turns(task)
     assert play(mdp, task, first, second)[0] == pytest.approx(1.2)
     assert play(mdp, task, first.upper(), f" {second}\n")[2]
-    refused = ("save", "quit", "restart")
-    total, text, over = play(mdp, task, *refused, first, second)
+    rejected = ("save", "quit", "restart")
+    total, text, over = play(mdp, task, *rejected, first, second)
     assert over
     assert total == pytest.approx(1 + 0.2 * 2 / 5)
-    assert all(first in text.partition(f"{turn}possible: ")[2].partition("\n")[0] for turn in refused)
+    assert all(first in text.partition(f"{turn}possible: ")[2].partition("\n")[0] for turn in rejected)
     assert {path.name for path in tmp_path.iterdir()} == {"textworld"}
     total, _, _ = play(mdp, task, *["look"] * mdp.max_turns)
     assert total == pytest.approx(0.2)

@@ -47,6 +47,6 @@ def test_held_out_games_are_many_and_share_words_with_training():
     assert {mdp.source.get("test", i).columns["answer"] for i in range(200)} & {t.columns["answer"] for t in tasks}
 
 
-def test_too_many_words_are_refused():
+def test_too_many_words_raise_an_error():
     with pytest.raises(UserError, match="use fewer letters"):
         make_mdp("wordle?alphabet=abcdefghij&length=5")

@@ -27,6 +27,6 @@ def test_format_exploit_prefers_fewer_words() -> None:
     assert value("</answer><answer>") == value("") == 0
 
 
-def test_unknown_exploit_is_refused() -> None:
+def test_unknown_exploit_raises_an_error() -> None:
     with pytest.raises(UserError, match="unknown exploit 'keywrod'"):
         hack_me.HackMe(exploit="keywrod")
