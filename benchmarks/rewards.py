@@ -116,7 +116,7 @@ def _processor_seconds() -> float:
 def measure() -> dict[str, float]:
     """Return texts per second by name, to two significant digits."""
     figures = {}
-    for name in sorted(REWARDS._paths):
+    for name in sorted(REWARDS.built_in):
         if name in SKIPPED:
             continue
         try:
@@ -131,7 +131,7 @@ def measure() -> dict[str, float]:
 def table(figures: dict[str, float]) -> str:
     """Return a table with one row per reward, from its docstring: value, range, texts per second, exploits."""
     lines = ["| reward | value | range | texts/s | hacked by |", "|---|---|---|---|---|"]
-    for name in sorted(REWARDS._paths):
+    for name in sorted(REWARDS.built_in):
         text = " ".join((REWARDS.get(name).__doc__ or "").split())
         # The first sentence, or its part before an example (": `length?target=20`").
         first = re.split(r"(?<=[.:]) (?=[A-Z`])|\. ", text.partition(" Range:")[0])[0].rstrip(".:")

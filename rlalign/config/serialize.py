@@ -73,7 +73,7 @@ def from_json(data: Any) -> TrainConfig:
 
 def _moved(spec: str) -> str:
     """Return a spec with the module of a built-in function where it stands today."""
-    modules = {}
+    modules: dict[tuple[str, ...], str] = {}
     for path in [*ENVS.built_in.values(), *REWARDS.built_in.values()]:
         package, _, file = path.partition(":")[0].rpartition(".")
         modules[package.split(".")[1], file] = f"{package}.{file}"

@@ -137,7 +137,7 @@ class Regularizer:
 
 @dataclass(frozen=True)
 class Objective:
-    """One point on the axes. The default is the plain policy gradient: E[R · grad log pi(completion)]."""
+    """One value per axis. `Objective()` is the plain policy gradient: E[R · grad log pi(completion)]."""
 
     baseline: str = "none"
     """none, ema, batch_mean, value, greedy, group_mean, leave_one_out, length_weighted_group_mean, or a custom one by

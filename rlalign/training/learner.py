@@ -305,7 +305,9 @@ class Learner:
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())
-        nll_mean, grad_norm = torch.stack([torch.stack(losses).sum(), self._clip_gradient()]).tolist()  # one transfer for both
+        nll_mean, grad_norm = torch.stack(
+            [torch.stack(losses).sum(), self._clip_gradient()]
+        ).tolist()  # one transfer for both
         self._check_finite(nll_mean, grad_norm)
         self._step(scheduled=False)
         return {"supervised/nll": nll_mean, "supervised/grad_norm": grad_norm}

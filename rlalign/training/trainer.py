@@ -54,7 +54,7 @@ class Trainer:
         self.config = config
         self.mdp = mdp
         self.quiet = quiet
-        self.stop = StopRequest() if stop is None else stop  # a StopRequest is false until requested, so `or` would replace it
+        self.stop = StopRequest() if stop is None else stop  # a request is false at first: `or` would replace it
         self.console = Console(quiet=quiet, highlight=False)
         self.validator = Validator(config, policy, mdp)
         updates_per_step = config.learner.epochs * config.learner.minibatches
