@@ -111,7 +111,10 @@ def test_unknown_names_and_unequal_budgets_raise_an_error_before_a_run(tmp_path:
             study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"),
             "expected a single turn for TRL",
         ),
-        (study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}), "cannot follow"),
+        (
+            study(algorithms=["trl:grpo"], policy="tiny", settings={"objective.scale": "whiten"}),
+            "objective.scale: expected batch_std, group_std or none for trl:grpo, got whiten",
+        ),
         (study(settings={"supervised.align_interval": 1}, envs=["alignment"]), "answer"),
     ):
         with pytest.raises(UserError, match=message):
