@@ -66,18 +66,24 @@ def from_json(data: Any) -> TrainConfig:
     for old in range(number, FORMAT):
         settings = _renamed(settings, _RENAMED[old])
     if number == 1:
-        settings["rewards"] = [_moved(spec) for spec in settings.get("rewards", ())]
-        settings["env"] = _moved(settings.get("env", TrainConfig.env))
+        modules = _modules_by_old_name()
+        settings["rewards"] = [_moved(spec, modules) for spec in settings.get("rewards", ())]
+        settings["env"] = _moved(settings.get("env", TrainConfig.env), modules)
     return from_dict(TrainConfig, settings)
 
 
-def _moved(spec: str) -> str:
-    """Return a spec with the module of a built-in function where it stands today."""
+def _modules_by_old_name() -> dict[tuple[str, ...], str]:
+    """Return ("envs" or "rewards", file) -> dotted name of the built-in module today."""
     modules: dict[tuple[str, ...], str] = {}
     for path in [*ENVS.built_in.values(), *REWARDS.built_in.values()]:
         package, _, file = path.partition(":")[0].rpartition(".")
         modules[package.split(".")[1], file] = f"{package}.{file}"
     modules["envs", "texts"] = "rlalign.envs.builtin.texts"
+    return modules
+
+
+def _moved(spec: str, modules: Mapping[tuple[str, ...], str]) -> str:
+    """Return a spec with the module of a built-in function where it stands today."""
     return _MOVED.sub(lambda match: f"{modules.get(match.groups(), match[0][:-1])}:", spec)
 
 

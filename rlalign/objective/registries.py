@@ -15,6 +15,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,7 @@ _BUILT_IN_FILES = {"baseline": "baselines", "trust_region": "trust", "custom_los
 _PARAMETERS = {"baseline": "returns, batch", "trust region": "x, trust", "loss": "objective, batch"}
 
 
+@cache  # the file of the baselines is read for their names and again for what they compare
 def _decorator_calls(decorator: str) -> dict[str, ast.Call]:
     """Return function name -> decorator call in the built-in file of a decorator, in the order of the file."""
     source = Path(__file__).with_name(_BUILT_IN_FILES[decorator] + ".py").read_text(encoding="utf-8")

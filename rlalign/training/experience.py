@@ -129,16 +129,16 @@ class ExperienceCollector:
             # Dynamic sampling selects groups, which are a biased sample: metrics describe everything that was sampled.
             everything = rollout if len(sampled) == 1 else join(sampled)
             buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
-            metrics = self._metrics(step, rollout, everything, buffer, weights) | times
+            failures = self._pop_failures()
+            self._check_rewards(step, rollout, failures)
+            metrics = self._metrics(rollout, everything, buffer, weights) | failures | times
             return Experience(buffer, metrics | {"rollout/draws": float(len(sampled))}, samples_of(rollout))
 
     def _metrics(
-        self, step: int, rollout: Rollout, everything: Rollout, buffer: UpdateBuffer, weights: Mapping[str, float]
+        self, rollout: Rollout, everything: Rollout, buffer: UpdateBuffer, weights: Mapping[str, float]
     ) -> dict[str, float]:
-        """Return rollout/, reward/ and train/ metrics. Raises RewardError when too many steps had no valid reward."""
-        failures = self._pop_failures()
-        self._check_rewards(step, rollout, failures)
-        metrics = rollout_metrics(everything) | kl_metric(rollout, buffer.batch.ref_logprobs) | failures
+        """Return rollout/, reward/ and train/ metrics."""
+        metrics = rollout_metrics(everything) | kl_metric(rollout, buffer.batch.ref_logprobs)
         metrics |= rollout_diagnostics(everything, self.mdp, self.gold)
         if self.config.objective.kl.target > 0:
             metrics["train/kl_coef"] = self.learner.state.kl_coef  # beta of this step's updates
@@ -202,6 +202,7 @@ class ExperienceCollector:
         }
 
     def _check_rewards(self, step: int, rollout: Rollout, failures: dict[str, float]) -> None:
+        """Count a step without a valid reward. Raises RewardError when there are too many in a row."""
         if bool(rollout.valid.any()):
             self.failures.record_success("reward")
             return
