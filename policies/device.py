@@ -1,11 +1,13 @@
-"""Device, compute dtype, seeded initialization and progress bars: the surroundings of building a policy."""
+"""Device, compute dtype, dropout, seeded initialization and progress bars: the surroundings of building a policy."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch import nn
 
 from rlalign.errors import UserError
 
@@ -27,6 +29,25 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
+def on_device(device: torch.device) -> AbstractContextManager[Any]:
+    """Make a CUDA device the current one of this thread within the block; do nothing for another device.
+
+    An operation runs on the device of its tensors. Captured graphs, events, pinned memory and Triton kernels use the
+    current device instead, which is device 0 at the start of each thread.
+    """
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()
+
+
+def disable_cudnn_attention(device: torch.device) -> None:
+    """Exclude cuDNN from `scaled_dot_product_attention` in this process if the device is CUDA.
+
+    torch prefers cuDNN for bfloat16 on Hopper. Its backward returns NaN for some masks (pytorch#196678), and it builds
+    a plan for each new shape, which takes longer than the attention itself.
+    """
+    if device.type == "cuda":
+        torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     """Return the dtype of "float32", "bfloat16" or "auto"; auto is bfloat16 if the hardware multiplies it natively.
 
@@ -43,6 +64,19 @@ def compute_dtype(choice: str, device: torch.device) -> torch.dtype:
     else:
         native = False
     return torch.bfloat16 if native else torch.float32
+
+
+def disable_dropout(model: nn.Module) -> None:
+    """Set every rate of dropout to 0: of dropout modules, and of modules that call the function with a rate of theirs.
+
+    Gradient checkpointing of transformers works in training mode only, in which the latter would drop.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or name.endswith("_pdrop")):
+                setattr(module, name, 0.0)
 
 
 @contextmanager

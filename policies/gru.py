@@ -97,7 +97,11 @@ class GRUPolicy(Policy):
             self.reference = copy.deepcopy(self.body).requires_grad_(False)
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in eval mode, except for the GRU: cuDNN differentiates it in training mode only. It has no dropout."""
+        """Stay in eval mode, except for the GRU: cuDNN differentiates it in training mode only. It has no dropout.
+
+        Args:
+            mode: not used.
+        """
         super().train(mode)
         for body in (self.body, self.value_body):
             if body is not None:
@@ -115,7 +119,7 @@ class GRUPolicy(Policy):
         return self.reference is not None
 
     def input_embeddings(self) -> Tensor:
-        """Return the current input embeddings [V, d], without gradient."""
+        """Return the current input embeddings, [V, d], without gradient."""
         return self.body.embedding.weight.detach()
 
     # ---- scoring ----
@@ -163,7 +167,18 @@ class GRUPolicy(Policy):
 
     @torch.no_grad()
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[DecodeState, Tensor]:
-        """Read each context once and repeat it; see `Policy.prefill`."""
+        """Read each context once and repeat it; see `Policy.prefill`.
+
+        Args:
+            contexts: token ids of each context, not empty.
+            repeats: copies of each context, in order.
+
+        Returns:
+            The hidden states of Σ repeats rows, and the float32 logits [Σ repeats, V] of the next token.
+
+        Raises:
+            UserError: a context is empty.
+        """
         check_contexts(contexts)
         rows = [torch.as_tensor(context, dtype=torch.int64) for context in contexts]
         lengths = torch.tensor([len(row) for row in rows])
@@ -175,7 +190,12 @@ class GRUPolicy(Policy):
 
     @torch.no_grad()
     def decode(self, state: DecodeState, tokens: Tensor) -> Tensor:
-        """Append one token to each row; see `Policy.decode`."""
+        """Append one token to each of the n rows and return the float32 logits [n, V] of the next token.
+
+        Args:
+            state: hidden states of `prefill`, changed in place.
+            tokens: int64 [n], on the policy's device.
+        """
         assert isinstance(state, _GRUState)
         state.hidden = self.body.read(tokens[:, None], state.hidden)[:, 0]
         logits: Tensor = self.body.head(state.hidden)
@@ -184,7 +204,11 @@ class GRUPolicy(Policy):
     # ---- files ----
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the weights (safetensors) and the card, from which `factory.load` builds the policy."""
+        """Write the weights (safetensors) and the card, from which `factory.load` builds the policy.
+
+        Args:
+            folder: is made if it does not exist.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         weights = {}
         for name, parameter in self.named_parameters():

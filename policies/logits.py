@@ -29,6 +29,14 @@ def process(logits: Tensor, sampling: Sampling) -> Tensor:
 
     Top-k keeps every logit that ties with the k-th. Top-p keeps the smallest set, most probable first, whose
     probability reaches top_p, and at least one token.
+
+    Args:
+        logits: float [n, V] of the model.
+        sampling: the distribution.
+
+    Example:
+        >>> process(torch.tensor([[2.0, 1.0, 0.0]]), Sampling(temperature=0.5, top_k=2))
+        tensor([[4., 2., -inf]])
     """
     z = logits.float()
     if sampling.temperature != 1.0:
@@ -47,10 +55,22 @@ def process(logits: Tensor, sampling: Sampling) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
-    """Return the log-probs [n] of the targets and the processed logits [n, V], both float32.
+    """Return the log-probs of the targets and the processed logits, both float32.
+
+    ::
+
+        log pi(y) = z_y - log Σ_v exp(z_v),    z = process(logits)
 
     A target was drawn, so it was in the support. Sampler and learner compute the logits in different ways, and rounding
     may put a target just outside top-k or top-p. Its logit is therefore restored.
+
+    Args:
+        logits: float [n, V] of the model, with gradient.
+        targets: int64 [n].
+        sampling: the distribution that the targets were drawn from.
+
+    Returns:
+        Log-probs [n], and z [n, V] for `entropy`.
     """
     z = process(logits, sampling)
     if sampling.top_k or sampling.top_p < 1.0:
@@ -80,7 +100,15 @@ class _LogProbs(torch.autograd.Function):
 
 
 def entropy(z: Tensor) -> Tensor:
-    """Return the entropy [n] in nats of softmax(z [n, V]): logsumexp(z) − Σ softmax(z)·z, with 0·log 0 = 0."""
+    """Return the entropy [n] in nats of softmax(z).
+
+    ::
+
+        H = logsumexp(z) - Σ_v softmax(z)_v · z_v,    with 0 · log 0 = 0
+
+    Args:
+        z: float [n, V], processed logits; -inf where the probability is 0.
+    """
     # 0·(-inf) is NaN, in the gradient too
     finite = z.masked_fill(z == -torch.inf, 0.0)
     return z.logsumexp(dim=-1) - (z.softmax(dim=-1) * finite).sum(dim=-1)
@@ -94,12 +122,18 @@ def draw(logits: Tensor, sampling: Sampling, u: Tensor | None) -> tuple[Tensor, 
     exact to about 1e-7 for every size of vocabulary. No [n, V] noise is made.
 
     Args:
-        logits: [n, V].
+        logits: float [n, V] of the model.
         sampling: the distribution.
         u: float64 [n] in [0, 1), one uniform number per row. None takes the most probable token.
 
     Returns:
         The tokens, int64 [n], and their log-probs, float32 [n].
+
+    Example:
+        >>> logits = torch.tensor([[0.0, 0.0, 0.0, 0.0]]).expand(3, 4)
+        >>> tokens, logprobs = draw(logits, Sampling(), torch.tensor([0.1, 0.6, 0.9], dtype=torch.float64))
+        >>> tokens, logprobs.exp()
+        (tensor([0, 2, 3]), tensor([0.2500, 0.2500, 0.2500]))
     """
     p = process(logits, sampling).softmax(dim=-1)
     vocab = p.shape[1]

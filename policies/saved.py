@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import UserError
+from rlalign.policies.model_files import ModelFiles
+from rlalign.policies.stop_tokens import configured_eos, end_of_turn
 from rlalign.tokenizers import HFTokenizer, as_tokenizer
 from rlalign.types import Tokenizer
 
@@ -24,9 +26,16 @@ def write_card(folder: Path, kind: str, tokenizer: Tokenizer, **settings: Any) -
     """
     if isinstance(tokenizer, HFTokenizer):
         tokenizer.save_pretrained(folder)
+        settings = {"stop_ids": sorted(tokenizer.stop_ids), **settings}
     # a custom tokenizer has no name: it must be passed when the folder is loaded
     spec = getattr(tokenizer, "spec", None)
     (folder / _CARD).write_text(json.dumps({"kind": kind, "tokenizer": spec, **settings}, indent=1))
+
+
+def update_card(folder: Path, **entries: Any) -> None:
+    """Add entries, as JSON values, to the card of a policy folder."""
+    card = json.loads((folder / _CARD).read_text()) | entries
+    (folder / _CARD).write_text(json.dumps(card, indent=1))
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
@@ -45,7 +54,14 @@ def saved_tokenizer(folder: Path) -> Tokenizer | None:
         return as_tokenizer(card["tokenizer"])
     if not (folder / "tokenizer_config.json").is_file():
         return None
-    return HFTokenizer(folder, vocab_size=card.get("vocab_size"))
+    tokenizer = HFTokenizer(folder, vocab_size=card.get("vocab_size"), stop_ids=card.get("stop_ids", ()))
+    if "stop_ids" not in card:  # cards of earlier versions do not hold them
+        files = ModelFiles(str(folder))
+        stop_ids = configured_eos(files.read_json("generation_config.json"), files.read_json("config.json"))
+        end = end_of_turn(tokenizer.hf)
+        stop_ids |= set() if end is None else {end}
+        tokenizer.stop_ids |= {i for i in stop_ids if i < tokenizer.vocab_size}
+    return tokenizer
 
 
 def tokenizer_of(folder: Path, tokenizer: Tokenizer | None) -> Tokenizer:

@@ -29,7 +29,10 @@ MAX_ENTRIES = 4_000_000  # 32 MB of float64
 
 
 class TabularPolicy(Policy):
-    """pi(a | s) = softmax(table[s])_a.
+    """A softmax table: pi(a | s) = softmax(table[s])_a, exact for contexts of up to `horizon` tokens.
+
+    The last `horizon` tokens of a context determine its row s, so that the policy is an n-gram model for longer
+    contexts. The empty context has a row.
 
     Args:
         tokenizer: its vocab_size V is the width of the table.
@@ -40,8 +43,19 @@ class TabularPolicy(Policy):
 
     Attributes:
         table: float64 [rows, V].
-        reference: the initial table.
+        reference: float64 [rows, V], the initial table.
         offsets: int64 [horizon + 1], the first row of the contexts of each length.
+
+    Raises:
+        UserError: the table would have more than 4,000,000 entries.
+
+    Example:
+        >>> from rlalign.tokenizers import CharTokenizer
+        >>> policy = TabularPolicy(CharTokenizer("ab"), horizon=2)  # V = 4: PAD, EOS, a, b
+        >>> policy.table.shape
+        torch.Size([21, 4])
+        >>> policy.rows(torch.tensor([[2, 3]]))  # of the contexts "", "a", "ab"
+        tensor([[ 0,  3, 16]])
     """
 
     reference: Tensor
@@ -101,7 +115,11 @@ class TabularPolicy(Policy):
         return logprobs.new_zeros(tokens.shape).masked_scatter(action_mask, logprobs)
 
     def rows(self, tokens: Tensor) -> Tensor:
-        """Return int64 [N, L+1]: at column t the table's row of the context tokens[:, :t]."""
+        """Return the table's row of each prefix, int64 [N, L+1]: at column t that of the context tokens[:, :t].
+
+        Args:
+            tokens: int64 [N, L].
+        """
         n, width = tokens.shape
         rows = torch.zeros(n, width + 1, dtype=torch.int64, device=tokens.device)
         for t in range(width):
@@ -125,7 +143,15 @@ class TabularPolicy(Policy):
 
     @torch.no_grad()
     def prefill(self, contexts: Sequence[Sequence[int]], repeats: Sequence[int]) -> tuple[_RowState, Tensor]:
-        """Look up the row of each context and repeat it; see `Policy.prefill`."""
+        """Look up the row of each context and repeat it; see `Policy.prefill`.
+
+        Args:
+            contexts: token ids of each context; may be empty.
+            repeats: copies of each context, in order.
+
+        Returns:
+            The table's rows of Σ repeats rows, and the float32 logits [Σ repeats, V] of the next token.
+        """
         last = [self.rows(torch.tensor([list(c)], dtype=torch.int64, device=self.device))[0, -1] for c in contexts]
         times = torch.tensor(list(repeats), device=self.device)
         lengths = torch.tensor([len(c) for c in contexts], device=self.device)
@@ -134,7 +160,12 @@ class TabularPolicy(Policy):
 
     @torch.no_grad()
     def decode(self, state: _RowState, tokens: Tensor) -> Tensor:  # type: ignore[override]  # the state is this policy's own
-        """Append one token to each row; see `Policy.decode`."""
+        """Append one token to each of the n rows and return the float32 logits [n, V] of the next token.
+
+        Args:
+            state: rows of `prefill`, changed in place.
+            tokens: int64 [n], on the policy's device.
+        """
         state.row = self._next_row(state.row, state.length, tokens)
         state.length = state.length + 1
         return self.table[state.row].float()
@@ -142,7 +173,11 @@ class TabularPolicy(Policy):
     # ---- files ----
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write `table.safetensors` and the policy's card."""
+        """Write `table.safetensors` and the policy's card.
+
+        Args:
+            folder: is made if it does not exist.
+        """
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {name: p.detach().cpu().contiguous() for name, p in self.named_parameters()}
         save_file(tensors, str(folder / _WEIGHTS))

@@ -9,7 +9,7 @@ anyway.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,13 +30,18 @@ class FixedBufferLoop:
         batch: its size is the number of places.
         slots: of a context: prompt and turn.
         device: CUDA for graphs; on another device the same steps run one by one.
+        pool: memory pool of the graphs, of `torch.cuda.graph_pool_handle`. Graphs can share it, because a step leaves
+            nothing in it: its results are written to the buffers.
     """
 
-    def __init__(self, decoder: FastDecoder, batch: DecodeBatch, slots: int, device: torch.device) -> None:
+    def __init__(
+        self, decoder: FastDecoder, batch: DecodeBatch, slots: int, device: torch.device, pool: Any = None
+    ) -> None:
         size = len(batch.rows)
         self._decoder = decoder
         self._batch = batch
         self._slots = slots
+        self._pool = pool
         self._keys, self._values = decoder.allocate(size, slots, device)
         self._mask = torch.zeros(size, slots, dtype=self._keys.dtype, device=device)
         self._next_tokens = torch.zeros(size, dtype=torch.int64, device=device)
@@ -48,12 +53,15 @@ class FixedBufferLoop:
         self._captures = device.type == "cuda"
         self._graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
 
-    def run(self, cache: KVCache, logits: Tensor, width: int, *, keep: bool) -> list[tuple[Tensor, KVCache]]:
-        """Generate up to `width` tokens per row.
+    def run(
+        self, cache: KVCache, logits: Tensor, repeats: Tensor, width: int, *, keep: bool
+    ) -> list[tuple[Tensor, KVCache]]:
+        """Generate up to `width` tokens per row, under the device of the buffers (`on_device`).
 
         Args:
-            cache: the contexts that have been read.
-            logits: of the first token of each row.
+            cache: the G contexts that have been read.
+            logits: float32 [G, V] of the token after each context.
+            repeats: int64 [n], the context of each row.
             width: tokens per row at most.
             keep: return the caches.
 
@@ -63,10 +71,10 @@ class FixedBufferLoop:
         caches: list[tuple[Tensor, KVCache]] = []
         # checked beforehand: the device is ahead of the host, so no step may fail
         self._decoder.check_length(cache.used + width - 1)
-        self._load(cache)
+        self._load(cache, repeats)
         size = len(self._batch.rows)
         column = 1
-        self._next_tokens[: len(logits)] = self._batch.draw(logits)
+        self._next_tokens[: len(repeats)] = self._batch.draw(logits[repeats])
         while column < width:
             for _ in range(min(CHECK_EVERY, width - column)):
                 self._advance(size)
@@ -85,16 +93,20 @@ class FixedBufferLoop:
             caches.append(self._take(torch.arange(size, device=self._slot.device), cache.used + column - 1))
         return caches
 
-    def _load(self, cache: KVCache) -> None:
-        """Copy a cache into the buffers; places without a row get a context of no token."""
-        n, used = len(cache.positions), cache.used
-        self._keys[:, :n, ..., :used] = cache.keys[..., :used]
-        self._values[:, :n, :, :used] = cache.values[..., :used, :]
+    def _load(self, cache: KVCache, repeats: Tensor) -> None:
+        """Copy the context of each row into the buffers; places without a row get a context of no token."""
+        n, used = len(repeats), cache.used
+        # layer by layer: a copy of all rows exists in the buffers, and of one layer beside them
+        for keys, values, layer_keys, layer_values in zip(
+            self._keys, self._values, cache.keys, cache.values, strict=True
+        ):
+            keys[:n, ..., :used] = layer_keys[..., :used].index_select(0, repeats)
+            values[:n, :, :used] = layer_values[..., :used, :].index_select(0, repeats)
         # all slots are hidden at first: slots past `used` hold tokens of an earlier rollout
         self._mask.fill_(-torch.inf)
-        self._mask[:n, :used] = 0.0 if cache.mask is None else cache.mask[:, :used]
+        self._mask[:n, :used] = 0.0 if cache.mask is None else cache.mask[repeats, :used]
         self._positions.zero_()
-        self._positions[:n] = cache.positions
+        self._positions[:n] = cache.positions[repeats]
         self._next_tokens.zero_()
         self._slot.fill_(used)
         self._count_copied = None
@@ -115,7 +127,8 @@ class FixedBufferLoop:
         if size in self._graphs and self._captures and self._graphs[size] is None:
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):  # records the step without running it
+                # records the step without running it; the first graph is the largest, so the others fit into its memory
+                with torch.cuda.graph(graph, pool=self._pool):
                     self._step(size)
                 self._graphs[size] = graph
             except RuntimeError as error:
@@ -159,8 +172,15 @@ def next_power_of_two(count: int) -> int:
     return 1 << max(0, count - 1).bit_length()
 
 
-def buffer_sizes(limits: Sequence[int], longest: int) -> tuple[int, int, int]:
-    """Return rows, width and slots of the buffers for turns of these limits, rounded up so that rollouts share them."""
-    width = -(-max(limits) // 64) * 64  # -(-a // b) * b rounds a up to a multiple of b
-    slots = -(-(longest + width) // 128) * 128
-    return next_power_of_two(len(limits)), width, slots
+def buffer_rows(count: int) -> int:
+    """Return the rows of the buffers for `count` rows: a power of two up to 32, else a multiple of 32."""
+    return next_power_of_two(count) if count <= 32 else -(-count // 32) * 32
+
+
+def buffer_slots(width: int, longest: int) -> tuple[int, int]:
+    """Return width and slots of the buffers for turns of up to `width` tokens after contexts of up to `longest`.
+
+    Both are rounded up, so that rollouts share the buffers.
+    """
+    width = -(-width // 64) * 64  # -(-a // b) * b rounds a up to a multiple of b
+    return width, -(-(longest + width) // 128) * 128

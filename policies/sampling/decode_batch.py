@@ -58,20 +58,20 @@ class DecodeBatch:
         self.active = torch.zeros(size, dtype=torch.bool, device=device)
         self.count = 0
 
-    def begin(self, limits: Sequence[int], generator: torch.Generator) -> None:
-        """Begin the turns of len(limits) rows, each with its limit and with uniform numbers of its own."""
+    def begin(self, limits: Sequence[int], uniforms: Tensor | None) -> None:
+        """Begin the turns of n rows.
+
+        Args:
+            limits: n token limits.
+            uniforms: float64 [max(limits), n], uniform numbers of each token; None if tokens are not drawn.
+        """
         self.count = len(limits)
-        width = max(limits)
         for buffer, value in ((self._tokens, self._pad_id), (self._logprobs, 0), (self._lengths, 0), (self._limits, 0)):
             buffer.fill_(value)
         self._column.zero_()
         self._limits[: self.count] = torch.tensor(limits, device=self._limits.device)
-        if self._uniforms is not None:
-            # drawn for the rows in use only, so that the size of the buffers does not change the samples
-            uniforms = torch.rand(
-                width, self.count, dtype=torch.float64, device=self._uniforms.device, generator=generator
-            )
-            self._uniforms[:width, : self.count] = uniforms
+        if self._uniforms is not None and uniforms is not None:
+            self._uniforms[: max(limits), : self.count] = uniforms
         torch.arange(len(self.rows), out=self.rows)
         torch.gt(self._limits, 0, out=self.active)
 
@@ -97,10 +97,11 @@ class DecodeBatch:
             buffer[: len(places)] = buffer[places]
 
     def samples(self) -> Samples:
-        """Return the sampled tokens, on the CPU."""
-        lengths = self._lengths[: self.count].cpu()
+        """Return the sampled tokens, on the CPU. They stay as they are when the buffers are used again."""
+        lengths = self._lengths[: self.count].to("cpu", copy=True)
         longest = int(lengths.max())
         tokens, logprobs = (
-            buffer[:longest, : self.count].t().cpu().contiguous() for buffer in (self._tokens, self._logprobs)
+            buffer[:longest, : self.count].t().to("cpu", copy=True).contiguous()
+            for buffer in (self._tokens, self._logprobs)
         )
         return Samples(tokens, lengths, logprobs)

@@ -13,7 +13,9 @@ from typing import Any, Literal
 import torch
 
 from rlalign.policies.sampling.fast_decoder import FastDecoder, is_supported
+from rlalign.policies.sampling.library_decoder import LibraryDecoder
 from rlalign.policies.scoring.backbone import Backbone
+from rlalign.policies.weight_dtype import cast_weights
 
 
 class DecodingWeights:
@@ -25,37 +27,46 @@ class DecodingWeights:
         dtype: the compute dtype.
 
     Attributes:
-        fast_decoder: the optimized decoder; None if it does not support the model.
+        fast_decoder: the optimized decoder; None if it does not support the model or the path names another one.
     """
 
     def __init__(self, lm: Any, backbone: Backbone, dtype: torch.dtype) -> None:
         self._training_lm = lm
         self._decoding_lm = lm
-        self._backbone = backbone
+        self._library = LibraryDecoder(backbone)
         self._dtype = dtype
-        self.fast_decoder = FastDecoder(lm, dtype) if is_supported(lm) else None
+        optimized = backbone.paths.decoding == "optimized" and is_supported(lm)
+        self.fast_decoder = FastDecoder(lm, dtype) if optimized else None
         full = any(p.requires_grad and "lora_" not in name for name, p in lm.named_parameters())
         self._needs_rounding = full and dtype != torch.float32
         # version of the training weights that each of the two was derived from; None: not derived, or invalidated
         self._versions: dict[str, int | None] = {"fast": None, "rounded": None}
 
     @property
-    def backbone(self) -> Backbone | FastDecoder:
-        """The model that reads contexts and advances them."""
-        return self._backbone if self.fast_decoder is None else self.fast_decoder
+    def decoder(self) -> LibraryDecoder | FastDecoder:
+        """The decoder that reads contexts and advances them."""
+        return self._library if self.fast_decoder is None else self.fast_decoder
 
     @property
     def lm(self) -> Any:
         """A transformers model of the same distribution, with the current weights, for `generate`."""
-        self._round()
+        try:
+            self._round()
+        except BaseException:
+            self.invalidate()
+            raise
         return self._decoding_lm
 
     def update(self) -> None:
-        """Derive the weights of `backbone` from the training weights again if those have changed."""
-        if self.fast_decoder is None:
-            self._round()
-        elif self._changed("fast"):
-            self.fast_decoder.refresh()
+        """Derive the weights of `decoder` from the training weights again if those have changed."""
+        try:
+            if self.fast_decoder is None:
+                self._round()
+            elif self._changed("fast"):
+                self.fast_decoder.refresh()
+        except BaseException:  # memory ran out halfway: a retry must not read the old weights of the rest
+            self.invalidate()
+            raise
 
     def invalidate(self) -> None:
         """Derive the decoding weights again at their next use."""
@@ -67,9 +78,10 @@ class DecodingWeights:
         if not self._needs_rounding or not self._changed("rounded"):
             return
         if self._decoding_lm is self._training_lm:
-            self._decoding_lm = copy.deepcopy(self._training_lm).to(self._dtype).requires_grad_(False)
+            self._decoding_lm = copy.deepcopy(self._training_lm).requires_grad_(False)
+            cast_weights(self._decoding_lm, self._dtype)
             if self.fast_decoder is None:
-                self._backbone = Backbone(self._decoding_lm)
+                self._library = LibraryDecoder(Backbone(self._decoding_lm, self._library.backbone.paths))
         for rounded, master in zip(self._decoding_lm.parameters(), self._training_lm.parameters(), strict=True):
             rounded.copy_(master)
 

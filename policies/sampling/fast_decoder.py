@@ -17,15 +17,17 @@ from torch import Tensor, nn
 from rlalign.errors import UserError
 from rlalign.policies.base import check_contexts
 from rlalign.policies.sampling.fast_layer import BlockAttention, Norm, StepAttention, gpt2_layer, llama_layer
+from rlalign.policies.sampling.library_decoder import left_padded
 from rlalign.policies.sampling.prepacked_linear import PrepackedLinear, is_supported_linear
 from rlalign.policies.sampling.sampler import CachedPrefix
-from rlalign.policies.scoring.backbone import left_padded
 
 _FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
 _OURS = ("rlalign.policies.scoring.linear", "rlalign.policies.scoring.norm", "rlalign.policies.scoring.attention")
 _MODULES = ("transformers.", "torch.nn.", "peft.tuners.lora.", *_OURS)
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose frequencies do not depend on the length of the context."""
+_PIECE_TOKENS = 8192
+"""Padded tokens that are read at once on CUDA: enough to occupy it, in memory that does not grow with the rows."""
 _GROWTH = 32
 """Slots that a full cache grows by at least; else a quarter of its slots."""
 
@@ -66,6 +68,12 @@ class KVCache:
         self.mask = mask
         self.positions = positions
         self.used = used
+
+    def part(self, start: int, stop: int) -> KVCache:
+        """Return the rows from `start` to `stop`. Keys and values are views: writing to them writes to this cache."""
+        mask = None if self.mask is None else self.mask[start:stop]
+        keys, values = self.keys[:, start:stop], self.values[:, start:stop]
+        return KVCache(keys, values, mask, self.positions[start:stop], self.used)
 
     def take(self, rows: Tensor) -> KVCache:
         """Return a copy of the given rows, in order."""
@@ -111,6 +119,7 @@ class FastDecoder:
         else:
             self.layers = [llama_layer(layer, dtype) for layer in body.layers]
             self._norm = Norm(body.norm)
+        self._vocab_size: int = lm.get_output_embeddings().weight.shape[0]
         self._head = PrepackedLinear([lm.get_output_embeddings()], dtype)
 
     def refresh(self) -> None:
@@ -143,23 +152,41 @@ class FastDecoder:
         return cache
 
     def extend_cache(self, contexts: Sequence[Sequence[int]], cache: KVCache) -> tuple[Tensor, KVCache]:
-        """Read the contexts past the `used` slots of a cache that holds their beginnings; results as of `read`."""
-        ids, real = (t.to(cache.positions.device) for t in left_padded(contexts))
-        slots = ids.shape[1]
+        """Read the contexts past the `used` slots of a cache that holds their beginnings; results as of `read`.
+
+        On CUDA the rows are read in pieces of bounded size.
+        """
+        slots = max(map(len, contexts))
         self.check_length(slots)
         cache.reserve(slots)
+        size = len(contexts)
+        if cache.keys.device.type == "cuda":
+            size = max(1, _PIECE_TOKENS // (slots - cache.used))
+        starts = range(0, len(contexts), size)
+        parts = [self._read_part(contexts[i : i + size], cache.part(i, i + size), slots) for i in starts]
+        cache.used = slots
+        cache.positions = torch.cat([positions for _, positions in parts])
+        return torch.cat([hidden for hidden, _ in parts]), cache
+
+    def _read_part(self, contexts: Sequence[Sequence[int]], cache: KVCache, slots: int) -> tuple[Tensor, Tensor]:
+        """Read n contexts into the `slots` slots of a cache; return hidden states [n, d] and lengths int64 [n]."""
+        device = cache.keys.device
+        ids, real = (t.to(device) for t in left_padded(contexts, slots))
         start = cache.used
         positions = (real.cumsum(dim=1) - 1).clamp(min=0)
-        # causal, without padding; padding sees only itself, because a softmax over no slot would be NaN
-        column = torch.arange(slots, device=ids.device)
-        visible = ((column <= column[start:, None]) & real[:, None]) | (column == column[start:, None])
+        visible = None
+        # on CUDA attention without a mask has faster kernels; on a CPU the mask costs nothing
+        if device.type != "cuda" or start > 0 or min(map(len, contexts)) < slots:
+            # causal, without padding; padding sees only itself, because a softmax over no slot would be NaN
+            column = torch.arange(slots, device=device)
+            visible = ((column <= column[start:, None]) & real[:, None]) | (column == column[start:, None])
+            visible = visible[:, None]
         hidden, rotation = self._embed(ids[:, start:], positions[:, start:])
-        attention = BlockAttention(start, visible[:, None])
+        attention = BlockAttention(len(contexts), start, slots, visible)
         for layer, keys, values in zip(self.layers, cache.keys, cache.values, strict=True):
             hidden = layer.step(hidden, rotation, keys, values, attention)
-        cache.used = slots
-        cache.positions = positions[:, -1] + 1
-        return self._norm(hidden.view(len(contexts), slots - start, -1)[:, -1]), cache
+        last = hidden.view(len(contexts), slots - start, -1)[:, -1]
+        return self._norm(last), positions[:, -1] + 1
 
     def advance(self, cache: KVCache, tokens: Tensor) -> Tensor:
         """Append one token to each row [n]; return the hidden states [n, d] after it."""
@@ -191,6 +218,17 @@ class FastDecoder:
                 f"expected contexts of at most the model's {self.max_positions} positions, got {length} tokens; use "
                 "shorter prompts or turns"
             )
+
+    @property
+    def bytes_per_slot(self) -> int:
+        """Bytes of the keys and values of one token."""
+        layer = self.layers[0]
+        return 2 * len(self.layers) * layer.kv_heads * layer.width * self._dtype.itemsize
+
+    @property
+    def vocab_size(self) -> int:
+        """V, the number of logits of a row."""
+        return self._vocab_size
 
     def allocate(self, rows: int, slots: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """Return keys and values of a `KVCache` of so many rows and slots, all 0."""

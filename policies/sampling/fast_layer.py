@@ -70,26 +70,44 @@ class StepAttention:
 
 @dataclass(frozen=True)
 class BlockAttention:
-    """Attention of T new tokens per row, written to slots `start` to `start` + T.
+    """Attention of T new tokens per row, written to slots `start` to `slots` of n rows.
 
     Attributes:
+        rows: n.
         start: the first slot to write to.
-        visible: bool [n, 1, T, slots], true where a token sees a slot.
+        slots: the slot after the last one.
+        visible: bool [n, 1, T, slots], true where a token sees a slot. None: all slots hold tokens and `start` is 0, so
+            that each token sees those up to itself.
     """
 
+    rows: int
     start: int
-    visible: Tensor
+    slots: int
+    visible: Tensor | None
 
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, keys: Tensor, values: Tensor, scale: float) -> Tensor:
         """Write to the cache and attend; see `Attention`."""
-        n, _, count, slots = self.visible.shape
+        n, slots = self.rows, self.slots
+        count = slots - self.start
         q, k, v = (t.view(n, count, *t.shape[1:]) for t in (q, k, v))
         keys[..., self.start : slots] = k.permute(0, 2, 3, 1)
         values[:, :, self.start : slots] = v.transpose(1, 2)
-        keys = keys[..., :slots].transpose(2, 3).contiguous()
+        keys = keys[..., :slots].transpose(2, 3)
         values = values[:, :, :slots]
+        group = q.shape[2] // k.shape[2]
+        if group > 1 and q.device.type == "cuda" and (self.visible is not None or q.dtype == torch.float32):
+            # With a mask, or in float32, no fused kernel of CUDA takes keys that several query heads share. The
+            # unfused one forms all scores: [n, query heads, T, slots].
+            keys, values = (t.repeat_interleave(group, 1) for t in (keys, values))
+            group = 1
         out = scaled_dot_product_attention(
-            q.transpose(1, 2), keys, values, self.visible, scale=scale, enable_gqa=q.shape[2] != k.shape[2]
+            q.transpose(1, 2),
+            keys.contiguous(),
+            values,
+            self.visible,
+            is_causal=self.visible is None,
+            scale=scale,
+            enable_gqa=group > 1,
         )
         return out.transpose(1, 2).reshape(n * count, -1)
 

@@ -94,7 +94,6 @@ class PrepackedLinear:
         # autograd counts the in-place changes of each tensor; the sum increases with each of them
         version = sum(p._version for p in parameters)
         if version != self._version or not frozen:
-            self._version = version
             values = [_matrix(base).to(self._dtype) for base in self._bases]
             value = values[0] if len(values) == 1 else torch.cat(values)
             self._weight = _assigned(self._weight, value)
@@ -108,6 +107,7 @@ class PrepackedLinear:
                 ]
                 bias = torch.cat(biases)
                 self._bias = bias if self._bias is None else self._bias.copy_(bias)
+            self._version = version  # last: after an error halfway, all of it is read again
         if any(hasattr(layer, "base_layer") for layer in self._layers):
             # A's are stacked and B's block-diagonal, so that each layer's B multiplies its own A only
             a, b = zip(*(_adapter(layer) for layer in self._layers), strict=True)

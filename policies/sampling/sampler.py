@@ -31,13 +31,13 @@ class CachedPrefix:
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Sampled turns of N rows, on the CPU.
+    """Sampled turns of N rows of at most T tokens, on the CPU.
 
     Attributes:
         tokens: int64 [N, T], right-padded with the tokenizer's pad id.
         lengths: int64 [N], sampled tokens per row, including a sampled stop token.
         logprobs: float32 [N, T], log-prob of each sampled token under the sampling distribution, 0 past the length.
-        cached: for the next turn, if requested; see `Sampler.sample`.
+        cached: cached beginning of each context for the next turn, N entries, if requested; see `Sampler.sample`.
     """
 
     tokens: Tensor
@@ -47,7 +47,7 @@ class Samples:
 
 
 class Sampler(Protocol):
-    """Continues contexts with tokens drawn from a policy."""
+    """Continues contexts with tokens drawn from a policy. `rlalign.policies.factory.make_sampler` builds one."""
 
     def sample(
         self,
@@ -70,7 +70,11 @@ class Sampler(Protocol):
             generator: random numbers, on the policy's device.
             greedy: take the most probable token. Its log-probs are still those of the sampling distribution.
             cached: in episodes of several turns, `Samples.cached` of each context in the previous turn, None in the
-                first turn. A sampler that supports it then reads only the tokens that are not cached.
+                first turn. A sampler that supports it then reads only the tokens that are not cached. None: nothing is
+                cached.
+
+        Returns:
+            Tokens, lengths and log-probs, a row per context; see `Samples`.
 
         Raises:
             UserError: a context is empty, or the limits do not match the contexts.

@@ -12,14 +12,18 @@ from torch import Tensor
 from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
+from rlalign.policies.device import on_device
 from rlalign.policies.logits import process
+from rlalign.policies.sampling.library_decoder import left_padded
 from rlalign.policies.sampling.sampler import CachedPrefix, Samples, no_tokens, token_limits
-from rlalign.policies.scoring.backbone import left_padded
 from rlalign.types import Sampling
 
 
 class GenerateSampler:
     """Samples through transformers.generate: slower, independent of the decode loop, for transformers models only.
+
+    Where `CausalPolicy.paths` rules out padding, contexts of each length are generated separately; where it rules out
+    the cache, without one.
 
     Args:
         policy: a `CausalPolicy`. Raises UserError for another one.
@@ -43,12 +47,54 @@ class GenerateSampler:
         cached: Sequence[CachedPrefix | None] | None = None,
     ) -> Samples:
         """Continue each context; see `Sampler.sample`. Draws with a seed from the generator; caches nothing."""
+        limits = token_limits(contexts, max_new)
+        if max(limits) == 0:
+            return no_tokens(len(contexts))
+        with on_device(self.policy.device):
+            return self._sample(contexts, limits, stop_ids, sampling, generator, greedy)
+
+    def _sample(
+        self,
+        contexts: Sequence[Sequence[int]],
+        limits: list[int],
+        stop_ids: frozenset[int],
+        sampling: Sampling,
+        generator: torch.Generator,
+        greedy: bool,
+    ) -> Samples:
+        """Continue the contexts in one batch, or those of each length in a batch of their own."""
+        settings = (stop_ids, sampling, generator, greedy)
+        if self.policy.paths.decoding in ("optimized", "padded") and self.policy.paths.proven is None:
+            return self._generate(contexts, limits, *settings)
+        pad_id = self.policy.tokenizer.pad_id
+        tokens = torch.full((len(contexts), max(limits)), pad_id, dtype=torch.int64)
+        lengths = torch.zeros(len(contexts), dtype=torch.int64)
+        logprobs = torch.zeros(tokens.shape)
+        for length in sorted({len(context) for context in contexts}):
+            rows = [row for row, context in enumerate(contexts) if len(context) == length and limits[row]]
+            if not rows:
+                continue
+            part = self._generate([contexts[row] for row in rows], [limits[row] for row in rows], *settings)
+            width = part.tokens.shape[1]
+            lengths[rows] = part.lengths
+            tokens[rows, :width] = part.tokens
+            logprobs[rows, :width] = part.logprobs
+        longest = int(lengths.max())
+        return Samples(tokens[:, :longest], lengths, logprobs[:, :longest])
+
+    def _generate(
+        self,
+        contexts: Sequence[Sequence[int]],
+        limits: Sequence[int],
+        stop_ids: frozenset[int],
+        sampling: Sampling,
+        generator: torch.Generator,
+        greedy: bool,
+    ) -> Samples:
+        """Continue contexts in one left-padded batch."""
         from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-        limits = token_limits(contexts, max_new)
         width = max(limits)
-        if width == 0:
-            return no_tokens(len(contexts))
         policy = self.policy
         device = policy.device
         pad_id = policy.tokenizer.pad_id
@@ -68,6 +114,7 @@ class GenerateSampler:
             top_k=0,
             top_p=1.0,
             max_new_tokens=width,
+            use_cache=policy.paths.decoding != "reread",
             eos_token_id=sorted(stop_ids) or None,
             pad_token_id=pad_id,
             bos_token_id=None,

@@ -1,7 +1,7 @@
 """Attention over a packed row, and its registration as an attention function of transformers.
 
 A transformers decoder can use the packed layout if it takes its attention from the `AttentionInterface` and passes
-unknown keyword arguments on to it. `Backbone.try_packing` tests this when a policy is built.
+unknown keyword arguments on to it. `path_check` tests this when a policy is built.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ _CHUNK_ROWS = 256
 """Rows per chunk."""
 _SAVED_BYTES = 1 << 29
 """Limit of the probabilities that are saved for the backward pass."""
+_GRADIENT_BYTES = 1 << 28
+"""Limit of the logit gradients of a low precision that are multiplied at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +121,8 @@ class _FusedLogprobs(torch.autograd.Function):
             return (g[:, None] * hidden_grad).to(hidden.dtype), None, None, None, None
         needs_hidden, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         dh = torch.empty_like(hidden) if needs_hidden else None
-        dw = torch.zeros_like(weight) if needs_weight else None
-        db = torch.zeros_like(bias) if needs_bias else None
+        dw = _WeightGradient(hidden, weight) if needs_weight else None
+        db = torch.zeros_like(bias, dtype=torch.float32) if needs_bias else None
         buffer = None if saved_probs else _logit_buffer(hidden, weight)
         scale = _logit_scale(spec)
         for i, start in enumerate(range(0, len(hidden), _CHUNK_ROWS)):
@@ -130,14 +132,70 @@ class _FusedLogprobs(torch.autograd.Function):
             dz = _logit_gradient(
                 p, y, scale * g[chunk], entropy[chunk], None if g_entropy is None else scale * g_entropy[chunk]
             )
-            dz = dz.to(weight.dtype)
-            if dh is not None:
-                dh[chunk] = matmul_transposed(dz, weight.t())
-            if dw is not None:
-                dw.addmm_(dz.t(), h)
             if db is not None:
                 db += dz.sum(0)
-        return dh, dw, db, None, None
+            dz = dz.to(weight.dtype) if dw is None else dw.add(dz, h)
+            if dh is not None:
+                dh[chunk] = matmul_transposed(dz, weight.t())
+        weight_grad = None if dw is None else dw.total()
+        bias_grad = None if db is None or bias is None else db.to(bias.dtype)
+        return dh, weight_grad, bias_grad, None, None
+
+
+class _WeightGradient:
+    """The sum of dzᵀ h [V, d] over chunks of rows, in float32.
+
+    A sum in bfloat16 would be rounded at each chunk. In a low precision the dz of several chunks are multiplied at
+    once, because adding a matrix [V, d] to the sum takes as long as the product of a few hundred rows.
+
+    Args:
+        hidden: h [M, d].
+        weight: [V, d], whose dtype the products have.
+    """
+
+    def __init__(self, hidden: Tensor, weight: Tensor) -> None:
+        self._hidden = hidden
+        self._weight = weight
+        self._sum: Tensor | None = None
+        self._first = 0  # the rows from here on are in the buffer, and not in the sum
+        self._count = 0  # rows in the buffer
+        self._buffer: Tensor | None = None
+        if weight.dtype == torch.float32:
+            self._sum = torch.zeros_like(weight)
+        else:
+            chunks = max(1, _GRADIENT_BYTES // (weight.dtype.itemsize * len(weight) * _CHUNK_ROWS))
+            self._buffer = weight.new_empty(min(len(hidden), chunks * _CHUNK_ROWS), len(weight))
+
+    def add(self, dz: Tensor, h: Tensor) -> Tensor:
+        """Add the next chunk, float32 dz [m, V] and h [m, d]; return dz in the dtype of the weight.
+
+        The result is valid until the next call.
+        """
+        if self._buffer is None:
+            assert self._sum is not None
+            self._sum.addmm_(dz.t(), h)
+            return dz
+        if self._count + len(dz) > len(self._buffer):
+            self._multiply()
+        rounded = self._buffer[self._count : self._count + len(dz)].copy_(dz)
+        self._count += len(dz)
+        return rounded
+
+    def _multiply(self) -> None:
+        """Add the product of the rows in the buffer to the sum."""
+        if self._buffer is not None and self._count:
+            last = self._first + self._count
+            product = self._buffer[: self._count].t() @ self._hidden[self._first : last]
+            # a single product is rounded once, at its end
+            single = self._count == len(self._hidden)
+            self._sum = (product if single else product.float()) if self._sum is None else self._sum.add_(product)
+            self._first = last
+            self._count = 0
+
+    def total(self) -> Tensor:
+        """Return the sum in the dtype of the weight."""
+        self._multiply()
+        return torch.zeros_like(self._weight) if self._sum is None else self._sum.to(self._weight.dtype)
 
 
 def _logit_scale(spec: HeadSpec) -> float:

@@ -35,6 +35,9 @@ def onednn_is_faster() -> bool:
     return bool(available and torch.backends.cpu.get_cpu_capability().startswith("AVX"))
 
 
+Originals = list[tuple[nn.Module, Any]]
+"""Modules with the classes that `speed_up` replaced."""
+
 _USE_ONEDNN = onednn_is_faster()
 
 
@@ -136,16 +139,42 @@ class _LoraFunction(torch.autograd.Function):
         return dx, None, None, v.t() @ x, (dy.t() @ u).mul_(ctx.s), None
 
 
-def speed_up(model: nn.Module) -> None:
-    """Replace the classes of a model's modules in place: nn.Linear by `Linear`, known norms by `RMSNorm`, and known
-    attention by `PackedAttention`. Parameters, their names and saved files do not change."""
+def speed_up(model: nn.Module) -> Originals:
+    """Replace the classes of a model's modules in place: nn.Linear by `Linear`, known norms by `RMSNorm`, known
+    attention by `PackedAttention`, and peft's LoRA layers over nn.Linear by `LoraLinear`.
+
+    Parameters, their names and saved files do not change.
+
+    Returns:
+        The changed modules with their original classes, for `restore_classes`.
+    """
+    originals: Originals = []
     for module in model.modules():
-        if type(module) is nn.Linear:
+        kind: Any = type(module)
+        if kind is nn.Linear:
             module.__class__ = Linear
         elif _is_transformers_module(module, RMS_NORM_MODULES):
             module.__class__ = RMSNorm
         elif _is_transformers_module(module, ATTENTION_MODULES):
             use_packed_attention(module)
+        elif kind is PeftLinear and type(module.base_layer) in (nn.Linear, Linear) and _has_no_bias(module):
+            # Conv1D (GPT-2), whose weight is [in, out], stays with peft
+            module.__class__ = LoraLinear
+        else:
+            continue
+        originals.append((module, kind))
+    return originals
+
+
+def _has_no_bias(layer: Any) -> bool:
+    """Return True if the matrices B of a LoRA layer have no bias, which `LoraLinear` does not compute."""
+    return all(b.bias is None for b in layer.lora_B.values())
+
+
+def restore_classes(originals: Originals) -> None:
+    """Undo `speed_up`."""
+    for module, kind in originals:
+        module.__class__ = kind
 
 
 def _is_transformers_module(module: nn.Module, names: Sequence[str]) -> bool:

@@ -16,6 +16,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rlalign.policies.device import on_device
+
 _MIN_SAVED_SCORES = 1 << 15
 """Attention scores that one more bucket must save; below that its own operations cost more than it saves."""
 
@@ -74,8 +76,10 @@ class Packing:
 def to_device(x: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device. A copy from the CPU to CUDA does not make the host wait."""
     # only a copy from pinned memory can run while the host continues
-    pinned = device.type == "cuda" and x.device.type == "cpu"
-    return x.pin_memory().to(device, non_blocking=True) if pinned else x.to(device)
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    with on_device(device):  # pinned memory belongs to the context of the current device
+        return x.pin_memory().to(device, non_blocking=True)
 
 
 def pack(tokens: Tensor, prefix_lengths: Tensor, ends: Tensor) -> tuple[Packing, Tensor]:

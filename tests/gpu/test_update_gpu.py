@@ -61,7 +61,7 @@ def rollout_of(policy):
     return Rollout(
         tokens=tokens, lengths=lengths, action_mask=mask, sampler_logprobs=logprobs, rewards=rewards, valid=all_rows,
         components={}, group_ids=torch.arange(12) // 4, terminated=all_rows, truncated=~all_rows,
-        tasks=[Task("")] * 12, prompts=[""] * 12, completions=[""] * 12,
+        tasks=[Task("")] * 12, prompts=[""] * 12, completions=[""] * 12, messages=[[]] * 12, extra=[{}] * 12,
     )  # fmt: skip
 
 
@@ -105,9 +105,9 @@ def test_bfloat16_gradient_has_the_same_direction(lora):
 
 def test_an_update_synchronizes_with_the_device_once():
     policy = policy_of("qwen3", "cuda")
-    learner, rollout = learner_of(policy, micro_batch=4), rollout_of(policy)
-    learner.update(learner.prepare(rollout))
-    buffer = learner.prepare(rollout)
+    learner = learner_of(policy, micro_batch=4)
+    learner.update(learner.prepare(rollout_of(policy)))  # allocates the moments
+    buffer = learner.prepare(rollout_of(policy))  # of the new weights: the learner refuses a rollout of the old ones
     torch.cuda.set_sync_debug_mode("warn")
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -470,14 +470,19 @@ def test_an_unreachable_hub_is_requested_once(monkeypatch) -> None:
 
     class Silent(BaseHTTPRequestHandler):
         def handle_one_request(self):
-            requests.append(self.client_address)
+            requests.append(self.rfile.readline().decode())
             self.close_connection = True
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        monkeypatch.setattr(constants, "ENDPOINT", endpoint)
+        monkeypatch.setattr(
+            constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        )
         with pytest.raises(UserError, match=r"no policy 'gtp2': expected a folder, a name .* cannot be reached"):
             make_policy("gtp2")
         server.shutdown()
-    assert len(requests) == 1
+    # huggingface_hub may make a request of its own, for the names of agents, once per process
+    assert len([line for line in requests if "gtp2" in line]) == 1

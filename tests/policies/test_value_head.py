@@ -194,6 +194,8 @@ def rollout(policy):
         tasks=[],
         prompts=[],
         completions=[],
+        messages=[],
+        extra=[],
         tokens=TOKENS,
         lengths=LENGTHS,
         action_mask=MASK,

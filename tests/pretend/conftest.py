@@ -1,15 +1,17 @@
 """An emulated CUDA device: each tensor stays in CPU memory and is labeled with the device that it would be on.
 
 The emulation raises for operations that fail on a real device: those on tensors of both devices, and reads of device
-memory by the host. It counts the operations that would make the host wait. Hence tests without a GPU detect a tensor on
-the wrong device, and a loop that waits for each token. They detect nothing about kernels, captured graphs, speed or
-memory.
+memory by the host. It counts the operations that would make the host wait, the operations under another current device
+than that of their tensors, the attention that no fused kernel computes, and the bytes of new tensors. Hence tests
+without a GPU detect a tensor on the wrong device, a loop that waits for each token and a missing device guard. They
+detect nothing about kernels, captured graphs or speed, and about memory only what the code computes from free bytes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,10 +20,11 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
+CPU = torch.device("cpu")
 _ROOT = str(Path(__file__).parents[2])
 
 # the C functions behind the attributes: a torch function mode intercepts these
@@ -62,10 +65,23 @@ class PretendCuda(TorchFunctionMode):
 
     Attributes:
         waits: the lines of code at which the host waited for the device.
+        unguarded: the lines that used another device than the current one of their thread.
+        unfused: the lines with attention that flash and memory-efficient kernels refuse, or that cuDNN would compute.
+        new_bytes: bytes of all tensors that were made on a device.
+        free_bytes: bytes that the device reports as free.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.unguarded: list[str] = []
+        self.unfused: list[str] = []
+        self.new_bytes = 0
+        self.free_bytes = 1 << 40
+        # indices of the devices that were current when memory was pinned, an event recorded, a graph captured
+        self.pinned_under: set[int] = set()
+        self.recorded_under: set[int] = set()
+        self.captured_under: set[int] = set()
+        self._thread = threading.local()
         # id of a storage -> the storage, kept alive so that no other gets the same id, and its device
         self._devices: dict[int, tuple[Any, torch.device]] = {}
         self.waits: list[str] = []
@@ -80,6 +96,33 @@ class PretendCuda(TorchFunctionMode):
         finally:
             self._capturing = False
 
+    # ---- current device ----
+
+    @property
+    def current(self) -> int:
+        """Index of the current device of this thread."""
+        return getattr(self._thread, "index", 0)
+
+    @contextlib.contextmanager
+    def device(self, device: Any) -> Iterator[None]:
+        """Emulate `torch.cuda.device`."""
+        before = self.current
+        self._thread.index = self.as_device(device).index
+        try:
+            yield
+        finally:
+            self._thread.index = before
+
+    def as_device(self, value: Any) -> torch.device:
+        """Return a device with its index; `cuda` alone is the current device."""
+        device = torch.device(value)
+        return torch.device("cuda", self.current if device.index is None else device.index) if _on(device) else CPU
+
+    def check_current(self, devices: list[torch.device | None]) -> None:
+        """Record the line if one of the devices is a CUDA device other than the current one."""
+        if any(device is not None and _on(device) and device.index != self.current for device in devices):
+            self.unguarded.append(_line())
+
     # ---- device of a tensor ----
 
     def device_of(self, x: Tensor) -> torch.device | None:
@@ -89,6 +132,8 @@ class PretendCuda(TorchFunctionMode):
 
     def put(self, x: Tensor, device: torch.device) -> Tensor:
         """Record the device of a tensor and return the tensor."""
+        if _on(device) and self._key(x) not in self._devices:
+            self.new_bytes += x.untyped_storage().nbytes()
         self._devices.setdefault(self._key(x), (x.untyped_storage(), device))
         return x
 
@@ -109,6 +154,7 @@ class PretendCuda(TorchFunctionMode):
         if func == _is_cpu:
             return (self.device_of(args[0]) or CPU).type == "cpu"
         if func is torch.Tensor.pin_memory:
+            self.pinned_under.add(self.current)
             return args[0]
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor) and x.layout == torch.strided]
         devices = [self.device_of(x) for x in tensors]
@@ -117,22 +163,26 @@ class PretendCuda(TorchFunctionMode):
         if func in _MOVES and func != _set_data:
             return self._move(func, args, kwargs)
         self._check_devices(func, tensors, devices)
+        if getattr(func, "__name__", "") not in ("__get__", "detach"):  # a property launches no kernel
+            self.check_current(devices)
+        if func is scaled_dot_product_attention and any(map(_on, devices)) and not _fused(*args, **kwargs):
+            self.unfused.append(_line())
         if func in _READS or _by_mask(func, args):
             self._wait(devices)
-        if func is torch.Tensor.numpy and CUDA in devices:
+        if func is torch.Tensor.numpy and any(map(_on, devices)):
             raise DeviceError("numpy() of a tensor on the device")
         argument = kwargs.get("device")
-        target = None if argument is None else _as_device(argument)
+        target = None if argument is None else self.as_device(argument)
         if target is not None:
             kwargs["device"] = CPU
-        if target == CUDA and self._capturing and func in (torch.tensor, torch.as_tensor):
+        if _on(target) and self._capturing and func in (torch.tensor, torch.as_tensor):
             raise DeviceError("a tensor is sent to the device while it captures")
         kwargs.pop("pin_memory", None)
         out = func(*args, **kwargs)
         if target is None and not tensors:
             target = CPU
-        elif target is None and CUDA in devices:
-            target = CUDA
+        elif target is None and any(map(_on, devices)):
+            target = next(filter(_on, devices))
         elif target is None and CPU in devices:
             target = CPU
         if target is not None:
@@ -143,12 +193,14 @@ class PretendCuda(TorchFunctionMode):
         self, func: Callable[..., Any], tensors: list[Tensor], devices: list[torch.device | None]
     ) -> None:
         """Raise DeviceError for tensors of both devices; a scalar tensor of the host is allowed, as in torch."""
-        on_cuda = [x for x, device in zip(tensors, devices, strict=True) if device == CUDA]
+        if len({device for device in devices if _on(device)}) > 1:
+            raise DeviceError(f"{getattr(func, '__name__', func)} of tensors on two devices")
+        on_cuda = [x for x, device in zip(tensors, devices, strict=True) if _on(device)]
         on_host = [x for x, device in zip(tensors, devices, strict=True) if device == CPU and x.ndim > 0]
         if not on_cuda or not on_host:
             return
-        if func in _INDEXES and self.device_of(tensors[0]) == CUDA:
-            self._wait([CUDA])  # allowed: torch copies the index to the device first
+        if func in _INDEXES and _on(self.device_of(tensors[0])):
+            self._wait(devices)  # allowed: torch copies the index to the device first
             return
         raise DeviceError(f"{getattr(func, '__name__', func)} of tensors on the device and on the host")
 
@@ -157,26 +209,28 @@ class PretendCuda(TorchFunctionMode):
         before = self.device_of(x) or CPU
         if func is torch.Tensor.copy_:
             source = self.device_of(args[1]) or CPU
-            if before == CPU and source == CUDA and not kwargs.get("non_blocking"):
-                self._wait([CUDA])
+            if before == CPU and _on(source) and not kwargs.get("non_blocking"):
+                self._wait([source])
             return func(*args, **kwargs)
-        after = {torch.Tensor.cpu: CPU, torch.Tensor.cuda: CUDA}.get(func, before)
+        after = before
+        if func in (torch.Tensor.cpu, torch.Tensor.cuda):
+            after = CPU if func is torch.Tensor.cpu else self.as_device("cuda")
         rest = []
         for value in args[1:]:
             if isinstance(value, str | torch.device):
-                after, value = _as_device(value), CPU
+                after, value = self.as_device(value), CPU
             elif isinstance(value, Tensor):
                 after = self.device_of(value) or CPU
             rest.append(value)
         if "device" in kwargs and kwargs["device"] is not None:
-            after, kwargs["device"] = _as_device(kwargs["device"]), CPU
-        if before == CPU and after == CUDA and self._capturing:
+            after, kwargs["device"] = self.as_device(kwargs["device"]), CPU
+        if before == CPU and _on(after) and self._capturing:
             raise DeviceError("a tensor is sent to the device while it captures")
-        if before == CUDA and after == CPU:
+        if _on(before) and after == CPU:
             if sys._getframe(2).f_code.co_name == "_clip_grads_with_norm_":
-                after = CUDA  # it asks C++ for the device of the gradients, and the emulation does not reach C++
+                after = before  # it asks C++ for the device of the gradients, and the emulation does not reach C++
             else:
-                self._wait([CUDA])
+                self._wait([before])
         out = x.clone() if func in (torch.Tensor.cpu, torch.Tensor.cuda) else func(x, *rest, **kwargs)
         if after != before and self._key(out) == self._key(x):
             out = out.clone()
@@ -184,13 +238,44 @@ class PretendCuda(TorchFunctionMode):
 
     def _wait(self, devices: list[torch.device | None]) -> None:
         """Record the line of this repository at which the host waits."""
-        if CUDA in devices and self._capturing:
+        if any(map(_on, devices)) and self._capturing:
             raise DeviceError("the host waits for the device while it captures")
-        if CUDA in devices:
-            frames = [f for f in traceback.extract_stack() if f.filename.startswith(_ROOT) and f.filename != __file__]
-            # an environment inside the repository holds the dependencies
-            frames = [f for f in frames if "site-packages" not in f.filename] or frames
-            self.waits.append(f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].line}")
+        if any(map(_on, devices)):
+            self.waits.append(_line())
+
+
+def _on(device: torch.device | None) -> bool:
+    """Return True for a CUDA device."""
+    return device is not None and device.type == "cuda"
+
+
+def _line() -> str:
+    """Return the innermost line of this repository that is being executed."""
+    frames = [f for f in traceback.extract_stack() if f.filename.startswith(_ROOT) and f.filename != __file__]
+    # an environment inside the repository holds the dependencies
+    frames = [f for f in frames if "site-packages" not in f.filename] or frames
+    return f"{Path(frames[-1].filename).name}:{frames[-1].lineno} {frames[-1].line}"
+
+
+def _fused(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> bool:
+    """Return True if flash or memory-efficient attention computes this, and cuDNN does not.
+
+    The rules are those of torch 2.13 (sdp_utils.cpp) for heads of a supported width: flash takes half precision without
+    a mask, memory-efficient any precision with or without a mask, but no keys that several query heads share.
+    """
+    if torch.backends.cuda.cudnn_sdp_enabled():
+        return False
+    flash = attn_mask is None and q.dtype in (torch.float16, torch.bfloat16)
+    return flash or (not enable_gqa and q.shape[1] == k.shape[1])
 
 
 def _by_mask(func: Callable[..., Any], args: Any) -> bool:
@@ -206,23 +291,16 @@ def _meta(args: Any, kwargs: Any) -> bool:
     return "meta" in map(str, devices) or any(isinstance(x, Tensor) and x.is_meta for x in tree_leaves((args, kwargs)))
 
 
-def _as_device(value: Any) -> torch.device:
-    device = torch.device(value)
-    return CUDA if device.type == "cuda" else CPU
-
-
 class _Event:
+    """An event, which records on the current device."""
+
+    mode: PretendCuda
+
     def record(self) -> None:
-        pass
+        self.mode.recorded_under.add(self.mode.current)
 
     def synchronize(self) -> None:
         pass
-
-
-@contextlib.contextmanager
-def _no_graph(_: Any) -> Iterator[None]:
-    raise RuntimeError("this device is emulated")
-    yield
 
 
 @pytest.fixture
@@ -239,12 +317,31 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[PretendCuda]:
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda *_: None)
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "an emulation")
-    monkeypatch.setattr(torch.cuda, "Event", _Event)
+    mode = PretendCuda()
+
+    @contextlib.contextmanager
+    def no_graph(graph: Any, pool: Any = None) -> Iterator[None]:
+        mode.captured_under.add(mode.current)
+        raise RuntimeError("this device is emulated")
+        yield
+
+    monkeypatch.setattr(torch.cuda, "Event", type("Event", (_Event,), {"mode": mode}))
     monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
-    monkeypatch.setattr(torch.cuda, "graph", _no_graph)
+    monkeypatch.setattr(torch.cuda, "graph", no_graph)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: (0, 1))
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device", mode.device)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: mode.current)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda *_: (mode.free_bytes, 1 << 40))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda *_: 0)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda *_: 0)
     # a CUDA build of torch calls the driver in these, a CPU build does not
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available=False: None)
     monkeypatch.setattr(torch.backends.cudnn, "is_acceptable", lambda _: False)
-    with PretendCuda() as mode:
-        yield mode
+    cudnn_attention = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)  # the default
+    try:
+        with mode:
+            yield mode
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(cudnn_attention)

@@ -98,7 +98,7 @@ def test_a_decoding_step_can_be_captured(cuda, lora, greedy):
     settings = {"stop_ids": frozenset({1}), "sampling": Sampling(0.7, 8, 0.9), "greedy": greedy}
     sampler.sample([[3, 4, 5]] * 4, max_new=64, generator=torch.Generator("cuda"), **settings)
     ((batch, loop),) = sampler._loops.values()
-    batch.begin([64] * 4, torch.Generator("cuda"))
+    batch.begin([64] * 4, torch.zeros(64, 4, dtype=torch.float64, device="cuda"))
     with torch.no_grad(), cuda.capture():
         loop._step(4)
 
@@ -131,6 +131,13 @@ def test_a_run_trains_stops_and_resumes(cuda, tmp_path, policy, algorithm, setti
     learner = run.config.learner
     updates = 2 * learner.epochs * learner.minibatches + bool(run.config.supervised.align_interval)
     assert len(waits) == updates, waits  # one wait per update, for its metrics
+
+
+def test_an_update_waits_once(cuda, tmp_path):
+    """The flow of tests/gpu/test_update_gpu.py: an update of a rollout of the current weights waits for its metrics."""
+    run = rlalign.train("reverse", "tiny", "rloo", steps=2, output=tmp_path / "run", **SMALL)
+    waits = [wait for wait in cuda.waits if wait.startswith(("learner.py", "micro_batches.py", "metric_sums.py"))]
+    assert len(waits) == len(run.metrics["step"]), waits
 
 
 def test_the_number_of_waits_per_step_does_not_depend_on_the_turn_length(cuda, tmp_path):

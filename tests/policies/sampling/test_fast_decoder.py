@@ -11,6 +11,7 @@ from rlalign.policies.factory import make_sampler
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.sampling import prepacked_linear
 from rlalign.policies.sampling.fast_decoder import FastDecoder, is_supported
+from rlalign.policies.sampling.library_decoder import LibraryDecoder
 from rlalign.policies.scoring.backbone import Backbone
 from rlalign.types import Sampling
 
@@ -86,10 +87,9 @@ def gap(policy, steps=80):
     """Return the largest difference between our logits and those of transformers over a rollout of some rows."""
     with torch.no_grad():
         state, logits = policy.prefill(CONTEXTS, [2, 3, 1])
-        plain = Backbone(policy.lm)
+        plain = LibraryDecoder(Backbone(policy.lm))
         with policy._autocast():
-            hidden, expected = plain.read(CONTEXTS, policy.device)
-            expected.select(OWNER)
+            hidden, expected = plain.read(CONTEXTS, [2, 3, 1])
             gaps = [(logits - plain.head(hidden)[OWNER].float()).abs().max()]
             remaining = {3: [0, 2, 3, 5], 9: [1, 3], 40: [1]}  # step -> rows that remain
             for step in range(steps):  # more steps than the cache has slots at first
@@ -99,7 +99,7 @@ def gap(policy, steps=80):
                 drawn = torch.randint(24, (len(state.positions),))
                 theirs = plain.head(plain.advance(expected, drawn))
                 gaps.append((policy.decode(state, drawn) - theirs).abs().max())
-    assert type(policy._decoding.backbone) is FastDecoder
+    assert type(policy._decoding.decoder) is FastDecoder
     return float(torch.stack(gaps).max())
 
 
@@ -136,8 +136,8 @@ def test_reading_weights_does_not_change_their_version_counters(lora_r):
 def test_contexts_of_equal_length_need_no_mask():
     policy = policy_of(FAMILIES["llama"])
     state, _ = policy.prefill([[3, 4], [5, 6]], [1, 2])
-    plain = Backbone(policy.lm)
-    _, expected = plain.read([[3, 4], [5, 6], [5, 6]], policy.device)
+    plain = LibraryDecoder(Backbone(policy.lm))
+    _, expected = plain.read([[3, 4], [5, 6], [5, 6]], [1, 1, 1])
     for drawn in torch.randint(24, (5, 3)):
         ours, theirs = policy.decode(state, drawn), plain.head(plain.advance(expected, drawn))
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=0)
@@ -156,7 +156,7 @@ def test_contexts_of_equal_length_need_no_mask():
 def test_unsupported_models_decode_with_transformers(settings):
     policy = policy_of(settings)
     policy.begin_rollout()
-    assert type(policy._decoding.backbone) is Backbone
+    assert type(policy._decoding.decoder) is LibraryDecoder
 
 
 def test_unusual_adapters_are_unsupported():
@@ -188,7 +188,7 @@ def test_without_prepacking_the_logits_are_the_same(family, monkeypatch):
     before = {n: p.clone() for n, p in policy.named_parameters()}
     assert gap(policy, 5) < 1e-5
     assert all(torch.equal(p, before[n]) for n, p in policy.named_parameters())
-    qkv = policy._decoding.backbone.layers[0].qkv
+    qkv = policy._decoding.decoder.layers[0].qkv
     assert not qkv._weight.packed
     # frozen weights are in memory once
     assert qkv._weight.value.data_ptr() == qkv._bases[0].weight.data_ptr()

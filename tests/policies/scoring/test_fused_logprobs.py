@@ -62,3 +62,25 @@ def test_a_second_derivative_raises_an_error():
     (first,) = torch.autograd.grad(logprobs.square().sum(), hidden, create_graph=True)
     with pytest.raises(RuntimeError, match="differentiate twice"):
         first.sum().backward()
+
+
+@pytest.mark.parametrize("together", [1, 3, 100])
+def test_the_bfloat16_gradient_of_the_weight_is_rounded_once(monkeypatch, together):
+    """Rounding the sum at each of 256 chunks gives an error of 0.6 %; rounding it once gives 0.2 %."""
+    rows, chunk, width = 4096, 16, 8
+    monkeypatch.setattr(head, "_CHUNK_ROWS", chunk)
+    monkeypatch.setattr(head, "_GRADIENT_BYTES", 2 * V * chunk * together)
+    generator = torch.Generator().manual_seed(0)
+    hidden = torch.randn(rows, width, generator=generator).bfloat16() + 1  # products of one sign: no cancellation
+    weight, bias = (torch.randn(s, generator=generator).bfloat16() for s in ((V, width), (V,)))
+    targets = torch.randint(V, (rows,), generator=generator)
+    g = torch.rand(rows, generator=generator)
+
+    def gradients(dtype):
+        w, b = (x.to(dtype).requires_grad_() for x in (weight, bias))
+        logprobs, _ = fused_logprobs(hidden.to(dtype), w, b, targets, 1.0, Sampling(), False)
+        (g * logprobs).sum().backward()
+        return w.grad.float(), b.grad.float()
+
+    for exact, rounded in zip(gradients(torch.float32), gradients(torch.bfloat16), strict=True):
+        assert (rounded - exact).norm() <= 3e-3 * exact.norm()

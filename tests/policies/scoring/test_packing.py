@@ -222,12 +222,14 @@ def test_an_architecture_with_a_sliding_window_is_padded():
         ("gpt2", attention),
     ],
 )
-def test_a_wrong_attention_is_detected(family, module, monkeypatch):
+def test_a_wrong_attention_is_detected(family, module, monkeypatch, tmp_path):
     """Without the check at construction a wrong layout would train without an error."""
     correct = attention.packed_attention
+    monkeypatch.setenv("RLALIGN_HOME", str(tmp_path))  # no stored verdict
     monkeypatch.setattr(module, "packed_attention", lambda *a: correct(*a) * 1.01)
     assert not build(family)._backbone.packs
-    monkeypatch.undo()
+    monkeypatch.setattr(module, "packed_attention", correct)
+    monkeypatch.setenv("RLALIGN_HOME", str(tmp_path / "again"))
     assert build(family)._backbone.packs
 
 
@@ -251,3 +253,33 @@ def test_contents_of_the_packing():
     assert packed.output_index.sort().values.unique().numel() == packed.ids.numel()
     single, _ = pack(tokens[:1], first[:1], lengths[:1])
     assert [b.mask for b in single.buckets] == [None]  # no shared prefix: one segment with a causal mask
+
+
+def test_prompts_of_one_length_are_shared_only_if_their_tokens_are_equal():
+    tokens = torch.tensor([[3, 4, 5], [6, 7, 8], [3, 4, 9]])
+    packed, slots = pack(tokens, torch.full((3,), 2), torch.full((3,), 3))
+    assert packed.ids.numel() == 3 + 4  # the second row shares nothing
+    assert torch.equal(packed.ids[0, slots], tokens)
+
+
+@pytest.mark.parametrize("heads", [2, 6])
+def test_both_attentions_of_a_bucket_are_the_formula(heads, monkeypatch):
+    """Query head h reads key head h // (heads / key heads). A policy with a wrong attention would only be padded."""
+    tokens, lengths, _ = batch_of(BATCHES["groups"])
+    packed, _ = pack(tokens, torch.tensor([4, 4, 2, 2]), lengths)
+    count, kv_heads, width = packed.ids.numel(), 2, 8
+    q, k, v = (weights_like(torch.empty(count, n, width), n) for n in (heads, kv_heads, kv_heads))
+    for bucket in packed.buckets:
+        n, t = bucket.queries.shape
+        queries, keys = q[bucket.queries.flatten()].view(n, t, heads, width), bucket.keys.flatten()
+        expected = torch.zeros(n, t, heads, width)
+        for h in range(heads):
+            kv = h // (heads // kv_heads)
+            at, values = (x[keys, kv].view(n, -1, width) for x in (k, v))
+            scores = queries[:, :, h] @ at.transpose(1, 2) / width**0.5
+            mask = torch.full(scores.shape[1:], -torch.inf).triu_(1) if bucket.mask is None else bucket.mask
+            expected[:, :, h] = (scores + mask).softmax(-1) @ values
+        for eager in (attention._EAGER_BYTES, {}):
+            monkeypatch.setattr(attention, "_EAGER_BYTES", eager)
+            actual = attention._bucket_attention(q, k, v, bucket, width**-0.5)
+            torch.testing.assert_close(actual, expected.flatten(0, 1))

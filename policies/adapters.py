@@ -1,0 +1,181 @@
+"""Policy folders that are PEFT adapters: reading what they adapt, continuing them, and merging them into their base."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from rlalign.errors import UserError
+from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, share_adapters
+from rlalign.policies.model_files import ModelFiles
+from rlalign.policies.model_folder import ModelFolder
+from rlalign.policies.options import PolicyOptions
+
+_BOUND = 1e-3
+"""Nats per token that merging may change. In float32 it changes about 1e-5."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSource:
+    """An adapter in a folder or on the hub, as a policy is built from it.
+
+    Attributes:
+        name: the folder or hub id.
+        base: folder or hub id of the model that it adapts.
+        revision: of the base on the hub; None: the default one.
+        kind: peft's type, such as LORA.
+        rank: rank of a LoRA adapter; 0 for other kinds.
+        settings: the content of adapter_config.json.
+        rows: token ids of the model with the adapter.
+    """
+
+    name: str
+    base: str
+    revision: str | None
+    kind: str
+    rank: int
+    settings: dict[str, Any]
+    rows: int | None
+
+    @property
+    def trains_whole_modules(self) -> bool:
+        """True if the adapter holds complete weights of modules or tokens beside its low-rank matrices."""
+        return any(self.settings.get(key) for key in ("modules_to_save", "trainable_token_indices"))
+
+
+def read_adapter(folder: ModelFolder) -> AdapterSource:
+    """Return the adapter of an inspected folder. No weight is read.
+
+    Args:
+        folder: of `inspect_model`, an adapter whose base is known.
+
+    Raises:
+        UserError: the adapter does not change weights.
+    """
+    adapter, base = folder.adapter, folder.base
+    assert adapter is not None
+    assert base is not None
+    settings = ModelFiles(folder.name).read_json("adapter_config.json") or {}
+    if not _changes_weights(adapter.method):
+        raise UserError(
+            f"policy '{folder.name}': expected an adapter of weights, such as LORA, got {adapter.method}; use a LoRA "
+            "adapter, or the base model"
+        )
+    rank = adapter.rank or 0 if adapter.method == "LORA" else 0
+    return AdapterSource(
+        folder.name, base.name, settings.get("revision"), adapter.method, rank, settings, folder.embedding_rows
+    )
+
+
+def _changes_weights(kind: str) -> bool:
+    """Return True for a kind of adapter that changes weights, and not the prompt or the attention's cache."""
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+    from peft.tuners.tuners_utils import BaseTuner
+
+    config = PEFT_TYPE_TO_CONFIG_MAPPING.get(kind)
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING.get(kind)
+    return config is not None and isinstance(tuner, type) and issubclass(tuner, BaseTuner) and kind != "XLORA"
+
+
+def choose(adapter: AdapterSource, options: PolicyOptions) -> tuple[Literal["continue", "merge"], str]:
+    """Return what to do with an adapter, and the reason if it cannot be continued.
+
+    Args:
+        adapter: the adapter.
+        options: as the user requests them. `on_adapter` None continues the adapter if it can.
+
+    Raises:
+        UserError: the options request to continue an adapter that cannot be continued.
+    """
+    obstacle = _obstacle(adapter, options)
+    if options.on_adapter == "continue" and obstacle:
+        raise UserError(
+            f"'{adapter.name}': --model.on-adapter continue expected an adapter that can be trained on as it is, got "
+            f"{obstacle}; use --model.on-adapter merge"
+        )
+    if options.on_adapter == "merge" or obstacle:
+        return "merge", obstacle
+    return "continue", ""
+
+
+def _obstacle(adapter: AdapterSource, options: PolicyOptions) -> str:
+    """Return why an adapter cannot be continued under these options; "" if it can."""
+    if adapter.kind != "LORA":
+        return f"one of kind {adapter.kind}"
+    if options.lora_r is not None and options.lora_r != adapter.rank:
+        return f"one of rank {adapter.rank} with lora_r {options.lora_r}"
+    if adapter.settings.get("bias", "none") != "none":
+        return "one that trains biases"
+    if adapter.trains_whole_modules and options.dtype == "bfloat16":
+        return "one that holds whole modules, which train in float32 only,"
+    return ""
+
+
+def attach(lm: Any, adapter: AdapterSource) -> Any:
+    """Return a peft model of `lm` with the adapter, which is trainable and in float32.
+
+    Args:
+        lm: the adapter's base model, in any dtype.
+        adapter: of `read_adapter`.
+
+    Raises:
+        UserError: the adapter is not of this base: tensors are missing, superfluous or of other shapes.
+    """
+    from peft import PeftConfig, get_peft_model
+
+    settings = PeftConfig.from_pretrained(adapter.name)
+    settings.inference_mode = False
+    settings.task_type = "CAUSAL_LM"
+    mismatch = f"'{adapter.name}' is not an adapter of '{adapter.base}': expected its tensors, got"
+    try:
+        with hidden_peft_warnings():
+            model = get_peft_model(lm, settings, autocast_adapter_dtype=True)
+            result = model.load_adapter(adapter.name, "default", is_trainable=True, torch_device="cpu")
+    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{mismatch} an error of peft ({reason[:300]}); use the base that it was trained on") from error
+    for word, names in (("none for", result.missing_keys), ("no place for", result.unexpected_keys)):
+        if names:
+            raise UserError(
+                f"{mismatch} {word} {', '.join(sorted(names)[:3])} ({len(names)} tensors); use the base that it was "
+                "trained on"
+            )
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    share_adapters(model)
+    return model
+
+
+def resize_vocabulary(lm: Any, adapter: AdapterSource) -> None:
+    """Resize the embeddings of a base to those that an adapter with added tokens stores."""
+    rows = lm.get_input_embeddings().weight.shape[0]
+    if adapter.rows is not None and adapter.rows != rows:
+        lm.resize_token_embeddings(adapter.rows, mean_resizing=False)  # the adapter's values replace the new ones
+
+
+def merge_into_base(lm: Any, adapter: AdapterSource) -> Any:
+    """Merge an adapter into its float32 base, in place, and return the model.
+
+    Raises:
+        UserError: the merged model is not the adapter's model, such as an adapter that gives layers which share a
+            weight different changes.
+    """
+    model = attach(lm, adapter).eval()
+    ids = torch.arange(2, 18)[None] % lm.get_input_embeddings().weight.shape[0]
+    try:
+        with torch.no_grad():
+            expected = model(input_ids=ids, use_cache=False).logits.log_softmax(-1)
+            merged = merge_adapters(model)
+            change = float((merged(input_ids=ids, use_cache=False).logits.log_softmax(-1) - expected).abs().max())
+    except (NotImplementedError, ValueError, AttributeError) as error:
+        raise UserError(f"'{adapter.name}' cannot be merged into its base ({error}); use another adapter") from error
+    if not change <= _BOUND:
+        raise UserError(
+            f"'{adapter.name}': expected a merged model within {_BOUND} nats of the adapter's, got {change:.2g}; use "
+            "--model.on-adapter continue"
+        )
+    merged.config._name_or_path = merged.name_or_path = ""  # its weights are stored nowhere
+    return merged
