@@ -5,8 +5,9 @@ episode         state of one episode
 null_reward     the reward of an environment that has none
 token_env       TokenEnv: one episode, one token per step; the reference view
 vector_env      TokenVectorEnv: B episodes in lockstep; the view that training uses
-task_sources    lists, files, datasets and functions as tasks; TaskStream, their order in a run
-data_files      readers of .jsonl, .json, .csv and .parquet
+task_sources    lists, files, datasets and functions as tasks
+task_stream     TaskStream: the order in which a run takes them
+records/        typed records of files, data frames, data sets and lists
 spec            from a spec (`reverse?max_length=6`) to a TextMDP
 registration    make_mdp, make_env, make_vec; the decorator `env`, register_env; Gymnasium's registry
 builtin/        the built-in environments, by family

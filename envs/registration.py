@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import gymnasium as gym
 
+from rlalign.envs.longest_prompt import LongestPrompt
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.spec import EnvSpec, build, env_id, find_env
 from rlalign.envs.token_env import TokenEnv
@@ -17,7 +18,6 @@ from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError, did_you_mean
 from rlalign.registry import ENVS
 from rlalign.rewards.weighted_sum import compose
-from rlalign.tokenizers import as_tokenizer
 from rlalign.types import Split
 
 __all__ = [
@@ -43,13 +43,20 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
         env: a registered id (`rlalign/Reverse-v0`, or just `reverse`), `module:Class` or `file.py:Class`, each with
             optional arguments (`reverse?max_length=6`); a TextMDP class; a TextMDP, which is copied; or prompts: a data
             file, `hf:org/name`, records, a Dataset.
-        rewards: specs, or specs -> weights, that replace the environment's own.
+        rewards: specs, or specs -> weights, that replace the environment's own (see `rlalign.rewards.compose`); empty:
+            no reward.
         tokenizer: replaces the environment's own (see `rlalign.tokenizers.as_tokenizer`).
-        kwargs: arguments of the environment's class; for a TextMDP, its limits.
+        kwargs: arguments of the environment's class; for a TextMDP, its limits. They have precedence over those in the
+            spec.
 
     Raises:
         UnknownNameError: the environment or a reward is not registered.
         UserError: an argument is unknown, or its value does not match its annotation.
+
+    Example:
+        >>> mdp = make_mdp("reverse?max_length=6", rewards=["exact_match", "token_match=0.5"])
+        >>> mdp.id, mdp.max_new, mdp.reward.weights
+        ('rlalign/Reverse-v0', 8, {'exact_match': 1.0, 'token_match': 0.5})
     """
     spec = EnvSpec.parse(env)
     mdp = build(spec.resolve(), {**spec.arguments, **kwargs}, tokenizer)
@@ -59,12 +66,52 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
 
 
 def make_env(env: Any, *, split: Split = "train", render_mode: str | None = None, **kwargs: Any) -> TokenEnv:
-    """Build a view of one episode at a time, one token per step. Other arguments are those of `make_mdp`."""
+    """Build a Gymnasium environment of one episode at a time, one token per step.
+
+    `gymnasium.make("rlalign/Reverse-v0")` builds the same environment, in Gymnasium's wrappers.
+
+    Args:
+        env: as for `make_mdp`.
+        split: the split that `reset` draws tasks from: train, validation or test.
+        render_mode: "ansi" makes `render` return the context as text; None: no rendering.
+        kwargs: further arguments of `make_mdp`: `rewards`, `tokenizer`, and arguments of the environment's class.
+
+    Raises:
+        UserError: as for `make_mdp`; or the reward has group scope, which needs several episodes.
+
+    Example:
+        >>> env = make_env("reverse", rewards="exact_match")
+        >>> task = env.mdp.source.get("test", 0)
+        >>> observation, info = env.reset(seed=0, options={"task": task})
+        >>> for token in [*env.mdp.tokenizer.encode(task.columns["answer"]), env.mdp.tokenizer.eos_id]:
+        ...     observation, reward, terminated, truncated, info = env.step(token)
+        >>> reward, terminated, info["reward_components"]
+        (1.0, True, {'exact_match': 1.0})
+    """
     return TokenEnv(make_mdp(env, **kwargs), split=split, render_mode=render_mode)
 
 
 def make_vec(env: Any, num_envs: int = 1, *, split: Split = "train", **kwargs: Any) -> TokenVectorEnv:
-    """Build a view of `num_envs` episodes in lockstep. Other arguments are those of `make_mdp`."""
+    """Build a Gymnasium vector environment of `num_envs` episodes in lockstep, without autoreset.
+
+    Args:
+        env: as for `make_mdp`.
+        num_envs: B, the number of rows.
+        split: the split that `reset` draws tasks from: train, validation or test.
+        kwargs: further arguments of `make_mdp`: `rewards`, `tokenizer`, and arguments of the environment's class.
+
+    Raises:
+        UserError: as for `make_mdp`; or `num_envs` is below 1.
+
+    Example:
+        >>> envs = make_vec("reverse", num_envs=4)
+        >>> observation, info = envs.reset(seed=0)
+        >>> observation["tokens"].shape == (4, envs.mdp.max_context)
+        True
+        >>> segment = envs.step_tokens([[2, envs.mdp.tokenizer.eos_id]] * 4, [2] * 4)  # one letter and EOS per row
+        >>> segment.terminated.tolist(), segment.rewards.shape
+        ([True, True, True, True], (4, 2))
+    """
     return TokenVectorEnv(make_mdp(env, **kwargs), num_envs, split=split)
 
 
@@ -72,7 +119,18 @@ def make_vec(env: Any, num_envs: int = 1, *, split: Split = "train", **kwargs: A
 
 
 def env(name: str) -> Callable[[Class], Class]:
-    """Return a class decorator that registers a TextMDP as `namespace/Name-v0`.
+    """Return a class decorator that registers a TextMDP here and with Gymnasium.
+
+    A second registration under one name replaces the first, so that a notebook cell can run again. `make_mdp` and
+    `train` find the class by its name or its short form (`shout`), `gymnasium.make` by its name::
+
+        @rlalign.env("my/Shout-v0")
+        class Shout(rlalign.TextMDP):
+            source = ["hello", "goodbye", "good morning"]
+            rewards = {"regex?pattern=[A-Z ]+&full=true": 1.0}
+
+    Args:
+        name: `namespace/Name-v0`. It becomes the attribute `id` of the class.
 
     Raises:
         UserError: the decorated object is not a subclass of TextMDP, or Gymnasium refuses the name.
@@ -94,12 +152,19 @@ def register_env(
 ) -> type[TextMDP]:
     """Register a single-turn environment without writing a class.
 
+    As in `rlalign.register_env("my/Sums-v0", source="sums.csv", rewards={"exact_match": 1.0}, max_new=8)`.
+
     Args:
         name: `namespace/Name-v0`.
-        source: records, a data file, `hf:org/name`, a Dataset, or a function of an rng.
+        source: records, a data file, `hf:org/name`, a Dataset, or a function of an rng (see
+            `rlalign.envs.task_sources.as_source`).
         rewards: default reward specs -> weights.
         description: one line for `rlalign list envs`.
-        limits: max_prompt, max_new, tokenizer, gold_score.
+        limits: `max_prompt` (by default the longest prompt of the source), `max_new`, `tokenizer` and `gold_score`, as
+            in `TextMDP`.
+
+    Returns:
+        The new class.
 
     Raises:
         UserError: an argument is unknown, or Gymnasium refuses the name.
@@ -112,8 +177,9 @@ def register_env(
     body: dict[str, Any] = {"rewards": dict(rewards or {}), "description": description, **limits}
     # As a plain class attribute a function would become a method and receive `self` instead of the generator.
     body["source"] = staticmethod(source) if inspect.isfunction(source) else source
+    body.setdefault("max_prompt", LongestPrompt())
     if tokenizer is not None:
-        body["default_tokenizer"] = lambda self: as_tokenizer(tokenizer)
+        body["tokenizer"] = tokenizer
     body["__doc__"] = description or f"Prompts of {name}."
     return env(name)(type(re.sub(r"\W", "_", name), (TextMDP,), body))
 

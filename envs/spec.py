@@ -15,17 +15,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import quote
 
+from rlalign.envs.longest_prompt import LongestPrompt
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_sources import is_data
+from rlalign.envs.task_sources import is_data, split_query
 from rlalign.errors import UnknownNameError, UserError, did_you_mean
 from rlalign.registry import ENVS, load
-from rlalign.rewards.function import RewardFunction
 from rlalign.typecheck import checked
+from rlalign.types import TaskSource
 
 # Arguments that a TextMDP which is built already still takes.
 _LIMITS = {"max_prompt", "max_new", "max_turns", "max_reply"}
+# Options of a data spec that belong to the environment; the task source reads the others.
+_OF_DATA = ("tokenizer", "max_prompt", "max_new")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +38,8 @@ class EnvSpec:
     Attributes:
         target: a name (`rlalign/Reverse-v0`, `reverse`, `module:Class`, `file.py:Class`), a data spec, a TextMDP class,
             a TextMDP, or data.
-        arguments: arguments that the text of the spec gives: `max_length=6` in `reverse?max_length=6`.
+        arguments: arguments that the text of the spec gives: `max_length=6` in `reverse?max_length=6`, `max_new=3` in
+            `data.csv?prompt=question&max_new=3`.
     """
 
     target: Any
@@ -43,12 +47,20 @@ class EnvSpec:
 
     @classmethod
     def parse(cls, env: Any) -> EnvSpec:
-        """Return the parsed spec. Imports nothing and reads no data."""
-        # The query of a data spec (`data.csv?prompt=question`) belongs to the task source, which parses it.
-        if not isinstance(env, str) or is_data(env):
+        """Return the parsed spec. Imports nothing and reads no data.
+
+        Raises:
+            UserError: a part after `?` has no `=`.
+        """
+        if not isinstance(env, str):
             return cls(env)
-        name, _, query = env.partition("?")
-        return cls(name, {key: _literal(value) for key, value in parse_qsl(query)})
+        name, options = split_query(env)
+        if not is_data(env):
+            return cls(name, {key: _literal(value) for key, value in options.items()})
+        arguments = {key: _literal(options.pop(key)) for key in _OF_DATA if key in options}
+        # The task source parses its own options.
+        query = "&".join(f"{key}={quote(value)}" for key, value in options.items())
+        return cls(f"{name}?{query}" if query else name, arguments)
 
     def resolve(self) -> type[TextMDP] | TextMDP:
         """Return the class or the TextMDP that the target names. Builds nothing and reads no data.
@@ -62,11 +74,13 @@ class EnvSpec:
             target = _load(target)
         if isinstance(target, TextMDP) or (isinstance(target, type) and issubclass(target, TextMDP)):
             return target
-        if isinstance(target, type | RewardFunction) or inspect.isroutine(target):
+        # a task source may be callable too; any other callable object is a reward or a factory
+        if isinstance(target, type) or (callable(target) and not isinstance(target, TaskSource)):
             raise UserError(f"expected an environment, got {target!r}; use a subclass of rlalign.TextMDP")
         # Anything else is data: a class is made for it, whose source reads the data once it is built.
         name = target if isinstance(target, str) else type(target).__name__
-        return type("Data", (TextMDP,), {"id": name, "source": target, "__doc__": f"Prompts of {name}."})
+        body = {"id": name, "source": target, "max_prompt": LongestPrompt(), "__doc__": f"Prompts of {name}."}
+        return type("Data", (TextMDP,), body)
 
 
 def find_env(env: Any) -> type[TextMDP] | TextMDP:
@@ -108,7 +122,7 @@ def build(target: type[TextMDP] | TextMDP, arguments: Mapping[str, Any], tokeniz
         mdp = target.with_limits(**arguments)
         return mdp if tokenizer is None else mdp.with_tokenizer(tokenizer)
     if tokenizer is not None:
-        arguments = {"tokenizer": tokenizer, **arguments}
+        arguments = {**arguments, "tokenizer": tokenizer}
     return target(**_checked_arguments(target, arguments))
 
 

@@ -35,17 +35,26 @@ def draw_task(mdp: TextMDP, split: Split, rng: np.random.Generator) -> Task:
 
 
 class TokenEnv(gym.Env[Observation, np.int64]):
-    """A text MDP as a Gymnasium environment.
+    """A text MDP as a Gymnasium environment: one episode, one token per step.
 
-    `reset(options={"task": Task})` begins that task; otherwise `reset` draws a task of `split`. The reward of a turn or
-    an episode comes with its last token; it is NaN if it failed. The info of a step has `turn_ended`, `reward_valid`,
-    `reward_components` (name -> unweighted value, of the components scored in this step) and, with token-scope
-    rewards, `token_rewards` (the reward of each token of the turn; their sum is part of the reward).
+    An observation is `{"tokens": int64 [L], "length": int}`: the context, right-padded with the pad id, and its length
+    without padding. L is `mdp.max_context`. An action is a token id in 0..V-1.
+
+    The reward of a turn or an episode comes with its last token; it is NaN if it failed. The info of a step has
+    `turn_ended`, `reward_valid`, `reward_components` (name -> unweighted value, of the components scored in this step)
+    and, with token-scope rewards, `token_rewards` (the reward of each token of the turn; their sum is part of the
+    reward).
 
     Args:
         mdp: the environment.
         split: the split that `reset` draws from.
-        render_mode: "ansi" renders the context as text.
+        render_mode: "ansi" makes `render` return the context as text; None: no rendering.
+
+    Attributes:
+        mdp: the environment.
+        split: the split that `reset` draws from.
+        context: ids of the context, without padding.
+        action_mask: a bool per id of the context, true if the policy generated it.
 
     Raises:
         UserError: the reward has group scope, which needs several episodes.
@@ -73,7 +82,18 @@ class TokenEnv(gym.Env[Observation, np.int64]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
-        """Begin an episode. The context is the prompt."""
+        """Begin an episode. The context is the prompt.
+
+        Args:
+            seed: seeds the drawing of tasks and the episodes' generators; None: continue the current sequence.
+            options: `{"task": Task}` begins that task; otherwise a task of `split` is drawn.
+
+        Returns:
+            The observation, and the info with `split` and `index` of the task.
+
+        Raises:
+            UserError: an option is unknown, the split is empty, or the prompt has no ids or too many.
+        """
         super().reset(seed=seed)
         self._resets = 0 if seed is not None else self._resets + 1
         options = options or {}
@@ -88,6 +108,12 @@ class TokenEnv(gym.Env[Observation, np.int64]):
 
     def step(self, action: np.int64 | int) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Append one token. At the end of a turn, append the environment message and score the turn.
+
+        Args:
+            action: a token id in 0..V-1.
+
+        Returns:
+            Observation, reward, terminated, truncated, info.
 
         Raises:
             gymnasium.error.ResetNeeded: no episode is running.

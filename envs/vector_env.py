@@ -6,6 +6,7 @@ No Python loop runs over tokens. Per turn and row there is Python code: decoding
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -17,7 +18,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 from numpy.typing import ArrayLike
 
-from rlalign.envs.episode import Episode
+from rlalign.envs.episode import Episode, TurnEnd
+from rlalign.envs.initial_context import place_of
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.token_env import Observation, draw_task, observation_space
 from rlalign.errors import UserError
@@ -27,24 +29,28 @@ from rlalign.types import BoolArray, FloatArray, IntArray, Scores, Segment, Spli
 
 
 class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
-    """B rows of one text MDP, without autoreset: a finished row ignores actions and has reward 0.
+    """B rows of one text MDP as a Gymnasium vector environment, the view that training uses.
 
-    `reset(options={"tasks": [...]})` begins the given tasks, one per row; with `{"reset_mask": bool [B]}` one per row
-    of the mask. Otherwise `reset` draws tasks of `split`. Rows of one task begin in the same state. Row i equals
-    `TokenEnv.reset(seed=seed, options={"task": tasks[i]})`.
+    There is no autoreset: a finished row ignores actions and has reward 0. Rows of one task begin in the same state.
+    Row i equals a `TokenEnv` after `reset(seed=seed, options={"task": tasks[i]})`. `step` takes one token per row,
+    `step_tokens` up to a whole turn per row.
+
+    An observation is `{"tokens": int64 [B, L], "length": int64 [B]}`, a copy of `tokens` and `lengths`.
 
     Args:
         mdp: the environment.
-        num_envs: B.
+        num_envs: B, at least 1.
         split: the split that `reset` draws from.
 
     Attributes:
         tokens: int64 [B, L], contexts right-padded with the pad id.
         lengths: int64 [B], their lengths without padding.
         action_mask: bool [B, L], true where the policy generated the token.
-        done, terminated, truncated: bool [B]; all rows are done before the first reset.
+        done: bool [B], true for a row without a running episode, as all rows are before the first reset.
+        terminated: bool [B], true if the row's episode terminated.
+        truncated: bool [B], true if a limit ended the row's episode.
         episodes: B episodes.
-        reward_seconds: time spent on scoring. Callers may set it to 0.
+        reward_seconds: wall-clock time spent on scoring, in seconds. Callers may set it to 0.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.DISABLED, "render_modes": []}  # noqa: RUF012 - Gymnasium's own attribute
@@ -79,6 +85,15 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self, *, seed: int | Sequence[int] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Observation, dict[str, Any]]:
         """Begin an episode in every row, or in the rows of `reset_mask`.
+
+        Args:
+            seed: one integer for all rows, which seeds the drawing of tasks and the episodes' generators; None:
+                continue the current sequence.
+            options: `tasks`, one per row that begins; otherwise tasks of `split` are drawn. `reset_mask`, bool [B], the
+                rows that begin; otherwise all.
+
+        Returns:
+            The observation, and the info with `index`, int64 [B], the index of each row's task in its split.
 
         Raises:
             UserError: the seed is not an integer, an option is unknown, or the number of tasks is not that of the rows.
@@ -119,7 +134,18 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         return self._observation(), {"index": index, "_index": np.isin(np.arange(self.num_envs), rows)}
 
     def step(self, actions: ArrayLike) -> tuple[Observation, FloatArray, BoolArray, BoolArray, dict[str, Any]]:
-        """Append one token per row. Finished rows keep their `terminated` or `truncated`; their actions are ignored."""
+        """Append one token per row. Finished rows keep their `terminated` or `truncated`; their actions are ignored.
+
+        Args:
+            actions: int [B], token ids.
+
+        Returns:
+            Observation, rewards, terminated and truncated, each [B], and the info of `TokenEnv.step` as arrays [B],
+            without `token_rewards`.
+
+        Raises:
+            UserError: an id is outside the vocabulary.
+        """
         column = np.asarray(actions, np.int64).reshape(self.num_envs, 1)
         segment = self.step_tokens(column, np.ones(self.num_envs, np.int64))
         components: dict[str, Any] = {}
@@ -150,6 +176,9 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
             while_scoring: work of the caller to overlap with rewards; the training loop precomputes log-probs in it. It
                 runs once, in another thread, while worker processes score: if this segment ends the last episodes (so
                 all contexts are complete), and every reward runs in a worker process. Otherwise it is not called.
+
+        Returns:
+            The consumed tokens, environment messages, rewards and ends of each row.
 
         Raises:
             UserError: a shape is wrong, or an id is outside the vocabulary.
@@ -185,7 +214,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         return self._end_turns(ended, stopped, consumed, width, while_scoring)
 
     def contexts(self, rows: Iterable[int]) -> list[list[int]]:
-        """Return the context ids of some rows."""
+        """Return the context ids of some rows, without padding."""
         return [self.tokens[i, : self.lengths[i]].tolist() for i in rows]
 
     def budget(self, rows: ArrayLike | None = None) -> IntArray:
@@ -200,7 +229,11 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         """Return B completions: the finished turns, joined by newlines."""
         return ["\n".join(e.texts) for e in self.episodes]
 
-    def episode_columns(self) -> tuple[list[Any], list[str], list[list[int]], dict[str, list[Any]]]:
+    def messages(self) -> list[list[dict[str, str]]]:
+        """Return B whole trajectories as messages with roles (see `Episode.messages`)."""
+        return [e.messages(self.mdp.policy_prompt(e.task)) for e in self.episodes]
+
+    def episode_columns(self) -> tuple[list[Any], list[str], list[list[int]], dict[str, Sequence[Any]]]:
         """Return prompts, completions, completion ids and columns of all rows, as episode rewards receive them."""
         return *self.mdp.texts(self.episodes), self.mdp.columns(self.episodes)
 
@@ -219,9 +252,10 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         truncated: BoolArray = np.zeros(self.num_envs, np.bool_)
         replies: list[tuple[int, ...]] = [()] * self.num_envs
         rows = np.flatnonzero(ended).tolist()
+        failed: list[int] = []
         for i in rows:
             turn = self.tokens[i, self._turn_start[i] : self.lengths[i]].tolist()
-            end = self.mdp.end_turn(self.episodes[i], turn, bool(stopped[i]))
+            end = self._end_turn(self.episodes[i], turn, bool(stopped[i]), failed, i)
             terminated[i] = end.terminated
             truncated[i] = end.truncated
             replies[i] = end.reply
@@ -238,11 +272,25 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         scores = self._score([self.episodes[i] for i in rows], over[rows].tolist(), while_scoring)
         valid: BoolArray = np.ones(self.num_envs, np.bool_)
         valid[rows] = scores.valid
+        valid[failed] = False
         components = {name: np.full(self.num_envs, np.nan) for name in scores.components}
         for name, values in scores.components.items():
             components[name][rows] = values
+            components[name][failed] = np.nan
         rewards = self._place_rewards(scores, rows, consumed, width)
         return Segment(consumed, replies, rewards, valid, components, ended, terminated, truncated)
+
+    def _end_turn(self, episode: Episode, turn: list[int], stopped: bool, failed: list[int], row: int) -> TurnEnd:
+        """End a turn. If `reply` fails and the environment permits it, add the row to `failed` and end its episode."""
+        try:
+            return self.mdp.end_turn(episode, turn, stopped)
+        except UserError as error:
+            if not self.mdp.drop_failed_replies:
+                raise
+            warnings.warn(f"{place_of(episode.task)}: {error}; its episode is dropped", RuntimeWarning, stacklevel=4)
+            failed.append(row)
+            episode.truncated = True
+            return TurnEnd(truncated=True)
 
     def _place_rewards(self, scores: Scores, rows: list[int], consumed: IntArray, width: int) -> FloatArray:
         """Return float [B, T], each row's total on the segment's last action, token rewards on their own tokens."""

@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from rlalign.checks.invariant import FUZZ, TOLERANCE, CheckResult, run_check
-from rlalign.checks.tasks import check_disjoint_splits, check_equal_tasks
+from rlalign.checks.tasks import check_disjoint_splits, check_equal_tasks, check_several_tasks
 from rlalign.checks.views import Trace, encode, make_scripts, play_pieces, play_single, play_steps
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.task_sources import digest
 from rlalign.envs.token_env import draw_task
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.typecheck import check_range
@@ -25,16 +26,23 @@ def check_env(
     *,
     vector_env: type[TokenVectorEnv] = TokenVectorEnv,
 ) -> list[CheckResult]:
-    """Run every check of an environment.
+    """Run every check of an environment, as `rlalign check ENV` does on the command line::
+
+        for result in check_env(rlalign.make_mdp("reverse")):
+            print(result.passed, result.name, result.detail)
+
+    Scripted episodes (random tokens, odd texts, reference turns) are played in `TokenEnv.step`, `TokenVectorEnv.step`
+    and `TokenVectorEnv.step_tokens`, which must agree. The other checks are of rewards, ends, tasks, splits and
+    `gold_score`.
 
     Args:
         mdp: the environment.
-        episodes: number of scripted episodes.
+        episodes: number of scripted episodes, at least 1.
         seed: of tasks, scripts and pieces.
         vector_env: the class under test; tests pass wrong subclasses.
 
     Returns:
-        A result per check.
+        A result per check, in a fixed order.
 
     Raises:
         UserError: the environment cannot begin an episode (no tasks, prompts too long, a group reward).
@@ -55,6 +63,8 @@ def check_env(
         run_check("an episode ends once: terminated or truncated", lambda: check_single_end(traces)),
         run_check("a failed reward is NaN, a valid one finite", lambda: check_failures_are_nan(traces)),
         run_check("any text is a valid turn", lambda: check_any_text(mdp, seed, vector_env)),
+        run_check("replies and rewards do not change the task", lambda: check_tasks_unchanged(mdp, seed, vector_env)),
+        run_check("every split has tasks, and train several", lambda: check_several_tasks(mdp.source)),
         run_check("equal seeds give equal tasks, in every process", lambda: check_equal_tasks(mdp.source)),
         run_check("splits are disjoint", lambda: check_disjoint_splits(mdp.source), distinct),
         run_check(
@@ -131,6 +141,21 @@ def check_any_text(mdp: TextMDP, seed: int, vector_env: type[TokenVectorEnv]) ->
         trace = play_pieces(vector_env(mdp, 1), [draw_task(mdp, "train", rng)], [script], seed)[0]
         if not _failure_is_nan(trace):
             return f"{text[:40]!r}: a failure was counted as a number, or the reverse"
+    return ""
+
+
+def check_tasks_unchanged(mdp: TextMDP, seed: int, vector_env: type[TokenVectorEnv]) -> str:
+    """Return a task whose prompt or columns an episode changed. Episodes of a group share their task."""
+    rng = np.random.default_rng(seed)
+    tasks = [draw_task(mdp, "train", rng) for _ in range(_ROWS)]
+    before = [digest([task.prompt, dict(task.columns)]) for task in tasks]
+    play_pieces(vector_env(mdp, _ROWS), tasks, make_scripts(mdp, tasks, rng), seed)
+    for task, content in zip(tasks, before, strict=True):
+        if digest([task.prompt, dict(task.columns)]) != content:
+            return (
+                f"train task {task.index} changed during an episode, which all samples of its group and later epochs "
+                "see; store what an episode changes in `state`"
+            )
     return ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rlalign.errors import ReplyError, UserError
+from rlalign.errors import ReplyError, ReplyTimeoutError, UserError
 
 FUZZ = (
     "",
@@ -29,17 +29,21 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """Whether an invariant holds.
+    """The result of one conformance check: whether an invariant holds.
 
     Attributes:
         name: the invariant.
         passed: true too if the invariant does not apply.
         detail: the first counterexample and its likely cause; empty if the check passed.
+        warning: the check passed, and the detail is about data of another kind than was checked.
+        skipped: the check was not run, for the reason in the detail.
     """
 
     name: str
     passed: bool
     detail: str = ""
+    warning: bool = False
+    skipped: bool = False
 
 
 def run_check(name: str, check: Callable[[], str], applies: bool = True) -> CheckResult:
@@ -51,14 +55,15 @@ def run_check(name: str, check: Callable[[], str], applies: bool = True) -> Chec
         applies: run the check; otherwise it passes.
 
     Raises:
-        UserError: the object cannot be used at all (no tasks, prompts too long). ReplyError is a counterexample.
+        UserError: the object cannot be used at all (no tasks, prompts too long, a `reply` that hangs, at which each
+            further check would wait again). Another ReplyError is a counterexample.
     """
     if not applies:
         return CheckResult(name, True, "does not apply")
     try:
         detail = check()
     except Exception as error:
-        if isinstance(error, UserError) and not isinstance(error, ReplyError):
+        if isinstance(error, ReplyTimeoutError) or (isinstance(error, UserError) and not isinstance(error, ReplyError)):
             raise
         detail = f"{type(error).__name__}: {error}"
     return CheckResult(name, not detail, detail)

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import cloudpickle
 import numpy as np
 
 from rlalign.checks.invariant import FUZZ, TOLERANCE, CheckResult, run_check
 from rlalign.errors import UserError
+from rlalign.rewards.guard import setup_of
+from rlalign.rewards.specs import resolve
 from rlalign.rewards.weighted_sum import compose
 from rlalign.tokenizers import ByteTokenizer
-from rlalign.types import Reward, Scope, Scores
+from rlalign.types import Prompt, Reward, Scope, Scores
 
 EXAMPLES = {
     "code": "code?allow=true&seconds=1",
@@ -23,20 +26,37 @@ EXAMPLES = {
 }
 """Specs with parameters, for the built-in rewards that cannot be checked without."""
 
+FORMS = "texts and messages score equally"
+"""Name of the check of the two forms of a completion."""
+REMEDY = (
+    "the reward reads a completion as a text, and for a conversation it is a list of messages "
+    '([{"role": "assistant", "content": ...}], as in TRL); use @rlalign.reward(texts=True), or '
+    "rlalign.rewards.text.text_of(completion)"
+)
+
 # Values of the column `answer`: a number, which is text and JSON too; a list of spans for rewards that refuse a number.
 _ANSWERS = ("42", "Ann | person")
 
 
 def check_reward(spec: Any) -> list[CheckResult]:
-    """Run every check of a reward, on texts of every kind, alone and together.
+    """Run every check of a reward, on texts of every kind, alone and together (`rlalign check REWARD`).
+
+    The texts include empty and huge ones, control characters, emoji, Chinese and broken JSON. Each must get one value;
+    a failure must be NaN; equal texts must score equally, in any order of the batch.
 
     Args:
-        spec: as for `rlalign.rewards.compose`. A reward whose required parameter is missing is not checked. A reward
-            that binds the policy gets a small random one.
+        spec: one spec of `rlalign.rewards.compose`. A reward whose required parameter is missing is not checked. A
+            reward that binds the policy gets a small random one.
 
     Returns:
-        A result per check.
+        A result per check, in a fixed order.
+
+    Example:
+        >>> all(result.passed for result in check_reward("repetition"))
+        True
     """
+    if failure := _pickling_failure(spec):
+        return [CheckResult("the function can be sent to its worker process", False, failure)]
     with compose([spec]) as reward:
         if reward.needs_policy:
             from rlalign.policies.factory import make_policy  # imports torch
@@ -57,7 +77,7 @@ def check_composed(reward: Reward) -> list[CheckResult]:
             batch = _TextBatch(reward, texts, _ANSWERS[1])
             batch.score(sentence)
     except UserError as error:
-        return [CheckResult("can be scored", True, f"not checked: {error}")]
+        return [CheckResult("can be scored", True, str(error), skipped=True)]
     except Exception:
         pass  # the first check reports the text and the error
     return [
@@ -71,6 +91,7 @@ def check_composed(reward: Reward) -> list[CheckResult]:
             lambda: check_order(batch),
             batch.scope != "group",
         ),
+        _check_forms(batch),
     ]
 
 
@@ -90,12 +111,12 @@ class _TextBatch:
     def rows(self) -> list[int]:
         return list(range(len(self.texts)))
 
-    def score(self, rows: Sequence[int]) -> Scores:
-        """Score some of the texts, as one batch."""
+    def score(self, rows: Sequence[int], prompt: Prompt = "Say something.") -> Scores:
+        """Score some of the texts, as one batch; a completion is a list of messages if the prompt is one."""
         event: Any = "turn" if self.scope == "token" else self.scope
         completions = [self.texts[i] for i in rows]
         ids = [[*ByteTokenizer().encode(text), ByteTokenizer.eos_id] for text in completions]
-        prompts = ["Say something."] * len(rows)
+        prompts = [prompt] * len(rows)
         return self.reward.score(event, prompts, completions, ids, **_columns(completions, self.answer))
 
 
@@ -153,7 +174,42 @@ def check_order(batch: _TextBatch) -> str:
     )
 
 
+def _check_forms(batch: _TextBatch) -> CheckResult:
+    """Warn of a text whose score is another one as messages. A reward of texts alone is right for data of texts."""
+    prompt = [{"role": "user", "content": "Say something."}]
+    try:
+        texts = batch.score(batch.rows).total
+    except Exception:  # another check reports it
+        return CheckResult(FORMS, True)
+    try:
+        messages = batch.score(batch.rows, prompt).total
+    except Exception as error:
+        detail = f"{type(error).__name__}: {error}; for prompts that are conversations: {REMEDY}"
+        return CheckResult(FORMS, True, detail, warning=True)
+    equal = np.isclose(texts, messages, rtol=0, atol=1e-6, equal_nan=True)
+    if equal.all():
+        return CheckResult(FORMS, True)
+    i = int(np.argmin(equal))
+    scores = f"{batch.texts[i][:40]!r} scores {texts[i]:g} as a text, {messages[i]:g} as messages"
+    return CheckResult(FORMS, True, f"{scores}; for prompts that are conversations: {REMEDY}", warning=True)
+
+
 # ---- parts of the checks ----
+
+
+def _pickling_failure(spec: Any) -> str:
+    """Return why a function cannot be sent to its worker process, or an empty text."""
+    for reward, _ in resolve([spec]):
+        if reward.timeout_s is None:
+            continue
+        try:
+            cloudpickle.dumps(setup_of(reward.function))
+        except Exception as error:
+            return (
+                f"reward '{reward.name}' cannot be pickled: {type(error).__name__}: {error}; use timeout_s=None to run "
+                "it in-process, or create the object inside the function"
+            )
+    return ""
 
 
 def _columns(texts: Sequence[str], answer: str) -> dict[str, list[Any]]:

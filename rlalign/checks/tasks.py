@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -46,7 +47,11 @@ def check_equal_tasks(source: TaskSource) -> str:
     for module in [m for name, m in sys.modules.items() if name.startswith("rlalign_file_")]:
         cloudpickle.register_pickle_by_value(module)  # the other process cannot import a file's module by name
     process = subprocess.run(
-        [sys.executable, "-c", _DIGESTS], input=cloudpickle.dumps((source, places)), capture_output=True, check=False
+        [sys.executable, "-c", _DIGESTS],
+        input=cloudpickle.dumps((source, places)),
+        capture_output=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},  # of the modules that it imports
     )
     if process.returncode:
         return (
@@ -68,6 +73,16 @@ def check_disjoint_splits(source: TaskSource) -> str:
         for (_, index), content in zip(places, task_digests(source, places), strict=True):
             if split_of.setdefault(content, split) != split:
                 return f"{split} task {index} is in {split_of[content]} too; evaluation would use training tasks"
+    return ""
+
+
+def check_several_tasks(source: TaskSource) -> str:
+    """Return a split without a task, or a note that training has a single one."""
+    for split in SPLITS:
+        if source.size(split) == 0:
+            return f"there are no {split} tasks; add data, or a column 'split', so that each split has some"
+    if len(set(task_digests(source, _places(source, "train", _SEARCHED)))) == 1:
+        return "all train tasks are equal; each step would have one prompt only: use a source of several tasks"
     return ""
 
 

@@ -7,11 +7,16 @@ import numpy as np
 import pytest
 
 from rlalign.checks import EXAMPLES, CheckResult, check_env, check_reward, views
+from rlalign.checks.env import check_any_text, check_tasks_unchanged
 from rlalign.checks.reward import check_composed
+from rlalign.checks.tasks import check_several_tasks
 from rlalign.envs.builtin.strings.reverse import Reverse
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
+from rlalign.envs.task_sources import as_source
 from rlalign.envs.token_env import TokenEnv
+from rlalign.envs.vector_env import TokenVectorEnv
+from rlalign.errors import ReplyError, ReplyTimeoutError
 from rlalign.rewards.function import RewardFunction
 from rlalign.rewards.weighted_sum import compose
 from rlalign.types import Scores, Split, Task
@@ -36,7 +41,9 @@ def test_built_in_rewards_pass(name: str) -> None:
 
 def test_every_built_in_reward_is_checked() -> None:
     """Rewards that need more than a parameter (a model, a server) are checked in their own tests."""
-    bare = {name for name in ("classifier", "llm_judge", *EXAMPLES) if "not checked" in str(check_reward(name))}
+    bare = {
+        name for name in ("classifier", "llm_judge", *EXAMPLES) if any(result.skipped for result in check_reward(name))
+    }
     assert bare == {"classifier", "llm_judge", *EXAMPLES}
     for name in EXAMPLES.keys() - {"code"}:  # code waits for an endless loop; `rlalign check all` includes it
         results = check_reward(EXAMPLES[name])
@@ -47,7 +54,8 @@ def test_every_built_in_reward_is_checked() -> None:
 def test_a_reward_without_its_parameter_is_not_checked() -> None:
     [result] = check_reward("regex")
     assert result.passed
-    assert result.detail.startswith("not checked: reward 'regex': expected 'pattern'")
+    assert result.skipped
+    assert result.detail.startswith("reward 'regex': expected 'pattern'")
 
 
 def test_defects_of_rewards_are_detected() -> None:
@@ -185,3 +193,52 @@ def test_a_reward_outside_of_the_action_mask_is_detected(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(views, "TokenEnv", Unmasked)
     assert "rewards are on action tokens only" in failed(check_env(make_mdp("sort"), 8))
+
+
+# ---- replies and tasks ----
+
+
+class Talk(TextMDP):
+    """Two turns; subclasses override `reply`."""
+
+    source = [{"prompt": letter, "answer": "x"} for letter in "abcdefgh"]  # noqa: RUF012 - a minimal class
+    max_new, max_turns, max_reply = 4, 2, 8
+
+
+def test_ids_outside_of_the_vocabulary_are_detected() -> None:
+    class Outside(Talk):
+        def reply(self, *_: Any) -> list[int]:
+            return [300]
+
+    with pytest.raises(ReplyError, match="expected token ids from 0 to 258, got 300"):
+        check_any_text(Outside(), 0, TokenVectorEnv)
+
+
+def test_a_reply_that_edits_the_task_is_detected() -> None:
+    class Edits(Talk):
+        def reply(self, task: Task, *_: Any) -> str:
+            task.columns["answer"] += "!"  # type: ignore[index]  # the mistake
+            return "again"
+
+    assert check_tasks_unchanged(Edits(), 0, TokenVectorEnv).endswith("store what an episode changes in `state`")
+    assert check_tasks_unchanged(make_mdp("guess_number"), 0, TokenVectorEnv) == ""
+
+
+def test_a_source_of_one_task_or_without_held_out_tasks_is_detected() -> None:
+    assert check_several_tasks(as_source(["a"])).startswith("there are no validation tasks")
+    same = {split: ["a", "a"] if split == "train" else [split] for split in ("train", "validation", "test")}
+    assert check_several_tasks(as_source(same)).startswith("all train tasks are equal")
+    assert check_several_tasks(as_source(["a", "b", "c", "d"])) == ""
+    assert "every split has tasks, and train several" in failed(check_env(TextMDP(source=["a"]), 8))
+
+
+def test_a_reply_that_hangs_ends_the_checks_with_its_error() -> None:
+    class Hangs(Talk):
+        reply_timeout_s = 0.05
+
+        def reply(self, *_: Any) -> str:
+            while True:
+                pass
+
+    with pytest.raises(ReplyTimeoutError, match=r"reply of Hangs: expected an answer within 0.05 s"):
+        check_env(Hangs(), 8)

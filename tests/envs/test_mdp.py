@@ -9,6 +9,7 @@ import pytest
 from gymnasium.vector import AutoresetMode
 
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.registration import make_mdp
 from rlalign.envs.token_env import TokenEnv
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
@@ -129,6 +130,7 @@ def test_rewards_get_columns_state_turns_and_replies() -> None:
         ("episode", ["a\nb"]),
     ]
     assert calls[0][2]["answer"] == ["x", None]
+    assert list(calls[2][2].pop("completions_raw")) == ["a\nb"]
     assert calls[2][2] == {
         "answer": ["x"],
         "state": [{"turns": 2}],
@@ -229,7 +231,7 @@ def test_gymnasium_spaces_and_metadata() -> None:
         (lambda e: e.step_tokens(np.full((2, 1), 5), np.ones(2)), "ids from 0 to 4, got one outside the vocabulary"),
         (
             lambda e: e.reset(options={"tasks": [Task("aaaaa"), Task("a")]}),
-            "expected 1 to 4 tokens, got 5; use a larger max_prompt",
+            r"expected 1 to 4 tokens, got 5 \('aaaaa'\); use a larger max_prompt \(--rollout.max-prompt 5\)",
         ),
         (lambda e: e.reset(options={"tasks": [Task(""), Task("a")]}), "expected 1 to 4 tokens, got 0"),
         (lambda e: e.reset(options={"tasks": [Task("a", {"state": 1})] * 2}), "column 'state'"),
@@ -316,3 +318,47 @@ def test_other_stop_ids_end_a_turn() -> None:
     segment = env.step_tokens(*row(A, STOP, A))
     assert segment.consumed.tolist() == [2]
     assert segment.terminated[0]
+
+
+def test_a_tokenizer_as_class_attribute() -> None:
+    class Letters(TextMDP):
+        source = ["ab", "ba", "aa"]  # noqa: RUF012 - as a user writes it
+        tokenizer = "chars:ab"
+
+    mdp = Letters()
+    assert mdp.prompt_ids(Task("ab")) == [2, 3]
+    assert Letters(tokenizer="chars:ba").prompt_ids(Task("ab")) == [3, 2]
+    assert mdp.with_tokenizer("bytes").prompt_ids(Task("a")) == [258, 97]
+    assert make_mdp(Letters).tokenizer.vocab_size == 4
+
+    class Other(Letters):
+        def default_tokenizer(self) -> CharTokenizer:
+            return CharTokenizer("xyz")
+
+        tokenizer = None
+
+    assert Other().tokenizer.vocab_size == 5
+
+
+def test_an_episode_whose_reply_fails_is_invalid_if_that_is_permitted() -> None:
+    class Fails(Echo):
+        def reply(self, task: Task, turn_ids: Any, state: Any, rng: Any) -> Any:
+            if task.prompt == "b":
+                raise ValueError("the tool broke")
+            return super().reply(task, turn_ids, state, rng)
+
+    mdp = Fails(source=["a", "b"], tokenizer="chars:ab", reward=compose([("length?target=5", 1.0)]))
+    tasks = [Task("a"), Task("b")]
+    env = TokenVectorEnv(mdp, 2)
+    env.reset(options={"tasks": tasks})
+    with pytest.raises(UserError, match="the tool broke"):
+        env.step_tokens([[2, 1]] * 2, [2, 2])
+    mdp.drop_failed_replies = True
+    env = TokenVectorEnv(mdp, 2)
+    env.reset(options={"tasks": tasks})
+    with pytest.warns(RuntimeWarning, match="^train task 0: reply of Fails failed: ValueError: the tool broke; its ep"):
+        segment = env.step_tokens([[2, 1]] * 2, [2, 2])
+    assert segment.valid.tolist() == [True, False]
+    assert segment.truncated.tolist() == [False, True]
+    assert env.done.tolist() == [False, True]
+    assert np.isnan(segment.components["length"][1])

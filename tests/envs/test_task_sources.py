@@ -12,11 +12,11 @@ from rlalign.envs.task_sources import (
     HubSource,
     ListSource,
     ProceduralSource,
-    TaskStream,
     as_source,
     digest,
     is_data,
 )
+from rlalign.envs.task_stream import TaskStream
 from rlalign.errors import FaultError, UserError
 from rlalign.types import Task, TaskSource
 
@@ -120,7 +120,7 @@ def test_datasets_objects() -> None:
     source = as_source(both)
     assert source.get("test", 1).prompt == [{"role": "user", "content": "1"}]
     assert source.size("validation") == 5
-    with pytest.raises(UserError, match="expected a split train, validation or test, got sft"):
+    with pytest.raises(UserError, match="expected the splits train, validation and test, got 'sft'"):
         as_source(datasets.DatasetDict({"sft": table}))
 
 

@@ -77,8 +77,8 @@ class Alignment(TextMDP):
     with E the input embeddings of the initial policy. The `length` component keeps outputs from being empty. There is
     no gold answer: a copy of the input scores 1 under its own embeddings, which is the known reward hack.
 
-    State s: the input text.
-    Action a: the output text.
+    State: s, the input text.
+    Action: a, the output text.
     Reward: the alignment score r(s, a).
     Data: generated here; or the first sentences of real reviews (for their terms see `rlalign.envs.builtin.corpora`).
 

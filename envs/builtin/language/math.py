@@ -118,6 +118,8 @@ class Math(TextMDP):
     description = "solve sums (generated) or GSM8K, SVAMP and MATH problems (exact by math-verify)"
     rewards: ClassVar[Mapping[str, float]] = {"exact_match": 1.0, "rlalign.envs.builtin.language.math:near": 0.5}
     gold_score = 1.5
+    questions = True
+    chat_max_new: int | None = 256
 
     def __init__(
         self, *, source: Any = "arithmetic", operations: str = "+-", largest: int = 9, seed: int = 0, **kwargs: Any
@@ -151,6 +153,8 @@ class Math(TextMDP):
                 },
             }
         super().__init__(**defaults | kwargs)
+        if kwargs.get("max_new") is not None:
+            self.chat_max_new = None
 
     def default_tokenizer(self) -> Tokenizer:
         """Return a tokenizer of the characters of sums; bytes for real problems."""

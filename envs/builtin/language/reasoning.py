@@ -159,6 +159,8 @@ class Reasoning(TextMDP):
     gold_score = 1.2
     max_prompt = 256
     max_new = 8
+    questions = True
+    chat_max_new: int | None = 256
 
     def __init__(self, *, task: str = "chain_sum", config: str | None = None, seed: int = 0, **kwargs: Any) -> None:
         self.task = task
@@ -188,6 +190,8 @@ class Reasoning(TextMDP):
 
         defaults: dict[str, Any] = {"source": ProceduralSource(make, seed=seed)}
         super().__init__(**defaults | kwargs)
+        if kwargs.get("max_new") is not None:
+            self.chat_max_new = None
 
     def default_tokenizer(self) -> Tokenizer:
         """Return a tokenizer of printable ASCII, or of bytes for a data set with other characters."""

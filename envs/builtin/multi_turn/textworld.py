@@ -150,12 +150,14 @@ class TextWorld(TextMDP):
     Action: a character.
     Reward: the share of points, plus 0.2 · share of possible commands.
     Data: made by TextWorld (MIT), an optional package that brings its interpreter (Jericho, GPL-2) and compiler (Inform
-        7, Artistic 2.0).
+        7, Artistic 2.0). Its installation compiles the interpreter on Linux and needs gcc and make.
     Splits: disjoint by games.
 
     Args:
-        games: number of games; each takes seconds to make, once.
-        rooms, objects, quest: rooms and objects of a game, and the number of commands that win it.
+        games: number of games, 3 to 1000; each takes seconds to make, once.
+        rooms: number of rooms of a game, 1 to 10.
+        objects: number of objects of a game, 1 to 20.
+        quest: number of commands that win a game, 1 to 10.
         kwargs: see TextMDP.
     """
 

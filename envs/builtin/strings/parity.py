@@ -20,7 +20,11 @@ class Parity(StringTask):
     Data: random strings, no license.
     Splits: disjoint by content.
 
-    Arguments: see StringTask. Only the letter `1` is counted; all other letters of `alphabet` have no effect.
+    Args:
+        alphabet: the letters of the random strings; by default 01. Only `1` is counted; other letters have no effect.
+        min_length: least number of letters, by default 2; the number is drawn uniformly.
+        max_length: largest number of letters, by default 7.
+        kwargs: `seed` of the family of tasks; for the others see TextMDP.
     """
 
     id = "rlalign/Parity-v0"

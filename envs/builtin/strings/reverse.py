@@ -14,7 +14,12 @@ class Reverse(StringTask):
     Data: random strings, no license.
     Splits: disjoint by content.
 
-    Arguments: see StringTask.
+    Args:
+        alphabet: the letters of the random strings; by default abcd.
+        min_length: least number of letters, by default 2; the number is drawn uniformly.
+        max_length: largest number of letters, by default 4.
+        seed: of the family of tasks.
+        kwargs: see TextMDP.
     """
 
     id = "rlalign/Reverse-v0"
