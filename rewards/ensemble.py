@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,13 +45,18 @@ class Ensemble:
     """One value of several rewards: `ensemble?of=vader|tfidf_sentiment&how=min`, or `ensemble(["vader", mine])`.
 
     `of` names episode rewards, separated by `|`. A weight rescales a member, as in `of=vader=0.5|tfidf_sentiment`.
-    `how` is mean, min, penalised (mean - coef · std of the members) or product. Members run with their own timeouts. If
-    a member fails, the call fails. If a member does not apply (None), the sample is left out.
+    `how` is mean (the default), min, penalised (mean - coef · std of the members, `coef` 1 by default) or product; the
+    source is Coste et al., arXiv 2310.02743. Members run with their own timeouts. If a member fails, the call fails. If
+    a member does not apply (None), the sample is left out.
 
     Range: that of the members.
     Cost: the sum of the members' costs.
     Deterministic if the members are.
     Hacked by: completions that fool every member; members should not share their data.
+
+    Args:
+        members: the members as objects or specs; None: those of the parameter `of`.
+        policy: passed to the members that bind one.
 
     Raises:
         UserError: for fewer than two members, an unknown `how`, and a member of another scope.
@@ -62,6 +67,7 @@ class Ensemble:
         self._members = members
         self._policy = policy
         self._composed: dict[str, RewardSum] = {}  # by the parameter `of`
+        self._initial: dict[str, dict[str, Any]] = {}  # states of the members at the composition
 
     def bind(self, policy: Any) -> Ensemble:
         """Return the same ensemble with its members bound to a policy."""
@@ -78,7 +84,18 @@ class Ensemble:
         coef: float = 1.0,
         **columns: Any,
     ) -> list[float | None]:
-        """Return the combined values of B completions."""
+        """Return the combined values of B completions.
+
+        Args:
+            prompts: B texts or conversations.
+            completions: B texts or conversations.
+            completion_ids: B lists of token ids.
+            of: specs of the members, separated by `|`; not used if the ensemble was built from `members`.
+            how: "mean", "min", "penalised" or "product".
+            coef: weight of the members' disagreement, for "penalised".
+            columns: columns of the tasks, for the members, and TRL's callbacks `log_metric` and `log_extra`.
+        """
+        callbacks = {name: columns.pop(name, None) for name in ("log_metric", "log_extra")}
         if how not in _HOW:
             raise UserError(
                 f"ensemble: expected how to be one of {', '.join(_HOW)}, got '{how}'.{did_you_mean(how, _HOW)}"
@@ -91,9 +108,25 @@ class Ensemble:
             raise RewardError(
                 f"ensemble: expected numbers, got NaN from member '{failed[0]}'; use None where it does not apply"
             )
+        for name, value in members.pop_logged().items():
+            if callbacks["log_metric"] is not None:
+                callbacks["log_metric"](name, value)
+        for column, entries in scores.extra.items():
+            if callbacks["log_extra"] is not None:
+                callbacks["log_extra"](column, entries)
         values = np.stack([members.weights[name] * value for name, value in scores.components.items()])
         # NaN of one member makes the combination NaN: the member does not apply, so neither does the ensemble.
         return [None if np.isnan(value) else float(value) for value in combine(values, how, coef)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states of the members, by the parameter `of`."""
+        return {of: members.state_dict() for of, members in self._composed.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the states of the members; compositions that the state lacks get their initial one."""
+        for of in {**self._composed, **state}:
+            members = self._sum(of)
+            members.load_state_dict(state.get(of, self._initial[of]))
 
     def _sum(self, of: str) -> RewardSum:
         """Return the composition of the members, built at the first call."""
@@ -119,6 +152,7 @@ class Ensemble:
             if self._policy is not None:
                 members.bind(self._policy)
             self._composed[of] = members
+            self._initial[of] = members.state_dict()
         return self._composed[of]
 
 

@@ -1,18 +1,20 @@
 """Timeout, kill and retries of reward functions: no function can stop or stall the run unnoticed.
 
 A function with a timeout runs in a worker process of its own (`InWorker`), which stays up between calls. At the timeout
-`_kill_at_timeout` kills the whole process group. A signal would work in the main thread only, and the timeout of a
-future kills nothing. The worker's own program is `worker_process.py`. A worker whose parent was killed reads the end of
-its stdin and exits (PR_SET_PDEATHSIG would fire when the starting *thread* ends).
+`kill_tree` kills it with all processes that it started. A signal would work in the main thread only, and the timeout of
+a future kills nothing. The worker's own program is `worker_process.py`, and `worker_pipe.py` exchanges requests and
+answers with it. A worker whose parent was killed reads the end of its stdin and exits (PR_SET_PDEATHSIG would fire when
+the starting *thread* ends).
 
 Separate processes guard against accidents. They are not a security boundary.
 """
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
 import pickle
+import secrets
 import signal
 import subprocess
 import sys
@@ -28,6 +30,8 @@ import cloudpickle
 from rlalign.errors import RewardError, UserError
 from rlalign.rewards import worker_process as worker
 from rlalign.rewards.function import RewardFunction
+from rlalign.rewards.process_state import Descriptors, Interrupts
+from rlalign.rewards.worker_pipe import WorkerPipe
 
 START_LIMIT_S = 300.0  # for the imports of the function's module, which the function's timeout does not cover
 
@@ -105,16 +109,39 @@ class InProcess:
     """Runner that calls the function in this process: no copy of the arguments, no timeout."""
 
     def __init__(self, reward: RewardFunction) -> None:
+        self._name = reward.name
         self._function = reward.function
 
     def run(self, arguments: Mapping[str, Any]) -> Any:
-        """Call the function. See `Runner`."""
+        """Call the function. See `Runner`.
+
+        Raises:
+            RewardError: the function closed descriptors that cannot be opened again.
+        """
+        interrupts = Interrupts()
+        descriptors = Descriptors()
+        failure: CallFailed | None = None
+        returned = None
         try:
-            return worker.call(self._function, (), arguments)
+            with interrupts:
+                returned = worker.call(self._function, (), arguments)
         except UserError:  # a wrong parameter stays wrong at a retry
             raise
-        except (Exception, SystemExit) as error:
-            raise CallFailed("raised", worker.describe_error(error), traceback.format_exc()) from error
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt) and interrupts.received:  # Ctrl-C, not an error of the function
+                raise
+            failure = CallFailed("raised", worker.describe_error(error), traceback.format_exc())
+            failure.__cause__ = error
+        finally:
+            closed = descriptors.restore()
+        if closed:
+            detail = f"it closed {closed} of this process; use timeout_s=30, so that it has a process of its own"
+            if descriptors.lost:  # the files of the run are closed too, so it cannot continue
+                raise RewardError(f"reward '{self._name}' failed: {detail}")
+            failure = CallFailed("raised", detail)
+        if failure is not None:
+            raise failure
+        return returned
 
     def close(self) -> None:
         """Do nothing: no resource is held."""
@@ -129,13 +156,13 @@ class InWorker:
     def __init__(self, reward: RewardFunction, timeout_s: float) -> None:
         self._reward = reward
         self._timeout_s = timeout_s
-        self._process: subprocess.Popen[bytes] | None = None
+        self._worker: _Worker | None = None
         self._finalizer: Callable[[], Any] = _no_process
 
     @property
     def pid(self) -> int | None:
         """Process id of the worker; None if none is running."""
-        return None if self._process is None else self._process.pid
+        return None if self._worker is None else self._worker.process.pid
 
     def run(self, arguments: Mapping[str, Any]) -> Any:
         """Call the function in the worker. See `Runner`.
@@ -144,30 +171,33 @@ class InWorker:
             UserError: the function or its arguments cannot be pickled.
         """
         request = self._pickled(lambda: dict(arguments), "arguments")
-        if self._process is not None and _has_ended(self._process):
+        if self._worker is not None and self._worker.pipe.has_ended():
             self.close()  # the worker died between two calls, which does not count as a failure of this call
-        if self._process is None:
+        if self._worker is None:
             self._start()
         return self._exchange(request, self._timeout_s)
 
     def close(self) -> None:
         """Kill the worker and all processes that it started."""
         self._finalizer()
-        self._process = None
+        self._worker = None
 
     def _start(self) -> None:
+        """Start a worker that has loaded the function.
+
+        Raises:
+            CallFailed: the worker was killed, or took too long.
+            RewardError: the function cannot be loaded in a new process.
+        """
         setup = self._pickled(lambda: setup_of(self._reward.function), "a function")
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", worker.__file__],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            start_new_session=True,  # its own process group: killed as a whole, and not reached by Ctrl-C
-        )
-        self._finalizer = weakref.finalize(self, _kill, self._process)
+        self._worker = _Worker()
+        self._finalizer = weakref.finalize(self, self._worker.kill)
         try:
             self._exchange(setup, START_LIMIT_S)
         except CallFailed as failure:
             self.close()
+            if failure.kind != "raised":  # from outside, or for want of memory: a retry may succeed
+                raise
             error = RewardError(
                 f"reward '{self._reward.name}': expected a function that its worker can load, got {failure.detail}; "
                 "use a module that imports in a new process, or timeout_s=None"
@@ -177,37 +207,25 @@ class InWorker:
 
     def _exchange(self, request: bytes, limit_s: float) -> Any:
         """Send a request and return its answer. After any failure no worker is left running."""
-        process = self._process
-        assert process is not None
-        assert process.stdin is not None
-        assert process.stdout is not None
-        timed_out = threading.Event()
-        timer = threading.Timer(limit_s, _kill_at_timeout, (process, timed_out))
-        timer.daemon = True
-        timer.start()
+        worker_ = self._worker
+        assert worker_ is not None
         try:
-            worker.write_frame(process.stdin, request)  # type: ignore[arg-type]  # a pipe is a raw stream
-            answer = worker.read_frame(process.stdout)  # type: ignore[arg-type]  # a pipe is a raw stream
-        except (EOFError, OSError):
-            # The kill at the timeout closes the pipes, which ends the read above.
-            _stop(timer)
+            answer = worker_.pipe.exchange(request, limit_s)
+        except TimeoutError:
             self.close()
-            if timed_out.is_set():
-                raise CallFailed("timeout", f"took longer than {limit_s:g} s and was killed") from None
-            raise CallFailed("died", f"its worker process died ({_exit_cause(process.returncode)})") from None
+            raise CallFailed("timeout", f"took longer than {limit_s:g} s and was killed") from None
+        except (EOFError, OSError):
+            self.close()
+            raise CallFailed("died", f"its worker process died ({_exit_cause(worker_.process.returncode)})") from None
         except BaseException:  # Ctrl-C: the next request must not read the answer to an abandoned one
-            _stop(timer)
             self.close()
             raise
-        _stop(timer)
-        if timed_out.is_set():  # the answer arrived just before the kill, so it is valid and the worker is gone
-            self.close()
         return self._unpickled(answer)
 
     def _unpickled(self, answer: bytes) -> Any:
         try:
             kind, *content = pickle.loads(answer)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise CallFailed(
                 "raised", f"its result cannot be unpickled here: {worker.describe_error(error)}"
             ) from error
@@ -228,6 +246,28 @@ class InWorker:
             ) from error
 
 
+class _Worker:
+    """A running worker process."""
+
+    def __init__(self) -> None:
+        self._mark = secrets.token_hex(16)
+        self.process = subprocess.Popen(
+            [sys.executable, "-P", worker.__file__],
+            bufsize=0,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, worker.MARK: self._mark},
+            start_new_session=True,  # its own process group: killed as a whole, and not reached by Ctrl-C
+        )
+        self.pipe = WorkerPipe(self.process)
+
+    def kill(self) -> None:
+        """Kill the worker and all processes that it started, reap it and close its pipes."""
+        worker.kill_tree(self.process.pid, self._mark)
+        self.process.wait()
+        self.pipe.close()
+
+
 def setup_of(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the first request to a worker: a function by name if its module can be imported again, else by value.
 
@@ -243,8 +283,20 @@ def setup_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def _modules(function: Callable[..., Any]) -> list[tuple[str, str]]:
-    """Return names and files of the modules that define the function, its type, or the function that it wraps."""
-    parts = [function, type(function), getattr(function, "func", None), getattr(function, "__self__", None)]
+    """Return names and files of the modules that define a function, its type, and the functions that it wraps.
+
+    A `functools.partial`, a bound method and an `ObservedCall` wrap a function or an object, to any depth.
+    """
+    parts: list[Any] = []
+    pending: list[Any] = [function]
+    while pending:
+        part = pending.pop()
+        if part is None or any(part is known for known in parts):
+            continue
+        parts += [part, type(part)]
+        pending += [getattr(part, "func", None), getattr(part, "__self__", None)]
+        if isinstance(part, functools.partial):
+            pending += [*part.args, *part.keywords.values()]
     names = {getattr(part, "__module__", None) for part in parts} - {None, "__main__"}
     modules = []
     for name in sorted(map(str, names)):
@@ -269,37 +321,9 @@ def _importable_name(function: Callable[..., Any]) -> tuple[str, str] | None:
     return (module, qualname) if target is function else None
 
 
-def _kill_at_timeout(process: subprocess.Popen[bytes], timed_out: threading.Event) -> None:
-    timed_out.set()  # before the kill, so that the reader of the closed pipe finds the cause
-    _kill_group(process)
-
-
-def _stop(timer: threading.Timer) -> None:
-    """Cancel a timer and wait until it can no longer fire."""
-    timer.cancel()
-    timer.join()
-
-
-def _has_ended(process: subprocess.Popen[bytes]) -> bool:
-    """Return whether a child has ended, without reaping it: its group id stays reserved until the kill."""
-    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def _kill_group(process: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """Kill the process group, reap the worker and close its pipes."""
-    _kill_group(process)
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        with contextlib.suppress(OSError):
-            pipe.close()  # type: ignore[union-attr]  # both are pipes
-
-
 def _exit_cause(returncode: int | None) -> str:
+    if returncode == worker.CLOSED:
+        return "the function closed the pipe of its answers"
     if returncode is not None and returncode < 0:
         return f"killed by {signal.Signals(-returncode).name}"
     return f"exit status {returncode}"

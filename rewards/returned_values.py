@@ -13,6 +13,7 @@ import numpy as np
 
 from rlalign.errors import RewardError
 from rlalign.rewards.text import shorten
+from rlalign.rewards.worker_process import describe_error
 from rlalign.types import BoolArray, FloatArray
 
 _LARGEST = float(np.finfo(np.float32).max)  # the learner uses float32, where larger values are infinite
@@ -64,8 +65,23 @@ def parse_returned(
         per_token: scope "token": one list of floats per sample.
 
     Raises:
-        RewardError: wrong length, wrong type or an infinite value. The message names the reward.
+        RewardError: wrong length, wrong type, an infinite value, or an object whose methods raise. The message names
+            the reward.
     """
+    try:
+        return _parse(name, returned, completions, sizes, per_token)
+    except RewardError:
+        raise
+    except Exception as error:  # a method of a returned object, such as tolist or __float__
+        raise RewardError(
+            f"reward '{name}': expected numbers, got objects that raise {describe_error(error)} when they are read; "
+            "use return [float(...), ...]"
+        ) from error
+
+
+def _parse(
+    name: str, returned: Any, completions: Sequence[str], sizes: Sequence[int], per_token: bool
+) -> ComponentValues:
     rows = _items(name, returned, "the batch", "completions", len(completions))
     values = np.full(len(rows), np.nan)
     tokens = [np.zeros(size) for size in sizes] if per_token else None
@@ -88,6 +104,9 @@ def _items(name: str, returned: Any, where: str, unit: str, count: int) -> list[
     items = returned.tolist() if hasattr(returned, "tolist") else returned  # numpy and torch
     if not isinstance(items, list | tuple):
         hint = " (is a return statement missing?)" if returned is None else ""
+        if hasattr(returned, "__len__"):  # of a tensor without dimensions it raises
+            with contextlib.suppress(TypeError):
+                hint = f" of length {len(returned)}"
         raise RewardError(
             f"reward '{name}': expected a list of {count} numbers, one for each of the {unit} of {where}, "
             f"got {type(returned).__name__}{hint}; use return [...]"
@@ -109,7 +128,10 @@ def _number(name: str, value: Any, where: str) -> float:
             f"reward '{name}': expected a float for {where}, got {type(value).__name__} {shorten(str(value))}; "
             "use None where the reward does not apply"
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond the range of a float
+        number = math.inf if value > 0 else -math.inf  # type: ignore[operator]  # a Real is ordered
     if abs(number) > _LARGEST:  # false for NaN
         raise RewardError(
             f"reward '{name}': expected a finite float for {where}, got {number}; "

@@ -14,15 +14,36 @@ _WORD = re.compile(rf"[{_IDEOGRAPHS}{_EMOJI}]|[^\W{_IDEOGRAPHS}]+(?:['’][^\W{_
 
 
 def words(text: str) -> list[str]:
-    """Return the case-folded words of a text. Each ideograph or emoji is a word; punctuation is not."""
+    """Return the case-folded words of a text, of any script. Each ideograph or emoji is a word; punctuation is not.
+
+    Example:
+        >>> words("Don't panic: 你好!")
+        ["don't", 'panic', '你', '好']
+    """
     return _WORD.findall(text.casefold())
 
 
 def text_of(message: str | Sequence[Mapping[str, Any]]) -> str:
-    """Return a text itself, or the contents of a conversation joined by line breaks."""
+    """Return a text itself, or the contents of a conversation joined by line breaks.
+
+    A reward calls it on prompts and completions, which are conversations if the tasks' prompts are. Of a content
+    that is a list of parts, the parts with a text count.
+
+    Example:
+        >>> text_of([{"role": "assistant", "content": "42"}]), text_of("42")
+        ('42', '42')
+        >>> text_of([{"role": "user", "content": [{"type": "text", "text": "Hi"}, {"type": "image"}]}])
+        'Hi'
+    """
     if isinstance(message, str):
         return message
-    return "\n".join(str(part.get("content") or "") for part in message)
+    return "\n".join(_content_text(part.get("content")) for part in message)
+
+
+def _content_text(content: Any) -> str:
+    if isinstance(content, list | tuple):
+        return "".join(str(part.get("text") or "") if isinstance(part, Mapping) else str(part) for part in content)
+    return str(content or "")
 
 
 def shorten(text: str, limit: int = 60) -> str:

@@ -15,6 +15,7 @@ A weight may be a schedule or the multiplier of a constraint (`rlalign.rewards.w
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,9 @@ from typing import Any, Literal
 import numpy as np
 
 from rlalign.errors import RewardError, UserError
+from rlalign.rewards.function import RewardFunction, is_built_in
 from rlalign.rewards.guard import CallFailed, Guard
+from rlalign.rewards.observed_call import STATE_IS_SHARED, Observer
 from rlalign.rewards.returned_values import ComponentValues, constant_values, parse_returned
 from rlalign.rewards.specs import Specs, WeightedReward, resolve
 from rlalign.rewards.weights import Constraint, Schedule
@@ -33,32 +36,68 @@ from rlalign.types import FloatArray, Prompt, Scope, Scores
 
 Event = Literal["turn", "episode", "group"]
 
+_STATE_OF = "state of "  # begins the keys of objects' states; multipliers have the bare names of their components
+_MESSAGES = "; completions of conversations are lists of messages: use @rlalign.reward(texts=True) to get texts"
 HUGE = 1e6  # a larger reward is more likely a bug than intended, and one such sample dominates the gradient
 
 _EVENT: dict[Scope, Event] = {"token": "turn", "turn": "turn", "episode": "episode", "group": "group"}
 
 
 def compose(specs: Specs | None) -> RewardSum:
-    """Return the weighted sum of rewards: `compose(["vader", "repetition=0.5", (f, 2.0)])`.
+    """Return the weighted sum of rewards.
+
+    A spec is `NAME[?parameter=value&...][=WEIGHT]`. NAME is registered, `package.module:function` or
+    `path/to/file.py:function`. WEIGHT is
+
+    - a number, by default 1; 0 makes the component a metric, which is reported and not added;
+    - a schedule, `0.5@0:1.0@100`: linear between (step, weight) points;
+    - a bound in its place, `toxicity<=0.1` or `length>=-0.5@0.2`, with the rate of the multiplier after `@` (see
+      `Constraint`).
+
+    In a value, write `&` as %26 and `%` as %25; in a final `=NUMBER` or `<=NUMBER` that is not a weight or bound, write
+    `=` as %3D and `<` as %3C.
 
     Args:
-        specs: see `rlalign.rewards.specs`.
+        specs: a spec, a function, a pair of either with its weight, a list of these, or a mapping from specs or
+            functions to weights. None: no reward.
 
     Raises:
-        UserError: a spec is malformed.
+        UnknownNameError: no reward has the name.
+        UserError: a spec is malformed, has an unknown parameter, or gives a name twice.
+
+    Example:
+        >>> with compose(["length?target=2&unit=words", "distinct_n?ngram=1=0.5"]) as total:
+        ...     scores = total.score("episode", ["Hi."] * 2, ["well well", "well"], [[1, 2], [1]])
+        >>> total.weights
+        {'length': 1.0, 'distinct_n': 0.5}
+        >>> scores.components["length"].tolist(), scores.total.tolist()
+        ([0.0, -0.5], [0.25, 0.0])
     """
     return RewardSum(resolve(specs))
 
 
 class RewardSum:
-    """A `rlalign.types.Reward`. Close it, or use it as a context manager, to end its workers early.
+    """Weighted sum of reward functions: total = Σ weight · component. `compose` builds it.
+
+    The result of a function for a sample decides its part of the total:
+
+    - a number is multiplied by the weight and added;
+    - None ("does not apply") is skipped, as in TRL; the sample is invalid if no weighted component applies;
+    - NaN, or a dropped failure, makes the sample invalid; its total is NaN, never a silent 0;
+    - an infinite number, a wrong length or type is a RewardError.
+
+    A component of weight 0 is a metric: it affects neither total nor validity. Between `begin_step` and `end_step`
+    schedules and constraints have the weights of a training step; outside, a schedule has its last weight, and the
+    weight of a constraint is 0. Close the sum, or use it as a context manager, to end its worker processes early.
 
     Args:
         items: rewards and their weights; names are distinct.
     """
 
     def __init__(self, items: Sequence[WeightedReward]) -> None:
-        self._guards = {reward.name: Guard(reward) for reward, _ in items}
+        self._rewards = {reward.name: reward for reward, _ in items}
+        self._observers = {name: Observer(reward) for name, reward in self._rewards.items()}
+        self._guards = {name: Guard(observer.guarded()) for name, observer in self._observers.items()}
         self._weights = {reward.name: weight for reward, weight in items}
         self._multipliers = {name: 0.0 for name, weight in self._weights.items() if isinstance(weight, Constraint)}
         self._step: int | None = None  # None outside of training
@@ -74,6 +113,28 @@ class RewardSum:
     def scheduled(self) -> list[str]:
         """Names of the components whose weight changes during training."""
         return [name for name, weight in self._weights.items() if isinstance(weight, Schedule | Constraint)]
+
+    @property
+    def largest(self) -> float | None:
+        """The largest weighted sum, if every component of a weight has a range; else None."""
+        total = 0.0
+        for name, weight in self.weights.items():
+            limits = self._guards[name].reward.range
+            if limits is None and weight:
+                return None
+            total += max(weight * limit for limit in limits or (0.0,))
+        return total
+
+    @property
+    def functions(self) -> list[RewardFunction]:
+        """The functions with a weight; those of weight 0 are metrics."""
+        return [reward for name, reward in self._rewards.items() if not self._is_metric(name)]
+
+    @property
+    def message_readers(self) -> list[str]:
+        """Names of the users' functions to which a completion of a conversation is a list of messages."""
+        own = [name for name, reward in self._rewards.items() if not is_built_in(reward.function)]
+        return [name for name in own if not self._rewards[name].texts]
 
     @property
     def out_of_process(self) -> bool:
@@ -93,8 +154,14 @@ class RewardSum:
         return self._weights[name] == 0.0
 
     def begin_step(self, step: int) -> None:
-        """Set the weights of training step `step` (from 0)."""
+        """Set the weights of a training step.
+
+        Args:
+            step: number of the step, from 0.
+        """
         self._step = step
+        for observer in self._observers.values():
+            observer.begin_step()
 
     def end_step(self, means: Mapping[str, float] | None = None) -> None:
         """Update the multipliers at the end of a step's rollout.
@@ -102,19 +169,36 @@ class RewardSum:
         Args:
             means: mean of each component over the rollout; None: the step was abandoned and changes nothing.
         """
+        if means is None and self._step is not None:
+            for observer in self._observers.values():
+                observer.abandon_step()
         self._step = None
         for name, mean in (means or {}).items():
             constraint = self._weights.get(name)
             if isinstance(constraint, Constraint):
                 self._multipliers[name] = constraint.updated(self._multipliers[name], mean)
 
-    def state_dict(self) -> dict[str, float]:
-        """Return the multipliers of the constraints, the only state of a composition."""
-        return dict(self._multipliers)
+    def for_evaluation(self) -> RewardSum:
+        """Return a sum with the same worker processes, outside of training, whose objects are in their initial state.
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
-        """Restore multipliers. Those of constraints that no longer exist are ignored."""
+        What an evaluation changes in a reward's state does not reach training, and each evaluation begins equally.
+        """
+        copied = copy.copy(self)
+        copied._observers = {name: observer.fresh() for name, observer in self._observers.items()}
+        copied._step = None
+        return copied
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the multipliers of the constraints, and the states of objects with `state_dict`."""
+        states = {f"{_STATE_OF}{name}": observer.state_dict() for name, observer in self._observers.items()}
+        return self._multipliers | {key: state for key, state in states.items() if state is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore multipliers and states. Those of components that no longer exist are ignored."""
         self._multipliers |= {name: float(state[name]) for name in self._multipliers if name in state}
+        for name, observer in self._observers.items():
+            if f"{_STATE_OF}{name}" in state:
+                observer.load_state_dict(state[f"{_STATE_OF}{name}"])
 
     @property
     def scopes(self) -> Mapping[str, Scope]:
@@ -139,10 +223,17 @@ class RewardSum:
             self._counts[name].clear()
         return failures
 
+    def pop_logged(self) -> dict[str, float]:
+        """Return `NAME/log/METRIC` -> mean of the values that functions passed to `log_metric` since the last call."""
+        metrics: dict[str, float] = {}
+        for name, observer in self._observers.items():
+            metrics |= {f"{name}/log/{metric}": mean for metric, mean in observer.pop_metrics().items()}
+        return metrics
+
     @property
     def needs_policy(self) -> bool:
         """Whether a function has the method `bind`."""
-        return any(hasattr(guard.reward.function, "bind") for guard in self._guards.values())
+        return any(hasattr(reward.function, "bind") for reward in self._rewards.values())
 
     def bind(self, policy: Any) -> None:
         """Pass the policy to the functions that have `bind(policy)`; `bind` may return a replacement of the function.
@@ -150,16 +241,18 @@ class RewardSum:
         Raises:
             UserError: such a function has a timeout. A worker process has no policy.
         """
-        for name, guard in self._guards.items():
-            bind = getattr(guard.reward.function, "bind", None)
+        for name, reward in self._rewards.items():
+            bind = getattr(reward.function, "bind", None)
             if bind is None:
                 continue
-            if guard.reward.timeout_s is not None:
+            if reward.timeout_s is not None:
                 raise UserError(
-                    f"reward '{name}': bind(policy) expected timeout_s=None, got {guard.reward.timeout_s}; "
+                    f"reward '{name}': bind(policy) expected timeout_s=None, got {reward.timeout_s}; "
                     "use timeout_s=None to run in-process"
                 )
-            self._guards[name] = Guard(replace(guard.reward, function=bind(policy) or guard.reward.function))
+            self._rewards[name] = replace(reward, function=bind(policy) or reward.function)
+            self._observers[name] = Observer(self._rewards[name])
+            self._guards[name] = Guard(self._observers[name].guarded())
 
     def score(
         self,
@@ -185,7 +278,7 @@ class RewardSum:
             RewardError: a component returned a wrong type, or failed with on_error="fail".
             UserError: a component needs a column that does not exist.
         """
-        texts = {"prompts": prompts, "completions": _as_trl(prompts, completions), "completion_ids": completion_ids}
+        texts = {"prompts": prompts, "completions": as_trl(prompts, completions), "completion_ids": completion_ids}
         sizes = [len(ids) for ids in completion_ids]
         count = len(completions)
         total = np.zeros(count)
@@ -194,11 +287,13 @@ class RewardSum:
         has_weighted = False
         tokens: list[FloatArray] | None = None
         components: dict[str, FloatArray] = {}
+        extra: dict[str, list[Any]] = {}
         for name, guard in self._guards.items():
             if _EVENT[guard.reward.scope] != event:
                 continue
             scored = self._values(guard, {**texts, **columns}, completions, sizes)
             components[name] = scored.values
+            extra |= self._observers[name].extra
             weight = self._weight(name)
             if self._is_metric(name):
                 continue
@@ -213,7 +308,7 @@ class RewardSum:
         if has_weighted:
             valid &= applies
         total[~valid] = np.nan
-        return Scores(total, valid, components, tokens)
+        return Scores(total, valid, components, tokens, extra)
 
     def _values(
         self, guard: Guard, columns: Mapping[str, Any], completions: Sequence[str], sizes: Sequence[int]
@@ -222,16 +317,26 @@ class RewardSum:
         per_token = reward.scope == "token"
         if not completions:
             return constant_values(0.0, sizes, per_token=per_token)
+        observer = self._observers[reward.name]
+        observer.extra = {}
         try:
-            returned = guard.call(reward.arguments(columns))
+            returned = observer.values(guard.call(observer.arguments(columns)), len(completions))
         except CallFailed as failure:
-            return constant_values(self._failure_value(guard, failure), sizes, per_token=per_token)
+            as_messages = not isinstance(columns["completions"][0], str)
+            return constant_values(self._failure_value(guard, failure, as_messages), sizes, per_token=per_token)
         component = parse_returned(reward.name, returned, completions, sizes, per_token=per_token)
         self._count(reward.name, component)
+        if observer.changes:
+            self._warn(reward.name, "state", STATE_IS_SHARED)
         return component
 
-    def _failure_value(self, guard: Guard, failure: CallFailed) -> float:
+    def _failure_value(self, guard: Guard, failure: CallFailed, as_messages: bool) -> float:
         """Return the value that replaces a failed call; NaN drops the samples.
+
+        Args:
+            guard: of the reward.
+            failure: of its last attempt.
+            as_messages: the completions were lists of messages, which a function may take for texts.
 
         Raises:
             RewardError: on_error is "fail" and the component is weighted.
@@ -244,6 +349,7 @@ class RewardSum:
                 f"reward '{reward.name}' failed {attempts}: {failure.detail}; correct the function, or use "
                 "@rlalign.reward(on_error='drop') or on_error=NUMBER"
                 + (", or a longer time limit, timeout_s=..." if failure.kind == "timeout" else "")
+                + (_MESSAGES if as_messages and reward.name in self.message_readers else "")
             )
             if failure.trace:
                 error.add_note(failure.trace)
@@ -285,7 +391,7 @@ class RewardSum:
         self.close()
 
 
-def _as_trl(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Any]:
+def as_trl(prompts: Sequence[Prompt], completions: Sequence[str]) -> list[Any]:
     """Return completions in TRL's format: a message list if the prompt is a conversation, else a text."""
     pairs = zip(prompts, completions, strict=True)
     return [c if isinstance(p, str) else [{"role": "assistant", "content": c}] for p, c in pairs]

@@ -28,13 +28,21 @@ _RATE = 0.1  # default learning rate of a multiplier
 
 @dataclass(frozen=True)
 class Schedule:
-    """A weight that depends on the training step, by points or by a function.
+    """A weight that depends on the training step, by points or by a function; in a spec, `0.5@0:1.0@100`.
 
     Attributes:
         points: (step, weight) pairs with increasing steps, interpolated linearly.
         function: step -> weight, instead of points.
         factor: multiplies the result.
         last: the step whose weight holds outside of training; None: the last point, or step 0 of a function.
+
+    Raises:
+        UserError: there are both points and a function or neither, or the steps do not increase.
+
+    Example:
+        >>> weight = Schedule(((0, 0.5), (100, 1.0)))
+        >>> weight.at(0), weight.at(50), weight.at(500), weight.at(None)
+        (0.5, 0.75, 1.0, 1.0)
     """
 
     points: tuple[tuple[int, float], ...] = ()
@@ -78,18 +86,27 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Constraint:
-    """A bound on the mean of a component, enforced by dual ascent on a multiplier.
+    """A bound on the mean of a component, enforced by dual ascent on a multiplier; in a spec, `toxicity<=0.1@0.5`::
 
         weight = -s · multiplier,   multiplier <- max(0, multiplier + rate · s · (mean - bound))   after every step
 
-    with s = 1 for an upper bound, -1 for a lower one. The constant s · multiplier · bound of the Lagrangian is left
-    out. It is the same for all samples of a step, and without it the total is the weighted sum of the logged
-    components. Source: Tessler et al., Reward constrained policy optimization, arXiv 1805.11074.
+    with s = 1 for an upper bound, -1 for a lower one. The multiplier begins at 0. The constant s · multiplier · bound
+    of the Lagrangian is left out. It is the same for all samples of a step, and without it the total is the weighted
+    sum of the logged components. Source: Tessler et al., Reward constrained policy optimization, arXiv 1805.11074.
 
     Attributes:
         bound: limit of the mean over a step's samples.
         upper: True for an upper bound, False for a lower one.
-        rate: learning rate of the multiplier.
+        rate: learning rate of the multiplier, above 0.
+
+    Raises:
+        UserError: the bound is not finite, or the rate is not above 0.
+
+    Example:
+        >>> bound = Constraint(0.5, rate=0.5)  # mean <= 0.5
+        >>> multiplier = bound.updated(0.0, mean=1.0)
+        >>> multiplier, bound.weight(multiplier)
+        (0.25, -0.25)
     """
 
     bound: float
@@ -104,13 +121,18 @@ class Constraint:
             )
 
     def weight(self, multiplier: float) -> float:
-        """Return the component's weight for a multiplier."""
+        """Return the component's weight for a multiplier, which is at least 0."""
         if multiplier == 0:  # 0.0 rather than -0.0
             return 0.0
         return -multiplier if self.upper else multiplier
 
     def updated(self, multiplier: float, mean: float) -> float:
-        """Return the multiplier after a step in which the component had this mean. NaN leaves it unchanged."""
+        """Return the multiplier after a training step.
+
+        Args:
+            multiplier: its value during the step.
+            mean: mean of the component over the step's samples; NaN leaves the multiplier unchanged.
+        """
         violation = mean - self.bound if self.upper else self.bound - mean
         return multiplier if math.isnan(violation) else max(0.0, multiplier + self.rate * violation)
 

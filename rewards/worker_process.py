@@ -8,6 +8,7 @@ milliseconds; the imports of the function come later. A frame is eight bytes of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +23,11 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from operator import attrgetter
 from typing import Any, BinaryIO
+
+MARK = "RLALIGN_WORKER"
+"""Environment variable with a value of each worker's own, which the processes that it starts inherit."""
+CLOSED = 74
+"""Exit status of a worker that could not write its answer."""
 
 
 def call(function: Callable[..., Any], args: Sequence[Any], keywords: Mapping[str, Any]) -> Any:
@@ -102,14 +108,65 @@ def _import(name: str, file: str) -> None:
     spec.loader.exec_module(module)
 
 
+def kill_tree(pid: int, mark: str) -> None:
+    """Kill a worker with all processes that it started, also those that left its process group by `setsid`.
+
+    They are the descendants of the worker, and the processes whose environment holds its mark: a daemon is not a
+    descendant, because its parent has ended. Each is stopped first, so that none starts another one in the meantime.
+    Outside of Linux only the process group is killed, as there is no /proc.
+
+    Args:
+        pid: process id of the worker, which leads its process group.
+        mark: the worker's value of the environment variable MARK; empty: only descendants are found.
+    """
+    stopped: list[int] = []
+    while members := [member for member in _members(pid, mark) if member not in stopped]:
+        for member in members:
+            _send(member, signal.SIGSTOP)
+        stopped += members
+    for member in stopped:
+        _send(member, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _members(pid: int, mark: str) -> list[int]:
+    """Return the processes of a worker, without the worker and without this process."""
+    entry = f"{MARK}={mark}".encode()
+    parents: dict[int, int] = {}
+    members: set[int] = set()
+    names = os.listdir("/proc") if os.path.isdir("/proc") else []
+    for number in (int(name) for name in names if name.isdigit()):
+        # A process may end between two reads, and one of another user cannot be read.
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            with open(f"/proc/{number}/stat", "rb") as file:
+                state, parent = file.read().rpartition(b")")[2].split()[:2]
+            if state == b"Z":  # it has ended
+                continue
+            parents[number] = int(parent)
+            with open(f"/proc/{number}/environ", "rb") as file:
+                if mark and entry in file.read().split(b"\0"):
+                    members.add(number)
+    members.add(pid)
+    size = 0
+    while len(members) > size:
+        size = len(members)
+        members |= {child for child, parent in parents.items() if parent in members}
+    return sorted(members - {pid, os.getpid()})
+
+
+def _send(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
 def _receive(stream: BinaryIO, frames: queue.SimpleQueue[bytes]) -> None:
     """Read requests in a thread, so that the end of the parent is noticed even while the function hangs."""
     try:
         while True:
             frames.put(read_frame(stream))
     except (EOFError, OSError):
-        # This worker leads its own process group, so the kill includes all processes that the function started.
-        os.killpg(0, signal.SIGKILL)
+        kill_tree(os.getpid(), os.environ.get(MARK, ""))  # which ends with the group that this worker leads
 
 
 def _answer(work: Callable[[], Any]) -> bytes:
@@ -136,10 +193,13 @@ def main() -> None:
     threading.Thread(target=_receive, args=(requests, frames), daemon=True).start()
 
     function: list[Callable[..., Any]] = []
-    write_frame(answers, _answer(lambda: function.append(load_function(pickle.loads(frames.get())))))
-    while True:
-        request = frames.get()
-        write_frame(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]  # a default of a lambda has no type
+    try:
+        write_frame(answers, _answer(lambda: function.append(load_function(pickle.loads(frames.get())))))
+        while True:
+            request = frames.get()
+            write_frame(answers, _answer(lambda r=request: call(function[0], (), pickle.loads(r))))  # type: ignore[misc]  # a default of a lambda has no type
+    except OSError:  # the parent is gone, or the function closed the descriptor of the answers
+        os._exit(CLOSED)
 
 
 if __name__ == "__main__":

@@ -1,76 +1,36 @@
-"""Reward for code that passes tests: the completion's Python runs in a subprocess with limits.
+"""Reward for code that passes tests: the completion's Python runs in an isolated process (`rlalign.rewards.sandbox`).
 
-This is not a security boundary. The limits stop accidents: endless loops, full disks, fork bombs, network access. Code
-that is written to escape the limits, or to forge its result, may succeed. Run it only on a machine without valuable
-data or credentials.
+This is not a security boundary. The limits stop accidents and simple escapes: endless loops, full disks, daemons,
+network access. The code can read the files of this machine, and it can forge its result. Run it only on a machine
+without valuable data or credentials.
 """
 
 from __future__ import annotations
 
-import contextlib
-import json
+import math
 import os
 import re
-import secrets
-import signal
-import subprocess
-import sys
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import monotonic
 from typing import Any
 
 from rlalign.errors import UserError
 from rlalign.rewards.columns import per_sample, texts_of
 from rlalign.rewards.function import reward
+from rlalign.rewards.sandbox.isolation import UnavailableError
+from rlalign.rewards.sandbox.run import Limits, count_passed
 from rlalign.rewards.text import text_of
 from rlalign.typecheck import check_range
 
 # A closing fence may be missing: the completion was cut by its token limit.
 _FENCE = re.compile(r"```(?:python|py)?[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_PARALLEL = 2  # programs that run at the same time
-_GRACE_S = 5  # seconds beyond the program's own limit before its process group is killed
-
-# Runs in the child: sets the limits, executes the code and its tests, writes the nonce and the number of passed tests.
-_CHILD = r"""
-import ctypes, json, os, resource, sys
-
-job = json.loads(sys.stdin.read())
-with open(os.devnull) as empty:
-    os.dup2(empty.fileno(), 0)
-if not job["network"]:
-    # 0x10000000 is CLONE_NEWUSER, 0x40000000 CLONE_NEWNET: the only interface is a loopback that is down
-    if sys.platform != "linux" or ctypes.CDLL(None).unshare(0x10000000 | 0x40000000):
-        os.write(1, f"{job['nonce']} network".encode())
-        os._exit(0)
-for name, most in (("CPU", job["seconds"]), ("AS", job["memory"]), ("FSIZE", 1 << 20), ("NOFILE", 32), ("CORE", 0)):
-    resource.setrlimit(getattr(resource, "RLIMIT_" + name), (most, most))
-# the limit counts all processes of the user and does not bind root, so it only shortens a fork bomb
-resource.setrlimit(resource.RLIMIT_NPROC, (job["processes"], job["processes"]))
-report = os.dup(1)
-with open(os.devnull, "w") as empty:
-    os.dup2(empty.fileno(), 1)
-    os.dup2(empty.fileno(), 2)
-# the namespace of the code does not hold the nonce, by which the parent recognizes the report
-nonce = job.pop("nonce")
-passed = 0
-space = {"__name__": "__main__"}
-try:
-    exec(compile(job["code"], "completion", "exec"), space)
-    for test in job["tests"]:
-        try:
-            exec(compile(test, "test", "exec"), space)
-            passed += 1
-        except Exception:
-            pass
-except BaseException:
-    pass
-os.write(report, f"{nonce} {passed}".encode())
-os._exit(0)
-"""
+_TIMEOUT_S = 600.0  # seconds of a call
+_RESERVE_S = 100.0  # seconds of a call, besides the limit of a program, in which no program starts
+_FIRST_S = 10.0  # seconds in which programs start in any case
 
 
-@reward("code", timeout_s=600.0, range=(0.0, 1.0))
+@reward("code", timeout_s=_TIMEOUT_S, range=(0.0, 1.0))
 def code(
     completions: Sequence[Any],
     answer: Any,
@@ -84,12 +44,16 @@ def code(
     """Return the share of the tests in `answer` (Python statements such as asserts) that the code passes.
 
     The first ```python block of the completion runs, or the whole completion if it has none. Then each test runs. Each
-    completion gets a new interpreter with an empty folder, without environment variables and network. It is killed with
-    its children after `seconds`, and its memory and files are limited. Off by default: `code?allow=true` permits code
-    written by a model to run on this machine. This is not a security boundary (see `rlalign.rewards.builtin.code`).
-    Code that fails to run scores 0.
+    completion gets a new interpreter with an empty folder and without environment variables. It cannot open sockets or
+    write files elsewhere. It is killed after `seconds`, together with its processes, and its memory and files are
+    limited (see Rewards, "Code that a model wrote"). Off by default: `code?allow=true` permits code written by a model
+    to run on this machine. This is not a security boundary. Code that fails to run scores 0.
 
-    Range: [0, 1]; None without tests.
+    As many programs run at the same time as the machine has processors, at least two. A batch takes at most 10 minutes:
+    programs that could not end by then do not start and are not scored (NaN).
+
+    Range: [0, 1]; None without tests; NaN if a program did not start in time, or if the machine kills the process that
+    supervises it.
     Cost: about 30 programs per second on one core.
     Deterministic as far as the program is.
     Hacked by: special cases for the tests that are seen, and code that manipulates the interpreter that runs both.
@@ -100,11 +64,11 @@ def code(
         allow: permit execution.
         seconds: limit of processor time per completion, at least 1.
         memory_mb: limit of address space in MiB, at least 64.
-        network: leave the network reachable.
+        network: leave the network reachable. Unix sockets stay out of reach.
         columns: ignored.
 
     Raises:
-        UserError: execution is not allowed, or no network namespace can be created (`network=true` runs without one).
+        UserError: execution is not allowed, or the system cannot isolate a program.
     """
     if not allow:
         raise UserError(
@@ -113,58 +77,36 @@ def code(
         )
     check_range("reward 'code', seconds", seconds, least=1, fix="use code?seconds=5")
     check_range("reward 'code', memory_mb", memory_mb, least=64, fix="use code?memory_mb=512")
-    jobs = [
-        {
-            "code": program(text_of(completion)),
-            "tests": None if tests is None else texts_of(tests),
-            "seconds": seconds,
-            "memory": memory_mb << 20,
-            "processes": 64,
-            "network": network,
-        }
-        for completion, tests in zip(completions, per_sample(answer, len(completions)), strict=True)
-    ]
-    with ThreadPoolExecutor(_PARALLEL) as pool:
-        return list(pool.map(_run, jobs))
+    limits = Limits(seconds, memory_mb, network=network)
+
+    statements = [[] if tests is None else texts_of(tests) for tests in per_sample(answer, len(completions))]
+
+    last_start = monotonic() + max(_FIRST_S, _TIMEOUT_S - _RESERVE_S - seconds)
+
+    def score(completion: Any, tests: Sequence[str]) -> float | None:
+        if not tests:
+            return None
+        if monotonic() > last_start:  # endless loops in the programs before: their samples alone are at fault
+            return math.nan
+        passed = count_passed(program(text_of(completion)), tests, limits)
+        return math.nan if passed is None else passed / len(tests)
+
+    with ThreadPoolExecutor(_parallel()) as pool:
+        try:
+            return list(pool.map(score, completions, statements))
+        except UnavailableError as error:
+            raise UserError(
+                f"reward 'code': expected a system that can isolate a program, got {error}; "
+                "use Linux 6.2 or newer, in a container whose profile allows landlock_create_ruleset and seccomp"
+            ) from error
+
+
+def _parallel() -> int:
+    """Return the number of programs that run at the same time."""
+    return max(2, os.cpu_count() or 1)
 
 
 def program(text: str) -> str:
     """Return the first fenced block of Python in a text, else the text."""
     block = _FENCE.search(text)
     return block.group(1) if block else text
-
-
-def _run(job: dict[str, Any]) -> float | None:
-    """Return the share of tests that one program passes."""
-    tests = job["tests"]
-    if not tests:
-        return None
-    nonce = secrets.token_hex(16)
-    with tempfile.TemporaryDirectory(prefix="rlalign-code-") as folder:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-c", _CHILD],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            cwd=folder,
-            env={"HOME": folder, "TMPDIR": folder, "PATH": os.defpath},
-            start_new_session=True,
-        )
-        try:
-            request = json.dumps({**job, "nonce": nonce}).encode()
-            output, _ = process.communicate(request, timeout=job["seconds"] + _GRACE_S)
-        except subprocess.TimeoutExpired:
-            output = b""
-        finally:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    reported_nonce, _, passed = output.decode(errors="replace").partition(" ")
-    if reported_nonce != nonce:  # the program ended early or forged a report
-        return 0.0
-    if passed == "network":
-        raise UserError(
-            "reward 'code': expected a network namespace, got a system that cannot create one; "
-            "use code?allow=true&network=true"
-        )
-    return int(passed) / len(tests)

@@ -54,6 +54,13 @@ def keyword_order(
     Deterministic.
     Hacked by: the bare list of the words.
 
+    Args:
+        completions: B texts or conversations.
+        keywords: column of lists, or of texts split at `|`; or one such text as a parameter.
+        answer: replaces missing keywords: its distinct words, in order, are the keywords.
+        inflect: also accept a keyword with -s, -es, -d, -ed or -ing.
+        columns: ignored.
+
     Raises:
         UserError: there is neither `keywords` nor `answer`.
     """

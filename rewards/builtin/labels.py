@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlalign.rewards.columns import items_of, per_sample
+from rlalign.rewards.columns import items_of, per_sample, texts_of
 from rlalign.rewards.function import reward
 from rlalign.rewards.text import text_of
 
@@ -42,7 +42,7 @@ def label_match(
 
     Args:
         completions: B texts or conversations.
-        answer: the right label.
+        answer: the right label, or a list of right ones.
         labels: column of lists, or a parameter split at `|`. Without it every text but the answer is invalid.
         wrong: value of another label.
         invalid: value of a text that is not a label.
@@ -51,17 +51,17 @@ def label_match(
     count = len(completions)
     rows = zip(completions, per_sample(answer, count), _label_rows(labels, count), strict=True)
     values: list[float | None] = []
-    for completion, label, others in rows:
-        value = None if label is None else _label_value(text_of(completion), str(label), others, wrong, invalid)
-        values.append(value)
+    for completion, entry, others in rows:
+        right = texts_of(entry)
+        values.append(_label_value(text_of(completion), right, others, wrong, invalid) if right else None)
     return values
 
 
-def _label_value(text: str, answer: str, labels: Sequence[str], wrong: float, invalid: float) -> float:
-    predicted = parse_label(text, [answer, *labels])
+def _label_value(text: str, right: Sequence[str], others: Sequence[str], wrong: float, invalid: float) -> float:
+    predicted = parse_label(text, [*right, *others])
     if predicted == INVALID:
         return invalid
-    return 1.0 if predicted.casefold() == answer.strip().casefold() else wrong
+    return 1.0 if predicted.casefold() in [label.strip().casefold() for label in right] else wrong
 
 
 @reward("label_valid", timeout_s=None, range=(0.0, 1.0))
@@ -72,6 +72,11 @@ def label_valid(completions: Sequence[Any], labels: Any, **columns: Any) -> list
     Cost: about 400,000 texts per second on one core.
     Deterministic.
     Hacked by: any label, always.
+
+    Args:
+        completions: B texts or conversations.
+        labels: column of lists, or a parameter split at `|`.
+        columns: ignored.
     """
     rows = zip(completions, _label_rows(labels, len(completions)), strict=True)
     return [float(parse_label(text_of(completion), names) != INVALID) for completion, names in rows]

@@ -61,6 +61,11 @@ def too_short(completions: Sequence[Any], *, words: int = 5, **columns: Any) -> 
     Cost: negligible.
     Deterministic.
     Hacked by: any `words` words.
+
+    Args:
+        completions: B texts or conversations.
+        words: least number of words without a penalty.
+        columns: ignored.
     """
     return [-1.0 if len(words_of(text_of(completion))) < words else 0.0 for completion in completions]
 

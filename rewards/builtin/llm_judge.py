@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import http.client
 import json
 import math
 import os
 import re
 import sqlite3
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from contextlib import closing
@@ -30,6 +30,7 @@ Answer:
 {completion}
 
 Reply with one number from 0 (worst) to 10 (best) and nothing else."""
+_MAX_ANSWER = 1 << 20  # bytes of a response
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 _requests = 0  # sent by this process
 
@@ -51,9 +52,10 @@ async def llm_judge(
 ) -> list[float]:
     """Return the number from 0 to 10 that a language model assigns to the answer, divided by 10.
 
-    Named as `llm_judge?base_url=...&model=...`, and off until both are set. The texts are sent to that server. Each
-    judgement is stored in the file `cache` and requested once. After `budget` requests of one process the reward fails
-    instead of sending more. An answer without a number from 0 to 10 is a failure (NaN).
+    Named as `llm_judge?base_url=...&model=...`, and off until both are set. The texts are sent to that server, and
+    a redirect to another one is an error. Each judgement is stored in the file `cache` and requested once. After
+    `budget` requests of one process the reward fails instead of sending more. An answer without a number from 0 to 10
+    is a failure (NaN).
 
     Range: [0, 1].
     Cost: one request per text, `parallel` at once.
@@ -74,7 +76,7 @@ async def llm_judge(
         columns: ignored.
 
     Raises:
-        UserError: no server, no model, or the variable of the key is not set.
+        UserError: no server, no model, the variable of the key is not set, or the server redirects.
         RuntimeError: the budget is exhausted, or a request failed.
     """
     if not base_url or not model:
@@ -87,6 +89,12 @@ async def llm_judge(
         raise UserError(
             f"reward 'llm_judge': expected a key in the environment variable '{key_variable}', which is not set; "
             f"use export {key_variable}=..."
+        )
+    key = key.strip()  # the line end of a file that holds the key
+    if not (key.isascii() and key.isprintable()):  # http.client would put the key into its error message
+        raise UserError(
+            f"reward 'llm_judge': expected a key of printable ASCII characters in '{key_variable}', got others; "
+            "check the variable"
         )
     questions = [
         _QUESTION.format(criterion=criterion, prompt=text_of(p), completion=text_of(c))
@@ -169,7 +177,26 @@ def _ask(base_url: str, model: str, question: str, key: str, seconds: float) -> 
             f"reward 'llm_judge', base_url: expected http or https, got '{base_url}'; use http://HOST:PORT/v1"
         )
     try:
-        with urllib.request.urlopen(request, timeout=seconds) as response:
-            return str(json.load(response)["choices"][0]["message"]["content"])
-    except (urllib.error.URLError, TimeoutError, KeyError, IndexError, ValueError) as error:
+        with _OPENER.open(request, timeout=seconds) as response:
+            answer = response.read(_MAX_ANSWER + 1)
+        if len(answer) > _MAX_ANSWER:
+            raise ValueError(f"more than {_MAX_ANSWER} bytes")
+        content = str(json.loads(answer)["choices"][0]["message"]["content"])
+        return content.encode("utf-8", "replace").decode()  # the cache holds no lone surrogates
+    except (
+        OSError, http.client.HTTPException, KeyError, IndexError, TypeError, ValueError, RecursionError
+    ) as error:  # fmt: skip
         raise RuntimeError(f"expected a judgement from '{base_url}', got {error}; use a running server") from error
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Refusal of redirects: the texts and the key go to the configured server and to no other one."""
+
+    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
+        raise UserError(
+            f"reward 'llm_judge', base_url: expected a server that answers, got a redirect ({code}) from "
+            f"'{req.full_url}' to '{newurl}'; use the address of the server that answers"
+        )
+
+
+_OPENER = urllib.request.build_opener(_NoRedirect)

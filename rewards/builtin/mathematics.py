@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from rlalign.registry import import_optional
-from rlalign.rewards.columns import per_sample, score_answers
+from rlalign.rewards.columns import per_sample, score_references
 from rlalign.rewards.function import reward
 
 _SECONDS = 3  # per expression; math-verify's own alarm, which works in the main thread of the worker
@@ -28,11 +28,16 @@ def math_verify(completions: Sequence[Any], answer: Any, **columns: Any) -> list
     Cost: about 1,000 texts per second on one core.
     Deterministic except for the time limit.
     Hacked by: ending in a list of likely results; pair it with a format reward.
+
+    Args:
+        completions: B texts or conversations.
+        answer: column of results in LaTeX or as plain numbers (of a list, one suffices), or one result as a parameter.
+        columns: ignored.
     """
-    return score_answers(
+    return score_references(
         completions,
         per_sample(answer, len(completions)),
-        lambda text, reference: _equal(text[-_LIMIT:], str(reference)),
+        lambda text, reference: _equal(text[-_LIMIT:], reference),
     )
 
 

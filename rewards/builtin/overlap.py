@@ -25,7 +25,7 @@ def _score_references(
     """Return scores in [0, 1] against the references of each sample; None without a reference."""
     values: list[float | None] = []
     for completion, entry in zip(completions, per_sample(answer, len(completions)), strict=True):
-        references = [] if entry is None else [text[:_LIMIT] for text in texts_of(entry)]
+        references = [text[:_LIMIT] for text in texts_of(entry)]
         # rounding may give slightly more than 1
         values.append(min(1.0, score(text_of(completion)[:_LIMIT], references)) if references else None)
     return values
@@ -84,6 +84,12 @@ def chrf(completions: Sequence[Any], answer: Any, *, word_order: int = 0, **colu
     Deterministic.
     Hacked by: longer texts than needed, since recall counts four times as much as precision.
     Source: Popovic, chrF: character n-gram F-score for automatic MT evaluation, WMT 2015.
+
+    Args:
+        completions: B texts or conversations.
+        answer: column of references, or one reference as a parameter.
+        word_order: largest order of word n-grams, which are added to the character n-grams; 0: none, 2: chrF++.
+        columns: ignored.
     """
     metric = _chrf(word_order)
     return _score_references(
@@ -155,6 +161,11 @@ def edit_distance(completions: Sequence[Any], answer: Any, **columns: Any) -> li
     Cost: about 4,000 texts per second on one core, quadratic in the length.
     Deterministic.
     Hacked by: frequent letters in the right number; a random text of the right length and alphabet scores above 0.
+
+    Args:
+        completions: B texts or conversations.
+        answer: column of references (of a list, the best counts), or one reference as a parameter.
+        columns: ignored.
     """
     return _score_references(
         completions,

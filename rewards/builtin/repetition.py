@@ -60,6 +60,11 @@ def distinct_n(completions: Sequence[Any], *, ngram: int = 2, **columns: Any) ->
     Hacked by: short texts, and strings of rare words.
     Source: Li et al., A diversity-promoting objective function for neural conversation models, arXiv 1510.03055.
 
+    Args:
+        completions: B texts or conversations.
+        ngram: number of words in an n-gram, at least 1.
+        columns: ignored.
+
     Raises:
         UserError: an ngram below 1.
     """
@@ -76,6 +81,12 @@ def copy_penalty(prompts: Sequence[Any], completions: Sequence[Any], *, ngram: i
     Cost: linear, about a microsecond per word of both.
     Deterministic.
     Hacked by: copying with every fourth word changed, or texts of fewer than n words.
+
+    Args:
+        prompts: B texts or conversations.
+        completions: B texts or conversations.
+        ngram: n, the number of words in an n-gram, at least 1.
+        columns: ignored.
 
     Raises:
         UserError: an ngram below 1.

@@ -29,5 +29,10 @@ def vader(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) -> 
     Hacked by: lists of superlatives ("great great love"), exclamation marks, capitals, happy emoji; meaning plays no
         part. Pair it with `repetition` and a KL penalty.
     Source: Hutto and Gilbert, VADER: a parsimonious rule-based model for sentiment analysis, ICWSM 2014.
+
+    Args:
+        completions: B texts or conversations.
+        limit: number of characters that are read.
+        columns: ignored.
     """
     return [float(_analyzer().polarity_scores(text_of(completion)[:limit])["compound"]) for completion in completions]

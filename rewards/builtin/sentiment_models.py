@@ -30,6 +30,11 @@ def snownlp(completions: Sequence[Any], *, limit: int = 1_000, **columns: Any) -
     Cost: about 600 sentences per second on one core.
     Deterministic.
     Hacked by: a single strongly positive word, repeated.
+
+    Args:
+        completions: B texts or conversations.
+        limit: number of characters that are read.
+        columns: ignored.
     """
     model = import_optional("snownlp", "envs").SnowNLP
     texts = [text_of(completion)[:limit] for completion in completions]

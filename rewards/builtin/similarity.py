@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rlalign.rewards.columns import per_sample, score_answers
+from rlalign.rewards.columns import per_sample, score_references
 from rlalign.rewards.device_placement import DeviceAware
 from rlalign.rewards.function import reward
 from rlalign.rewards.text import text_of, words
@@ -93,7 +93,13 @@ class EmbeddingCosine:
         return EmbeddingCosine(Embeddings.of(policy))
 
     def __call__(self, prompts: Sequence[Any], completions: Sequence[Any], **columns: Any) -> list[float]:
-        """Return the cosines of B pairs."""
+        """Return the cosines of B pairs.
+
+        Args:
+            prompts: B texts or conversations.
+            completions: B texts or conversations.
+            columns: ignored.
+        """
         sides = [np.stack([self._embeddings.mean(text_of(text)) for text in side]) for side in (prompts, completions)]
         return [float(x) for x in cosine(*sides)]
 
@@ -122,9 +128,16 @@ class EmbeddingF1:
     def __call__(
         self, completions: Sequence[Any], answer: Any, *, limit: int = 256, **columns: Any
     ) -> list[float | None]:
-        """Return the F1 of B pairs."""
+        """Return the F1 of B pairs.
+
+        Args:
+            completions: B texts or conversations.
+            answer: column of references, or one reference as a parameter.
+            limit: number of tokens of each text that are read.
+            columns: ignored.
+        """
         answers = per_sample(answer, len(completions))
-        return score_answers(completions, answers, lambda text, reference: self._f1(text, str(reference), limit))
+        return score_references(completions, answers, lambda text, reference: self._f1(text, reference, limit))
 
     def _f1(self, text: str, reference: str, limit: int) -> float:
         a = _unit_rows(self._embeddings.vectors(text)[:limit])

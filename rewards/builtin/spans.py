@@ -81,6 +81,11 @@ def span_f1(completions: Sequence[Any], answer: Any, **columns: Any) -> list[flo
     Deterministic.
     Hacked by: listing only what is certain; the most frequent label for everything.
 
+    Args:
+        completions: B texts or conversations.
+        answer: column of texts in the same format, or of lists of (text, label) pairs; or one text as a parameter.
+        columns: ignored.
+
     Raises:
         UserError: the answer has another form.
     """
@@ -103,6 +108,11 @@ def span_iou(completions: Sequence[Any], answer: Any, **columns: Any) -> list[fl
     Cost: about 40,000 texts per second on one core.
     Deterministic.
     Hacked by: long spans where the right words are uncertain.
+
+    Args:
+        completions: B texts or conversations.
+        answer: column of texts in the same format, or of lists of (text, label) pairs; or one text as a parameter.
+        columns: ignored.
 
     Raises:
         UserError: the answer has another form.

@@ -54,6 +54,11 @@ def json_valid(completions: Sequence[Any], *, kind: str = "object", **columns: A
     Deterministic.
     Hacked by: `{}`; pair it with `json_fields`.
 
+    Args:
+        completions: B texts or conversations.
+        kind: "object", "array" or "any".
+        columns: ignored.
+
     Raises:
         UserError: an unknown kind.
     """
@@ -83,6 +88,11 @@ def json_fields(completions: Sequence[Any], answer: Any, **columns: Any) -> list
     Cost: about 40,000 texts per second on one core.
     Deterministic.
     Hacked by: leaving out the fields that are hard, which lowers recall only.
+
+    Args:
+        completions: B texts or conversations.
+        answer: column of references, each a dictionary, a list or JSON text; or one as a parameter.
+        columns: ignored.
 
     Raises:
         UserError: the answer is a text that is not JSON.

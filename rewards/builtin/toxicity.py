@@ -22,6 +22,11 @@ def toxicity(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) 
     Deterministic.
     Hacked by: insults without swear words, misspelt or spaced-out swear words; it also marks words that only name a
         group, so test it on paired prompts before relying on it.
+
+    Args:
+        completions: B texts or conversations.
+        limit: number of characters that are read.
+        columns: ignored.
     """
     texts = [text_of(completion)[:limit] for completion in completions]
     probabilities = import_optional("profanity_check", "rewards").predict_prob(texts)

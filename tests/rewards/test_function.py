@@ -92,6 +92,31 @@ def test_conversational_prompt_gives_conversational_completion():
     assert score(roles, prompts=CHAT).total.tolist() == [5, 3, 0]
 
 
+def test_a_function_that_takes_messages_for_texts_gets_a_hint():
+    with pytest.raises(RewardError, match=r"'vowels' failed .*use @rlalign.reward\(texts=True\) to get texts"):
+        score(vowels, prompts=CHAT)
+    broken = RewardFunction("broken", lambda completions: 1 / 0, timeout_s=None, texts=True)
+    for item, prompts in ((broken, CHAT), (RewardFunction("broken", broken.function), PROMPTS)):
+        with pytest.raises(RewardError, match="'broken' failed") as caught:
+            score(item, prompts=prompts)
+        assert "texts=True" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prompts", [PROMPTS, CHAT], ids=["texts", "messages"])
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+def test_texts_always_gives_texts(prompts, timeout_s):
+    def check(prompts, completions, **columns):
+        assert all(isinstance(text, str) for text in [*prompts, *completions])
+        return [float(len(text)) for text in completions]
+
+    item = RewardFunction("check", check, timeout_s=timeout_s, texts=True)
+    assert score(item, prompts=prompts).total.tolist() == [5, 3, 0]
+    # as TRL calls it, and with positions
+    messages = [[{"role": "assistant", "content": text}] for text in TEXTS]
+    assert item(prompts=prompts, completions=messages, trainer_state=None) == [5, 3, 0]
+    assert item(prompts, messages) == [5, 3, 0]
+
+
 @pytest.mark.parametrize("name", ["vader", "repetition", "too_short", "length", "embedding_cosine", "token_match"])
 def test_built_in_rewards_score_both_formats_equally(name):
     plain = score(name, prompts=["hello"] * 3, answer=["aeiou"] * 3)

@@ -137,37 +137,6 @@ def test_embedding_f1_matches_greedily(policy):
     assert run("embedding_f1", ["ac"], answer=["b"], policy=Policy()) == [pytest.approx(expected)]
 
 
-# ---- code ----
-
-
-def test_code_runs_tests_within_limits():
-    programs = ["x = 1", "```python\nx = 1\ny = 2\n```", "import os; os._exit(0)", "raise SystemExit", "not python", ""]
-    tests = [["assert x == 1", "assert y == 2"]] * 6
-    try:
-        values = REWARDS.get("code")(completions=programs, answer=tests, allow=True)
-    except UserError as error:  # a machine without user namespaces
-        pytest.skip(str(error))
-    assert values == [0.5, 1.0, 0, 0, 0, 0]
-    harmful = [
-        "while True: pass",
-        "import socket; socket.create_connection(('127.0.0.1', 9), 1)",
-        "x = [0] * 10**10",
-        "open('f', 'w').write('a' * 10**8)",
-        "import os; print(os.environ['RLALIGN_SECRET'])",
-    ]
-    assert REWARDS.get("code")(completions=harmful, answer=["assert True"] * 5, allow=True, seconds=1) == [0] * 5
-
-
-def test_code_is_off_by_default():
-    with pytest.raises(UserError, match="code\\?allow=true"):
-        run("code", ["x = 1"], answer=["assert x"])
-
-
-def test_code_ignores_forged_result():
-    forged = "import os\nos.write(1, b'0' * 32 + b' 1')\nos._exit(0)"
-    assert REWARDS.get("code")(completions=[forged], answer=["assert False"], allow=True, network=True) == [0]
-
-
 # ---- a judge on this machine ----
 
 
@@ -208,6 +177,46 @@ def test_judge_requests_each_text_once_and_stores_the_answer(judge, monkeypatch)
     Judge.answer = "1"
     assert ask(prompts=["p", "q"], completions=["a", "c"]) == [0.7, 0.1]
     assert len(Judge.requests) == 3
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_judge_refuses_redirects(judge, monkeypatch, status):
+    """Nothing reaches the other server: neither the texts nor the key."""
+    monkeypatch.setenv("JUDGE_KEY", "secret")
+    other = HTTPServer(("127.0.0.1", 0), Judge)
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    target = f"http://127.0.0.1:{other.server_port}/v1/chat/completions"
+
+    def redirect(self):
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(status)
+        self.send_header("Location", target)
+        self.end_headers()
+
+    first = HTTPServer(("127.0.0.1", 0), type("Redirect", (Judge,), {"do_POST": redirect}))
+    threading.Thread(target=first.serve_forever, daemon=True).start()
+    judge["base_url"] = f"http://127.0.0.1:{first.server_port}/v1"
+    try:
+        with pytest.raises(UserError, match=rf"got a redirect \({status}\) from .* to '{target}'; use the address"):
+            REWARDS.get("llm_judge").using(**judge, key_variable="JUDGE_KEY")(prompts=["p"], completions=["a"])
+    finally:
+        for server in (first, other):
+            server.shutdown()
+            server.server_close()
+    assert Judge.requests == []
+
+
+def test_judge_does_not_print_a_key_with_a_line_break(judge, monkeypatch):
+    monkeypatch.setenv("JUDGE_KEY", "sec\nret")
+    with pytest.raises(UserError, match="printable ASCII characters in 'JUDGE_KEY'") as caught:
+        REWARDS.get("llm_judge").using(**judge, key_variable="JUDGE_KEY")(prompts=["p"], completions=["a"])
+    assert "ret" not in str(caught.value).replace("characters", "")
+
+
+def test_judge_refuses_endless_answers(judge):
+    Judge.answer = "7" * (2 << 20)
+    with pytest.raises(RuntimeError, match="got more than 1048576 bytes"):
+        REWARDS.get("llm_judge").using(**judge)(prompts=["p"], completions=["a"])
 
 
 def test_judge_runs_in_worker(judge):

@@ -197,6 +197,7 @@ def test_missing_package_error_names_extra(monkeypatch):
 
 
 REFERENCED = ["bleu", "chrf", "rouge", "edit_distance", "json_fields", "span_f1", "span_iou", "label_match", "coverage"]
+STRUCTURED = ("json_fields", "span_f1", "span_iou")
 REFERENCED += ["keyword_order", "math_verify", "embedding_f1", "exact_match", "token_match"]
 
 
@@ -206,11 +207,39 @@ def test_answer_of_any_type_is_scored_or_rejected(name, answer):
     try:
         values = REWARDS.get(name)(completions=["a", ""], answer=[answer] * 2)
     except UserError:
-        assert name in ("json_fields", "span_f1", "span_iou")  # these require a format of the answer
+        # the first three require a format of the answer, the others cannot compare a text with a structure
+        assert name in STRUCTURED or answer in ([("a", "b")], {"a": 1})
         assert answer is not None
     else:
         assert all(v is None or 0 <= v <= 1 for v in values)  # false for NaN
-        assert (values[0] is None) == (answer is None or (answer == [] and name in REFERENCED[:4]))
+        of_lists = (*STRUCTURED, "coverage", "keyword_order")  # an empty list is a value for them
+        assert (values[0] is None) == (answer is None or (answer == [] and name not in of_lists))
+
+
+@pytest.mark.parametrize("name", ["exact_match", "token_match", "edit_distance", "math_verify", "label_match"])
+@pytest.mark.parametrize(
+    ("answer", "right", "wrong"),
+    [
+        (5, "5", "6"),
+        (5.0, "5", "6"),
+        (0.00001, "0.00001", "0.0001"),
+        (12345678901234567890, "12345678901234567890", "12345678901234567891"),
+        ([5, 6], "6", "7"),
+        (["4", None, 5.0], "5", "7"),
+    ],
+)
+def test_typed_answers_are_matched_by_their_text(name, answer, right, wrong):
+    value, other = REWARDS.get(name)(completions=[right, wrong], answer=[answer] * 2)
+    assert value == 1.0
+    assert other < 1.0
+
+
+@pytest.mark.parametrize(
+    ("answer", "texts"), [(True, ["true", "True"]), (5.0, ["5", "5.0"]), (1e-05, ["1e-05", "0.00001"])]
+)
+def test_an_exact_match_reads_each_usual_notation(answer, texts):
+    assert REWARDS.get("exact_match")(completions=texts, answer=[answer] * 2) == [1.0, 1.0]
+    assert REWARDS.get("exact_match")(completions=["nan", ""], answer=[float("nan"), None]) == [None, None]
 
 
 def raising(completions):
