@@ -30,9 +30,14 @@ class Rollout:
         valid: bool [N], false where a reward failed.
         components: name -> float64 [N], unweighted, summed over the episode; NaN where one failed or did not apply.
         group_ids: int64 [N], equal for samples of one prompt.
-        terminated, truncated: bool [N].
+        terminated: bool [N], EOS or the environment ended the episode.
+        truncated: bool [N], a limit ended the episode.
         tasks: N tasks.
-        prompts, completions: N texts.
+        prompts: N texts.
+        completions: N texts, the policy's turns of each episode, joined by line breaks.
+        messages: N whole trajectories, prompt, turns and environment messages with their roles (see
+            `rlalign.envs.episode.Episode.messages`).
+        extra: N dictionaries of the values that rewards logged besides (TRL's `log_extra`).
     """
 
     tokens: Tensor
@@ -48,19 +53,21 @@ class Rollout:
     tasks: list[Task]
     prompts: list[str]
     completions: list[str]
+    messages: list[list[dict[str, str]]]
+    extra: list[dict[str, Any]]
 
     def __len__(self) -> int:
         return int(self.tokens.shape[0])
 
     @property
     def returns(self) -> Tensor:
-        """float32 [N], the sum of each episode's rewards; NaN where one failed."""
+        """Return the sum of each episode's rewards, float32 [N]; NaN where one failed."""
         total = self.rewards.sum(1)
         return torch.where(self.valid, total, torch.full_like(total, torch.nan))
 
     @property
     def num_actions(self) -> Tensor:
-        """int64 [N], the number of tokens that the policy chose."""
+        """Return the number of tokens that the policy chose, int64 [N]."""
         return self.action_mask.sum(1)
 
 
@@ -89,6 +96,26 @@ def collect(
         greedy: take the most probable token instead (baselines and deterministic evaluation).
         while_scoring: called with the rollout's `tokens`, `lengths` and `action_mask` while rewards in worker processes
             score it. Not called when no reward runs in a worker process.
+
+    Returns:
+        N = len(tasks) · group_size trajectories; the samples of a task are neighbors.
+
+    Example:
+        >>> from rlalign.envs.registration import make_mdp
+        >>> from rlalign.policies.factory import make_policy, make_sampler
+        >>> mdp = make_mdp("reverse")
+        >>> policy = make_policy("gru", tokenizer=mdp.tokenizer)
+        >>> rollout = collect(
+        ...     TokenVectorEnv(mdp, 4),
+        ...     make_sampler("decode", policy),
+        ...     [mdp.source.get("train", index) for index in range(2)],
+        ...     group_size=2,
+        ...     sampling=Sampling(),
+        ...     generator=torch.Generator().manual_seed(0),
+        ...     seed=0,
+        ... )
+        >>> len(rollout), rollout.group_ids.tolist()
+        (4, [0, 0, 1, 1])
     """
     n = len(tasks) * group_size
     group_tasks = [task for task in tasks for _ in range(group_size)]
@@ -160,6 +187,8 @@ def collect(
         tasks=group_tasks,
         prompts=env.prompt_texts(),
         completions=env.completion_texts(),
+        messages=env.messages(),
+        extra=[episode.extra for episode in env.episodes],
     )
 
 
@@ -186,6 +215,9 @@ def _add_group_rewards(
     totals = torch.from_numpy(np.where(scores.valid, scores.total, 0.0))
     rewards += on_last_action(totals, torch.from_numpy(env.action_mask)).numpy()
     valid &= scores.valid
+    for name, logged in getattr(scores, "extra", {}).items():
+        for episode, entry in zip(env.episodes, logged, strict=True):
+            episode.extra[name] = entry
     for name, value in scores.components.items():
         if not np.isnan(value).all():
             _add(components, name, value)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,26 +16,36 @@ from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_sampler
 from rlalign.rollout.collect import collect
 from rlalign.typecheck import check_range
-from rlalign.types import Sampling, Task
+from rlalign.types import Prompt, Sampling, Task
 
 _BATCH = 8  # tries that are sampled together
 
 
 @dataclass(frozen=True)
 class Generation:
-    """A completion, its reward and its number of tries; `reached` is false when no try reached the level."""
+    """A completion, its reward and its number of tries.
+
+    Attributes:
+        text: the completion.
+        reward: its total reward; NaN if a reward failed.
+        components: reward component -> its value, unweighted; NaN where it failed or did not apply.
+        tries: completions that were read: up to this one if it reached the level, else all.
+        reached: whether the reward reached the level; true if there was no level.
+        messages: the whole trajectory, as messages with roles (see `rlalign.envs.episode.Episode.messages`).
+    """
 
     text: str
     reward: float
     components: dict[str, float]
     tries: int
     reached: bool
+    messages: Sequence[Mapping[str, str]] = ()
 
 
 def generate(
     policy: Policy,
     mdp: TextMDP,
-    text: str,
+    text: Prompt,
     columns: Mapping[str, Any] | None = None,
     *,
     sampling: Sampling,
@@ -48,13 +58,14 @@ def generate(
     Tries are sampled several at a time for speed, and read in order.
 
     Args:
-        policy, mdp: a trained policy, and its environment bound to the policy's tokenizer.
-        text: the prompt.
+        policy: a trained policy.
+        mdp: its environment, bound to the policy's tokenizer.
+        text: the prompt; `rlalign.envs.chat_prompts.prompt_like` gives a text the form of the tasks' prompts.
         columns: what the rewards read besides the text, such as an answer.
         sampling: the distribution to sample from.
-        seed: of the sampling.
+        seed: of the sampling, at least 0.
         until: reward at which to stop; None: one try.
-        max_tries: largest number of tries.
+        max_tries: largest number of tries, at least 1.
 
     Returns:
         The first completion that reaches the level, otherwise the best one.
@@ -91,8 +102,8 @@ def generate(
             parts = {k: float(v[i]) for k, v in rollout.components.items()}
             reached = until is None or reward >= until
             if best is None or reached or reward > best.reward or math.isnan(best.reward):
-                best = Generation(rollout.completions[i], reward, parts, tries, reached)
+                best = Generation(rollout.completions[i], reward, parts, tries, reached, rollout.messages[i])
             if reached:
                 return best
     assert best is not None
-    return Generation(best.text, best.reward, best.components, tries, False)
+    return replace(best, tries=tries, reached=False)

@@ -29,7 +29,8 @@ def write_atomic(path: Path, content: str | bytes) -> Path:
         with contextlib.suppress(OSError):  # the folder itself may be missing or read-only
             tmp.unlink(missing_ok=True)
         raise FaultError(
-            f"'{path}' cannot be written ({error.strerror}); free space, then run the same command again"
+            f"'{path}' cannot be written ({error.strerror}); free space or make the folder writable, then run the "
+            "same command again"
         ) from error
     return path
 

@@ -14,11 +14,13 @@ import os
 import re
 import shutil
 from collections.abc import Mapping
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -26,12 +28,22 @@ from rlalign.errors import FaultError, UserError
 
 MANIFEST = "manifest.json"
 _NAME = re.compile(r"step-(\d+)(\.old)?")
+_ENTRIES = {"step": int, "parts": list, "files": dict, "config": str, "versions": dict}
 _TENSOR = "__tensor__"
+_OWN_DIGEST = "sha256"  # of the manifest's other entries; manifests of before have none
 
 State = dict[str, Any]  # part name ("policy", "optimizer", ...) -> nested dict/list of tensors and JSON values
 
 
-def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int = 2) -> Path:
+def save(
+    folder: Path,
+    step: int,
+    state: State,
+    *,
+    config_hash: str,
+    keep: int = 2,
+    identity: Mapping[str, Any] | None = None,
+) -> Path:
     """Write `folder/step-N` atomically, delete all but the newest `keep` checkpoints, and return the path.
 
     Args:
@@ -40,15 +52,17 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
         state: part name -> nested dict or list of tensors and JSON values.
         config_hash: fingerprint of the run's configuration.
         keep: checkpoints to keep.
+        identity: digests of what decides the run's result (see `rlalign.storage.identity`); None: not stored.
 
     Raises:
-        FaultError: when the disk is full. Earlier checkpoints are intact, and the partial one is deleted.
+        FaultError: when the disk is full or the folder cannot be written. Earlier checkpoints are intact, and the
+            partial one is deleted.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     final = folder / f"step-{step}"
     tmp = folder / f"tmp-step-{step}"
-    shutil.rmtree(tmp, ignore_errors=True)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(tmp, ignore_errors=True)
         tmp.mkdir()
         for part, content in state.items():
             tensors: dict[str, Tensor] = {}
@@ -59,6 +73,9 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
                 _fsync(tmp / f"{part}.safetensors")
         files = {p.name: {"sha256": _sha256(p), "bytes": p.stat().st_size} for p in sorted(tmp.iterdir())}
         manifest = {"step": step, "parts": list(state), "files": files, "config": config_hash, "versions": versions()}
+        if identity is not None:
+            manifest["identity"] = dict(identity)
+        manifest[_OWN_DIGEST] = _digest_of(manifest)
         _write(tmp / MANIFEST, json.dumps(manifest, indent=1).encode())
         _fsync(tmp)
         aside = folder / f"step-{step}.old"
@@ -70,13 +87,15 @@ def save(folder: Path, step: int, state: State, *, config_hash: str, keep: int =
         shutil.rmtree(aside, ignore_errors=True)
     except BaseException as error:
         shutil.rmtree(tmp, ignore_errors=True)
+        reason = f"'{folder}' cannot be written ({getattr(error, 'strerror', None) or error})"
+        fix = "make it writable and resume"
         if _disk_is_full(error):
-            intact = " and ".join(p.name for p in complete(folder)) or "no earlier one"
-            raise FaultError(
-                f"no space left on the disk of '{folder}': checkpoint step-{step} was not written, {intact} intact; "
-                "free space and resume"
-            ) from error
-        raise
+            reason = f"no space left on the disk of '{folder}'"
+            fix = "free space and resume"
+        elif not isinstance(error, OSError | SafetensorError):
+            raise
+        intact = " and ".join(p.name for p in complete(folder)) or "no earlier one"
+        raise FaultError(f"{reason}: checkpoint step-{step} was not written, {intact} intact; {fix}") from error
     for old in complete(folder)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     for partial in folder.glob("tmp-step-*"):
@@ -109,6 +128,56 @@ def latest(folder: Path) -> Path:
     return paths[-1]
 
 
+class DamagedError(FaultError):
+    """A checkpoint whose manifest or files are not those that were written. The message names the file."""
+
+    def __init__(self, file: Path, problem: str) -> None:
+        self.problem = f"'{file}' {problem}"
+        super().__init__(f"{self.problem}; remove '{file.parent}' to use the checkpoint before it")
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Return the manifest of a checkpoint.
+
+    Raises:
+        DamagedError: it is missing, not JSON, lacks an entry, or is not what was written.
+    """
+    file = path / MANIFEST
+    try:
+        manifest = json.loads(file.read_bytes().decode())
+    except OSError as error:
+        raise DamagedError(file, f"cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:  # not UTF-8, or not JSON
+        raise DamagedError(file, f"is damaged ({error})") from error
+    problem = _manifest_problem(manifest)
+    if problem:
+        raise DamagedError(file, f"is damaged ({problem})")
+    return dict(manifest)
+
+
+def _manifest_problem(manifest: Any) -> str:
+    """Return how a manifest differs from what `save` writes; empty: it does not."""
+    if not isinstance(manifest, dict):
+        return f"expected an object, got {type(manifest).__name__}"
+    for key, kind in _ENTRIES.items():
+        if not isinstance(manifest.get(key), kind):
+            return f"expected {kind.__name__} for '{key}', got {manifest.get(key)!r:.40}"
+    unknown = sorted(manifest.keys() - _ENTRIES.keys() - {"identity", _OWN_DIGEST})
+    if unknown:  # a flipped bit in the name of an entry
+        return f"unknown entry {unknown[0]!r}"
+    if _OWN_DIGEST in manifest and manifest[_OWN_DIGEST] != _digest_of(manifest):
+        return "its sha256 is not that of its entries"
+    for name, entry in manifest["files"].items():
+        if Path(name).name != name or not isinstance(entry, dict) or not isinstance(entry.get("sha256"), str):
+            return f"unusable entry {name!r:.40}"
+    return ""
+
+
+def _digest_of(manifest: Mapping[str, Any]) -> str:
+    entries = {key: value for key, value in manifest.items() if key != _OWN_DIGEST}
+    return hashlib.sha256(json.dumps(entries, sort_keys=True).encode()).hexdigest()
+
+
 def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tuple[State, dict[str, Any]]:
     """Verify and read a checkpoint; return (state, manifest).
 
@@ -118,9 +187,10 @@ def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tu
         lenient: leave missing parts out instead.
 
     Raises:
-        FaultError: names the file when a checksum differs or a part is missing.
+        DamagedError: names the file when the manifest is damaged, or a file is missing, unreadable or not as written.
+        FaultError: a part was not saved, or its file is missing.
     """
-    manifest: dict[str, Any] = json.loads((path / MANIFEST).read_text())
+    manifest = read_manifest(path)
     missing = [part for part in need if part not in manifest["parts"] or not (path / f"{part}.json").is_file()]
     if missing and not lenient:
         raise FaultError(
@@ -131,33 +201,39 @@ def load(path: Path, *, need: tuple[str, ...] = (), lenient: bool = False) -> tu
         if name.split(".")[0] in missing:
             continue
         file = path / name
-        if not file.is_file():
-            raise FaultError(
-                f"'{file}' is missing from the checkpoint; remove '{path}' to resume from the one before it"
-            )
-        if _sha256(file) != entry["sha256"]:
-            raise FaultError(
-                f"'{file}' is damaged (its sha256 is not the manifest's); "
-                f"remove '{path}' to resume from the one before it"
-            )
+        try:
+            digest = _sha256(file)
+        except FileNotFoundError as error:
+            raise DamagedError(file, "is missing from the checkpoint") from error
+        except OSError as error:  # such as a sector that cannot be read
+            raise DamagedError(file, f"cannot be read ({error.strerror})") from error
+        if digest != entry["sha256"]:
+            raise DamagedError(file, "is damaged (its sha256 is not the manifest's)")
     state: State = {}
     for part in manifest["parts"]:
         if part in missing:
             continue
-        tensors = load_file(path / f"{part}.safetensors") if (path / f"{part}.safetensors").exists() else {}
+        stored = path / f"{part}.safetensors"
+        try:
+            tensors = load_file(stored) if stored.exists() else {}
+        except SafetensorError as error:
+            raise DamagedError(stored, f"is not a safetensors file ({error})") from error
         state[part] = _join(json.loads((path / f"{part}.json").read_text()), tensors)
     return state, manifest
 
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that decide a run's numbers."""
-    installed = {}
-    for name in ("rlalign", "torch", "transformers", "peft", "gymnasium", "trl", "numpy"):
-        try:
-            installed[name] = version(name)
-        except PackageNotFoundError:
-            installed[name] = "source"
-    return installed
+    names = ("rlalign", "torch", "transformers", "peft", "gymnasium", "trl", "numpy")
+    return {name: _installed_version(name) for name in names}
+
+
+@lru_cache  # it reads files, and each save needs it
+def _installed_version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "source"
 
 
 # ---- a nested structure as one JSON file and one safetensors file ----

@@ -1,6 +1,7 @@
 """The run folder: its configuration file and its lock.
 
 config.json                 the configuration, with the number of its format
+run.mark                    a keyed digest of config.json and of code below the folder: this user's programs wrote them
 metrics.jsonl               one line per step: rollout/ reward/ train/ eval/ alarm/ time/
 samples.jsonl               some completions of each step
 checkpoints/step-N/         the state from which a run resumes, with its manifest
@@ -16,6 +17,8 @@ import fcntl
 import json
 import os
 import socket
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -23,26 +26,41 @@ from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_json, to_json
 from rlalign.errors import UserError
 from rlalign.storage.atomic import write_atomic
+from rlalign.storage.run_mark import mark_run
 
 
-def read_config(folder: Path) -> TrainConfig:
+def read_config(folder: Path, *, trust_remote_code: bool = False) -> TrainConfig:
     """Return the configuration of a run folder, whichever format its config.json has.
+
+    What a user must say himself does not count if a file says it: permission to run a model's code, to accept changes,
+    or to trust the folder.
+
+    Args:
+        folder: the run folder.
+        trust_remote_code: keep the setting `model.trust_remote_code` of the file.
 
     Raises:
         UserError: names the file when it is not valid.
     """
     path = folder / "config.json"
     try:
-        return from_json(json.loads(path.read_text()))
-    except json.JSONDecodeError as error:
+        config = from_json(json.loads(path.read_text(encoding="utf-8")))
+        model = replace(config.model, trust_remote_code=config.model.trust_remote_code and trust_remote_code)
+        return replace(config, model=model, resume=False, allow_change=False, trust_run=False)
+    except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
         raise UserError(f"'{path}' is not valid JSON: {error}") from error
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read ({error.strerror}); check the path") from error
     except UserError as error:
         raise UserError(f"'{path}': {error}") from error
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:
-    """Write config.json atomically."""
+    """Write config.json atomically, and its mark (see `rlalign.storage.run_mark`)."""
+    from rlalign.storage.identity import code_files  # imports torch, which readers of a folder do not need
+
     write_atomic(folder / "config.json", json.dumps(to_json(config), indent=2) + "\n")
+    mark_run(folder, code_files(config).values())
 
 
 class RunLock:
@@ -84,8 +102,10 @@ class RunLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.truncate(0)
+        with suppress(OSError):  # a reward in this process may have closed the descriptor
+            self._file.truncate(0)
         if [path.name for path in self.path.parent.iterdir()] == [self.path.name]:  # the run wrote nothing
             self.path.unlink()
             self.path.parent.rmdir()
-        self._file.close()
+        with suppress(OSError):
+            self._file.close()

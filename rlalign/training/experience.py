@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,11 +12,10 @@ from torch import Tensor
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_sources import TaskStream
+from rlalign.envs.task_stream import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
-from rlalign.errors import RewardError
 from rlalign.log.diagnostics import gold_of, rollout_diagnostics
-from rlalign.log.metrics import kl_metric, rollout_metrics, samples_of
+from rlalign.log.metrics import kl_metric, logged_metrics, rollout_metrics, samples_of
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_sampler
 from rlalign.rollout.collect import Rollout, collect
@@ -36,23 +34,33 @@ class Experience:
 
     Attributes:
         buffer: tensors and planned minibatches.
-        metrics: rollout/, reward/ and time/ metrics.
+        metrics: metrics of the rollout: rollout/, reward/, train/ and time/.
         samples: a few trajectories, for samples.jsonl.
         update_metrics: name -> one value per update.
+        stage: what the step does next: "updates", "supervised" (after the last update) or "log".
     """
 
     buffer: UpdateBuffer
     metrics: dict[str, float]
     samples: list[dict[str, Any]]
     update_metrics: dict[str, list[float]] = field(default_factory=dict)
+    stage: str = "updates"
 
     def record_update(self, metrics: dict[str, float]) -> None:
-        """Add the metrics of one update."""
+        """Add the metrics of one update.
+
+        Args:
+            metrics: name -> value, as `Learner.update` returns them.
+        """
         for name, value in metrics.items():
             self.update_metrics.setdefault(name, []).append(value)
 
     def step_metrics(self) -> dict[str, float]:
-        """Return all metrics of the step: means over its updates, its duration and throughput included."""
+        """Return all metrics of the step: those of the rollout, and means over its updates.
+
+        time/step is the sum of time/rollout, time/prepare and time/update in seconds, time/tokens_per_s the sampled
+        tokens per second of it.
+        """
         metrics = self.metrics | {name: sum(values) / len(values) for name, values in self.update_metrics.items()}
         seconds = sum(metrics[f"time/{part}"] for part in ("rollout", "prepare", "update"))
         return metrics | {"time/step": seconds, "time/tokens_per_s": metrics["rollout/tokens"] / max(seconds, 1e-9)}
@@ -102,37 +110,36 @@ class ExperienceCollector:
             step: the step, from 0.
 
         Raises:
-            RewardError: a reward failed, or too many steps had no valid reward. The collector is then as before the
-                call, so that a resumed run samples the same tasks again.
+            RewardError: a reward failed, or too many steps had no valid reward.
         """
-        with self._restore_on_reward_error(step):
-            start = time.perf_counter()
-            self.policy.begin_rollout()
-            tasks = self.tasks.next(self.config.rollout.prompts)
-            self.mdp.reward.begin_step(step)
-            self.env.reward_seconds = 0.0
-            with torch.no_grad():
-                rollout, sampled, precomputed = self._sample(step, tasks)
-                greedy_rewards = None
-                if self.config.objective.needs_greedy:
-                    rollout, greedy_rewards = self._greedy_rewards(step, rollout)
-            weights = self.mdp.reward.weights
-            rollout_end = time.perf_counter()
-            learned = normalize_components(rollout, weights) if self.config.rollout.per_component else rollout
-            buffer = self.learner.prepare(learned, greedy_rewards=greedy_rewards, precomputed=precomputed)
-            times = {
-                "time/rollout": rollout_end - start,
-                "time/prepare": time.perf_counter() - rollout_end,
-                "time/update": 0.0,
-                "time/reward": self.env.reward_seconds,  # a part of time/rollout
-            }
-            # Dynamic sampling selects groups, which are a biased sample: metrics describe everything that was sampled.
-            everything = rollout if len(sampled) == 1 else join(sampled)
-            buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
-            failures = self._pop_failures()
-            self._check_rewards(step, rollout, failures)
-            metrics = self._metrics(rollout, everything, buffer, weights) | failures | times
-            return Experience(buffer, metrics | {"rollout/draws": float(len(sampled))}, samples_of(rollout))
+        start = time.perf_counter()
+        self.policy.begin_rollout()
+        tasks = self.tasks.next(self.config.rollout.prompts)
+        self.mdp.reward.begin_step(step)
+        self.env.reward_seconds = 0.0
+        with torch.no_grad():
+            rollout, sampled, precomputed = self._sample(step, tasks)
+            greedy_rewards = None
+            if self.config.objective.needs_greedy:
+                rollout, greedy_rewards = self._greedy_rewards(step, rollout)
+        weights = self.mdp.reward.weights
+        rollout_end = time.perf_counter()
+        learned = normalize_components(rollout, weights) if self.config.rollout.per_component else rollout
+        buffer = self.learner.prepare(learned, greedy_rewards=greedy_rewards, precomputed=precomputed)
+        times = {
+            "time/rollout": rollout_end - start,
+            "time/prepare": time.perf_counter() - rollout_end,
+            "time/update": 0.0,
+            "time/reward": self.env.reward_seconds,  # a part of time/rollout
+        }
+        # Dynamic sampling selects groups, which are a biased sample: metrics describe everything that was sampled.
+        everything = rollout if len(sampled) == 1 else join(sampled)
+        buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
+        failures = self._pop_failures()
+        self._check_rewards(step, rollout, failures)
+        logged = logged_metrics(self.mdp.reward)
+        metrics = self._metrics(rollout, everything, buffer, weights) | logged | failures | times
+        return Experience(buffer, metrics | {"rollout/draws": float(len(sampled))}, samples_of(rollout))
 
     def _metrics(
         self, rollout: Rollout, everything: Rollout, buffer: UpdateBuffer, weights: Mapping[str, float]
@@ -140,22 +147,11 @@ class ExperienceCollector:
         """Return rollout/, reward/ and train/ metrics."""
         metrics = rollout_metrics(everything) | kl_metric(rollout, buffer.batch.ref_logprobs)
         metrics |= rollout_diagnostics(everything, self.mdp, self.gold)
+        if self.config.on_bad_record == "drop":
+            metrics["rollout/dropped_records"] = float(getattr(self.mdp.source, "dropped", 0))
         if self.config.objective.kl.target > 0:
             metrics["train/kl_coef"] = self.learner.state.kl_coef  # beta of this step's updates
         return metrics | {f"reward/{name}/weight": weights[name] for name in self.mdp.reward.scheduled}
-
-    @contextmanager
-    def _restore_on_reward_error(self, step: int) -> Iterator[None]:
-        """Restore tasks, generators and rewards when a reward fails."""
-        tasks = self.tasks.state_dict()
-        rng = self.rng.state_dict()
-        try:
-            yield
-        except RewardError:
-            self.tasks.load_state_dict(tasks)
-            self.rng.load_state_dict(rng, step)
-            self.mdp.reward.end_step()  # without means: the multipliers do not move
-            raise
 
     def _sample(
         self, step: int, tasks: Sequence[Task]

@@ -3,29 +3,41 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from safetensors import SafetensorError
 
+from rlalign.checks.data_pass import check_splits, checked_mdp, refuse_bad_records
 from rlalign.config.instantiate import build_mdp, build_policy, check_policy
 from rlalign.config.schema import OBJECT, TrainConfig
-from rlalign.config.serialize import differences, unsafe
-from rlalign.config.unused_settings import unused_settings
+from rlalign.config.size_limits import check_sizes
+from rlalign.config.unused_settings import cautions, unused_settings
 from rlalign.config.validate import resolve, validate
 from rlalign.envs.mdp import TextMDP
-from rlalign.errors import UserError
+from rlalign.errors import FaultError, OutputError, UserError
+from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
-from rlalign.evaluation.evaluate import held_out
 from rlalign.log.plots import draw
+from rlalign.policies.base import Policy
+from rlalign.policies.device import on_device
+from rlalign.policies.measured_save import save_measured
+from rlalign.policies.memory import is_out_of_memory
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.identity import identity_of, source_identity
 from rlalign.storage.jsonl import read_metrics
-from rlalign.storage.run_folder import RunLock, read_config, write_config
+from rlalign.storage.run_folder import RunLock, write_config
+from rlalign.tokenizers import HFTokenizer
+from rlalign.training.out_of_memory import memory_failure, out_of_memory
+from rlalign.training.resume_check import check_resume, check_source
 from rlalign.training.stop_request import StopRequest
-from rlalign.training.supervised import build_demonstrations
+from rlalign.training.supervised import has_reference, no_reference
 from rlalign.training.trainer import Trainer
+from rlalign.training.way_out import clear_error
 
 
 def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
@@ -43,32 +55,96 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         UserError: a name or setting is invalid; raised before weights are loaded.
     """
     config = resolve(config)
+    folder = Path(config.output or default_output(config))
+    console = PlainConsole(quiet=quiet)
+    if config.resume:
+        check_resume(folder, config, console)  # before the import of code, which may have changed
     validate(config)
     mdp = build_checked_mdp(config, env=env, rewards=rewards)  # unknown names fail before anything is written
-    folder = Path(config.output or default_output(config))
-    console = Console(quiet=quiet, highlight=False)
+    identity = {**identity_of(config), **source_identity(config, mdp)}
+    if config.resume:
+        check_source(folder, config, identity, console)
     for key, reason in unused_settings(config).items():
-        console.print(f"[yellow]warning[/]: {key} has no effect: {reason}", soft_wrap=True)
+        console.warn(f"{key} has no effect: {reason}")
+    for caution in cautions(config):
+        console.warn(caution)
     with RunLock(folder), StopRequest() as stop:
-        if config.resume:
-            _check_resume(folder, config, console)
-        else:
+        if not config.resume:
             _check_unused(folder)
         config = replace(config, output=str(folder))
-        policy, mdp = build_policy(config, mdp)
-        write_config(folder, replace(config, resume=False, allow_change=False))
+        policy, mdp = _build_policy(config, mdp)
+        for note in policy.notes:
+            console.print(note, soft_wrap=True)
+        mdp = checked_mdp(config, mdp, policy, folder=folder, console=console)
+        check_splits(config, mdp)  # again, without the records that are dropped
+        check_sizes(config, mdp)  # again, with the length of the prompts
+        if mdp.chat:
+            console.print(
+                f"prompts: user messages in the policy's chat template, turns of up to {mdp.max_new} tokens; "
+                "--rollout.chat-template off for plain text",
+                soft_wrap=True,
+            )
+        if isinstance(mdp.tokenizer, HFTokenizer):
+            console.print(f"a turn ends at: {mdp.tokenizer.names(sorted(mdp.stop_ids))}", soft_wrap=True)
+        if policy.path_summary:
+            console.print(f"policy: {policy.path_summary}", soft_wrap=True)
+        write_config(folder, replace(config, resume=False, allow_change=False, trust_run=False))
         trainer = Trainer(config, folder, policy, mdp, stop=stop, quiet=quiet)
+        trainer.state.identity = identity
         try:
-            return _train(trainer, console)
+            with on_device(policy.device):
+                return _train(trainer, console)
+        except (Exception, SystemExit) as error:  # sys.exit of a user's code would end the process silently
+            if isinstance(error, SystemExit) or not is_out_of_memory(error):
+                raise clear_error(error, folder, _saved(folder)) from error
+            failure = replace(memory_failure(error), phase="evaluation")
+            saved = folder if checkpoint.complete(folder / "checkpoints") else None
+            batcher = trainer.learner.micro_batcher
+            raise out_of_memory(failure, config, policy, batcher, mdp.max_context, saved) from error
         finally:
             trainer.close()
 
 
+def _saved(folder: Path) -> str:
+    """Return how a run continues that an evaluation before or after its training has ended; empty: nothing is saved."""
+    saved = checkpoint.complete(folder / "checkpoints")
+    return f"saved as {saved[-1].name}: continue with rlalign train --resume {folder}" if saved else ""
+
+
+def _build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
+    """Return the policy and the environment bound to it. Raises FaultError if the weights do not fit into memory."""
+    try:
+        return build_policy(config, mdp)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first_line = str(error).splitlines()[0]
+        raise FaultError(
+            f"out of memory while the policy '{config.policy}' is loaded on {config.device} ({first_line}); use a "
+            "smaller policy, --model.lora-r 8 if all weights are trained, or a device with more memory"
+        ) from error
+
+
 def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
-    """Return the environment of a run (see `build_mdp`). Raises UserError when supervised updates lack answers."""
+    """Return the environment of a run (see `build_mdp`).
+
+    Raises:
+        RecordError: no policy could use one of the first records.
+        UserError: a split that the run reads has no tasks, supervised updates lack answers, no reward has a weight, or
+            the sizes exceed this machine's memory.
+    """
     mdp = build_mdp(config, env=env, rewards=rewards)
-    if config.supervised.align_interval:
-        build_demonstrations(mdp, held_out(mdp, "train", 1))
+    check_sizes(config, mdp, early=True)
+    refuse_bad_records(config, mdp)
+    if config.supervised.align_interval and not has_reference(mdp):
+        raise UserError(no_reference(mdp))
+    weights = mdp.reward.weights
+    learns = any(weights.values()) or mdp.reward.scheduled or config.supervised.align_interval
+    if weights and not learns:
+        raise UserError(
+            f"each reward of {mdp.id} has the weight 0 ({', '.join(weights)}), so there is nothing to learn; give one "
+            "a weight, as in --reward length=1"
+        )
     return mdp
 
 
@@ -77,7 +153,7 @@ def check_run(config: TrainConfig) -> None:
     check_policy(config, build_checked_mdp(config))
 
 
-def _train(trainer: Trainer, console: Console) -> Run:
+def _train(trainer: Trainer, console: PlainConsole) -> Run:
     state = trainer.state
     folder = state.folder
     validator = trainer.validator
@@ -91,18 +167,37 @@ def _train(trainer: Trainer, console: Console) -> Run:
     if state.step:
         draw(folder)
     if status:
-        console.print(f"stopped at step {state.step} and saved; continue with: rlalign train --resume {folder}")
+        with suppress(OutputError):  # the terminal is lost with SIGHUP
+            console.print(f"stopped at step {state.step} and saved; continue with: rlalign train --resume {folder}")
         return Run(folder, status)
-    if state.early_stopping.restore(state.policy):
-        best = state.early_stopping
+    best = state.early_stopping
+    if best.restore(state.policy):
         console.print(
             f"ended at step {state.step} with the weights of step {best.step}: validation reward {best.reward:+.3f}"
         )
-    state.policy.save_pretrained(folder / "policy")
+    elif best.step:
+        console.warn(
+            f"'{folder}/best/step-{best.step}' is missing, so the run ends with the weights of its last step instead "
+            f"of those of the best validation ({best.reward:+.3f})"
+        )
+    contexts = [trainer.mdp.prompt_ids(task) for task in validator.final_tasks]
+    console.print(_save_policy(state.policy, folder, contexts), soft_wrap=True)
     run = Run(folder)
     run.comparison = Comparison(before, validator.evaluate(validator.final_tasks))
     write_comparison(folder, run.comparison)
     return run
+
+
+def _save_policy(policy: Policy, folder: Path, contexts: Sequence[Sequence[int]]) -> str:
+    """Write `policy/` and return a line about it. Raises FaultError when the disk is full or the folder read-only."""
+    try:
+        return save_measured(policy, folder / "policy", contexts)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FaultError(
+            f"'{folder / 'policy'}' cannot be written ({reason}); the run is saved: free space or make the folder "
+            f"writable, then use rlalign train --resume {folder}"
+        ) from error
 
 
 def _check_unused(folder: Path) -> None:
@@ -113,38 +208,13 @@ def _check_unused(folder: Path) -> None:
         raise UserError(f"'{folder}' holds a run already; use --resume to continue it, or another --output")
 
 
-def _check_resume(folder: Path, config: TrainConfig, console: Console) -> None:
-    """Print the settings that differ from those of the run in the folder.
-
-    Raises:
-        UserError: when there is no run, when it has more steps, or when a difference decides the result.
-    """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"'{folder}' holds no run to resume; leave out --resume, or check --output")
-    checkpoints = checkpoint.complete(folder / "checkpoints")
-    done = checkpoint.step_of(checkpoints[-1]) if checkpoints else 0
-    if config.steps < done:
-        raise UserError(f"'{folder}' has done {done} steps already; use --steps {done} or more")
-    changed = differences(read_config(folder), config)
-    changed = {k: v for k, v in changed.items() if k not in ("resume", "output", "allow_change")}
-    if "algorithm" in changed:
-        raise UserError(
-            f"this is a run of {changed['algorithm'][0]}, and the name alone changes nothing; start a new run, or "
-            "change single axes with --objective.* and --allow-change"
-        )
-    for key, (old, new) in changed.items():
-        console.print(f"changed: {key}  {old!r} -> {new!r}")
-    refused = [k for k in changed if unsafe(k, config)]
-    if refused and not config.allow_change:
-        raise UserError(
-            f"{', '.join(refused)} would make the continuation another experiment; start a new run, or insist with "
-            "--allow-change"
-        )
-
-
 def default_output(config: TrainConfig) -> Path:
     """Return runs/ENV-POLICY-ALGORITHM-TIME, with a number appended where that exists."""
-    words = [Path(config.env.removeprefix(OBJECT)).stem.removesuffix("-v0"), Path(config.policy).name, config.algorithm]
+    words = [
+        Path(config.env.removeprefix(OBJECT).partition("?")[0]).stem.removesuffix("-v0"),
+        Path(config.policy).name,
+        config.algorithm,
+    ]
     stem = "-".join(words).lower().replace(":", "-").replace(" ", "-") + time.strftime("-%Y%m%d-%H%M%S")
     path = Path("runs") / stem
     number = 1

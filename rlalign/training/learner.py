@@ -30,11 +30,13 @@ from rlalign.objective import (
 )
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
+from rlalign.rollout.agreement import check_mismatch
 from rlalign.rollout.collect import Rollout
 from rlalign.training.allocator import keep_freed_memory
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.metric_sums import MetricSums
 from rlalign.training.micro_batches import MicroBatcher
+from rlalign.training.moments import allocate_moments
 from rlalign.training.supervised import Demonstrations
 from rlalign.training.update_buffer import UpdateBuffer
 from rlalign.types import Sampling
@@ -42,15 +44,15 @@ from rlalign.types import Sampling
 LossTerm = tuple[Callable[[Batch], Tensor], Callable[[Batch], LossSum]]
 """(count, loss): the denominator of a minibatch, and the sum over a micro-batch that is divided by it."""
 
-_MISMATCH = 1e-3  # |sampled − scored log-prob| in float32 above which sampler and policy are different distributions
-
 
 class DivergedError(FaultError):
     """The loss or its gradient is NaN or infinite; no optimizer step was taken."""
 
 
 class Learner:
-    """Updates a policy by an objective.
+    """Updates a policy by an objective, with AdamW.
+
+    Call `prepare` on a rollout, then `update` until the buffer is done, then `end_rollout`.
 
     Args:
         policy: its `trainable()` parameters are updated.
@@ -58,7 +60,7 @@ class Learner:
         config: optimizer, micro-batches, reuse of rollouts.
         sampling: the distribution that actions were drawn from.
         total_updates: optimizer steps of the whole run, for the learning rate schedule.
-        generator: shuffles rows into minibatches.
+        generator: shuffles rows into minibatches, on the CPU.
         max_length: L_max, the limit of action tokens per episode.
 
     Raises:
@@ -100,6 +102,8 @@ class Learner:
         self.state = ObjectiveState.start(objective)
         self.micro_batcher = MicroBatcher(policy, config.micro_batch)
         self.updates = 0
+        self.steps_begun = self.steps_done = 0  # of the optimizer, in this process
+        self.last_metrics: dict[str, float] = {}  # of the last update that reached its optimizer step
 
     # ---- before the updates ----
 
@@ -109,7 +113,9 @@ class Learner:
         These are reference log-probs, values and old log-probs, as far as the objective reads them.
 
         Args:
-            tokens, lengths, mask: [N, L], [N] and [N, L] of a rollout, as in `Rollout`.
+            tokens: int64 [N, L] of a rollout, as in `Rollout`.
+            lengths: int64 [N].
+            mask: bool [N, L], the action mask.
         """
         objective = self.objective
         batcher = self.micro_batcher
@@ -184,6 +190,9 @@ class Learner:
     def update(self, buffer: UpdateBuffer) -> dict[str, float]:
         """Take the next planned optimizer step; return train/ metrics.
 
+        Args:
+            buffer: of `prepare`, not done. Its `position` advances even if the step fails.
+
         Raises:
             DivergedError: the loss or its gradient is not finite; policy and optimizer are unchanged.
             FaultError: in the first update of a rollout, sampled and scored log-probs are not of one distribution.
@@ -202,17 +211,16 @@ class Learner:
             raise
         metrics = {f"train/{name}": value for name, value in numbers.items()}
         mismatch = metrics.get("train/mismatch", 0.0)  # not computed while only the value is trained
-        if first and self.policy.compute_dtype == torch.float32 and mismatch > _MISMATCH:
-            raise FaultError(
-                f"expected sampled and scored log-probs to agree, got a difference of {mismatch:.3g} nats per token in "
-                "the first update; use --rollout.sampler generate"
-            )
-        return {**metrics, "train/lr": self._step()}
+        if first:
+            check_mismatch(mismatch, self.policy.compute_dtype, "the first update")
+        self.last_metrics = {**metrics, "train/lr": float(self.schedule.get_last_lr()[0])}
+        self._step()
+        return self.last_metrics
 
     def accumulate_gradient(self, buffer: UpdateBuffer, rows: Tensor, *, check_finite: bool = False) -> MetricSums:
         """Accumulate the gradient of a minibatch over micro-batches; return the sums of loss and metrics.
 
-        On CUDA the micro-batch is halved until it fits into memory; the gradient does not depend on its size.
+        The micro-batch is halved until it fits into memory; the gradient does not depend on its size.
 
         Args:
             buffer: the rollout.
@@ -224,21 +232,17 @@ class Learner:
         """
         # VC-PPO: during pretraining of the value the policy's body gets no gradient, and no weight decay either.
         frozen = self.body if self.state.pretraining(self.objective) else []
-        while True:
+        try:
+            with _without_gradient(frozen):
+                backward = partial(self._backward, buffer, rows, check_finite=check_finite)
+                return self.micro_batcher.within_memory(len(rows), backward)
+        except NonFiniteError as error:
             self.optimizer.zero_grad(set_to_none=True)
-            try:
-                with _without_gradient(frozen):
-                    return self._backward(buffer, rows, check_finite=check_finite)
-            except torch.cuda.OutOfMemoryError:
-                if not self.micro_batcher.halve(len(rows)):
-                    raise
-            except NonFiniteError as error:
-                self.optimizer.zero_grad(set_to_none=True)
-                raise DivergedError(str(error)) from error
-            torch.cuda.empty_cache()  # only here: inside `except` the traceback still holds the tensors
+            raise DivergedError(str(error)) from error
 
     def _backward(self, buffer: UpdateBuffer, rows: Tensor, *, check_finite: bool) -> MetricSums:
         objective = self.objective
+        self.optimizer.zero_grad(set_to_none=True)
         minibatch = buffer.batch[to_device(rows, self.policy.device)]
         # The denominators are counts of the whole minibatch; masks and lengths give them before any forward pass.
         terms = [(count(minibatch).clamp(min=1), loss) for count, loss in self._loss_terms(check_finite=check_finite)]
@@ -285,6 +289,9 @@ class Learner:
 
         All updates of a rollout are made with one KL coefficient. A batch with NaN or infinity changes nothing but the
         count of steps: its update has been skipped and reported.
+
+        Args:
+            buffer: the rollout, whose updates are done.
         """
         with torch.no_grad(), suppress(NonFiniteError):
             self.state.update(self.objective, buffer.batch)
@@ -292,25 +299,34 @@ class Learner:
     def supervised_update(self, demonstrations: Demonstrations, weight: float) -> dict[str, float]:
         """Take one optimizer step on weight · mean over tokens of -log pi(answer token); return supervised/ metrics.
 
+        Args:
+            demonstrations: reference trajectories, as masked tokens.
+            weight: factor of the loss.
+
         Raises:
             DivergedError: the loss or its gradient is not finite; policy and optimizer are unchanged.
         """
+        rows = torch.arange(len(demonstrations.tokens))
+        backward = partial(self._supervised_backward, demonstrations, rows, weight)
+        nll = self.micro_batcher.within_memory(len(rows), backward)
+        nll_mean, grad_norm = torch.stack([nll, self._clip_gradient()]).tolist()  # one transfer for both
+        self._check_finite(nll_mean, grad_norm)
+        self._step(scheduled=False)
+        return {"supervised/nll": nll_mean, "supervised/grad_norm": grad_norm}
+
+    def _supervised_backward(self, demonstrations: Demonstrations, rows: Tensor, weight: float) -> Tensor:
+        """Accumulate the gradient of the supervised loss; return the mean of -log pi over the tokens."""
         d = demonstrations
         count = int(d.action_mask.sum())
         losses: list[Tensor] = []
         self.optimizer.zero_grad(set_to_none=True)
-        for part in self.micro_batcher.split(torch.arange(len(d.tokens)), d.tokens, d.lengths, d.action_mask):
+        for part in self.micro_batcher.split(rows, d.tokens, d.lengths, d.action_mask):
             # The model's own distribution: answers were not sampled, so neither temperature nor truncation applies.
             scores = self.policy.score(d.tokens[part], d.lengths[part], d.action_mask[part], Sampling())
             nll = -scores.logprobs.sum() / count
             (weight * nll).backward()  # type: ignore[no-untyped-call]  # untyped in torch
             losses.append(nll.detach())
-        nll_mean, grad_norm = torch.stack(
-            [torch.stack(losses).sum(), self._clip_gradient()]
-        ).tolist()  # one transfer for both
-        self._check_finite(nll_mean, grad_norm)
-        self._step(scheduled=False)
-        return {"supervised/nll": nll_mean, "supervised/grad_norm": grad_norm}
+        return torch.stack(losses).sum()
 
     def _clip_gradient(self) -> Tensor:
         """Clip the gradient by its norm; return the norm before clipping."""
@@ -321,15 +337,16 @@ class Learner:
             self.optimizer.zero_grad(set_to_none=True)
             raise DivergedError(f"loss {loss}, gradient norm {grad_norm}")
 
-    def _step(self, *, scheduled: bool = True) -> float:
-        """Step the optimizer and, unless the update is supervised, the schedule; return the learning rate."""
-        lr = float(self.schedule.get_last_lr()[0])
+    def _step(self, *, scheduled: bool = True) -> None:
+        """Step the optimizer and, unless the update is supervised, the schedule."""
+        allocate_moments(self.optimizer)
+        self.steps_begun += 1  # an interruption inside the step leaves weights that are of no step
         self.optimizer.step()
+        self.steps_done += 1
         if scheduled:
             self.schedule.step()
             self.updates += 1
         self.optimizer.zero_grad(set_to_none=True)
-        return lr
 
     # ---- state ----
 

@@ -6,15 +6,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rlalign.policies.base import Policy, TokenScores
+from rlalign.policies.memory import empty_cache, is_out_of_memory, release_buffers
 from rlalign.policies.scoring.packing import to_device
 from rlalign.policies.scoring.protocol import SupportsPacking
 
+T = TypeVar("T")
 _CPU_TOKENS = 8192  # per micro-batch on a CPU; larger ones are not faster
 _CPU_BYTES = 1 << 32  # per micro-batch on a CPU, for the backward pass: a CPU raises no error before memory runs out
 
@@ -60,11 +62,11 @@ class MicroBatcher:
         else:
             limit = _CPU_TOKENS
             if torch.is_grad_enabled():
-                limit = max(1, min(limit, _CPU_BYTES // max(1, self._bytes_per_token)))
+                limit = max(1, min(limit, _CPU_BYTES // max(1, self.bytes_per_token)))
         return torch.split(order, even_cut(next_cost.tolist(), ends_group, limit, first_cost.tolist()))
 
     @cached_property
-    def _bytes_per_token(self) -> int:
+    def bytes_per_token(self) -> int:
         """Approximate bytes that a token keeps for the backward pass; 0 with gradient checkpointing.
 
         Counts the inputs and outputs of all matrix products with weights, in float32, and as much again for norms,
@@ -76,8 +78,28 @@ class MicroBatcher:
         weights = (m._parameters.get("weight") for m in trained if not isinstance(m, nn.Embedding))
         return 2 * 4 * sum(sum(w.shape) for w in weights if w is not None and w.ndim == 2)
 
+    def within_memory(self, rows: int, function: Callable[[], T]) -> T:
+        """Return `function()`, which is called again while memory runs out.
+
+        Between two calls the buffers of decoding are dropped or, if there were none, the micro-batch is halved.
+
+        Args:
+            rows: the number of rows that the function passes to `split`.
+            function: its result does not depend on the split, and it can be called again.
+
+        Raises:
+            RuntimeError: memory ran out for a single row.
+        """
+        while True:
+            try:
+                return function()
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error) or not (release_buffers() or self.halve(rows)):
+                    raise
+            empty_cache()
+
     def halve(self, rows: int) -> bool:
-        """Halve the micro-batch for `rows` rows after memory ran out; return False when it is one row already."""
+        """Halve the micro-batch for `rows` rows; return False when it is one row already."""
         size = min(self.micro_batch or rows, rows)
         if size == 1:
             return False
@@ -88,13 +110,7 @@ class MicroBatcher:
         self, score: Callable[..., TokenScores], tokens: Tensor, lengths: Tensor, mask: Tensor
     ) -> TokenScores:
         """Return `score(tokens, lengths, mask)` of all N rows, computed in micro-batches, without gradient."""
-        while True:
-            try:
-                return self._score_all(score, tokens, lengths, mask)
-            except torch.cuda.OutOfMemoryError:
-                if not self.halve(len(tokens)):
-                    raise
-            torch.cuda.empty_cache()  # only here: inside `except` the traceback still holds the tensors
+        return self.within_memory(len(tokens), lambda: self._score_all(score, tokens, lengths, mask))
 
     def _score_all(
         self, score: Callable[..., TokenScores], tokens: Tensor, lengths: Tensor, mask: Tensor

@@ -12,7 +12,7 @@ from torch import Tensor, log_softmax
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_sources import TaskStream
+from rlalign.envs.task_stream import TaskStream
 from rlalign.envs.token_env import TokenEnv
 from rlalign.training.rng import RngStreams
 from rlalign.types import Task

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint, same_experiment
-from rlalign.envs.task_sources import TaskStream
+from rlalign.envs.task_stream import TaskStream
 from rlalign.errors import FaultError, UserError
+from rlalign.escaping.console import PlainConsole
 from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.trackers import Tracker
 from rlalign.policies.base import Policy
 from rlalign.storage import checkpoint
+from rlalign.storage.jsonl import read_metrics
+from rlalign.storage.newest import newest
 from rlalign.training.early_stopping import EarlyStopping
 from rlalign.training.experience import Experience, ExperienceCollector
 from rlalign.training.failure_limits import FailureLimits
@@ -40,7 +45,8 @@ class TrainerState:
         failures, early_stopping, alarms: counters over steps.
         tracker: the log files; None until the run starts or resumes.
         step: steps done.
-        experience: of a step whose updates are not all done, else None.
+        experience: of a step that is not logged yet, else None.
+        identity: digests of what decides the result; None: not stored.
     """
 
     config: TrainConfig
@@ -56,17 +62,31 @@ class TrainerState:
     tracker: Tracker | None = None
     step: int = 0
     experience: Experience | None = None
+    identity: Mapping[str, Any] | None = None
 
     def check_weights(self, when: str) -> None:
         """Raise FaultError unless all trainable weights are finite."""
         weights = self.policy.trainable()
-        finite = torch.stack([torch.isfinite(p).all() for p in weights.values()]).tolist()  # one wait for the device
+        # NaN is the minimum and the maximum of a tensor that holds one; isfinite would allocate a copy of each tensor
+        extremes = torch.stack([torch.stack(torch.aminmax(p.detach())) for p in weights.values()])
+        finite = extremes.isfinite().all(dim=1).tolist()  # one wait for the device
         broken = [name for name, is_finite in zip(weights, finite, strict=True) if not is_finite]
         if broken:
             raise FaultError(
                 f"the weights are not finite {when} ({len(broken)} tensors, first '{broken[0]}'); "
                 "resume from the last checkpoint with a lower --learner.lr"
             )
+
+    def open_log(self) -> None:
+        """Open the log files of a new run, or of one without a checkpoint; `resume` opens those of other runs."""
+        # the folder tells a run that was killed before its first save from one that has lost its checkpoints
+        try:
+            (self.folder / "checkpoints").mkdir(exist_ok=True)
+        except OSError as error:
+            raise FaultError(
+                f"'{self.folder / 'checkpoints'}' cannot be created ({error.strerror}); make '{self.folder}' writable"
+            ) from error
+        self.tracker = self.tracker or Tracker(self.folder, self.config)
 
     def save(self) -> Path:
         """Write a checkpoint and return its path.
@@ -75,9 +95,10 @@ class TrainerState:
             FaultError: when the weights are not finite, or the disk is full.
         """
         assert self.tracker is not None
+        if self.learner.steps_begun != self.learner.steps_done:
+            raise FaultError("an optimizer step was interrupted, so the weights are of no step")
         self.check_weights("before a save")
         learner = self.learner.state_dict()
-        reward = self.collector.mdp.reward
         experience = self.experience
         state: checkpoint.State = {
             "policy": dict(self.policy.trainable()),
@@ -86,34 +107,82 @@ class TrainerState:
             "rng": self.rng.state_dict(),
             "progress": {
                 "step": self.step,
-                "tasks": self.collector.tasks.state_dict(),
-                "answers": self.demonstration_tasks.state_dict(),
+                **self._positions(),
                 "files": self.tracker.state_dict(),
-                "divergence": self.failures.state_dict(),
-                "patience": self.early_stopping.state_dict(),
-                "reward": dict(reward.state_dict()),
+                "stage": experience.stage if experience else "",
                 "pending": experience.update_metrics if experience else {},
                 "log": [experience.metrics, experience.samples] if experience else [{}, []],
             },
             "buffer": experience.buffer.state_dict() if experience else None,
         }
         return checkpoint.save(
-            self.folder / "checkpoints", self.step, state, config_hash=fingerprint(self.config), keep=self.config.keep
+            self.folder / "checkpoints",
+            self.step,
+            state,
+            config_hash=fingerprint(self.config),
+            keep=self.config.keep,
+            identity=self.identity,
         )
 
-    def resume(self, console: Console) -> None:
-        """Restore the newest checkpoint. Without one (a kill before the first), the run starts again at step 0.
+    def _positions(self) -> dict[str, Any]:
+        """Return the positions in the tasks, the counters over steps and the rewards' own state."""
+        return {
+            "tasks": self.collector.tasks.state_dict(),
+            "answers": self.demonstration_tasks.state_dict(),
+            "divergence": self.failures.state_dict(),
+            "patience": self.early_stopping.state_dict(),
+            "reward": dict(self.collector.mdp.reward.state_dict()),
+        }
+
+    def _load_positions(self, progress: Mapping[str, Any]) -> None:
+        self.failures.load_state_dict(progress["divergence"])
+        if "patience" in progress:
+            self.early_stopping.load_state_dict(progress["patience"])
+        self.collector.mdp.reward.load_state_dict(progress.get("reward", {}))
+        self.collector.tasks.load_state_dict(progress["tasks"])
+        self.demonstration_tasks.load_state_dict(progress["answers"])
+
+    @contextmanager
+    def undone_on_error(self) -> Iterator[None]:
+        """Restore positions, counters, generators and rewards when the block raises any exception.
+
+        The state is then that before the block, so that a run saved after the error repeats the block when it resumes.
+        """
+        positions = copy.deepcopy(self._positions())  # the state of a reward of the user's own may be mutable
+        rng = self.rng.state_dict()
+        experience = self.experience
+        metrics = copy.deepcopy(experience.update_metrics) if experience else {}
+        try:
+            yield
+        except BaseException:
+            if experience:
+                experience.update_metrics = metrics
+            self._load_positions(positions)
+            self.rng.load_state_dict(rng, self.step)
+            self.collector.mdp.reward.end_step()  # without means: the multipliers do not move
+            raise
+
+    def resume(self, console: PlainConsole) -> None:
+        """Restore the newest checkpoint that verifies, and set damaged newer ones aside.
+
+        If none was written yet (a kill before the first), the run starts again at step 0.
 
         Raises:
-            UserError: when the checkpoint is of another configuration.
-            FaultError: when it is damaged or incomplete.
+            UserError: the checkpoint is of another configuration.
+            FaultError: no checkpoint verifies, a part is missing, or `checkpoints/` is missing or cannot be read while
+                steps are logged.
         """
-        if not checkpoint.complete(self.folder / "checkpoints"):
+        allow_change = self.config.allow_change
+        folder = self.folder / "checkpoints"
+        if not folder.exists() and (allow_change or not read_metrics(self.folder)):
+            folder.mkdir(exist_ok=True)
+        found = newest(folder, need=_PARTS, lenient=allow_change)
+        if found is None:
             console.print("no checkpoint was written yet: starting again at step 0")
             return
-        path = checkpoint.latest(self.folder / "checkpoints")
-        allow_change = self.config.allow_change
-        state, manifest = checkpoint.load(path, need=_PARTS, lenient=allow_change)
+        path, state, manifest = found.path, found.state, found.manifest
+        for problem in found.damaged.values():
+            console.warn(f"{problem}; using {path.name}")
         if not same_experiment(self.config, manifest["config"]) and not allow_change:
             raise UserError(
                 f"'{path}' was written under another configuration than config.json and these arguments; "
@@ -124,25 +193,26 @@ class TrainerState:
         self.policy.load_trainable(state["policy"])
         if "learner" in state and "optimizer" in state:
             self.learner.load_state_dict({**state["learner"], "optimizer": state["optimizer"]})
-        self._load_progress(state["progress"], state.get("buffer"))
+        self._load_progress(state["progress"], state.get("buffer"), console)
+        found.set_damaged_aside()
         if "rng" in state and not self.rng.load_state_dict(state["rng"], self.step):
-            console.print(
-                f"warning: the checkpoint was written on {state['rng']['device']} and the run resumes on "
+            console.warn(
+                f"the checkpoint was written on {state['rng']['device']} and the run resumes on "
                 f"{self.policy.device.type}: its sampler is seeded again, so the run is not bitwise reproducible"
             )
 
-    def _load_progress(self, progress: dict[str, Any], buffer: dict[str, Any] | None) -> None:
+    def _load_progress(self, progress: dict[str, Any], buffer: dict[str, Any] | None, console: PlainConsole) -> None:
         self.step = progress["step"]
-        self.failures.load_state_dict(progress["divergence"])
-        if "patience" in progress:
-            self.early_stopping.load_state_dict(progress["patience"])
-        reward = self.collector.mdp.reward
-        reward.load_state_dict(progress.get("reward", {}))
-        self.collector.tasks.load_state_dict(progress["tasks"])
-        self.demonstration_tasks.load_state_dict(progress["answers"])
+        try:
+            self._load_positions(progress)
+        except FaultError as error:
+            if not self.config.allow_change:
+                raise
+            console.warn(f"{error}; it begins again")
         if buffer:
             metrics, samples = progress["log"]
             tensors = UpdateBuffer.from_state(buffer, self.policy.device)
-            self.experience = Experience(tensors, metrics, samples, progress["pending"])
+            stage = progress.get("stage", "updates")  # earlier versions stopped between two updates only
+            self.experience = Experience(tensors, metrics, samples, progress["pending"], stage)
         self.tracker = Tracker(self.folder, self.config, progress["files"], lenient=self.config.allow_change)
         self.alarms.resume()

@@ -60,7 +60,12 @@ class UpdateBuffer:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any], device: torch.device) -> UpdateBuffer:
-        """Return the buffer of `state_dict()`, with the objective's tensors on a device."""
+        """Return the buffer of a state, with the objective's tensors on a device.
+
+        Args:
+            state: of `state_dict`.
+            device: of the policy.
+        """
         tensors = {_RENAMED.get(name, name): tensor for name, tensor in state["batch"].items()}
         batch = Batch(**tensors, max_length=state["max_length"])
         return cls(

@@ -10,6 +10,7 @@ import torch
 
 from rlalign.errors import FaultError, UserError
 from rlalign.storage import checkpoint
+from rlalign.storage.newest import newest
 from rlalign.training import rng as randomness
 
 STATE = {
@@ -127,6 +128,61 @@ def test_missing_parts_raise_an_error_unless_allowed(tmp_path):
     assert "optimizer" not in state
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[1]",
+        lambda text: "null",
+        lambda text: b"\xff\xfe" + text.encode(),
+        lambda text: text.replace('"step": 2', '"step": 3'),
+        lambda text: text.replace('"config": "h"', '"config": "i"'),  # one bit
+        lambda text: text.replace('"sha256": ', '"sha257": '),
+        lambda text: text.replace('"versions"', '"versionr"'),
+        lambda text: json.dumps({key: value for key, value in json.loads(text).items() if key != "files"}),
+        lambda text: None,
+    ],
+)
+def test_a_damaged_manifest_is_named_and_the_checkpoint_before_it_is_taken(tmp_path, damage):
+    for step in (1, 2):
+        save_step(tmp_path, step)
+    file = tmp_path / "step-2" / "manifest.json"
+    content = damage(file.read_text())
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(FaultError, match=r"step-2/manifest\.json' (is damaged|cannot be read)"):
+        checkpoint.load(tmp_path / "step-2")
+    found = newest(tmp_path, need=("policy",))
+    assert found.path.name == "step-1"
+    assert "step-2/manifest.json" in found.damaged[tmp_path / "step-2"]
+    found.set_damaged_aside()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged-step-2", "step-1"]
+
+
+def test_only_damaged_checkpoints_raise_an_error_that_names_each(tmp_path):
+    for step in (1, 2):
+        (save_step(tmp_path, step) / "manifest.json").write_text("")
+    with pytest.raises(FaultError, match=r"no checkpoint in .* verifies.*step-2/manifest.*step-1/manifest"):
+        newest(tmp_path, need=("policy",))
+
+
+def test_a_manifest_of_before_without_its_own_digest_is_accepted(tmp_path):
+    file = save_step(tmp_path, 1) / "manifest.json"
+    manifest = json.loads(file.read_text())
+    del manifest["sha256"]
+    file.write_text(json.dumps(manifest))
+    assert checkpoint.load(tmp_path / "step-1")[1]["step"] == 1
+
+
+def test_a_folder_that_cannot_be_written_raises_an_error_that_names_it(tmp_path):
+    (tmp_path / "checkpoints").write_text("a file where the folder belongs")
+    with pytest.raises(FaultError, match=r"checkpoints' cannot be written .*step-1 was not written, no earlier one"):
+        save_step(tmp_path / "checkpoints", 1)
+
+
 def test_no_complete_checkpoint_raises_an_error(tmp_path):
     (tmp_path / "tmp-step-4").mkdir()
     (tmp_path / "step-5").mkdir()  # no manifest: not a checkpoint
@@ -143,8 +199,9 @@ def test_pickles_are_neither_written_nor_read(tmp_path):
     (path / "policy.safetensors").write_bytes(b"cos\nsystem\n(S'touch " + str(marker).encode() + b"'\ntR.")
     manifest = json.loads((path / "manifest.json").read_text())
     manifest["files"]["policy.safetensors"]["sha256"] = checkpoint._sha256(path / "policy.safetensors")
+    manifest["sha256"] = checkpoint._digest_of(manifest)
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(Exception, match=r"header|Safetensor|deserializ"):
+    with pytest.raises(FaultError, match=r"policy\.safetensors' is not a safetensors file"):
         checkpoint.load(path)
     assert not marker.exists()
 
@@ -162,3 +219,20 @@ def test_rng_state_round_trip():
     assert draw() != first
     randomness.set_global_state(state)
     assert draw() == first
+
+
+def test_a_file_that_cannot_be_read_is_damaged_and_the_checkpoint_before_it_is_taken(tmp_path, monkeypatch):
+    for step in (1, 2):
+        checkpoint.save(tmp_path, step, {"policy": {"step": step}}, config_hash="h")
+    real = checkpoint._sha256
+
+    def unreadable(path):
+        if path.parent.name == "step-2":
+            raise OSError(errno.EIO, "Input/output error")
+        return real(path)
+
+    monkeypatch.setattr(checkpoint, "_sha256", unreadable)
+    found = newest(tmp_path, need=("policy",))
+    assert found.state == {"policy": {"step": 1}}
+    (problem,) = found.damaged.values()
+    assert problem.endswith("step-2/policy.json' cannot be read (Input/output error)")

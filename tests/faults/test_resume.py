@@ -247,18 +247,8 @@ def test_each_skipped_minibatch_of_a_step_is_saved(tmp_path):
     assert batches == [{"batch": 1, "batch_2": 2}, {"batch": 3}]
 
 
-def test_one_nan_loss_is_skipped_and_the_run_continues(tmp_path, monkeypatch):
-    from rlalign.training import learner
-
-    real, calls = learner.policy_loss, 0
-
-    def poisoned_once(objective, batch, state, **settings):
-        nonlocal calls
-        calls += 1
-        loss = real(objective, batch, state, **settings)
-        return type(loss)(loss.total * (float("nan") if calls == 2 else 1.0), loss.count, loss.metrics, loss.maxima)
-
-    monkeypatch.setattr(learner, "policy_loss", poisoned_once)
+def test_one_nan_loss_is_skipped_and_the_run_continues(tmp_path, poison_losses):
+    poison_losses([2])
     run = train_run(config(tmp_path / "r"), quiet=True)
     assert run.metrics["train/skipped"] == [0.0, 1.0, 0.0, 0.0]
 
@@ -272,7 +262,7 @@ def test_nan_weights_raise_an_error_before_a_rollout_and_before_a_save(tmp_path)
     with pytest.raises(FaultError, match="weights are not finite before a save"):
         trainer.state.save()
     trainer.close()
-    assert not (tmp_path / "r" / "checkpoints").exists()
+    assert checkpoint.complete(tmp_path / "r" / "checkpoints") == []
 
 
 def test_a_run_resumed_after_a_reward_failure_equals_an_uninterrupted_one(tmp_path):
@@ -392,17 +382,18 @@ def test_a_reward_failure_during_validation_saves_the_step(tmp_path):
 
     with pytest.raises(RewardError, match=r"steady.*saved: repair the reward"):
         train_run(config(tmp_path / "cut", evaluation__every=1), rewards=as_reward(flaky), quiet=True)
-    assert checkpoint.latest(tmp_path / "cut" / "checkpoints").name == "step-2"
+    # step 2 counts once its validation is logged: the resumed run repeats the validation alone
+    assert checkpoint.latest(tmp_path / "cut" / "checkpoints").name == "step-1"
     train_run(config(tmp_path / "cut", evaluation__every=1, resume=True), rewards=as_reward(lengths), quiet=True)
     train_run(config(tmp_path / "whole", evaluation__every=1), rewards=as_reward(lengths), quiet=True)
-    assert_bitwise_equal(outcome(tmp_path / "cut")[0]["policy"], outcome(tmp_path / "whole")[0]["policy"])
-    assert [row["step"] for row in read_metrics(tmp_path / "cut")] == [1, 2, 3, 4]
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
 def test_a_run_killed_before_its_first_save_starts_again(tmp_path, capsys):
     train_run(config(tmp_path / "whole"), quiet=True)
     train_run(config(tmp_path / "cut"), quiet=True)
-    shutil.rmtree(tmp_path / "cut" / "checkpoints")
+    for path in checkpoint.complete(tmp_path / "cut" / "checkpoints"):
+        shutil.rmtree(path)
     with pytest.raises(UserError, match="holds a run already; use --resume"):
         train_run(config(tmp_path / "cut"), quiet=True)
     train_run(config(tmp_path / "cut", resume=True))
@@ -473,3 +464,35 @@ def test_a_run_killed_while_it_replaced_a_checkpoint_resumes(tmp_path):
         train_run(config(tmp_path / "r", resume=True, steps=3), quiet=True)
     run = train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
     assert run.metrics["step"] == [1, 2, 3, 4, 5]
+
+
+def test_another_experiment_is_printed_and_refused_before_its_code_runs(tmp_path, monkeypatch, capsys):
+    """Data, the environment's file and a module beside it change between a stop and its resume."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "helper.py").write_text("TARGET = 3\n")
+    (tmp_path / "data.jsonl").write_text("".join(f'{{"prompt": "{i}="}}\n' for i in range(40)))
+    (tmp_path / "e.py").write_text(
+        "import rlalign\nclass E(rlalign.TextMDP):\n    import sys; sys.path.insert(0, '.'); import helper\n"
+        "    source = 'data.jsonl'\n    rewards = {'length?target=3': 1.0}\n    max_prompt, max_new = 16, 3\n"
+    )
+
+    def resume(**changes):
+        capsys.readouterr()
+        return train_run(config(tmp_path / "r", env=f"{tmp_path}/e.py:E", resume=True, steps=3, **changes))
+
+    train_run(config(tmp_path / "r", env=f"{tmp_path}/e.py:E", steps=2), quiet=True)
+    original = {name: (tmp_path / name).read_text() for name in ("helper.py", "data.jsonl", "e.py")}
+    for name, role in (("helper.py", "environment helper.py"), ("e.py", "environment e.py"), ("data.jsonl", "data")):
+        (tmp_path / name).write_text(original[name].replace("3", "4"))
+        with pytest.raises(UserError, match=rf"^{role} would make the continuation another experiment"):
+            resume()
+        assert f"changed: {role}  " in capsys.readouterr().out
+        (tmp_path / name).write_text(original[name])
+    manifest, version = checkpoint.versions(), {"torch": "0.1"}
+    monkeypatch.setattr(checkpoint, "versions", lambda: manifest | version)
+    (tmp_path / "data.jsonl").write_text("".join(f'{{"prompt": "{i}="}}\n' for i in range(30)))
+    run = resume(allow_change=True)
+    output = capsys.readouterr().out
+    assert f"changed: version of torch  {manifest['torch']} -> 0.1" in output
+    assert "cannot resume the order of tasks" in output
+    assert run.metrics["step"] == [1, 2, 3]

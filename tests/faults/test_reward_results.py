@@ -45,6 +45,15 @@ def test_generators_become_lists():
     assert compose(item).score("episode", ["p"], ["abc"], [[1]]).total.tolist() == [3.0]
 
 
+class Raising(str):
+    """A value whose methods raise."""
+
+    def tolist(self):
+        raise ValueError("unreadable")
+
+    item = __str__ = __float__ = tolist
+
+
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
@@ -65,6 +74,11 @@ def test_generators_become_lists():
         ([1.0, math.inf], "'judge': expected a finite float for sample 1 .*'second second .*…'.*got inf"),
         ([-math.inf, 1.0], "'judge': expected a finite float for sample 0 .*'first'.*got -inf"),
         ([1e39, 1.0], "'judge': expected a finite float for sample 0 .*got 1e[+]39"),
+        ([1.0, 10**5000], "'judge': expected a finite float for sample 1 .*got inf"),
+        ([-(10**400), 1.0], "'judge': expected a finite float for sample 0 .*got -inf"),
+        ("abc", "'judge': expected a list of 2 numbers.*got str of length 3"),
+        (Raising(), "'judge': expected numbers, got objects that raise ValueError: unreadable"),
+        ([1.0, Raising("x")], "'judge': expected numbers, got objects that raise ValueError: unreadable"),
     ],
 )
 @pytest.mark.parametrize("weight", [1.0, 0.0])

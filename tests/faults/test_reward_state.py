@@ -14,6 +14,7 @@ from rlalign.envs.registration import make_mdp
 from rlalign.errors import RewardError, UserError
 from rlalign.evaluation.evaluate import held_out
 from rlalign.evaluation.evaluate_run import restore_trained
+from rlalign.rewards.function import RewardFunction
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
 from rlalign.training.experiment import train_run
@@ -144,6 +145,61 @@ def test_per_component_changes_the_training_rewards_and_not_the_logged_ones(tmp_
     }
     weights, changed = weights_of(tmp_path / "sum")[0], weights_of(tmp_path / "apart")[0]
     assert any(not torch.equal(weights[name], changed[name]) for name in weights)
+
+
+# ---- rewards with state ----
+
+
+class Novelty:
+    """Rewards a text less each time that it occurs."""
+
+    def __init__(self):
+        self.counts = {}
+
+    def __call__(self, completions, log_metric, log_extra, **columns):
+        values = []
+        for text in completions:
+            self.counts[text] = self.counts.get(text, 0) + 1
+            values.append(1 / self.counts[text])
+        log_metric("texts", len(self.counts))
+        log_extra("seen", [self.counts[text] for text in completions])
+        return values
+
+    def state_dict(self):
+        return {"counts": self.counts}
+
+    def load_state_dict(self, state):
+        self.counts = state["counts"]
+
+
+def novelty_trainer(folder, **changes):
+    folder.mkdir(exist_ok=True)
+    settings = config(folder, **changes)
+    mdp = build_mdp(settings, rewards=[RewardFunction("novelty", Novelty(), timeout_s=None)])
+    return Trainer(settings, folder, *build_policy(settings, mdp), quiet=True)
+
+
+def test_the_state_of_a_reward_resumes_bitwise_and_validation_does_not_change_it(tmp_path):
+    whole = novelty_trainer(tmp_path / "a")
+    whole.run()
+    part = novelty_trainer(tmp_path / "b", evaluation__every=1, steps=3)
+    part.run()
+    rest = novelty_trainer(tmp_path / "b", evaluation__every=1)
+    rest.resume()
+    rest.run()
+
+    def training(folder):
+        return [{k: v for k, v in row.items() if not k.startswith("eval/")} for row in rows_of(folder)]
+
+    assert training(tmp_path / "a") == training(tmp_path / "b")
+    assert all(torch.equal(v, weights_of(tmp_path / "b")[0][k]) for k, v in weights_of(tmp_path / "a")[0].items())
+    texts = [row["reward/novelty/log/texts"] for row in rows_of(tmp_path / "a")]
+    assert texts == sorted(texts)
+    assert 0 < texts[0] < texts[-1]
+    counts = weights_of(tmp_path / "a")[1]["reward"]["state of novelty"]["counts"]
+    assert sum(counts.values()) == 6 * 16
+    samples = [json.loads(line) for line in (tmp_path / "a" / "samples.jsonl").read_text().splitlines()]
+    assert all(sample["extra"]["seen"] >= 1 for sample in samples)
 
 
 # ---- early stopping ----

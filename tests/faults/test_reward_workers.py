@@ -1,6 +1,8 @@
 """Reward functions that raise, hang, die, print or fork: scoring continues, and no process remains."""
 
+import asyncio
 import contextlib
+import io
 import os
 import signal
 import subprocess
@@ -126,6 +128,48 @@ def nesting(completions, path):
     return hanging(completions)
 
 
+def daemon(path, seconds=3600):
+    """Start a process that has left the group and the descendants of its parent, and that holds all its pipes."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            Path(path).write_text(str(os.getpid()))
+            time.sleep(seconds)
+        os._exit(0)
+    os.wait()
+    while not (Path(path).exists() and Path(path).read_text()):
+        time.sleep(0.01)
+
+
+def hanging_beside_daemon(completions, path):
+    daemon(path)
+    return hanging(completions)
+
+
+def dying_beside_daemon(completions, path):
+    daemon(path)
+    os._exit(3)
+
+
+def returning_beside_daemon(completions, path):
+    daemon(path)
+    return lengths(completions)
+
+
+class ExitsWhenRead(float):
+    def __reduce__(self):
+        return sys.exit, ("bye",)
+
+
+def exiting_when_read(completions):
+    return [ExitsWhenRead(1.0)] * len(completions)
+
+
+def closing_pipes(completions):
+    os.closerange(3, 100)
+    return lengths(completions)
+
+
 def pids(completions):
     return [float(os.getpid())] * len(completions)
 
@@ -203,6 +247,86 @@ def test_sys_exit_is_a_reward_failure():
             score(total)
 
 
+# ---- functions in this process that would end it ----
+
+
+class Own(BaseException):
+    pass
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, GeneratorExit, asyncio.CancelledError, Own])
+def test_any_exception_of_a_function_in_this_process_is_a_failure(kind):
+    def raises(completions):
+        raise kind("bye")
+
+    with (
+        compose(RewardFunction("r", raises, timeout_s=None, retries=0)) as total,
+        pytest.raises(RewardError, match=kind.__name__),
+    ):
+        score(total)
+
+
+def test_ctrl_c_during_a_call_in_this_process_interrupts():
+    def interrupted(completions):
+        signal.raise_signal(signal.SIGINT)
+        return lengths(completions)
+
+    with compose(RewardFunction("r", interrupted, timeout_s=None)) as total:
+        with pytest.raises(KeyboardInterrupt):
+            score(total)
+        assert total.failures == {}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("descriptor", [0, 1, 2])
+def test_a_function_that_closes_a_standard_descriptor_fails_and_it_is_restored(descriptor):
+    def closes(completions):
+        os.close(descriptor)
+        return lengths(completions)
+
+    before = os.fstat(descriptor)
+    with compose(RewardFunction("r", closes, timeout_s=None, retries=0)) as total:
+        with pytest.raises(RewardError, match=rf"closed file descriptor {descriptor} of this process; use timeout_s"):
+            score(total)
+        assert os.path.samestat(os.fstat(descriptor), before)
+
+
+def test_a_function_that_closes_a_standard_stream_fails_and_it_is_replaced(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+
+    def closes(completions):
+        sys.stdout.close()
+        return lengths(completions)
+
+    with (
+        compose(RewardFunction("r", closes, timeout_s=None, retries=0)) as total,
+        pytest.raises(RewardError, match=r"closed sys\.stdout"),
+    ):
+        score(total)
+    assert not sys.stdout.closed
+
+
+def test_a_function_that_closes_all_descriptors_fails_without_a_traceback(tmp_path):
+    """In a process of its own, since it closes the descriptors of this one too."""
+    code = """
+import os
+from rlalign.errors import RewardError
+from rlalign.rewards import RewardFunction, compose
+
+def closes(completions):
+    os.closerange(0, 256)
+    return [0.0]
+
+try:
+    compose(RewardFunction("r", closes, timeout_s=None, retries=0)).score("episode", ["p"], ["c"], [[1]])
+except RewardError as error:
+    with open("message", "w") as file:
+        file.write(str(error))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert "closed file descriptors 0, 1, 2, 3, 4, 5 of this process" in (tmp_path / "message").read_text()
+
+
 # ---- hangs ----
 
 
@@ -277,7 +401,51 @@ def test_threads_sharing_one_sum_get_their_own_results():
     assert results == {n: [[float(n)] * n] * 20 for n in range(1, 5)}
 
 
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [(hanging_beside_daemon, "took longer than 3 s"), (dying_beside_daemon, "exit status 3")],
+)
+def test_a_daemon_that_holds_the_pipe_neither_delays_the_end_nor_survives(tmp_path, function, message):
+    path = tmp_path / "pid"
+    item = RewardFunction("d", function, timeout_s=3.0, retries=0).using(path=str(path))
+    start = time.monotonic()
+    with compose(item) as total, pytest.raises(RewardError, match=message):
+        score(total)
+    assert time.monotonic() - start < 600  # far below the hour that the daemon sleeps
+    assert wait_until(lambda: is_gone(int(path.read_text())))
+
+
+def test_a_daemon_of_a_successful_call_ends_with_its_worker(tmp_path):
+    path = tmp_path / "pid"
+    with compose(RewardFunction("d", returning_beside_daemon, retries=0).using(path=str(path))) as total:
+        assert score(total).total.tolist() == [1.0, 2.0]
+        assert not is_gone(int(path.read_text()))
+    assert wait_until(lambda: is_gone(int(path.read_text())))
+
+
 # ---- deaths ----
+
+
+@pytest.mark.parametrize(("function", "message"), [(exiting_when_read, "SystemExit: bye"), (closing_pipes, "died")])
+def test_a_result_that_ends_its_reader_or_a_closed_pipe_is_a_failure(function, message):
+    with compose(RewardFunction("r", function, retries=0)) as total, pytest.raises(RewardError, match=message):
+        score(total)
+
+
+def test_a_worker_killed_while_it_starts_is_a_failure_of_the_call_with_a_retry():
+    with compose(RewardFunction("p", pids, retries=1)) as total:
+        runner = total._guards["p"]._runner
+        exchange, killed = runner._exchange, []
+
+        def kill_first(request, limit_s):
+            if not killed:
+                killed.append(runner.pid)
+                os.kill(runner.pid, signal.SIGKILL)
+            return exchange(request, limit_s)
+
+        runner._exchange = kill_first
+        assert int(score(total).total[0]) not in (os.getpid(), *killed)
+        assert total.failures == {"p": {"died": 1}}
 
 
 @pytest.mark.parametrize("function", [dying_once, killed_once])

@@ -1,5 +1,8 @@
 """Runs with a reward that raises, hangs, or returns None, infinities or the wrong number of values."""
 
+import subprocess
+import sys
+
 import pytest
 
 import rlalign
@@ -148,3 +151,31 @@ def test_the_command_prints_one_line_and_exits_with_status_2(tmp_path, monkeypat
     err = capsys.readouterr().err.strip().splitlines()
     assert len(err) == 1
     assert "reward 'bad'" in err[0]
+
+
+def test_a_reward_that_closes_the_files_of_the_run_ends_it_with_a_saved_state(tmp_path):
+    """In a process of its own, since it closes the descriptors of this one too."""
+    code = """
+import os, sys
+import rlalign
+from rlalign.errors import RewardError
+
+calls = []
+
+def closes(completions, **columns):
+    calls.append(1)
+    if len(calls) == 3:
+        os.closerange(3, 256)
+    return [1.0] * len(completions)
+
+reward = rlalign.reward("mine", timeout_s=None, on_error="drop")(closes)
+small = {"steps": 3, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 2, "quiet": True}
+try:
+    rlalign.train("reverse", "gru", rewards=[reward], output="run", **small)
+except RewardError as error:
+    print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "reward 'mine' failed: it closed file descriptors" in ended.stdout
+    assert "(saved: repair the reward" in ended.stdout
+    assert checkpoint.latest(tmp_path / "run" / "checkpoints").name == "step-1"

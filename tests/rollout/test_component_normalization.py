@@ -18,7 +18,7 @@ def rollout(components, groups, valid=None):
         valid=torch.ones(n, dtype=torch.bool) if valid is None else torch.tensor(valid),
         components={k: torch.tensor(v, dtype=torch.float64) for k, v in components.items()},
         group_ids=torch.tensor(groups), terminated=mask[:, 0], truncated=mask[:, 0],
-        tasks=[], prompts=[""] * n, completions=[""] * n,
+        tasks=[], prompts=[""] * n, completions=[""] * n, messages=[[]] * n, extra=[{}] * n,
     )  # fmt: skip
 
 

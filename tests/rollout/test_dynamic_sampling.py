@@ -28,6 +28,8 @@ def rollout(rewards, width=3, tag=0):
         tasks=[Task(f"{tag}.{i // 2}") for i in range(n)],
         prompts=[f"{tag}.{i // 2}" for i in range(n)],
         completions=["x"] * n,
+        messages=[[]] * n,
+        extra=[{}] * n,
     )
 
 

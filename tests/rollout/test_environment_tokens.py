@@ -15,7 +15,7 @@ from rlalign.algorithms import ALGORITHMS, algorithm
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
-from rlalign.envs.task_sources import TaskStream
+from rlalign.envs.task_stream import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.objective import Batch, compute_advantages, policy_loss, value_loss
 from rlalign.policies.factory import make_sampler

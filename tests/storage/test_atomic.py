@@ -41,7 +41,10 @@ def test_an_unwritable_file_and_an_unknown_flag_print_one_line(
 ) -> None:
     (tmp_path / "file").touch()
     for arguments, message in (
-        (["new", "reward", "mine", "--folder", str(tmp_path / "file")], "mine.py' cannot be written (File exists)"),
+        (
+            ["new", "reward", "unwritten", "--folder", str(tmp_path / "file")],
+            "unwritten.py' cannot be written (File exists)",
+        ),
         (["doctor", "--fast"], "takes no arguments: leave out --fast"),
     ):
         assert main(arguments) == 2

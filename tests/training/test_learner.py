@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import rlalign
-from rlalign.objective import Batch, NonFiniteError, Objective, ObjectiveState
+from rlalign.config.schema import LearnerConfig
+from rlalign.errors import FaultError
+from rlalign.objective import Batch, NonFiniteError, Objective, ObjectiveState, Value
+from rlalign.policies.factory import make_policy
+from rlalign.policies.options import PolicyOptions
+from rlalign.policies.sampling.decode_batch import DecodeBatch
+from rlalign.tokenizers import CharTokenizer
 from rlalign.training import learner
+from rlalign.training.supervised import Demonstrations
 from rlalign.training.update_buffer import UpdateBuffer
+from rlalign.types import Sampling
 
 
 @pytest.mark.parametrize("where", ["loss", "reward"])
@@ -63,3 +73,68 @@ def test_a_batch_with_nan_counts_as_a_step_and_does_not_raise_at_the_end_of_its_
 def test_only_the_error_about_rewards_mentions_the_valid_mask():
     assert "valid" in str(NonFiniteError("rewards", [0]))
     assert "valid" not in str(NonFiniteError("ref_logprobs", [0]))
+
+
+@pytest.mark.parametrize(("dtype", "shift"), [("float32", 2e-3), ("bfloat16", 0.1)])
+def test_a_sampler_of_another_distribution_stops_the_run_in_each_precision(tmp_path, monkeypatch, dtype, shift):
+    """The sampler reports log-probs of another distribution; without the check the run would end with success."""
+
+    def run(name):
+        return rlalign.train(
+            env="reverse",
+            policy="tiny",
+            algorithm="grpo",
+            steps=1,
+            output=str(tmp_path / name),
+            quiet=True,
+            evaluation__prompts=32,
+            rollout__prompts=2,
+            model__dtype=dtype,
+        )
+
+    assert run("right").metrics["train/mismatch"][0] < shift / 2
+    samples = DecodeBatch.samples
+
+    def shifted(self):
+        result = samples(self)
+        return replace(result, logprobs=result.logprobs - shift)
+
+    monkeypatch.setattr(DecodeBatch, "samples", shifted)
+    with pytest.raises(
+        FaultError, match=f"sampled and scored log-probs to agree, .* in the evaluation in {dtype}; use "
+    ):
+        run("wrong")
+    monkeypatch.setattr("rlalign.evaluation.evaluate.check_rollout", lambda *_: None)
+    with pytest.raises(
+        FaultError, match=f"sampled and scored log-probs to agree, .* in the first update in {dtype}; use "
+    ):
+        run("update")
+
+
+def learner_of(policy, objective, sampling):
+    return learner.Learner(
+        policy, objective, LearnerConfig(max_grad_norm=0.5), sampling=sampling, total_updates=1,
+        generator=torch.Generator(), max_length=4,
+    )  # fmt: skip
+
+
+def test_the_gradient_of_the_value_is_clipped_with_that_of_the_policy():
+    policy = make_policy("gru", tokenizer=CharTokenizer("abc"), options=PolicyOptions(value="head"))
+    ours = learner_of(policy, Objective(baseline="value", value=Value("head")), Sampling())
+    assert len(ours.body) < len(ours.parameters)
+    for parameter in ours.parameters:
+        parameter.grad = torch.ones_like(parameter)
+    before = float(ours._clip_gradient())
+    assert before == pytest.approx(sum(p.numel() for p in ours.parameters) ** 0.5)
+    assert float(torch.cat([p.grad.flatten() for p in ours.parameters]).norm()) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_supervised_updates_use_the_distribution_of_the_model_at_every_sampling_temperature():
+    policy = make_policy("gru", tokenizer=CharTokenizer("abc"))
+    tokens, lengths = torch.tensor([[2, 3, 4, 1]]), torch.tensor([4])
+    mask = torch.tensor([[False, True, True, True]])
+    with torch.no_grad():
+        expected = -policy.score(tokens, lengths, mask, Sampling()).logprobs.sum() / 3
+    ours = learner_of(policy, Objective(), Sampling(temperature=0.3))
+    metrics = ours.supervised_update(Demonstrations(tokens, lengths, mask), 1.0)
+    assert metrics["supervised/nll"] == pytest.approx(float(expected), rel=1e-5)

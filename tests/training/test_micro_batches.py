@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
+from rlalign.policies.base import TokenScores
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.options import PolicyOptions
 from rlalign.training import micro_batches
@@ -106,6 +108,19 @@ def test_each_division_gives_the_same_scores_and_gradient(micro_batch, tokens_at
         undivided = policy.score(tokens, lengths, mask, Sampling()).logprobs
         score = partial(policy.score, sampling=Sampling())
         torch.testing.assert_close(batcher.score_all(score, tokens, lengths, mask).logprobs, undivided)
+
+
+def test_scores_come_back_in_the_order_of_the_rows():
+    """Rows of a policy that pads are sorted by length. Of lengths 3, 1, 2 the order is not its own inverse."""
+    batcher = MicroBatcher(SimpleNamespace(device=torch.device("cpu")), 2)
+    lengths = torch.tensor([3, 1, 2])
+    mask = torch.arange(3) < lengths[:, None]
+
+    def score(tokens, lengths, mask):
+        return TokenScores(lengths[:, None].expand(-1, 3).float())
+
+    scores = batcher.score_all(score, torch.ones(3, 3, dtype=torch.int64), lengths, mask)
+    assert scores.logprobs[:, 0].tolist() == [3, 1, 2]
 
 
 def test_groups_that_fit_are_not_divided_and_the_limit_counts_tokens(monkeypatch):

@@ -1,0 +1,67 @@
+"""What must not change between a run and its continuation: settings, data, code, initial weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import differences, unsafe
+from rlalign.errors import UserError
+from rlalign.escaping.console import PlainConsole
+from rlalign.storage import checkpoint
+from rlalign.storage.identity import Change, Identity, changed_files, changes
+from rlalign.storage.newest import newest_manifest, stored_identity
+from rlalign.storage.run_folder import read_config
+
+
+def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> None:
+    """Print the settings, files and package versions that differ from those of the run in the folder.
+
+    No code is imported, no weight is loaded and nothing is written.
+
+    Raises:
+        UserError: when there is no run, when it has more steps, or when a difference decides the result.
+    """
+    if not (folder / "config.json").is_file():
+        raise UserError(f"'{folder}' holds no run to resume; leave out --resume, or check --output")
+    checkpoints = checkpoint.complete(folder / "checkpoints")
+    done = checkpoint.step_of(checkpoints[-1]) if checkpoints else 0
+    if config.steps < done:
+        raise UserError(f"'{folder}' has done {done} steps already; use --steps {done} or more")
+    changed = differences(read_config(folder), config)
+    own = ("resume", "output", "allow_change", "trust_run", "model.trust_remote_code")
+    changed = {k: v for k, v in changed.items() if k not in own}
+    if "algorithm" in changed:
+        raise UserError(
+            f"this is a run of {changed['algorithm'][0]}, and the name alone changes nothing; start a new run, or "
+            "change single axes with --objective.* and --allow-change"
+        )
+    for key, (old, new) in changed.items():
+        console.print(f"changed: {key}  {old!r} -> {new!r}", soft_wrap=True)
+    versions = newest_manifest(folder).get("versions", {})
+    for package, version in checkpoint.versions().items():
+        if versions.get(package, version) != version:
+            console.print(f"changed: version of {package}  {versions[package]} -> {version}", soft_wrap=True)
+    _refuse([k for k in changed if unsafe(k, config)], changed_files(folder, config), config, console)
+
+
+def check_source(folder: Path, config: TrainConfig, identity: Identity, console: PlainConsole) -> None:
+    """Print and refuse a change of the tasks, whose content only the environment itself can tell.
+
+    Raises:
+        UserError: the tasks are not those of the run.
+    """
+    old, new = ({k: v for k, v in found.items() if k == "data"} for found in (stored_identity(folder), identity))
+    _refuse([], changes(old, new), config, console)
+
+
+def _refuse(keys: Sequence[str], files: Sequence[Change], config: TrainConfig, console: PlainConsole) -> None:
+    for change in files:
+        console.print(f"changed: {change}", soft_wrap=True)
+    refused = [*keys, *(change.role for change in files)]
+    if refused and not config.allow_change:
+        raise UserError(
+            f"{', '.join(refused)} would make the continuation another experiment; start a new run, or insist with "
+            "--allow-change"
+        )
