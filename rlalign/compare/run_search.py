@@ -11,16 +11,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from rlalign.compare.output.html.search import write_search_report
 from rlalign.compare.records.run_records import final_reward, finished
 from rlalign.compare.running.run_folders import describe_changes, prepare_run, refuse_other_run
 from rlalign.compare.running.workers import Workers
+from rlalign.compare.tuning.first_trials import first_trials
 from rlalign.compare.tuning.optuna_study import (
     RunningTrial,
     end_trial,
     fail_trial,
+    has_waiting_trial,
     load_optuna,
     open_study,
     unfinished_trials,
@@ -31,6 +31,7 @@ from rlalign.compare.tuning.spaces import check_values, distributions
 from rlalign.compare.tuning.trial_config import Configure
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
+from rlalign.escaping.console import PlainConsole
 from rlalign.training.stop_request import StopRequest
 
 _POLL_SECONDS = 0.2  # longest wait for a trial to end before all learning curves are read again
@@ -49,7 +50,7 @@ def search(
     trials: int,
     folder: Path,
     workers: Workers,
-    console: Console,
+    console: PlainConsole,
     seed: int = 0,
     stop: StopRequest | None = None,
 ) -> SearchResults:
@@ -62,7 +63,7 @@ def search(
         folder: folder of the search.
         workers: executors of the runs.
         console: for progress.
-        seed: seed of the sampler.
+        seed: of the settings that are drawn. It is stored: a search continues with its own.
         stop: request to stop, set from outside.
 
     Raises:
@@ -72,7 +73,8 @@ def search(
     stop = StopRequest() if stop is None else stop
     space_of = distributions(spaces)
     base = configure(0, {})
-    _record_search(folder, spaces, base)
+    _record_search(folder, spaces, base, seed)
+    points = first_trials(space_of, base, seed)
     study = open_study(folder, warmup=base.steps // 4)
     running: dict[str, RunningTrial] = {}
     interrupted = unfinished_trials(study)
@@ -97,7 +99,9 @@ def search(
             if interrupted:
                 start(interrupted.pop(0))
             else:
-                use_sampler(study, seed + len(study.trials))
+                use_sampler(study, seed)
+                if not has_waiting_trial(study) and len(study.trials) < len(points):
+                    study.enqueue_trial(points[len(study.trials)])
                 start(study.ask(space_of))
         if not running:
             break
@@ -116,12 +120,12 @@ def search(
     return results
 
 
-def _record_search(folder: Path, spaces: Mapping[str, str], base: TrainConfig) -> None:
+def _record_search(folder: Path, spaces: Mapping[str, str], base: TrainConfig, seed: int) -> None:
     """Write the spaces and the base configuration; raise UserError if the folder holds a search with others."""
     folder.mkdir(parents=True, exist_ok=True)
     recorded = read_search(folder)
     if recorded:
-        recorded_spaces, recorded_base = recorded
+        recorded_spaces, recorded_base, recorded_seed = recorded
         if recorded_spaces != dict(spaces):
             raise UserError(
                 f"'{folder}' holds a search over {recorded_spaces}, not {dict(spaces)}; use another --output"
@@ -129,7 +133,11 @@ def _record_search(folder: Path, spaces: Mapping[str, str], base: TrainConfig) -
         changes = describe_changes(recorded_base, base)
         if changes:
             raise UserError(f"'{folder}' holds a search with {changes}; use another --output")
-    write_search(folder, spaces, base)
+        if recorded_seed != seed:
+            raise UserError(
+                f"'{folder}' holds a search with seed {recorded_seed}, not {seed}; use another --output, or its seed"
+            )
+    write_search(folder, spaces, base, seed)
 
 
 def _results(study: Any, configure: Configure, spaces: Mapping[str, str], base: TrainConfig) -> SearchResults:

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from rlalign.api import check_config
 from rlalign.compare.cell_settings import check_equal_settings
 from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.collect_runs import Exclusions, collect_runs
+from rlalign.compare.results.results_json import read_results
 from rlalign.compare.results.schema import Results, Tuning
 from rlalign.compare.run_search import check_search, search
 from rlalign.compare.running.local_workers import LocalWorkers
@@ -24,6 +23,8 @@ from rlalign.compare.study import TUNING_SEED, Study, build_cells, check_study, 
 from rlalign.compare.tuning.trial_config import spaces_of, trial_config
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
+from rlalign.errors import UserError
+from rlalign.escaping.console import PlainConsole
 from rlalign.policies.device import resolve_device
 from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
@@ -48,7 +49,10 @@ class Placement:
 
     Attributes:
         jobs: runs at once; 0: as many as the machine or the cluster holds.
-        ray: address of a Ray cluster; None: processes on this machine.
+        ray: address of a Ray cluster; `local`: start a cluster on this machine; None: processes on this machine.
+
+    Raises:
+        UserError: `jobs` is negative.
     """
 
     jobs: int = 0
@@ -58,13 +62,21 @@ class Placement:
         check_range("jobs", self.jobs, least=0, fix="use 0 for as many as the machine holds")
 
     def check(self, config: TrainConfig) -> None:
-        """Raise UserError if a run of this configuration would be refused, before anything is written."""
+        """Raise UserError if a run of this configuration would be refused, before anything is written.
+
+        Args:
+            config: configuration of the run. Its device must exist on this machine, unless a Ray cluster executes it.
+        """
         check_config(config)
         if self.ray is None:  # a cluster may have devices that this machine has not
             resolve_device(config.device)
 
     def workers(self, policy: str) -> Workers:
-        """Return new workers for runs of a policy."""
+        """Return new workers, which execute runs of a policy; the caller closes them.
+
+        Args:
+            policy: name of the policy; with `jobs` 0, its size determines the number of runs at once.
+        """
         if self.ray is not None:
             from rlalign.compare.running.ray_workers import RayWorkers
 
@@ -77,27 +89,33 @@ def compare_study(
     *,
     command: str = "",
     placement: Placement | None = None,
-    console: Console | None = None,
+    console: PlainConsole | None = None,
     allow_unequal: bool = False,
 ) -> Results:
     """Run a study's cells, after its searches if it has any, analyze them and write all results into its folder.
 
     Args:
-        study: the question.
-        command: the command line, for the report.
+        study: algorithms, environments, seeds and settings.
+        command: the command line, for the report; empty: none.
         placement: where runs are executed; None: on this machine, as many at once as it holds.
-        console: for progress; None: no output.
-        allow_unequal: compare cells with different budgets.
+        console: where progress is printed; None: no output.
+        allow_unequal: compare cells with different budgets instead of refusing them.
+
+    Returns:
+        The results, which are also in the study's folder as results.json, report.html, CSV and plots. Cells that
+        crashed are in `Results.failures`.
 
     Raises:
         UserError: a cell is impossible or the budgets differ. No cell has run by then.
-        StoppedError: the study was asked to stop. The same call resumes it.
+        FaultError: every cell of an environment crashed.
+        StoppedError: the study was asked to stop by a signal. The same call resumes it.
     """
     placement = placement or Placement()
-    console = console or Console(quiet=True)
+    console = console or PlainConsole(quiet=True)
     study = check_study(study)
     folder = Path(study.output)
     refuse_unrelated_files(folder, "cells", "tune", "results.json")
+    _refuse_smaller_study(study, folder)
     _check_cells(study, placement, allow_unequal)
     _check_searches(study, folder)
     with RunLock(folder), StopRequest() as stop:
@@ -118,6 +136,25 @@ def compare_study(
         )
 
 
+def _refuse_smaller_study(study: Study, folder: Path) -> None:
+    """Raise UserError if the folder's report has cells that the study has not: its report would replace that one."""
+    if not (folder / "results.json").is_file():
+        return
+    earlier = read_results(folder)
+    algorithms = dict.fromkeys(name for env in earlier.environments.values() for name in env.algorithms)
+    for kind, names, new in (
+        ("algorithm", algorithms, study.algorithms),
+        ("environment", earlier.environments, [label(env) for env in study.envs]),
+        ("seed", earlier.seeds, study.seeds),
+    ):
+        missing = [str(name) for name in names if name not in new]
+        if missing:
+            raise UserError(
+                f"'{folder}' holds a report with {kind} {', '.join(missing)}, and this study has not: its report would "
+                "replace that one; use another --output"
+            )
+
+
 def compare_runs(
     folders: Sequence[Path],
     output: Path,
@@ -131,12 +168,14 @@ def compare_runs(
     Args:
         folders: run folders, folders of studies, or folders that contain these.
         output: folder for the results.
-        command: the command line, for the report.
-        leave_out: runs to leave out instead of refusing them; None: none.
+        command: the command line, for the report; empty: none.
+        leave_out: the kinds of runs that are left out instead of refused: unfinished ones, ones with other settings,
+            and seeds that an algorithm lacks; None: none.
         threshold: reward that counts as reached; None: halfway from the initial policy's mean to the best algorithm's.
 
     Raises:
         UserError: names runs that do not fit together.
+        FaultError: an environment has no finished run.
     """
     checked(float | None, threshold, "threshold")
     refuse_unrelated_files(output, "results.json")
@@ -165,7 +204,7 @@ def _check_searches(study: Study, folder: Path) -> None:
 
 
 def _tune(
-    study: Study, folder: Path, workers: Workers, console: Console, stop: StopRequest
+    study: Study, folder: Path, workers: Workers, console: PlainConsole, stop: StopRequest
 ) -> tuple[dict[tuple[str, str], Mapping[str, Any]], list[Tuning]]:
     """Search settings for each algorithm on each environment, with a seed that no cell has, on validation prompts.
 

@@ -43,9 +43,9 @@ class TuneSettings:
     """A search for settings. It is the same for every algorithm.
 
     Attributes:
-        trials: number of trials; 0 disables the search.
-        search: setting -> `log:1e-4:1e-2`, `uniform:0:1`, `int:1:8` or `choice:4,8,16`. An empty mapping searches the
-            learning rate within a factor of ten of its default.
+        trials: number of trials per algorithm and environment; 0 disables the search.
+        search: setting -> space: `log:1e-4:1e-2` (log-uniform), `uniform:0:1`, `int:1:8` (both ends included) or
+            `choice:4,8,16`. An empty mapping searches the learning rate within a factor of ten of its default.
     """
 
     trials: int = 0
@@ -54,20 +54,33 @@ class TuneSettings:
 
 @dataclass(frozen=True)
 class Study:
-    """The full description of a study.
+    """The full description of a study: algorithms × environments × seeds with all other settings equal.
+
+    Settings are dotted names of `TrainConfig` and their values, `{"learner.lr": 1e-3}`. Specific settings override
+    general ones, in this order: `settings`, `env`, `algorithm`, those that `tune` selects.
 
     Attributes:
         algorithms: labels; each is a preset unless `algorithm` names the preset that it is a variant of.
-        envs: environment ids.
+        envs: environment ids, or their short names.
         policy: policy of every run.
-        seeds: seeds of every algorithm on every environment.
+        seeds: seeds of every algorithm on every environment; at least 0 and below 1,000,000.
         steps: steps of every run; None: the default of the policy.
-        output: folder of the study.
+        output: folder of the study; the run folders are `cells/ENV/ALGORITHM/seed-N` in it.
         settings: settings of every run.
-        algorithm: label -> settings of one algorithm; `preset` names the preset.
+        algorithm: label -> settings of one algorithm; the key `preset` names the preset.
         env: environment -> settings of one environment.
         tune: the search that precedes the comparison.
         threshold: reward that counts as reached; None: halfway from the initial policy's mean to the best algorithm's.
+
+    Example:
+        >>> study = Study(
+        ...     ("grpo", "grpo-unscaled"),
+        ...     ("reverse",),
+        ...     steps=200,
+        ...     algorithm={"grpo-unscaled": {"preset": "grpo", "objective.scale": "none"}},
+        ... )
+        >>> len(build_cells(study))  # 2 algorithms, 5 seeds
+        10
     """
 
     algorithms: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Studies as TOML files and plain values.
+"""Studies as TOML files and plain values. A file with every table:
 
 algorithms = ["rloo", "grpo", "grpo-unscaled", "trl:grpo"]
 envs = ["reverse", "sentiment"]
@@ -37,7 +37,26 @@ from rlalign.typecheck import checked, flatten
 
 
 def read_study(path: Path) -> Study:
-    """Return the study of a TOML file.
+    """Return the study of a TOML file, checked.
+
+    The keys are the fields of `Study`; `seeds` may also be a count. Missing keys have the default of their field::
+
+        algorithms = ["rloo", "grpo", "grpo-unscaled"]
+        envs = ["reverse"]
+        seeds = 10                          # a count, or a list of seeds
+
+        [settings]                          # settings of every run
+        "learner.lr" = 1e-3
+
+        [algorithm.grpo-unscaled]           # settings of one algorithm
+        preset = "grpo"
+        "objective.scale" = "none"
+
+    Args:
+        path: the file.
+
+    Returns:
+        The study, with full environment ids.
 
     Raises:
         UserError: names the file, which cannot be read or does not describe a valid study.

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
+from rlalign.evaluation.signed_bounds import signed_bounds
 from rlalign.evaluation.text_metrics import fold_means
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
@@ -19,11 +20,12 @@ from rlalign.types import FloatArray
 
 @dataclass(frozen=True)
 class Difference:
-    """A paired difference, after − before, over prompts.
+    """A paired difference, after - before, over prompts.
 
     Attributes:
         mean: mean of the per-prompt differences; NaN without a scored prompt.
-        low, high: 95 % confidence interval (Student's t); NaN with fewer than two scored prompts.
+        low: lower end of the 95 % confidence interval (Student's t); NaN with fewer than two scored prompts.
+        high: upper end of the interval.
         n: number of prompts that both evaluations could score.
     """
 
@@ -34,7 +36,7 @@ class Difference:
 
     @property
     def same(self) -> bool:
-        """True if the difference is equal on each prompt.
+        """Whether the difference is equal on each prompt.
 
         The sample then has no spread to estimate an interval from, and an interval of zero width would claim certainty.
         """
@@ -44,8 +46,25 @@ class Difference:
 def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
     """Compute the mean and the 95 % t-interval of the per-prompt differences of two [P, k] arrays.
 
+    With d_p the difference of the means of prompt p, over the n prompts that both sides could score::
+
+        mean(d) ± t(0.975, n - 1) · std(d) / √n        std with n - 1 in the denominator
+
     The prompt is the unit: the samples of one prompt are not independent and are averaged first. Prompts that either
     side could not score are left out.
+
+    Args:
+        before: float [P, k], NaN for a sample that could not be scored.
+        after: float [P, k'], on the same prompts in the same order.
+
+    Returns:
+        The difference after - before.
+
+    Example:
+        >>> import numpy as np
+        >>> gain = paired_difference(np.array([[0.0], [0.2], [0.1]]), np.array([[0.5], [0.6], [0.7]]))
+        >>> print(f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}], n = {gain.n}")
+        +0.50 [+0.25, +0.75], n = 3
     """
     from scipy import stats
 
@@ -63,7 +82,7 @@ def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Before and after on the same prompts.
+    """Two evaluations on the same prompts, before and after training.
 
     Attributes:
         before: evaluation of the initial policy, or of another baseline.
@@ -77,7 +96,7 @@ class Comparison:
 
     @property
     def differences(self) -> dict[str, Difference]:
-        """Metric -> paired difference."""
+        """Metric -> paired difference, for the metrics that both evaluations have."""
         return {
             name: paired_difference(self.before.metrics[name], self.after.metrics[name])
             for name in self._common_metrics()
@@ -85,7 +104,10 @@ class Comparison:
 
     @property
     def cross_validated(self) -> dict[str, dict[str, float]]:
-        """Metric -> mean and standard deviation over folds of before, after and their difference."""
+        """Metric -> mean over folds of `before`, `after` and `difference`, and their standard deviations `..._std`.
+
+        Empty without folds.
+        """
         if not self.folds:
             return {}
         return {name: self._over_folds(name) for name in self._common_metrics()}
@@ -114,7 +136,7 @@ class Comparison:
         if math.isnan(d.low):
             return f"too few prompts could be scored ({d.n})"
         prompts = f"{d.n} held-out prompts"
-        interval = f"[{d.low:+.3f}, {d.high:+.3f}]"
+        interval = signed_bounds(d.low, d.high)
         if d.low > 0:
             evidence = f"on each of {prompts}" if d.same else f"(95 % CI {interval}, {prompts})"
             return f"reward improved by {d.mean:+.3f} {evidence}"
@@ -138,13 +160,28 @@ class Comparison:
         if self.folds:
             comparison["folds"] = {"count": self.folds, "metrics": self.cross_validated}
         comparison["prompts"] = {"before": _means_by_prompt(self.before), "after": _means_by_prompt(self.after)}
-        comparison["samples"] = [
-            {"prompt": prompt, "before": before, "after": after}
-            for prompt, before, after in zip(
-                self.before.prompts, self.before.completions, self.after.completions, strict=True
-            )
-        ]
+        comparison["samples"] = self.samples()
         return comparison
+
+    def samples(self, count: int | None = None) -> list[dict[str, Any]]:
+        """Return the first `count` prompts, with their columns and completions; None: all.
+
+        `before` and `after` are texts without environment messages; `messages` has the whole trajectories of several
+        turns, with their roles.
+        """
+        return [self._sample(i) for i in range(len(self.before.prompts))[:count]]
+
+    def _sample(self, i: int) -> dict[str, Any]:
+        before = self.before
+        after = self.after
+        sample: dict[str, Any] = {"prompt": before.prompts[i]}
+        if before.columns and before.columns[i]:
+            sample["columns"] = before.columns[i]
+        sample |= {"before": before.completions[i], "after": after.completions[i]}
+        trajectories = [e.messages[i] if e.messages else [] for e in (before, after)]
+        if any(message["role"] == "environment" for part in trajectories for row in part for message in row):
+            sample["messages"] = {"before": trajectories[0], "after": trajectories[1]}
+        return sample
 
     def __repr__(self) -> str:
         return self.verdict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,12 @@ from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
 from rlalign.evaluation.text_metrics import Report, attempts, distinct, families_of, report
 from rlalign.policies.base import Policy
+from rlalign.policies.device import on_device
 from rlalign.policies.factory import make_sampler
+from rlalign.policies.memory import in_parts
+from rlalign.rollout.agreement import check_rollout
 from rlalign.rollout.collect import Rollout, collect
+from rlalign.storage.jsonl import json_value
 from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
 
 _MAX_ROWS = 64  # trajectories per batch: bounds the memory use
@@ -33,22 +38,32 @@ class Evaluation:
     """One policy on P prompts, k completions each.
 
     Attributes:
-        metrics: name -> [P, k]: reward, its components, length (tokens), kl (nats per completion, log pi/ref of the
-            sampled tokens), fluency (mean log-prob per token under the frozen reference policy, nats), entropy (its
-            sampled estimate, nats per token), distinct_2 (of the completion's words), truncated (0 or 1). NaN for a
-            sample whose reward failed.
+        metrics: name -> float [P, k]: reward; its components by name, unweighted; length (tokens); kl (nats per
+            completion, log pi/ref of the sampled tokens); fluency (mean log-prob per token under the frozen reference
+            policy, nats); entropy (its sampled estimate, nats per token); distinct_2 (of the completion's words);
+            truncated (0 or 1). NaN for a sample whose reward failed or does not apply. A component with the name of
+            another metric is stored as `reward/NAME`.
         prompts: P texts.
-        completions: P lists of k texts.
-        report: corpus-level metrics of all completions (see `rlalign.evaluation.text_metrics`).
+        completions: P lists of k texts, the policy's turns without the environment's messages.
+        messages: P lists of k whole trajectories, as messages with roles (see
+            `rlalign.envs.episode.Episode.messages`).
+        columns: P dictionaries, the columns of the tasks.
+        report: corpus-level metrics of all completions, such as pass@k (see `rlalign.evaluation.text_metrics.Report`).
     """
 
     metrics: dict[str, FloatArray]
     prompts: list[str]
     completions: list[list[str]]
     report: Report = field(default_factory=Report)
+    messages: list[list[list[dict[str, str]]]] = field(default_factory=list)
+    columns: list[dict[str, Any]] = field(default_factory=list)
 
     def mean(self, name: str) -> float:
-        """Return the mean over prompts of the mean over their samples; NaN if no sample could be scored."""
+        """Return the mean over prompts of the mean over their samples; NaN if no sample could be scored.
+
+        Args:
+            name: key of `metrics`.
+        """
         means = prompt_means(self.metrics[name])
         scored = means[np.isfinite(means)]
         return float(scored.mean()) if len(scored) else math.nan
@@ -64,40 +79,74 @@ def evaluate(
     seed: int,
     sampler: str = "decode",
 ) -> Evaluation:
-    """Sample `samples` completions per task and score them.
+    """Sample completions of each task, score them, and compute their metrics.
 
-    Equal arguments give equal results on the CPU.
+    Equal arguments give equal results on the CPU. Scheduled reward weights have their last value and multipliers of
+    constraints are 0, so that evaluations before and after training use the same reward. Rewards that are objects with
+    `state_dict` begin in their initial state, and what the evaluation changes in it does not reach training.
 
     Args:
-        policy: the policy to evaluate.
+        policy: the policy to evaluate; its frozen reference policy is the one of `kl` and `fluency`.
         mdp: the environment, bound to the policy's tokenizer.
-        tasks: held-out tasks, one per prompt.
-        samples: completions per task.
+        tasks: held-out tasks, one per prompt; P of them.
+        samples: completions per task, k; at least 1.
         sampling: the distribution to sample from.
-        seed: seed of the sampled tokens and of the environment.
-        sampler: name of the sampler (see `rlalign.policies.factory.make_sampler`).
+        seed: seed of the sampled tokens and of the environment; 0 or more.
+        sampler: decode (the optimized loop) or generate (transformers.generate).
+
+    Returns:
+        Metrics [P, k] with their texts, and the corpus-level report. The report has pass@k and avg@k if the environment
+        has a gold score or a verifier among its rewards.
+
+    Raises:
+        FaultError: the sampler draws from another distribution than the policy's.
+
+    Example:
+        >>> from rlalign import make_mdp
+        >>> from rlalign.policies.factory import make_policy
+        >>> mdp = make_mdp("reverse")
+        >>> policy = make_policy("gru", tokenizer=mdp.tokenizer)
+        >>> tasks = [mdp.source.get("validation", i) for i in range(2)]
+        >>> result = evaluate(policy, mdp, tasks, samples=3, sampling=Sampling(), seed=0)
+        >>> result.metrics["reward"].shape
+        (2, 3)
+        >>> abs(result.mean("kl")) < 1e-5  # the policy is its own reference
+        True
     """
+    mdp = with_evaluation_reward(mdp)
     generator = torch.Generator(policy.device).manual_seed(seed)
     draw = make_sampler(sampler, policy)
     policy.begin_rollout()
     parts: list[dict[str, FloatArray]] = []
     prompts: list[str] = []
     completions: list[list[str]] = []
+    messages: list[list[list[dict[str, str]]]] = []
     tasks_per_batch = max(1, _MAX_ROWS // samples)
     for start in range(0, len(tasks), tasks_per_batch):
         batch = tasks[start : start + tasks_per_batch]
         env = TokenVectorEnv(mdp, len(batch) * samples)
-        with torch.no_grad():
+        with torch.no_grad(), on_device(policy.device):
             rollout = collect(
                 env, draw, batch, group_size=samples, sampling=sampling, generator=generator, seed=seed + start
             )
+            if start == 0:
+                check_rollout(policy, rollout, sampling, "the evaluation")
             reference = reference_logprobs(policy, rollout, sampling)
         # The rows of one prompt are neighbors: [len(batch) * samples] becomes [len(batch), samples].
         parts.append({k: v.reshape(len(batch), samples) for k, v in _measure(rollout, reference).items()})
         prompts += rollout.prompts[::samples]
-        completions += [rollout.completions[i : i + samples] for i in range(0, len(rollout), samples)]
+        for i in range(0, len(rollout), samples):
+            completions.append(rollout.completions[i : i + samples])
+            messages.append(rollout.messages[i : i + samples])
     metrics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    return Evaluation(metrics, prompts, completions, _report(mdp, tasks, metrics, completions))
+    columns = [json_value(task.columns) for task in tasks]
+    return Evaluation(metrics, prompts, completions, _report(mdp, tasks, metrics, completions), messages, columns)
+
+
+def with_evaluation_reward(mdp: TextMDP) -> TextMDP:
+    """Return the environment with its reward outside of training: the states of reward objects are the initial ones."""
+    for_evaluation = getattr(mdp.reward, "for_evaluation", None)  # a user's own Reward may lack it
+    return mdp if for_evaluation is None else mdp.with_reward(for_evaluation())
 
 
 def _report(
@@ -138,9 +187,13 @@ def successes(gold_score: float | None, metrics: Mapping[str, FloatArray]) -> Bo
 
 def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
     """Return float32 [N, L] on the CPU: log-probs of the rollout's actions under the frozen reference policy."""
+
+    def score(rows: torch.Tensor) -> torch.Tensor:
+        layout = (rollout.tokens[rows], rollout.lengths[rows], rollout.action_mask[rows])
+        return policy.reference_logprobs(*layout, sampling).float().cpu()
+
     with torch.no_grad():
-        logprobs = policy.reference_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask, sampling)
-    return logprobs.float().cpu()
+        return torch.cat(in_parts(score, torch.arange(len(rollout))))
 
 
 def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:

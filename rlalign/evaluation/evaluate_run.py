@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from rlalign.checks.data_pass import checked_mdp
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.schema import TrainConfig
+from rlalign.config.size_limits import check_evaluation
+from rlalign.envs.chat_prompts import with_chat_template
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
@@ -21,6 +23,7 @@ from rlalign.policies.saved import saved_tokenizer
 from rlalign.storage import checkpoint
 from rlalign.storage.best_weights import BestWeights
 from rlalign.storage.jsonl import nullable
+from rlalign.storage.newest import newest
 from rlalign.typecheck import check_range
 
 
@@ -43,8 +46,9 @@ def evaluate_run(
     Args:
         folder, config: the run folder and its configuration.
         split, prompts, samples: held-out tasks and completions per task; None: as in the configuration.
-        env: another environment by name, or the environment object that the run was trained with.
-        rewards: the reward objects that the run was trained with.
+        env: another environment by name, scored with its own rewards; or the environment object that the run was
+            trained with.
+        rewards: rewards in place of those of `env`, or of the run; None: these.
         baseline: another run folder, policy folder or policy name in place of the initial policy.
         folds: disjoint parts of the prompts for a cross-validated estimate; 0: none.
 
@@ -58,13 +62,19 @@ def evaluate_run(
     check_range("prompts", prompts, least=2)
     check_range("samples", samples, least=1)
     if isinstance(env, str):
-        mdp = build_mdp(replace(config, env=env), rewards=rewards)
+        # its own rewards, not those of the run: a reward for one task says nothing about another
+        mdp = build_mdp(replace(config, env=env, rewards=()), rewards=rewards)
         tokenizer = saved_tokenizer(folder / "policy")
         if tokenizer is not None:  # the policy keeps the tokens that it was trained on
             mdp = mdp.with_tokenizer(tokenizer)
     else:
         mdp = build_mdp(config, env=env, rewards=rewards)
+    check_evaluation(mdp, split, prompts, samples, early=True)
+    unbound = mdp
     policy, mdp = build_policy(config, mdp)
+    if config.on_bad_record == "drop":
+        mdp = checked_mdp(config, mdp, policy)
+    check_evaluation(mdp, split, prompts, samples)  # again, with the length of the prompts
     tasks = held_out(mdp, split, prompts)  # type: ignore[arg-type]  # checked above
     settings: dict[str, Any] = {
         "samples": samples,
@@ -77,8 +87,9 @@ def evaluate_run(
     if baseline is None:
         before = evaluate(policy, mdp, tasks, **settings)
     else:
-        other = _baseline(baseline, mdp, policy.device, config.seed)
-        before = evaluate(other, mdp.with_tokenizer(other.tokenizer), tasks, **settings)
+        other = make_policy(baseline, tokenizer=mdp.tokenizer, device=policy.device, seed=config.seed)
+        other_mdp = with_chat_template(unbound.with_tokenizer(other.tokenizer), config.rollout.chat_template)
+        before = evaluate(other, other_mdp, tasks, **settings)
     restore_trained(policy, folder)
     comparison = Comparison(before, evaluate(policy, mdp, tasks, **settings), folds)
     name = f"evaluation-{split}"  # evaluation.json is the run's own, which studies read
@@ -87,15 +98,24 @@ def evaluate_run(
     return comparison
 
 
-def _baseline(name: str, mdp: TextMDP, device: torch.device, seed: int) -> Policy:
-    """Return the policy of a run folder, a policy folder or a name; its reference is the policy itself."""
-    trained = Path(name) / "policy"
-    return make_policy(str(trained) if trained.is_dir() else name, tokenizer=mdp.tokenizer, device=device, seed=seed)
-
-
 def restore_trained(policy: Policy, folder: Path) -> None:
-    """Load the trained weights of a run into its initial policy: the newest checkpoint's, or the best validation's."""
-    state, _ = checkpoint.load(checkpoint.latest(folder / "checkpoints"), need=("policy", "progress"))
+    """Load the trained weights of a run into its initial policy: those of the best validation or of the checkpoint.
+
+    It is the newest that verifies. A damaged newer one is named in a warning and left as it is.
+
+    Raises:
+        UserError: the run has no checkpoint.
+        FaultError: no checkpoint verifies.
+    """
+    checkpoint.latest(folder / "checkpoints")  # refuses a run without any
+    found = newest(folder / "checkpoints", need=("policy", "progress"))
+    assert found is not None
+    for problem in found.damaged.values():
+        warnings.warn(f"{problem}; the weights of {found.path.name} are evaluated", stacklevel=2)
+    state = found.state
     policy.load_trainable(state["policy"])
     best_step = int(state["progress"].get("patience", {"step": 0})["step"])
-    BestWeights(folder).restore(best_step, policy)
+    if not BestWeights(folder).restore(best_step, policy) and best_step:
+        warnings.warn(
+            f"'{folder}/best/step-{best_step}' is missing, so the weights of the last step are evaluated", stacklevel=2
+        )

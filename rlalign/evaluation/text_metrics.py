@@ -16,7 +16,7 @@ import numpy as np
 from rlalign.errors import UserError, did_you_mean
 from rlalign.rewards.builtin.labels import INVALID, parse_label
 from rlalign.rewards.builtin.spans import mean_iou, parse_spans, spans_of
-from rlalign.rewards.columns import texts_of
+from rlalign.rewards.columns import text_of_value, texts_of
 from rlalign.rewards.text import words
 from rlalign.types import BoolArray, FloatArray
 
@@ -31,12 +31,13 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Report:
-    """Corpus-level metrics of one policy.
+    """Corpus-level metrics of one policy. `a | b` joins two reports.
 
     Attributes:
-        figures: name -> value.
-        confusion: true label -> predicted label -> count, for classification.
-        notes: name -> how the metric was computed, such as sacrebleu's signature.
+        figures: name -> value. `rlalign.log.metric_keys.EVALUATION` describes each name.
+        confusion: true label -> predicted label -> count, for classification; empty for other families. The label of a
+            completion that is not a label is `(invalid)`.
+        notes: name of a figure -> how it was computed, such as sacrebleu's signature.
     """
 
     figures: dict[str, float] = field(default_factory=dict)
@@ -54,16 +55,25 @@ def families_of(components: Iterable[str]) -> list[str]:
 
 
 def report(families: Sequence[str], texts: Sequence[str], answers: Sequence[Any], labels: Sequence[Any]) -> Report:
-    """Compute the metrics of some families over all completions that have a reference answer.
+    """Compute distinct-1 and distinct-2 of all completions, and the metrics of some families of those with an answer.
 
     Args:
-        families: keys of `FAMILIES`.
+        families: names of families: classification, translation, summary, spans.
         texts: n completions.
-        answers: n reference answers, None for a completion without one.
-        labels: n lists of labels, None for a task without its own list.
+        answers: n reference answers, None for a completion without one. Translation and summary accept lists of
+            references, spans the text or the list of the spans.
+        labels: n lists of permitted labels, None for a task without its own list; only classification reads them.
+
+    Returns:
+        `distinct_1_corpus` and `distinct_2_corpus`, joined with the report of each family. A family has no figures if
+        no completion has an answer.
 
     Raises:
         UserError: for an unknown family.
+
+    Example:
+        >>> report(["spans"], ["Marie Curie | person"], ["Marie Curie | person"], [None]).figures["span_f1_micro"]
+        1.0
     """
     for family in families:
         if family not in FAMILIES:
@@ -93,11 +103,23 @@ def report(families: Sequence[str], texts: Sequence[str], answers: Sequence[Any]
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Return the probability that k of n samples, drawn without replacement, contain one of the c correct samples.
 
-    pass@k = 1 - C(n-c, k) / C(n, k), the unbiased estimate of the success rate in k attempts. Source: Chen et al.,
-    Evaluating large language models trained on code, arXiv 2107.03374.
+    The unbiased estimate of the success rate in k attempts::
+
+        pass@k = 1 - C(n-c, k) / C(n, k)
+
+    Source: Chen et al., Evaluating large language models trained on code, arXiv 2107.03374.
+
+    Args:
+        n: number of samples of a prompt.
+        c: number of correct samples among them.
+        k: number of attempts.
 
     Raises:
         ValueError: unless 1 <= k <= n.
+
+    Example:
+        >>> pass_at_k(n=4, c=1, k=2)
+        0.5
     """
     if not 1 <= k <= n:
         raise ValueError(f"pass@{k} of {n} samples: expected k in 1..{n}, got {k}")
@@ -118,12 +140,22 @@ def classification(texts: Sequence[str], answers: Sequence[Any], labels: Sequenc
     """Compute accuracy, macro precision, recall and F1, MCC, coverage (share of valid labels), and confusion.
 
     A completion that is not a label counts as a class of its own, which is always wrong. Macro figures are means over
-    the labels that occur among the answers or the predictions, as in scikit-learn.
+    the labels that occur among the answers or the predictions, as in scikit-learn. All figures are in [0, 1], except
+    MCC, Matthews' correlation coefficient, in [-1, 1].
 
     Args:
-        texts: n completions.
+        texts: n completions. A label is recognized without regard to case and surrounding whitespace.
         answers: n true labels.
         labels: n lists of permitted labels; None: the labels that occur among the answers.
+
+    Returns:
+        Figures `accuracy`, `precision_macro`, `recall_macro`, `f1_macro`, `mcc` and `coverage`, and the confusion of
+        true and predicted labels.
+
+    Example:
+        >>> figures = classification(["yes", "no", "maybe"], ["yes", "yes", "no"], [None, None, None]).figures
+        >>> round(figures["accuracy"], 2), round(figures["coverage"], 2)
+        (0.33, 0.67)
     """
     from sklearn import metrics
 
@@ -157,7 +189,7 @@ def classification(texts: Sequence[str], answers: Sequence[Any], labels: Sequenc
 
 def _normalized(label: Any) -> str:
     """Return the text of a label, without surrounding whitespace and case."""
-    return str(label).strip().casefold()
+    return text_of_value(label).strip().casefold()
 
 
 def translation(texts: Sequence[str], answers: Sequence[Any]) -> Report:
@@ -165,6 +197,13 @@ def translation(texts: Sequence[str], answers: Sequence[Any]) -> Report:
 
     BLEU uses sacrebleu's `zh` tokenizer if most references contain Chinese characters, otherwise `13a`. Sources:
     Papineni et al. 2002 (BLEU); Popović 2015 (chrF); Post, arXiv 1804.08771 (sacrebleu).
+
+    Args:
+        texts: n completions.
+        answers: n references, each a text or a list of texts.
+
+    Returns:
+        Figures `bleu` and `chrf`, and their signatures as notes.
     """
     from sacrebleu.metrics import BLEU, CHRF
 
@@ -187,6 +226,13 @@ def summary(texts: Sequence[str], answers: Sequence[Any]) -> Report:
     """Compute mean ROUGE-1, ROUGE-2 and ROUGE-L F1, each against the best reference, on words of any script.
 
     Source: Lin, ROUGE: a package for automatic evaluation of summaries, 2004.
+
+    Args:
+        texts: n completions.
+        answers: n references, each a text or a list of texts.
+
+    Returns:
+        Figures `rouge_1`, `rouge_2` and `rouge_l`, in [0, 1].
     """
     from rlalign.rewards.builtin.overlap import rouge
 
@@ -196,7 +242,19 @@ def summary(texts: Sequence[str], answers: Sequence[Any]) -> Report:
 
 
 def spans(texts: Sequence[str], answers: Sequence[Any]) -> Report:
-    """Compute precision, recall and F1 over all spans of the corpus (micro), and the mean IoU of the texts."""
+    """Compute precision, recall and F1 over all spans of the corpus (micro), and the mean IoU of the texts.
+
+    Two spans match if text and label are equal. A span that is predicted twice matches twice only if it is in the
+    answer twice.
+
+    Args:
+        texts: n completions, one span `text | label` per line; the single line `none` means no span.
+        answers: n answers in the same format, or lists of (text, label) pairs.
+
+    Returns:
+        Figures `span_precision`, `span_recall`, `span_f1_micro` and `span_iou_mean`, in [0, 1]. Without a span on
+        either side the prediction is perfect, 1.
+    """
     pairs = [(parse_spans(text), spans_of(answer)) for text, answer in zip(texts, answers, strict=True)]
     # `&` of two counters is the multiset intersection: a span that is predicted twice matches twice only if it is
     # in the answer twice.
@@ -219,6 +277,14 @@ def distinct(texts: Sequence[str], n: int) -> float:
     """Return distinct-n: different n-grams of words / all n-grams, over all texts together; NaN without an n-gram.
 
     Source: Li et al., A diversity-promoting objective function for neural conversation models, arXiv 1510.03055.
+
+    Args:
+        texts: completions.
+        n: words per n-gram.
+
+    Example:
+        >>> distinct(["one two one two one"], n=2)
+        0.5
     """
     ngrams: list[tuple[str, ...]] = []
     for text in texts:

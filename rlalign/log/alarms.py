@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
+from rlalign.escaping.console import PlainConsole, line
 from rlalign.log.history import History, Row, finite_mean
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import read_metrics
@@ -81,12 +81,13 @@ def _reward_rose(h: History) -> bool:
 
 @dataclass(frozen=True)
 class Alarm:
-    """A known pattern.
+    """A pattern in a run's metrics that reward hacking is known to show.
 
     Attributes:
-        active: whether the pattern is present; false if a metric is missing, as comparisons with NaN are false.
+        active: function of the run's `History`, its logged rows: whether the pattern is present. It returns false if a
+            metric is missing, as comparisons with NaN are false.
         message: for the user: the pattern, a likely cause, a next step.
-        needs: a metric without which the alarm is left out, rather than reported as inactive.
+        needs: key of a metric without which the alarm is left out, rather than reported as inactive; empty: none.
     """
 
     active: Callable[[History], bool]
@@ -134,7 +135,19 @@ ALARMS: Mapping[str, Alarm] = {
 def alarms(rows: Sequence[Row]) -> dict[str, bool]:
     """Return for each alarm whether its pattern is present after the steps in `rows`.
 
-    All are false for fewer than ten steps. An alarm whose metric was never measured is left out.
+    All are false for fewer than ten steps. An alarm whose metric was never measured is left out. Of a run with more
+    than 500 steps a subset is read.
+
+    Args:
+        rows: metrics of the steps from the first on, as in metrics.jsonl.
+
+    Returns:
+        Name of the alarm (length, phrase, empty, gold, kl, entropy) -> whether it is active.
+
+    Example:
+        >>> rows = [{"rollout/kl": 80.0, "rollout/length": 20.0}] * 10
+        >>> alarms(rows)["kl"]  # 4 nats per token
+        True
     """
     history = History(_thinned(rows))
     enough = len(rows) >= _MIN_STEPS
@@ -163,9 +176,12 @@ class AlarmMonitor:
         folder: the run folder; report/alarms.json holds each alarm's message and the first and last steps between which
             it was active.
         console: where the start and end of an alarm are printed.
+
+    Attributes:
+        rows: the metrics of all steps so far.
     """
 
-    def __init__(self, folder: Path, console: Console) -> None:
+    def __init__(self, folder: Path, console: PlainConsole) -> None:
         self.folder = folder
         self.console = console
         self.rows: list[Mapping[str, Any]] = []
@@ -174,7 +190,7 @@ class AlarmMonitor:
         self._periods: dict[str, list[list[int | None]]] = {}
 
     def resume(self) -> None:
-        """Restore the state from metrics.jsonl."""
+        """Restore the state from the run folder's metrics.jsonl, and write alarms.json again if it exists."""
         self.rows = list(read_metrics(self.folder))
         self._periods = {}
         for row in self.rows:
@@ -184,13 +200,21 @@ class AlarmMonitor:
             self._write()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> dict[str, float]:
-        """Record a step's metrics and return alarm/NAME, 0 or 1, for each alarm that can be measured."""
+        """Record a step's metrics; print and store each alarm that starts or ends.
+
+        Args:
+            step: the step, counted from 1.
+            metrics: its metrics.
+
+        Returns:
+            `alarm/NAME`, 0 or 1, for each alarm that can be measured.
+        """
         self.rows.append({"step": step, **metrics})
         active = alarms(self.rows)
         messages = [self._record(name, step, value) for name, value in active.items()]
         changes = [message for message in messages if message]
         for message in changes:
-            self.console.print(f"[yellow]alarm[/] {message}", soft_wrap=True)
+            self.console.print(line(("alarm", "yellow"), f" {message}"), soft_wrap=True)
         if changes:
             self._write()
         return {f"alarm/{name}": float(value) for name, value in active.items()}

@@ -10,6 +10,7 @@ import torch
 
 from rlalign.rollout.collect import Rollout
 from rlalign.rollout.dynamic_sampling import has_reward_variance
+from rlalign.storage.jsonl import json_value
 
 REWARD_STATISTICS = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
 """Metrics under reward/ that describe the total reward; all others describe its components."""
@@ -56,13 +57,26 @@ def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, flo
     return {"rollout/kl": float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())}
 
 
+def logged_metrics(reward: Any) -> dict[str, float]:
+    """Return reward/NAME/log/KEY: means of what reward functions passed to `log_metric` since the last call."""
+    pop = getattr(reward, "pop_logged", dict)  # a user's own Reward may lack it
+    return {f"reward/{name}": value for name, value in pop().items()}
+
+
 def samples_of(rollout: Rollout, count: int = 4) -> list[dict[str, Any]]:
-    """Return the first trajectory of each of `count` groups, for samples.jsonl."""
+    """Return the first trajectory of each of `count` groups, for samples.jsonl.
+
+    `prompt` and `completion` are texts, the latter without environment messages; `messages` is the whole trajectory
+    with its roles, `columns` are those of the task, `extra` those that rewards logged.
+    """
     _, first_rows = np.unique(rollout.group_ids.numpy(), return_index=True)
     return [
         {
             "prompt": rollout.prompts[i],
             "completion": rollout.completions[i],
+            "messages": rollout.messages[i],
+            "columns": json_value(rollout.tasks[i].columns),
+            **({"extra": json_value(rollout.extra[i])} if rollout.extra[i] else {}),
             "reward": float(rollout.returns[i]),
             **{f"reward/{name}": float(values[i]) for name, values in rollout.components.items()},
         }

@@ -6,8 +6,9 @@ import time
 from collections.abc import Mapping
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+from rlalign.escaping.console import PlainConsole
 
 
 class ProgressLine:
@@ -22,11 +23,12 @@ class ProgressLine:
     def __init__(self, steps: int, start: int = 0, *, quiet: bool = False) -> None:
         self.steps = steps
         self.start = start
-        self.console = Console(quiet=quiet, highlight=False)
+        self.console = PlainConsole(quiet=quiet)
         self._live = self.console.is_terminal or self.console.is_jupyter
         self._began = time.monotonic()
         self._bar = Progress(
-            TextColumn("{task.fields[head]}"), BarColumn(bar_width=16), TextColumn("{task.fields[text]}"),
+            TextColumn("{task.fields[head]}", markup=False), BarColumn(bar_width=16),
+            TextColumn("{task.fields[text]}", markup=False),
             console=self.console, transient=True,
         )  # fmt: skip
         self._task = self._bar.add_task("", total=steps, completed=start, head="starting", text="")

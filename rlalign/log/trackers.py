@@ -33,29 +33,41 @@ class Tracker:
     Args:
         folder: the run folder.
         config: the run's configuration; `config.tracking` selects the trackers.
-        state: lengths of the files at the last checkpoint, from `state_dict`; the files are cut back to them.
-        lenient: accept files that are shorter than in `state`.
+        state: lengths and digests of the files at the last checkpoint, from `state_dict`; the files are cut back.
+        lenient: accept files that are shorter than in `state`, or edited.
     """
 
     def __init__(
-        self, folder: Path, config: TrainConfig, state: Mapping[str, int] | None = None, *, lenient: bool = False
+        self, folder: Path, config: TrainConfig, state: Mapping[str, Any] | None = None, *, lenient: bool = False
     ) -> None:
         state = state or {}
-        self.metrics = JsonLines(folder / "metrics.jsonl", state.get("metrics", 0), lenient=lenient)
-        self.samples = JsonLines(folder / "samples.jsonl", state.get("samples", 0), lenient=lenient)
+        digests = state.get("sha256", {})  # runs of before have none
+        self.metrics, self.samples = (
+            JsonLines(folder / f"{name}.jsonl", state.get(name, 0), digests.get(name), lenient=lenient)
+            for name in ("metrics", "samples")
+        )
         openers = _openers(folder, config)
         self._threads = [_TrackerThread(name, open_tracker) for name, open_tracker in openers.items()]
 
     def log(self, step: int, metrics: Metrics, samples: Iterable[Mapping[str, Any]] = ()) -> None:
-        """Record the metrics of a step and its sample texts."""
+        """Record the metrics of a step and its sample texts: in both files, or, if one cannot be written, in none."""
+        before = self.metrics.mark()
         self.metrics.write([{"step": step, **metrics}])
-        self.samples.write({"step": step, **sample} for sample in samples)
+        try:
+            self.samples.write({"step": step, **sample} for sample in samples)
+        except BaseException:
+            self.metrics.cut(*before)
+            raise
         for thread in self._threads:
             thread.put(step, metrics)
 
-    def state_dict(self) -> dict[str, int]:
-        """Return the lengths of the files in bytes."""
-        return {"metrics": self.metrics.tell(), "samples": self.samples.tell()}
+    def state_dict(self) -> dict[str, Any]:
+        """Write the files through to the disk; return their lengths in bytes and their sha256."""
+        files = {"metrics": self.metrics, "samples": self.samples}
+        for file in files.values():
+            file.sync()
+        lengths: dict[str, Any] = {name: file.length for name, file in files.items()}
+        return {**lengths, "sha256": {name: file.digest for name, file in files.items()}}
 
     def close(self) -> None:
         """Close the files and give each tracker ten seconds to finish."""

@@ -39,6 +39,7 @@ def test_a_search_is_resumed_and_its_best_settings_are_a_config_of_train(
     for changed, message in (
         (["--search", "lr=log:1e-5:1e-2"], "holds a search over"),
         (["--steps", "3"], "holds a search with steps 2, not 3"),
+        (["--seed", "1"], "holds a search with seed 0, not 1"),
         (["--env", "copy"], "holds a search with env 'rlalign/Reverse-v0', not 'rlalign/Copy-v0'"),
         (["--algorithm", "dr_grpo"], "holds a search with algorithm 'grpo', not 'dr_grpo'"),
         (["--policy", "tiny"], "holds a search with policy 'gru', not 'tiny'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,19 @@ from rlalign.run import Run
 from rlalign.storage.run_folder import RunLock, read_config
 
 SEEDS = 5
+
+
+def broken_algorithm(folder: Path) -> str:
+    """Write an algorithm whose loss is not finite, beside the study's folder, and return its name."""
+    file = folder.parent / f"{folder.name}.py"
+    file.write_text(
+        "from rlalign.objective import Objective, baseline\n"
+        "@baseline('infinite')\n"
+        "def infinite(returns, batch):\n"
+        "    return returns / 0\n"
+        "BROKEN = Objective(baseline='infinite')\n"
+    )
+    return f"{file}:BROKEN"
 
 
 def test_all_outputs_are_written(finished_study: Path) -> None:
@@ -57,20 +71,32 @@ def test_the_folder_of_another_study_raises_an_error(finished_study: Path, same_
         compare_study(other, command="")
 
 
+@pytest.mark.parametrize(
+    ("part", "missing"), [({"algorithms": ("rloo",)}, "algorithm grpo"), ({"seeds": (0,)}, "seed 1")]
+)
+def test_a_part_of_a_study_does_not_replace_its_report(
+    finished_study: Path, same_study: Any, part: dict[str, Any], missing: str
+) -> None:
+    before = (finished_study / "report.html").read_bytes()
+    with pytest.raises(UserError, match=f"holds a report with {missing}"):
+        compare_study(replace(same_study(finished_study), **part))
+    assert (finished_study / "report.html").read_bytes() == before
+
+
 def test_a_crashed_cell_is_reported_and_scored_as_the_initial_policy(tmp_path: Path) -> None:
-    """An infinite learning rate breaks the weights of one of the two algorithms."""
+    """Updates without a finite loss end the runs of one of the two algorithms."""
     study = Study(
         ("rloo", "grpo"),
         ("reverse",),
         seeds=(0, 1),
         steps=1,
         output=str(tmp_path),
-        settings={"evaluation.prompts": 8},
-        algorithm={"grpo": {"learner.lr": 1e39}},
+        settings={"evaluation.prompts": 8, "learner.max_bad_updates": 1},
+        algorithm={"grpo": {"preset": broken_algorithm(tmp_path)}},
     )
     results = compare_study(study, command="")
     assert {(f.algorithm, f.seed) for f in results.failures} == {("grpo", 0), ("grpo", 1)}
-    assert "not finite" in results.failures[0].reason
+    assert "expected finite numbers" in results.failures[0].reason
     grpo = results.environments["reverse"].algorithms["grpo"]
     assert grpo.failed == [True, True]
     assert grpo.final == grpo.start
@@ -84,8 +110,12 @@ def test_a_crashed_cell_is_reported_and_scored_as_the_initial_policy(tmp_path: P
 
 
 def test_a_study_without_a_finished_cell_raises_with_the_reason(tmp_path: Path) -> None:
-    study = Study(("rloo",), ("reverse",), seeds=(0,), steps=1, output=str(tmp_path), settings={"lr": 1e39})
-    with pytest.raises(FaultError, match=r"every cell on reverse failed.*not finite"):
+    algorithm = {"rloo": {"preset": broken_algorithm(tmp_path)}}
+    settings = {"learner.max_bad_updates": 1}
+    study = Study(
+        ("rloo",), ("reverse",), seeds=(0,), steps=1, output=str(tmp_path), settings=settings, algorithm=algorithm
+    )
+    with pytest.raises(FaultError, match=r"every cell on reverse failed.*expected finite numbers"):
         compare_study(study, command="")
 
 

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 import rlalign
@@ -13,6 +14,10 @@ from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, paired_difference
 from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out, successes
+from rlalign.evaluation.evaluate_run import restore_trained
+from rlalign.evaluation.transcripts import sample_texts
+from rlalign.policies.factory import make_policy
+from rlalign.storage import checkpoint
 from rlalign.types import Sampling
 
 
@@ -146,3 +151,60 @@ def test_the_command_compares_with_another_policy_over_folds(tmp_path, capsys):
     assert report["corpus"]["after"]["figures"].keys() >= {"pass@1", "pass@2", "avg@2"}
     with pytest.raises(UserError, match="folds: expected 2 to 6 for 6 prompts, got 9"):
         run.evaluate(prompts=6, folds=9)
+
+
+def test_another_environment_is_scored_with_its_own_rewards_unless_told_otherwise(tmp_path, capsys):
+    from rlalign.cli import main
+
+    small = {"steps": 1, "rollout__prompts": 2, "evaluation__prompts": 2, "quiet": True, "output": tmp_path / "run"}
+    run = rlalign.train("reverse", "gru", rewards=["length", "repetition"], **small)
+    own = run.evaluate(env="copy", prompts=2).after.metrics
+    assert {"exact_match", "token_match"} <= own.keys()
+    assert not {"reward/length", "repetition"} & own.keys()
+    told = run.evaluate(env="copy", prompts=2, rewards=["repetition"]).after.metrics
+    assert "repetition" in told
+    assert "exact_match" not in told
+    assert "repetition" in run.evaluate(prompts=2).after.metrics  # rewards of another environment are not stored
+    assert (
+        main(["evaluate", str(run.folder), "--env", "copy", "--reward", "+length=0", "--prompts", "2", "--json"]) == 0
+    )
+    assert {"exact_match", "reward/length"} <= json.loads(capsys.readouterr().out)["metrics"].keys()
+
+
+def test_samples_tables_and_generate_have_whole_trajectories(tmp_path, capsys):
+    from rlalign.cli import main
+
+    small = {"steps": 1, "rollout__prompts": 2, "evaluation__prompts": 2, "output": tmp_path / "run", "quiet": True}
+    run = rlalign.train("guess_number", "gru", **small)
+    sample = run.samples[0]
+    roles = [message["role"] for message in sample["messages"]]
+    assert roles[0] == "user"
+    assert roles[1:] == (["assistant", "environment"] * 9)[: len(roles) - 1]
+    assert "environment" in [message["role"] for s in run.samples for message in s["messages"]]
+    turns = [message["content"] for message in sample["messages"] if message["role"] == "assistant"]
+    assert sample["completion"] == "\n".join(turns)
+    assert sample["columns"].keys() == {"number", "answer"}
+    stored = json.loads((run.folder / "report" / "evaluation.json").read_text())["samples"]
+    assert stored[0]["columns"].keys() == {"number", "answer"}
+    shown = sample_texts(stored[0], "after")[0]
+    assert "environment: " in shown
+    assert sample_texts({"before": ["x"], "after": ["y"]}, "after") == ["y"]  # a file of an earlier version
+    assert main(["generate", str(run.folder), "guess 1-9", "--column", "number=5"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("guess 1-9\nassistant: ")
+    assert "\nenvironment: " in out
+
+
+def test_the_weights_of_the_newest_checkpoint_that_verifies_are_evaluated(tmp_path):
+    policy = make_policy("gru", tokenizer=rlalign.make_mdp("reverse").tokenizer)
+    parts = {"policy": policy.trainable(), "progress": {}}
+    for step in (1, 2):
+        checkpoint.save(tmp_path / "checkpoints", step, parts, config_hash="h")
+    (tmp_path / "checkpoints" / "step-2" / "policy.safetensors").write_bytes(b"damaged")
+    weights = next(iter(policy.trainable().values()))
+    saved = weights.detach().clone()
+    with torch.no_grad():
+        weights.add_(1.0)
+    with pytest.warns(UserWarning, match=r"step-2/policy\.safetensors' is damaged .*; the weights of step-1 are eval"):
+        restore_trained(policy, tmp_path)
+    assert torch.equal(weights, saved)

@@ -107,6 +107,14 @@ def test_text_is_escaped_and_markup_is_not() -> None:
     assert len(visible("x" * 9000)) < 1300
 
 
+def test_names_have_no_control_characters_and_can_be_written() -> None:
+    """Neither HTML nor UTF-8 has them; names of algorithms, environments and settings are not cut."""
+    element = tag("p", "\x00\x1b[31m\ud800", title="\x07\udfff\n")
+    assert element == '<p title="\u2407\ufffd\n">\u2400\u241b[31m\ufffd</p>'
+    assert element.encode()
+    assert len(tag("p", "x" * 9000)) == 9007
+
+
 def test_the_smallest_study_has_a_report(study) -> None:
     """One algorithm, one environment, no KL, a failed seed without a curve: no drawing divides by zero."""
     env = study.environments["reverse"]

@@ -43,7 +43,7 @@ def test_a_choice_among_numbers_is_drawn_in_any_notation() -> None:
 
 
 def test_a_report_from_stored_trials_is_the_same(tmp_path: Path) -> None:
-    write_search(tmp_path, RESULTS.search, RESULTS.base)
+    write_search(tmp_path, RESULTS.search, RESULTS.base, 0)
     write_trials(tmp_path, RESULTS)
     assert read_search_results(tmp_path) == RESULTS
     assert main(["report", str(tmp_path)]) == 0

@@ -14,6 +14,7 @@ from rlalign.compare.analysis.estimates import finite
 from rlalign.compare.analysis.pairs import compare_pair
 from rlalign.compare.records.run_records import HELD_OUT, TRAINING, Record
 from rlalign.compare.results.schema import BUDGETS, Curve, EnvResult, Sample
+from rlalign.evaluation.transcripts import sample_texts
 from rlalign.types import FloatArray
 
 _SAMPLES = 6  # prompts shown side by side
@@ -118,7 +119,9 @@ def _samples(grid: Grid) -> list[Sample]:
         return []
     samples = []
     for i, sample in enumerate(first[seed].samples[:_SAMPLES]):
-        completions: dict[str, Any] = {name: row[seed].samples[i]["after"][0] for name, row in grid.items()}
+        completions: dict[str, Any] = {
+            name: sample_texts(row[seed].samples[i], "after")[0] for name, row in grid.items()
+        }
         rewards = {name: finite(float(row[seed].after["reward"][i])) for name, row in grid.items()}
-        samples.append(Sample(sample["prompt"], seed, sample["before"][0], completions, rewards))
+        samples.append(Sample(sample["prompt"], seed, sample_texts(sample, "before")[0], completions, rewards))
     return samples

@@ -19,6 +19,13 @@ def holm(p: Sequence[float]) -> list[float]:
     and does not count as a test.
 
     Source: Holm (1979).
+
+    Args:
+        p: p-values of the tests; NaN: not a test.
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
     """
     order = sorted((i for i, value in enumerate(p) if not math.isnan(value)), key=lambda i: p[i])
     adjusted = [math.nan] * len(p)
@@ -32,11 +39,17 @@ def holm(p: Sequence[float]) -> list[float]:
 def unbiased_se(se: float, df: float) -> float:
     """Return a standard error without the bias of the square root of a variance estimate.
 
-    E[s] = sigma sqrt(2/df) Γ((df+1)/2) / Γ(df/2) for normal data, which is 6 % below sigma at 4 degrees of freedom.
+    For normal data the square root is too small, by 6 % at 4 degrees of freedom::
+
+        E[s] = sigma sqrt(2/df) Γ((df+1)/2) / Γ(df/2)
 
     Args:
         se: the estimated standard error.
-        df: its degrees of freedom; NaN is returned unless positive.
+        df: its degrees of freedom; the result is NaN for 0 or less.
+
+    Example:
+        >>> round(unbiased_se(1.0, df=4), 2)
+        1.06
     """
     if df <= 0:
         return math.nan
@@ -53,8 +66,8 @@ def detectable_difference(se: float, df: float, tests: int = 1) -> float:
     Args:
         se: standard error of the difference. The result is NaN for 0: differences that do not vary do not show how much
             they might.
-        df: its degrees of freedom.
-        tests: number of tests of the study.
+        df: its degrees of freedom; the result is NaN for 0 or less.
+        tests: number of tests of the study; at least 1.
     """
     if math.isnan(se) or se == 0 or df <= 0:
         return math.nan

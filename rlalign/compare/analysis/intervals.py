@@ -1,7 +1,7 @@
 """Point estimates with 95 % confidence intervals for few seeds: pure functions on arrays.
 
 The usual percentile bootstrap covers 90 % instead of 95 % at five to ten seeds, so these intervals are others.
-benchmarks/statistics_coverage.py prints the coverage of each in simulation, and docs/comparing.md lists it.
+benchmarks/statistics_coverage.py prints the coverage of each in simulation, and docs/concepts/comparing.md lists it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ _RESAMPLES = 2000
 
 @dataclass(frozen=True)
 class Interval:
-    """A point estimate with its 95 % confidence interval; NaN where the data do not determine one."""
+    """A point estimate with its 95 % confidence interval; NaN where the data do not determine one.
+
+    Attributes:
+        value: the estimate.
+        low: lower bound of the interval.
+        high: upper bound of the interval.
+    """
 
     value: float
     low: float
@@ -34,7 +40,14 @@ class Interval:
 def iqm(x: FloatArray) -> FloatArray:
     """Return the interquartile mean over the last axis.
 
-    A quarter of the values, rounded down, is removed at each end.
+    A quarter of the values, rounded down, is removed at each end. Source: Agarwal et al., arXiv 2108.13264.
+
+    Args:
+        x: values, shape [..., n]; the result has shape [...].
+
+    Example:
+        >>> float(iqm(np.array([0.0, 1.0, 2.0, 100.0])))
+        1.5
     """
     means: FloatArray = stats.trim_mean(x, 0.25, axis=-1)
     return means
@@ -47,9 +60,11 @@ def bootstrap(
 
     Estimator: values are resampled with replacement within each stratum (an environment), 2,000 times. With few values
     the percentile interval is too narrow for two reasons: its quantiles are normal, and the bootstrap's variance lacks
-    the factor n/(n−1). It is therefore read at the level a' with z(a') = sqrt(n/(n−1)) t(a, sum of (n−1)), with n the
-    size of the smallest stratum. In one stratum the factor is left out: the few values that a resampled IQM can take
-    make up for it.
+    the factor n/(n−1). It is therefore read at the level a', with n the size of the smallest stratum::
+
+        z(a') = sqrt(n/(n−1)) t(a, sum over the strata of (n−1))
+
+    In one stratum the factor sqrt(n/(n−1)) is left out: the few values that a resampled IQM can take make up for it.
 
     Assumptions: values are independent, and identically distributed within a stratum. Below FEWEST_SEEDS values per
     stratum there is no interval, since its coverage is too low (50 % at most for two values).
@@ -58,7 +73,7 @@ def bootstrap(
 
     Args:
         strata: values per environment, each of shape [n].
-        statistic: function of an array that reduces its last axis.
+        statistic: function of an array that reduces its last axis, such as `iqm`.
         smooth: add normal noise with standard deviation s/sqrt(n) of the stratum to each resampled value (Hesterberg
             2015). Needed for a median, whose bootstrap distribution has few values: its interval covers 0.89 at five
             seeds without the noise.
@@ -84,7 +99,9 @@ def bootstrap(
 def median_interval(x: FloatArray) -> tuple[Interval, float]:
     """Return the median with the interval between order statistics, and the coverage of that interval.
 
-    Estimator: P(x_(d) <= median <= x_(n+1−d)) = 1 − 2 P(Binomial(n, 1/2) < d), interpolated between two d to 95 %.
+    Estimator: the order statistics `x[d]` and `x[n+1−d]`, counted from 1, interpolated between two d to 95 %::
+
+        P(x[d] <= median <= x[n+1−d]) = 1 − 2 P(Binomial(n, 1/2) < d)
 
     Assumptions: values are independent and identically distributed; their distribution is arbitrary. Five values reach
     93.75 % at most. Fewer than FEWEST_SEEDS have no interval (four reach 87.5 %).
@@ -93,6 +110,9 @@ def median_interval(x: FloatArray) -> tuple[Interval, float]:
 
     Args:
         x: values, shape [n].
+
+    Returns:
+        The median with its interval, and the coverage, which is 0.95, less at five values, and NaN below FEWEST_SEEDS.
     """
     x = np.sort(x)
     n = len(x)
@@ -117,9 +137,12 @@ def median_interval(x: FloatArray) -> tuple[Interval, float]:
 def probability_of_improvement(a: FloatArray, b: FloatArray) -> Interval:
     """Return P(A > B) + P(A = B)/2 over all pairs of a value of each, with its interval.
 
-    Estimator: the share of pairs (Mann-Whitney). The interval inverts |estimate − θ| = z sqrt(V(θ)) with
-    V(θ) = θ(1−θ) [1 + (N−1) ((1−θ)/(2−θ) + θ/(1+θ))] / (n m), N = (n + m)/2. It has positive length even if all values
-    of one algorithm are above all of the other.
+    Estimator: the share of pairs (Mann-Whitney). The interval has as its bounds the solutions θ of::
+
+        |estimate − θ| = z sqrt(V(θ))
+        V(θ) = θ(1−θ) [1 + (N−1) ((1−θ)/(2−θ) + θ/(1+θ))] / (n m),   N = (n + m)/2
+
+    It has positive length even if all values of one algorithm are above all of the other.
 
     Assumptions: values are independent within and between the samples. Below FEWEST_SEEDS values of either there is no
     interval: at three of each it covers 0.89.
@@ -129,6 +152,10 @@ def probability_of_improvement(a: FloatArray, b: FloatArray) -> Interval:
     Args:
         a: values of the first algorithm, shape [n].
         b: values of the second, shape [m].
+
+    Example:
+        >>> probability_of_improvement(np.array([1.0, 2.0]), np.array([0.0, 1.0])).value
+        0.875
     """
     n, m = len(a), len(b)
     if not n or not m:
@@ -153,9 +180,9 @@ def probability_of_improvement(a: FloatArray, b: FloatArray) -> Interval:
 def profile(x: FloatArray, tau: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Return the share of values above each threshold, and the bounds of its pointwise interval.
 
-    Estimator: the sample proportion with Wilson's score interval. Assumption: values are independent.
+    Estimator: the sample proportion with Wilson's 95 % score interval. Assumption: values are independent.
 
-    Source: Wilson (1927).
+    Source: Wilson (1927); performance profiles: Agarwal et al., arXiv 2108.13264.
 
     Args:
         x: values, shape [n].

@@ -22,6 +22,13 @@ def normalized_area(budget: FloatArray, reward: FloatArray, until: float) -> flo
         budget: budget at each point, ascending.
         reward: reward at each point.
         until: end of the interval; for 0 the last reward is returned.
+
+    Returns:
+        The area, in units of the reward; NaN without a point.
+
+    Example:
+        >>> normalized_area(np.array([0.0, 10.0]), np.array([0.0, 1.0]), until=20.0)
+        0.75
     """
     valid = np.isfinite(reward) & np.isfinite(budget)
     x, y = budget[valid], reward[valid]
@@ -38,10 +45,20 @@ def normalized_area(budget: FloatArray, reward: FloatArray, until: float) -> flo
 
 
 def budget_to_threshold(budget: FloatArray, reward: FloatArray, threshold: float) -> tuple[float, bool]:
-    """Return (budget, reached) of a learning curve.
+    """Return the budget at which a learning curve reaches a threshold, and whether it does.
 
-    The budget is that of the first point at or above the threshold. If there is none, it is the total budget, which is
-    then a right-censored value.
+    Args:
+        budget: budget at each point, ascending.
+        reward: reward at each point; NaN is below every threshold.
+        threshold: reward that counts as reached.
+
+    Returns:
+        The budget of the first point at or above the threshold, and true. If no point is, the total budget, which is
+        then a right-censored value, and false.
+
+    Example:
+        >>> budget_to_threshold(np.array([0.0, 32.0, 64.0]), np.array([0.1, 0.6, 0.9]), threshold=0.5)
+        (32.0, True)
     """
     above = np.flatnonzero(np.nan_to_num(reward, nan=-np.inf) >= threshold)
     return (float(budget[above[0]]), True) if len(above) else (float(budget[-1]), False)
@@ -53,6 +70,10 @@ def kaplan_meier_median(spent: FloatArray, reached: Sequence[bool]) -> float:
     Args:
         spent: budget per seed.
         reached: per seed; false: `spent` is right-censored.
+
+    Example:
+        >>> kaplan_meier_median(np.array([10.0, 20.0, 50.0]), [True, True, False])
+        20.0
     """
     curve = stats.ecdf(stats.CensoredData.right_censored(spent, ~np.asarray(reached))).sf
     below = np.flatnonzero(curve.probabilities <= 0.5)
@@ -60,7 +81,7 @@ def kaplan_meier_median(spent: FloatArray, reached: Sequence[bool]) -> float:
 
 
 def restricted_mean(spent: FloatArray, reached: Sequence[bool], until: float) -> Interval:
-    """Return the mean of min(budget to a threshold, until), with Student's interval cut to [0, until].
+    """Return the mean of min(budget to a threshold, until), with Student's 95 % interval cut to [0, until].
 
     Every run must have had the budget `until`, so that no value below it is censored. The mean then equals the area
     under the Kaplan-Meier curve. If no run reached the threshold by then, the mean is `until` and has no interval: the
@@ -97,9 +118,13 @@ def reward_at_kl(level: float, kl: FloatArray, reward: FloatArray) -> float:
     """Return the reward where a learning curve first reaches a KL, linearly interpolated; NaN if it does not.
 
     Args:
-        level: the KL.
-        kl: KL at each point; points with NaN are left out.
+        level: the KL, nats per completion in studies.
+        kl: KL at each point, in the unit of `level`; points with NaN are left out.
         reward: reward at each point.
+
+    Example:
+        >>> reward_at_kl(1.0, kl=np.array([0.0, 2.0]), reward=np.array([0.0, 0.5]))
+        0.25
     """
     valid = np.isfinite(kl) & np.isfinite(reward)
     x, y = kl[valid], reward[valid]

@@ -14,6 +14,7 @@ from rlalign.compare.analysis.intervals import ALPHA, FEWEST_SEEDS, probability_
 from rlalign.compare.analysis.learning_curves import logrank_p
 from rlalign.compare.analysis.two_way import t_interval, two_way
 from rlalign.compare.results.schema import BUDGETS, AlgorithmResult, EnvResult, Estimate, Pair
+from rlalign.evaluation.signed_bounds import signed_bounds
 
 
 def compare_pair(a: str, b: str, algorithms: Mapping[str, AlgorithmResult]) -> Pair:
@@ -100,7 +101,7 @@ def _sentence(pair: Pair, env: str, seeds: int) -> str:
     if difference.low is None or difference.high is None:
         return f"{high} ended {size} above {low} on {env}; one seed gives no interval."
     bounds = (difference.low, difference.high) if positive else (-difference.high, -difference.low)
-    text = f"{high} ended {size} above {low} on {env}, 95 % CI [{bounds[0]:+.3f}, {bounds[1]:+.3f}]"
+    text = f"{high} ended {size} above {low} on {env}, 95 % CI {signed_bounds(*bounds)}"
     if pair.winner:
         return f"{text}, {_p_text(pair.p_holm)} after Holm's correction."
     if seeds < FEWEST_SEEDS:

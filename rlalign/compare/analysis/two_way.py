@@ -17,22 +17,28 @@ from rlalign.types import FloatArray
 class TwoWay:
     """The variance components of the layout seeds × prompts, and the standard error of its grand mean.
 
-    Model: x[s, p] = mean + seed_s + prompt_p + rest_sp with independent random effects. With S seeds, P prompts and
-    mean squares M_S, M_P, M_E of the two-way analysis of variance,
+    Model, with independent random effects, S seeds s and P prompts p::
 
-        Var(grand mean) = (M_S + M_P − M_E) / (S P),
+        x[s, p] = mean + seed[s] + prompt[p] + rest[s, p]
 
-    whose expectation is var_seed/S + var_prompt/P + var_rest/(S P). If M_P < M_E, the variance between prompts is
-    estimated as 0 and the variance of the mean as M_S / (S P). Degrees of freedom: Satterthwaite (1946), at least the
+    With the mean squares `M_S`, `M_P` and `M_E` of the two-way analysis of variance::
+
+        Var(grand mean) = (M_S + M_P − M_E) / (S P)
+
+    Its expectation is var_seed/S + var_prompt/P + var_rest/(S P). If `M_P < M_E`, the variance between prompts is
+    estimated as 0 and the variance of the mean as `M_S / (S P)`. Degrees of freedom: Satterthwaite (1946), at least the
     smaller of S − 1 and P − 1.
 
     All seeds are measured on the same prompts, so an interval over seeds alone would be valid for these prompts only.
 
     Attributes:
         mean: grand mean.
-        se: its standard error, for new seeds and new prompts.
-        df: degrees of freedom.
-        sd_seed, sd_prompt, sd_rest: standard deviations of the components; 0 if the estimated variance is negative.
+        se: its standard error, for new seeds and new prompts; NaN for one seed.
+        df: degrees of freedom of the standard error; 0 for one seed.
+        sd_seed: standard deviation between seeds; 0 if the estimated variance is negative, NaN if the layout does not
+            determine it.
+        sd_prompt: the same between prompts.
+        sd_rest: the same of the residual.
     """
 
     mean: float
@@ -44,7 +50,7 @@ class TwoWay:
 
     @property
     def interval(self) -> Interval:
-        """mean ± t · se."""
+        """The 95 % interval mean ± t · se; NaN bounds without degrees of freedom."""
         half = float(stats.t.ppf(1 - ALPHA / 2, self.df)) * self.se if self.df > 0 else math.nan
         return Interval(self.mean, self.mean - half, self.mean + half)
 
@@ -65,6 +71,11 @@ def two_way(x: FloatArray) -> TwoWay:
 
     Args:
         x: rewards [S, P], seeds × prompts; NaN is missing.
+
+    Example:
+        >>> layout = two_way(np.array([[0.0, 1.0], [1.0, 2.0], [2.0, 3.0]]))
+        >>> layout.mean, layout.sd_seed, round(layout.sd_prompt, 3), layout.sd_rest
+        (1.5, 1.0, 0.707, 0.0)
     """
     x = x[:, np.isfinite(x).all(0)]
     s, p = x.shape
@@ -103,6 +114,11 @@ def t_interval(x: Sequence[float] | FloatArray) -> Interval:
 
     Args:
         x: values, shape [n]; NaN is left out.
+
+    Example:
+        >>> interval = t_interval([1.0, 2.0, 3.0])
+        >>> interval.value, round(interval.low, 2), round(interval.high, 2)
+        (2.0, -0.48, 4.48)
     """
     values = np.asarray(x, dtype=float)
     return two_way(values[np.isfinite(values)][:, None]).interval

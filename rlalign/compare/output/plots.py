@@ -21,6 +21,7 @@ from rlalign.compare.output.series import (
     single_seed_curves,
 )
 from rlalign.compare.results.schema import EnvResult, Profile, Results
+from rlalign.escaping.figure_text import literal
 from rlalign.storage.atomic import write_atomic
 
 _GRAY = "#8a94a0"
@@ -76,7 +77,7 @@ def _learning_curves(axes: Sequence[Any], env: EnvResult, colors: Colors) -> Non
             color = _color(colors[name])
             mean = learning_curve(result.curves, budget)
             y, low, high = as_array([mean.y, mean.low, mean.high])
-            axis.plot(mean.x, y, color=color, label=name, linewidth=1.6)
+            axis.plot(mean.x, y, color=color, label=literal(name), linewidth=1.6)
             axis.fill_between(mean.x, low, high, color=color, alpha=0.15, linewidth=0)
             for curve in per_seed[name]:
                 axis.plot(getattr(curve, budget), floats(curve.reward), color=color, linewidth=0.7, alpha=0.6)
@@ -84,7 +85,7 @@ def _learning_curves(axes: Sequence[Any], env: EnvResult, colors: Colors) -> Non
             axis.axhline(env.threshold, color=_GRAY, linewidth=0.8, linestyle=":")
         axis.set(xlabel=label)
     has_bands = any(len(result.curves) >= MIN_SEEDS_FOR_BAND for result in env.algorithms.values())
-    axes[0].set(ylabel=f"{env.curve} (95 % CI)" if has_bands else env.curve)
+    axes[0].set(ylabel=literal(f"{env.curve} (95 % CI)" if has_bands else env.curve))
     _legend(axes[0])
 
 
@@ -92,14 +93,14 @@ def _frontier(axes: Sequence[Any], env: EnvResult, colors: Colors) -> None:
     axis = axes[0]
     for name, result in env.algorithms.items():
         for i, curve in enumerate(result.curves):
-            label = name if i == 0 else None  # one entry of the legend per algorithm
+            label = literal(name) if i == 0 else None  # one entry of the legend per algorithm
             axis.plot(
                 floats(curve.kl), floats(curve.reward), color=_color(colors[name]), alpha=0.5, linewidth=1,
                 label=label, marker=".", ms=3,
             )  # fmt: skip
     if env.kl_level is not None:
         axis.axvline(env.kl_level, color=_GRAY, linewidth=0.8, linestyle=":")
-    axis.set(xlabel="KL to the reference policy (nats per completion)", ylabel=env.curve)
+    axis.set(xlabel="KL to the reference policy (nats per completion)", ylabel=literal(env.curve))
     _legend(axis)
 
 
@@ -107,7 +108,7 @@ def _profiles(axes: Sequence[Any], profiles: Mapping[str, Profile], colors: Colo
     axis = axes[0]
     for name, profile in profiles.items():
         color = _color(colors[name])
-        axis.plot(profile.tau, profile.share, color=color, label=name, linewidth=1.6)
+        axis.plot(profile.tau, profile.share, color=color, label=literal(name), linewidth=1.6)
         axis.fill_between(profile.tau, profile.low, profile.high, color=color, alpha=0.12, linewidth=0)
     axis.set(xlabel=f"{score} above", ylabel="share of seeds (95 % CI)", ylim=(-0.02, 1.02))
     _legend(axis)
@@ -123,10 +124,10 @@ def _scores(axes: Sequence[Any], results: Results, colors: Colors) -> None:
             if mean.value is not None and mean.low is not None and mean.high is not None:
                 error = [[mean.value - mean.low], [mean.high - mean.value]]
                 axis.errorbar(mean.value, row, xerr=error, fmt="o", color=color, capsize=3)
-        names = list(env.algorithms)
+        names = [literal(name) for name in env.algorithms]
         axis.set_yticks(range(len(names)), names if i == 0 else [""] * len(names))
         axis.set_ylim(len(names) - 0.5, -0.5)  # the first algorithm at the top
-        axis.set(title=env_name, xlabel="held-out reward (95 % CI; dots: seeds)")
+        axis.set(title=literal(env_name), xlabel="held-out reward (95 % CI; dots: seeds)")
 
 
 def _legend(axis: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rlalign.compare.analysis.estimates import as_array
 from rlalign.compare.results.schema import BUDGETS, Results
+from rlalign.escaping.spreadsheet import cell
 from rlalign.storage.atomic import write_atomic
 
 
@@ -21,7 +22,7 @@ def write_csv(folder: Path, results: Results) -> Path:
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, fieldnames=list(rows[0]))
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({name: cell(value) for name, value in row.items()} for row in rows)
     return write_atomic(folder / "results.csv", file.getvalue())
 
 

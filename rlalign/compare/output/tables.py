@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from rlalign.compare.analysis.intervals import LEVEL
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.numbers import level
+from rlalign.compare.output.html.numbers import CLIPPED, CLIPPED_NOTE, level
 from rlalign.compare.results.schema import EnvResult, Estimate, Pair, Results, ToThreshold
+from rlalign.escaping.console import PlainConsole, line
+from rlalign.evaluation.signed_bounds import signed_bounds
 
 _MISSING = "–"
 
 
-def print_results(console: Console, results: Results) -> None:
+def print_results(console: PlainConsole, results: Results) -> None:
     """Print the verdict, the warnings, the tables of each environment, and the settings that differ."""
     for sentence in results.verdict:
-        console.print(f"[bold]{escape(sentence)}[/]", soft_wrap=True)
+        console.print(line((sentence, "bold")), soft_wrap=True)
     for warning in results.warnings:
-        console.print(f"[yellow]{escape(warning)}[/]", soft_wrap=True)
+        console.print(line((warning, "yellow")), soft_wrap=True)
     for name, env in results.environments.items():
         console.print()
         console.print(final_rewards_table(name, env, len(results.seeds)))
@@ -34,7 +35,7 @@ def print_results(console: Console, results: Results) -> None:
         console.print(_differences(results))
     for failure in results.failures:
         cell = f"{failure.env}/{failure.algorithm} seed {failure.seed}"
-        console.print(f"[red]failed[/] {escape(cell)}: {escape(failure.reason)}", soft_wrap=True)
+        console.print(line(("failed", "red"), f" {cell}: {failure.reason}"), soft_wrap=True)
 
 
 def final_rewards_table(name: str, env: EnvResult, seeds: int) -> Table:
@@ -49,7 +50,7 @@ def final_rewards_table(name: str, env: EnvResult, seeds: int) -> Table:
     table = _table(title, [*columns, *(["failed"] if any_failed else [])])
     for algorithm, result in env.algorithms.items():
         cells = [_ci(result.mean), _ci(result.iqm), _ci(result.median), _ci(result.gain, sign=True)]
-        table.add_row(escape(algorithm), *cells, *([str(sum(result.failed))] if any_failed else []))
+        table.add_row(algorithm, *cells, *([str(sum(result.failed))] if any_failed else []))
     return table
 
 
@@ -66,9 +67,17 @@ def learning_table(name: str, env: EnvResult) -> Table:
             reached = to_threshold.reached
             cells += [_budget_to(to_threshold), f"{sum(reached)} of {len(reached)}"]
         spread = (result.spread.seeds, result.spread.prompts, result.spread.rest)
-        cells += [_MISSING if value is None else _fixed(value, sign=False) for value in spread]
-        table.add_row(escape(algorithm), *cells)
+        cells += [_deviation(value) for value in spread]
+        table.add_row(algorithm, *cells)
+        if CLIPPED in cells:
+            table.caption, table.caption_justify = CLIPPED_NOTE, "left"
     return table
+
+
+def _deviation(value: float | None) -> str:
+    if value is None:
+        return _MISSING
+    return CLIPPED if value == 0 else _fixed(value, sign=False)
 
 
 def _pairs(name: str, env: EnvResult) -> Table:
@@ -76,7 +85,7 @@ def _pairs(name: str, env: EnvResult) -> Table:
     table = _table(f"{name}: differences, paired by seed", columns)
     for pair in env.pairs:
         table.add_row(
-            f"{escape(pair.a)} − {escape(pair.b)}",
+            f"{pair.a} − {pair.b}",
             _ci(pair.difference, sign=True),
             _number(pair.p_holm),
             _ci(pair.probability_of_improvement),
@@ -87,13 +96,12 @@ def _pairs(name: str, env: EnvResult) -> Table:
     return table
 
 
-def _outcome(pair: Pair) -> str:
-    text = escape(pair.outcome)
+def _outcome(pair: Pair) -> Text:
     if pair.failed:
-        return f"[red]{text}[/]"
+        return line((pair.outcome, "red"))
     if pair.winner:
-        return f"[bold green]{text}[/]"
-    return text or _MISSING
+        return line((pair.outcome, "bold green"))
+    return line(pair.outcome or _MISSING)
 
 
 def _aggregate(results: Results) -> Table:
@@ -102,20 +110,20 @@ def _aggregate(results: Results) -> Table:
     title = "all environments, each rescaled: 0 is the initial policy, 1 the best seed"
     table = _table(title, ["", "mean", "IQM", "median"])
     for name in results.algorithms:
-        table.add_row(escape(name), _ci(aggregate.mean[name]), _ci(aggregate.iqm[name]), _ci(aggregate.median[name]))
+        table.add_row(name, _ci(aggregate.mean[name]), _ci(aggregate.iqm[name]), _ci(aggregate.median[name]))
     return table
 
 
 def _differences(results: Results) -> Table:
-    table = _table("settings that differ", ["setting", *(escape(name) for name in results.algorithms)])
+    table = _table("settings that differ", ["setting", *(name for name in results.algorithms)])
     for difference in results.differences:
         values = [difference.values.get(name, _MISSING) for name in results.algorithms]
-        table.add_row(escape(difference.key), *(escape(value) for value in values))
+        table.add_row(difference.key, *(value for value in values))
     return table
 
 
 def _table(title: str, columns: list[str]) -> Table:
-    table = Table(title=escape(title), title_justify="left")
+    table = Table(title=title, title_justify="left")
     for i, column in enumerate(columns):
         table.add_column(column, justify="right" if i else "left", no_wrap=True)
     return table
@@ -126,8 +134,10 @@ def _ci(estimate: Estimate, *, sign: bool = False) -> str:
         return _MISSING
     value = _fixed(estimate.value, sign)
     if estimate.low is None or estimate.high is None:
-        return rf"{value} \[{_MISSING}]"  # rich reads an unescaped bracket as markup
-    return rf"{value} \[{_fixed(estimate.low, sign)}, {_fixed(estimate.high, sign)}]"
+        return f"{value} [{_MISSING}]"
+    if sign:
+        return f"{value} {signed_bounds(estimate.low, estimate.high)}"
+    return f"{value} [{_fixed(estimate.low, sign)}, {_fixed(estimate.high, sign)}]"
 
 
 def _fixed(value: float, sign: bool) -> str:

@@ -46,8 +46,11 @@ def write_results(folder: Path, results: Results) -> Path:
 def read_results(folder: str | Path) -> Results:
     """Return the results of a study's folder.
 
+    Args:
+        folder: the output folder of a study, with its results.json.
+
     Raises:
-        UserError: the folder has no results.json, or the file cannot be read.
+        UserError: the folder has no results.json, or the file cannot be read or has another format.
     """
     path = Path(folder) / "results.json"
     if not path.is_file():

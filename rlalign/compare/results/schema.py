@@ -19,9 +19,10 @@ class Estimate:
     """A number with its confidence interval.
 
     Attributes:
-        value: the number.
-        low, high: bounds of the interval.
-        method: name of the interval.
+        value: the number; None if it is missing.
+        low: lower bound of the interval; None if there is no interval, as for fewer seeds than it needs.
+        high: upper bound.
+        method: name of the interval, in words.
         level: its nominal coverage.
     """
 
@@ -38,9 +39,12 @@ class Curve:
 
     Attributes:
         step: training steps.
-        samples, tokens, updates, seconds: budgets spent, see BUDGETS.
-        reward: mean reward.
-        kl: KL divergence to the initial policy, nats per completion.
+        samples: completions drawn until then.
+        tokens: tokens generated until then.
+        updates: optimizer steps until then.
+        seconds: seconds of computing until then.
+        reward: mean reward, see `EnvResult.curve`.
+        kl: KL divergence to the initial policy, nats per completion; None if it was not measured.
     """
 
     step: list[int]
@@ -54,7 +58,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Spread:
-    """Standard deviations of the reward, from the two-way layout seeds × prompts.
+    """Standard deviations of the reward, from the two-way layout seeds × prompts; None if it does not determine them.
 
     Attributes:
         seeds: between seeds.
@@ -97,7 +101,14 @@ class ToThreshold:
 
 @dataclass(frozen=True)
 class Profile:
-    """Performance profile: the share of seeds whose final reward is above tau, with a pointwise 95 % band."""
+    """Performance profile: the share of seeds whose final reward is above tau, with a pointwise 95 % band.
+
+    Attributes:
+        tau: thresholds, ascending.
+        share: share of seeds above each threshold.
+        low: lower bound of the band at each threshold.
+        high: upper bound of the band at each threshold.
+    """
 
     tau: list[float]
     share: list[float]
@@ -119,7 +130,8 @@ class AlgorithmResult:
         median: median over seeds of the mean over prompts.
         gain: final − start, paired.
         spread: standard deviations between seeds, between prompts, and of the residual.
-        metrics: other held-out metrics after training (reward components, length, kl, fluency, truncated), mean.
+        metrics: metric -> mean after training, for the other held-out metrics (reward components, length, kl, fluency,
+            truncated).
         curves: one per seed; a failed seed keeps its points until the failure.
         auc: budget -> normalized area under the learning curve, over the budget that all cells had (area / budget).
         auc_seeds: budget -> the same per seed.
@@ -153,7 +165,8 @@ class Pair:
     """Paired comparison of algorithms `a` and `b` on one environment, seed by seed.
 
     Attributes:
-        a, b: labels of the algorithms.
+        a: label of the first algorithm.
+        b: label of the second.
         difference: final reward, a − b.
         p: two-sided p-value of the hypothesis that the difference is 0.
         p_holm: p after Holm's correction over all pairs and environments of the study.
@@ -216,8 +229,8 @@ class EnvResult:
     """One environment.
 
     Attributes:
-        steps: of every run.
-        samples_per_step: of every run.
+        steps: training steps of every run.
+        samples_per_step: completions per step of every run.
         prompts: the held-out prompts, the same for all runs.
         split: the split of the prompts.
         curve: reward that the learning curves show: "held-out reward" or "reward of the training samples".
@@ -246,7 +259,14 @@ class EnvResult:
 
 @dataclass(frozen=True)
 class Aggregate:
-    """Results over all environments, rescaled per environment: 0 is the initial policy, 1 the study's best seed."""
+    """Results over all environments, rescaled per environment: 0 is the initial policy, 1 the study's best seed.
+
+    Attributes:
+        mean: algorithm -> mean of the rescaled final rewards.
+        iqm: algorithm -> their interquartile mean.
+        median: algorithm -> their median.
+        profile: algorithm -> their performance profile.
+    """
 
     mean: dict[str, Estimate]
     iqm: dict[str, Estimate]
@@ -256,7 +276,15 @@ class Aggregate:
 
 @dataclass(frozen=True)
 class Failure:
-    """A cell that crashed, or a run that was left out."""
+    """A cell that crashed, or a run that was left out.
+
+    Attributes:
+        env: label of the environment.
+        algorithm: label of the algorithm.
+        seed: seed of the run.
+        folder: run folder.
+        reason: the error message, or why the run was left out.
+    """
 
     env: str
     algorithm: str
@@ -271,7 +299,7 @@ class SettingDifference:
 
     Attributes:
         key: dotted name of the setting.
-        axis: the setting belongs to the objective.
+        axis: whether the setting belongs to the objective.
         values: algorithm -> value as text; prefixed by the environment if the value depends on it.
     """
 
@@ -285,10 +313,13 @@ class Tuning:
     """The search for an algorithm's settings on an environment that preceded the comparison.
 
     Attributes:
-        env, algorithm: labels.
-        trials, pruned, failed: number of trials: all, pruned, failed.
+        env: label of the environment.
+        algorithm: label of the algorithm.
+        trials: number of trials, pruned and failed ones included.
+        pruned: number of trials that were stopped early.
+        failed: number of trials that failed.
         seed: seed of the trials.
-        search: setting -> space.
+        search: setting -> space, such as `log:1e-4:1e-2`.
         best: setting -> best value, as text.
         best_value: mean held-out reward of the best trial.
         sensitivity: share of the trials whose improvement is within 95 % of the best one's.
@@ -338,9 +369,9 @@ class Results:
     Attributes:
         title: algorithms and environments.
         verdict: two or three plain sentences, which come first in every output.
-        warnings: limits of the study.
-        algorithms: labels.
-        seeds: seeds.
+        warnings: limits of the study, such as too few seeds for a claim; one sentence each.
+        algorithms: labels, in the order of all tables.
+        seeds: seeds; lists over seeds follow this order.
         environments: label -> results.
         aggregate: results over all environments; None for fewer than two.
         differences: settings that differ between algorithms.

@@ -22,7 +22,19 @@ from rlalign.compare.running.workers import Ended, log_of, reason_of, run_here
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import from_dict, to_dict
 
-_PRELOADED = ["rlalign.training.experiment", "rlalign.policies.gru", "matplotlib.figure", "scipy.stats"]
+# Everything large that a run imports: a module that is missing here is imported again by every run.
+_PRELOADED = [
+    "rlalign.training.experiment",
+    "rlalign.policies.gru",
+    "rlalign.policies.sampling.decode_loop",  # imports peft, and with it torch._dynamo and transformers
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "scipy.stats",
+]
+_NOT_BEGUN = (
+    "its process ended before the run began; in a script, start the study under `if __name__ == '__main__':`, because "
+    "each new process imports the script"
+)
 _JOIN_TIMEOUT = 1.0  # seconds for a process that has sent its status to exit
 
 
@@ -57,7 +69,8 @@ class LocalWorkers:
             if receiver in ready:
                 del self._running[name]
                 status = _receive_status(process, receiver)
-                ended.append(Ended(name, status, reason_of(status, log)))
+                begun = log.is_file()  # a run opens its log first
+                ended.append(Ended(name, status, reason_of(status, log) if begun or not status else _NOT_BEGUN))
         return ended
 
     def stop(self, name: str) -> None:

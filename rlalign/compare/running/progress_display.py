@@ -6,12 +6,13 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from rlalign.compare.analysis.verdict import count
 from rlalign.compare.output.html.numbers import seconds
 from rlalign.compare.study import Cell
+from rlalign.escaping.console import PlainConsole
+from rlalign.escaping.terminal import visible
 
 _FEWEST_ENDED = 3  # runs that must have ended before an estimate of the time left is shown
 
@@ -69,18 +70,18 @@ class ProgressDisplay:
         jobs: runs at once.
     """
 
-    def __init__(self, console: Console, cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> None:
+    def __init__(self, console: PlainConsole, cells: Sequence[Cell], waiting: Sequence[Cell], jobs: int) -> None:
         self._console = console
         self._jobs = jobs
         self._waiting = [_kind(cell) for cell in waiting]
         self._started: dict[str, tuple[Kind, float]] = {}
         self._spent: dict[Kind, list[float]] = {}
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[left]}"),
+            TextColumn("{task.fields[left]}", markup=False),
             console=console,
             transient=True,
             disable=not console.is_terminal,
@@ -102,7 +103,7 @@ class ProgressDisplay:
         """Add a cell whose run has started."""
         self._waiting.remove(_kind(cell))
         self._started[cell.name] = (_kind(cell), time.monotonic())
-        self._rows[cell.name] = self._progress.add_task(cell.name, total=cell.config.steps, left="")
+        self._rows[cell.name] = self._progress.add_task(visible(cell.name), total=cell.config.steps, left="")
 
     def refresh(self, running: Mapping[str, Cell]) -> None:
         """Draw the steps of the running cells."""
@@ -121,7 +122,7 @@ class ProgressDisplay:
         self._progress.remove_task(self._rows.pop(name))
         left = len(self._waiting) + len(self._started)
         if left and self._spent and self._ended >= _FEWEST_ENDED and self._ended in self._printed_at:
-            self._console.print(f"{self._ended} have ended, {left} are left: {self._estimate()}", highlight=False)
+            self._console.print(f"{self._ended} have ended, {left} are left: {self._estimate()}")
 
     def _estimate(self) -> str:
         now = time.monotonic()

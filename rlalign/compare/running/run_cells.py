@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.console import Console
-
 from rlalign.compare.records.run_records import finished
 from rlalign.compare.running.progress_display import ProgressDisplay, plan
 from rlalign.compare.running.run_folders import prepare_run, refuse_other_run
 from rlalign.compare.running.workers import Workers
 from rlalign.compare.study import Cell
+from rlalign.escaping.console import PlainConsole, line
 from rlalign.training.stop_request import STOPPED, StopRequest
 
 _POLL_SECONDS = 0.3  # longest wait for a run to end before the display is refreshed
 
 
 def run_cells(
-    cells: Sequence[Cell], workers: Workers, console: Console, stop: StopRequest | None = None
+    cells: Sequence[Cell], workers: Workers, console: PlainConsole, stop: StopRequest | None = None
 ) -> dict[str, str]:
     """Run all unfinished cells and return name -> reason of the cells that failed.
 
@@ -46,7 +45,7 @@ def run_cells(
                     continue  # the signal reached all processes, and this run stopped before the study asked it to
                 if ended.status or not finished(cell.folder):
                     failed[cell.name] = ended.reason or f"not finished (exit status {ended.status})"
-                    console.print(f"[red]failed[/] {cell.name}: {failed[cell.name]}", soft_wrap=True)
+                    console.print(line(("failed", "red"), f" {cell.name}: {failed[cell.name]}"), soft_wrap=True)
                 display.remove(cell.name, complete=cell.name not in failed)
             display.refresh(running)
         if stop:

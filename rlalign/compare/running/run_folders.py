@@ -14,13 +14,15 @@ from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
 from rlalign.errors import UserError
 from rlalign.storage import checkpoint
+from rlalign.storage.identity import changed_files
+from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, read_config
 
 _POLL_SECONDS = 0.3
 _LOCK_TIMEOUT = 10.0  # seconds; a process of a killed study needs a moment to release its folder
 _MOST_NAMED = 4  # settings that a message names
 # Settings that may change between two attempts at the same run.
-_FREE = ("resume", "allow_change", "output", "save_every", "keep", "tracking", "device")
+_FREE = ("resume", "allow_change", "output", "save_every", "save_minutes", "keep", "trust_run", "tracking", "device")
 
 
 def refuse_unrelated_files(folder: Path, *expected: str) -> None:
@@ -42,9 +44,15 @@ def refuse_unrelated_files(folder: Path, *expected: str) -> None:
 
 
 def refuse_other_run(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError if a folder holds a run with other settings than `config`."""
+    """Raise UserError if a folder holds a run with other settings, data, code or initial weights than `config`."""
     if not (folder / "config.json").is_file():
         return
+    changed = changed_files(folder, config)
+    if changed:
+        raise UserError(
+            f"'{folder}' holds a run of another experiment (changed: {'; '.join(map(str, changed))}); use another "
+            "--output"
+        )
     changes = describe_changes(read_config(folder), config)
     if changes:
         raise UserError(f"'{folder}' holds a run with {changes}; use another --output")
@@ -53,6 +61,7 @@ def refuse_other_run(folder: Path, config: TrainConfig) -> None:
 def describe_changes(old: TrainConfig, new: TrainConfig) -> str:
     """Return the settings that make two configurations different experiments, as text; empty if there are none."""
     changed = {key: values for key, values in differences(old, new).items() if key.split(".")[0] not in _FREE}
+    changed.pop("model.trust_remote_code", None)  # a permission, which config.json never grants
     names = sorted(changed, key=lambda key: key.count("."))  # env or algorithm first: they determine nested settings
     texts = [f"{name} {changed[name][0]!r}, not {changed[name][1]!r}" for name in names[:_MOST_NAMED]]
     if len(names) > _MOST_NAMED:
@@ -66,12 +75,18 @@ def prepare_run(config: TrainConfig) -> TrainConfig:
     A folder without a complete checkpoint is cleared first, except for its lock.
 
     Raises:
-        UserError: another process holds the folder's lock.
+        UserError: another process holds the folder's lock, or `checkpoints/` is lost though steps are logged.
     """
     folder = Path(str(config.output))
     if (folder / "config.json").is_file() and checkpoint.complete(folder / "checkpoints"):
         with _locked(folder):
             return replace(config, resume=True)
+    saves = not config.algorithm.startswith("trl:")  # TRL's runs have a checkpoint at their end only
+    if saves and not (folder / "checkpoints").is_dir() and read_metrics(folder):
+        raise UserError(
+            f"'{folder}' holds the steps of a run, and its checkpoints are missing or cannot be read; restore them, or "
+            "delete the folder to run it again"
+        )
     if folder.is_dir():
         with _locked(folder):
             for path in folder.iterdir():

@@ -10,11 +10,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+import numpy as np
 
 from rlalign.compare.records.run_records import final_reward, finished
 from rlalign.config.overrides import shown
 from rlalign.config.schema import TrainConfig
+from rlalign.escaping.console import PlainConsole, line
 from rlalign.registry import import_optional
 from rlalign.storage.jsonl import read_metrics
 from rlalign.training.stop_request import STOPPED
@@ -87,13 +88,19 @@ def unfinished_trials(study: Any) -> list[Any]:
     return [optuna.trial.Trial(study, trial._trial_id) for trial in running]
 
 
+def has_waiting_trial(study: Any) -> bool:
+    """Return whether a trial was put into the queue and has not started, which a kill may leave behind."""
+    return bool(study.get_trials(states=(load_optuna().trial.TrialState.WAITING,)))
+
+
 def use_sampler(study: Any, seed: int) -> None:
-    """Give a study a new TPE sampler.
+    """Give a study a new TPE sampler for its next trial.
 
     The journal does not contain the sampler's random state. One seed per trial makes a resumed search equal to an
-    uninterrupted one.
+    uninterrupted one. The seeds are mixed: the first draws of numpy's generators with the seeds 0 to 3 are alike.
     """
-    study.sampler = load_optuna().samplers.TPESampler(seed=seed, constant_liar=True)
+    mixed = int(np.random.SeedSequence([seed, len(study.trials)]).generate_state(1)[0])
+    study.sampler = load_optuna().samplers.TPESampler(seed=mixed, constant_liar=True)
 
 
 def fail_trial(study: Any, trial: Any) -> None:
@@ -101,7 +108,7 @@ def fail_trial(study: Any, trial: Any) -> None:
     study.tell(trial, state=load_optuna().trial.TrialState.FAIL)
 
 
-def end_trial(study: Any, running: RunningTrial, status: int, reason: str, console: Console) -> None:
+def end_trial(study: Any, running: RunningTrial, status: int, reason: str, console: PlainConsole) -> None:
     """Record the end of a trial: pruned, complete with the mean held-out reward, failed, or interrupted.
 
     An interrupted trial stays running in the journal, so that the next attempt resumes it.
@@ -125,5 +132,5 @@ def end_trial(study: Any, running: RunningTrial, status: int, reason: str, conso
         else:
             fail_trial(study, trial)
     elif status not in STOPPED:
-        console.print(f"[red]failed[/] trial {trial.number}: {reason}", soft_wrap=True)
+        console.print(line(("failed", "red"), f" trial {trial.number}: {reason}"), soft_wrap=True)
         fail_trial(study, trial)

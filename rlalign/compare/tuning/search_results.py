@@ -110,13 +110,13 @@ def holds_search(folder: Path) -> bool:
     return (folder / _SEARCH_FILE).is_file() and (folder / _TRIALS_FILE).is_file()
 
 
-def write_search(folder: Path, search: Mapping[str, str], base: TrainConfig) -> None:
-    """Write the spaces and the shared configuration of a search."""
-    _write(folder / _SEARCH_FILE, {"search": dict(search), "base": to_json(base)})
+def write_search(folder: Path, search: Mapping[str, str], base: TrainConfig, seed: int) -> None:
+    """Write the spaces, the shared configuration and the seed of a search."""
+    _write(folder / _SEARCH_FILE, {"search": dict(search), "seed": seed, "base": to_json(base)})
 
 
-def read_search(folder: Path) -> tuple[dict[str, str], TrainConfig] | None:
-    """Return the spaces and the shared configuration of a search; None if the folder holds none.
+def read_search(folder: Path) -> tuple[dict[str, str], TrainConfig, int] | None:
+    """Return the spaces, the shared configuration and the seed of a search; None if the folder holds none.
 
     Raises:
         UserError: the file is damaged, or of a format newer than this version writes.
@@ -124,7 +124,7 @@ def read_search(folder: Path) -> tuple[dict[str, str], TrainConfig] | None:
     if not (folder / _SEARCH_FILE).is_file():
         return None
     data = read_json(folder / _SEARCH_FILE, _FIX)
-    return data.get("search", {}), from_json(data.get("base", {}))
+    return data.get("search", {}), from_json(data.get("base", {})), data.get("seed", 0)
 
 
 def write_trials(folder: Path, results: SearchResults) -> None:
@@ -139,7 +139,7 @@ def read_search_results(folder: Path) -> SearchResults:
         UserError: a file is damaged.
     """
     data = read_json(folder / _TRIALS_FILE, _FIX)
-    search, base = read_search(folder) or ({}, TrainConfig())
+    search, base, _ = read_search(folder) or ({}, TrainConfig(), 0)
     return SearchResults(search, base, [Trial(**trial) for trial in data["trials"]], data["start"])
 
 

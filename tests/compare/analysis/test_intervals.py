@@ -102,6 +102,14 @@ def test_probability_of_improvement_counts_ties_half() -> None:
     assert mirrored.high == pytest.approx(1 - always.low)
 
 
+def test_the_interval_of_newcombe_has_n_less_one() -> None:
+    """Five against five without overlap: (1 - t)^2 = z^2 t (1 - t) [1 + 4 ((1 - t)/(2 - t) + t/(1 + t))] / 25."""
+    low = probability_of_improvement(np.arange(5.0) + 10, np.arange(5.0)).low
+    z2 = stats.norm.ppf(0.975) ** 2
+    inner = 1 + 4 * ((1 - low) / (2 - low) + low / (1 + low))
+    assert (1 - low) ** 2 == pytest.approx(z2 * low * (1 - low) * inner / 25, rel=1e-6)
+
+
 @pytest.mark.parametrize("seeds", [5, 10])
 def test_intervals_of_iqm_median_and_improvement_cover(seeds: int) -> None:
     """Fails for the plain percentile interval (0.90 at five seeds)."""

@@ -29,6 +29,11 @@ def test_two_way_equals_analysis_of_variance_by_hand() -> None:
     assert w.sd_rest == pytest.approx(math.sqrt(m_e))
 
 
+def test_the_degrees_of_freedom_are_at_least_those_of_the_smaller_side() -> None:
+    """The rest is subtracted, so that Satterthwaite's formula gives 0.18 here: an interval of 1e6 standard errors."""
+    assert two_way(np.array([[4.0, 7.0, -10.0], [-1.0, 4.0, 5.0], [3.0, 6.0, 1.0]])).df == 2.0
+
+
 def test_one_column_equals_student_t() -> None:
     x = np.random.default_rng(0).normal(size=7)
     w = two_way(x[:, None])

@@ -13,6 +13,7 @@ from rich.console import Console
 from rlalign.compare.analysis.environment import analyze_environment
 from rlalign.compare.output.html.components import cost, estimate
 from rlalign.compare.output.html.numbers import level
+from rlalign.compare.output.html.table_sections import final_rewards
 from rlalign.compare.output.results_csv import csv_rows
 from rlalign.compare.output.tables import final_rewards_table, learning_table
 from rlalign.compare.results.results_json import read_results
@@ -56,3 +57,19 @@ def test_a_missing_reward_leaves_the_mean_of_its_seed_finite() -> None:
     changed = replace(results, environments={name: replace(env, algorithms={algorithm: hole})})
     rewards = [row["reward"] for row in csv_rows(changed)]
     assert rewards == [pytest.approx(np.mean([v for v in row[1:] if v is not None])) for row in result.final]
+
+
+def test_a_standard_deviation_whose_estimate_is_negative_is_marked() -> None:
+    """0.000 would say that the seeds are equal; the residual is only larger than what they differ by."""
+    results = read_results(DATA)
+    name, env = next(iter(results.environments.items()))
+    algorithm, result = next(iter(env.algorithms.items()))
+    for seeds, marked in ((0.0, True), (0.1, False)):
+        same = replace(result, spread=replace(result.spread, seeds=seeds, prompts=0.2, rest=0.3))
+        changed = replace(env, algorithms={algorithm: same})
+        console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115 - open as long as the console
+        console.print(learning_table(name, changed))
+        printed = " ".join(console.export_text().split())
+        assert ("0 †" in printed) == ("† The estimate of the variance is negative" in printed) == marked
+        page = str(final_rewards(replace(results, environments={name: changed}, aggregate=None), {algorithm: 0}))
+        assert ("0 †" in page) == ("† The estimate of the variance is negative" in page) == marked

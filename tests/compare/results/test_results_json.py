@@ -38,7 +38,7 @@ def test_the_error_of_a_damaged_file_is_one_line_that_names_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, text: str | bytes, message: str
 ) -> None:
     if name != "results.json":
-        write_search(tmp_path, {}, TrainConfig())
+        write_search(tmp_path, {}, TrainConfig(), 0)
         write_trials(tmp_path, SearchResults({}, TrainConfig(), [], None))
     if text == "nonsense":
         text = json.dumps({**json.loads(EXAMPLE.read_text()), "nonsense": 1})

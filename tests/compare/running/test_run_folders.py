@@ -10,7 +10,7 @@ import pytest
 from rlalign.cli import main
 from rlalign.compare.running import run_folders
 from rlalign.compare.running.progress_display import steps_of
-from rlalign.compare.running.run_folders import prepare_run
+from rlalign.compare.running.run_folders import prepare_run, refuse_other_run
 from rlalign.compare.study import Study, build_cells
 from rlalign.errors import UserError
 from rlalign.storage.atomic import write_atomic
@@ -36,6 +36,9 @@ def test_a_cell_without_a_checkpoint_starts_again_unless_a_process_holds_its_loc
     (cell.folder / "metrics.jsonl").write_text('{"step": 1}\n')
     write_config(cell.folder, cell.config)
     monkeypatch.setattr(run_folders, "_LOCK_TIMEOUT", 0.0)
+    with pytest.raises(UserError, match="its checkpoints are missing or cannot be read"):
+        prepare_run(cell.config)
+    (cell.folder / "checkpoints").mkdir()  # a run makes it before its first step, and was killed before its first save
     with RunLock(cell.folder), pytest.raises(UserError, match="is in use by process"):
         prepare_run(cell.config)
     assert (cell.folder / "metrics.jsonl").exists()
@@ -55,3 +58,21 @@ def test_a_cell_with_a_checkpoint_is_resumed(tmp_path: Path) -> None:
     (cell.folder / "checkpoints" / "step-2").rename(incomplete)
     assert prepare_run(cell.config) == cell.config
     assert not cell.folder.exists()
+
+
+def test_a_study_is_not_continued_over_data_that_has_changed(tmp_path: Path) -> None:
+    from rlalign.config.schema import TrainConfig
+    from rlalign.storage import checkpoint
+    from rlalign.storage.identity import identity_of
+
+    data = tmp_path / "data.jsonl"
+    data.write_text('{"prompt": "a"}\n')
+    config = TrainConfig(env=str(data), policy="gru", output=str(tmp_path / "cell"))
+    (tmp_path / "cell").mkdir()
+    write_config(tmp_path / "cell", config)
+    folder = tmp_path / "cell" / "checkpoints"
+    checkpoint.save(folder, 1, {}, config_hash="h", identity=identity_of(config))
+    refuse_other_run(tmp_path / "cell", config)
+    data.write_text('{"prompt": "b"}\n')
+    with pytest.raises(UserError, match=r"another experiment \(changed: data data\.jsonl .*use another --output"):
+        refuse_other_run(tmp_path / "cell", config)

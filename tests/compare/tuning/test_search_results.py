@@ -22,7 +22,7 @@ EMPTY = Evaluation({"reward": np.zeros((1, 1))}, ["p"], [["c"]])
 def test_a_kill_during_writing_leaves_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails if files are written in place: the search could not be resumed."""
     base = default_config("reverse", "gru", "grpo")
-    write_search(tmp_path, {"learner.lr": "log:1e-4:1e-2"}, base)
+    write_search(tmp_path, {"learner.lr": "log:1e-4:1e-2"}, base, 0)
     before = (tmp_path / "search.json").read_text()
 
     def killed(*_: Any) -> None:
@@ -30,7 +30,7 @@ def test_a_kill_during_writing_leaves_the_previous_file(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(atomic.os, "replace", killed)
     for write in (
-        lambda: write_search(tmp_path, {}, base),
+        lambda: write_search(tmp_path, {}, base, 0),
         lambda: write_trials(tmp_path, SearchResults({}, base, [], None)),
         lambda: write_config(tmp_path, base),
         lambda: write_comparison(tmp_path, Comparison(EMPTY, EMPTY)),  # a partial file would leave a TRL run unfinished
@@ -46,6 +46,6 @@ def test_a_search_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     run = Path(__file__).parents[2] / "data" / "run_format_1"
     base = json.loads((run / "config.json").read_text())
     (tmp_path / "search.json").write_text(json.dumps({"search": {"learner.lr": "log:1e-4:1e-2"}, "base": base}))
-    assert read_search(tmp_path) == ({"learner.lr": "log:1e-4:1e-2"}, read_config(run))
-    write_search(tmp_path, {}, read_config(run))
-    assert read_search(tmp_path) == ({}, read_config(run))
+    assert read_search(tmp_path) == ({"learner.lr": "log:1e-4:1e-2"}, read_config(run), 0)
+    write_search(tmp_path, {}, read_config(run), 0)
+    assert read_search(tmp_path) == ({}, read_config(run), 0)

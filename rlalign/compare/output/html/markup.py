@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import html
+import re
 import unicodedata
 from collections.abc import Iterable
 
+_CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 MAX_TEXT = 1200  # characters of a completion that are shown
 
 
@@ -39,6 +41,11 @@ def visible(text: str) -> str:
     return "".join(_symbol(c) if c != "\n" and unicodedata.category(c)[0] == "C" else c for c in cut)
 
 
+def _text(text: str) -> str:
+    """Return escaped text; a control character or lone surrogate, which HTML and UTF-8 do not have, as a symbol."""
+    return html.escape(_CONTROLS.sub(lambda match: _symbol(match.group()), text), quote=True)
+
+
 def _symbol(char: str) -> str:
     """Return the picture of an ASCII control character (U+2400 and above), or the replacement character."""
     code = ord(char)
@@ -51,8 +58,8 @@ def _child(child: object) -> str:
     if isinstance(child, Html):
         return str(child)
     if isinstance(child, str):  # before Iterable, which a str is too
-        return html.escape(child)
-    return joined(child) if isinstance(child, Iterable) else html.escape(str(child))
+        return _text(child)
+    return joined(child) if isinstance(child, Iterable) else _text(str(child))
 
 
 def _attributes(attributes: dict[str, object]) -> str:
@@ -60,5 +67,5 @@ def _attributes(attributes: dict[str, object]) -> str:
     for key, value in attributes.items():
         if value is not None and value is not False:
             name = key.rstrip("_").replace("_", "-")
-            parts.append(f' {name}="{html.escape(str(value), quote=True)}"')
+            parts.append(f' {name}="{_text(str(value))}"')
     return "".join(parts)

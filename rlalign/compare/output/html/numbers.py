@@ -11,6 +11,18 @@ MISSING = "–"
 _SPACE = "\u00a0"  # no line break between a number and its unit
 
 
+CLIPPED = "0 †"
+CLIPPED_NOTE = (
+    "† The estimate of the variance is negative and set to 0: the residual alone explains differences as large as "
+    "these. It does not mean that they are equal."
+)
+
+
+def deviation(value: float | None) -> str:
+    """Return a standard deviation of `TwoWay` as text; 0 is the mark of an estimate below it."""
+    return CLIPPED if value == 0 else number(value)
+
+
 def number(value: float | None, *, sign: bool = False, decimals: int = 3, like: float | None = None) -> str:
     """Return a number as text; a dash for None, NaN and infinities.
 

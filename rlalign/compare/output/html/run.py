@@ -17,6 +17,7 @@ from rlalign.config.defaults import default_config
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.errors import UserError
+from rlalign.evaluation.transcripts import prompt_text, sample_texts
 from rlalign.log.metrics import REWARD_STATISTICS
 from rlalign.run import Run
 from rlalign.storage.atomic import read_json, write_atomic
@@ -202,9 +203,9 @@ def _last(values: Sequence[float | None]) -> float:
 def _samples(samples: Sequence[Mapping[str, Any]]) -> Html:
     blocks = []
     for sample in samples[:_MAX_SAMPLES]:
-        prompt = titled_text(tag("h4", "prompt"), str(sample["prompt"]))
-        before = titled_text(tag("h4", "before"), sample["before"][0])
-        after = titled_text(tag("h4", "after", class_="name"), sample["after"][0])
+        prompt = titled_text(tag("h4", "prompt"), prompt_text(sample))
+        before = titled_text(tag("h4", "before"), sample_texts(sample, "before")[0])
+        after = titled_text(tag("h4", "after", class_="name"), sample_texts(sample, "after")[0])
         blocks.append(tag("div", prompt, tag("div", before, after, class_="texts"), class_="sample"))
     return section("Completions before and after", note("The first held-out prompts."), *blocks, id_="samples")
 

@@ -16,7 +16,16 @@ from rlalign.compare.output.html.components import (
     with_interval,
 )
 from rlalign.compare.output.html.markup import Html, joined, tag
-from rlalign.compare.output.html.numbers import MISSING, level, number, p_value, typeset
+from rlalign.compare.output.html.numbers import (
+    CLIPPED,
+    CLIPPED_NOTE,
+    MISSING,
+    deviation,
+    level,
+    number,
+    p_value,
+    typeset,
+)
 from rlalign.compare.output.html.page import row, section, table
 from rlalign.compare.output.html.study_plots import MAX_PAIRS
 from rlalign.compare.results.schema import BUDGETS, AlgorithmResult, Pair, Results
@@ -40,7 +49,7 @@ def final_rewards(results: Results, colors: Colors) -> Html:
         note(
             "Means after training of the KL to the reference policy and of the length, per completion. Standard "
             "deviations of the reward between seeds, between prompts, and of the residual (sampling and interaction of "
-            "seed and prompt)."
+            f"seed and prompt). {CLIPPED_NOTE if any(CLIPPED in r for r in spread_rows) else ''}"
         ),
         table("KL, length and standard deviations", spread_head, spread_rows, _columns(spread_head)),
         id_="finals",
@@ -81,7 +90,7 @@ def _spread_rows(results: Results, colors: Colors) -> tuple[list[str], list[Html
         for algorithm, result in env.algorithms.items():
             means = [value_only(result.metrics.get(metric), 2) for metric in ("kl", "length")]
             spread = result.spread
-            deviations = [number(value) for value in (spread.seeds, spread.prompts, spread.rest)]
+            deviations = [deviation(value) for value in (spread.seeds, spread.prompts, spread.rest)]
             rows.append(row([algorithm_label(algorithm, colors), *means, *deviations], _columns(head)))
     return head, rows
 
