@@ -26,8 +26,14 @@ from rlalign.objective.token_rewards import environment_returns, token_rewards
 def compute_advantages(objective: Objective, batch: Batch, state: ObjectiveState | None = None) -> Batch:
     """Return the batch with `advantages` and `returns` [N, T] filled in and `valid` narrowed to the rows of the loss.
 
-    A = scale(credit(token rewards) - baseline). Rows whose reward failed have zero advantages and are left out of every
-    baseline. filter.drop_truncated and filter.dynamic_sampling take further rows out of the loss, not out of baselines.
+    ::
+
+        A = scale(credit(token rewards) - baseline)
+
+    `returns` are the targets of the value: the credit, or for GAE the advantages with lambda_critic plus the values.
+    Rows outside `in_baseline` (None: those that are not `valid`, because their reward failed) have zero advantages and
+    enter no baseline. filter.drop_truncated and filter.dynamic_sampling take further rows out of the loss, not out of
+    baselines.
 
     Args:
         objective: the point on the axes.
@@ -37,6 +43,23 @@ def compute_advantages(objective: Objective, batch: Batch, state: ObjectiveState
     Raises:
         UserError: a tensor that an axis needs is missing or has the wrong shape; the message names it.
         NonFiniteError: NaN or inf in a tensor; the error names it.
+
+    Example:
+        >>> import torch
+        >>> import rlalign.objective as rlo
+        >>> ended = torch.ones(4, dtype=torch.bool)
+        >>> batch = rlo.Batch(
+        ...     action_mask=torch.tensor([[True, True], [True, False], [True, True], [True, True]]),
+        ...     rewards=torch.tensor([1.0, 0.0, 0.0, 0.5]),
+        ...     group_ids=torch.tensor([0, 0, 1, 1]),
+        ...     terminated=ended,
+        ...     truncated=~ended,
+        ... )
+        >>> rlo.compute_advantages(rlo.Objective(baseline="group_mean"), batch).advantages
+        tensor([[ 0.5000,  0.5000],
+                [-0.5000,  0.0000],
+                [-0.2500, -0.2500],
+                [ 0.2500,  0.2500]])
     """
     state = state or ObjectiveState.start(objective)
     b = replace(prepare(batch), ema=state.ema)

@@ -19,20 +19,25 @@ from rlalign.errors import UserError
 class Batch:
     """N trajectories as the objective sees them.
 
+    T are the columns of tokens. An entry at column t belongs to the token at column t: its log-prob, its reward, the
+    value V(s_t) of the state before it. Columns outside `action_mask` (prompt, environment messages, padding) may hold
+    any numbers and do not count. An objective reads some of the optional fields; if one of these is None, a `UserError`
+    names it. A slice, mask or index tensor selects rows: `batch[rows]`.
+
     Attributes:
-        logprobs: float [N, T], log pi_theta of each action, with gradient. None until the policy has scored the batch.
         action_mask: bool [N, T], true where the policy chose the token.
         rewards: float [N], one return per trajectory, or [N, T], a reward on each token.
         group_ids: int64 [N], equal for samples of one prompt.
         terminated: bool [N], the episode ended by EOS or the environment (the value after it is 0).
         truncated: bool [N], a limit ended it (the value after it is bootstrapped).
+        logprobs: float [N, T], log pi of each action, with gradient. None until the policy has scored the batch.
         old_logprobs: float [N, T] under the policy at the start of the update; the denominator of the ratio.
         sampler_logprobs: float [N, T] under the sampler that drew the tokens.
         ref_logprobs: float [N, T] under the frozen reference.
-        values: float [N, T], V_phi with gradient.
-        old_values: float [N, T], V_phi at rollout.
-        final_values: float [N], V_phi at rollout of the state after the last token: the bootstrap.
-        entropies: float [N, T] of the policy's token distribution, with gradient.
+        values: float [N, T], V with gradient.
+        old_values: float [N, T], V at rollout.
+        final_values: float [N], V at rollout of the state after the last token: the bootstrap.
+        entropies: float [N, T] of the policy's token distribution, in nats, with gradient.
         greedy_rewards: float [N], reward of the greedy rollout of the same prompt (ReMax).
         advantages: float [N, T], once computed; micro-batches carry them along.
         returns: float [N, T], the target of the value loss, once computed.
@@ -80,7 +85,11 @@ class Batch:
         return replace(self, **{name: v[rows] for name, v in self.tensors().items()})  # type: ignore[arg-type]  # fields by name
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the batch with each tensor on a device."""
+        """Return the batch with each tensor on a device.
+
+        Args:
+            device: a torch device or its name.
+        """
         return replace(self, **{name: v.to(device) for name, v in self.tensors().items()})  # type: ignore[arg-type]  # fields by name
 
     def need(self, name: str, purpose: str) -> Tensor:

@@ -30,7 +30,15 @@ PER_ROW = ("group_ids", "terminated", "truncated", "final_values", "greedy_rewar
 
 
 class NonFiniteError(UserError):
-    """A tensor of the batch holds NaN or inf on a token or row that counts; `tensor` is its name."""
+    """A tensor of the batch holds NaN or inf on a token or row that counts.
+
+    Args:
+        tensor: name of the tensor.
+        rows: indices of the rows with such numbers.
+
+    Attributes:
+        tensor: name of the tensor.
+    """
 
     def __init__(self, tensor: str, rows: list[int]) -> None:
         self.tensor = tensor

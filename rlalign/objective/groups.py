@@ -14,12 +14,24 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """N rows sorted into K groups.
+    """N rows sorted into K groups, such as the samples of one prompt.
+
+    Each statistic is [N], the statistic of the row's own group, over the included rows of it. `Groups.of` builds it.
 
     Attributes:
         index: int64 [N], the group of each row, 0 … K-1.
         included: float [N], 1 for rows that enter the statistics, 0 for the others.
         num: K.
+
+    Example:
+        >>> import torch
+        >>> ids, rewards = torch.tensor([7, 7, 7, 9]), torch.tensor([1.0, 0.0, 5.0, 2.0])
+        >>> included = torch.tensor([True, True, False, True])
+        >>> groups = Groups.of(ids, included, torch.float32)
+        >>> groups.mean(rewards)
+        tensor([0.5000, 0.5000, 0.5000, 2.0000])
+        >>> groups.per_group(groups.count())
+        tensor([2., 1.])
     """
 
     index: Tensor
@@ -40,11 +52,16 @@ class Groups:
 
     @classmethod
     def single(cls, included: Tensor, dtype: torch.dtype) -> Groups:
-        """Return all rows as one group; `included` is bool [N]."""
+        """Return all rows as one group.
+
+        Args:
+            included: bool [N]; false leaves the row out of every statistic.
+            dtype: of the statistics.
+        """
         return cls.of(torch.zeros_like(included, dtype=torch.int64), included, dtype)
 
     def sum(self, x: Tensor) -> Tensor:
-        """Return Σ of x [N] over each row's group, [N]."""
+        """Return the sum Σ_j x_j of x [N] over each row's group, [N]."""
         return x.new_zeros(self.num).index_add(0, self.index, x * self.included)[self.index]
 
     def count(self) -> Tensor:
@@ -58,14 +75,26 @@ class Groups:
         return low + self.sum(x - low) / self.count().clamp(min=1)
 
     def others(self, x: Tensor) -> Tensor:
-        """Return the mean of x [N] over each row's group without the row, [N]; x itself for a single row."""
+        """Return the mean of x [N] over each row's group without the row, [N]; x itself for a single row.
+
+        ::
+
+            Σ_{j≠i} x_j / (n - 1)
+
+        It is meant for included rows. The entry of an excluded row is not a mean.
+        """
         low = self.low(x)
         count = self.count()
         rest = low + (self.sum(x - low) - (x - low)) / (count - 1).clamp(min=1)
         return torch.where(count > 1, rest, x)
 
     def std(self, x: Tensor) -> Tensor:
-        """Return the unbiased standard deviation of x [N] (divisor n-1), [N]; exactly 0 if all x are equal."""
+        """Return the unbiased standard deviation of x [N] over each row's group, [N]; exactly 0 if all x are equal.
+
+        ::
+
+            sqrt(Σ_j (x_j - mean)² / (n - 1))
+        """
         # two passes: E[x²] - mean² would cancel in float32
         return (self.sum((x - self.mean(x)).square()) / (self.count() - 1).clamp(min=1)).sqrt()
 

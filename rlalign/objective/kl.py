@@ -1,10 +1,4 @@
-"""The KL axis: estimates of KL(pi‖ref) on the sampled tokens (Schulman, "Approximating KL divergence").
-
-With k1 = log pi - log ref: k1 is unbiased, k2 = k1²/2 has the KL's gradient, k3 = exp(-k1) + k1 - 1 is unbiased and
-never negative. As a *reward* k1 gives the exact gradient of KL(pi‖ref). As a *loss* the gradient of an estimate is not
-an estimate of the gradient: that of k1 is 0 in expectation, that of k2 is exact on the sequence, that of k3 is the
-gradient of KL(ref‖pi) (arXiv 2506.09477, 2510.01555, 2512.21852). k3 times the ratio, with its gradient, is exact.
-"""
+"""The KL axis: estimates of KL(pi‖ref) on the sampled tokens (Schulman, "Approximating KL divergence")."""
 
 from __future__ import annotations
 
@@ -21,7 +15,32 @@ LOG_LIMIT = 20.0  # an estimate of exp(20) nats is meaningless, and exp(90) is i
 
 
 def estimate(estimator: str, k1: Tensor) -> Tensor:
-    """Return the estimator of k1 = log pi - log ref, elementwise. k3 clamps k1 at -20, so that it cannot overflow."""
+    """Return an estimate of KL(pi‖ref) from log-ratios k1 = log pi - log ref, elementwise.
+
+    ::
+
+        k1    k1                   unbiased
+        k2    k1² / 2              biased, never negative
+        k3    exp(-k1) + k1 - 1    unbiased, never negative
+
+    Source: Schulman, "Approximating KL divergence" (http://joschu.net/blog/kl-approx.html). `in_reward` and `in_loss`
+    tell the gradient of each.
+
+    Args:
+        estimator: k1, k2 or k3.
+        k1: float of any shape, log pi - log ref. k3 clamps it at -20, so that the exponential cannot overflow.
+
+    Raises:
+        UnknownNameError: the estimator is none of these.
+
+    Example:
+        >>> import torch
+        >>> k1 = torch.tensor([-1.0, 0.0, 1.0])
+        >>> estimate("k2", k1)
+        tensor([0.5000, 0.0000, 0.5000])
+        >>> estimate("k3", k1)
+        tensor([0.7183, 0.0000, 0.3679])
+    """
     if estimator == "k1":
         return k1
     if estimator == "k2":
@@ -33,9 +52,17 @@ def estimate(estimator: str, k1: Tensor) -> Tensor:
 
 
 def in_reward(kl: KL, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:
-    """Return the estimate to subtract from each token's reward, [N, T], without gradient.
+    """Return the estimate to subtract from each token's reward, float [N, T], without gradient.
 
-    With level sequence the estimate is on the last token of each row.
+    As a reward, k1 gives the exact gradient of KL(pi‖ref); k2 and k3 give another one (arXiv 2506.09477, 2510.01555,
+    2512.21852). `token_rewards` multiplies it by beta.
+
+    Args:
+        kl: reads `estimator` and `level`. Level token: the estimate of each token; level sequence: the estimate of the
+            row's log-ratio Σ_t k1_t, on the last token of the row.
+        logprobs: float [N, T], log pi at the start of the update.
+        ref_logprobs: float [N, T], log ref.
+        mask: bool [N, T]. Both log-probs are 0 where it is false.
     """
     k1 = (logprobs - ref_logprobs).detach()
     if kl.level == "token":
@@ -44,7 +71,32 @@ def in_reward(kl: KL, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> T
 
 
 def in_loss(kl: KL, logprobs: Tensor, ref_logprobs: Tensor, old_logprobs: Tensor | None, mask: Tensor) -> Tensor:
-    """Return the estimate to add to each token's loss, [N, T], with gradient; it sums to the row's estimate."""
+    """Return the estimate to add to each token's loss, float [N, T], with gradient; it sums to the row's estimate.
+
+    ::
+
+        level token       f(k1_t) · w_t
+        level sequence    f(Σ_t k1_t) / |y| · w_t
+
+    f is the estimator, and w the ratio pi/old that `kl.importance` names: 1 (none), of the token, of the sequence, or
+    the geometric mean. `policy_loss` multiplies the result by beta.
+
+    The gradient of an estimate is not an estimate of the gradient (arXiv 2506.09477, 2510.01555, 2512.21852). On
+    policy, and for aggregation sequence_sum:
+
+    - k1 has the expected gradient 0.
+    - k2 of the sequence has the gradient of KL(pi‖ref). k2 of tokens has the gradient of each token's KL alone, without
+      the effect of a token on later ones.
+    - k3 of the sequence has the gradient of KL(ref‖pi).
+    - k1 and k3 times the ratio of the sequence have the gradient of KL(pi‖ref), at both levels.
+
+    Args:
+        kl: reads `estimator`, `level` and `importance`.
+        logprobs: float [N, T], log pi with gradient.
+        ref_logprobs: float [N, T], log ref.
+        old_logprobs: float [N, T], log old; None: w = 1.
+        mask: bool [N, T]. All log-probs are 0 where it is false.
+    """
     k1 = logprobs - ref_logprobs
     if kl.level == "token":
         value = estimate(kl.estimator, k1)

@@ -25,17 +25,33 @@ from rlalign.objective.value import squared_error
 
 
 def loss_count(objective: Objective, batch: Batch) -> Tensor:
-    """Return the count that `policy_loss` reports for these rows, from masks and lengths alone."""
+    """Return the count that `policy_loss` reports for these rows, a float scalar, from masks and lengths alone.
+
+    Args:
+        objective: reads `aggregation`.
+        batch: rows with `valid` from `compute_advantages`; log-probs are not read.
+    """
     return aggregation.count(objective.aggregation, batch)
 
 
 def value_count(batch: Batch) -> Tensor:
-    """Return the count that `value_loss` reports for these rows: their tokens."""
+    """Return the count that `value_loss` reports for these rows: the number of their tokens, a float scalar.
+
+    Args:
+        batch: rows with `valid` from `compute_advantages`; values are not read.
+    """
     return aggregation.count("token_global", batch)
 
 
 def likelihood_count(objective: Objective, batch: Batch) -> Tensor:
-    """Return the count that `likelihood_loss` reports for these rows: the tokens of the rows with positive reward."""
+    """Return the count that `likelihood_loss` reports for these rows, a float scalar.
+
+    It is the number of tokens of the valid rows whose reward is above regularizer.nll_above.
+
+    Args:
+        objective: reads `regularizer.nll_above`.
+        batch: rows with `valid` from `compute_advantages`; log-probs are not read.
+    """
     b = prepare(batch, finite=False)
     return aggregation.count("token_global", _positive(objective, b))
 
@@ -50,7 +66,11 @@ def policy_loss(
 ) -> LossSum:
     """Compute the policy term, the KL in the loss and the entropy bonus, summed over the rows given.
 
-    Loss of a token: -gain(ratio, trust) · off-policy weight + beta · KL - entropy_coef · H.
+    The loss of a token is::
+
+        -gain(ratio, trust) · off-policy weight + beta · KL - entropy_coef · H
+
+    A custom `objective.loss` takes the place of the first term.
 
     Args:
         objective: the point on the axes.
@@ -60,13 +80,27 @@ def policy_loss(
         finite: False leaves out the check for NaN and inf, which waits for the device.
 
     Returns:
-        Total and count by the aggregation axis, and metrics: pg_loss, kl (nats per completion, k1), kl_k3 (per token),
-        kl_clamped, entropy, ratio, ratio_max (a maximum, in `maxima`), clip_fraction, mismatch (|log pi - log
-        sampler|), off_policy_weight.
+        Total and count by the aggregation axis, and metrics. These are pg_loss, kl (nats per completion, k1), kl_k3
+        (per token), kl_clamped, entropy, ratio, ratio_max, clip_fraction, mismatch (`|log pi - log sampler|`),
+        mismatch_max, off_policy_weight. Those with `_max` are in `maxima`.
 
     Raises:
         UserError: a tensor that an axis needs is missing or has the wrong shape; the message names it.
         NonFiniteError: NaN or inf in a tensor; the error names it.
+
+    Example:
+        The plain policy gradient of one token: the loss is -A · log pi, and its gradient -A.
+
+        >>> import torch
+        >>> import rlalign.objective as rlo
+        >>> yes, logprobs = torch.tensor([True]), torch.tensor([[-0.5]], requires_grad=True)
+        >>> batch = rlo.Batch(yes[:, None], torch.tensor([2.0]), torch.tensor([0]), yes, ~yes, logprobs=logprobs)
+        >>> batch = rlo.compute_advantages(rlo.Objective(), batch)
+        >>> loss = rlo.policy_loss(rlo.Objective(), batch)
+        >>> (loss.total / loss.count).item()
+        1.0
+        >>> torch.autograd.grad(loss.total, logprobs)[0]
+        tensor([[-2.]])
     """
     b = prepare(batch, finite=finite)
     state = state or ObjectiveState.start(objective)
@@ -92,10 +126,21 @@ def policy_loss(
 
 
 def likelihood_loss(objective: Objective, batch: Batch) -> LossSum:
-    """Compute -regularizer.nll_coef · Σ log pi over the tokens of rows whose reward is above regularizer.nll_above.
+    r"""Compute the negative log-likelihood of rows with positive reward, to be minimized (VAPO, arXiv 2504.05118).
 
-    L = -1 / Σ_{i in S} |y_i| · Σ_{i in S} Σ_t log pi, S the rows with positive reward (VAPO, arXiv 2504.05118). The
-    count is the number of those tokens.
+    .. math:: L = -\frac{\text{nll\_coef}}{\sum_{i \in S} |y_i|} \sum_{i \in S} \sum_t \log \pi(y_{i,t} \mid y_{i,<t})
+
+    S holds the valid rows whose reward from the environment is above regularizer.nll_above.
+
+    Args:
+        objective: reads `regularizer`.
+        batch: rows with `valid` from `compute_advantages`, and `logprobs` with gradient.
+
+    Returns:
+        Total, the numerator of L; count, the tokens of S; the metric positive_nll, without the coefficient.
+
+    Raises:
+        UserError: the batch has no `logprobs`, or a tensor has the wrong shape.
     """
     b = _positive(objective, prepare(batch, finite=False))
     nll = -b.need("logprobs", "the likelihood of rows with positive reward")
@@ -142,15 +187,27 @@ def off_policy_weights(objective: Objective, batch: Batch) -> Tensor | float:
 
 
 def value_loss(objective: Objective, batch: Batch, *, finite: bool = True) -> LossSum:
-    """Compute value.coef · ½ (V - R)² of each token, clipped by value.clip; V is `values`, with gradient, R `returns`.
+    """Compute the loss of the critic, value.coef times the squared error of each token.
 
-    Metrics: value_loss (without the coefficient), value, return, and value_error_squared and return_squared for the
-    explained variance.
+    ::
+
+        value.coef · ½ (V - R)²,    clipped by value.clip: see `squared_error`
+
+    V is `values`, with gradient, R is `returns`.
 
     Args:
         objective: reads `value`.
-        batch: rows with `returns` (from `compute_advantages`) and `values` with gradient.
+        batch: rows with `returns` (from `compute_advantages`) and `values` with gradient; `old_values` if value.clip is
+            above 0.
         finite: False leaves out the check for NaN and inf, which waits for the device.
+
+    Returns:
+        Total and count over tokens, and metrics. These are value_loss (without the coefficient), value, return, and
+        value_error_squared and return_squared for the explained variance.
+
+    Raises:
+        UserError: a tensor is missing or has the wrong shape; the message names it.
+        NonFiniteError: NaN or inf in a tensor; the error names it.
     """
     b = prepare(batch, finite=finite)
     values = b.need("values", "the value loss")

@@ -13,10 +13,23 @@ LEVELS = ("token", "sequence_product", "sequence_geomean")
 
 
 def ratio(level: str, log_ratio: Tensor, mask: Tensor) -> Tensor:
-    """Return the importance ratio at a level, on each token, with gradient, [N, T].
+    """Return the importance ratio at a level, on each token, with gradient, float [N, T].
 
-    token: rho_t = exp(log pi_t - log old_t). sequence_product: Π_t rho_t. sequence_geomean: (Π_t rho_t)^(1/|y|)
-    (GSPO, arXiv 2507.18071).
+    ::
+
+        token               rho_t = pi(y_t | y_<t) / old(y_t | y_<t)
+        sequence_product    rho = Π_t rho_t
+        sequence_geomean    rho = (Π_t rho_t)^(1/|y|)       GSPO, arXiv 2507.18071
+
+    A ratio of the sequence is repeated on each column.
+
+    Args:
+        level: token, sequence_product or sequence_geomean.
+        log_ratio: float [N, T], log pi - log old of each token with gradient, 0 off the mask.
+        mask: bool [N, T], true on the policy's tokens; its sums are the lengths `|y|`.
+
+    Raises:
+        UnknownNameError: the level is none of these.
     """
     if level == "token":
         return log_ratio.exp()

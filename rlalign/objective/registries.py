@@ -73,8 +73,17 @@ def baseline(name: str, *, compares_group: bool = False) -> Callable[[F], F]:
     row's own return is biased; `rlalign oracle` computes the bias.
 
     Args:
-        name: of the value.
+        name: of the value, for `Objective.baseline`.
         compares_group: the baseline needs at least two samples of each prompt.
+
+    Example:
+        >>> import rlalign.objective as rlo
+        >>> from rlalign.oracle import compare
+        >>> @rlo.baseline("half")
+        ... def half(returns, batch):
+        ...     return 0 * returns + 0.5
+        >>> compare(rlo.Objective(baseline="half"), horizon=2).verdict
+        'exact'
     """
     if compares_group:
         GROUP_BASELINES.add(name)
@@ -82,14 +91,42 @@ def baseline(name: str, *, compares_group: bool = False) -> Callable[[F], F]:
 
 
 def trust_region(name: str) -> Callable[[F], F]:
-    """Register `f(x: TrustInput, trust: Trust) -> gain [N, T]` (to be maximized) as a value of the trust axis."""
+    """Register `f(x: TrustInput, trust: Trust) -> gain [N, T]` (to be maximized) as a value of the trust axis.
+
+    The function may also return a pair: the gain and `cut`, bool [N, T], true where the bound acts. The metric
+    clip_fraction is the mean of `cut`.
+
+    Args:
+        name: of the value, for `Trust.kind`.
+
+    Example:
+        >>> import rlalign.objective as rlo
+        >>> @rlo.trust_region("cap")
+        ... def cap(x, trust):
+        ...     bound = 1 + trust.high
+        ...     return x.ratio.clamp(max=bound) * x.advantages, x.ratio > bound
+        >>> rlo.Objective(ratio="token", trust=rlo.Trust("cap", high=0.5)).validate()
+    """
     return _register(TRUSTS, name, "trust_region")
 
 
 def custom_loss(name: str) -> Callable[[F], F]:
     """Register `f(objective, batch) -> loss [N, T]` (to be minimized) in place of ratio, trust and off_policy.
 
-    `batch.advantages` is set. Aggregation, KL in the loss and the entropy bonus still apply.
+    `batch.advantages` and `batch.logprobs` are set, the latter with gradient. Aggregation, KL in the loss and the
+    entropy bonus still apply.
+
+    Args:
+        name: of the value, for `Objective.loss`.
+
+    Example:
+        >>> import rlalign.objective as rlo
+        >>> from rlalign.oracle import compare
+        >>> @rlo.custom_loss("plain")
+        ... def plain(objective, batch):
+        ...     return -batch.advantages * batch.logprobs
+        >>> compare(rlo.Objective(loss="plain"), horizon=2).verdict
+        'exact'
     """
     return _register(LOSSES, name, "custom_loss")
 

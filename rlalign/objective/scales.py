@@ -1,7 +1,7 @@
 """The scale axis: the number that the advantage is divided by. Each value but `none` changes the expected gradient.
 
-`scale(objective, advantages [N, T], returns [N], batch) -> [N, T]`. Without variation the result is exactly 0. The
-oracle computes the bias of each scale.
+`scale(objective, advantages [N, T], returns [N], batch) -> [N, T]`. Without variation the result of a standard
+deviation is exactly 0. The oracle computes the bias of each scale.
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from rlalign.objective.spec import Objective
 
 
 def scale(objective: Objective, advantages: Tensor, returns: Tensor, batch: Batch) -> Tensor:
-    """Divide advantages [N, T] by the standard deviation or mean that the scale axis names.
+    """Divide advantages by the standard deviation or mean that the scale axis names, float [N, T].
+
+    ::
+
+        none          A
+        group_std     A / (std of R over the group + eps)       GRPO, arXiv 2402.03300
+        batch_std     A / (std of R over the batch + eps)       Lite PPO, arXiv 2508.08221
+        group_mean    A / (mean of R over the group)            MaxRL, arXiv 2602.02710
+        whiten        (A - mean of A) / (std of A + eps)        over the batch's tokens, REINFORCE++, arXiv 2501.03262
+
+    R are the returns [N] of the rows in the baseline. std has the divisor n-1. The result is exactly 0 where a std or a
+    mean is 0. Each value but `none` changes the expected gradient; `rlalign oracle` computes the bias.
 
     Args:
         objective: reads `scale` and `scale_eps`.
@@ -43,9 +54,14 @@ def scale(objective: Objective, advantages: Tensor, returns: Tensor, batch: Batc
 
 
 def whiten(x: Tensor, mask: Tensor, eps: float) -> Tensor:
-    """Return (x - mean) / (std + eps) over the true entries of mask, std with divisor n-1; 0 elsewhere.
+    """Return (x - mean) / (std + eps) over the true entries of mask, std with divisor n-1; 0 elsewhere; [N, T].
 
     All entries are 0 if fewer than two are true or all of them are equal.
+
+    Args:
+        x: float [N, T].
+        mask: bool [N, T].
+        eps: added to the standard deviation.
     """
     inside = x[mask]
     # compared with ==, because the std of equal numbers is a rounding error, not 0

@@ -22,16 +22,18 @@ class Credit:
     """The rewards that each token is credited with."""
 
     kind: Literal["trajectory", "reward_to_go", "gae"] = "trajectory"
-    """trajectory: the return of the episode; reward_to_go: the rewards from the token on; gae: generalized advantage
-    estimation."""
+    """trajectory: each token is credited with the return of the episode; reward_to_go: with the rewards from the token
+    on; gae: with generalized advantage estimation, which needs a value."""
     gamma: float = 1.0
-    """Discount per token; below 1, the gradient of the undiscounted return is biased."""
+    """Discount per token, in [0, 1]; below 1, the gradient of the undiscounted return is biased. Credit trajectory does
+    not read it."""
     lambda_actor: float = 0.95
-    """GAE lambda of the advantages."""
+    """GAE lambda of the advantages, in [0, 1]; 1: return minus value."""
     lambda_critic: float = 0.95
-    """GAE lambda of the returns that the value is trained on; 1 is Monte Carlo (VC-PPO)."""
+    """GAE lambda of the returns that the value is trained on, in [0, 1]; 1: Monte Carlo returns (VC-PPO)."""
     length_alpha: float = 0.0
-    """Above 0: lambda_actor = 1 - 1 / (length_alpha · tokens), at least 0 (VAPO: 0.05)."""
+    """Above 0: lambda_actor = 1 - 1 / (length_alpha · tokens of the completion), at least 0 (VAPO: 0.05); 0:
+    lambda_actor is fixed."""
     bootstrap: bool = True
     """Add V(s_T) after a truncated episode. Turn it off if the reward at the limit is complete: the limit then belongs
     to the MDP, and V(s_T) would come on top of the full reward."""
@@ -42,12 +44,16 @@ class Trust:
     """The bound on how far one batch moves the policy."""
 
     kind: str = "none"
-    """none, clip, dual_clip, stopgrad_cap (CISPO), soft_gate (SAPO), log_clip (GMPO), divergence_mask (DPPO), or a
-    custom one by name or file.py:function."""
+    """none: no bound; clip: PPO's minimum of clipped and unclipped gain; dual_clip: clip with a second bound for
+    negative advantages; stopgrad_cap: capped weight of log pi (CISPO); soft_gate: sigmoid of the ratio (SAPO);
+    log_clip: clipped log-ratios in a geometric mean (GMPO); divergence_mask: no gradient for tokens far from old
+    (DPPO); or a custom one by name or file.py:function."""
     low: float = 0.2
-    """Ratio floor is 1 - low; for log_clip the log-ratio floor is -low; 1: no floor."""
+    """Distance of the ratio's floor from 1: the floor is 1 - low; 1: no floor. For log_clip the log-ratio's floor is
+    -low."""
     high: float = 0.2
-    """Ratio ceiling is 1 + high; for log_clip the log-ratio ceiling is +high."""
+    """Distance of the ratio's ceiling from 1: the ceiling is 1 + high. For log_clip the log-ratio's ceiling is
+    +high."""
     dual: float = 3.0
     """dual_clip: the ratio ceiling for negative advantages; above 1 + high."""
     tau_pos: float = 1.0
@@ -55,7 +61,8 @@ class Trust:
     tau_neg: float = 1.05
     """soft_gate: temperature for the other advantages."""
     divergence: Literal["tv", "kl"] = "tv"
-    """divergence_mask: total variation or KL of the two-outcome (this token or not) distributions."""
+    """divergence_mask: distance of pi and old on two outcomes, this token or any other; tv: total variation; kl: KL in
+    nats."""
     delta: float = 0.15
     """divergence_mask: a token with a larger divergence has no gradient away from the old policy."""
 
@@ -65,19 +72,22 @@ class KL:
     """The KL penalty towards the reference policy."""
 
     where: Literal["none", "reward", "loss"] = "none"
+    """none: no penalty; reward: coef · estimate is subtracted from the reward of each token; loss: it is added to the
+    loss, with gradient."""
     coef: float = 0.05
-    """beta; the starting value if target is above 0."""
+    """Coefficient beta of the penalty, 0 or more; its starting value if target is above 0."""
     estimator: Literal["k1", "k2", "k3"] = "k1"
-    """With k1 = log pi/ref: k1, k1²/2, or exp(-k1) + k1 - 1."""
+    """Estimate of KL(pi‖ref) from sampled tokens. k1: log pi - log ref; k2: k1²/2; k3: exp(-k1) + k1 - 1, which is
+    never negative."""
     level: Literal["token", "sequence"] = "token"
     """token: one estimate per token, summed; sequence: one estimate of the sequence's log-ratio."""
     importance: Literal["none", "token", "sequence", "geomean"] = "none"
-    """Weigh the estimate in the loss by the ratio pi/old of the token, of the sequence or its geometric mean (as TRL
-    does at sequence level), with its gradient."""
+    """Ratio pi/old, with its gradient, that multiplies the estimate in the loss. none: no factor; token: the token's
+    ratio; sequence: the product over the sequence; geomean: its geometric mean, as TRL uses at sequence level."""
     target: float = 0.0
-    """Above 0: beta is adapted so that the KL stays near this many nats per completion."""
+    """Above 0: beta is adapted so that the KL stays near this many nats per completion; 0: beta is constant."""
     horizon: int = 10_000
-    """Number of samples over which beta adapts; more is slower."""
+    """Number of samples over which beta adapts: a step of n samples changes it by at most a share 0.2 · n / horizon."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +95,15 @@ class Value:
     """The critic."""
 
     kind: Literal["none", "head", "model"] = "none"
-    """none; head: a head on the policy's body; model: a second body, initialized as a copy of the policy's, without
-    shared trained weights."""
+    """none: no critic; head: a head on the policy's body; model: a second body, initialized as a copy of the policy's,
+    without shared trained weights."""
     coef: float = 0.1
-    """Weight of the value loss."""
+    """Factor of the value loss ½ (V - R)², averaged over tokens; 0 or more."""
     clip: float = 0.0
-    """Distance from the value at rollout beyond which the loss stops falling; 0: no clip."""
+    """Distance from the value at rollout beyond which a value has no gradient towards the return; 0: no clip."""
     pretrain_steps: int = 0
-    """First steps in which only the value is trained (VC-PPO): its head or model changes, not the policy's body."""
+    """Number of first steps in which only the value is trained (VC-PPO): its head or model changes, not the policy's
+    body; 0: none."""
     lr: float = 0.0
     """Learning rate of the head or model, on the policy's schedule; 0: the policy's learning rate."""
 
@@ -102,12 +113,16 @@ class OffPolicy:
     """The correction for a sampler whose probabilities differ from the learner's."""
 
     kind: Literal["none", "tis", "mis", "opsm"] = "none"
-    """tis: min(w, high); mis: w if low <= w <= high, else 0; opsm: drop sequences with A < 0 and mean KL > delta."""
+    """Factor of the policy term. none: 1; tis: min(w, high); mis: w if low <= w <= high, else 0; opsm: 0 for sequences
+    with A < 0 whose mean log-ratio of sampler to learner is above delta, else 1."""
     level: Literal["token", "sequence"] = "token"
-    """w = pi_old / pi_sampler of a token, or of the sequence."""
+    """Level of w = pi_old / pi_sampler. token: of each token; sequence: the product over the sequence."""
     low: float = 0.5
+    """mis: smallest weight w that is kept; at most high."""
     high: float = 2.0
+    """tis: largest weight, at which w is truncated; mis: largest weight that is kept; above 0."""
     delta: float = 0.1
+    """opsm: largest mean of log pi_sampler - log pi over a sequence's tokens, in nats, that is kept for A < 0."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +134,10 @@ class Filter:
     drop_truncated: bool = False
     """Leave truncated samples out of the loss; the baseline includes them."""
     overlong: float = 0.0
-    """Last share of the limit L_max, over which the length penalty grows from 0 to overlong_penalty (DAPO: 0.2); 0:
-    none."""
+    """Last share of the token limit L_max, in [0, 1), over which the length penalty grows from 0 to overlong_penalty
+    (DAPO: 0.2); 0: no penalty."""
     overlong_penalty: float = 1.0
+    """Reward that is subtracted from a completion of L_max tokens."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +145,12 @@ class Regularizer:
     """Terms that are added to the policy loss."""
 
     entropy_coef: float = 0.0
-    """Weight of the entropy bonus."""
+    """Factor of the policy's entropy per token, in nats, which is subtracted from the loss; 0: no bonus."""
     nll_coef: float = 0.0
-    """Weight of the mean of -log pi over the tokens of samples whose reward is above nll_above (VAPO: 0.1)."""
+    """Factor of the mean of -log pi over the tokens of samples whose reward is above nll_above (VAPO: 0.1); 0: no such
+    term."""
     nll_above: float = 0.0
+    """Environment reward above which a sample enters the term of nll_coef."""
 
 
 @dataclass(frozen=True)
@@ -140,27 +158,41 @@ class Objective:
     """One value per axis. `Objective()` is the plain policy gradient: E[R · grad log pi(completion)]."""
 
     baseline: str = "none"
-    """none, ema, batch_mean, value, greedy, group_mean, leave_one_out, length_weighted_group_mean, or a custom one by
-    name or file.py:function."""
+    """Reward that is subtracted from each sample's. none: 0; ema: moving average over steps; batch_mean: mean of the
+    step; value: the critic's; greedy: of a greedy completion of the same prompt (ReMax); group_mean: mean of the
+    prompt's samples; leave_one_out: mean of its other samples; length_weighted_group_mean: group_mean with weights by
+    length (OPO); or a custom one by name or file.py:function."""
     scale: Literal["none", "group_std", "batch_std", "whiten", "group_mean"] = "none"
-    """The number that the advantage is divided by."""
+    """Number that the advantage is divided by. none: 1; group_std: standard deviation of the prompt's returns;
+    batch_std: of the step's returns; whiten: of the step's token advantages, after their mean is subtracted;
+    group_mean: mean return of the prompt (MaxRL)."""
     credit: Credit = field(default_factory=Credit)
+    """The rewards that each token is credited with."""
     ratio: Literal["none", "token", "sequence_product", "sequence_geomean"] = "none"
-    """Level of the importance ratio pi/old; none is the log-prob policy gradient."""
+    """Importance ratio pi/old. none: no ratio, the gradient of log pi · A; token: of each token; sequence_product: the
+    product over the sequence; sequence_geomean: its geometric mean (GSPO)."""
     trust: Trust = field(default_factory=Trust)
+    """The bound on how far one batch moves the policy."""
     aggregation: Literal["sequence_sum", "sequence_mean", "token_global", "constant"] = "sequence_sum"
-    """The sum or mean that turns token losses into one number."""
+    """Sum of token losses, and its divisor. sequence_sum: sum / number of sequences; sequence_mean: mean over the
+    tokens of a sequence, then over sequences (GRPO); token_global: sum / number of tokens (DAPO); constant: sum /
+    (sequences · L_max) (Dr. GRPO)."""
     kl: KL = field(default_factory=KL)
+    """The KL penalty towards the reference policy."""
     value: Value = field(default_factory=Value)
+    """The critic."""
     off_policy: OffPolicy = field(default_factory=OffPolicy)
+    """The correction for a sampler whose probabilities differ from the learner's."""
     filter: Filter = field(default_factory=Filter)
+    """The samples that enter the loss, and the penalty on overlong samples."""
     regularizer: Regularizer = field(default_factory=Regularizer)
+    """Terms that are added to the policy loss."""
     loss: str = "surrogate"
     """surrogate: defined by ratio, trust and off_policy; or a custom one by name or file.py:function."""
     ema_decay: float = 0.9
-    """Decay of the ema baseline per step."""
+    """Decay of the ema baseline per step, in [0, 1): ema = decay · ema + (1 - decay) · mean return."""
     scale_eps: float = 1e-4
-    """Added to a standard deviation before the division."""
+    """Number that is added to the standard deviation of scale group_std, batch_std and whiten before the division."""
 
     @property
     def needs_reference(self) -> bool:

@@ -30,7 +30,7 @@ class ObjectiveState:
 
     @classmethod
     def start(cls, objective: Objective) -> ObjectiveState:
-        """Return the state before the first step."""
+        """Return the state before the first step: `kl_coef` is `objective.kl.coef`."""
         return cls(kl_coef=objective.kl.coef)
 
     def pretraining(self, objective: Objective) -> bool:
@@ -43,13 +43,22 @@ class ObjectiveState:
     def update(self, objective: Objective, batch: Batch) -> None:
         """Update beta, the moving average and the step count with the whole batch of a step.
 
-        ema = decay · ema + (1 - decay) · mean return. With kl.target > 0 (arXiv 1909.08593):
-        beta *= 1 + clip(KL/target - 1, ±0.2) · n/horizon, KL in nats per completion, n the number of completions.
+        ::
 
-        Call it once per step, after the advantages and losses of the batch, which use the state before the update.
+            ema  ← ema_decay · ema + (1 - ema_decay) · mean return           (the mean return in the first batch)
+            beta ← beta · (1 + clip(KL/target - 1, -0.2, 0.2) · n/horizon)   (kl.target > 0; arXiv 1909.08593)
+
+        KL is the mean of Σ_t (log pi - log ref) in nats per completion, pi the policy at the start of the update, n the
+        number of completions. Rows outside the baseline do not count. Call it once per step, after the advantages and
+        losses of the batch, which use the state before the update.
+
+        Args:
+            objective: reads `ema_decay`, `kl` and `filter`.
+            batch: the whole batch of a step, with the log-probs that the KL needs.
 
         Raises:
             NonFiniteError: NaN or inf in a tensor. The step is counted all the same.
+            UserError: a tensor that the KL needs is missing.
         """
         self.steps += 1
         b = prepare(batch)

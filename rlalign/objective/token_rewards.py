@@ -13,14 +13,19 @@ from rlalign.objective.spec import Objective
 
 
 def token_rewards(objective: Objective, batch: Batch, kl_coef: float) -> Tensor:
-    """Return the reward of each token, [N, T]; 0 off the mask and in rows outside the baseline.
+    """Return the reward of each token, float [N, T]; 0 off the mask and in rows outside the baseline.
 
-    r_t = environment's reward + overlong penalty (on the last token) - kl_coef · KL estimate (for kl.where reward). A
-    reward per trajectory is placed on its last token.
+    ::
+
+        r_t = reward of the environment + overlong penalty (on the last token) - kl_coef · KL estimate (kl.where reward)
+
+    A reward per trajectory is placed on its last token.
 
     Args:
         objective: reads `filter` and `kl`.
-        batch: a prepared batch (`checked_batch.prepare`).
+        batch: a prepared batch (`checked_batch.prepare`). The KL reads `old_logprobs`, or `sampler_logprobs` if they
+        are
+            None, so that each epoch sees the same rewards.
         kl_coef: the current beta; `ObjectiveState.kl_coef` during training.
 
     Raises:
@@ -51,20 +56,33 @@ def token_rewards(objective: Objective, batch: Batch, kl_coef: float) -> Tensor:
 
 
 def overlong_penalty(lengths: Tensor, max_length: int, share: float, penalty: float) -> Tensor:
-    """Return the length penalty (DAPO, arXiv 2503.14476), [N], at most 0.
+    """Return the length penalty of each sequence, float [N], at most 0 (DAPO, arXiv 2503.14476).
 
-    0 up to L_max - L_c, then linear down to -penalty at L_max; L_c = share · L_max is the buffer.
+    ::
+
+        -penalty · min(max((l - (L_max - L_c)) / L_c, 0), 1),    L_c = share · L_max
+
+    It is 0 up to a length of L_max - L_c, then falls linearly to -penalty at L_max.
 
     Args:
-        lengths: float [N], the policy's tokens in each sequence.
+        lengths: float [N], the policy's tokens in each sequence, l.
         max_length: L_max, in tokens.
-        share: the buffer as a share of L_max.
+        share: the buffer L_c as a share of L_max, in (0, 1).
         penalty: the largest deduction.
+
+    Example:
+        >>> import torch
+        >>> overlong_penalty(torch.tensor([50.0, 80.0, 90.0, 100.0]), max_length=100, share=0.2, penalty=1.0)
+        tensor([-0.0000, -0.0000, -0.5000, -1.0000])
     """
     buffer = share * max_length
     return -penalty * ((lengths - (max_length - buffer)) / buffer).clamp(0, 1)
 
 
 def environment_returns(batch: Batch) -> Tensor:
-    """Return the environment's reward of each episode, [N], without penalty or KL."""
+    """Return the environment's reward of each episode, float [N], without penalty or KL.
+
+    Args:
+        batch: reads `rewards` and, if these are [N, T], `action_mask`.
+    """
     return batch.rewards if batch.rewards.ndim == 1 else batch.rewards.where(batch.action_mask, 0).sum(1)

@@ -13,20 +13,21 @@ g is the expected update and g* the gradient of the objective's stated maximand:
 one, minus beta · KL(pi‖ref) if it has a KL term.
 
 Modules: mdp (the enumerable MDP), expectation (expected gradients), comparison (g against g*), formula (an objective as
-text), resolve (names to algorithms), rows (the report), page (docs/algorithms.md).
+text), resolve (names to algorithms), rows (the report), page (docs/reference/algorithms.md).
 """
 
 from __future__ import annotations
 
-from rlalign.oracle.comparison import EXACT, Comparison
+from rlalign.oracle.comparison import EXACT as EXACT
+from rlalign.oracle.comparison import Comparison
 from rlalign.oracle.expectation import difficulty_weight, expected_gradient, projected_moments
-from rlalign.oracle.mdp import EOS, TokenMDP
-from rlalign.oracle.page import markdown
-from rlalign.oracle.rows import Row, compare, kl_suite, report, text
+from rlalign.oracle.mdp import EOS as EOS
+from rlalign.oracle.mdp import TokenMDP
+from rlalign.oracle.page import markdown as markdown
+from rlalign.oracle.rows import Row, compare, kl_suite, report
+from rlalign.oracle.rows import text as text
 
 __all__ = [
-    "EOS",
-    "EXACT",
     "Comparison",
     "Row",
     "TokenMDP",
@@ -34,8 +35,6 @@ __all__ = [
     "difficulty_weight",
     "expected_gradient",
     "kl_suite",
-    "markdown",
     "projected_moments",
     "report",
-    "text",
 ]

@@ -1,4 +1,4 @@
-"""`python -m rlalign.oracle` prints docs/algorithms.md."""
+"""`python -m rlalign.oracle` prints docs/reference/algorithms.md."""
 
 from rlalign.oracle.page import markdown
 

@@ -12,13 +12,13 @@ EXACT = 1e-9  # relative error below which a float64 sum over all completions co
 
 @dataclass(frozen=True)
 class Comparison:
-    """An expected gradient g against the exact gradient g*.
+    """An expected gradient g against the exact gradient `g*`.
 
     Attributes:
-        relative_error: |g - g*| / |g*|.
-        cosine: <g, g*> / |g| |g*|; 0 if g is 0.
-        scale: <g, g*> / |g*|², the length of g's projection on g*.
-        residual: |g - scale · g*| / |g*|, the part that no factor explains.
+        relative_error: `|g - g*| / |g*|`.
+        cosine: `<g, g*> / (|g| |g*|)`; 0 if g is 0.
+        scale: `<g, g*> / |g*|²`, the length of g's projection on `g*` in units of `|g*|`.
+        residual: `|g - scale · g*| / |g*|`, the part that no factor explains.
     """
 
     relative_error: float
@@ -28,7 +28,12 @@ class Comparison:
 
     @classmethod
     def of(cls, gradient: Tensor, exact: Tensor) -> Comparison:
-        """Compare two gradients of one shape."""
+        """Compare two gradients of one shape.
+
+        Args:
+            gradient: the expected gradient g.
+            exact: the exact gradient `g*`, not 0.
+        """
         g, e = gradient.flatten(), exact.flatten()
         size = float(g.norm() * e.norm())
         scale = float(g @ e / (e @ e))
@@ -41,7 +46,11 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Return "exact", "exact × factor", "zero", or "biased" with the angle to the exact gradient."""
+        """Return "exact", "exact × factor", "zero", or "biased" with the angle to the exact gradient.
+
+        It is exact if the relative error is below 1e-9, exact up to a factor if the residual is, and zero if the scale
+        is too.
+        """
         if self.relative_error < EXACT:
             return "exact"
         if self.residual < EXACT:

@@ -32,7 +32,8 @@ def expected_gradient(
     """Return the exact expectation of the ascent direction -grad(total / count), float64 [prefixes, V].
 
     The batch is one group of `group_size` independent completions. Groups are summed as multisets with their
-    multinomial probability, because losses do not depend on the order of rows.
+    multinomial probability, because losses do not depend on the order of rows. `compute_advantages`, `policy_loss` and,
+    if regularizer.nll_coef is not 0, `likelihood_loss` compute the loss of each group, as in training.
 
     Args:
         objective: whose update is computed.
@@ -41,7 +42,15 @@ def expected_gradient(
         group_size: completions per group, G.
         state: beta and the moving average; the state before the first step if None.
         sampler: table of the sampler, if it differs from the policy.
-        **tables: further arguments of `TokenMDP.batch`.
+        **tables: further arguments of `TokenMDP.batch`: reference, values, final_values, old.
+
+    Example:
+        >>> from rlalign.oracle import Comparison
+        >>> mdp = TokenMDP(horizon=2)
+        >>> logits = mdp.table(seed=1)
+        >>> gradient = expected_gradient(Objective(baseline="group_mean"), mdp, logits, group_size=2)
+        >>> Comparison.of(gradient, mdp.gradient(logits)).verdict  # (G-1)/G
+        'exact × 0.5'
     """
     table = logits.detach().requires_grad_()
     expected_gain = 0 * table.sum()
@@ -61,10 +70,19 @@ def projected_moments(
     sampler: Tensor | None = None,
     **tables: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Return the exact mean [D] and standard deviation [D] of one group's update along directions [D, prefixes, V].
+    """Return the exact mean [D] and standard deviation [D] of one group's update along D directions.
 
     It serves statistical tests of a training path: an estimated sigma could miss rare prefixes, the exact one cannot.
-    The other arguments are those of `expected_gradient`.
+
+    Args:
+        objective: whose update is computed.
+        mdp: the enumerated completions and rewards.
+        logits: table of the policy, float64 [prefixes, V].
+        directions: float64 [D, prefixes, V].
+        group_size: completions per group, G.
+        state: beta and the moving average; the state before the first step if None.
+        sampler: table of the sampler, if it differs from the policy.
+        **tables: further arguments of `TokenMDP.batch`: reference, values, final_values, old.
     """
     table = logits.detach().requires_grad_()
     first = torch.zeros(len(directions), dtype=torch.float64)
@@ -107,8 +125,25 @@ def _groups(
 def difficulty_weight(objective: Objective, p: float, group_size: int) -> float:
     """Return c such that the expected gradient on 0/1 rewards with success probability p is c · grad p.
 
-    c = E[A | r = 1] - E[A | r = 0], before aggregation; the other group_size - 1 rewards are binomial, and A is the
-    objective's own advantage.
+    ::
+
+        c = E[A | r = 1] - E[A | r = 0]
+
+    The other group_size - 1 rewards are binomial. A is the objective's own advantage, before aggregation.
+
+    Args:
+        objective: reads the axes of the advantage. Completions have one token.
+        p: probability of reward 1, in [0, 1].
+        group_size: completions per group, G.
+
+    Example:
+        Without a scale c is (G-1)/G for each p. With the group's standard deviation rare successes weigh more.
+
+        >>> for scale in ("none", "group_std"):
+        ...     objective = Objective(baseline="group_mean", scale=scale)
+        ...     print(scale, *[f"{difficulty_weight(objective, p, group_size=16):.2f}" for p in (0.01, 0.1, 0.5)])
+        none 0.94 0.94 0.94
+        group_std 3.61 2.76 1.87
     """
     n = group_size - 1
     c = 0.0

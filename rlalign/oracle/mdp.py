@@ -17,6 +17,10 @@ EOS = 0
 class TokenMDP:
     """The M completions of at most `horizon` tokens over `vocabulary` tokens; token 0 is EOS, T = horizon.
 
+    The policy is a softmax table, float64 [prefixes, V]: one row of logits per prefix without EOS. With v = V - 1
+    tokens other than EOS there are 1 + v + ... + v^(T-1) prefixes and M = 1 + v + ... + v^T completions, 15 and 31 by
+    default.
+
     Args:
         vocabulary: number of tokens, V, EOS included.
         horizon: largest number of tokens in a completion.
@@ -30,6 +34,17 @@ class TokenMDP:
         terminated: bool [M], ended by EOS; the others are truncated at the horizon.
         rewards: float64 [M].
         prefixes: list of the prefixes, in the order of a table's rows.
+        completions: list of the completions as tuples, in the order of `tokens`.
+
+    Example:
+        >>> mdp = TokenMDP(horizon=2)
+        >>> mdp.completions
+        [(0,), (1, 0), (2, 0), (1, 1), (1, 2), (2, 1), (2, 2)]
+        >>> logits = mdp.table(seed=1)  # a random policy
+        >>> round(float(mdp.probabilities(logits).sum()), 12)
+        1.0
+        >>> mdp.gradient(logits).shape  # of E[R], exact
+        torch.Size([3, 3])
     """
 
     def __init__(
@@ -67,43 +82,79 @@ class TokenMDP:
             self.rewards = uniform if rewards == "graded" else (uniform > uniform.median()).double()
 
     def table(self, seed: int, scale: float = 0.7) -> Tensor:
-        """Return a random logit table, float64 [prefixes, V]."""
+        """Return a random logit table, float64 [prefixes, V].
+
+        Args:
+            seed: of the table, together with the seed of the MDP.
+            scale: standard deviation of the logits.
+        """
         generator = torch.Generator().manual_seed(1000 * self.seed + seed)
         return scale * torch.randn(len(self.prefixes), self.vocabulary, dtype=torch.float64, generator=generator)
 
     def logprobs(self, logits: Tensor) -> Tensor:
-        """Return log pi of each token of each completion, [M, T], 0 off the mask; differentiable."""
+        """Return log pi of each token of each completion, float64 [M, T], 0 off the mask; differentiable.
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+        """
         return logits.log_softmax(1)[self.prefix, self.tokens].where(self.mask, 0)
 
     def entropies(self, logits: Tensor) -> Tensor:
-        """Return the entropy of the token distribution at each token, [M, T], 0 off the mask; differentiable."""
+        """Return the entropy in nats of the token distribution at each token, [M, T], 0 off the mask; differentiable.
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+        """
         logp = logits.log_softmax(1)
         return -(logp.exp() * logp).sum(1)[self.prefix].where(self.mask, 0)
 
     def probabilities(self, logits: Tensor) -> Tensor:
-        """Return the probability of each completion, [M]; they sum to 1; differentiable."""
+        """Return the probability of each completion, [M]; they sum to 1; differentiable.
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+        """
         return self.logprobs(logits).sum(1).exp()
 
     def value(self, logits: Tensor) -> Tensor:
-        """Return J = E[R], a differentiable scalar."""
+        """Return the expected reward J = E[R] = Σ_y pi(y) R(y), a differentiable scalar.
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+        """
         value: Tensor = self.probabilities(logits) @ self.rewards
         return value
 
     def kl(self, logits: Tensor, reference: Tensor) -> Tensor:
-        """Return KL(pi‖ref) of completions, a differentiable scalar."""
+        """Return KL(pi‖ref) = Σ_y pi(y) (log pi(y) - log ref(y)) over completions, in nats, a differentiable scalar.
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+            reference: table of the reference, [prefixes, V].
+        """
         p = self.logprobs(logits).sum(1)
         q = self.logprobs(reference).sum(1)
         divergence: Tensor = p.exp() @ (p - q)
         return divergence
 
     def gradient(self, logits: Tensor, reference: Tensor | None = None, beta: float = 0.0) -> Tensor:
-        """Return the exact gradient of E[R] - beta · KL(pi‖ref) with respect to the logits, [prefixes, V]."""
+        """Return the exact gradient of E[R] - beta · KL(pi‖ref) with respect to the logits, [prefixes, V].
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+            reference: table of the reference, [prefixes, V]; None leaves out the KL.
+            beta: coefficient of the KL.
+        """
         table = logits.detach().requires_grad_()
         maximand = self.value(table) - (beta * self.kl(table, reference) if reference is not None else 0.0)
         return torch.autograd.grad(maximand, table)[0]
 
     def state_values(self, logits: Tensor) -> Tensor:
-        """Return the exact V of each prefix, [prefixes]: the mean reward of the completions that begin with it."""
+        """Return the exact V of each prefix, [prefixes]: the mean reward of the completions that begin with it.
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+        """
         p = self.probabilities(logits).detach()
         mass = torch.zeros(len(self.prefixes), dtype=torch.float64)
         reward = torch.zeros(len(self.prefixes), dtype=torch.float64)
@@ -119,7 +170,11 @@ class TokenMDP:
         return {c: i for i, c in enumerate(self.completions)}
 
     def greedy_reward(self, logits: Tensor) -> float:
-        """Return the reward of the completion of the most probable tokens."""
+        """Return the reward of the completion of the most probable tokens.
+
+        Args:
+            logits: table of the policy, [prefixes, V].
+        """
         completion: tuple[int, ...] = ()
         while len(completion) < self.horizon and EOS not in completion:
             completion = (*completion, int(logits[self.prefixes.index(completion)].argmax()))

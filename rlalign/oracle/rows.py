@@ -26,8 +26,8 @@ class Row:
     Attributes:
         algorithm: whose update it is.
         group_size: completions per group.
-        graded: with rewards in [0, 1].
-        binary: with rewards of 0 or 1.
+        graded: comparison with rewards in [0, 1].
+        binary: comparison with rewards of 0 or 1.
     """
 
     algorithm: Algorithm
@@ -37,24 +37,34 @@ class Row:
 
 
 def report(
-    which: str | Iterable[str] | Objective = "all", *, group_size: int = 2, horizon: int = 4, seed: int = 0
+    which: str | Iterable[str] | Objective | Algorithm = "all", *, group_size: int = 2, horizon: int = 4, seed: int = 0
 ) -> list[Row]:
     """Return the rows of one or several algorithms.
 
     The critic of objectives with values is wrong on purpose (exact values plus noise).
 
     Args:
-        which: preset names, "all", an Objective, or the `file.py:name` of an objective, baseline, trust region or loss.
+        which: preset names, "all", an Objective, an Algorithm, or the `file.py:name` of an objective, baseline, trust
+            region or loss.
         group_size: completions per group, G.
-        horizon: largest number of tokens in a completion.
+        horizon: largest number of tokens in a completion. Each more token multiplies the number of groups by about
+            2^group_size.
         seed: of rewards and tables.
 
     Raises:
         UserError: a name is unknown, a number is below 1, or an objective is impossible.
+
+    Example:
+        >>> for row in report(["rloo", "grpo"], horizon=2):
+        ...     print(row.algorithm.name, row.graded.verdict)
+        rloo exact
+        grpo biased, 27.2° off
     """
     check_range("group_size", group_size, least=1)
     check_range("horizon", horizon, least=1)
-    if isinstance(which, Objective):
+    if isinstance(which, Algorithm):
+        algorithms = [which]
+    elif isinstance(which, Objective):
         algorithms = [Algorithm("objective", which, "", "", "", "")]
     elif which == "all":
         algorithms = [algorithm(name) for name in ALGORITHMS]
@@ -79,7 +89,25 @@ def compare(
     horizon: int = 4,
     seed: int = 0,
 ) -> Comparison:
-    """Compare an objective's expected first update, on policy, with the exact gradient."""
+    """Compare an objective's expected first update, on policy, with the exact gradient.
+
+    The exact gradient is that of E[R], with the length penalty if the objective has one, minus beta · KL(pi‖ref) if it
+    has a KL term. The critic of objectives with values is wrong on purpose (exact values plus noise).
+
+    Args:
+        objective: whose update is computed.
+        rewards: graded (in [0, 1]) or binary (0 or 1).
+        group_size: completions per group, G.
+        horizon: largest number of tokens in a completion.
+        seed: of rewards and tables.
+
+    Raises:
+        UserError: the objective is invalid.
+
+    Example:
+        >>> compare(Objective(baseline="leave_one_out"), horizon=2).verdict
+        'exact'
+    """
     objective.validate(group_size=group_size)
     mdp = TokenMDP(rewards=rewards, horizon=horizon, seed=seed)
     logits, reference = mdp.table(1), mdp.table(2)
@@ -103,6 +131,12 @@ def compare(
 
 def kl_suite(*, horizon: int = 4, seed: int = 0) -> dict[str, tuple[Comparison, Comparison]]:
     """Compare every placement of the KL term with the gradients of both KLs, at zero reward.
+
+    The terms are k1, k2 and k3 in the reward, and in the loss at each level with each importance ratio.
+
+    Args:
+        horizon: largest number of tokens in a completion.
+        seed: of the tables of policy and reference.
 
     Returns:
         Name of the estimate -> (comparison with -grad KL(pi‖ref), comparison with -grad KL(ref‖pi)).

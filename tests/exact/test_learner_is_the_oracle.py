@@ -67,7 +67,7 @@ def rollout_of(mdp: TokenMDP, policy: TabularPolicy, rows: Sequence[int]) -> Rol
         tokens=tokens, lengths=lengths, action_mask=mask, sampler_logprobs=logprobs, rewards=rewards,
         valid=torch.ones(n, dtype=torch.bool), components={}, group_ids=torch.zeros(n, dtype=torch.int64),
         terminated=mdp.terminated[index], truncated=~mdp.terminated[index],
-        tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n,
+        tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n, messages=[[]] * n, extra=[{}] * n,
     )  # fmt: skip
 
 

@@ -203,3 +203,33 @@ def test_unsupported_settings_raise_an_error_with_the_reason(tmp_path, algorithm
     with pytest.raises(UserError, match=message):
         train_trl(config, quiet=True)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_run_of_trl_ends_turns_at_all_stop_ids_and_keeps_the_eos_list_of_the_model(tmp_path) -> None:
+    import json
+
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    vocabulary = {"<eos>": 0, "<|end|>": 1, "a": 2, "b": 3}
+    core = Tokenizer(models.WordLevel(vocabulary, unk_token="a"))
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.add_special_tokens(["<eos>", "<|end|>"])
+    PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<eos>").save_pretrained(tmp_path / "m")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=4, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, bos_token_id=2,
+        eos_token_id=0, pad_token_id=None, tie_word_embeddings=False,
+    )  # fmt: skip
+    lm = LlamaForCausalLM(config)
+    lm.generation_config.eos_token_id = [0, 1]
+    lm.save_pretrained(tmp_path / "m")
+    rows = [{"prompt": "a b", "split": split} for split in ("train", "validation", "test") for _ in range(4)]
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    settings = {"env": str(tmp_path / "d.jsonl"), "rewards": ["length?target=3"], "policy": str(tmp_path / "m")}
+    run = train_trl(configuration("trl:grpo", tmp_path / "run", **settings, steps=1), quiet=True)
+    for name in ("config.json", "generation_config.json"):
+        exported = json.loads((run.folder / "policy" / name).read_text())
+        original = json.loads((tmp_path / "m" / name).read_text())
+        for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            assert exported.get(key) == original.get(key), (name, key)

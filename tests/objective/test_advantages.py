@@ -33,6 +33,26 @@ def test_overlong_penalty_falls_linearly_to_the_limit(small_batch, first_column)
         compute_advantages(objective, small_batch(max_length=0))
 
 
+def test_an_episode_that_terminated_at_the_limit_is_not_bootstrapped(small_batch, first_column) -> None:
+    b = small_batch(
+        truncated=torch.tensor([False, False, True, True]),  # row 3 is terminated too
+        old_values=torch.zeros(4, 3),
+        final_values=torch.full((4,), 5.0),
+    )
+    credit = Credit("gae", lambda_actor=1.0, bootstrap=True)
+    assert first_column(Objective(baseline="value", value=Value("head"), credit=credit), b) == [1, 0, 5.5, 0.5]
+
+
+def test_dynamic_sampling_reads_the_rewards_of_the_environment(small_batch) -> None:
+    """Penalties of length differ between samples of one reward: those groups have nothing to learn all the same."""
+    objective = Objective(baseline="group_mean", filter=Filter(dynamic_sampling=True, overlong=0.5))
+    batch = compute_advantages(objective, small_batch(rewards=torch.ones(4)))
+    assert batch.advantages is not None
+    assert batch.valid is not None
+    assert batch.advantages[0, 0] != 0
+    assert not batch.valid.any()
+
+
 def test_dynamic_sampling_takes_groups_of_equal_rewards_out_of_the_count(small_batch) -> None:
     objective = Objective(baseline="group_mean", filter=Filter(dynamic_sampling=True))
     batch = compute_advantages(objective, small_batch())

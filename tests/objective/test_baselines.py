@@ -37,6 +37,12 @@ def test_scales_match_hand_computed_numbers(small_batch, first_column) -> None:
     assert first_column(group_mean, zero_rewards) == [0, 0, 0, 0]
 
 
+def test_the_batch_standard_deviation_is_of_all_groups(small_batch, first_column) -> None:
+    rewards = torch.tensor([1.0, 0.0, 2.0, 6.0])
+    values = first_column(Objective(scale="batch_std", scale_eps=0.0), small_batch(rewards=rewards))
+    assert values == pytest.approx((rewards / rewards.std()).tolist(), abs=1e-6)
+
+
 def test_a_large_reward_offset_does_not_change_the_standard_deviation(small_batch, first_column) -> None:
     # E[x²] - mean² in float32 would be off by thousands here
     objective = Objective(baseline="group_mean", scale="group_std", scale_eps=0.0)

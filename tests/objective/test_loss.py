@@ -48,6 +48,20 @@ def test_entropy_and_likelihood_enter_the_loss(small_batch) -> None:
     assert policy_loss(likelihood, b).total.item() == 0.0
 
 
+def test_a_reward_at_the_bound_is_not_positive(small_batch) -> None:
+    b = replace(small_batch(), advantages=torch.zeros(4, 3))
+    at_the_bound = Objective(regularizer=Regularizer(nll_coef=0.1, nll_above=0.5))  # rewards 1, 0, 0.5, 0.5
+    assert likelihood_count(at_the_bound, b).item() == 3
+
+
+def test_the_kl_is_measured_per_completion_and_k3_per_token(small_batch) -> None:
+    metrics = policy_loss(Objective(), replace(small_batch(), advantages=torch.zeros(4, 3))).metrics
+    total, count = metrics["kl"]
+    assert (total.item(), count.item()) == (4.5, 4)
+    total, count = metrics["kl_k3"]
+    assert (total.item(), count.item()) == (pytest.approx(9 * (torch.e**-0.5 - 1 + 0.5), rel=1e-5), 9)
+
+
 def test_k3_is_clamped_and_counted(small_batch) -> None:
     b = replace(small_batch(ref_logprobs=torch.full((4, 3), 200.0)), advantages=torch.zeros(4, 3))
     loss = policy_loss(Objective(kl=KL("loss", 1.0, "k3")), b)

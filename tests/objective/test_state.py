@@ -23,6 +23,16 @@ def test_state_survives_a_round_trip(small_batch, first_column) -> None:
     assert first_column(without_kl, small_batch(), state=state) == [0.75, -0.25, 0.25, 0.25]
 
 
+def test_failed_rows_do_not_enter_the_adaptive_kl(small_batch) -> None:
+    objective = Objective(kl=KL("reward", 0.1, target=1.0, horizon=8))
+    state = ObjectiveState.start(objective)
+    ref = torch.full((4, 3), -1.5)
+    ref[0] = -100.0
+    # KL of rows 1 to 3: 0.5, 1 and 1.5 nats, which is the target
+    state.update(objective, small_batch(ref_logprobs=ref, valid=torch.tensor([False, True, True, True])))
+    assert state.kl_coef == pytest.approx(0.1)
+
+
 def test_moving_average_follows_the_mean_return(small_batch) -> None:
     objective = Objective(baseline="ema", ema_decay=0.9)
     state = ObjectiveState(0.0)

@@ -1,4 +1,4 @@
-"""docs/algorithms.md equals the generated page, except for measured digits, which tests/exact covers."""
+"""docs/reference/algorithms.md equals the generated page, except for measured digits, which tests/exact covers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from rlalign.algorithms import ALGORITHMS
 from rlalign.oracle import markdown
 
-PAGE = Path(__file__).parents[2] / "docs" / "algorithms.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "algorithms.md"
 
 
 def skeleton(text: str) -> list[str]:
@@ -24,7 +24,7 @@ def skeleton(text: str) -> list[str]:
 
 def test_the_committed_page_is_current() -> None:
     assert skeleton(PAGE.read_text()) == skeleton(markdown(horizon=1)), (
-        "run: python -m rlalign.oracle > docs/algorithms.md"
+        "run: python -m rlalign.oracle > docs/reference/algorithms.md"
     )
 
 

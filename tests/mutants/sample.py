@@ -1,0 +1,183 @@
+"""A random sample of mutants of the mathematics and the loop, and the share that the tests kill.
+
+    python -m tests.mutants.sample                       # 300 mutants, seed 0; some hours on two cores
+    python -m tests.mutants.sample --count 20 --folders rlalign/objective
+    python -m tests.mutants.sample --survivors           # prints those that live, and runs nothing
+
+The tests are run once to note which lines each of them reaches. A mutant is tried with the tests that reach its lines,
+the fastest first, up to 40 seconds of them; it is killed when one of them fails or when 60 seconds are over, since a
+loop without end is a failure too. Results are kept in benchmarks/results/mutants.json, and a repeated command
+continues there. `equivalent.toml` gives the reason for each mutant that lives because it changes no result.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from scipy import stats
+
+from tests.mutants.mutations import Mutation, mutations
+from tests.mutants.plant import ROOT, copy_tree, result_of, with_error
+
+FOLDERS = (
+    "rlalign/objective",
+    "rlalign/training",
+    "rlalign/rollout",
+    "policies/scoring",
+    "policies/sampling",
+    "envs/vector_env.py",
+    "rlalign/compare/analysis",
+)
+RESULTS = ROOT / "benchmarks" / "results" / "mutants.json"
+EQUIVALENT = Path(__file__).with_name("equivalent.toml")
+_SECONDS = 40
+_TESTS = ("tests", "--ignore=tests/docs", "--ignore=tests/mutants", "--ignore=tests/gpu")
+
+
+class Reached:
+    """The tests that reach each line, from a run of all tests under coverage.
+
+    Args:
+        prefix: of the files that `contexts.py` wrote.
+    """
+
+    def __init__(self, prefix: Path) -> None:
+        import coverage
+
+        self._data = coverage.CoverageData(f"{prefix}.coverage")
+        self._data.read()
+        self._seconds: dict[str, float] = json.loads(Path(f"{prefix}.json").read_text())
+
+    def tests(self, mutation: Mutation) -> list[str]:
+        """Return the fastest tests that reach the lines of a mutation; for lines that an import runs, its file."""
+        by_line = self._data.contexts_by_lineno(str(ROOT / mutation.file))
+        lines = [set(by_line.get(n, ())) for n in range(mutation.line, mutation.last + 1)]
+        reached = set().union(*lines) & self._seconds.keys()
+        if not reached and any(lines):
+            reached = set().union(*by_line.values()) & self._seconds.keys()
+        chosen, total = [], 0.0
+        for test in sorted(reached, key=lambda t: (self._seconds[t], t)):
+            total += self._seconds[test]
+            if chosen and total > _SECONDS:
+                break
+            chosen.append(test)
+        return chosen
+
+
+def measure_coverage(prefix: Path) -> None:
+    """Run all tests once and note the lines that each reaches."""
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "tests.mutants.contexts", *_TESTS]
+    subprocess.run(command, cwd=ROOT, env={**os.environ, "RLALIGN_CONTEXTS": str(prefix)}, check=False)
+
+
+def draw(count: int, seed: int, folders: list[str]) -> list[Mutation]:
+    """Return a random sample of the mutations of all files in the folders."""
+    files = [
+        f for folder in folders for f in ([ROOT / folder] if folder.endswith(".py") else (ROOT / folder).glob("*.py"))
+    ]
+    every = [m for file in sorted(files) for m in mutations(ROOT, str(file.relative_to(ROOT)))]
+    return random.Random(seed).sample(every, min(count, len(every)))
+
+
+def try_all(sample: list[Mutation], reached: Reached, done: dict[str, str], workers: int) -> None:
+    """Try each mutation that is not done, and write the results after each."""
+    trees: Queue[Path] = Queue()
+
+    def attempt(mutation: Mutation) -> None:
+        source = (ROOT / mutation.file).read_bytes()
+        key = mutation.describe(source)
+        if key in done:
+            return
+        tests = reached.tests(mutation)
+        result = "not reached"
+        if tests:
+            tree = trees.get()
+            try:
+                with with_error(tree, mutation.file, mutation.apply(source).decode()):
+                    result = result_of(tree, tests)
+            finally:
+                trees.put(tree)
+        done[key] = result
+        print(f"{len(done)}: {result}: {key}", flush=True)
+        _write(done)
+
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(workers) as pool:
+        for i in range(workers):
+            trees.put(copy_tree(Path(folder) / str(i)))
+        for future in [pool.submit(attempt, mutation) for mutation in sample]:
+            future.result()
+
+
+def _write(done: dict[str, str]) -> None:
+    RESULTS.write_text(json.dumps({"by_folder": table(done), "mutants": dict(sorted(done.items()))}, indent=1) + "\n")
+
+
+def table(done: dict[str, str]) -> dict[str, dict[str, Any]]:
+    """Return counts by folder, and the share of killed mutants with its exact 95 % interval.
+
+    Mutants that `equivalent.toml` names are left out of the share.
+    """
+    equal = equivalent()
+    counts: dict[str, dict[str, Any]] = {}
+    groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for key, result in done.items():
+        for folder in ("all", next(f for f in FOLDERS if key.startswith(f))):
+            groups[folder].append((key, result))
+    for folder, entries in groups.items():
+        killed = sum(result == "killed" for _, result in entries)
+        same = sum(result != "killed" and key in equal for key, result in entries)
+        total = len(entries) - same
+        interval = stats.binomtest(killed, total).proportion_ci() if total else None
+        counts[folder] = {
+            "mutants": len(entries), "killed": killed, "equivalent": same, "lives": total - killed,
+            "share": round(killed / total, 3) if total else None,
+            "interval": [round(interval.low, 3), round(interval.high, 3)] if interval else None,
+        }  # fmt: skip
+    return counts
+
+
+def equivalent() -> dict[str, str]:
+    """Return the mutants that change no result, with the reasons."""
+    if not EQUIVALENT.exists():
+        return {}
+    return {entry["mutant"]: entry["reason"] for entry in tomllib.loads(EQUIVALENT.read_text()).get("equivalent", [])}
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folders", nargs="+", default=list(FOLDERS))
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--contexts", type=Path, help="prefix of the files of an earlier run under coverage")
+    parser.add_argument("--survivors", action="store_true", help="print the mutants that live")
+    options = parser.parse_args()
+    done: dict[str, str] = json.loads(RESULTS.read_text())["mutants"] if RESULTS.exists() else {}
+    if not options.survivors:
+        prefix = options.contexts or Path(tempfile.mkdtemp()) / "contexts"
+        if not Path(f"{prefix}.json").exists():
+            measure_coverage(prefix)
+        try_all(draw(options.count, options.seed, options.folders), Reached(prefix), done, options.workers)
+    equal = equivalent()
+    for key, result in sorted(done.items()):
+        if result != "killed":
+            print(f"{result}: {key}" + (f"  ({equal[key]})" if key in equal else ""))
+    for folder, row in table(done).items():
+        print(folder, row)
+
+
+if __name__ == "__main__":
+    main()
