@@ -2,7 +2,7 @@
 
     python benchmarks/environments.py                                  # all environments, 3 seeds
     python benchmarks/environments.py --envs sort wordle --seeds 5     # some environments, more seeds
-    python benchmarks/environments.py --draw                           # only docs/environments.png and .md
+    python benchmarks/environments.py --draw                           # only the figure and the table
 
 A cell is one environment with one seed. It measures the untrained policy on held-out prompts. If the plan has a warm
 start (steps with an interleaved supervised update on reference trajectories), it measures the policy after it. Then it
@@ -17,9 +17,7 @@ from __future__ import annotations
 
 import argparse
 import fcntl
-import inspect
 import json
-import re
 import tempfile
 import time
 from collections import Counter
@@ -30,15 +28,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from machine import RESULTS, write
-from pages import fill, table
+from machine import RESULTS, described, write
+from pages import DOCS, Parts, fill, table
 
 import rlalign
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
-from rlalign.envs.registration import find_env, make_mdp
-from rlalign.envs.task_sources import SPLITS, TaskStream
+from rlalign.envs.registration import find_env
+from rlalign.envs.task_stream import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import MissingExtraError
 from rlalign.policies.factory import make_sampler
@@ -46,7 +44,6 @@ from rlalign.registry import ENVS
 from rlalign.rollout.collect import collect
 from rlalign.rollout.dynamic_sampling import has_reward_variance
 
-DOCS = Path(__file__).parents[1] / "docs"
 POINTS = 40  # per learning curve
 HELD_OUT = {"evaluation__prompts": 64, "evaluation__samples": 8}
 
@@ -276,37 +273,11 @@ def results_table(cells: dict[str, Any]) -> str:
     return table((*head, "CPU s per seed"), rows)
 
 
-def registry_table(page: str) -> str:
-    """Return the table of the registry, in Markdown.
-
-    An environment whose package is not installed keeps its row of the page. The column "data" comes from the class
-    docstring: the sentence after `Data:`, up to a period before the next capital letter.
-    """
-    rows = []
-    for name in built_in():
-        try:
-            mdp = make_mdp(name)
-        except MissingExtraError:
-            old_rows = [line for line in page.splitlines() if line.startswith(f"| **{short(name)}**:")]
-            rows += [line.removeprefix("| ").removesuffix(" |").split(" | ") for line in old_rows]
-            continue
-        docstring = " ".join((inspect.getdoc(type(mdp)) or "").split("Args:")[0].split())
-        data = re.search(r"Data: (.*?\.)(?= [A-Z]|$)", docstring)
-        sizes = [mdp.source.size(split) for split in SPLITS]
-        splits = "unbounded" if None in sizes else " / ".join(map(str, sizes))
-        if not getattr(mdp.source, "distinct", True):
-            splits += ", not disjoint: too few tasks"
-        rewards = ", ".join(
-            f"{weight:g} {spec.rpartition(':')[2].partition('?')[0]}" for spec, weight in mdp.rewards.items()
-        )
-        gold = "" if mdp.gold_score is None else f"{mdp.gold_score:g}"
-        rows.append(
-            [
-                f"**{short(name)}**: {mdp.description}", str(mdp.max_turns),
-                data.group(1).rstrip(".") if data else "", splits, rewards, gold,
-            ]
-        )  # fmt: skip
-    return table(("environment", "turns", "data", "train / validation / test", "rewards", "gold"), rows)
+def parts() -> Parts:
+    """Return the table of the page, and its machine."""
+    stored = json.loads((RESULTS / "environments.json").read_text(encoding="utf-8"))
+    texts = {"results": results_table(stored["cells"]), "machine": f"Machine: {described(stored['machine'])}."}
+    return {DOCS / "results" / "environments.md": texts}
 
 
 def built_in() -> list[str]:
@@ -341,10 +312,8 @@ def main() -> None:
         print(key, f"signal {result['signal']:.2f}", rewards, result["learns"], f"{result['seconds']} s", flush=True)
     if args.draw or not args.envs:
         with locked():
-            draw(read(), DOCS / "environments.png")
-            page = DOCS / "environments.md"
-            tables = {"registry": registry_table(page.read_text(encoding="utf-8")), "results": results_table(read())}
-            fill(page, tables)
+            draw(read(), DOCS / "images" / "environments.png")
+            fill(parts())
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
     python benchmarks/first_run.py
 
-Prints both times, and writes benchmarks/results/first_run.json and (from the second run) docs/first_run.png.
+Prints both times, and writes benchmarks/results/first_run.json and (from the second run) docs/images/first_run.png.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def main() -> None:
         folder = Path(tmp)
         first = timed(folder / "first", folder / "cache")
         second = timed(folder / "second", folder / "cache")
-        shutil.copy(folder / "second" / "report" / "reward.png", Path(__file__).parents[1] / "docs" / "first_run.png")
+        images = Path(__file__).parents[1] / "docs" / "images"
+        shutil.copy(folder / "second" / "report" / "reward.png", images / "first_run.png")
     print(f"\nempty cache {first['seconds']:.0f} s, second run {second['seconds']:.0f} s")
     print(write("first_run", {"empty_cache": first, "again": second}))
 

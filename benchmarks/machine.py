@@ -36,6 +36,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def described(stored: dict[str, Any]) -> str:
+    """Return what `machine` stored in a file of results, as the pages name it."""
+    threads = f"{stored['torch_threads']} thread{'s' if stored['torch_threads'] > 1 else ''}"
+    torch_version = stored["versions"]["torch"]
+    return f"{stored['cpu']}, {stored['cores']} cores, {threads}, Python {stored['python']}, torch {torch_version}"
+
+
 def write(name: str, result: dict[str, Any]) -> Path:
     """Write benchmarks/results/NAME.json and return its path."""
     RESULTS.mkdir(exist_ok=True)

@@ -15,10 +15,12 @@ from __future__ import annotations
 import argparse
 import ast
 import inspect
+import io
 import os
 import sys
 import tempfile
 import textwrap
+from contextlib import redirect_stderr
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
@@ -123,10 +125,9 @@ def trace() -> Recorder:
     torch.optim.AdamW.step = stop  # type: ignore[method-assign, assignment]  # restored below
     with tempfile.TemporaryDirectory() as folder:
         try:
-            sys.setprofile(recorder)
-            main([*COMMAND, f"{folder}/run"])
-        except StepReached:
-            pass
+            with redirect_stderr(io.StringIO()):  # the command reports that the step failed
+                sys.setprofile(recorder)
+                main([*COMMAND, f"{folder}/run"])
         finally:
             sys.setprofile(None)
             torch.optim.AdamW.step = step  # type: ignore[method-assign]

@@ -1,4 +1,4 @@
-"""Tables of docs/results.md and docs/trl.md from the studies in benchmarks/results/.
+"""Tables of docs/results/study.md and docs/results/trl.md from the studies in benchmarks/results/.
 
 rlalign compare benchmarks/suite.toml          # runs/suite, then copied to benchmarks/results/suite
 rlalign compare benchmarks/trl_beside.toml --jobs 1
@@ -11,22 +11,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pages import fill
+from pages import DOCS, Parts, fill
 
-ROOT = Path(__file__).resolve().parent.parent
+STUDIES = Path(__file__).resolve().parent / "results"
 
 
-def main() -> None:
+def parts() -> Parts:
+    """Return the tables and claims of both pages."""
     suite, beside = read("suite"), read("trl_beside")
-    results = {"means": means(suite), "claims": claims(suite), "manifest": manifest(suite)}
-    trl = {"beside": trainers(beside), "claims": claims(beside), "manifest": manifest(beside)}
-    for page, blocks in (("results.md", results), ("trl.md", trl)):
-        fill(ROOT / "docs" / page, {name: "\n".join(lines) for name, lines in blocks.items()})
+    blocks = {
+        "study.md": {"means": means(suite), "claims": claims(suite), "manifest": manifest(suite)},
+        "trl.md": {"beside": trainers(beside), "claims": claims(beside), "manifest": manifest(beside)},
+    }
+    return {
+        DOCS / "results" / page: {name: "\n".join(lines) for name, lines in texts.items()}
+        for page, texts in blocks.items()
+    }
 
 
 def read(study: str) -> dict[str, Any]:
     """Return the results.json of a study."""
-    path = ROOT / "benchmarks" / "results" / study / "results.json"
+    path = STUDIES / study / "results.json"
     results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return results
 
@@ -82,8 +87,8 @@ def _mean(values: list[float]) -> float:
 
 def _interval(c: dict[str, Any]) -> str:
     value, low, high = (f"{round(c[k], 2) + 0.0:.2f}" for k in ("value", "low", "high"))  # no -0.00
-    return f"{value} [{low}, {high}]"
+    return f"{value} [{low},\u00a0{high}]"  # a line may break before the interval, not inside it
 
 
 if __name__ == "__main__":
-    main()
+    fill(parts())

@@ -1,7 +1,6 @@
-"""Speed of the built-in rewards in texts per second of processor time, and the table of docs/rewards.md.
+"""Speed of the built-in rewards in texts per second of processor time.
 
-    python benchmarks/rewards.py            # measures, and writes benchmarks/results/rewards.json and the table
-    python benchmarks/rewards.py --table    # the table alone, from the committed figures
+    python benchmarks/rewards.py            # writes benchmarks/results/rewards.json; docs/_generate reads it
 
 The texts are sentences of 12 words on average, with answers that differ from them in some words. Rewards that need a
 missing package, a server or the user's own model are left out. Processor time is used because other programs on the
@@ -12,22 +11,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, write
+from machine import write
 
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
 from rlalign.rewards.specs import resolve
 
-PAGE = Path(__file__).parents[1] / "docs" / "rewards.md"
-BEGIN, END = "<!-- table: python benchmarks/rewards.py -->", "<!-- end -->"
 _ORDINARY = "the a film actor story was is very good bad long short red dog park ran saw and with in of never always"
 _WORDS = _ORDINARY.split()
 _SECONDS = 0.5  # least processor time of a measurement
@@ -128,35 +122,9 @@ def measure() -> dict[str, float]:
     return figures
 
 
-def table(figures: dict[str, float]) -> str:
-    """Return a table with one row per reward, from its docstring: value, range, texts per second, exploits."""
-    lines = ["| reward | value | range | texts/s | hacked by |", "|---|---|---|---|---|"]
-    for name in sorted(REWARDS.built_in):
-        text = " ".join((REWARDS.get(name).__doc__ or "").split())
-        # The first sentence, or its part before an example (": `length?target=20`").
-        first = re.split(r"(?<=[.:]) (?=[A-Z`])|\. ", text.partition(" Range:")[0])[0].rstrip(".:")
-        value = re.sub(r"^Return (?:the |an? )?", "", first)
-        value = value[:1].upper() + value[1:]
-        speed = f"{figures[name]:,.0f}" if name in figures else "a model's"
-        cells = [f"`{name}`", value, _after(text, "Range:"), speed, _after(text, "Hacked by:")]
-        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
-
-
-def _after(text: str, mark: str) -> str:
-    """Return the text of a docstring after a mark, up to the full stop or semicolon."""
-    match = re.search(rf"{mark} (.*?)(?:;|\.(?= [A-Z])|\.$|$)", text)
-    return match.group(1) if match else ""
-
-
 def main() -> None:
-    if "--table" not in sys.argv:
-        write("rewards", {"texts_per_second": measure()})
-    figures = json.loads((RESULTS / "rewards.json").read_text())["texts_per_second"]
-    page = PAGE.read_text(encoding="utf-8")
-    head, rest = page.split(BEGIN)
-    PAGE.write_text(f"{head}{BEGIN}\n\n{table(figures)}\n\n{END}{rest.split(END)[1]}", encoding="utf-8")
-    print(PAGE)
+    print(write("rewards", {"texts_per_second": measure()}))
+    print("python docs/_generate writes them into docs/reference/rewards.md")
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from machine import RESULTS
-from pages import fill, table
+from machine import RESULTS, described
+from pages import DOCS, Parts, fill, table
 from shapes import LENGTHS, SIZES
 
 KINDS = {
@@ -21,22 +20,42 @@ KINDS = {
     "element by element": "elementwise operations",
 }
 """Names on the page of the kinds of operations in profile_update.json."""
-PAGE = Path(__file__).resolve().parent.parent / "docs" / "speed.md"
 AXES = ("size", "dtype", "lengths")
 TRL_COLUMNS = ("TRL s (micro-batch)", "TRL / ours", "pairs")
 
 
-def main() -> None:
-    parts = {"kept": kept(), "profile": profile(), "memory": memory(), "scaling": scaling(), "env": env()}
+def parts() -> Parts:
+    """Return the tables of the page."""
+    texts = {"kept": kept(), "profile": profile(), "memory": memory(), "scaling": scaling(), "env": env()}
+    texts |= {"machine": machines(), "ranges": ranges("as it comes"), "kept_ranges": ranges("kept")}
     for name, (columns, line) in TABLES.items():
-        parts[name] = table([*AXES, *columns], ([*(c[a] for a in AXES), *line(c)] for c in cells(name)))
-    fill(PAGE, parts)
+        texts[name] = table([*AXES, *columns], ([*(c[a] for a in AXES), *line(c)] for c in cells(name)))
+    return {DOCS / "speed.md": texts}
 
 
 def read(name: str) -> dict[str, Any]:
     """Return a file of results."""
     results: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return results
+
+
+def machines() -> str:
+    """Return the machine of the tables."""
+    names = ("update", "step", "profile_update", "rollout", "memory", "scaling", "env")
+    texts = {name: described(read(name)["machine"]) for name in names}
+    (common,) = {text for name, text in texts.items() if name != "scaling"}
+    return f"Machine: {common}; the table of scaling: {texts['scaling']}."
+
+
+def ranges(malloc: str) -> str:
+    """Return the least and the largest ratio of the tables of update and step, by lengths."""
+    parts = []
+    for name in ("update", "step"):
+        for lengths in LENGTHS:
+            ratios = [c["ratio"] for c in cells(name, malloc) if c["lengths"] == lengths]
+            parts.append(f"{min(ratios):.1f} to {max(ratios):.1f} times as fast at {lengths} lengths")
+    update_texts, step_texts = parts[:2], parts[2:]
+    return f"The update is {' and '.join(update_texts)}. The step is {' and '.join(step_texts)}."
 
 
 def memory() -> str:
@@ -100,7 +119,8 @@ def cells(name: str, malloc: str = "as it comes") -> list[dict[str, Any]]:
 
 def update(c: dict[str, Any]) -> list[str]:
     """Return the columns of a cell in the table of the update."""
-    return [f"{c['ours_s']:.2f}", *trl_columns(c), f"{c['floor_s']:.2f}", f"{c['gradient_difference']:.0e}"]
+    above_floor = f"{c['ours_s'] / c['floor_s']:.1f}"
+    return [f"{c['ours_s']:.2f}", *trl_columns(c), above_floor, f"{c['gradient_difference']:.0e}"]
 
 
 def step(c: dict[str, Any]) -> list[str]:
@@ -124,15 +144,15 @@ def trl_columns(c: dict[str, Any]) -> list[str]:
 
 def ratio(middle: float, low: float, high: float) -> str:
     """Return median and range as text."""
-    return f"**{middle:.1f}** [{low:.1f}, {high:.1f}]"
+    return f"**{middle:.1f}** [{low:.1f},\u00a0{high:.1f}]"
 
 
 TABLES: dict[str, tuple[list[str], Callable[[dict[str, Any]], list[str]]]] = {
-    "update": (["ours s", *TRL_COLUMNS, "floor s", "distance of gradients"], update),
+    "update": (["ours s", *TRL_COLUMNS, "ours / floor", "distance of gradients"], update),
     "step": (["ours s (rollout + update)", *TRL_COLUMNS], step),
     "rollout": (["tokens/s ours, generate", "generate / ours", "pairs"], rollout),
 }
 
 
 if __name__ == "__main__":
-    main()
+    fill(parts())

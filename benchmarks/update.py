@@ -86,7 +86,7 @@ def rollout_from(
         tokens=tokens, lengths=torch.tensor([len(row) for row in rows]), action_mask=mask,
         sampler_logprobs=sampler_logprobs, rewards=token_rewards, valid=all_rows, components={},
         group_ids=torch.arange(n) // shapes.GROUP, terminated=~all_rows, truncated=all_rows,
-        tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n,
+        tasks=[Task("")] * n, prompts=[""] * n, completions=[""] * n, messages=[[]] * n, extra=[{}] * n,
     )  # fmt: skip
 
 
