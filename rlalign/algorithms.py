@@ -17,7 +17,7 @@ from rlalign.typecheck import flatten
 
 @dataclass(frozen=True)
 class Algorithm:
-    """A named objective.
+    """A named objective, with the settings of its paper.
 
     Attributes:
         name: as on the command line.
@@ -50,6 +50,12 @@ ALGORITHMS: Registry[Algorithm] = Registry("algorithm", group="rlalign.algorithm
 def register_algorithm(item: Algorithm) -> Algorithm:
     """Add an algorithm to the registry and return it.
 
+    An algorithm of the same name is replaced. The name is then valid for `rlalign train --algorithm`, `rlalign.train`
+    and `rlalign oracle` in this process.
+
+    Args:
+        item: the algorithm.
+
     Raises:
         UserError: its objective is invalid.
     """
@@ -64,9 +70,21 @@ OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
 def algorithm(name: str) -> Algorithm:
     """Return the algorithm of a name, or of a `module:attr` or `file.py:attr`.
 
+    Args:
+        name: a preset, a registered name, or the path of an Algorithm or Objective. `trl:grpo` and `trl:rloo` return
+        the
+            presets grpo and rloo under that name.
+
     Raises:
         UnknownNameError: the name is not registered; the message suggests the nearest.
         UserError: the object is neither an Algorithm nor an Objective.
+
+    Example:
+        >>> grpo = algorithm("grpo")
+        >>> grpo.arxiv, grpo.group_size
+        ('2402.03300', 8)
+        >>> grpo.objective.baseline, grpo.objective.scale, grpo.objective.aggregation
+        ('group_mean', 'group_std', 'sequence_mean')
     """
     if name in OUTSIDE:
         return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
@@ -81,12 +99,30 @@ def algorithm(name: str) -> Algorithm:
 
 
 def axes(objective: Objective) -> dict[str, Any]:
-    """Return dotted axis -> value."""
+    """Return dotted axis -> value, such as `trust.high` -> 0.2.
+
+    Args:
+        objective: any objective.
+    """
     return flatten(dataclasses.asdict(objective))
 
 
 def diff(a: Objective, b: Objective) -> dict[str, tuple[Any, Any]]:
-    """Return dotted axis -> (value in a, value in b) of the axes that differ."""
+    """Return dotted axis -> (value in a, value in b) of the axes that differ.
+
+    Args:
+        a: an objective.
+        b: another one.
+
+    Example:
+        >>> for axis, values in diff(algorithm("grpo").objective, algorithm("dr_grpo").objective).items():
+        ...     print(axis, *values)
+        scale group_std none
+        aggregation sequence_mean constant
+        kl.where loss none
+        kl.coef 0.04 0.05
+        kl.estimator k3 k1
+    """
     left, right = axes(a), axes(b)
     return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
 

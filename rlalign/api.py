@@ -41,20 +41,38 @@ def train(
 ) -> Run:
     """Train a policy and return its run.
 
+    A run evaluates the initial policy on held-out prompts, trains, evaluates the trained policy on the same prompts and
+    writes a run folder: configuration, metrics, samples, checkpoints, the policy in transformers' format and a report.
+    By default the folder is `runs/ENV-POLICY-ALGORITHM-TIME`::
+
+        run = rlalign.train("rlalign/Reverse-v0", "tiny", "grpo", steps=100, output="runs/reverse")
+        print(run.comparison.verdict)
+
+    SIGINT (Ctrl-C) ends a run after its current step, with a checkpoint. `resume=True` with the same `output` continues
+    it.
+
     Args:
-        env: an environment's id, a data file, or a TextMDP object; any dataset that `datasets` loads.
+        env: an environment: an id (`rlalign/Reverse-v0`, or `reverse?max_length=6` with arguments), `module:Class`,
+            `file.py:Class` or a `TextMDP`; or prompts: records, a data file, `hf:org/name` or a dataset, as in
+            `make_mdp`.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
         algorithm: a preset of `rlalign list algorithms`, or `trl:grpo` and `trl:rloo` for TRL's trainers.
-        rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of spec to weight; they
-            replace the environment's own.
+        rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of specs to weights. They
+            replace the environment's own. A list of specs that all begin with `+` adds to these.
         objective: a whole objective instead of the preset's.
-        config: a whole configuration instead of the defaults for env, policy and algorithm.
+        config: a whole configuration instead of the defaults for env, policy and algorithm. Their names are then
+            ignored, except that a `TextMDP` or other object `env` replaces the configuration's environment.
         quiet: print nothing.
         settings: any other setting of `TrainConfig` by its name, dots as double underscores:
             `steps=200, seed=1, output="runs/a", learner__lr=1e-4, objective__kl__coef=0.0`.
 
+    Returns:
+        The run. Its `comparison` is None if the run was stopped before its end.
+
     Raises:
         UserError: a name or setting is invalid; raised before weights are loaded.
+        RewardError: a reward with `on_error="fail"` failed.
+        FaultError: the machine or the optimization failed: a full disk, non-finite updates in a row.
     """
     if not isinstance(policy, str | Path):
         raise UserError(f"policy: expected a name of rlalign list policies, a model folder or a hub id, got {policy!r}")
@@ -98,7 +116,21 @@ def _trainer(config: TrainConfig) -> tuple[str, str]:
 
 
 def evaluate(run: Run | str | Path, *, split: str = "test", prompts: int | None = None) -> Comparison:
-    """Evaluate a run before and after training on held-out prompts (see `Run.evaluate`)."""
+    """Evaluate a run before and after training on held-out prompts, and write the result to its report/.
+
+    `Run.evaluate` has further arguments.
+
+    Args:
+        run: a run, or the path of a run folder.
+        split: train, validation or test.
+        prompts: number of held-out prompts, at least 2; None: as in the configuration.
+
+    Returns:
+        Both evaluations, with paired differences of all metrics.
+
+    Raises:
+        UserError: the folder holds no run, the split is unknown, or a number is out of range.
+    """
     return (run if isinstance(run, Run) else Run(run)).evaluate(split=split, prompts=prompts)
 
 

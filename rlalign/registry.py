@@ -12,6 +12,7 @@ No import error is swallowed: if a name exists and cannot be imported, the cause
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import importlib
 import importlib.util
@@ -29,13 +30,29 @@ T = TypeVar("T")
 class Registry(Generic[T]):
     """A mapping from names to objects that imports built-in objects on first use.
 
+    `name in registry`, iteration (sorted names) and `len` import nothing but the list of entry points. An installed
+    package adds names by entry points of the groups `rlalign.envs`, `rlalign.rewards` and `rlalign.policies`::
+
+        [project.entry-points."rlalign.rewards"]
+        brevity = "my_package.rewards:brevity"
+
     Args:
         kind: the word for error messages, such as "reward".
         builtin: name -> "package.module:attr".
         group: entry-point group of other packages.
 
     Attributes:
-        built_in: name -> "package.module:attr", of entry points too once they have been read.
+        kind: the word for error messages.
+        group: entry-point group of other packages.
+        built_in: name -> "package.module:attr", of entry points too once they have been read. A built-in name has
+            precedence over an entry point.
+
+    Example:
+        >>> constants = Registry("constant", {"pi": "math:pi"})
+        >>> constants.add("zero", 0.0)
+        0.0
+        >>> list(constants), constants.get("pi"), constants.get("math:e")
+        (['pi', 'zero'], 3.141592653589793, 2.718281828459045)
     """
 
     def __init__(self, kind: str, builtin: Mapping[str, str] | None = None, group: str | None = None) -> None:
@@ -49,7 +66,7 @@ class Registry(Generic[T]):
         """Register an item and return it.
 
         Args:
-            name: the name of the item.
+            name: the name of the item. It takes precedence over a built-in item of this name.
             item: the object.
             replace: whether the name may be in use.
 
@@ -63,6 +80,9 @@ class Registry(Generic[T]):
 
     def get(self, spec: str) -> T:
         """Return the item of a name or spec.
+
+        Args:
+            spec: a name of the registry, `package.module:attr` or `path/to/file.py:attr`.
 
         Raises:
             UnknownNameError: the registry has no such name; the message suggests similar ones.
@@ -103,8 +123,18 @@ class Registry(Generic[T]):
 def load(spec: str) -> Any:
     """Return the object of `package.module:attr` or `file.py:attr`.
 
+    A file runs once per process: later specs of the same file return objects of the same module. It can import the
+    other files of its folder, which is appended to `sys.path`: installed packages have precedence.
+
+    Args:
+        spec: the module or file, and the attribute, which may be dotted (`module:Class.method`).
+
     Raises:
-        UserError: names the missing module, file or attribute.
+        UserError: names the missing module, file or attribute; or the error that the file raised.
+
+    Example:
+        >>> load("math:pi"), load("pathlib:Path.cwd").__name__
+        (3.141592653589793, 'cwd')
     """
     location, _, attribute = spec.rpartition(":")
     module = _module_of_file(Path(location)) if location.endswith(".py") else _module_of_name(location)
@@ -155,6 +185,7 @@ def _module_of_file(path: Path) -> Any:
     name = f"rlalign_file_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
+    _add_folder(path)
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UserError(f"'{path}' cannot be imported as Python; use a Python file")
@@ -169,6 +200,40 @@ def _module_of_file(path: Path) -> Any:
             raise UserError(f"'{path}' cannot be imported: {type(error).__name__}: {error}") from error
         raise
     return module
+
+
+_folders: set[Path] = set()  # of files that were loaded
+
+
+def _add_folder(path: Path) -> None:
+    """Append the folder of a file to `sys.path`, also for worker processes, which get a copy of it.
+
+    Raises:
+        UserError: the file imports a neighbor whose name is that of a module from the folder of another file. Python
+            would return that one.
+    """
+    folder = path.parent
+    try:
+        tree = ast.parse(path.read_bytes())
+    except (SyntaxError, ValueError):  # the import of the file reports it
+        return
+    for node in ast.walk(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            names = [node.module]
+        for name in (name.partition(".")[0] for name in names):
+            loaded = Path(getattr(sys.modules.get(name), "__file__", None) or folder / name).resolve()
+            root = loaded.parent.parent if loaded.name == "__init__.py" else loaded.parent
+            neighbor = (folder / f"{name}.py").is_file() or (folder / name / "__init__.py").is_file()
+            if neighbor and root != folder and root in _folders:
+                raise UserError(
+                    f"'{path}' imports '{name}' of its own folder, but '{loaded}' has been imported under that name; "
+                    "rename one of the two"
+                )
+    _folders.add(folder)
+    if str(folder) not in sys.path:
+        sys.path.append(str(folder))
+        importlib.invalidate_caches()
 
 
 ENVS: Registry[Any] = Registry(

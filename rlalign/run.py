@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,22 +22,36 @@ if TYPE_CHECKING:
 class Run:
     """A run folder, finished or not.
 
+    Configuration, metrics, samples and policy are read from its files, also while it trains, and in any process::
+
+        run = rlalign.Run("runs/reverse")
+        run.metrics["reward/mean"]      # one value per logged step
+        run.policy                      # the trained policy
+        run.evaluate(split="test").differences["reward"]
+
     Args:
         folder: the run folder.
-        exit_status: 128 + signal when the run was stopped before its end, else 0.
+        exit_status: 128 + signal if the run was stopped before its end, else 0.
+        trust: run the code that config.json names although somebody else wrote the folder, and the code of its policy's
+            repository if the run did. It can do anything that you can.
 
     Attributes:
-        env, rewards: the environment and rewards that were passed as Python objects, else None. config.json holds only
-            their names; `evaluate` uses the objects.
-        comparison: before and after on held-out prompts, when the run was trained in this process, else None.
+        folder: path of the run folder.
+        exit_status: 128 + signal if the run was stopped before its end, else 0.
+        env: the environment that was passed as a Python object, else None. config.json holds only its name; `evaluate`
+            uses the object.
+        rewards: the same for rewards.
+        comparison: before and after on held-out prompts if the run was trained in this process, else None.
+        trust: as the argument.
 
     Raises:
-        UserError: when the folder holds no run.
+        UserError: the folder holds no run.
     """
 
-    def __init__(self, folder: str | Path, exit_status: int = 0) -> None:
+    def __init__(self, folder: str | Path, exit_status: int = 0, *, trust: bool = False) -> None:
         self.folder = Path(folder)
         self.exit_status = exit_status
+        self.trust = trust
         self.env: TextMDP | None = None
         self.rewards: Any = None
         self.comparison: Comparison | None = None
@@ -47,19 +62,19 @@ class Run:
 
     @cached_property
     def config(self) -> TrainConfig:
-        """The configuration that the run was started with."""
-        return read_config(self.folder)
+        """The configuration that the run was started with, from config.json."""
+        return read_config(self.folder, trust_remote_code=self.trust)
 
     @property
     def metrics(self) -> dict[str, list[float | None]]:
-        """Columns of metrics.jsonl: name -> one value per logged step, None where a step has none."""
+        """Columns of metrics.jsonl by name (`stage/name`), with one value per logged step, None if it has none."""
         rows = read_metrics(self.folder)
         names = dict.fromkeys(name for row in rows for name in row)
         return {name: [row.get(name) for row in rows] for name in names}
 
     @property
     def samples(self) -> list[dict[str, Any]]:
-        """Rows of samples.jsonl."""
+        """Rows of samples.jsonl, some completions of each step with their prompts and rewards."""
         path = self.folder / "samples.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
@@ -68,7 +83,7 @@ class Run:
         """The trained policy, loaded from `policy/`.
 
         Raises:
-            UserError: when the run has not written it yet.
+            UserError: the run has not written it yet.
         """
         from rlalign.policies.device import resolve_device
         from rlalign.policies.factory import load
@@ -79,10 +94,19 @@ class Run:
         return load(folder, device=resolve_device(self.config.device))
 
     def build_mdp(self) -> TextMDP:
-        """Return the run's environment, bound to the trained policy."""
+        """Return the run's environment with its rewards, bound to the trained policy and its tokenizer.
+
+        Raises:
+            UserError: there is no policy yet, config.json names a Python object that this process has not received in
+                `env` or `rewards`, or it names code and the folder is not trusted.
+        """
+        from rlalign.checks.data_pass import checked_mdp
         from rlalign.config.instantiate import bind, build_mdp
 
-        return bind(build_mdp(self.config, env=self.env, rewards=self.rewards), self.policy)
+        self._check_code()
+        mdp = build_mdp(self.config, env=self.env, rewards=self.rewards)
+        mdp = bind(mdp, self.policy, self.config.rollout.chat_template)
+        return checked_mdp(self.config, mdp, self.policy) if self.config.on_bad_record == "drop" else mdp
 
     def evaluate(
         self,
@@ -97,23 +121,35 @@ class Run:
     ) -> Comparison:
         """Evaluate before (or a baseline) and after on held-out prompts, and write the result to report/.
 
+        Both policies get the same prompts, the same settings of sampling and the seed of the run. The files are
+        `evaluation-SPLIT.json` and `evaluation-SPLIT.png`. The objects `env` and `rewards` are stored, so that later
+        calls need not repeat them.
+
         Args:
             split: train, validation or test.
-            prompts: number of held-out prompts; None: as in the configuration.
-            samples: completions per prompt; None: as in the configuration.
+            prompts: number of held-out prompts, at least 2; None: as in the configuration.
+            samples: completions per prompt, at least 1; None: as in the configuration.
             baseline: a run folder, policy folder or policy name in place of the initial policy.
-            folds: disjoint parts of the prompts for a cross-validated estimate; 0: none.
-            env: another environment by name; or the environment object that the run was trained with, when this is
-                another process.
-            rewards: the reward objects that the run was trained with, when this is another process.
+            folds: disjoint parts of the prompts for a cross-validated estimate, 2 to `prompts`; 0: none.
+            env: another environment by name, scored with its own rewards; or the environment object that the run was
+                trained with, if this is another process.
+            rewards: rewards in place of those of the environment that `env` names, which are not stored; or the reward
+                objects that the run was trained with, if this is another process.
 
-        Objects are stored in `env` and `rewards`, so that later calls need not repeat them.
+        Returns:
+            Both evaluations, with paired differences of all metrics.
+
+        Raises:
+            UserError: a name is unknown, a number is out of range, the run has no checkpoint, or its config.json names
+                code and the folder is not trusted.
         """
         from rlalign.evaluation.evaluate_run import evaluate_run
 
+        self._check_code()
         if env is not None and not isinstance(env, str):
             self.env = env
-        if rewards is not None:
+        other = isinstance(env, str)
+        if rewards is not None and not other:
             self.rewards = rewards
         return evaluate_run(
             self.folder,
@@ -122,13 +158,24 @@ class Run:
             prompts=prompts,
             samples=samples,
             env=self.env if env is None else env,
-            rewards=self.rewards,
+            rewards=rewards if other else self.rewards,
             baseline=baseline,
             folds=folds,
         )
 
+    def _check_code(self) -> None:
+        """Refuse code of a folder that is not trusted; warn of files that have changed since the training."""
+        from rlalign.storage.trust import check_trust
+
+        for change in check_trust(self.folder, self.config, trust=self.trust):
+            warnings.warn(f"changed since the run was trained: {change}", stacklevel=3)
+
     def plot(self) -> Path:
-        """Draw report/reward.png from metrics.jsonl and return its path."""
+        """Draw report/reward.png (the curves of metrics.jsonl) and return its path.
+
+        Raises:
+            UserError: the run has no metrics yet.
+        """
         from rlalign.log.plots import plot_run
 
         return plot_run(self.folder)

@@ -12,14 +12,25 @@ from rlalign.types import Prompt, Tokenizer
 
 
 def chat_text(prompt: Prompt) -> str:
-    """Return a prompt as one text. Messages become `role: content` lines and an open `assistant:` line."""
+    """Return a prompt as one text. Messages become `role: content` lines and an open `assistant:` line.
+
+    Example:
+        >>> chat_text([{"role": "user", "content": "2+2?"}])
+        'user: 2+2?\\nassistant:'
+    """
     if isinstance(prompt, str):
         return prompt
     return "".join(f"{m['role']}: {m['content']}\n" for m in prompt) + "assistant:"
 
 
 class ByteTokenizer:
-    """UTF-8 bytes 0-255, then EOS 256, PAD 257 and BOS 258, which begins each prompt."""
+    """UTF-8 bytes 0-255, then EOS 256, PAD 257 and BOS 258, which begins each prompt. Encodes any text.
+
+    Example:
+        >>> tokenizer = ByteTokenizer()
+        >>> tokenizer.encode_prompt("hé"), tokenizer.decode([104, 195, 169, 256])
+        ([258, 104, 195, 169], 'hé')
+    """
 
     spec = "bytes"
     """Argument of `as_tokenizer` that builds this tokenizer."""
@@ -44,6 +55,15 @@ class CharTokenizer:
 
     Args:
         alphabet: the characters; repetitions count once.
+
+    Attributes:
+        alphabet: the different characters, in order; character i has the id i + 2.
+        spec: argument of `as_tokenizer` that builds an equal tokenizer.
+
+    Example:
+        >>> tokenizer = CharTokenizer("abc>")
+        >>> tokenizer.vocab_size, tokenizer.encode("cab>"), tokenizer.decode([4, 2, 3, 1])
+        (6, [4, 2, 3, 5], 'cab')
     """
 
     pad_id, eos_id = 0, 1
@@ -55,7 +75,11 @@ class CharTokenizer:
         self._ids = {char: i + 2 for i, char in enumerate(self.alphabet)}
 
     def encode(self, text: str) -> list[int]:
-        """Return one id per character. Raises UserError if a character is not in the alphabet."""
+        """Return one id per character.
+
+        Raises:
+            UserError: a character is not in the alphabet.
+        """
         try:
             return [self._ids[char] for char in text]
         except KeyError as error:
@@ -83,8 +107,17 @@ class WordTokenizer:
     Args:
         words: the words; repetitions count once.
 
+    Attributes:
+        words: the different words, in order; word i has the id i + 2.
+        spec: argument of `as_tokenizer` that builds an equal tokenizer.
+
     Raises:
         UserError: a word is empty or contains a blank.
+
+    Example:
+        >>> tokenizer = WordTokenizer(["the", "dog", "s", "run"])
+        >>> tokenizer.encode("the dogs run"), tokenizer.decode([2, 3, 5])
+        ([2, 3, 4, 5], 'the dog run')
     """
 
     pad_id, eos_id = 0, 1
@@ -101,7 +134,11 @@ class WordTokenizer:
         self._longest = re.compile("|".join(re.escape(w) for w in sorted(self.words, key=len, reverse=True)))
 
     def encode(self, text: str) -> list[int]:
-        """Return one id per word. Raises UserError if a part of the text is not a word of the list."""
+        """Return the ids of a text, one per word.
+
+        Raises:
+            UserError: a part of the text is not a word of the list.
+        """
         ids: list[int] = []
         for part in text.split(" "):
             if part:
@@ -145,22 +182,39 @@ def _takes_no_blank(char: str) -> bool:
 class HFTokenizer:
     """A transformers tokenizer.
 
-    A plain prompt begins with the special tokens that the model begins a text with (BOS, or none). A list of messages
-    is formatted by the chat template, with the assistant's header at its end. PAD may equal EOS: masks and lengths come
-    from the rollout, never from a search for either id.
+    A plain prompt begins with the special tokens that the model begins a text with (BOS, or none), once if the text
+    contains them. A list of messages is formatted by the chat template, with the assistant's header at its end. A final
+    message of the assistant is continued instead. PAD may equal EOS: masks and lengths come from the rollout.
 
     Args:
         tokenizer: hub id, local path or the object.
         vocab_size: number of ids that the model can generate, if its embedding has more rows than the tokenizer has
             tokens (padded vocabularies).
+        stop_ids: further tokens that end a turn, such as the EOS list of the model's generation_config.json. The
+            smallest becomes EOS if the tokenizer has none.
+        embedding_rows: number of ids that the model reads; None: all of the tokenizer.
+
+    Attributes:
+        hf: the transformers tokenizer.
+        stop_ids: tokens that end a turn, EOS among them.
 
     Raises:
         UserError: the tokenizer does not exist or has no EOS.
     """
 
-    def __init__(self, tokenizer: Any, *, vocab_size: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        vocab_size: int | None = None,
+        stop_ids: Iterable[int] = (),
+        embedding_rows: int | None = None,
+    ) -> None:
         if isinstance(tokenizer, str | Path):
             tokenizer = _pretrained(str(tokenizer))
+        stop_ids = frozenset(stop_ids)
+        if tokenizer.eos_token_id is None and stop_ids:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(min(stop_ids))
         if tokenizer.eos_token_id is None:
             raise UserError(
                 f"expected a tokenizer with an EOS token, got '{tokenizer.name_or_path}' without one, so that no turn "
@@ -168,7 +222,11 @@ class HFTokenizer:
             )
         self.hf = tokenizer
         self.eos_id: int = tokenizer.eos_token_id
-        self.pad_id: int = self.eos_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.stop_ids = stop_ids | {self.eos_id}
+        self._rows = embedding_rows or 0
+        pad_id = tokenizer.pad_token_id
+        # padding that was added to the tokenizer alone has no row in the embedding
+        self.pad_id: int = self.eos_id if pad_id is None or not self._has_row(pad_id) else pad_id
         self._token_count = len(tokenizer)
         self.vocab_size = max(self._token_count, vocab_size or 0)
         # the context of an empty prompt: a model needs one token to predict the next from
@@ -179,10 +237,17 @@ class HFTokenizer:
         with_special_tokens = list(tokenizer("a")["input_ids"])
         starts = [i for i in range(len(with_special_tokens)) if with_special_tokens[i : i + len(plain)] == plain]
         self._prefix: list[int] = with_special_tokens[: starts[0]] if starts else []
+        self._before: tuple[list[int], str] = ([], "")
+        self._before = self._context(plain)
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
-        return list(self.hf(text, add_special_tokens=False)["input_ids"])
+        return self.readable(list(self.hf(text, add_special_tokens=False)["input_ids"]))
+
+    @property
+    def has_chat_template(self) -> bool:
+        """True if messages can be encoded."""
+        return bool(self.hf.chat_template)
 
     def encode_prompt(self, prompt: Prompt) -> list[int]:
         """Return the ids of a plain prompt after the model's prefix, or of messages through the chat template.
@@ -190,37 +255,123 @@ class HFTokenizer:
         An empty text becomes the tokens that the model begins a text with, or BOS, or EOS.
 
         Raises:
-            UserError: the prompt is a list of messages and the tokenizer has no chat template.
+            UserError: there is no chat template for a prompt of messages, or it refuses them.
         """
         if isinstance(prompt, str):
-            return [*self._prefix, *self.encode(prompt)] or [self._start]
+            return self.after_prefix(self.encode(prompt))
         if not self.hf.chat_template:
             raise UserError(
                 f"expected a tokenizer with a chat template for a prompt of messages, got '{self.hf.name_or_path}' "
                 "without one; use prompts of plain text"
             )
-        messages = [dict(m) for m in prompt]
-        return list(self.hf.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=False))
+        return self._format([dict(m) for m in prompt])
+
+    def after_prefix(self, ids: list[int]) -> list[int]:
+        """Return the context of a plain prompt, from the ids of its text."""
+        # a prompt that a chat template has formatted begins with them already
+        begins = ids[: len(self._prefix)] == self._prefix
+        return self.readable((ids if begins else [*self._prefix, *ids]) or [self._start])
+
+    def _format(self, messages: list[dict[str, str]]) -> list[int]:
+        """Return the ids of messages through the chat template."""
+        from jinja2.exceptions import TemplateError
+
+        if messages and messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
+            messages = messages[:-1]  # an empty answer is continued after the assistant's header
+        continues = bool(messages) and messages[-1]["role"] == "assistant"
+        try:
+            ids = self.hf.apply_chat_template(
+                messages,
+                add_generation_prompt=not continues,
+                continue_final_message=continues,
+                tokenize=True,
+                return_dict=False,
+            )
+        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+            roles = ", ".join(str(message.get("role")) for message in messages)
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"expected messages that the chat template of '{self.hf.name_or_path}' accepts, got the roles {roles} "
+                f"({reason}); use other roles, or prompts of plain text"
+            ) from error
+        return self.readable(list(ids))
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Return the text without special tokens; ids that the tokenizer does not have are left out."""
+        """Return the text without special tokens; ids that the tokenizer does not have are left out.
+
+        It is the text as it continues another one: a blank before the first word is part of it.
+        """
+        return self._decode(ids, skip_special_tokens=True)
+
+    def decode_raw(self, ids: Sequence[int]) -> str:
+        """Return the text with special tokens, such as `<think>`."""
+        return self._decode(ids, skip_special_tokens=False)
+
+    def _decode(self, ids: Sequence[int], *, skip_special_tokens: bool) -> str:
         valid = [int(i) for i in ids if 0 <= i < self._token_count]
+        before, text_before = self._before
         # transformers' cleanup would remove blanks that the policy generated
-        return str(self.hf.decode(valid, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+        text = self.hf.decode(
+            [*before, *valid], skip_special_tokens=skip_special_tokens, clean_up_tokenization_spaces=False
+        )
+        return str(text)[len(text_before) :]
+
+    def _context(self, plain: list[int]) -> tuple[list[int], str]:
+        """Return the ids and the text to decode other ids after: those of "a", or nothing.
+
+        SentencePiece writes the blank before a word into its token, as U+2581. Its decoder leaves the blank of the
+        first token out, because it encodes a text with one blank more than it has.
+
+        Args:
+            plain: the ids of "a".
+        """
+        second = self.encode("a a")[len(plain) :]
+        if not second or not str(self.hf.convert_ids_to_tokens(second)[0]).startswith("\u2581"):
+            return [], ""
+        lost = self.decode(plain) == self.decode(second) == "a" and self.decode([*plain, *second]) == "a a"
+        return (plain, "a") if lost else ([], "")
+
+    def names(self, ids: Iterable[int]) -> str:
+        """Return tokens and their ids for a message, such as `<|im_end|> (2), <|endoftext|> (0)`."""
+        return ", ".join(f"{self.hf.convert_ids_to_tokens(i)} ({i})" for i in ids)
+
+    def _has_row(self, token_id: int) -> bool:
+        """Return True if the model's embedding has a row for an id."""
+        return not self._rows or token_id < self._rows
+
+    def readable(self, ids: list[int]) -> list[int]:
+        """Return ids unchanged.
+
+        Raises:
+            UserError: the model's embedding has no row for one of them. On CUDA it would end the process.
+        """
+        if ids and not self._has_row(max(ids)):
+            token = self.hf.convert_ids_to_tokens(max(ids))
+            raise UserError(
+                f"expected tokens of the model's embedding, which has {self._rows} rows, got {token!r} with the id "
+                f"{max(ids)}, which was added to the tokenizer alone; use a model with a resized embedding, or texts "
+                "without that token"
+            )
+        return ids
 
     def save_pretrained(self, folder: Path) -> None:
-        """Write the tokenizer in transformers' format."""
+        """Write the tokenizer to a folder, in transformers' format."""
         self.hf.save_pretrained(folder)
 
 
 def as_tokenizer(spec: Any) -> Tokenizer:
-    """Return a tokenizer.
+    """Return the tokenizer that a text names, or the tokenizer of an object.
 
     Args:
-        spec: `bytes`, `chars:ALPHABET`, `words:A B C`, a hub id, a path, a transformers tokenizer or a `Tokenizer`.
+        spec: `bytes`, `chars:ALPHABET`, `words:A B C`, a hub id, a path, a transformers tokenizer or a `Tokenizer`,
+            which is returned unchanged.
 
     Raises:
-        UserError: the argument is none of these.
+        UserError: the argument is none of these, or no tokenizer exists at the hub id or path.
+
+    Example:
+        >>> as_tokenizer("words:yes no").encode("no yes")
+        [3, 2]
     """
     if spec == "bytes":
         return ByteTokenizer()
@@ -243,6 +394,6 @@ def _pretrained(name: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged file raises errors of many types, the Rust library's among them
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"no tokenizer at '{name}': {reason}; use the hub id or path of a tokenizer") from error

@@ -87,6 +87,8 @@ def checked(hint: Any, value: Any, name: str) -> Any:
     elif hint is int:
         # Python's bool is an integer too, and no setting means it so
         fits = isinstance(value, Integral) and not isinstance(value, bool)
+        if fits and not -(2**63) <= value < 2**63:  # tensors and arrays hold no others
+            raise UserError(f"{name}: expected an integer of 64 bits, got {value}; use one below 2**63")
     elif hint is float:
         fits = isinstance(value, Real) and value is not True and value is not False and math.isfinite(value)
     elif hint in (str, bool):

@@ -11,14 +11,17 @@ again. The action mask is 1 on `7`, EOS, `3`, EOS and 0 elsewhere; rewards and l
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlalign.errors import UserError
 from rlalign.typecheck import check_range
 
 FloatArray = NDArray[np.float64]
@@ -36,34 +39,117 @@ class Task:
     """One initial state of an environment.
 
     Attributes:
-        prompt: a text or a conversation.
-        columns: further data that rewards may need (`answer`, `label`, ...).
+        prompt: a text, or a conversation: a list of `{"role": ..., "content": ...}`.
+        columns: further data that rewards may need (`answer`, `labels`, ...), by name.
         split: the split that the task belongs to.
         index: its index in the split.
+        place: of its record in the data, such as `sums.jsonl, line 18`, for messages; empty if it has none. Tasks that
+            differ in it alone are equal.
     """
 
     prompt: Prompt
     columns: Mapping[str, Any] = field(default_factory=dict)
     split: Split = "train"
     index: int = 0
+    place: str = field(default="", compare=False, repr=False)
+
+
+def is_missing(value: Any) -> bool:
+    """Return whether a value is None or NaN, the missing value of data frames."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def text_of_value(value: Any) -> str:
+    """Return the text of a reference value: a number in decimals, a boolean in lower case.
+
+    Raises:
+        UserError: the value is none of text, number and boolean.
+
+    Example:
+        >>> [text_of_value(value) for value in (5, 5.0, 1e-05, True, "a")]
+        ['5', '5', '0.00001', 'true', 'a']
+    """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        # Decimal(repr) has the shortest digits of the number, and `f` writes no exponent
+        return format(Decimal(repr(value)), "f").removesuffix(".0")
+    raise UserError(
+        f"expected a text, a number or a list of these as the reference, got {value!r:.60} ({type(value).__name__}); "
+        "use a text"
+    )
+
+
+def texts_of(entry: Any) -> list[str]:
+    """Return the texts of one entry: the members of a list, else the entry itself; none for a missing one.
+
+    Raises:
+        UserError: a member is none of text, number and boolean.
+
+    Example:
+        >>> texts_of(["a cat", "one cat"]), texts_of(42), texts_of(None)
+        (['a cat', 'one cat'], ['42'], [])
+    """
+    parts = entry if isinstance(entry, list | tuple) else [entry]
+    return [text_of_value(part) for part in parts if not is_missing(part)]
+
+
+def reference_text(answer: Any) -> str | None:
+    """Return the text that a policy should generate for an `answer`: of a list the first one, of a structure its JSON.
+
+    Returns:
+        None for a missing answer, and for an empty list.
+
+    Example:
+        >>> [reference_text(answer) for answer in (5.0, ["a", "b"], {"x": 1}, None)]
+        ['5', 'a', '{"x": 1}', None]
+    """
+    parts = answer if isinstance(answer, list | tuple) else [answer]
+    if any(isinstance(part, list | tuple | Mapping) for part in parts):
+        return json.dumps(answer, ensure_ascii=False, default=str)
+    kinds = (str, bool, int, float)
+    return next((text_of_value(part) for part in parts if isinstance(part, kinds) and not is_missing(part)), None)
 
 
 @runtime_checkable
 class TaskSource(Protocol):
-    """A source of tasks. Pure: equal arguments return equal tasks, in each process."""
+    """Interface of a source of tasks. Pure: equal arguments return equal tasks, in each process.
+
+    An attribute `distinct = False` declares that splits may share tasks.
+    """
 
     def size(self, split: Split) -> int | None:
         """Return the number of tasks of a split; None if it is unbounded (procedural)."""
         ...
 
     def get(self, split: Split, index: int) -> Task:
-        """Return task `index` of a split. Raises IndexError past the end."""
+        """Return task `index` of a split.
+
+        Args:
+            split: train, validation or test.
+            index: 0 to `size(split)` - 1; any number from 0 in an unbounded split.
+
+        Raises:
+            IndexError: the index is past the end.
+        """
         ...
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """The tokenizer interface of environments and policies. A context is a list of ids, never tokenized again."""
+    """The tokenizer interface of environments and policies. A context is a list of ids, never tokenized again.
+
+    A tokenizer may have an attribute `stop_ids`, a set of further ids that end a turn.
+
+    Attributes:
+        vocab_size: V; ids are 0..V-1.
+        eos_id: id that ends a turn.
+        pad_id: id right of a context; may equal `eos_id`.
+    """
 
     vocab_size: int
     eos_id: int
@@ -86,13 +172,17 @@ class Tokenizer(Protocol):
 class Sampling:
     """The distribution that tokens are sampled from, and under which their log-probs are computed.
 
-    Order of processing: divide the logits by the temperature, keep the top_k largest, then keep the smallest set whose
-    probability reaches top_p, then renormalize.
+    Order of processing: divide the logits by the temperature, keep the top_k largest (arXiv 1805.04833), then keep the
+    smallest set whose probability reaches top_p (arXiv 1904.09751), then renormalize. The default is the model's own
+    distribution.
 
     Attributes:
-        temperature: above 0.
+        temperature: divisor of the logits, above 0.
         top_k: number of logits to keep; 0 keeps all.
         top_p: probability to keep, in (0, 1]; 1.0 keeps all.
+
+    Raises:
+        UserError: a number is out of range.
     """
 
     temperature: float = 1.0
@@ -112,19 +202,22 @@ class Scores:
     Attributes:
         total: float [B], Σ weight · component; NaN where not valid.
         valid: bool [B]; False where a component failed. A failure is never a 0.0.
-        components: name -> float [B], unweighted; NaN where the component failed or does not apply.
+        components: name -> float [B], unweighted; NaN where the component failed or does not apply. A component of
+            token scope is the sum over the tokens.
         token_rewards: B arrays, the weighted rewards of token scope on each token, which `total` includes. None if no
             component has token scope.
+        extra: column -> B values that rewards logged besides (TRL's `log_extra`).
     """
 
     total: FloatArray
     valid: BoolArray
     components: Mapping[str, FloatArray]
     token_rewards: Sequence[FloatArray] | None = None
+    extra: Mapping[str, Sequence[Any]] = field(default_factory=dict)
 
 
 class Reward(Protocol):
-    """A weighted sum of reward functions, as environments call it (built by `rlalign.rewards`)."""
+    """Interface of a weighted sum of reward functions, as environments call it (built by `rlalign.rewards.compose`)."""
 
     @property
     def weights(self) -> Mapping[str, float]:
@@ -144,7 +237,15 @@ class Reward(Protocol):
         completion_ids: Sequence[Sequence[int]],
         **columns: Sequence[Any],
     ) -> Scores:
-        """Score B texts with the components whose scope belongs to the event ("turn": turn and token scope)."""
+        """Score B texts with the components whose scope belongs to the event.
+
+        Args:
+            event: "turn" (scopes turn and token), "episode" or "group".
+            prompts: B prompts, texts or conversations.
+            completions: B texts.
+            completion_ids: B lists of token ids.
+            columns: further columns, B entries each.
+        """
         ...
 
     def bind(self, policy: Any) -> None:
@@ -173,11 +274,14 @@ class Reward(Protocol):
         """Record the mean of each component over the step's rollout; None if the step was abandoned."""
         ...
 
-    def state_dict(self) -> Mapping[str, float]:
-        """Return the state that determines the weights, apart from the step."""
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what determines the weights, apart from the step, and the states of the reward functions.
+
+        JSON values and tensors, for a checkpoint.
+        """
         ...
 
-    def load_state_dict(self, state: Mapping[str, float]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a state that `state_dict` returned."""
         ...
 
@@ -197,9 +301,9 @@ class Segment:
             there if a reward failed.
         valid: bool [B]; False where a reward failed in this segment.
         components: name -> float [B], NaN where nothing was scored in this segment.
-        turn_ended: bool [B].
-        terminated: bool [B]; EOS or the environment ended the episode.
-        truncated: bool [B]; a limit ended the episode.
+        turn_ended: bool [B]; the segment contains the end of the row's turn.
+        terminated: bool [B]; EOS or the environment ended the episode in this segment.
+        truncated: bool [B]; a limit ended the episode in this segment.
     """
 
     consumed: IntArray

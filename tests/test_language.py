@@ -39,7 +39,11 @@ def files() -> list[str]:
     if listed.returncode:
         pytest.skip("not a git checkout")
     paths = [path for path in listed.stdout.split("\n") if path.endswith(SUFFIXES)]
-    return [path for path in paths if path != THIS and "results/" not in path and (ROOT / path).is_file()]
+    return [
+        path
+        for path in paths
+        if path != THIS and not path.startswith("benchmarks/results/") and (ROOT / path).is_file()
+    ]
 
 
 @pytest.mark.parametrize("word", WORDS)

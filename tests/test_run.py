@@ -15,7 +15,7 @@ def test_objects_passed_to_one_evaluation_serve_the_next(tmp_path, monkeypatch):
     run, mdp, rewards = Run(tmp_path), make_mdp("reverse"), [len]
     run.evaluate(env=mdp, rewards=rewards)
     run.evaluate(split="validation")
-    run.evaluate(env="sort")  # another environment, for this call alone
+    run.evaluate(env="sort")  # another environment with its own rewards, for this call alone
     run.evaluate()
     assert [call["env"] for call in calls] == [mdp, mdp, "sort", mdp]
-    assert all(call["rewards"] is rewards for call in calls)
+    assert [call["rewards"] for call in calls] == [rewards, rewards, None, rewards]

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Tokens
-from tokenizers.models import WordLevel
-from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.decoders import Metaspace as MetaspaceDecoder
+from tokenizers.models import Unigram, WordLevel
+from tokenizers.pre_tokenizers import Metaspace, Whitespace
 from tokenizers.processors import TemplateProcessing
 from transformers import PreTrainedTokenizerFast
 
@@ -110,3 +111,79 @@ def test_words() -> None:
         tokenizer.encode("the dog")
     with pytest.raises(UserError, match="expected words without blanks, got 'two words'"):
         WordTokenizer(["two words"])
+
+
+# ---- chat templates ----
+
+TEMPLATE = (
+    "{{ bos_token }}{% for m in messages %}{% if m.role == 'system' %}{{ raise_exception('no system message') }}"
+    "{% endif %}{{ m.role }} : {{ m.content }} <eos> {% endfor %}{% if add_generation_prompt %}assistant :{% endif %}"
+)
+QUESTION = {"role": "user", "content": "a"}
+
+
+def test_a_final_message_of_the_assistant_is_continued() -> None:
+    tokenizer = HFTokenizer(hf_tokenizer(TEMPLATE))
+    assert tokenizer.has_chat_template
+    asked = [2, 5, 7, 3, 1, 6, 7]
+    assert tokenizer.encode_prompt([QUESTION]) == asked
+    assert tokenizer.encode_prompt([QUESTION, {"role": "assistant", "content": "b a"}]) == [*asked, 4, 3]
+    assert tokenizer.encode_prompt([QUESTION, {"role": "assistant", "content": ""}]) == asked
+    answered = [QUESTION, {"role": "assistant", "content": "b"}, {"role": "user", "content": "b"}]
+    assert tokenizer.encode_prompt(answered) == [*asked, 4, 1, 5, 7, 4, 1, 6, 7]  # not the last one: it is closed
+
+
+def test_a_prompt_that_begins_with_bos_gets_no_second_one() -> None:
+    tokenizer = HFTokenizer(hf_tokenizer(TEMPLATE))
+    formatted = tokenizer.hf.apply_chat_template([QUESTION], add_generation_prompt=True, tokenize=False)
+    assert tokenizer.encode_prompt(formatted) == tokenizer.encode_prompt([QUESTION])
+    assert tokenizer.encode_prompt("<bos> a") == tokenizer.encode_prompt("a") == [2, 3]
+    assert tokenizer.encode_prompt("") == [2]
+
+
+def test_messages_that_the_template_refuses_raise_a_user_error() -> None:
+    tokenizer = HFTokenizer(hf_tokenizer(TEMPLATE))
+    with pytest.raises(UserError, match=r"the roles system, user \(no system message\)") as caught:
+        tokenizer.encode_prompt([{"role": "system", "content": "b"}, QUESTION])
+    assert "\n" not in str(caught.value)
+
+
+def sentencepiece_tokenizer(scheme: str, model: str) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that writes the blank before a word into its token, as Llama 2 and Mistral do."""
+    words = ["<unk>", "<eos>", "<think>", "▁", "▁the", "▁cat", "▁sat", "sat", "a", "▁a", "s", "t"]
+    if model == "unigram":
+        inner = Tokens(Unigram([(word, -float(i)) for i, word in enumerate(words)], unk_id=0))
+    else:
+        inner = Tokens(WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    inner.pre_tokenizer = Metaspace(prepend_scheme=scheme)
+    inner.decoder = MetaspaceDecoder(prepend_scheme=scheme)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token="<eos>", unk_token="<unk>", additional_special_tokens=["<think>"]
+    )
+
+
+@pytest.mark.parametrize("model", ["unigram", "words"])
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_the_first_blank_of_a_completion_is_kept(scheme: str, model: str) -> None:
+    tokenizer = HFTokenizer(sentencepiece_tokenizer(scheme, model))
+    prompt = tokenizer.encode_prompt("the cat")
+    assert prompt == [4, 5]
+    assert "the cat" + tokenizer.decode([6, 1]) == "the cat sat"
+    assert "the cat" + tokenizer.decode([7, 1]) == "the catsat"
+    assert tokenizer.decode([]) == ""
+
+
+def test_blanks_that_a_decoder_puts_between_words_are_not_generated() -> None:
+    """The tokens of this tokenizer hold no blank: `the` alone is the same token at the start and after a word."""
+    tokenizer = HFTokenizer(hf_tokenizer())
+    assert tokenizer.decode([3]) == "a"
+    assert tokenizer.decode([3, 4]) == "a b"
+
+
+def test_special_tokens_are_in_the_raw_text_alone() -> None:
+    tokenizer = HFTokenizer(sentencepiece_tokenizer("first", "unigram"))
+    ids = [2, 6, 2, 5]
+    assert tokenizer.decode(ids) == " sat cat"
+    raw = tokenizer.decode_raw(ids)
+    assert raw.count("<think>") == 2
+    assert raw.replace("<think>", "") == " sat cat"

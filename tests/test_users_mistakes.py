@@ -30,7 +30,7 @@ class Raises(rlalign.TextMDP):
     def reply(self, task, turn_ids, state, rng): raise TypeError("oops")
 
 class Text(Raises):
-    def reply(self, task, turn_ids, state, rng): return "hello"
+    def reply(self, task, turn_ids, state, rng): return [2.5]
 
 class Own(rlalign.TextMDP):
     rewards = {"length": 1.0}
@@ -61,7 +61,7 @@ def folder(tmp_path_factory):
         ("evaluate run --env guess_number", "expected characters of the tokenizer's alphabet"),
         ("evaluate list", "list/config.json': a configuration: expected an object of settings, got [1]"),
         ("evaluate typed", "steps: expected an integer, got 'abc'"),
-        ("generate run abc", "reward 'token_match' needs 'answer': add --column answer=..."),
+        ("generate run abc --until 1", "reward 'token_match' needs 'answer': add --column answer=..."),
         ("generate run abc --column answer=cba --seed -1", "seed: expected at least 0, got -1"),
         ("generate run abc --column answer=cba --until nan", "until: expected a finite reward, got nan"),
         (
@@ -122,7 +122,7 @@ def modification_times(folder):
     ("name", "message"),
     [
         ("Raises", "reply of Raises failed: TypeError: oops"),
-        ("Text", "reply of Text: expected token ids, got a text"),
+        ("Text", r"reply of Text: expected a text, token ids or None, got \[2.5\]"),
     ],
 )
 def test_a_failing_or_invalid_reply_raises_an_error_that_names_it(folder, name, message):

@@ -6,6 +6,7 @@ import pytest
 
 import rlalign
 from rlalign import cli
+from rlalign.errors import UserError
 
 VOWELS = '''
 def vowels(prompts, completions, **columns):
@@ -120,3 +121,46 @@ def test_notebook_representation(tmp_path):
     assert "2 of 2 steps, reward" in repr(run)
     assert run._repr_png_().startswith(b"\x89PNG")
     assert len(run.samples) == 4
+
+
+# ---- files that import their neighbors ----
+
+
+@pytest.mark.parametrize("timeout", ["None", "30"], ids=["in-process", "worker"])
+def test_a_reward_file_imports_its_neighbor(tmp_path, timeout):
+    from rlalign.rewards import compose
+
+    (tmp_path / f"neighbor_{timeout}.py").write_text("def size(text): return float(len(text))\n")
+    (tmp_path / "mine.py").write_text(
+        f"import rlalign\nfrom neighbor_{timeout} import size\n"
+        f"@rlalign.reward('sized', timeout_s={timeout})\n"
+        "def sized(completions, **columns):\n"
+        f"    import neighbor_{timeout}\n"
+        f"    return [neighbor_{timeout}.size(text) for text in completions]\n"
+    )
+    with compose([f"{tmp_path}/mine.py:sized"]) as total:
+        assert total.score("episode", ["p"], ["abc"], [[1]]).total.tolist() == [3.0]
+
+
+def test_an_environment_file_imports_its_neighbor(tmp_path):
+    from rlalign.checks import check_env
+
+    (tmp_path / "letters_of_mine.py").write_text("LETTERS = 'abcd'\n")
+    (tmp_path / "game.py").write_text(
+        "import rlalign\nfrom letters_of_mine import LETTERS\n"
+        "def make(rng):\n    return {'prompt': ''.join(rng.choice(list(LETTERS), size=8)), 'answer': 'a'}\n"
+        "class Game(rlalign.TextMDP):\n    source = make\n    rewards = {'exact_match': 1.0}\n    max_new = 3\n"
+    )
+    assert [r for r in check_env(rlalign.make_mdp(f"{tmp_path}/game.py:Game"), 8) if not r.passed] == []
+
+
+def test_two_neighbors_of_one_name_are_refused(tmp_path):
+    from rlalign.registry import load
+
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "same_name_here.py").write_text(f"NAME = '{folder}'\n")
+        (tmp_path / folder / "mine.py").write_text("from same_name_here import NAME\n")
+    assert load(f"{tmp_path}/one/mine.py:NAME") == "one"
+    with pytest.raises(UserError, match=r"two/mine.py' imports 'same_name_here' .*one/same_name_here.py' has been"):
+        load(f"{tmp_path}/two/mine.py:NAME")

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 
-from rlalign.errors import FaultError, RewardError, UnknownNameError, UserError
+from rlalign.errors import FaultError, OutputError, RewardError, UnknownNameError, UserError
+from rlalign.escaping.terminal import escape_unencodable, in_one_line, print_text
 
 COMMANDS = {
     "train": "train a policy; without arguments, SmolLM2 learns to write positive continuations",
     "evaluate": "compare a trained policy with its initial policy on held-out prompts",
     "generate": "complete a prompt with a trained policy, optionally until the reward reaches a level",
-    "list": "list environments, rewards, algorithms or policies",
+    "list": "list environments, rewards, algorithms, policies or metrics",
     "new": "write a template of an environment or a reward, with its test",
     "check": "run the conformance checks of an environment or a reward",
     "oracle": "compare an algorithm's expected gradient with the exact gradient on an enumerable MDP",
@@ -25,6 +27,7 @@ COMMANDS = {
     "doctor": "print versions, optional packages, device, cache and disk space",
 }
 
+_WORKING = ("train", "compare", "tune")  # an output that is closed stops their work, so it is no success
 _MODULES = {"list": "listing"}  # a module named list would shadow the builtin in this package
 
 
@@ -40,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
+    escape_unencodable()
     args = [a for a in args if a != "--debug"]
     if not debug:
         warnings.formatwarning = _one_line
@@ -53,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _print_error(str(error), 2)
+    except OutputError as error:
+        _silence_stdout()
+        if error.reader_exited and not (args and args[0] in _WORKING):
+            return 0
+        return _print_error(str(error), 1)
     except FaultError as error:
         if debug:
             raise
@@ -60,23 +69,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _print_error("interrupted", 130)
     except BrokenPipeError:  # the reader of a pipe has exited, as in `rlalign list envs | head -1`
-        # Python flushes stdout at exit: send the rest to /dev/null, or it would raise once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _silence_stdout()
         return 0
+
+
+def _silence_stdout() -> None:
+    """Send the rest of the output to /dev/null: Python flushes it at exit, which would raise once more."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file, as in a test
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _one_line(message: Warning | str, *_: object, **__: object) -> str:
     """Format a warning without its source line, which is not the user's code."""
-    return f"warning: {message}\n"
+    return f"warning: {in_one_line(str(message))}\n"
 
 
 def _dispatch(args: list[str]) -> int:
-    if not args or args[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help") or args == ["help"]:
         return _help()
-    if args[0] in ("-V", "--version"):
+    if args[0] == "help":
+        return _dispatch([args[1], "--help"])
+    if args[0] in ("-V", "--version", "version"):
         from rlalign import __version__
 
-        print(f"rlalign {__version__}")
+        print_text(f"rlalign {__version__}")
         return 0
     if args[0] not in COMMANDS:
         raise UnknownNameError("command", args[0], COMMANDS)
@@ -89,12 +105,13 @@ def _help() -> int:
     from rich.table import Table
 
     from rlalign.cli.console import console as make_console
+    from rlalign.escaping.console import line
 
     console = make_console()
-    console.print("[bold]rlalign[/]: reinforcement learning for language models\n")
+    console.print(line(("rlalign", "bold"), ": reinforcement learning for language models\n"))
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, text in COMMANDS.items():
-        table.add_row(f"[bold]{name}[/]", text)
+        table.add_row(line((name, "bold")), text)
     console.print(table)
     console.print("\nrlalign COMMAND --help shows the arguments of a command. --debug shows the traceback of an error.")
     return 0
@@ -102,5 +119,5 @@ def _help() -> int:
 
 def _print_error(message: str, status: int) -> int:
     """Print an error message to stderr and return the exit status."""
-    print(f"rlalign: {message}", file=sys.stderr)
+    print_text(f"rlalign: {in_one_line(message)}", to_stderr=True)
     return status

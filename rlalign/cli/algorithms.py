@@ -16,8 +16,8 @@ def show(pair: Sequence[str]) -> int:
     console = make_console()
     if not pair:
         console.print(_axes_table())
-        console.print(f"TRL's trainers with the same objective: {', '.join(OUTSIDE)} (docs/trl.md)")
-        console.print("the proven properties of each gradient: rlalign oracle, docs/algorithms.md")
+        console.print(f"TRL's trainers with the same objective: {', '.join(OUTSIDE)} (docs/concepts/trl.md)")
+        console.print("the proven properties of each gradient: rlalign oracle, docs/reference/algorithms.md")
         return 0
     if len(pair) != 2:
         raise UserError(

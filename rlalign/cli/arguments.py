@@ -2,10 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from collections.abc import Collection, Sequence
+from typing import Any, TypeVar
+
+import tyro
 
 from rlalign.errors import UserError
+from rlalign.escaping.terminal import print_text, visible
+
+T = TypeVar("T")
+
+
+def parse_arguments(cls: type[T], args: Sequence[str], **options: Any) -> T:
+    """Return a dataclass of arguments, or print usage or an error and exit, as `tyro.cli` does.
+
+    tyro prints wrong arguments as they are: those with control characters are printed visibly and without colors.
+
+    Args:
+        cls: the dataclass.
+        args: the arguments of the command.
+        options: further arguments of `tyro.cli`.
+
+    Raises:
+        SystemExit: after --help, or for wrong arguments.
+    """
+    if all(visible(word) == word for word in args):
+        parsed: T = tyro.cli(cls, args=list(args), **options)
+        return parsed
+    output = io.StringIO()
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            parsed = tyro.cli(cls, args=list(args), **options)
+    except SystemExit:
+        for stream in (output, errors):
+            if stream.getvalue():
+                print_text(stream.getvalue().rstrip("\n"), to_stderr=stream is errors)
+        raise
+    return parsed
 
 
 def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[str], dict[str, str]]:

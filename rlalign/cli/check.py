@@ -1,4 +1,4 @@
-"""`rlalign check ENV|REWARD|all`: conformance checks of built-in and user-defined environments and rewards."""
+"""`rlalign check ENV|REWARD|POLICY|all`: conformance checks of environments, rewards and policies."""
 
 from __future__ import annotations
 
@@ -7,24 +7,36 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_context
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
-from rich.markup import escape
 
-from rlalign import checks
+from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.console import console as make_console
 from rlalign.envs.registration import find_env, make_mdp
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
+from rlalign.escaping.console import PlainConsole, line
 from rlalign.registry import ENVS, REWARDS
+
+if TYPE_CHECKING:  # it imports torch, which takes longer than --help
+    from rlalign import checks
 
 
 @dataclass(frozen=True)
 class Args:
-    """Run the conformance checks of an environment or a reward."""
+    """Run the conformance checks of an environment, a reward or a policy."""
 
     target: tyro.conf.Positional[str]
     """Environment or reward (name, module:attr, file.py:attr), or `all` for all built-in ones."""
+    kind: Annotated[Literal["auto", "policy"], tyro.conf.arg(name="as")] = "auto"
+    """auto: an environment or a reward. policy: a folder, a hub id or a name of `rlalign list policies`; each path
+    through its model is compared with plain forward passes of each row alone."""
+    env: str | None = None
+    """Data file or environment on whose prompts, references and sampled completions a reward runs, as texts and as
+    messages; None: a reward runs on texts of every kind."""
+    policy: str = "gru"
+    """Policy that samples the completions for --env, a run folder, a policy folder or a name; gru: a small random
+    one."""
     episodes: int = 100
     """Number of episodes to play."""
     seed: int = 0
@@ -32,13 +44,21 @@ class Args:
 
 
 def run(args: Sequence[str]) -> int:
-    """Print the results of the checks; return 1 if a check fails, otherwise 0."""
-    arguments = tyro.cli(Args, args=list(args), prog="rlalign check")
+    """Print the results of the checks; return 1 if a check fails or nothing could be checked, otherwise 0."""
+    arguments = parse_arguments(Args, args, prog="rlalign check")
     console = make_console()
-    failures = 0
+    failures = checked = skipped = 0
     for name, results in _check_targets(arguments):
         _print_results(console, name, results)
         failures += sum(not result.passed for result in results)
+        skipped += sum(result.skipped for result in results)
+        checked += sum(not result.skipped for result in results)
+    if not checked:
+        console.print("nothing was checked")
+        return 1
+    if not failures and skipped:
+        console.print(f"every check passed; {skipped} of {skipped + checked} were not run")
+        return 0
     if not failures:
         console.print("every check passed")
         return 0
@@ -48,7 +68,11 @@ def run(args: Sequence[str]) -> int:
 
 def _check_targets(arguments: Args) -> Iterator[tuple[str, list[checks.CheckResult]]]:
     """Yield name and results; `all` runs in one process per core, since most checks wait for worker processes."""
-    if arguments.target != "all":
+    from rlalign import checks
+
+    if arguments.env is not None and (arguments.target == "all" or arguments.kind == "policy"):
+        raise UserError(f"--env: expected a reward to run on it, got '{arguments.target}'; use check REWARD --env DATA")
+    if arguments.target != "all" or arguments.kind == "policy":
         yield arguments.target, _results(arguments.target, arguments)
         return
     # a reward whose parameters have no defaults is checked by an example spec
@@ -57,25 +81,37 @@ def _check_targets(arguments: Args) -> Iterator[tuple[str, list[checks.CheckResu
         yield from zip(names, pool.map(_results_or_skipped, names, repeat(arguments)), strict=True)
 
 
-def _print_results(console: Console, name: str, results: Sequence[checks.CheckResult]) -> None:
-    console.print(f"[bold]{escape(name)}[/]", soft_wrap=True)
+def _print_results(console: PlainConsole, name: str, results: Sequence[checks.CheckResult]) -> None:
+    console.print(line((name, "bold")), soft_wrap=True)
     for result in results:
-        mark = "[green]passed[/]" if result.passed else "[red]failed[/]"
-        detail = f": {escape(result.detail)}" if result.detail else ""
-        console.print(f"  {mark} {result.name}{detail}", soft_wrap=True)
+        passed = ("warning", "yellow") if result.warning else ("passed", "green")
+        passed = ("skipped", "yellow") if result.skipped else passed
+        mark = passed if result.passed else ("failed", "red")
+        detail = f": {result.detail}" if result.detail else ""
+        console.print(line("  ", mark, f" {result.name}{detail}"), soft_wrap=True)
 
 
 def _results_or_skipped(name: str, arguments: Args) -> list[checks.CheckResult]:
     """Return the results of the checks, or one result that names the missing optional package."""
+    from rlalign import checks
+
     try:
         return _results(name, arguments)
     except MissingExtraError as error:
-        return [checks.CheckResult("can be built", True, f"not checked: {error}")]
+        return [checks.CheckResult("can be built", True, str(error), skipped=True)]
 
 
 def _results(name: str, arguments: Args) -> list[checks.CheckResult]:
+    from rlalign import checks
+
+    if arguments.kind == "policy":
+        return checks.check_policy(name)
+    if arguments.env is not None:
+        return checks.check_reward_on_data(name, arguments.env, policy=arguments.policy, seed=arguments.seed)
     if name.partition("?")[0] in REWARDS:
         return checks.check_reward(name)
+    if name.endswith(".py"):
+        raise UserError(f"expected an environment or a reward in a file as FILE.py:NAME, got '{name}'; use {name}:NAME")
     try:
         find_env(name)
     except UserError as error:

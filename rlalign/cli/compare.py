@@ -10,7 +10,7 @@ from typing import Any
 
 import tyro
 
-from rlalign.cli.arguments import flags_of, optional_value, split_settings
+from rlalign.cli.arguments import flags_of, optional_value, parse_arguments, split_settings
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 
@@ -29,9 +29,10 @@ class Args:
     inputs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """study.toml, or folders of existing runs or studies; without: run --algorithms on --envs."""
     algorithms: str | None = None
-    """Comma-separated names of `rlalign list algorithms`; trl:grpo and trl:rloo are TRL's trainers."""
+    """Comma-separated names of `rlalign list algorithms`; trl:grpo and trl:rloo are TRL's trainers. None: those of the
+    study.toml."""
     envs: str | None = None
-    """Comma-separated environments."""
+    """Comma-separated environments; None: those of the study.toml."""
     policy: str | None = None
     """Policy of all runs; None: gru."""
     seeds: str | None = None
@@ -43,9 +44,11 @@ class Args:
     jobs: int = 0
     """Number of parallel runs; 0: as many as cores and memory allow."""
     ray: str | None = None
-    """Send the runs to the Ray cluster at this address; without an address, start a cluster on this machine."""
+    """Send the runs to the Ray cluster at this address; without an address, start a cluster on this machine. None: run
+    processes on this machine."""
     tune: int | None = None
-    """Number of trials of a settings search that precedes the runs of each algorithm, at a separate seed."""
+    """Number of trials of a settings search that precedes the runs of each algorithm, at a separate seed; None: no
+    search, or that of the study.toml."""
     search: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """SETTING=SPACE of the search, repeatable: learner.lr=log:1e-4:1e-2, rollout.group_size=choice:4,8."""
     threshold: float | None = None
@@ -63,7 +66,7 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Compare; return 1 if a run failed, otherwise 0."""
     own, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
-    arguments = tyro.cli(Args, args=own, prog="rlalign compare")
+    arguments = parse_arguments(Args, own, prog="rlalign compare")
     from rlalign.compare.output.tables import print_results
     from rlalign.compare.records.collect_runs import Exclusions
     from rlalign.compare.run_study import Placement, StoppedError, compare_runs, compare_study

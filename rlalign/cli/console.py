@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from rich.console import Console
+from rlalign.escaping.console import PlainConsole
 
 _WIDTH = 160  # characters per line in a pipe or a file, enough for each table
 
 
-def console() -> Console:
+def console() -> PlainConsole:
     """Return a console as wide as the terminal, or of a fixed width if the output is not a terminal."""
-    terminal = Console(highlight=False)
-    return terminal if terminal.is_terminal else Console(highlight=False, width=_WIDTH)
+    terminal = PlainConsole()
+    return terminal if terminal.is_terminal else PlainConsole(width=_WIDTH)

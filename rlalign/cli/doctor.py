@@ -9,20 +9,20 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 
 from packaging.requirements import Requirement
-from rich.markup import escape
 from rich.table import Table
 
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
+from rlalign.escaping.terminal import print_text
 
-_DEVELOPMENT_EXTRAS = ("test", "dev")  # not shown
+_DEVELOPMENT_EXTRAS = ("test", "docs", "dev")  # not shown
 _CORE_PACKAGES = ("rlalign", "torch", "transformers", "gymnasium", "trl", "peft", "numpy", "wandb")
 
 
 def run(args: Sequence[str]) -> int:
     """Print the table of facts; return 0."""
     if args and args[0] in ("-h", "--help"):
-        print(
+        print_text(
             "rlalign doctor prints the versions, optional packages, device, cache and disk space of this installation. "
             "It takes no arguments."
         )
@@ -31,7 +31,7 @@ def run(args: Sequence[str]) -> int:
         raise UserError(f"rlalign doctor takes no arguments: leave out {' '.join(args)}")
     table = Table(box=None, show_header=False, padding=(0, 2))
     for name, value in facts().items():
-        table.add_row(name, escape(value))
+        table.add_row(name, value)
     make_console().print(table)
     return 0
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
+from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.console import console as make_console
+from rlalign.escaping.console import PlainConsole, line
+from rlalign.escaping.terminal import print_json
 
 if TYPE_CHECKING:
     from rlalign.evaluation.before_after import Comparison
@@ -25,7 +26,7 @@ class Args:
     run: tyro.conf.Positional[Path]
     """Run folder."""
     split: Literal["train", "validation", "test"] = "test"
-    """Split of the prompts."""
+    """Split of the prompts: train, validation or test."""
     prompts: int | None = None
     """Number of held-out prompts; None: as in the run."""
     k: Annotated[int | None, tyro.conf.arg(aliases=["--samples"])] = None
@@ -35,41 +36,45 @@ class Args:
     baseline: str | None = None
     """Policy to compare with (run folder, policy folder or name); None: the run's initial policy."""
     env: str | None = None
-    """Environment; None: the run's."""
+    """Environment; None: the run's. Another one is scored with its own rewards."""
+    rewards: Annotated[tuple[str, ...], tyro.conf.arg(name="reward"), tyro.conf.UseAppendAction] = ()
+    """Reward in place of those of the run or of --env; repeatable; a leading + adds to the environment's own."""
+    trust_run: bool = False
+    """Run the code that the run's config.json names, although somebody else wrote the folder. It can do anything that
+    you can."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print JSON instead of tables."""
 
 
 def run(args: Sequence[str]) -> int:
     """Evaluate, and print tables or JSON; return 0."""
-    arguments = tyro.cli(Args, args=list(args), prog="rlalign evaluate")
+    arguments = parse_arguments(Args, args, prog="rlalign evaluate")
     from rlalign.cli.train import print_comparison, print_samples
     from rlalign.run import Run
     from rlalign.storage.jsonl import nullable
 
-    comparison = Run(arguments.run).evaluate(
+    comparison = Run(arguments.run, trust=arguments.trust_run).evaluate(
         split=arguments.split,
         prompts=arguments.prompts,
         samples=arguments.k,
         env=arguments.env,
+        rewards=arguments.rewards or None,
         baseline=arguments.baseline,
         folds=arguments.folds,
     )
     if arguments.json_:
-        print(json.dumps(nullable(comparison.to_dict()), ensure_ascii=False, indent=1))
+        print_json(nullable(comparison.to_dict()))
         return 0
     console = make_console()
     print_comparison(console, comparison)
     print_reports(console, comparison)
     print_samples(console, comparison)
-    console.print(f"[bold]{comparison.verdict}[/]", soft_wrap=True)
+    console.print(line((comparison.verdict, "bold")), soft_wrap=True)
     return 0
 
 
-def print_reports(console: Console, comparison: Comparison) -> None:
+def print_reports(console: PlainConsole, comparison: Comparison) -> None:
     """Print the corpus-level metrics before and after, the confusion matrix after, and the folds."""
-    from rlalign.cli.train import plain
-
     before = comparison.before.report
     after = comparison.after.report
     table = _table("over all completions", "", "before", "after")
@@ -77,19 +82,19 @@ def print_reports(console: Console, comparison: Comparison) -> None:
         table.add_row(name, f"{before.figures.get(name, float('nan')):.3f}", f"{after.figures[name]:.3f}")
     console.print(table)
     for name, note in after.notes.items():
-        console.print(f"{name}: {note}", soft_wrap=True, markup=False)
+        console.print(f"{name}: {note}", soft_wrap=True)
     if after.confusion:
         predicted = list(next(iter(after.confusion.values())))
-        table = _table("confusion matrix after: true labels (rows), predictions (columns)", "", *map(plain, predicted))
+        table = _table("confusion matrix after: true labels (rows), predictions (columns)", "", *predicted)
         for answer, row in after.confusion.items():
-            table.add_row(plain(answer), *(str(row[name]) for name in predicted))
+            table.add_row(answer, *(str(row[name]) for name in predicted))
         console.print(table)
     if comparison.folds:
         columns = ("before", "after", "difference")
         table = _table(f"mean ± standard deviation over {comparison.folds} folds", "", *columns)
         for name, fold in comparison.cross_validated.items():
             cells = [f"{fold[column]:.3f} ± {fold[f'{column}_std']:.3f}" for column in columns]
-            table.add_row(plain(name), *cells)
+            table.add_row(name, *cells)
         console.print(table)
 
 

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import tyro
+
+from rlalign.cli.arguments import parse_arguments
+from rlalign.escaping.terminal import print_text
+
+if TYPE_CHECKING:
+    from rlalign.rollout.generation import Generation
+    from rlalign.types import Prompt
 
 
 @dataclass(frozen=True)
@@ -16,7 +26,8 @@ class Args:
     run: tyro.conf.Positional[Path]
     """Run folder."""
     text: tyro.conf.Positional[str]
-    """Prompt."""
+    """Prompt; in a run on conversations, the message of the user. The system message of the first training record
+    stands before it, if that record has one, and is printed."""
     until: float | None = None
     """Sample again until the reward reaches this level; None: sample once."""
     max_tries: int = 16
@@ -27,50 +38,94 @@ class Args:
     """Seed of the sampling."""
     temperature: float | None = None
     """Sampling temperature, above 0; None: the run's."""
+    trust_run: bool = False
+    """Run the code that the run's config.json names, although somebody else wrote the folder. It can do anything that
+    you can."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Print a completion and its reward; return 1 if no completion reached the level, otherwise 0."""
-    arguments = tyro.cli(Args, args=list(args), prog="rlalign generate")
+    """Print a completion and its reward; return 1 if no completion reached the level, otherwise 0.
+
+    Without a level, a reward that needs a column which is not passed is left out.
+    """
+    arguments = parse_arguments(Args, args, prog="rlalign generate")
+    from rlalign.envs.chat_prompts import prompt_like
     from rlalign.errors import MissingColumnError, UserError
     from rlalign.rollout.generation import generate
     from rlalign.run import Run
-    from rlalign.types import Sampling
+    from rlalign.types import Sampling, Task
 
-    trained = Run(arguments.run)
+    trained = Run(arguments.run, trust=arguments.trust_run)
     policy = trained.policy
     mdp = trained.build_mdp()
     sampling = trained.config.rollout.sampling
     if arguments.temperature is not None:
         sampling = Sampling(arguments.temperature, sampling.top_k, sampling.top_p)
-    columns: dict[str, str] = {}
+    columns: dict[str, Any] = {}
+    example = mdp.source.get("train", 0).columns
     for column in arguments.column:
         name, equals, value = column.partition("=")
         if not equals:
             raise UserError(f"--column: expected NAME=VALUE, got '{column}'")
-        columns[name] = value
+        columns[name] = _column_like(example, name, value)
+    prompt = prompt_like(mdp, arguments.text)
+    # the limit of the data is that of its longest prompt, which says nothing about this one
+    encoded = mdp.tokenizer.encode_prompt(mdp.policy_prompt(Task(prompt, {}, "train", 0)))
+    mdp = mdp.with_limits(max_prompt=max(mdp.max_prompt, len(encoded)))
+    separate = mdp.chat or not isinstance(prompt, str)  # an answer to the text, not its continuation
+    settings: dict[str, Any] = {"sampling": sampling, "seed": arguments.seed, "max_tries": arguments.max_tries}
     try:
-        result = generate(
-            policy,
-            mdp,
-            arguments.text,
-            columns,
-            sampling=sampling,
-            seed=arguments.seed,
-            until=arguments.until,
-            max_tries=arguments.max_tries,
-        )
+        result = generate(policy, mdp, prompt, columns, until=arguments.until, **settings)
     except MissingColumnError as error:
-        raise UserError(f"reward '{error.reward}' needs '{error.column}': add --column {error.column}=...") from error
-    print(arguments.text + result.text)
+        if arguments.until is not None:
+            raise UserError(
+                f"reward '{error.reward}' needs '{error.column}': add --column {error.column}=..."
+            ) from error
+        result = generate(policy, mdp.with_reward(None), prompt, columns, **settings)
+        _print_trajectory(prompt, arguments.text, result, separate=separate)
+        print_text(f"\nno reward: '{error.reward}' needs --column {error.column}=...")
+        return 0
+    _print_trajectory(prompt, arguments.text, result, separate=separate)
     components = ", ".join(f"{name} {value:+.2f}" for name, value in result.components.items())
     reward = f"reward {result.reward:+.3f} ({components})"
     tries = f"{result.tries} {'try' if result.tries == 1 else 'tries'}"
     if arguments.until is None:
-        print(f"\n{reward}")
+        print_text(f"\n{reward}")
         return 0
     if result.reached:
-        print(f"\n{reward} reached {arguments.until:+.3f} in {tries}")
+        print_text(f"\n{reward} reached {arguments.until:+.3f} in {tries}")
         return 0
-    print(f"\n{reward} is the best of {tries}; {arguments.until:+.3f} was not reached")
+    print_text(f"\n{reward} is the best of {tries}; {arguments.until:+.3f} was not reached")
     return 1
+
+
+def _column_like(columns: Mapping[str, Any], name: str, text: str) -> Any:
+    """Return the value of a column with the type that it has in the tasks: a text, or the JSON value of other types."""
+    from rlalign.errors import UserError, did_you_mean
+
+    if name not in columns and difflib.get_close_matches(name, columns):
+        raise UserError(f"--column {name}: the tasks have no such column.{did_you_mean(name, columns)}")
+    example = columns.get(name)
+    if example is None or isinstance(example, str):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError:
+        raise UserError(
+            f"--column {name}: expected a value such as {json.dumps(example, default=str)}, as in the tasks, got "
+            f"'{text}'; use JSON"
+        ) from None
+
+
+def _print_trajectory(prompt: Prompt, text: str, result: Generation, *, separate: bool) -> None:
+    """Print the messages before the text, the text and the completion.
+
+    Of several turns the turns and environment messages are printed with their roles.
+    """
+    from rlalign.evaluation.transcripts import transcript
+
+    for message in prompt[:-1] if not isinstance(prompt, str) else ():
+        print_text(f"[{message['role']}] {message['content']}")
+    several = len(result.messages) > 1 and result.messages[-2]["role"] == "environment"
+    turns = text.rstrip("\n") + "\n" + transcript(result.messages)
+    print_text(turns if several else text + "\n" * separate + result.text)

@@ -1,4 +1,4 @@
-"""`rlalign list envs|rewards|algorithms|policies`: the registered names, one per line."""
+"""`rlalign list envs|rewards|algorithms|policies|metrics`: the registered names and the metric keys, one per line."""
 
 from __future__ import annotations
 
@@ -10,24 +10,27 @@ from typing import Any, Literal
 import tyro
 from rich.table import Table
 
+from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
+from rlalign.log.metric_keys import EVALUATION, METRICS
 from rlalign.registry import ENVS, POLICIES, REWARDS, Registry
 
 
 @dataclass(frozen=True)
 class Args:
-    """List environments, rewards, algorithms or policies."""
+    """List environments, rewards, algorithms, policies or metrics."""
 
-    kind: tyro.conf.Positional[Literal["envs", "rewards", "algorithms", "policies"]]
-    """Names to list."""
+    kind: tyro.conf.Positional[Literal["envs", "rewards", "algorithms", "policies", "metrics"]]
+    """Names to list. envs: environments; rewards: reward functions; algorithms: presets; policies: kinds of policies;
+    metrics: keys of metrics.jsonl and report/evaluation.json."""
     diff: tuple[str, ...] = ()
     """Two algorithms: print only the axes on which they differ."""
 
 
 def run(args: Sequence[str]) -> int:
     """Print the table; return 0."""
-    arguments = tyro.cli(Args, args=list(args), prog="rlalign list")
+    arguments = parse_arguments(Args, args, prog="rlalign list")
     kind = arguments.kind
     if arguments.diff and kind != "algorithms":
         raise UserError(f"--diff compares two algorithms, not {kind}; use rlalign list algorithms --diff grpo dapo")
@@ -35,6 +38,8 @@ def run(args: Sequence[str]) -> int:
         from rlalign.cli.algorithms import show
 
         return show(arguments.diff)
+    if kind == "metrics":
+        return _show_metrics()
     registry: Registry[Any] = {"envs": ENVS, "rewards": REWARDS, "policies": POLICIES}[kind]
     table = Table(box=None, padding=(0, 2))
     table.add_column("policy" if kind == "policies" else kind[:-1], style="bold", no_wrap=True)
@@ -42,6 +47,25 @@ def run(args: Sequence[str]) -> int:
     for name in registry:
         table.add_row(name, summary(registry.get(name)))
     make_console().print(table)
+    return 0
+
+
+def _show_metrics() -> int:
+    """Print the metric keys with their meanings; return 0."""
+    titles = {
+        "metrics.jsonl": METRICS,
+        "report/evaluation.json, mean over held-out prompts": {"metrics": EVALUATION["metrics"]},
+        "report/evaluation.json, all completions together": {"corpus": EVALUATION["corpus"]},
+    }
+    console = make_console()
+    for title, part in titles.items():
+        table = Table(title=title, title_justify="left", box=None, padding=(0, 2))
+        table.add_column("metric", style="bold", no_wrap=True)
+        table.add_column("description")
+        for rows in part.values():
+            for row in rows:
+                table.add_row(row.key, row.text)
+        console.print(table)
     return 0
 
 

@@ -14,7 +14,9 @@ from typing import Literal
 
 import tyro
 
+from rlalign.cli.arguments import parse_arguments
 from rlalign.errors import UserError
+from rlalign.escaping.terminal import print_text
 from rlalign.registry import REWARDS
 
 
@@ -23,7 +25,7 @@ class Args:
     """Write a working template of an environment or a reward, and its test."""
 
     kind: tyro.conf.Positional[Literal["env", "reward"]]
-    """Template to write."""
+    """Template to write. env: an environment; reward: a reward function."""
     name: tyro.conf.Positional[str]
     """Name, such as haiku: writes haiku.py and test_haiku.py. Existing files are not overwritten."""
     turns: int = 1
@@ -34,7 +36,7 @@ class Args:
 
 def run(args: Sequence[str]) -> int:
     """Write the two files and print the next commands; return 0."""
-    arguments = tyro.cli(Args, args=list(args), prog="rlalign new")
+    arguments = parse_arguments(Args, args, prog="rlalign new")
     stem, title = _names(arguments)
     code, test = _TEMPLATES[_template_name(arguments)]
     module_path = arguments.folder / f"{stem}.py"
@@ -50,10 +52,10 @@ def run(args: Sequence[str]) -> int:
             path.write_text(Template(text.lstrip()).substitute(fields), encoding="utf-8")
         except OSError as error:
             raise UserError(f"'{path}' cannot be written ({error.strerror}): choose another --folder") from error
-        print(f"wrote {path}")
+        print_text(f"wrote {path}")
     attribute = stem if arguments.kind == "reward" else title
     install = "" if importlib.util.find_spec("pytest") else " (pip install pytest)"
-    print(f"next: rlalign check {module_path}:{attribute}, and python -m pytest {test_path}{install}")
+    print_text(f"next: rlalign check {module_path}:{attribute}, and python -m pytest {test_path}{install}")
     return 0
 
 
@@ -164,12 +166,12 @@ class $title(rlalign.TextMDP):
         return CharTokenizer("abcdefghijklmnopqrstuvwxyz \\n")
 
     def reply(self, task, turn_ids, state, rng):
-        """Return the environment message after a turn, as ids, or None to end the episode."""
+        """Return the environment message after a turn, or None to end the episode."""
         guess = self.tokenizer.decode(turn_ids).strip()
         state["found"] = guess == task.columns["answer"]
         if state["found"]:
             return None
-        return self.tokenizer.encode("after\\n" if guess < task.columns["answer"] else "before\\n")
+        return "after\\n" if guess < task.columns["answer"] else "before\\n"
 '''
 
 _ENV_TEST = """
@@ -201,14 +203,14 @@ rlalign train --env sentiment --policy gru --reward +$stem.py:$stem=0.5
 import rlalign
 
 
-@rlalign.reward("$stem", timeout_s=5, range=(0.0, 1.0))
+@rlalign.reward("$stem", timeout_s=5, range=(0.0, 1.0), texts=True)
 def $stem(completions, *, target: int = 20, **columns):
     """Return 1 for a text of at most `target` characters, otherwise target / length.
 
     Range: (0, 1]. Cost: negligible. Deterministic. Hacked by: empty texts.
 
     Args:
-        completions: one text per sample.
+        completions: one text per sample, also for conversations (texts=True).
         target: length in characters; set it with $stem?target=30.
         columns: the columns of the tasks, each a list with one entry per sample.
     """

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import tyro
 
+from rlalign.cli.arguments import parse_arguments
+from rlalign.escaping.terminal import print_text
+
 
 @dataclass(frozen=True)
 class Args:
@@ -19,8 +22,8 @@ class Args:
 
 def run(args: Sequence[str]) -> int:
     """Write the report and print its path; return 0."""
-    arguments = tyro.cli(Args, args=list(args), prog="rlalign report")
-    print(write(arguments.folder))
+    arguments = parse_arguments(Args, args, prog="rlalign report")
+    print_text(write(arguments.folder))
     return 0
 
 

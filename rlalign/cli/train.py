@@ -6,38 +6,55 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from rlalign.cli.arguments import flag_value, settings_flags
+from rlalign.cli.arguments import flag_value, parse_arguments, settings_flags
 from rlalign.cli.console import console as make_console
 from rlalign.config.schema import TrainConfig
-from rlalign.errors import UserError
-from rlalign.evaluation.before_after import Comparison, Difference
+from rlalign.errors import OutputError, UserError
+from rlalign.escaping.console import PlainConsole, line
+from rlalign.evaluation.signed_bounds import signed_bounds
+from rlalign.evaluation.transcripts import prompt_text, sample_texts
 from rlalign.storage.run_folder import read_config
 
+if TYPE_CHECKING:  # torch takes longer to import than --help and a mistake take to answer
+    from rlalign.evaluation.before_after import Comparison, Difference
+
 _SAMPLES = 3  # completions printed at the end
+_LONGEST = 400  # characters of each
 
 
 def run(args: Sequence[str]) -> int:
     """Train and print the results; return 0, or 128 + n if signal n stopped the run."""
     config = parse(args)
+    if config.resume:
+        from rlalign.storage.trust import check_trust
+
+        check_trust(Path(str(config.output)), config, trust=config.trust_run)
     from rlalign.api import train_config
 
     trained = train_config(config)
     comparison = trained.comparison
     if comparison is None:
         return trained.exit_status
+    try:
+        _print_results(trained.folder, comparison)
+    except OutputError as error:
+        error.args = (f"{error}; the run is finished, and its results are in {trained.folder}",)
+        raise
+    return 0
+
+
+def _print_results(folder: Path, comparison: Comparison) -> None:
     console = make_console()
     print_comparison(console, comparison)
     print_samples(console, comparison)
-    console.print(f"reward curve  {trained.folder / 'report' / 'reward.png'}", soft_wrap=True)
-    console.print(f"run folder    {trained.folder}", soft_wrap=True)
-    console.print(f"\n[bold]{comparison.verdict}[/]", soft_wrap=True)
-    return 0
+    console.print(f"reward curve  {folder / 'report' / 'reward.png'}", soft_wrap=True)
+    console.print(f"run folder    {folder}", soft_wrap=True)
+    console.print(line(("\n" + comparison.verdict, "bold")), soft_wrap=True)
 
 
 def parse(args: Sequence[str]) -> TrainConfig:
@@ -48,9 +65,9 @@ def parse(args: Sequence[str]) -> TrainConfig:
     """
     args, file_settings = _split_config_file(_expand_resume(settings_flags(args)))
     default = _default(args, file_settings)
-    parsed: TrainConfig = tyro.cli(
+    parsed: TrainConfig = parse_arguments(
         TrainConfig,
-        args=args,
+        args,
         default=default,
         prog="rlalign train",
         description="Train a policy by reinforcement learning from a reward. "
@@ -112,7 +129,7 @@ def _expand_resume(args: list[str]) -> list[str]:
     return args
 
 
-def print_comparison(console: Console, comparison: Comparison) -> None:
+def print_comparison(console: PlainConsole, comparison: Comparison) -> None:
     """Print the means over held-out prompts before and after, and the paired differences with their 95 % CI."""
     n = len(comparison.before.prompts)
     table = Table(title=f"before / after on {n} held-out prompts", title_justify="left")
@@ -135,26 +152,19 @@ def _interval(difference: Difference) -> str:
         return "same on each"
     if not math.isfinite(difference.low):
         return "-"
-    # the backslash keeps rich from reading the bracket as markup
-    return rf"\[{_number(difference.low, '+')}, {_number(difference.high, '+')}]"
+    return signed_bounds(difference.low, difference.high)
 
 
 def _number(x: float, sign: str = "") -> str:
     return f"{round(x, 3) + 0.0:{sign}.3f}" if math.isfinite(x) else "-"  # + 0.0 turns -0.0 into 0.0
 
 
-def print_samples(console: Console, comparison: Comparison, count: int = _SAMPLES) -> None:
-    """Print some completions before and after, side by side."""
+def print_samples(console: PlainConsole, comparison: Comparison, count: int = _SAMPLES) -> None:
+    """Print some completions before and after, side by side; of several turns the whole trajectories."""
     table = Table(title="samples", title_justify="left", show_lines=True)
     for column in ("prompt", "before", "after"):
         table.add_column(column, ratio=1, overflow="fold")
-    rows = zip(comparison.before.prompts, comparison.before.completions, comparison.after.completions, strict=True)
-    for prompt, before, after in list(rows)[:count]:
-        table.add_row(plain(prompt), plain(before[0]), plain(after[0]))
+    for sample in comparison.samples(count):
+        before, after = (sample_texts(sample, side)[0] for side in ("before", "after"))
+        table.add_row(*(text[:_LONGEST] for text in (prompt_text(sample), before, after)))
     console.print(table)
-
-
-def plain(text: str) -> str:
-    """Return the first 400 characters of a text for rich: without control characters, and with markup escaped."""
-    printable = "".join(c if c.isprintable() or c == "\n" else "�" for c in text[:400])
-    return printable.replace("[", r"\[")

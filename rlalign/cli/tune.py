@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import tyro
-from rich.console import Console
 from rich.table import Table
 
-from rlalign.cli.arguments import flags_of, optional_value, split_settings
+from rlalign.cli.arguments import flags_of, optional_value, parse_arguments, split_settings
 from rlalign.cli.console import console as make_console
+from rlalign.escaping.console import PlainConsole
 from rlalign.typecheck import check_range
 
 
@@ -36,19 +36,22 @@ class Args:
     steps: int | None = None
     """Training steps per trial; None: the policy's default."""
     trials: int = 20
-    """Number of trials."""
+    """Number of trials of the whole search, those of earlier calls included; at least 1."""
+    seed: int = 0
+    """Seed of the settings that are drawn; the first trial is the default setting. 0 or more."""
     output: Path = Path("runs/tune")
     """Output folder."""
     jobs: int = 0
     """Number of parallel trials; 0: as many as cores and memory allow."""
     ray: str | None = None
-    """Send the trials to the Ray cluster at this address; without an address, start a cluster on this machine."""
+    """Send the trials to the Ray cluster at this address; without an address, start a cluster on this machine. None:
+    run processes on this machine."""
 
 
 def run(args: Sequence[str]) -> int:
     """Search; return 0, or 128 + n if signal n stopped the search."""
     own, settings = split_settings(optional_value(args, "--ray", "local"), flags_of(Args))
-    arguments = tyro.cli(Args, args=own, prog="rlalign tune")
+    arguments = parse_arguments(Args, own, prog="rlalign tune")
     from rlalign.compare.run_search import check_search, search
     from rlalign.compare.run_study import Placement
     from rlalign.compare.running.run_folders import refuse_unrelated_files
@@ -60,6 +63,7 @@ def run(args: Sequence[str]) -> int:
     from rlalign.training.stop_request import StopRequest
 
     check_range("trials", arguments.trials, least=1)
+    check_range("seed", arguments.seed, least=0)
     study = check_study(
         Study(
             (arguments.algorithm,),
@@ -90,6 +94,7 @@ def run(args: Sequence[str]) -> int:
                 folder=arguments.output,
                 workers=workers,
                 console=console,
+                seed=arguments.seed,
                 stop=stop,
             )
         finally:
@@ -120,7 +125,7 @@ def write_best(folder: Path, study: Any, env: str, algorithm: str, settings: Map
     return write_atomic(folder / "best.toml", "\n".join(lines) + "\n")
 
 
-def _print_trials(console: Console, results: Any) -> None:
+def _print_trials(console: PlainConsole, results: Any) -> None:
     """Print the trials, best first, and the sensitivity to the searched settings."""
     from rlalign.config.overrides import shown
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import OBJECT, TrainConfig
+from rlalign.envs.chat_prompts import Mode, with_chat_template
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
@@ -22,7 +23,7 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     """Return the environment of a configuration, with its rewards, under the environment's own tokenizer.
 
     Args:
-        config: names the environment, its rewards and the limit of a turn.
+        config: names the environment, its rewards and the limits of prompts and turns.
         env, rewards: objects in place of the configuration's names.
 
     Raises:
@@ -42,7 +43,7 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         raise UserError(
             f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
         )
-    return mdp.with_limits(max_new=config.rollout.max_new)
+    return mdp.with_limits(max_prompt=config.rollout.max_prompt, max_new=config.rollout.max_new)
 
 
 def _with_own(mdp: TextMDP, chosen: Any) -> Any:
@@ -67,12 +68,18 @@ def build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
         device=resolve_device(config.device),
         keep_reference=True,
     )
-    return policy, bind(mdp, policy)
+    return policy, bind(mdp, policy, config.rollout.chat_template)
 
 
-def bind(mdp: TextMDP, policy: Policy) -> TextMDP:
-    """Return the environment under the policy's tokenizer, with the policy given to the rewards that ask for it."""
-    mdp = mdp.with_tokenizer(policy.tokenizer)
+def bind(mdp: TextMDP, policy: Policy, chat_template: Mode = "auto") -> TextMDP:
+    """Return the environment under the policy's tokenizer, with the policy given to the rewards that ask for it.
+
+    Args:
+        mdp: under any tokenizer.
+        policy: of the run.
+        chat_template: of prompts that are plain texts; see `with_chat_template`.
+    """
+    mdp = with_chat_template(mdp.with_tokenizer(policy.tokenizer), chat_template)
     mdp.reward.bind(policy)
     return mdp
 
@@ -88,4 +95,4 @@ def check_policy(config: TrainConfig, mdp: TextMDP) -> None:
     elif policy_kind(config.policy) == "pretrained":
         from rlalign.policies.pretrained import check_pretrained
 
-        check_pretrained(str(Path(config.policy).expanduser()), config.model)
+        check_pretrained(str(Path(config.policy).expanduser()), config.model, mdp.tokenizer)

@@ -22,24 +22,31 @@ class RolloutConfig:
     """Sampling of rollouts."""
 
     prompts: int = 4
-    """Prompts per step."""
+    """Prompts per step, P. The batch size of a step is prompts × group_size completions."""
     group_size: int = 8
-    """Samples per prompt."""
+    """Group size, G: samples per prompt. A step draws prompts × group_size completions."""
     temperature: float = 1.0
     """Temperature of the distribution that tokens are sampled from and scored under; above 0."""
     top_k: int = 0
-    """Sample from the k most probable tokens; 0: all."""
+    """Sample from the k most probable tokens; 0: from all tokens."""
     top_p: float = 1.0
-    """Sample from the most probable tokens whose probabilities sum to this; 1: all."""
+    """Sample from the smallest set of most probable tokens whose probabilities sum to at least this, in (0, 1]; 1: from
+    all tokens."""
     sampler: str = "decode"
     """decode: the optimized decode loop; generate: transformers.generate, the reference implementation."""
     max_new: int | None = None
-    """Tokens per turn; None: the environment's limit."""
-
+    """Largest number of tokens per turn; None: the environment's limit."""
+    max_prompt: int | None = None
+    """Largest number of tokens of a prompt, without those that rollout.chat_template adds; None: the environment's
+    limit, and for a data file its longest prompt."""
+    chat_template: Literal["auto", "on", "off"] = "auto"
+    """Prompts that are plain texts. on: user messages in the policy's chat template; off: the text itself; auto: on for
+    environments that ask questions (reasoning, math) if the policy has a chat template. Turns may be longer then."""
     per_component: bool = False
     """Normalize each reward component within its group before the weighted sum (GDPO)."""
     max_draws: int = 8
-    """Largest number of rollouts per step that dynamic sampling makes to find groups with reward variance."""
+    """Largest number of rollouts per step that dynamic sampling makes to find groups with reward variance; read only
+    with objective.filter.dynamic_sampling."""
 
     @property
     def sampling(self) -> Sampling:
@@ -52,24 +59,32 @@ class LearnerConfig:
     """Optimizer and reuse of rollouts."""
 
     lr: float = 1e-3
+    """Learning rate of AdamW after warmup; above 0."""
     lr_schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Learning rate after warmup: constant; linear: falls to 0 at the last update; cosine: falls to 0 along half a
+    cosine."""
     warmup: int = 0
-    """Updates over which the learning rate rises linearly from 0."""
+    """Updates over which the learning rate rises linearly from lr / warmup to lr; 0: none."""
     epochs: int = 1
-    """Passes over each rollout."""
+    """Passes over each rollout; more than 1 needs a ratio or a custom loss."""
     minibatches: int = 1
-    """Optimizer steps per pass."""
+    """Optimizer steps per pass, each on an equal share of the rollout's sequences; more than 1 needs a ratio or a
+    custom loss."""
     micro_batch: int = 0
     """Sequences per forward pass; 0: a whole minibatch, halved when memory runs out; on a CPU as many as have 8,192
     tokens to read or need about 4 GiB. The gradient does not depend on it."""
     max_grad_norm: float = 1.0
-    """Gradient norm at which the gradient is clipped; 0: never."""
+    """Euclidean norm of the whole gradient above which it is scaled down to this norm; 0: no clipping."""
     weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW: each step subtracts lr · weight_decay · weight; 0: none."""
     beta1: float = 0.9
+    """AdamW's decay of the mean of gradients per update, in [0, 1)."""
     beta2: float = 0.999
+    """AdamW's decay of the mean of squared gradients per update, in [0, 1)."""
     old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
-    """Denominator of the ratio when a rollout is reused; auto: the sampler's in float32, else recomputed. `sampler`
-    also applies to a rollout that is used once, whose ratio is 1 otherwise."""
+    """Source of the log-probs in the ratio's denominator. sampler: those of the sampled tokens; recompute: scored
+    before the first update; auto: sampler in float32, else recompute. A rollout that is used once has ratio 1, except
+    with sampler."""
     max_bad_updates: int = 3
     """Non-finite updates in a row after which the run stops; fewer are skipped."""
 
@@ -79,9 +94,10 @@ class SupervisedConfig:
     """Supervised updates on reference answers, interleaved with the policy gradient: theta -= alpha grad L."""
 
     align_interval: int = 0
-    """Steps between supervised updates; 0: none. Needs tasks with an `answer` column."""
+    """Steps between supervised updates on the reference answers of rollout.prompts tasks; 0: none. Needs tasks with an
+    `answer` column."""
     weight: float = 1.0
-    """Factor of the mean negative log-likelihood of the answers."""
+    """Factor of the supervised loss, the mean of -log pi over the tokens of the answers; 0 or more."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +105,17 @@ class EvaluationConfig:
     """Evaluation on held-out prompts: before, during and after training."""
 
     every: int = 0
-    """Steps between validations; 0: only before and after."""
+    """Steps between validations, which log `eval/` metrics; 0: only before and after training."""
     prompts: int = 32
-    """Held-out prompts."""
+    """Number of held-out prompts of each evaluation; at least 2."""
     samples: int = 1
-    """Completions per prompt."""
+    """Completions per held-out prompt."""
     patience: int = 0
-    """Early stopping: validations without a better reward after which the run stops with the best weights; 0: never."""
+    """Early stopping: validations in a row without a better reward after which the run stops and restores the best
+    weights; 0: never. Above 0, the test split is used before and after training."""
     split: Literal["validation", "test"] = "validation"
-    """Split of the held-out prompts."""
+    """Split of the held-out prompts. validation: for choosing settings; test: for the numbers to report; neither is
+    trained on."""
 
 
 @dataclass(frozen=True)
@@ -105,8 +123,12 @@ class TrackingConfig:
     """Trackers besides metrics.jsonl, which is always written. A failing tracker does not stop a run."""
 
     wandb: Literal["off", "online", "offline"] = "off"
+    """Weights & Biases. off: not used; online: sends each step to the server; offline: writes files for `wandb sync`
+    into the run folder."""
     project: str = "rlalign"
+    """Project of the run in Weights & Biases."""
     tensorboard: bool = False
+    """Write TensorBoard files into the folder `tensorboard` of the run."""
 
 
 @dataclass(frozen=True)
@@ -125,26 +147,41 @@ class TrainConfig:
     steps: int = 24
     """Training steps; a step is one rollout and the updates made from it."""
     seed: int = 0
-    """Seed of the initial policy, the order of tasks and the sampling."""
+    """Seed of the initial policy, the order of tasks, the sampling and the evaluations; 0 or more."""
     output: str | None = None
     """Run folder; None: runs/ENV-POLICY-ALGORITHM-TIME."""
+    on_bad_record: Literal["fail", "drop"] = "fail"
+    """Records that cannot be used: a prompt without text, too long or refused by the chat template, an answer that no
+    reward can compare. All data is checked before the first step. fail: the run does not start; drop: it leaves them
+    out, prints their number and lists them in data.json."""
     save_every: int = 0
-    """Steps between checkpoints; 0: only at the end and when a stop is requested."""
+    """Steps between checkpoints; 0: by time alone (save_minutes), and whenever the run ends."""
+    save_minutes: float = 10.0
+    """Minutes after which a step ends with a checkpoint; 0: never by time."""
     keep: int = 2
-    """Checkpoints kept."""
+    """Number of newest checkpoints that are kept; at least 1."""
     resume: bool = False
-    """Resume from the newest checkpoint of the run folder."""
+    """Resume from the newest checkpoint of the run folder; on the command line also --resume FOLDER."""
     allow_change: bool = False
-    """Resume although a setting that decides the result differs, or state is missing."""
+    """Resume although a setting, data, code or weights that decide the result differ, or state is missing."""
+    trust_run: bool = False
+    """Resume a run folder that somebody else wrote, whose config.json names code. It can do anything that you can."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, ..."""
+    """Device of the policy: cpu, cuda, cuda:1, ...; auto: cuda if it is available, else cpu."""
     objective: Objective = field(default_factory=Objective)
+    """One value per axis of the objective; the preset sets them."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    """Sampling of rollouts."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    """Optimizer and reuse of rollouts."""
     model: PolicyOptions = field(default_factory=PolicyOptions)
+    """Size, adapters and precision of the policy."""
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
+    """Supervised updates on reference answers, interleaved with the policy gradient."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """Evaluation on held-out prompts before, during and after training."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    """Trackers besides metrics.jsonl."""
 
     @property
     def samples_per_step(self) -> int:

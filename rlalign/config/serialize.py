@@ -33,11 +33,22 @@ _RENAMED: dict[int, dict[str, str]] = {
 }
 """Migration table: format -> dotted key in that format -> dotted key in the next one."""
 
+_ADDED: dict[str, Any] = {
+    "model.on_adapter": None,
+    "rollout.chat_template": "auto",
+    "save_minutes": 10.0,
+    "trust_run": False,
+    "rollout.max_prompt": None,
+    "on_bad_record": "fail",
+}
+"""Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
+
 _MOVED = re.compile(r"\brlalign\.(envs|rewards)\.(\w+):")
 """Format 1: a function of a built-in file, named by its module. These files moved to builtin/."""
 
 # Keys that may differ between a run and its continuation without changing what the steps compute.
-_SAFE = ("steps", "output", "save_every", "keep", "resume", "allow_change", "device", "evaluation", "tracking")
+_SAFE = {"steps", "output", "save_every", "save_minutes", "keep", "resume", "allow_change", "trust_run", "device"}
+_SAFE |= {"evaluation", "tracking"}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -152,12 +163,15 @@ def unsafe(key: str, config: TrainConfig) -> bool:
     """Return whether a change of this key makes the continuation another experiment."""
     if key == "steps" and config.learner.lr_schedule != "constant":
         return True  # the schedule's shape depends on the end
-    return key.split(".")[0] not in _SAFE
+    return key.split(".")[0] not in _SAFE and key != "model.trust_remote_code"
 
 
 def fingerprint(config: TrainConfig, *, number: int = FORMAT) -> str:
     """Return the sha256 of the settings that decide a run's result, under the keys of format `number`."""
     deciding = {k: v for k, v in flatten(to_dict(config)).items() if unsafe(k, config)}
+    deciding["model.trust_remote_code"] = False  # permission is no setting, and config.json never grants it
+    # a setting at the value that changes nothing is left out, so that the checkpoints of earlier runs keep theirs
+    deciding = {k: v for k, v in deciding.items() if k not in _ADDED or v != _ADDED[k]}
     for newer in reversed(range(number, FORMAT)):
         old_key = {new: old for old, new in _RENAMED[newer].items()}
         deciding = {old_key.get(k, k): v for k, v in deciding.items()}

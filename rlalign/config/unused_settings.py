@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
@@ -14,6 +15,18 @@ def unused_settings(config: TrainConfig) -> dict[str, str]:
     base = default_config(env=config.env, policy=config.policy, algorithm=config.algorithm)
     changed = differences(base, config)
     return {key: reason for key, reason in unread(config).items() if key in changed}
+
+
+def cautions(config: TrainConfig) -> list[str]:
+    """Return sentences about settings that are read and do not do what their value suggests."""
+    learner = config.learner
+    updates = config.steps * learner.epochs * learner.minibatches
+    if learner.warmup <= updates:
+        return []
+    return [
+        f"learner.warmup {learner.warmup} is longer than the {updates} updates of the run, so the learning rate ends "
+        f"at {learner.lr * updates / learner.warmup:.3g} and never reaches learner.lr {learner.lr:g}"
+    ]
 
 
 def unread(config: TrainConfig) -> dict[str, str]:
@@ -73,8 +86,13 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
 
 def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     scratch = from_scratch(c.policy)
+    is_adapter = (Path(c.policy).expanduser() / "adapter_config.json").is_file()
     if c.model.lora_r == 0 or (c.model.lora_r is None and scratch):
         yield "model", "lora_alpha", "no adapter is trained"
+    elif is_adapter and c.model.on_adapter != "merge" and c.model.lora_r is None:
+        yield "model", "lora_alpha", "the adapter of the policy folder has its own"
+    if not is_adapter:
+        yield "model", "on_adapter", "the policy is not the folder of an adapter"
     if c.policy in ("gru", "tabular"):
         yield "model", "dtype layers gradient_checkpointing", f"a {c.policy} policy does not read it"
     if scratch:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import to_dict
 from rlalign.errors import UserError, did_you_mean
-from rlalign.typecheck import check_fields, check_range
+from rlalign.typecheck import check_fields, check_range, flatten
+
+_MAX_LR = 10.0
+_FLOAT32 = (1.18e-38, 3.4e38)  # smallest normal number and largest number
+_SEARCHED = 10_000  # distance from a number of minibatches at which divisors are suggested
 
 
 def validate(config: TrainConfig) -> None:
@@ -26,7 +32,9 @@ def validate(config: TrainConfig) -> None:
         ("learner.minibatches", ln.minibatches, 1),
         ("learner.micro_batch", ln.micro_batch, 0),
         ("learner.warmup", ln.warmup, 0),
+        ("learner.max_bad_updates", ln.max_bad_updates, 1),
         ("save_every", config.save_every, 0),
+        ("save_minutes", config.save_minutes, 0),
         ("keep", config.keep, 1),
         ("evaluation.prompts", e.prompts, 2),
         ("evaluation.samples", e.samples, 1),
@@ -41,7 +49,16 @@ def validate(config: TrainConfig) -> None:
         check_range(name, value, least=least)
     for name, beta in (("learner.beta1", ln.beta1), ("learner.beta2", ln.beta2)):
         check_range(name, beta, least=0, below=1)
+    _check_numbers(config)
+    # a step of AdamW moves each weight by about lr: weights are of order 1 or less
     check_range("learner.lr", ln.lr, above=0)
+    check_range("learner.lr", ln.lr, most=_MAX_LR, fix="use a rate such as 1e-3")
+    check_range("objective.value.lr", config.objective.value.lr, most=_MAX_LR, fix="use a rate such as 1e-3")
+    if ln.lr * ln.weight_decay > 1:
+        raise UserError(
+            f"learner.lr {ln.lr:g} × learner.weight_decay {ln.weight_decay:g} = {ln.lr * ln.weight_decay:g}: expected "
+            "at most 1, the share of each weight that a step removes; use a smaller --learner.weight-decay"
+        )
     _ = r.sampling  # its constructor raises for an impossible distribution
     if r.sampler not in ("decode", "generate"):
         raise UserError(f"unknown sampler '{r.sampler}'.{did_you_mean(r.sampler, ('decode', 'generate'))}")
@@ -66,13 +83,26 @@ def validate(config: TrainConfig) -> None:
         )
 
 
+def _check_numbers(config: TrainConfig) -> None:
+    """Raise UserError for a setting that is too large or too close to 0 for float32."""
+    for name, value in flatten(to_dict(config)).items():
+        if isinstance(value, float) and value and not _FLOAT32[0] <= abs(value) <= _FLOAT32[1]:
+            raise UserError(f"{name}: expected 0 or a number from 1.2e-38 to 3.4e+38, as float32 has, got {value:g}")
+
+
+def _nearest_divisors(n: int, m: int) -> list[int]:
+    """Return up to three divisors of n near m, and 1 if none is near."""
+    distances = range(min(max(n, m), _SEARCHED) + 1)
+    near = [d for k in distances for d in (m - k, m + k) if 1 <= d <= n and n % d == 0]
+    return sorted(near[:3]) or [1]
+
+
 def _check_minibatches(config: TrainConfig) -> None:
     """Raise UserError unless the samples per step divide into the minibatches, and a micro-batch fits into one."""
     r, ln = config.rollout, config.learner
     n, m = config.samples_per_step, ln.minibatches
     if n % m:
-        divisors = [d for d in range(1, n + 1) if n % d == 0]
-        nearest = sorted(sorted(divisors, key=lambda d: abs(d - m))[:3])
+        nearest = _nearest_divisors(n, m)
         raise UserError(
             f"{r.prompts} prompts × {r.group_size} samples = {n} sequences do not divide into {m} minibatches; "
             f"use --learner.minibatches {' or '.join(map(str, nearest))}"
@@ -87,8 +117,15 @@ def _check_minibatches(config: TrainConfig) -> None:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the configuration with derived settings filled in.
 
-    `model.value` follows from the objective, and a KL coefficient of 0 without a target needs no reference policy.
+    `model.value` follows from the objective, and a KL coefficient of 0 without a target needs no reference policy. The
+    file of an algorithm is imported, because the objective may name functions that the file registers. A cell of a
+    study and a resumed run read the objective from their configuration, not from that file.
+
+    Raises:
+        UserError: the file of the algorithm cannot be imported.
     """
+    if ":" in config.algorithm and not config.algorithm.startswith("trl:"):
+        find_algorithm(config.algorithm)
     objective = config.objective
     if objective.kl.where != "none" and objective.kl.coef == 0 and objective.kl.target == 0:
         objective = replace(objective, kl=replace(objective.kl, where="none"))

@@ -1,22 +1,27 @@
 """The command line: outputs, exit statuses and error messages."""
 
 import email
+import errno
 import io
 import json
 import subprocess
 import sys
+import textwrap
 import warnings
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+import rlalign
 from rlalign import cli
 from rlalign.cli import doctor
 from rlalign.cli.train import parse, print_comparison
-from rlalign.errors import UserError
+from rlalign.config.defaults import default_config
+from rlalign.errors import OutputError, UserError
 from rlalign.evaluation.before_after import Comparison
 from rlalign.evaluation.evaluate import Evaluation
+from rlalign.policies.factory import make_policy
 
 
 def run(capsys, *arguments):
@@ -48,6 +53,7 @@ def run(capsys, *arguments):
         (("generate", "nowhere", "text"), "'nowhere' is not a run folder"),
         (("train", "--resume", "nowhere"), "'nowhere' holds no run to resume"),
         (("check", "revrse"), "unknown environment or reward 'revrse'. Did you mean"),
+        (("check", "haiku.py"), "expected an environment or a reward in a file as FILE.py:NAME, got 'haiku.py'"),
     ],
 )
 def test_a_mistake_in_the_arguments_prints_one_line_and_returns_2(capsys, tmp_path, monkeypatch, arguments, message):
@@ -78,6 +84,25 @@ def test_help_names_every_command(capsys):
         assert name in out
 
 
+def test_oracle_changes_one_axis_of_a_preset(capsys):
+    short = ("--horizon", "2")
+    status, out, _ = run(capsys, "oracle", "--preset", "rloo", "--objective.aggregation", "sequence_mean", *short)
+    assert status == 0
+    assert "rloo, aggregation sequence_mean" in out
+    assert "biased" in out
+    plain = ("--objective.scale=none", "--objective.aggregation", "sequence_sum", "--objective.kl.where", "none")
+    status, out, _ = run(capsys, "oracle", "--preset", "grpo", *plain, *short)
+    assert "exact × 0.5" in out  # (G - 1) / G of the gradient
+    for arguments, message in (
+        (("--objective.scale", "none"), "expected one algorithm to change"),
+        (("--preset", "grpo", "--learner.lr", "1"), "expected a setting of the objective"),
+        (("--preset", "grpo", "--objective.scale", "nome"), "scale"),
+    ):
+        status, _, err = run(capsys, "oracle", *arguments, *short)
+        assert status == 2
+        assert message in err
+
+
 @pytest.mark.parametrize("name", cli.COMMANDS)
 def test_every_command_has_help(capsys, name):
     status, out, _ = run(capsys, name, "--help")
@@ -92,6 +117,7 @@ def test_every_command_has_help(capsys, name):
         ("rewards", ("vader", "exact_match")),
         ("algorithms", ("reinforce", "rloo", "grpo", "ppo")),
         ("policies", ("smollm2", "gru")),
+        ("metrics", ("reward/mean", "train/clip_fraction", "alarm/gold", "eval/KEY", "pass@K")),
     ],
 )
 def test_list_prints_names(capsys, kind, names):
@@ -158,6 +184,85 @@ def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
         assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_reward_that_cannot_be_scored_is_not_checked(capsys, tmp_path):
+    (tmp_path / "mine.py").write_text("def pos(prompt, completion): return 1.0\n")
+    status, out, _ = run(capsys, "check", f"{tmp_path / 'mine.py'}:pos")
+    assert status == 1
+    assert "skipped can be scored: reward 'pos': expected 'prompt'" in out
+    assert "use the parameter 'prompts', a list" in " ".join(out.split())
+    assert out.rstrip().endswith("nothing was checked")
+
+
+def test_generate_shows_the_system_message_and_takes_longer_prompts_than_the_data(capsys, tmp_path):
+    roles = [{"role": "system", "content": "be short"}, {"role": "user", "content": "hi"}]
+    lines = [json.dumps({"prompt": [roles[0], {**roles[1], "content": f"hi {i}"}], "answer": "a"}) for i in range(12)]
+    (tmp_path / "chat.jsonl").write_text("\n".join(lines))
+    settings = {"steps": 1, "evaluation__prompts": 2, "quiet": True, "rewards": ["exact_match"]}
+    folder = str(tmp_path / "run")
+    rlalign.train(f"{tmp_path / 'chat.jsonl'}?max_new=4", "gru", "reinforce", output=folder, **settings)
+    status, out, _ = run(capsys, "generate", folder, "a much longer question " * 9)
+    assert status == 0
+    assert out.startswith("[system] be short\na much longer question")
+    status, _, err = run(capsys, "generate", folder, "hi", "--column", "answr=a")
+    assert status == 2
+    assert "--column answr: the tasks have no such column. Did you mean 'answer'?" in err
+
+
+def test_plot_skips_folders_without_a_curve(capsys, tmp_path):
+    study, empty, picture = tmp_path / "study", tmp_path / "empty", tmp_path / "curves.png"
+    for folder in (study, empty):
+        folder.mkdir()
+    (study / "results.json").write_text("{}")
+    settings = {"steps": 1, "evaluation__prompts": 2, "quiet": True}
+    rlalign.train("reverse", "gru", "reinforce", output=tmp_path / "run", **settings)
+    folders = [str(folder) for folder in sorted(tmp_path.iterdir())]
+    status, _, err = run(capsys, "plot", *folders, "--output", str(picture))
+    assert status == 0
+    assert picture.is_file()
+    assert f"skipped: '{study}' is a study or a search; use rlalign report" in err
+    assert f"skipped: '{empty}' is not a run folder" in err
+    status, _, err = run(capsys, "plot", str(study))
+    assert status == 2
+    assert f"rlalign: '{study}' is a study or a search" in err
+    status, _, err = run(capsys, "plot", str(study), str(empty))
+    assert status == 2
+    assert "expected a run with metrics" in err
+
+
+def test_a_run_folder_stands_for_its_policy(tmp_path):
+    settings = {"steps": 1, "evaluation__prompts": 2, "quiet": True}
+    first = rlalign.train("reverse", "gru", "reinforce", output=tmp_path / "run", **settings)
+    assert default_config(policy=str(tmp_path / "run")).policy == str(tmp_path / "run" / "policy")
+    assert default_config(policy=str(tmp_path / "run" / "policy")).policy == str(tmp_path / "run" / "policy")
+    second = rlalign.train("reverse", str(tmp_path / "run"), "reinforce", output=tmp_path / "second", **settings)
+    assert second.config.policy == str(tmp_path / "run" / "policy")
+    assert make_policy(str(tmp_path / "run")).trainable().keys() == first.policy.trainable().keys()
+
+
+@pytest.mark.parametrize("words", [["help"], ["help", "plot"], ["version"]])
+def test_help_and_version_are_commands_too(capsys, words):
+    flags = {"help": "--help", "version": "--version"}
+    status, out, _ = run(capsys, *words)
+    expected = run(capsys, *words[1:], flags[words[0]])
+    assert (status, out) == expected[:2]
+    assert out
+
+
+def test_help_and_mistakes_do_not_import_torch():
+    """It takes seconds. One process tries all commands, because a process takes long too."""
+    code = """
+        import contextlib, io, sys
+        from rlalign.cli import COMMANDS, main
+        for command in COMMANDS:
+            for word in ("--help", "--no-such-flag"):
+                with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+                    with contextlib.suppress(SystemExit):
+                        main([command, word])
+                assert "torch" not in sys.modules, (command, word)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
 def test_doctor_names_the_missing_packages_of_each_extra(monkeypatch):
     def version(name):
         if name == "installed":
@@ -221,3 +326,11 @@ def test_a_recorded_warning_is_not_printed(monkeypatch, capsys):
     monkeypatch.setattr(cli, "_dispatch", lambda args: warnings.warn("the disk is slow", stacklevel=1))
     with pytest.warns(UserWarning, match="the disk is slow"):
         assert run(capsys, "train")[2] == ""
+
+
+def test_the_help_without_arguments_ends_quietly_when_its_reader_exits(monkeypatch):
+    def closed(args):
+        raise OutputError(BrokenPipeError(errno.EPIPE, "Broken pipe"))
+
+    monkeypatch.setattr(cli, "_dispatch", closed)
+    assert cli.main([]) == 0

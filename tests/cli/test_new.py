@@ -54,9 +54,9 @@ def test_existing_files_are_not_overwritten(capsys, tmp_path):
 
 
 def test_a_name_of_a_folder_is_accepted(capsys, tmp_path, monkeypatch):
-    (tmp_path / "haiku").mkdir()
+    (tmp_path / "tanka").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
-    assert new(capsys, "env", "haiku", "--folder", str(tmp_path))[0] == 0
+    assert new(capsys, "env", "tanka", "--folder", str(tmp_path))[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Configurations: round trips, differences, and errors that name the numbers and the fix."""
 
 import dataclasses
+import sys
 
 import pytest
 
 from rlalign.config import serialize as C
 from rlalign.config.defaults import default_config
 from rlalign.config.schema import LearnerConfig, RolloutConfig, TrainConfig
-from rlalign.config.validate import validate
+from rlalign.config.serialize import from_json, to_json
+from rlalign.config.validate import resolve, validate
 from rlalign.errors import UserError
+from rlalign.objective.registries import BASELINES
 
 
 def test_json_round_trip_preserves_the_configuration():
@@ -64,3 +67,21 @@ def test_more_steps_are_a_safe_change_only_without_a_schedule():
     assert not C.unsafe("steps", constant)
     assert C.unsafe("steps", linear)
     assert C.unsafe("learner.lr", constant)
+
+
+def test_a_stored_configuration_registers_the_functions_of_its_algorithm(tmp_path, monkeypatch):
+    """A cell of a study runs in a process that has only the configuration, and so does a resumed run."""
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from rlalign.objective import Objective, baseline\n"
+        "@baseline('zero_of_this_test')\n"
+        "def zero(returns, batch):\n"
+        "    return 0 * returns\n"
+        "MINE = Objective(baseline='zero_of_this_test')\n"
+    )
+    config = from_json(to_json(default_config("reverse", "gru", f"{file}:MINE")))
+    monkeypatch.delitem(BASELINES._items, "zero_of_this_test")  # as in a new process
+    for name in [name for name in sys.modules if name.startswith("rlalign_file_mine_")]:
+        monkeypatch.delitem(sys.modules, name)
+    validate(resolve(config))
+    assert "zero_of_this_test" in BASELINES

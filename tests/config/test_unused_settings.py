@@ -5,7 +5,7 @@ import pytest
 from rlalign.algorithms import ALGORITHMS
 from rlalign.config.defaults import default_config
 from rlalign.config.serialize import update
-from rlalign.config.unused_settings import unused_settings
+from rlalign.config.unused_settings import cautions, unused_settings
 from rlalign.config.validate import resolve
 
 
@@ -57,3 +57,12 @@ def test_settings_that_are_read_are_not_reported():
 )
 def test_model_settings_that_the_kind_of_policy_does_not_read_are_reported(policy, changes, unread):
     assert sorted(unused(policy=policy, **changes)) == [f"model.{name}" for name in unread]
+
+
+def test_a_warm_up_that_is_longer_than_the_run_is_reported():
+    base = update(default_config("reverse", "gru", "rloo"), {"steps": 24, "learner.warmup": 240})
+    assert cautions(base) == [
+        "learner.warmup 240 is longer than the 24 updates of the run, so the learning rate ends at 0.0003 and never "
+        "reaches learner.lr 0.003"
+    ]
+    assert cautions(update(base, {"learner.warmup": 24})) == []

@@ -26,10 +26,12 @@ _NOT_COLUMNS = ("trainer_state", "log_extra", "log_metric", "environments", "com
 def dataset(env: Any, *, split: Split = "train", count: int | None = None) -> Any:
     """Return the tasks of an environment as a `datasets.Dataset` with `prompt` and the columns that rewards read.
 
+    A prompt is a text, or a list of messages in TRL's format. A column that a task lacks is None.
+
     Args:
-        env: any argument of `rlalign.make_mdp`.
+        env: any argument of `rlalign.make_mdp`; single-turn.
         split: train, validation or test.
-        count: number of tasks, from the first on; required for an unbounded split.
+        count: number of tasks, from the first on; None: all. Required for an unbounded split.
 
     Raises:
         UserError: for an environment of several turns, or an unbounded split without `count`.
@@ -45,21 +47,27 @@ def dataset(env: Any, *, split: Split = "train", count: int | None = None) -> An
     names: dict[str, None] = {}  # an ordered set: a column may be missing from the first task
     for task in tasks:
         names |= dict.fromkeys(task.columns)
-    rows = [{"prompt": trl_prompt(task.prompt), **{n: task.columns.get(n) for n in names}} for task in tasks]
+    rows = [
+        {"prompt": trl_prompt(mdp.policy_prompt(task)), **{n: task.columns.get(n) for n in names}} for task in tasks
+    ]
     return datasets.Dataset.from_list(rows)
 
 
 def reward_func(env: Any, *, rewards: Any = None, tokenizer: Any = None, group_size: int | None = None) -> RewardFunc:
-    """Return the whole reward of an environment as one TRL reward function; TRL logs each component.
+    """Return the whole reward of an environment as one TRL reward function.
 
-    The function returns None for a failed reward; TRL leaves None out of the group. It reads the completion from its
-    ids, because the decoded text does not show if the completion ended or was truncated.
+    The function returns the weighted sum of the components, and None for a failed reward; TRL leaves None out of the
+    group. TRL logs the mean of each component as `reward/NAME`. The function reads the completion from its ids, because
+    the decoded text does not show if the completion ended or was truncated.
 
     Args:
         env: any argument of `rlalign.make_mdp`; single-turn.
-        rewards: reward specs in place of the environment's own.
-        tokenizer: the tokenizer of TRL's trainer, which defines the ids.
+        rewards: reward specs in place of the environment's own; None: the environment's.
+        tokenizer: the tokenizer of TRL's trainer, which defines the ids; None: the environment's.
         group_size: TRL's `num_generations`; required only for rewards of scope "group".
+
+    Returns:
+        An item of TRL's `reward_funcs`. Its data set is that of `dataset`.
 
     Raises:
         UserError: for an environment of several turns or without a reward, or a missing `group_size`.
@@ -73,10 +81,13 @@ def reward_func(env: Any, *, rewards: Any = None, tokenizer: Any = None, group_s
     def reward(prompts: Sequence[Any], completion_ids: Sequence[Sequence[int]], **keywords: Any) -> list[float | None]:
         columns = _columns(keywords)
         tasks = [Task(p, {k: v[i] for k, v in columns.items()}) for i, p in enumerate(prompts)]
-        scores, _ = score(mdp, tasks, completion_ids, group_size=group_size)
+        scores, episodes = score(mdp, tasks, completion_ids, group_size=group_size)
         for name, values in scores.components.items():
             if "log_metric" in keywords and not np.isnan(values).all():
                 keywords["log_metric"](f"reward/{name}", float(np.nanmean(values)))
+        names = dict.fromkeys(name for episode in episodes for name in episode.extra)
+        extra = {name: [episode.extra.get(name) for episode in episodes] for name in names}
+        _log(mdp.reward, extra, keywords)
         return _nullable(scores.total)
 
     return reward
@@ -88,10 +99,18 @@ def reward_funcs(specs: Specs) -> tuple[list[RewardFunc], list[float]]:
     The rewards keep their time limits, retries and failure policies. A dropped sample is None.
 
     Args:
-        specs: reward names, specs or functions.
+        specs: reward names, specs or functions, as in `rlalign.make_mdp(env, rewards=specs)`.
+
+    Returns:
+        TRL's `reward_funcs`, and `reward_weights` of its configuration.
 
     Raises:
         UserError: for a reward whose scope TRL does not support, or a weight that is not a constant.
+
+    Example:
+        >>> functions, weights = reward_funcs(["exact_match", "length?target=20=0.5"])
+        >>> [function.__name__ for function in functions], weights
+        (['exact_match', 'length'], [1.0, 0.5])
     """
     items = resolve(specs)
     for reward, _ in items:
@@ -111,7 +130,9 @@ def _function(reward: RewardSum, name: str) -> RewardFunc:
         prompts: Sequence[Any], completions: Sequence[Any], completion_ids: Sequence[Sequence[int]], **keywords: Any
     ) -> list[float | None]:
         texts = [text_of(completion) for completion in completions]
-        return _nullable(reward.score("episode", prompts, texts, completion_ids, **_columns(keywords)).total)
+        scores = reward.score("episode", prompts, texts, completion_ids, **_columns(keywords))
+        _log(reward, scores.extra, keywords)
+        return _nullable(scores.total)
 
     function.__name__ = name  # TRL names its metrics after the function
     return function
@@ -164,6 +185,16 @@ def require_single_turn(mdp: TextMDP) -> TextMDP:
 def trl_prompt(prompt: Any) -> Any:
     """Return a prompt in TRL's format: a text, or a list of message dicts."""
     return prompt if isinstance(prompt, str) else [dict(message) for message in prompt]
+
+
+def _log(reward: Any, extra: Mapping[str, Sequence[Any]], keywords: Mapping[str, Any]) -> None:
+    """Pass on to TRL's callbacks what the functions logged."""
+    for name, value in getattr(reward, "pop_logged", dict)().items():
+        if "log_metric" in keywords:
+            keywords["log_metric"](f"reward/{name}", value)
+    for column, values in extra.items():
+        if "log_extra" in keywords:
+            keywords["log_extra"](column, list(values))
 
 
 def _columns(keywords: Mapping[str, Any]) -> dict[str, Any]:

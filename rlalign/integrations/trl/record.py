@@ -14,7 +14,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.integrations.trl.bridge import score
 from rlalign.log.diagnostics import gold_of, rollout_diagnostics
-from rlalign.log.metrics import rollout_metrics, samples_of
+from rlalign.log.metrics import logged_metrics, rollout_metrics, samples_of
 from rlalign.rollout.collect import Rollout
 from rlalign.tokenizers import chat_text
 from rlalign.training.stop_request import StopRequest
@@ -81,6 +81,7 @@ class Recorder(TrainerCallback):
         rollout = as_rollout(self.mdp, [self.tasks[i] for i in task], completion_ids, self.group_size)
         self._samples = samples_of(rollout)
         self._metrics = rollout_metrics(rollout) | rollout_diagnostics(rollout, self.mdp, self.gold)
+        self._metrics |= logged_metrics(self.reward)
         for name, kinds in self.reward.pop_failures().items():
             self._metrics |= {f"reward/{name}/{kind}": float(n) for kind, n in kinds.items() if n}
         self._metrics |= {f"reward/{name}/weight": weights[name] for name in self.reward.scheduled}
@@ -169,4 +170,6 @@ def as_rollout(
         tasks=list(tasks),
         prompts=[chat_text(task.prompt) for task in tasks],
         completions=["\n".join(episode.texts) for episode in episodes],
+        messages=[episode.messages(mdp.policy_prompt(episode.task)) for episode in episodes],
+        extra=[episode.extra for episode in episodes],
     )

@@ -11,10 +11,20 @@ from rlalign.types import Tokenizer
 
 
 def processing_class(tokenizer: Any) -> TrlTokenizer:
-    """Return a `processing_class` for TRL's trainers.
+    """Return a tokenizer as the `processing_class` of TRL's trainers.
+
+    It is a `transformers.PreTrainedTokenizer` that encodes prompts with `encode_prompt` and decodes completions with
+    `decode` of the rlalign tokenizer. It pads on the left.
 
     Args:
-        tokenizer: any argument of `rlalign.tokenizers.as_tokenizer`.
+        tokenizer: an rlalign tokenizer, a transformers tokenizer, or the name of one, such as `chars:abc`; any argument
+            of `rlalign.tokenizers.as_tokenizer`.
+
+    Example:
+        >>> import rlalign
+        >>> tokenizer = rlalign.make_mdp("reverse").tokenizer
+        >>> processing_class(tokenizer)(["ab"])["input_ids"] == [tokenizer.encode_prompt("ab")]
+        True
     """
     return TrlTokenizer(as_tokenizer(tokenizer))
 

@@ -18,25 +18,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from rich.console import Console
 
+from rlalign.checks.data_pass import checked_mdp, refuse_bad_records
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint
+from rlalign.config.size_limits import check_sizes
 from rlalign.config.validate import resolve, validate
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_sources import TaskStream
+from rlalign.envs.task_stream import TaskStream
 from rlalign.errors import UserError
+from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.integrations.trl.bridge import trl_prompt
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import check_trl, not_transformers, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.log.alarms import AlarmMonitor
+from rlalign.log.equal_rewards import warning_of
 from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
 from rlalign.log.trackers import Tracker
 from rlalign.policies.causal import CausalPolicy
+from rlalign.policies.measured_save import save_measured
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
@@ -53,31 +57,42 @@ _STALE = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")  
 def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
     """Run an experiment with TRL: evaluate, train, evaluate, write the policy folder and the plots.
 
+    The run folder is that of `rlalign.train`, with the same metric keys. Equal to a run of rlalign's own trainer are
+    the initial weights, the prompts and their order, the reward, the length limit, the optimizer and the evaluation.
+    TRL computes samples, advantages and loss.
+
     A run that was interrupted starts again from step 0 with `config.resume`, because TRL's checkpoints do not contain a
     rollout that is reused.
 
     Args:
         config: as for `rlalign.train`, with the algorithm trl:grpo or trl:rloo.
-        env, rewards: objects in place of the configuration's names.
+        env, rewards: objects in place of the configuration's names; None: those of the names.
         quiet: print nothing.
 
     Returns:
         The run. Its `comparison` is None when a stop was requested before the end.
 
     Raises:
-        UserError: for an environment of several turns, a policy that is not a transformers model, or a setting that
-            TRL does not support.
+        UserError: for an environment of several turns, a policy that is not a transformers model, a setting that TRL
+            does not support, or a folder that holds a run already.
     """
     config = resolve(config)
     validate(config)
     mdp = build_mdp(config, env=env, rewards=rewards)
     check_trl(config, mdp)
+    refuse_bad_records(config, mdp)
+    check_sizes(config, mdp, early=True)
     folder = Path(config.output or default_output(config))
     with RunLock(folder), StopRequest() as stop:
         _prepare_folder(folder, config)
         policy, mdp = build_policy(config, mdp)
         if not isinstance(policy, CausalPolicy):
             raise UserError(not_transformers(config))
+        console = PlainConsole(quiet=quiet)
+        for note in policy.notes:
+            console.print(note, soft_wrap=True)
+        mdp = checked_mdp(config, mdp, policy, folder=folder, console=console)
+        check_sizes(config, mdp)  # again, with the length of the prompts
         config = replace(config, output=str(folder), resume=False, allow_change=False)
         write_config(folder, config)
         try:
@@ -108,7 +123,7 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
 def _train(
     config: TrainConfig, folder: Path, policy: CausalPolicy, mdp: TextMDP, stop: StopRequest, quiet: bool
 ) -> Run:
-    console = Console(quiet=quiet, highlight=False)
+    console = PlainConsole(quiet=quiet)
     validator = Validator(config, policy, mdp)
     tasks = validator.validation_tasks
     before = validator.evaluate(tasks)
@@ -124,6 +139,8 @@ def _train(
                 metrics = metrics | {f"eval/{name}": evaluation.mean(name) for name in evaluation.metrics}
             metrics = metrics | alarms.update(step, metrics)
             tracker.log(step, metrics, samples)
+            if warning := warning_of(step, alarms.rows, mdp, config.objective.baseline):
+                console.warn(warning)
             line.show(step, metrics)
 
         recorder = Recorder(
@@ -143,7 +160,8 @@ def _train(
     run = Run(folder, stop.exit_status)
     if stop:
         return run
-    policy.save_pretrained(folder / "policy")
+    held_out = [mdp.prompt_ids(task) for task in tasks]
+    console.print(save_measured(policy, folder / "policy", held_out), soft_wrap=True)
     # `rlalign evaluate` loads the trained weights from a checkpoint. TRL's optimizer state is not in it.
     state = {"policy": dict(policy.trainable()), "progress": {}}
     checkpoint.save(folder / "checkpoints", recorder.step, state, config_hash=fingerprint(config), keep=config.keep)
@@ -172,9 +190,13 @@ def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, record
     parameters = list(policy.trainable().values())
     optimizer = torch.optim.AdamW(parameters, lr=ln.lr, betas=(ln.beta1, ln.beta2), weight_decay=ln.weight_decay)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lr_factor(ln, arguments["max_steps"]))
-    rows = [{"prompt": trl_prompt(task.prompt), "task": i} for i, task in enumerate(recorder.tasks)]
-    policy.lm.generation_config.eos_token_id = sorted(mdp.stop_ids)  # transformers.generate ends a completion at these
-    with tempfile.TemporaryDirectory() as scratch, _silenced(), _reference_on_disk(policy, scratch, arguments["beta"]):
+    rows = [{"prompt": trl_prompt(mdp.policy_prompt(task)), "task": i} for i, task in enumerate(recorder.tasks)]
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        _silenced(),
+        _reference_on_disk(policy, scratch, arguments["beta"]),
+        _stop_ids(policy.lm, mdp),
+    ):
         trainer = (GRPOTrainer if grpo else RLOOTrainer)(
             model=policy.model,
             reward_funcs=[recorder],
@@ -186,11 +208,32 @@ def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, record
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    # TRL replaces the model's forward by one with a fused head, which must not become part of a saved or copied model.
-    policy.lm.__dict__.pop("forward", None)
+    # TRL replaces the model's forward by one with a fused head, and accelerate wraps one in autocast.
+    # Neither must become part of a saved or copied model.
+    for model in (policy.lm, policy.model):
+        for name in ("forward", "_original_forward"):
+            model.__dict__.pop(name, None)
     if "ref" in getattr(policy.model, "peft_config", {}):
         policy.model.delete_adapter("ref")  # TRL's copy of the initial adapter
     policy.eval()
+
+
+@contextlib.contextmanager
+def _stop_ids(lm: Any, mdp: TextMDP) -> Iterator[None]:
+    """End the completions of transformers.generate at the environment's stop ids, and restore the model's special ids.
+
+    TRL and the trainer of transformers also write the ids of their tokenizer into both configurations, which the policy
+    folder would then contain in place of the model's own.
+    """
+    configs = (lm.config, lm.generation_config)
+    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
+    own = [(config, key, getattr(config, key)) for config in configs for key in keys if hasattr(config, key)]
+    lm.generation_config.eos_token_id = sorted(mdp.stop_ids)
+    try:
+        yield
+    finally:
+        for config, key, value in own:
+            setattr(config, key, value)
 
 
 @contextlib.contextmanager

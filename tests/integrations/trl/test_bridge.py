@@ -92,6 +92,23 @@ def test_completions_of_conversations_arrive_as_messages() -> None:
     assert functions[0](prompts=[prompt], completions=[completion], completion_ids=[[1, 2]]) == [2.0]
 
 
+def test_what_a_function_logs_reaches_the_callbacks_of_trl() -> None:
+    def logging(completions, log_metric, log_extra, **columns):
+        log_metric("longest", 2.0)
+        log_extra("sizes", [len(text) for text in completions])
+        return [1.0] * len(completions)
+
+    reward = rlalign.reward("logging", timeout_s=None)(logging)
+    calls: list[tuple[str, object]] = []
+    callbacks = {name: lambda *arguments: calls.append(arguments) for name in ("log_metric", "log_extra")}
+    functions, _ = bridge.reward_funcs(reward)
+    assert functions[0](prompts=["p"], completions=["ab"], completion_ids=[[1, 2]], **callbacks) == [1.0]
+    assert calls == [("reward/logging/log/longest", 2.0), ("sizes", [2])]
+    whole = bridge.reward_func(ENV, rewards=[reward])
+    whole(prompts=["ab>"], completion_ids=[ids(make_mdp(ENV), "ba")], answer=["ba"], **callbacks)
+    assert calls[2:] == [("reward/logging", 1.0), ("reward/logging/log/longest", 2.0), ("sizes", [2])]
+
+
 def test_a_reward_of_scope_group_requires_the_group_size() -> None:
     @rlalign.reward("rank", scope="group", timeout_s=None)
     def rank(completions, group_ids, **columns):
@@ -137,7 +154,7 @@ def test_a_reward_function_of_trl_runs_unchanged(tmp_path) -> None:
 
 
 def test_the_trainer_of_trl_trains_on_tasks_and_rewards_of_rlalign(tmp_path) -> None:
-    """TRL's trainer is called directly, as in docs/trl.md."""
+    """TRL's trainer is called directly, as in docs/concepts/trl.md."""
     from trl import GRPOConfig, GRPOTrainer
 
     from rlalign.policies.factory import make_policy
