@@ -16,7 +16,7 @@ from torch.func import functional_call
 
 from rlalign.policies.device import seeded
 from rlalign.policies.options import PolicyOptions
-from rlalign.policies.weight_dtype import float32_copy
+from rlalign.policies.weight_dtype import float32_copy, restored_buffers
 
 _FUSED_MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 """Model types whose CUDA kernel reads the weight of `out_proj` without calling the layer. peft refuses it there."""
@@ -107,7 +107,8 @@ def _bypassed(lm: Any) -> list[str]:
     hooks = [m.register_forward_hook(lambda module, *_: called.add(module)) for m in linears.values()]
     ids = torch.arange(3, device=next(lm.parameters()).device)[None] % lm.get_input_embeddings().weight.shape[0]
     try:
-        expected = lm(input_ids=ids, use_cache=False).logits
+        with restored_buffers(lm):
+            expected = lm(input_ids=ids, use_cache=False).logits
     except RuntimeError:  # it cannot compute in this dtype, for which the proof of its paths refuses it
         return []
     finally:

@@ -101,8 +101,26 @@ def pretrained(
     """
     requested = options or PolicyOptions()
     folder = _checked(name, requested, tokenizer)
-    if folder.adapter is not None:
-        return _adapted(folder, tokenizer, requested, seed, device, keep_reference)
+    build = _unadapted if folder.adapter is None else _adapted
+    policy = build(folder, tokenizer, requested, seed, device, keep_reference)
+    automatic = policy.has_adapter and policy.options.dtype == "auto"
+    if automatic and policy.compute_dtype != compute_dtype("auto", torch.device(device)):
+        # the proof found no path in bfloat16, to which the frozen weights were rounded when they were loaded
+        del policy
+        policy = build(folder, tokenizer, replace(requested, dtype="float32"), seed, device, keep_reference)
+    policy.load_value(Path(name))
+    return policy
+
+
+def _unadapted(
+    folder: ModelFolder,
+    tokenizer: Tokenizer | None,
+    options: PolicyOptions,
+    seed: int,
+    device: torch.device | str,
+    keep_reference: bool,
+) -> CausalPolicy:
+    """Build the policy of a complete model."""
     options = _with_defaults(options, lora_r=8)
     # with full fine-tuning the float32 master weights are loaded
     dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r else torch.float32
@@ -117,8 +135,7 @@ def pretrained(
         stored_dtype=_stored_dtype(folder),
     )
     if policy.has_adapter:
-        policy.notes = (f"policy '{name}': {describe_lora(policy.model)}",)
-    policy.load_value(Path(name))
+        policy.notes = (f"policy '{folder.name}': {describe_lora(policy.model)}",)
     return policy
 
 

@@ -18,13 +18,13 @@ SMALL_CHANGE = 1e-6
 
 
 @contextmanager
-def rounded_embeddings(lm: Any) -> Iterator[None]:
-    """Multiply the output of the input embeddings by 1 + `SMALL_CHANGE` · N(0, 1) within the block."""
-    generator = torch.Generator().manual_seed(0)
+def rounded_embeddings(lm: Any, size: float = SMALL_CHANGE, seed: int = 0) -> Iterator[None]:
+    """Multiply the output of the input embeddings by 1 + `size` · N(0, 1) within the block."""
+    generator = torch.Generator().manual_seed(seed)
 
     def change(_: nn.Module, __: Any, output: Tensor) -> Tensor:
         noise = torch.randn(output.shape, generator=generator).to(output)
-        return output * (1 + SMALL_CHANGE * noise)
+        return output * (1 + size * noise)
 
     hook = lm.get_input_embeddings().register_forward_hook(change)
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -44,6 +46,17 @@ def _is_kept_in_float32(model: nn.Module, name: str) -> bool:
     # private in transformers, which has no public name for it; without it nothing is kept, as in earlier versions
     modules = getattr(model, "_keep_in_fp32_modules_strict", None) or ()
     return any(re.search(rf"(^|\.){re.escape(module)}(\.|$)", name) for module in modules)
+
+
+@contextmanager
+def restored_buffers(model: nn.Module) -> Iterator[None]:
+    """Restore the buffers of a model after the block: CTRL rounds its table of positions in each forward pass."""
+    originals = [(module, dict(module._buffers)) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, buffers in originals:
+            module._buffers.update(buffers)
 
 
 def float32_copy(model: Any) -> Any:

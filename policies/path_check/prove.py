@@ -40,7 +40,7 @@ _LONGEST = 2048
 
 _NOT_OF_A_PATH = (MemoryError, TimeoutError, torch.OutOfMemoryError)
 """Errors of the machine, which say nothing about a path and must not be stored."""
-_ADVICE = "use another architecture"
+_IN_FLOAT32 = "use --model.dtype float32"
 _SCORING: tuple[Scoring, ...] = ("packed", "padded", "equal", "alone")
 _DECODING: tuple[tuple[Decoding, RowOperation], ...] = (
     ("padded", "select"),
@@ -102,7 +102,16 @@ def _prepare(model: nn.Module, lm: Any, paths: Paths) -> None:
 
 
 class _Failed(Exception):
-    """A path is not used, for the reason in its message."""
+    """A path is not used, for a reason, against which the advice may help."""
+
+    def __init__(self, reason: str, advice: str = "") -> None:
+        super().__init__(reason)
+        self.reason, self.advice = reason, advice
+
+
+def _advice(advice: str) -> str:
+    """Return advice for a refused model, of which another architecture is the last resort."""
+    return f"{advice}, or another architecture" if advice else "use another architecture"
 
 
 @dataclass
@@ -133,7 +142,8 @@ class _Proof:
         try:
             self._measure_plain()
         except _Failed as failed:
-            return Verdict(paths, (), f"expected a causal language model, got '{family}': {failed}; {_ADVICE}")
+            refusal = f"expected a causal language model, got '{family}': {failed.reason}; {_advice(failed.advice)}"
+            return Verdict(paths, (), refusal)
         for stock in (False, True):
             originals = [] if stock else speed_up(self.model)
             try:
@@ -145,12 +155,12 @@ class _Proof:
             finally:
                 self._set_attention("sdpa")
                 restore_classes(originals)
-        advice = _ADVICE
+        advice = ""
         if self.dtype != torch.float32 and any(t.float32 is not None and t.float32 <= _TOLERABLE for t in self.trials):
-            advice = f"use --model.dtype float32, or {_ADVICE.removeprefix('use ')}"
+            advice = _IN_FLOAT32
         elif "is not finite" in refusal and self.model is self.lm:
-            advice = f"use --model.lora-r 8, or {_ADVICE.removeprefix('use ')}"
-        refusal = f"expected log-probs of '{family}' as of plain rows, got {refusal}; {advice}"
+            advice = "use --model.lora-r 8"
+        refusal = f"expected log-probs of '{family}' as of plain rows, got {refusal}; {_advice(advice)}"
         return Verdict(paths, tuple(self.trials), refusal)
 
     def _rows(self, backbone: Backbone) -> ProofRows:
@@ -179,19 +189,21 @@ class _Proof:
                 self.stable = measure.stable_positions(self.lm, self.rows, self.switch, self.expected)
                 if change > _TOLERABLE:
                     bidirectional = not getattr(self.lm.config.get_text_config(), "is_decoder", True)
-                    advice = "; set is_decoder to true in its config.json" if bidirectional else ""
-                    raise _Failed(f"a later token changes earlier logits{advice}")
+                    advice = "set is_decoder to true in its config.json" if bidirectional else ""
+                    raise _Failed("a later token changes earlier logits", advice)
             self.noise = 0.0
             if self.dtype != torch.float32:
+                buffers = {name: buffer.dtype for name, buffer in self.lm.named_buffers()}
                 try:
                     with self.autocast():
                         plain = measure.plain_logprobs(self.lm, self.rows, self.switch, (0, 2))
                 except _NOT_OF_A_PATH:
                     raise
                 except Exception as error:
-                    raise _Failed(
-                        f"a forward pass in {self.dtype} fails ({first_line(error)}); use --model.dtype float32"
-                    ) from error
+                    raise _Failed(f"a forward pass in {self.dtype} fails ({first_line(error)})", _IN_FLOAT32) from error
+                for name, buffer in self.lm.named_buffers():
+                    if buffer.dtype != buffers[name]:  # the policy would be another one than its saved weights
+                        raise _Failed(f"a forward pass rounds '{name}' to {self.dtype}", _IN_FLOAT32)
                 self.noise = measure.mean_difference(self.expected, plain, self.rows)
 
     @torch.no_grad()

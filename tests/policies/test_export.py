@@ -6,7 +6,7 @@ import pytest
 import torch
 from peft import PeftModel
 from torch.nn.functional import cosine_similarity
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, YoutuConfig, YoutuForCausalLM
 
 from rlalign.errors import FaultError
 from rlalign.policies import export
@@ -135,6 +135,23 @@ def test_weights_that_are_another_model_are_not_saved(tmp_path, monkeypatch):
         policy.save_pretrained(tmp_path / "policy")
     assert (tmp_path / "policy" / "model.safetensors").read_bytes() == before
     assert not list(tmp_path.rglob("tmp-*"))
+
+
+def test_the_trained_embedding_of_padding_is_kept(tmp_path):
+    """Youtu sets this embedding to zero whenever a folder whose config.json has the id of padding is loaded."""
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 8, "kv_lora_rank": 8}
+    widths = {"hidden_size": 32, "intermediate_size": 48, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
+    config = YoutuConfig(vocab_size=V, num_hidden_layers=2, pad_token_id=0, **heads, **widths)
+    YoutuForCausalLM(config).save_pretrained(tmp_path / "base")
+    options = PolicyOptions(lora_r=0, dtype="float32")
+    policy = make_policy(str(tmp_path / "base"), tokenizer=Ids(vocab_size=V), options=options)
+    perturb(policy, 0.1)
+    policy.save_pretrained(tmp_path / "policy", HELD_OUT)
+    trained = policy.lm.get_input_embeddings().weight
+    assert trained[0].abs().max() > 0
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
+    assert torch.equal(loaded.get_input_embeddings().weight, trained)
 
 
 def test_weights_of_an_earlier_policy_are_replaced(tmp_path):

@@ -8,6 +8,8 @@ import torch
 from transformers import (
     BertConfig,
     BertLMHeadModel,
+    CTRLConfig,
+    CTRLLMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     MistralConfig,
@@ -23,6 +25,7 @@ from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import make_sampler
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.path_check import measure, prove, rows
+from rlalign.policies.pretrained import pretrained
 from rlalign.policies.sampling.library_decoder import LibraryDecoder
 from rlalign.policies.scoring.positions import switch_length, thresholds
 from rlalign.tokenizers import CharTokenizer
@@ -221,6 +224,19 @@ def test_weights_that_a_forward_pass_changes_are_refused():
     lm.model.layers[0].register_forward_pre_hook(scale)
     with pytest.raises(UserError, match="a forward pass changes its weights"):
         policy_of(lm)
+
+
+def test_a_table_that_a_forward_pass_rounds_is_refused_in_that_precision(home):
+    """CTRL rounds its table of positions to the dtype of its weights: the policy would differ from its files."""
+    torch.manual_seed(0)
+    shape = {"vocab_size": SHAPE["vocab_size"], "n_embd": 32, "dff": 48, "n_layer": 2, "n_head": 4, "n_positions": 128}
+    lm = CTRLLMHeadModel(CTRLConfig(**shape, pad_token_id=0))
+    lm.save_pretrained(home / "ctrl")
+    with pytest.raises(UserError, match=r"rounds 'transformer.pos_encoding' to torch.bfloat16; use --model.dtype flo"):
+        pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4, dtype="bfloat16"))
+    automatic = pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4))
+    assert automatic.compute_dtype == torch.float32
+    assert torch.equal(automatic.input_embeddings(), lm.transformer.w.weight)  # not rounded when they were loaded
 
 
 def test_a_value_head_has_the_width_of_the_hidden_states():
