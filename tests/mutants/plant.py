@@ -18,7 +18,7 @@ PLANTED = Path(__file__).with_name("planted.toml")
 _COPIED = ("rlalign", "envs", "policies", "rewards", "tests", "benchmarks", "pyproject.toml", "README.md")
 _SECONDS = 60
 
-Result = Literal["killed", "survived", "broken"]
+Result = Literal["killed", "timeout", "survived", "broken"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def result_of(tree: Path, tests: list[str], seconds: float = _SECONDS) -> Result
     """Run tests on a copy of the tree.
 
     Returns:
-        killed if a test fails or the time is over, survived if all pass, broken if pytest cannot run them.
+        killed if a test fails, timeout if the time is over, survived if all pass, broken if pytest cannot run them.
     """
     environment = {
         **os.environ,
@@ -87,7 +87,7 @@ def result_of(tree: Path, tests: list[str], seconds: float = _SECONDS) -> Result
     try:
         run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
-        return "killed"
+        return "timeout"
     return {0: "survived", 1: "killed"}.get(run.returncode, "broken")  # type: ignore[return-value]  # a Result
 
 

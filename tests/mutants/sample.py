@@ -5,9 +5,10 @@
     python -m tests.mutants.sample --survivors           # prints those that live, and runs nothing
 
 The tests are run once to note which lines each of them reaches. A mutant is tried with the tests that reach its lines,
-the fastest first, up to 40 seconds of them; it is killed when one of them fails or when 60 seconds are over, since a
-loop without end is a failure too. Results are kept in benchmarks/results/mutants.json, and a repeated command
-continues there. `equivalent.toml` gives the reason for each mutant that lives because it changes no result.
+the fastest first, up to 25 seconds of them. It is killed when one of them fails or when 60 seconds are over, since a
+loop without end is a failure too; the latter are also counted apart, so run nothing else meanwhile. Results are kept in
+benchmarks/results/mutants.json, and a repeated command continues there. `equivalent.toml` gives the reason for each
+mutant that lives because it changes no result.
 """
 
 from __future__ import annotations
@@ -42,23 +43,29 @@ FOLDERS = (
 )
 RESULTS = ROOT / "benchmarks" / "results" / "mutants.json"
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-_SECONDS = 40
-_TESTS = ("tests", "--ignore=tests/docs", "--ignore=tests/mutants", "--ignore=tests/gpu")
+KILLED = ("killed", "timeout")
+_SECONDS = 25
+_LEFT_OUT = ("docs", "mutants", "gpu", "fuzz", "report")
+"""Folders of tests that execute no mathematics, or only in other processes."""
 
 
 class Reached:
     """The tests that reach each line, from a run of all tests under coverage.
 
     Args:
-        prefix: of the files that `contexts.py` wrote.
+        folder: of the files that `contexts.py` wrote.
     """
 
-    def __init__(self, prefix: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         import coverage
 
-        self._data = coverage.CoverageData(f"{prefix}.coverage")
-        self._data.read()
-        self._seconds: dict[str, float] = json.loads(Path(f"{prefix}.json").read_text())
+        self._data = coverage.CoverageData(no_disk=True)
+        self._seconds: dict[str, float] = {}
+        for path in sorted(folder.glob("*.json")):
+            part = coverage.CoverageData(str(path.with_suffix(".coverage")))
+            part.read()
+            self._data.update(part)
+            self._seconds |= json.loads(path.read_text())
 
     def tests(self, mutation: Mutation) -> list[str]:
         """Return the fastest tests that reach the lines of a mutation; for lines that an import runs, its file."""
@@ -76,10 +83,20 @@ class Reached:
         return chosen
 
 
-def measure_coverage(prefix: Path) -> None:
-    """Run all tests once and note the lines that each reaches."""
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "tests.mutants.contexts", *_TESTS]
-    subprocess.run(command, cwd=ROOT, env={**os.environ, "RLALIGN_CONTEXTS": str(prefix)}, check=False)
+def measure_coverage(folder: Path, workers: int) -> None:
+    """Run all tests once, their files divided between processes, and note the lines that each test reaches."""
+    files = sorted(p for p in (ROOT / "tests").rglob("test_*.py") if p.relative_to(ROOT).parts[1] not in _LEFT_OUT)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "tests.mutants.contexts"]
+    parts = [
+        subprocess.Popen(
+            [*command, *map(str, files[i::workers])],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "RLALIGN_CONTEXTS": str(folder / str(i))},
+        )
+        for i in range(workers)
+    ]
+    for part in parts:
+        part.wait()
 
 
 def draw(count: int, seed: int, folders: list[str]) -> list[Mutation]:
@@ -136,12 +153,13 @@ def table(done: dict[str, str]) -> dict[str, dict[str, Any]]:
         for folder in ("all", next(f for f in FOLDERS if key.startswith(f))):
             groups[folder].append((key, result))
     for folder, entries in groups.items():
-        killed = sum(result == "killed" for _, result in entries)
-        same = sum(result != "killed" and key in equal for key, result in entries)
+        killed = sum(result in KILLED for _, result in entries)
+        same = sum(result not in KILLED and key in equal for key, result in entries)
         total = len(entries) - same
         interval = stats.binomtest(killed, total).proportion_ci() if total else None
         counts[folder] = {
-            "mutants": len(entries), "killed": killed, "equivalent": same, "lives": total - killed,
+            "mutants": len(entries), "killed": killed, "timeouts": sum(result == "timeout" for _, result in entries),
+            "equivalent": same, "lives": total - killed,
             "share": round(killed / total, 3) if total else None,
             "interval": [round(interval.low, 3), round(interval.high, 3)] if interval else None,
         }  # fmt: skip
@@ -162,18 +180,19 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folders", nargs="+", default=list(FOLDERS))
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--contexts", type=Path, help="prefix of the files of an earlier run under coverage")
+    parser.add_argument("--contexts", type=Path, help="folder of an earlier run under coverage")
     parser.add_argument("--survivors", action="store_true", help="print the mutants that live")
     options = parser.parse_args()
     done: dict[str, str] = json.loads(RESULTS.read_text())["mutants"] if RESULTS.exists() else {}
     if not options.survivors:
-        prefix = options.contexts or Path(tempfile.mkdtemp()) / "contexts"
-        if not Path(f"{prefix}.json").exists():
-            measure_coverage(prefix)
-        try_all(draw(options.count, options.seed, options.folders), Reached(prefix), done, options.workers)
+        contexts = options.contexts or Path(tempfile.mkdtemp())
+        if not list(contexts.glob("*.json")):
+            contexts.mkdir(parents=True, exist_ok=True)
+            measure_coverage(contexts, options.workers)
+        try_all(draw(options.count, options.seed, options.folders), Reached(contexts), done, options.workers)
     equal = equivalent()
     for key, result in sorted(done.items()):
-        if result != "killed":
+        if result not in KILLED:
             print(f"{result}: {key}" + (f"  ({equal[key]})" if key in equal else ""))
     for folder, row in table(done).items():
         print(folder, row)
