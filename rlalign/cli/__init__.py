@@ -23,6 +23,7 @@ COMMANDS = {
     "report": "write the HTML report of a study, a run or a search",
     "compare": "compare algorithms over environments and seeds, from new or existing runs, with statistical tests",
     "tune": "search for good settings of an algorithm",
+    "feedback": "collect judgements of people about completions: sample, invite, serve, simulate",
     "plot": "plot the training curves of one or more runs",
     "doctor": "print versions, optional packages, device, cache and disk space",
 }

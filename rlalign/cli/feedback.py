@@ -1,0 +1,307 @@
+"""`rlalign feedback ...`: collect judgements of people about completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from rlalign.cli.arguments import parse_arguments
+from rlalign.errors import UnknownNameError, UserError
+from rlalign.escaping.terminal import print_text
+
+SUBCOMMANDS = {
+    "sample": "make the store of a study: completions of its policies for its prompts, sampled once",
+    "invite": "make personal links for annotators",
+    "serve": "serve the annotators' pages and the administrator's",
+    "simulate": "let simulated people judge",
+    "forget": "replace a pseudonym and delete what belongs to it but the votes",
+    "withdraw": "mark the votes of an annotator, which leave reports and exports",
+    "erase": "delete the votes of an annotator for good",
+}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Make the store of a study beside its study.toml: completions of its policies for its prompts, sampled once."""
+
+    study: tyro.conf.Positional[Path]
+    """study.toml."""
+    store: str | None = None
+    """Path of the new store, or the URL of a PostgreSQL database; None: study.db beside study.toml."""
+    flag: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
+    """A word, such as the name of a model, whose occurrences in completions are reported; repeatable."""
+    trust_run: bool = False
+    """Run the code that config.json files of other people's run folders name. It can do anything that you can."""
+
+
+@dataclass(frozen=True)
+class Invite:
+    """Make personal links. They are printed once: the store holds their digests."""
+
+    store: tyro.conf.Positional[str]
+    """The store of the study, or its PostgreSQL URL."""
+    count: int = 1
+    """Number of people."""
+    expires: str = "14d"
+    """Time in which the links can be opened, such as 14d or 12h; "never"."""
+    crowd: bool = False
+    """Make one link for many people, for a crowd site: each person who opens it becomes an annotator."""
+    address: str = "http://127.0.0.1:8321"
+    """Address of the server as the annotators reach it."""
+
+
+@dataclass(frozen=True)
+class Serve:
+    """Serve the annotators' pages and the administrator's until Ctrl-C."""
+
+    store: tyro.conf.Positional[str]
+    """The store of the study, or its PostgreSQL URL."""
+    host: str = "127.0.0.1"
+    """Address to listen on; this machine only by default. Put a proxy with HTTPS in front of anything else."""
+    port: int = 8321
+    """Port to listen on."""
+    secure: bool = False
+    """The annotators use HTTPS, which a proxy in front provides: cookies are sent by HTTPS only."""
+    rate: float = 10.0
+    """Requests of an annotator per second; 0: no limit."""
+    log: bool = True
+    """Print a line per request, without tokens and addresses."""
+
+
+@dataclass(frozen=True)
+class Simulate:
+    """Let simulated people judge through the JSON interface. Their votes are stored as those of people."""
+
+    store: tyro.conf.Positional[str]
+    """The store of the study, or its PostgreSQL URL."""
+    people: int = 5
+    """Number of simulated people."""
+    reward: str = "vader"
+    """Reward that scores a completion; the tastes of the people are weights of it."""
+    votes: int | None = None
+    """Largest number of votes per person; None: until nothing is left."""
+    noise: float = 0.5
+    """Temperature of the choices."""
+    side: float = 0.2
+    """Mean bias for the left side."""
+    length: float = 0.1
+    """Mean bias for length, per hundred characters."""
+    seed: int = 0
+    """Seed of the tastes and choices."""
+
+
+@dataclass(frozen=True)
+class Forget:
+    """Replace the pseudonym of an annotator, and delete link, comments and session times. The votes stay."""
+
+    store: tyro.conf.Positional[str]
+    """The store of the study, or its PostgreSQL URL."""
+    annotator: tyro.conf.Positional[str]
+    """Pseudonym."""
+
+
+@dataclass(frozen=True)
+class Withdraw:
+    """Mark the votes of an annotator. They leave reports and exports, and others get the items."""
+
+    store: tyro.conf.Positional[str]
+    """The store of the study, or its PostgreSQL URL."""
+    annotator: tyro.conf.Positional[str]
+    """Pseudonym."""
+    delete_comments: bool = False
+    """Delete the comments too."""
+
+
+@dataclass(frozen=True)
+class Erase:
+    """Delete the votes of an annotator for good, and all that `forget` deletes."""
+
+    store: tyro.conf.Positional[str]
+    """The store of the study, or its PostgreSQL URL."""
+    annotator: tyro.conf.Positional[str]
+    """Pseudonym."""
+    yes: bool = False
+    """Confirm the deletion."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run a subcommand; return its exit status."""
+    if not args or args[0] in ("-h", "--help"):
+        print_text("rlalign feedback SUBCOMMAND ...\n")
+        for name, text in SUBCOMMANDS.items():
+            print_text(f"  {name:10} {text}")
+        print_text("\nrlalign feedback SUBCOMMAND --help shows its arguments.")
+        return 0
+    if args[0] not in SUBCOMMANDS:
+        raise UnknownNameError("subcommand of feedback", args[0], SUBCOMMANDS)
+    classes: dict[str, Any] = {
+        c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)
+    }
+    arguments = parse_arguments(classes[args[0]], args[1:], prog=f"rlalign feedback {args[0]}")
+    from rlalign.registry import import_optional
+
+    for module in ("sqlalchemy", "alembic", "fastapi", "uvicorn", "markdown_it", "nh3", "latex2mathml", "httpx"):
+        import_optional(module, "feedback")
+    status: int = globals()[f"_{args[0]}"](arguments)
+    return status
+
+
+def _sample(arguments: Sample) -> int:
+    from rlalign.feedback.sampling import make_store, named_policies, sample
+    from rlalign.feedback.store import is_postgres
+    from rlalign.feedback.study import read_study
+
+    study = read_study(arguments.study)
+    location = arguments.store or str(arguments.study.with_suffix(".db"))
+    if not is_postgres(location) and Path(location).exists():
+        raise UserError(f"'{location}' exists already; its completions are sampled once: remove it to sample again")
+    content = sample(study, arguments.study.parent, trust_run=arguments.trust_run)
+    for warning in named_policies(study, content, arguments.flag):
+        print_text(f"warning: {warning}; people would know who wrote them", to_stderr=True)
+    counts = make_store(location, study, arguments.study.parent, content)
+    votes = counts["items"] * study.votes_per_item
+    print_text(
+        f"{location}: {counts['items']} items of {counts['prompts']} prompts and {counts['completions']} completions, "
+        f"{votes} votes wanted"
+    )
+    print_text(f"next: rlalign feedback invite {location} --count 3, then rlalign feedback serve {location}")
+    return 0
+
+
+def _invite(arguments: Invite) -> int:
+    from rlalign.feedback.people import invite
+    from rlalign.feedback.store import Store
+    from rlalign.typecheck import check_range
+
+    check_range("--count", arguments.count, least=1)
+    days = _days(arguments.expires)
+    with Store(arguments.store) as store:
+        if arguments.crowd:
+            links = store.write(lambda c: invite(c, 1, days, "crowd")).result()
+        else:
+            links = store.write(lambda c: invite(c, arguments.count, days)).result()
+    for link in links:
+        print_text(f"{link.pseudonym}  {arguments.address.rstrip('/')}{link.path}")
+    return 0
+
+
+def _days(text: str) -> float | None:
+    """Return a time such as 14d or 12h in days; None for "never"."""
+    if text == "never":
+        return None
+    units = {"d": 1.0, "h": 1 / 24, "m": 1 / 1440}
+    try:
+        days = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        raise UserError(f"--expires: expected a time such as 14d or 12h, or never, got '{text}'") from None
+    if not 0 < days <= 3650:
+        raise UserError(f"--expires: expected more than 0 and at most 3650 days, got '{text}'")
+    return days
+
+
+def _serve(arguments: Serve) -> int:
+    from rlalign.feedback.web.serve import serve
+    from rlalign.feedback.web.server import Limits
+
+    def ready(link: Any) -> None:
+        address = f"http://{arguments.host}:{arguments.port}"
+        print_text(f"annotators open their personal links; make some with rlalign feedback invite {arguments.store}")
+        print_text(f"administrator: {address}{link.path}")
+
+    limits = Limits(per_second=arguments.rate)
+    serve(
+        arguments.store, host=arguments.host, port=arguments.port, limits=limits, secure=arguments.secure,
+        log=arguments.log, ready=ready,
+    )  # fmt: skip
+    return 0
+
+
+def _simulate(arguments: Simulate) -> int:
+    import random
+
+    from rlalign.feedback.people import invite
+    from rlalign.feedback.simulate import draw_taste, simulate
+    from rlalign.feedback.store import Store
+    from rlalign.feedback.web.serve import in_background
+    from rlalign.typecheck import check_range
+
+    check_range("--people", arguments.people, least=1)
+    if arguments.noise <= 0:
+        raise UserError(f"--noise: expected a number above 0, got {arguments.noise}")
+    score = _score(arguments.reward)
+    rng = random.Random(arguments.seed)
+    means = {"noise": arguments.noise, "side": arguments.side, "length": arguments.length}
+    tastes = [draw_taste(rng, **means) for _ in range(arguments.people)]
+    with Store(arguments.store) as store, in_background(store) as address:
+        links = store.write(lambda c: invite(c, arguments.people, 1, actor="simulate")).result()
+        votes = simulate(
+            address, [link.path for link in links], tastes, score, seed=arguments.seed, most=arguments.votes
+        )
+    for link, count in zip(links, votes, strict=True):
+        print_text(f"{link.pseudonym}  {count} votes")
+    return 0
+
+
+def _score(spec: str) -> Any:
+    """Return a function of a text from a reward."""
+    import numpy as np
+
+    from rlalign.rewards.weighted_sum import compose
+
+    reward = compose(spec)
+
+    def score(text: str) -> float:
+        return float(np.nan_to_num(reward.score("episode", [""], [text], [[]]).total[0]))
+
+    return score
+
+
+def _forget(arguments: Forget) -> int:
+    from rlalign.feedback.people import find_person, forget
+    from rlalign.feedback.store import Store
+
+    with Store(arguments.store) as store:
+        name = store.write(lambda c: forget(c, find_person(c, arguments.annotator), "command line")).result()
+    print_text(
+        f"'{arguments.annotator}' is now '{name}'. Link, comments, session times and crowd parameters are deleted, the "
+        "votes stay under a number of their own. Agreement figures do not change, since the votes of one person still "
+        "count as those of one person. Copies and exports made before still hold the pseudonym."
+    )
+    return 0
+
+
+def _withdraw(arguments: Withdraw) -> int:
+    from rlalign.feedback.errors import Conflict
+    from rlalign.feedback.people import find_person, withdraw
+    from rlalign.feedback.store import Store
+
+    with Store(arguments.store) as store:
+        try:
+            count = store.write(
+                lambda c: withdraw(
+                    c, find_person(c, arguments.annotator), delete_comments=arguments.delete_comments,
+                    actor="command line",
+                )
+            ).result()  # fmt: skip
+        except Conflict as error:
+            raise UserError(f"'{arguments.annotator}': {error.message}; use erase to delete them") from error
+    print_text(f"{count} votes of '{arguments.annotator}' are withdrawn; the items are open for others")
+    return 0
+
+
+def _erase(arguments: Erase) -> int:
+    from rlalign.feedback.people import erase, find_person
+    from rlalign.feedback.store import Store
+
+    if not arguments.yes:
+        raise UserError(
+            f"this deletes the votes of '{arguments.annotator}' for good; add --yes, or use withdraw to mark them only"
+        )
+    with Store(arguments.store) as store:
+        count = store.write(lambda c: erase(c, find_person(c, arguments.annotator), "command line")).result()
+    print_text(f"{count} votes of '{arguments.annotator}' are deleted; the items are open for others")
+    return 0

@@ -1,0 +1,13 @@
+"""Judgements of people about completions: a study, its store, and the pages that collect votes.
+
+study       study.toml: policies or completions, prompts, kind of judgement, guidelines
+sampling    completions of the policies, and the items of a study
+tables      the tables of the store
+store       the store: one writer for SQLite, a connection pool for PostgreSQL
+people      annotators: links, consent, checks, withdrawal
+items       the next item of an annotator: leases
+votes       votes, undo, comments
+progress    counts of a study and of its annotators
+web         the annotators' pages, the administrator's, and the JSON interface
+simulate    simulated people that vote through the JSON interface
+"""

@@ -1,0 +1,196 @@
+"""Simulated people, who judge through the JSON interface as real ones do.
+
+A simulated person prefers the completion of higher utility. The utility of a text is a score times the person's taste
+for it, plus biases for length and for the side on the screen. Choices follow Davidson's model of paired comparisons
+with ties (Davidson 1970, JASA 65:317-328)::
+
+    P(A better) = w_A / (w_A + w_B + ν √(w_A w_B))        w = exp(utility / temperature)
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from threading import Thread
+from typing import Any
+
+import httpx
+
+from rlalign.errors import FaultError
+
+Score = Callable[[str], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Taste:
+    """How a simulated person judges.
+
+    Attributes:
+        score: weight of the score.
+        length: weight of the length, per hundred characters.
+        side: utility that is added to the left completion.
+        temperature: noise; 0.01: hardly any.
+        ties: ν of Davidson's model; 0: no tie.
+        skips: share of skipped items.
+    """
+
+    score: float = 1.0
+    length: float = 0.0
+    side: float = 0.0
+    temperature: float = 0.5
+    ties: float = 0.3
+    skips: float = 0.02
+
+
+def draw_taste(rng: random.Random, *, noise: float = 0.5, side: float = 0.2, length: float = 0.1) -> Taste:
+    """Return the taste of another person: weights around the given ones.
+
+    Args:
+        rng: random numbers.
+        noise: temperature.
+        side: mean bias for the left side.
+        length: mean bias for length.
+    """
+    return Taste(
+        score=rng.gauss(1.0, 0.4),
+        length=rng.gauss(length, 0.1),
+        side=rng.gauss(side, 0.1),
+        temperature=noise * math.exp(rng.gauss(0.0, 0.3)),
+    )
+
+
+class Person:
+    """A simulated person with a signed-in client.
+
+    Args:
+        address: of the server, such as http://127.0.0.1:8000.
+        path: of a personal link.
+        taste: how the person judges.
+        score: score of a text.
+        seed: of the person's random numbers.
+    """
+
+    def __init__(self, address: str, path: str, taste: Taste, score: Score, seed: int) -> None:
+        self.taste, self.score = taste, score
+        self.rng = random.Random(seed)
+        self.votes = 0
+        self._client = httpx.Client(base_url=address, timeout=60.0)
+        answer = self._client.post(path)
+        if answer.status_code != 303:
+            raise FaultError(f"a simulated person could not sign in: {answer.status_code} {answer.text[:200]}")
+        from rlalign.feedback.people import csrf_token
+        from rlalign.feedback.web.access import COOKIE
+
+        # as the pages do, which send the token that the server wrote into them
+        self._client.headers["X-CSRF"] = csrf_token(self._client.cookies[COOKIE])
+
+    def post(self, path: str, **body: Any) -> Any:
+        """Send a request and return the answer's content.
+
+        Raises:
+            FaultError: the server refuses it.
+        """
+        answer = self._client.post(f"/api/{path}", json=body)
+        if answer.status_code != 200:
+            raise FaultError(f"/api/{path}: {answer.status_code} {answer.text[:200]}")
+        return answer.json()
+
+    def state(self) -> dict[str, Any]:
+        """Return the step that the person is at."""
+        content: dict[str, Any] = self._client.get("/api/me").json()
+        return content
+
+    def work(self, most: int | None = None) -> int:
+        """Judge items until none is left, or a number of them; return the number of votes."""
+        while most is None or self.votes < most:
+            me = self.state()
+            step = me["state"]
+            if step == "consent":
+                self.post("consent", version=me["consent_version"], agreed=True)
+            elif step == "guidelines":
+                self.post("guidelines", version=me["guidelines_version"])
+            elif step in ("explanation", "break"):
+                self.post("continue")
+            elif step == "task":
+                item = self.post("next")
+                if item is None:
+                    break
+                self.post("vote", lease=item["lease"], active_ms=0, seen=True, **self.judge(item))
+                self.votes += 1
+            else:
+                break
+        self._client.close()
+        return self.votes
+
+    def utility(self, text: str, *, left: bool) -> float:
+        """Return the utility of a completion for this person."""
+        t = self.taste
+        return t.score * self.score(text) + t.length * len(text) / 100 + t.side * left
+
+    def judge(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the answer to an item."""
+        if self.rng.random() < self.taste.skips:
+            return {"choice": "skip"}
+        texts = [c["text"] for c in item["completions"]]
+        utilities = [self.utility(text, left=i == 0) for i, text in enumerate(texts)]
+        if item["kind"] == "pair":
+            return {"choice": self._pair(*utilities)}
+        noisy = [u + self.taste.temperature * self._gumbel() for u in utilities]
+        if item["kind"] == "ranking":
+            order = sorted(range(len(noisy)), key=lambda i: -noisy[i])
+            return {"ranking": {item["completions"][i]["label"]: rank + 1 for rank, i in enumerate(order)}}
+        ratings = {}
+        for scale in item["scales"]:
+            points = scale["points"]
+            share = 1 / (1 + math.exp(-noisy[0]))
+            ratings[scale["name"]] = points[min(len(points) - 1, int(share * len(points)))]
+        return {"ratings": ratings}
+
+    def _pair(self, a: float, b: float) -> str:
+        gap = (a - b) / self.taste.temperature
+        # divided by sqrt(w_A w_B), so that nothing overflows
+        half = max(-300.0, min(300.0, gap / 2))
+        weights = [math.exp(half), math.exp(-half), self.taste.ties]
+        return self.rng.choices(["a", "b", "tie"], weights)[0]
+
+    def _gumbel(self) -> float:
+        return -math.log(-math.log(self.rng.uniform(1e-12, 1 - 1e-12)))
+
+
+def simulate(
+    address: str, links: Sequence[str], tastes: Sequence[Taste], score: Score, *, seed: int = 0, most: int | None = None
+) -> list[int]:
+    """Let simulated people work at the same time; return their numbers of votes.
+
+    Args:
+        address: of the server.
+        links: paths of personal links.
+        tastes: a taste per person.
+        score: score of a text.
+        seed: of the random numbers.
+        most: largest number of votes per person.
+
+    Raises:
+        FaultError: a person could not work.
+    """
+    people = [
+        Person(address, link, taste, score, seed + i) for i, (link, taste) in enumerate(zip(links, tastes, strict=True))
+    ]
+    errors: list[BaseException] = []
+
+    def work(person: Person) -> None:
+        try:
+            person.work(most)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [Thread(target=work, args=(person,), daemon=True) for person in people]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if errors:
+        raise errors[0]
+    return [person.votes for person in people]

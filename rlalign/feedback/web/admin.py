@@ -1,0 +1,180 @@
+"""The administrator's pages: progress, figures per annotator, links, pause, exports."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Request
+from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+
+from rlalign.escaping.spreadsheet import cell
+from rlalign.feedback import people
+from rlalign.feedback.errors import Invalid, NotFound
+from rlalign.feedback.progress import annotators, progress, votes
+from rlalign.feedback.store import log_event
+from rlalign.feedback.tables import annotator, study
+from rlalign.feedback.web.access import ADMIN_COOKIE
+from rlalign.feedback.web.pages import with_cookie
+from rlalign.feedback.web.server import Server
+
+_MOST_LINKS = 500
+
+
+def router(server: Server) -> APIRouter:
+    """Return the routes of the administrator.
+
+    Args:
+        server: the shared state.
+    """
+    routes = APIRouter(prefix="/admin", include_in_schema=False)
+
+    def admin(c: sa.Connection, request: Request) -> Any:
+        return people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
+
+    @routes.get("/j/{token}")
+    async def join(request: Request, token: str) -> HTMLResponse:
+        server.sign_ins.check(request.client.host if request.client else "")
+        await server.read(lambda c: people.find_link(c, token, ("admin",)))
+        return server.page(request, "admin_join.html", scope="admin", token=token)
+
+    @routes.post("/j/{token}")
+    async def sign_in(request: Request, token: str) -> Response:
+        server.sign_ins.check(request.client.host if request.client else "")
+        value = await server.write(lambda c: people.sign_in(c, token, ("admin",)))
+        return with_cookie(RedirectResponse("/admin", 303), ADMIN_COOKIE, value, secure=server.secure)
+
+    @routes.get("")
+    async def overview(request: Request) -> HTMLResponse:
+        return await _overview(server, request, [])
+
+    @routes.post("/pause")
+    async def pause(request: Request) -> Response:
+        return await _set_state(server, request, "paused")
+
+    @routes.post("/resume")
+    async def resume(request: Request) -> Response:
+        return await _set_state(server, request, "open")
+
+    @routes.post("/invite")
+    async def invite(request: Request) -> HTMLResponse:
+        form = await request.form()
+        count, days = str(form.get("count", "")), str(form.get("days", ""))
+        if not count.isdecimal() or not 1 <= int(count[:6]) <= _MOST_LINKS:
+            raise Invalid("count", f"expected 1 to {_MOST_LINKS} people")
+        if days and (not days.isdecimal() or not 1 <= int(days[:6]) <= 3650):
+            raise Invalid("days", "expected 1 to 3650 days, or nothing")
+
+        def change(c: sa.Connection) -> list[people.Link]:
+            person = admin(c, request)
+            return people.invite(c, int(count), int(days) if days else None, actor=person.pseudonym)
+
+        links = await server.write(change)
+        base = str(request.base_url).rstrip("/")
+        # shown in this answer alone: the store holds the digests of the tokens
+        return await _overview(server, request, [{"pseudonym": x.pseudonym, "url": base + x.path} for x in links])
+
+    @routes.post("/revoke")
+    async def revoke(request: Request) -> Response:
+        form = await request.form()
+        number = str(form.get("annotator", ""))
+
+        def change(c: sa.Connection) -> None:
+            actor = admin(c, request)
+            query = sa.select(annotator).where(annotator.c.id == int(number)) if number.isdecimal() else None
+            row = None if query is None or len(number) > 15 else c.execute(query).one_or_none()
+            if row is None or row.scope != "annotator":
+                raise NotFound("annotator", "no such annotator")
+            people.revoke(c, row, actor.pseudonym)
+
+        await server.write(change)
+        return RedirectResponse("/admin", 303)
+
+    @routes.get("/api/progress")
+    async def get_progress(request: Request) -> dict[str, Any]:
+        def query(c: sa.Connection) -> dict[str, Any]:
+            admin(c, request)
+            return progress(c)
+
+        return await server.read(query)
+
+    @routes.get("/api/annotators")
+    async def get_annotators(request: Request) -> list[dict[str, Any]]:
+        def query(c: sa.Connection) -> list[dict[str, Any]]:
+            admin(c, request)
+            return annotators(c, server.study)
+
+        return await server.read(query)
+
+    @routes.get("/api/export.jsonl")
+    async def export_jsonl(request: Request) -> StreamingResponse:
+        await _log_look(server, request, "export")
+        return _download(_lines(server), "application/jsonl", "votes.jsonl")
+
+    @routes.get("/api/export.csv")
+    async def export_csv(request: Request) -> StreamingResponse:
+        await _log_look(server, request, "export")
+        return _download(_csv(server), "text/csv; charset=utf-8", "votes.csv")
+
+    return routes
+
+
+async def _overview(server: Server, request: Request, links: list[dict[str, str]]) -> HTMLResponse:
+    await _log_look(server, request, "look")
+
+    def query(c: sa.Connection) -> dict[str, Any]:
+        return {"progress": progress(c), "annotators": annotators(c, server.study)}
+
+    values = await server.read(query)
+    shown = {"paused": values["progress"]["paused"], "looks": values["progress"]["looks"], "links": links}
+    return server.page(request, "admin.html", scope="admin", **values, **shown)
+
+
+async def _log_look(server: Server, request: Request, what: Any) -> None:
+    """Count that somebody looked at results: a stop that depends on them changes what an interval means."""
+
+    def change(c: sa.Connection) -> None:
+        person = people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
+        c.execute(sa.update(study).values(looks=study.c.looks + 1))
+        log_event(c, person.pseudonym, what)
+
+    await server.write(change)
+
+
+async def _set_state(server: Server, request: Request, state: str) -> Response:
+    def change(c: sa.Connection) -> None:
+        person = people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
+        c.execute(sa.update(study).values(state=state))
+        log_event(c, person.pseudonym, "pause" if state == "paused" else "resume")
+
+    await server.write(change)
+    return RedirectResponse("/admin", 303)
+
+
+def _download(content: Iterator[str], media_type: str, name: str) -> StreamingResponse:
+    headers = {"content-disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(content, media_type=media_type, headers=headers)
+
+
+def _lines(server: Server) -> Iterator[str]:
+    with server.store.snapshot() as connection:
+        for row in votes(connection):
+            yield json.dumps(row, ensure_ascii=False) + "\n"
+
+
+def _csv(server: Server) -> Iterator[str]:
+    with server.store.snapshot() as connection:
+        names: list[str] | None = None
+        for row in votes(connection):
+            buffer = io.StringIO()
+            writer = csv.writer(buffer)
+            if names is None:
+                names = list(row)
+                writer.writerow(names)
+            values = (json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in row.values())
+            writer.writerow([cell(value) for value in values])
+            yield buffer.getvalue()

@@ -1,0 +1,150 @@
+"""The server process of a study: uvicorn with an access log that masks tokens."""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rlalign.errors import FaultError
+from rlalign.feedback.people import Link, invite
+from rlalign.feedback.store import Store
+from rlalign.feedback.votes import expire
+from rlalign.feedback.web.app import make_app
+from rlalign.feedback.web.server import Limits
+
+_TOKEN = re.compile(r"(/j/)[^/?\s]+")
+_EXPIRE_S = 5.0
+
+
+def masked(path: str) -> str:
+    """Return a path without the token of a personal link.
+
+    Example:
+        >>> masked("/j/abc?PID=1")
+        '/j/***?PID=1'
+    """
+    return _TOKEN.sub(r"\1***", path)
+
+
+class _MaskedLog:
+    """Middleware: prints a line per request, without tokens, query values, cookies or addresses."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        start = time.perf_counter()
+
+        async def logged(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                from rlalign.escaping.terminal import print_text
+
+                took = 1000 * (time.perf_counter() - start)
+                print_text(f"{scope['method']} {masked(scope['path'])} {message['status']} {took:.0f} ms")
+            await send(message)
+
+        await self.app(scope, receive, logged)
+
+
+@contextmanager
+def returning_leases(store: Store) -> Iterator[None]:
+    """Give back the items whose time is over, every few seconds, while the block runs."""
+    stopped = threading.Event()
+
+    def work() -> None:
+        while not stopped.wait(_EXPIRE_S):
+            store.write(expire).result()
+
+    thread = threading.Thread(target=work, name="feedback-leases", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        thread.join()
+
+
+def serve(location: str | Path, *, host: str, port: int, limits: Limits, secure: bool, log: bool, ready: Any) -> None:
+    """Serve a study until a signal ends the process. Requests that are answered are stored.
+
+    Args:
+        location: of the store.
+        host: address to listen on.
+        port: port to listen on.
+        limits: limits of requests.
+        secure: the pages are served by HTTPS, by a proxy in front.
+        log: print a line per request.
+        ready: is called with a new administrator's link when the server is about to listen.
+
+    Raises:
+        UserError: the store cannot be opened.
+        FaultError: the port is taken.
+    """
+    import uvicorn
+
+    with Store(location) as store:
+        link: Link = store.write(lambda c: _admin_link(c)).result()
+        app = make_app(store, limits, secure=secure)
+        config = uvicorn.Config(
+            _MaskedLog(app) if log else app, host=host, port=port, access_log=False, log_level="warning",
+            proxy_headers=secure, server_header=False, timeout_graceful_shutdown=5,
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        try:
+            socket = config.bind_socket()
+        except SystemExit as error:  # uvicorn exits when the port is taken
+            raise FaultError(f"port {port} of {host} cannot be opened; use another --port") from error
+        with returning_leases(store):
+            ready(link)
+            server.run(sockets=[socket])
+
+
+def _admin_link(connection: Any) -> Link:
+    """Return a new administrator's link; earlier ones that `serve` made are revoked."""
+    import sqlalchemy as sa
+
+    from rlalign.feedback.store import now_ms
+    from rlalign.feedback.tables import annotator
+
+    earlier = sa.update(annotator).where(annotator.c.scope == "admin", annotator.c.revoked.is_(None))
+    connection.execute(earlier.values(revoked=now_ms()))
+    return invite(connection, 1, 30, "admin", actor="serve")[0]
+
+
+@contextmanager
+def in_background(store: Store, limits: Limits | None = None, *, log: bool = False) -> Iterator[str]:
+    """Serve an open store on a free port of this machine while the block runs; return the address.
+
+    Args:
+        store: the open store.
+        limits: limits of requests; None: none.
+        log: print a line per request.
+    """
+    import socket
+
+    import uvicorn
+
+    app = make_app(store, limits or Limits(0, 1, 0))
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    config = uvicorn.Config(_MaskedLog(app) if log else app, access_log=False, log_level="warning")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    thread.start()
+    try:
+        while not server.started and thread.is_alive():
+            time.sleep(0.01)
+        with returning_leases(store):
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+        listener.close()
