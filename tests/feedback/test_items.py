@@ -11,10 +11,10 @@ import pytest
 import sqlalchemy as sa
 
 from rlalign.feedback import tables
+from rlalign.feedback.people import invite
 from rlalign.feedback.progress import votes
 from rlalign.feedback.simulate import Taste, simulate
 from rlalign.feedback.store import Store
-from rlalign.feedback.people import invite
 from rlalign.feedback.web.serve import in_background
 from tests.feedback.conftest import GOLD, Client, check_places
 

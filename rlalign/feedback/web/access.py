@@ -65,7 +65,8 @@ _HEADERS = [
         b"form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     ),
     (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
+    # not no-referrer, with which browsers send the origin "null" with forms
+    (b"referrer-policy", b"same-origin"),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"permissions-policy", b"camera=(), microphone=(), geolocation=()"),
 ]
@@ -173,13 +174,14 @@ class Guard:
             await _too_large(send)
             return
         size = 0
-        sent = False
+        sent = exceeded = False
 
         async def limited() -> MutableMapping[str, Any]:
-            nonlocal size
+            nonlocal size, exceeded
             message = await receive()
             size += len(message.get("body", b""))
             if size > LARGEST_BODY:
+                exceeded = True
                 raise _TooLarge
             return message
 
@@ -190,7 +192,9 @@ class Guard:
                 own = list(message.get("headers", []))
                 if not scope["path"].startswith("/static/"):
                     own.append((b"cache-control", b"no-store"))
-                message = {**message, "headers": [*own, *_HEADERS]}
+                # a parser may have answered the interrupted body
+                status = 413 if exceeded else message["status"]
+                message = {**message, "status": status, "headers": [*own, *_HEADERS]}
             await send(message)
 
         try:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -85,8 +86,8 @@ def router(server: Server) -> APIRouter:
 
         def change(c: sa.Connection) -> None:
             actor = admin(c, request)
-            query = sa.select(annotator).where(annotator.c.id == int(number)) if number.isdecimal() else None
-            row = None if query is None or len(number) > 15 else c.execute(query).one_or_none()
+            digits = number.isascii() and number.isdecimal() and len(number) < 16
+            row = c.execute(sa.select(annotator).where(annotator.c.id == int(number))).one_or_none() if digits else None
             if row is None or row.scope != "annotator":
                 raise NotFound("annotator", "no such annotator")
             people.revoke(c, row, actor.pseudonym)
@@ -130,8 +131,15 @@ async def _overview(server: Server, request: Request, links: list[dict[str, str]
         return {"progress": progress(c), "annotators": annotators(c, server.study)}
 
     values = await server.read(query)
+    for row in values["annotators"]:
+        row |= {name: _date(row[name]) for name in ("created", "expires")}
     shown = {"paused": values["progress"]["paused"], "looks": values["progress"]["looks"], "links": links}
     return server.page(request, "admin.html", scope="admin", **values, **shown)
+
+
+def _date(at: int | None) -> str:
+    """Return a time in milliseconds as a date and time in UTC; empty for none."""
+    return "" if not at else datetime.fromtimestamp(at / 1000, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 async def _log_look(server: Server, request: Request, what: Any) -> None:

@@ -82,7 +82,8 @@ def make_app(store: Store, limits: Limits | None = None, *, secure: bool = False
         w = words(server.language(request))
         text = w.get(f"error_{error.status}", error.message)
         retry = error.status in (403, 409, 422, 423, 429)
-        return server.page(request, "message.html", status=error.status, title=w["error_title"], text=text, retry=retry)
+        title = w.get(f"error_title_{error.status}", w["error_title"])
+        return server.page(request, "message.html", status=error.status, title=title, text=text, retry=retry)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -131,7 +131,7 @@ class Server:
 
     def text(self, part: str, language: str) -> str:
         """Return the consent text or the guidelines as HTML."""
-        return to_html(self.texts[part][language])
+        return to_html(self.texts[part][language], top_heading=2)
 
     def task(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the task page shows of an item (see `rlalign.feedback.items.content_of`)."""

@@ -112,6 +112,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "Connection lost. Your answer is kept in this browser and will be sent again.",
         "连接已断开。您的回答已保留在此浏览器中，稍后会自动重新发送。",
     ),
+    "status_paused": (
+        "The study is paused. Your answer is kept in this browser and will be sent again.",
+        "研究已暂停。您的回答已保留在此浏览器中，稍后会自动重新发送。",
+    ),
     "status_refused": ("The answer was not accepted.", "回答未被接受。"),
     # Practice
     "practice_correct": ("As expected", "与预期一致"),

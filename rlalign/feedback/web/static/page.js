@@ -59,7 +59,7 @@
     for (let delay = 1000; ; delay = Math.min(2 * delay, MAX_RETRY_MS)) {
       const response = await request().catch(() => null);
       if (response && answered(response)) return response;
-      announce(texts.lost, true);
+      announce(response?.status === 423 ? texts.paused : texts.lost, true);
       await new Promise((resolve) => {
         setTimeout(resolve, delay);
         addEventListener("online", resolve, { once: true });
@@ -70,7 +70,7 @@
   async function send(vote) {
     setBusy(true);
     keep(vote);
-    const answered = (response) => response.status < 500 && response.status !== 429;
+    const answered = (response) => response.status < 500 && ![423, 429].includes(response.status);
     const response = await persist(() => post("/api/vote", vote), answered);
     keep(null);
     if (response.status === 413 || response.status === 422) {
@@ -78,7 +78,7 @@
       setBusy(false);
       announce(answer?.error?.message ?? texts.refused, true);
     } else if (!response.ok) {
-      location.reload(); // signed out, lease given away or study paused: the server shows which
+      location.reload(); // signed out or lease given away: the server shows which
     } else {
       await showNext();
       setBusy(false);
@@ -269,5 +269,5 @@
   document.documentElement.classList.add("scripted");
   setUp();
   const kept = loadKept();
-  if (kept) send(kept);
+  if (kept && $("input[name=csrf]")) send(kept); // without a token this is no page of an annotator
 })();
