@@ -36,16 +36,25 @@ def page() -> str:
     )
     for name, text in COMMANDS.items():
         lines += [f"## rlalign {name}", ""]
-        arguments = getattr(importlib.import_module(f"rlalign.cli.{MODULES.get(name, name)}"), "Args", None)
-        if arguments is None:
-            lines += [text[:1].upper() + text[1:] + ".", ""]
-            lines += [TRAIN, ""] if name == "train" else []
+        module = importlib.import_module(f"rlalign.cli.{MODULES.get(name, name)}")
+        arguments = getattr(module, "Args", None)
+        if arguments is not None:
+            lines += described(name, arguments)
             continue
-        lines += [" ".join(inspect.cleandoc(arguments.__doc__ or "").split()), ""]
-        fields = list(fields_of(arguments))
-        lines += ["```text", usage(name, fields), "```", ""]
-        lines += table(("argument", "values", "default", "meaning"), map(row, fields))
+        lines += [text[:1].upper() + text[1:] + ".", ""]
+        lines += [TRAIN, ""] if name == "train" else []
+        for subcommand in getattr(module, "SUBCOMMANDS", ()):
+            lines += [f"### rlalign {name} {subcommand}", ""]
+            lines += described(f"{name} {subcommand}", getattr(module, subcommand.capitalize()))
     return "\n".join(lines)
+
+
+def described(name: str, arguments: type) -> list[str]:
+    """Return the description, the shape and the table of the arguments of a command or a subcommand."""
+    fields = list(fields_of(arguments))
+    lines = [" ".join(inspect.cleandoc(arguments.__doc__ or "").split()), ""]
+    lines += ["```text", usage(name, fields), "```", ""]
+    return lines + table(("argument", "values", "default", "meaning"), map(row, fields))
 
 
 def usage(name: str, fields: list[Field]) -> str:

@@ -1,4 +1,4 @@
-"""`rlalign new env|reward NAME`: a working template of an environment or a reward, and its test."""
+"""`rlalign new env|reward|study NAME`: a template of an environment or a reward with its test, or a study.toml."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ from rlalign.registry import REWARDS
 
 @dataclass(frozen=True)
 class Args:
-    """Write a working template of an environment or a reward, and its test."""
+    """Write a working template of an environment or a reward and its test, or a commented study.toml."""
 
-    kind: tyro.conf.Positional[Literal["env", "reward"]]
-    """Template to write. env: an environment; reward: a reward function."""
+    kind: tyro.conf.Positional[Literal["env", "reward", "study"]]
+    """Template to write. env: an environment; reward: a reward function; study: a study of `rlalign feedback`."""
     name: tyro.conf.Positional[str]
-    """Name, such as haiku: writes haiku.py and test_haiku.py. Existing files are not overwritten."""
+    """Name, such as haiku: writes haiku.py and test_haiku.py. For a study: the file, such as study.toml. Existing files
+    are not overwritten."""
     turns: int = 1
     """Number of turns of an environment; more than 1: the environment replies to each turn."""
     folder: Path = Path()
@@ -35,28 +36,52 @@ class Args:
 
 
 def run(args: Sequence[str]) -> int:
-    """Write the two files and print the next commands; return 0."""
+    """Write the files and print the next commands; return 0."""
     arguments = parse_arguments(Args, args, prog="rlalign new")
+    if arguments.kind == "study":
+        return _write_study(arguments)
     stem, title = _names(arguments)
     code, test = _TEMPLATES[_template_name(arguments)]
     module_path = arguments.folder / f"{stem}.py"
     test_path = arguments.folder / f"test_{stem}.py"
     for path in (module_path, test_path):
-        if path.exists():
-            raise UserError(f"'{path}' exists already: choose another name, or move it away")
+        _refuse_existing(path)
     _refuse_module_names(stem)
     fields = {"stem": stem, "title": title, "turns": str(arguments.turns)}
     for path, text in ((module_path, code), (test_path, test)):
-        try:
-            arguments.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(Template(text.lstrip()).substitute(fields), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"'{path}' cannot be written ({error.strerror}): choose another --folder") from error
-        print_text(f"wrote {path}")
+        _write(path, Template(text.lstrip()).substitute(fields))
     attribute = stem if arguments.kind == "reward" else title
     install = "" if importlib.util.find_spec("pytest") else " (pip install pytest)"
     print_text(f"next: rlalign check {module_path}:{attribute}, and python -m pytest {test_path}{install}")
     return 0
+
+
+def _write_study(arguments: Args) -> int:
+    """Write the template of a study and print the next command; return 0."""
+    path = arguments.folder / arguments.name
+    if path.suffix != ".toml":
+        raise UserError(f"name: expected a file that ends in .toml, got '{arguments.name}'; use {arguments.name}.toml")
+    if arguments.turns != 1:
+        raise UserError(f"turns: expected none for a study, got {arguments.turns}; --turns is for environments only")
+    _refuse_existing(path)
+    _write(path, _STUDY.lstrip())
+    print_text(f"next: edit {path}, then rlalign feedback sample {path}")
+    return 0
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists():
+        raise UserError(f"'{path}' exists already: choose another name, or move it away")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file, and its folder if it is missing, and print its path."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be written ({error.strerror}): choose another --folder") from error
+    print_text(f"wrote {path}")
 
 
 def _template_name(arguments: Args) -> str:
@@ -234,6 +259,71 @@ def test_scores_of_a_short_and_a_long_text():
     with compose([REWARD]) as reward:
         scores = reward.score("episode", ["p", "p"], ["short", "x" * 40], [[1], [2]])
     assert scores.total.tolist() == [1.0, 0.5]
+"""
+
+_STUDY = """
+# A study of `rlalign feedback`: people judge completions. Paths are relative to this file.
+# Settings that begin with `# ` show their defaults, or an example. docs/concepts/feedback.md explains each of them.
+
+name = "Which continuation is better?"  # title of the study
+
+# ---- completions: sampled from policies, or read from a file ----
+policies = ["runs/first", "runs/second"]  # run folders of `rlalign train`
+prompts = "prompts.jsonl"  # a data file with a column `prompt`; a column `language` (such as en) is optional
+# completions = "completions.jsonl"  # in place of both: columns prompt, policy, completion
+# count = 0  # number of prompts; 0: all
+# seed = 0  # of the samples and of the order of the items
+
+# ---- judgements ----
+kind = "pair"  # pair: which of two is better; rating: points of one; ranking: an order of 2 to 4
+votes_per_item = 3  # people who judge an item
+# items_per_person = 0  # largest number of items per person; 0: no limit
+# selection = "random"  # the next item: random, or priority
+# gold_share = 0.0  # share of the items of a person that are gold questions (below), at most 0.5
+# repeat_share = 0.0  # share of the items of a person that they judged before, at most 0.5
+
+# ---- pages ----
+# guidelines = "guidelines.md"  # Markdown; guidelines.zh.md beside it serves the Chinese pages
+# consent = "consent.md"  # Markdown, also by language; without it the consent is two general sentences
+# languages = ["en"]  # en, zh; the first is the default
+# lease_minutes = 20.0  # an item without an answer in this time is given to somebody else
+# break_items = 50  # a break is suggested after this number of items
+# break_minutes = 25.0  # a break is suggested after this time of work
+# completion_code = false  # show a code at the end, for crowd sites
+
+# ---- tables: below all other settings ----
+
+# [sampling]
+# max_new = 0  # largest number of tokens; 0: as each run was trained
+# temperature = 0.0  # 0: as each run was trained
+# samples = 1  # completions per prompt and policy
+
+# [stop]  # fixed before the first vote: a number of votes or a width, never the significance of a result
+# votes = 0  # 0: until each item has votes_per_item
+# width = 0.0  # width of the 95 % interval of each win rate, in percentage points; 0: not used
+
+# [[scales]]  # for kind = "rating", one table per scale
+# name = "helpful"
+# label = "How helpful is the answer?"
+# low = "not at all"
+# high = "very"
+# points = 5
+
+# [[practice]]  # shown before the first item, with an explanation
+# prompt = "The film was"
+# completions = ["a joy from start to end.", "film film film"]
+# answer = "a"  # pair: a, b, tie or bad; rating: points on the first scale; ranking: the best label
+# explanation = "The second completion is no sentence."
+
+# [[check]]  # must be answered correctly before the first item, within two tries
+# prompt = "I liked"
+# completions = ["the the the", "the music most of all."]
+# answer = "b"
+
+# [[gold]]  # a known answer, mixed in with gold_share
+# prompt = "The actors were"
+# completions = ["very good.", "0000"]
+# answer = "a"
 """
 
 _TEMPLATES = {"env": (_ENV, _ENV_TEST), "dialogue": (_DIALOGUE, _ENV_TEST), "reward": (_REWARD, _REWARD_TEST)}

@@ -1,5 +1,7 @@
 """`rlalign new`: templates pass their checks and tests, existing files remain, and unsuitable names raise an error."""
 
+import dataclasses
+import re
 import runpy
 
 import pytest
@@ -79,3 +81,51 @@ def test_unsuitable_names_raise_an_error(capsys, tmp_path, arguments, message):
     assert status == 2
     assert message in output
     assert not list(tmp_path.iterdir())
+
+
+def test_the_template_of_a_study_is_one(capsys, tmp_path, monkeypatch):
+    pytest.importorskip("sqlalchemy", reason="needs the extra feedback")
+    from rlalign.feedback.study import Example, SamplingSettings, Scale, Stop, Study, read_study
+
+    monkeypatch.chdir(tmp_path)
+    status, output = new(capsys, "study", "mine/study.toml")
+    assert status == 0
+    assert "next: edit mine/study.toml, then rlalign feedback sample mine/study.toml" in output
+    path = tmp_path / "mine" / "study.toml"
+    study = read_study(path)
+    assert (study.kind, study.votes_per_item, len(study.policies)) == ("pair", 3, 2)
+
+    # the commented settings are valid together, but for `completions`, and each setting is named
+    text = path.read_text(encoding="utf-8")
+    text = re.sub(r"^# (?=\[|\w+ = )", "", text.replace('# completions = "', '#completions = "'), flags=re.MULTILINE)
+    for name in ("guidelines", "consent"):
+        (path.parent / f"{name}.md").write_text(name)
+    path.write_text(text, encoding="utf-8")
+    full = read_study(path)
+    names = {f.name for cls in (Study, Scale, Example, SamplingSettings, Stop) for f in dataclasses.fields(cls)}
+    assert names <= set(re.findall(r"^#?\[*(\w+)(?: =|\])", text, flags=re.MULTILINE))
+    shown = {"name", "policies", "prompts", "guidelines", "consent", "scales", "practice", "check", "gold"}
+    for field in dataclasses.fields(Study):
+        if field.name not in shown:
+            assert getattr(full, field.name) == getattr(study, field.name), field.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("study", "mine"), "expected a file that ends in .toml, got 'mine'; use mine.toml"),
+        (("study", "study.toml", "--turns", "2"), "for environments only"),
+    ],
+)
+def test_unsuitable_files_of_a_study_raise_an_error(capsys, tmp_path, arguments, message):
+    status, output = new(capsys, *arguments, "--folder", str(tmp_path))
+    assert (status, message in output) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_study_is_not_overwritten(capsys, tmp_path):
+    (tmp_path / "study.toml").write_text("mine")
+    status, output = new(capsys, "study", "study.toml", "--folder", str(tmp_path))
+    assert status == 2
+    assert "study.toml' exists already" in output
+    assert (tmp_path / "study.toml").read_text() == "mine"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Callable
+from itertools import pairwise
 from threading import Thread
 
 import pytest
@@ -62,7 +63,7 @@ def test_sides_are_balanced_and_not_foreseeable(open_study: Open) -> None:
         client.api("vote", {"lease": item["lease"], "choice": "a"})
     left = shown.count("left")
     assert abs(left - 30) <= 8
-    changes = sum(a != b for a, b in zip(shown, shown[1:], strict=False))
+    changes = sum(a != b for a, b in pairwise(shown))
     assert changes < 59
 
 
@@ -133,7 +134,7 @@ def test_priority_is_followed(open_study: Open) -> None:
 
 @pytest.mark.parametrize("location", ["sqlite"], indirect=True)
 def test_random_selection_is_uniform(open_study: Open) -> None:
-    """The first item of 300 people over 6 items: chi-square with 5 degrees of freedom, false alarm 1e-4 (bound 25.7)."""
+    """The first item of 300 people over 6 items: chi-square, 5 degrees of freedom, false alarm 1e-4 (25.7)."""
     from rlalign.feedback.selection import at_random
 
     store = open_study(prompts=6)

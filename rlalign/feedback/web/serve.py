@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import uvicorn
 
 from rlalign.errors import FaultError
 from rlalign.feedback.people import Link, invite
@@ -72,7 +74,30 @@ def returning_leases(store: Store) -> Iterator[None]:
         thread.join()
 
 
-def serve(location: str | Path, *, host: str, port: int, limits: Limits, secure: bool, log: bool, ready: Any) -> None:
+class _Server(uvicorn.Server):
+    """A server that calls a function when it listens."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: Any = None) -> None:
+        """Begin to listen."""
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
+
+
+def serve(
+    location: str | Path,
+    *,
+    host: str,
+    port: int,
+    limits: Limits,
+    secure: bool,
+    log: bool,
+    ready: Callable[[Link], None],
+) -> None:
     """Serve a study until a signal ends the process. Requests that are answered are stored.
 
     Args:
@@ -82,28 +107,25 @@ def serve(location: str | Path, *, host: str, port: int, limits: Limits, secure:
         limits: limits of requests.
         secure: the pages are served by HTTPS, by a proxy in front.
         log: print a line per request.
-        ready: is called with a new administrator's link when the server is about to listen.
+        ready: is called with a new administrator's link when the server listens.
 
     Raises:
         UserError: the store cannot be opened.
         FaultError: the port is taken.
     """
-    import uvicorn
-
     with Store(location) as store:
-        link: Link = store.write(lambda c: _admin_link(c)).result()
+        link: Link = store.write(_admin_link).result()
         app = make_app(store, limits, secure=secure)
         config = uvicorn.Config(
             _MaskedLog(app) if log else app, host=host, port=port, access_log=False, log_level="warning",
             proxy_headers=secure, server_header=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
-        server = uvicorn.Server(config)
+        server = _Server(config, lambda: ready(link))
         try:
             socket = config.bind_socket()
         except SystemExit as error:  # uvicorn exits when the port is taken
             raise FaultError(f"port {port} of {host} cannot be opened; use another --port") from error
         with returning_leases(store):
-            ready(link)
             server.run(sockets=[socket])
 
 
@@ -129,8 +151,6 @@ def in_background(store: Store, limits: Limits | None = None, *, log: bool = Fal
         log: print a line per request.
     """
     import socket
-
-    import uvicorn
 
     app = make_app(store, limits or Limits(0, 1, 0))
     listener = socket.socket()

@@ -101,6 +101,7 @@
   // ---- One task
 
   function setUp() {
+    measure();
     item?.observer.disconnect();
     item = null;
     const form = $("#vote");
@@ -174,6 +175,7 @@
   }
 
   function readVote(form, button) {
+    measure();
     const { active, unseen, unfolded, raw } = item;
     const measured = { active_ms: Math.round(active), seen: unseen.size === 0, unfolded };
     for (const [name, value] of Object.entries({ ...measured, raw })) form.elements[name].value = Number(value);
@@ -184,13 +186,19 @@
     return { ...vote, [form.dataset.kind === "rating" ? "ratings" : "ranking"]: values };
   }
 
-  function tick() {
+  // Add the time since the last call to the item on the screen.
+  function measure() {
     const now = performance.now();
     const passed = Math.min(now - lastTick, 4 * TICK_MS); // a longer gap means that the computer slept
     lastTick = now;
     if (!item || document.hidden) return;
     item.visible += passed;
     if (now - lastInput < IDLE_MS) item.active += passed;
+  }
+
+  function tick() {
+    measure();
+    if (!item || document.hidden) return;
     if (busy || item.visible - item.beat < 1000 * Number(item.form.dataset.heartbeatS)) return;
     item.beat = item.visible;
     post("/api/heartbeat", { lease: Number(item.form.elements.lease.value), visible_ms: Math.round(item.visible) }).then(

@@ -1,0 +1,66 @@
+"""Simulated people choose as their model says."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from rlalign.feedback.people import invite
+from rlalign.feedback.progress import votes
+from rlalign.feedback.simulate import Person, Taste, simulate
+from rlalign.feedback.store import Store
+from rlalign.feedback.web.serve import in_background
+
+
+def _person(taste: Taste) -> Person:
+    """Return a person who is not signed in."""
+    person = Person.__new__(Person)
+    person.taste, person.rng, person.score = taste, random.Random(0), len
+    return person
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.7, -2.0])
+def test_pairs_follow_davidsons_model(gap: float) -> None:
+    """20,000 choices: each share within 5 standard deviations of its probability (false alarm below 1e-5)."""
+    person = _person(Taste(temperature=0.5, ties=0.4))
+    n = 20_000
+    drawn = [person._pair(gap, 0.0) for _ in range(n)]
+    a, b = math.exp(gap / 0.5), 1.0
+    tie = 0.4 * math.sqrt(a * b)
+    for choice, weight in (("a", a), ("b", b), ("tie", tie)):
+        p = weight / (a + b + tie)
+        assert abs(drawn.count(choice) / n - p) < 5 * math.sqrt(p * (1 - p) / n)
+
+
+def test_extreme_utilities_do_not_overflow() -> None:
+    assert _person(Taste(temperature=1e-9))._pair(1e9, -1e9) == "a"
+
+
+def test_biases_are_for_the_side_and_the_length() -> None:
+    person = _person(Taste(score=0.0, length=2.0, side=0.5))
+    assert person.utility("x" * 100, left=True) == pytest.approx(2.5)
+    assert person.utility("x" * 50, left=False) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("location", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", ["pair", "rating", "ranking"])
+def test_people_with_a_clear_taste_find_the_better_one(kind: str, open_study: Callable[..., Store]) -> None:
+    scales = '[[scales]]\nname = "help"\n' if kind == "rating" else ""
+    store = open_study(f'kind = "{kind}"\nbreak_items = 3\n{scales}', prompts=4)
+    links = [x.path for x in store.write(lambda c: invite(c, 2, None)).result()]
+    with in_background(store) as address:
+        score = lambda text: 10.0 if text.startswith("left") else -10.0  # noqa: E731  # a score in a line
+        simulate(address, links, [Taste(temperature=0.01, skips=0.0, ties=0.0)] * 2, score)
+    rows = store.read(lambda c: list(votes(c)))
+    assert len(rows) == 2 * (8 if kind == "rating" else 4)
+    for row in rows:
+        best = row["policies"].index("left") if "left" in row["policies"] else None
+        if kind == "pair":
+            assert row["choice"] == "ab"[best]
+        elif kind == "rating":
+            assert row["ratings"] == {"help": 5 if best is not None else 1}
+        else:
+            assert row["ranking"]["AB"[best]] == 1
