@@ -8,19 +8,48 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from rlalign.feedback.errors import Conflict, NotFound
-from rlalign.feedback.selection import SELECTIONS
+from rlalign.feedback.selection import SELECTIONS, Statement
 from rlalign.feedback.store import insert_returning_id, now_ms
 from rlalign.feedback.study import Study
-from rlalign.feedback.tables import annotator, completion, item, lease, vote
+from rlalign.feedback.tables import annotator, completion, item, lease, prompt, vote
 from rlalign.feedback.votes import expire
 
 _REPEAT_AFTER = 10
 """Items between an item and its repetition."""
+
+
+_OPEN_LEASE = sa.select(lease).where(lease.c.annotator == sa.bindparam("person"), lease.c.state == "open")
+_ITEM = sa.select(item).where(item.c.id == sa.bindparam("item_id"))
+_TAKE_PLACE = sa.update(item).where(item.c.id == sa.bindparam("item_id")).values(free=item.c.free - 1)
+_INSERT_LEASE = sa.insert(lease).returning(*lease.c)
+_SET_ORDER = (
+    sa.update(lease)
+    .where(lease.c.id == sa.bindparam("lease_id"))
+    .values(order_json=sa.bindparam("order"))
+    .returning(*lease.c)
+)
+_SHIFT_SIDES = (
+    sa.update(annotator)
+    .where(annotator.c.id == sa.bindparam("person"))
+    .values(sides=annotator.c.sides + sa.bindparam("shift"))
+)
+_CONTENT = (
+    sa.select(
+        item.c.kind, item.c.answer, item.c.explanation, item.c.prompt_id, prompt.c.messages_json, prompt.c.language
+    )
+    .join(prompt, prompt.c.id == item.c.prompt_id)
+    .where(item.c.id == sa.bindparam("item_id"))
+)
+_COMPLETIONS = sa.select(completion.c.id, completion.c.text, completion.c.finish).where(
+    completion.c.prompt_id == sa.bindparam("prompt_id")
+)
 
 
 def next_item(connection: sa.Connection, study: Study, person: Any) -> Any:
@@ -33,13 +62,12 @@ def next_item(connection: sa.Connection, study: Study, person: Any) -> Any:
         study: the study.
         person: the row of the annotator, who has passed the check.
     """
-    lease_ms = int(study.lease_minutes * 60_000)
-    mine = sa.select(lease).where(lease.c.annotator == person.id, lease.c.state == "open")
-    row = connection.execute(mine).one_or_none()
+    row = connection.execute(_OPEN_LEASE, {"person": person.id}).one_or_none()
     if row is not None:
         if row.expires > now_ms():
             return row
         expire(connection)
+    lease_ms = int(study.lease_minutes * 60_000)
     for kind in ("practice", "check"):
         if getattr(study, kind) and not person.passed:
             chosen = _unseen(connection, person, kind)
@@ -51,11 +79,10 @@ def next_item(connection: sa.Connection, study: Study, person: Any) -> Any:
     if special is not None:
         return _give(connection, study, person, special, lease_ms)
     for attempt in range(2):
-        rng = random.Random(f"{person.seed}:{now_ms()}")
-        for query in SELECTIONS[study.selection](person.id, rng):
-            given = _take(connection, query, person.id, lease_ms)
+        for query, parameters in SELECTIONS[study.selection](random.Random(f"{person.seed}:{now_ms()}")):
+            given = _take(connection, study, query, parameters, person, lease_ms)
             if given is not None:
-                return _set_order(connection, study, person, given)
+                return given
         # somebody's item may have returned
         if attempt or not expire(connection):
             break
@@ -95,16 +122,32 @@ def heartbeat(connection: sa.Connection, person: Any, lease_id: int, visible_ms:
     return expires
 
 
-def _take(connection: sa.Connection, query: sa.Select[Any], annotator_id: int, lease_ms: int) -> Any:
+def _take(
+    connection: sa.Connection, study: Study, query: Statement, parameters: Mapping[str, Any], person: Any, lease_ms: int
+) -> Any:
     """Give the item of a query away and return the row of the lease; None if the query finds none."""
     at = now_ms()
-    if connection.dialect.name != "postgresql":
-        chosen = connection.execute(query).scalar_one_or_none()
-        if chosen is None:
+    if connection.dialect.name == "postgresql":
+        values = {"person": person.id, "given": at, "expires": at + lease_ms, **parameters}
+        row = connection.execute(_take_in_one_statement(query), values).one_or_none()
+        if row is None:
             return None
-        connection.execute(sa.update(item).where(item.c.id == chosen).values(free=item.c.free - 1))
-        return _insert_lease(connection, chosen, annotator_id, at + lease_ms)
-    # one statement: between two of them, another transaction could take the last place
+        content = connection.execute(_ITEM, {"item_id": row.item}).one()
+        order = _order(connection, study, person, content)
+        return connection.execute(_SET_ORDER, {"lease_id": row.id, "order": order}).one()
+    chosen = connection.execute(query, {"person": person.id, **parameters}).one_or_none()
+    if chosen is None:
+        return None
+    connection.execute(_TAKE_PLACE, {"item_id": chosen.id})
+    return _insert_lease(connection, chosen.id, person.id, at, lease_ms, _order(connection, study, person, chosen))
+
+
+@cache
+def _take_in_one_statement(query: Statement) -> sa.Insert:
+    """Return the statement of PostgreSQL that gives the item of a query away.
+
+    Between two statements, another transaction could take the last place.
+    """
     picked = query.with_for_update(of=item, skip_locked=True).cte("picked")
     taken = (
         sa.update(item)
@@ -114,49 +157,47 @@ def _take(connection: sa.Connection, query: sa.Select[Any], annotator_id: int, l
         .cte("taken")
     )
     columns = ["item", "annotator", "given", "expires", "state", "order_json"]
-    values = sa.select(
-        taken.c.id, *(sa.literal(v) for v in (annotator_id, at, at + lease_ms)), sa.literal("open"), sa.literal("[]")
-    )
-    insert = sa.insert(lease).from_select(columns, values, include_defaults=False).returning(*lease.c)
-    return connection.execute(insert).one_or_none()
+    numbers = (sa.bindparam(name, type_=sa.BigInteger) for name in ("person", "given", "expires"))
+    values = sa.select(taken.c.id, *numbers, sa.literal("open"), sa.literal("[]"))
+    return sa.insert(lease).from_select(columns, values, include_defaults=False).returning(*lease.c)
 
 
-def _insert_lease(connection: sa.Connection, item_id: int, annotator_id: int, expires: int) -> Any:
-    values = {"item": item_id, "annotator": annotator_id, "given": now_ms(), "expires": expires}
-    query = sa.insert(lease).values(**values, state="open", order_json="[]").returning(*lease.c)
-    return connection.execute(query).one()
+def _insert_lease(
+    connection: sa.Connection, item_id: int, annotator_id: int, at: int, lease_ms: int, order: str
+) -> Any:
+    values = {"item": item_id, "annotator": annotator_id, "given": at, "expires": at + lease_ms, "state": "open"}
+    return connection.execute(_INSERT_LEASE, {**values, "order_json": order}).one()
 
 
 def _give(connection: sa.Connection, study: Study, person: Any, item_id: int, lease_ms: int) -> Any:
     """Give an item that needs no number of votes: practice, check, gold, a repetition."""
     again = sa.select(lease).where(lease.c.annotator == person.id, lease.c.item == item_id)
     row = connection.execute(again).one_or_none()
+    at = now_ms()
     if row is None:
-        row = _insert_lease(connection, item_id, person.id, now_ms() + lease_ms)
-    else:  # the second try of a check, or an item whose time was over
-        values = {"state": "open", "given": now_ms(), "expires": now_ms() + lease_ms, "visible_ms": 0}
-        connection.execute(sa.update(lease).where(lease.c.id == row.id).values(**values))
-    return _set_order(connection, study, person, row)
+        order = _order(connection, study, person, connection.execute(_ITEM, {"item_id": item_id}).one())
+        return _insert_lease(connection, item_id, person.id, at, lease_ms, order)
+    # the second try of a check, or an item whose time was over
+    values = {"state": "open", "given": at, "expires": at + lease_ms, "visible_ms": 0}
+    query = sa.update(lease).where(lease.c.id == row.id).values(**values).returning(*lease.c)
+    return connection.execute(query).one()
 
 
-def _set_order(connection: sa.Connection, study: Study, person: Any, row: Any) -> Any:
-    """Choose the order of the completions on the screen and return the lease.
+def _order(connection: sa.Connection, study: Study, person: Any, content: Any) -> str:
+    """Return the completions of an item in their order on the screen, as JSON.
 
     The sides of a pair of policies are balanced for each annotator; else the order is drawn.
     """
-    content = connection.execute(sa.select(item).where(item.c.id == row.item)).one()
     ids = json.loads(content.completion_ids)
-    rng = random.Random(f"{person.seed}:{row.item}:{row.id}")
+    rng = random.Random(f"{person.seed}:{content.id}")
     if study.kind == "pair" and content.needed > 0:
         # Efron's biased coin (1971, Biometrika 58:403-417): balanced in the long run, and not to be foreseen
         swap = rng.random() < (0.5 if person.sides == 0 else 2 / 3 if person.sides > 0 else 1 / 3)
-        change = {"sides": annotator.c.sides + (-1 if swap else 1)}
-        connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**change))
+        connection.execute(_SHIFT_SIDES, {"person": person.id, "shift": -1 if swap else 1})
         ids = ids[::-1] if swap else ids
     elif content.kind not in ("practice", "check"):  # their explanations name the labels
         rng.shuffle(ids)
-    query = sa.update(lease).where(lease.c.id == row.id).values(order_json=json.dumps(ids)).returning(*lease.c)
-    return connection.execute(query).one()
+    return json.dumps(ids)
 
 
 def _unseen(connection: sa.Connection, person: Any, kind: str) -> int | None:
@@ -217,13 +258,9 @@ def _repetition(connection: sa.Connection, person: Any) -> int | None:
 
 def content_of(connection: sa.Connection, row: Any) -> dict[str, Any]:
     """Return what an annotator sees of a lease: the prompt and the completions in their order. No policy is named."""
-    from rlalign.feedback.tables import prompt
-
-    query = sa.select(item.c.kind, item.c.answer, item.c.explanation, prompt.c.messages_json, prompt.c.language)
-    query = query.join(prompt, prompt.c.id == item.c.prompt_id).where(item.c.id == row.item)
-    content = connection.execute(query).one()
+    content = connection.execute(_CONTENT, {"item_id": row.item}).one()
+    texts = {c.id: c for c in connection.execute(_COMPLETIONS, {"prompt_id": content.prompt_id})}
     ids = json.loads(row.order_json)
-    texts = {c.id: c for c in connection.execute(sa.select(completion).where(completion.c.id.in_(ids))).all()}
     return {
         "lease": row.id,
         "expires": row.expires,

@@ -20,7 +20,7 @@ from rlalign.errors import UserError
 from rlalign.feedback.errors import Conflict, NotFound, SignedOut
 from rlalign.feedback.store import insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import Study
-from rlalign.feedback.tables import annotator, comment, cookie, erasing, item, lease, session, vote
+from rlalign.feedback.tables import annotator, comment, cookie, erasing, item, lease, session, study, vote
 from rlalign.feedback.votes import release
 
 Scope = Literal["annotator", "admin", "crowd"]
@@ -156,18 +156,22 @@ def _crowd_person(connection: sa.Connection, link: Any, parameters: Mapping[str,
     return int(connection.execute(query).scalar_one())
 
 
+_OWNER = (
+    sa.select(annotator, sa.select(study.c.state).scalar_subquery().label("study_state"))
+    .join(cookie, cookie.c.annotator == annotator.c.id)
+    .where(cookie.c.hash == sa.bindparam("hash"))
+)
+
+
 def signed_in(connection: sa.Connection, value: str | None, scope: Scope) -> Any:
-    """Return the row of the annotator, or administrator, of a cookie.
+    """Return the row of the annotator, or administrator, of a cookie, with the `study_state`.
 
     Raises:
         SignedOut: the cookie is unknown, its owner has another scope, or the link was revoked or has expired.
     """
     if not value:
         raise SignedOut
-    query = (
-        sa.select(annotator).join(cookie, cookie.c.annotator == annotator.c.id).where(cookie.c.hash == digest(value))
-    )
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_OWNER, {"hash": digest(value)}).one_or_none()
     if row is None or row.scope != scope or not _is_valid(row):
         raise SignedOut
     return row
@@ -181,7 +185,7 @@ def csrf_token(value: str) -> str:
 # ---- steps before the first item ----
 
 
-def state_of(study: Study, person: Any, consent_version: str, guidelines_hash: str) -> State:
+def state_of(described: Study, person: Any, consent_version: str, guidelines_hash: str) -> State:
     """Return the step that an annotator is at."""
     if person.withdrawn is not None:
         return "withdrawn"
@@ -191,9 +195,9 @@ def state_of(study: Study, person: Any, consent_version: str, guidelines_hash: s
         return "guidelines"
     if person.explained is not None:
         return "explanation"
-    if study.check and not person.passed and person.tries >= TRIES:
+    if described.check and not person.passed and person.tries >= TRIES:
         return "failed"
-    if person.since_break >= study.break_items or person.since_break_ms >= study.break_minutes * 60_000:
+    if person.since_break >= described.break_items or person.since_break_ms >= described.break_minutes * 60_000:
         return "break"
     return "task"
 
@@ -236,7 +240,7 @@ def is_right(kind: str, answer: str, row: Any) -> bool:
     return best is not None and [k.lower() for k, rank in ranking.items() if rank == best] == [answer]
 
 
-def finish_check(connection: sa.Connection, study: Study, person: Any) -> bool | None:
+def finish_check(connection: sa.Connection, described: Study, person: Any) -> bool | None:
     """Judge a try of the check when all its items are answered.
 
     After a wrong try the items are open again, until no try is left.
@@ -252,9 +256,9 @@ def finish_check(connection: sa.Connection, study: Study, person: Any) -> bool |
         .order_by(vote.c.id)
     )
     latest = {row.lease: row for row in connection.execute(query)}
-    if person.passed or len(latest) < len(study.check):
+    if person.passed or len(latest) < len(described.check):
         return None
-    right = all(is_right(study.kind, row.answer, row) for row in latest.values())
+    right = all(is_right(described.kind, row.answer, row) for row in latest.values())
     values: dict[str, Any] = {"tries": annotator.c.tries + 1, "passed": int(right)}
     connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
     if not right:

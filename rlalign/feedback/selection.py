@@ -1,39 +1,44 @@
-"""The choice of the next item: at random, or by priority."""
+"""The choice of the next item: at random, or by priority.
+
+Statements are built once: building one takes longer than executing it.
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from rlalign.feedback.tables import item, lease
 
-Selection = Callable[[int, random.Random], list[sa.Select[Any]]]
-"""Takes an annotator's id and a random generator, and returns queries of one item id each, tried in order.
+Statement = sa.Select[Any]
+Selection = Callable[[random.Random], Sequence[tuple[Statement, Mapping[str, Any]]]]
+"""Takes a random generator and returns queries with their parameters, which are tried in order.
 
-A query must leave out items that are complete (`free` is 0) and items that the annotator has had. It is part of the
-statement that gives the item away, so it must not change anything.
+A query selects the columns of one item, for the annotator `person`. It must leave out items that are complete (`free`
+is 0) and items that the annotator has had. It is part of the statement that gives the item away: it changes nothing.
 """
 
+_HAD = sa.select(lease.c.id).where(lease.c.annotator == sa.bindparam("person"), lease.c.item == item.c.id)
+OPEN_ITEMS: Statement = sa.select(item).where(item.c.free > 0, ~sa.exists(_HAD)).limit(1)
+"""The items that the annotator `person` can get."""
 
-def _open_items(annotator: int) -> sa.Select[Any]:
-    """Return the query of the items that an annotator can get."""
-    had = sa.select(lease.c.id).where(lease.c.annotator == annotator, lease.c.item == item.c.id)
-    return sa.select(item.c.id).where(item.c.free > 0, ~sa.exists(had)).limit(1)
-
-
-def at_random(annotator: int, rng: random.Random) -> list[sa.Select[Any]]:
-    """Choose an item uniformly, by a random place in a random order that is stored with the items."""
-    start = rng.random()
-    query = _open_items(annotator).order_by(item.c.place)
-    return [query.where(item.c.place >= start), query.where(item.c.place < start)]
+_BEHIND = OPEN_ITEMS.where(item.c.place >= sa.bindparam("start")).order_by(item.c.place)
+_BEFORE = OPEN_ITEMS.where(item.c.place < sa.bindparam("start")).order_by(item.c.place)
+_BY_PRIORITY = OPEN_ITEMS.order_by(item.c.priority.desc(), item.c.id)
 
 
-def by_priority(annotator: int, _: random.Random) -> list[sa.Select[Any]]:
+def at_random(rng: random.Random) -> Sequence[tuple[Statement, Mapping[str, Any]]]:
+    """Choose an item by a random place in a random order that is stored with the items."""
+    start = {"start": rng.random()}
+    return [(_BEHIND, start), (_BEFORE, start)]
+
+
+def by_priority(_: random.Random) -> Sequence[tuple[Statement, Mapping[str, Any]]]:
     """Choose the item of the largest priority; items of equal priority in the order of their ids."""
-    return [_open_items(annotator).order_by(item.c.priority.desc(), item.c.id)]
+    return [(_BY_PRIORITY, {})]
 
 
 SELECTIONS: dict[str, Selection] = {"random": at_random, "priority": by_priority}

@@ -72,6 +72,7 @@ completion = _table(
     _text("finish"),  # stop or length
     _text("digest"),
 )
+sa.Index("completion_by_prompt", completion.c.prompt_id)
 item = _table(
     "item",
     _id(),

@@ -11,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from rlalign.feedback.errors import Conflict, Invalid, NotFound
-from rlalign.feedback.store import insert_returning_id, now_ms
+from rlalign.feedback.store import now_ms
 from rlalign.feedback.study import CHOICES, LABELS, Study
 from rlalign.feedback.tables import annotator, comment, item, lease, session, vote
 
@@ -20,6 +20,39 @@ UNDO_MS = 10 * 60_000
 """Time in which a vote can be undone."""
 _SESSION_MS = 30 * 60_000
 """A pause of this length begins a new session."""
+
+
+# statements are built once: building one takes longer than executing it
+_LEASE = (
+    sa.select(lease, item.c.kind, item.c.needed)
+    .join(item, item.c.id == lease.c.item)
+    .where(lease.c.id == sa.bindparam("lease_id"))
+    .with_for_update(of=lease)  # of PostgreSQL: two requests of one person wait for each other
+)
+_INSERT_VOTE = sa.insert(vote).returning(vote.c.id)
+_FINISH_LEASE = sa.update(lease).where(lease.c.id == sa.bindparam("lease_id")).values(state="done")
+_ADD_PLACE = sa.update(item).where(item.c.id == sa.bindparam("item_id"), item.c.needed > 0).values(free=item.c.free + 1)
+_COUNT = (
+    sa.update(annotator)
+    .where(annotator.c.id == sa.bindparam("person"))
+    .values(
+        since_break=annotator.c.since_break + 1,
+        since_break_ms=annotator.c.since_break_ms + sa.bindparam("active"),
+        done=annotator.c.done + sa.bindparam("counted"),
+        explained=sa.bindparam("explanation"),
+    )
+)
+_SESSION = (
+    sa.select(session.c.id, session.c.end)
+    .where(session.c.annotator == sa.bindparam("person"))
+    .order_by(session.c.id.desc())
+    .limit(1)
+)
+_EXTEND_SESSION = (
+    sa.update(session)
+    .where(session.c.id == sa.bindparam("session_id"))
+    .values(end=sa.bindparam("until"), active_ms=session.c.active_ms + sa.bindparam("active"))
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +134,7 @@ def record(
         Conflict: the item was answered otherwise, or the lease has expired.
         Invalid: the answer does not fit the study.
     """
-    # PostgreSQL: two requests of one person wait for each other here
-    query = sa.select(lease, item.c.kind, item.c.needed, item.c.answer, item.c.repeat_of)
-    query = query.join(item, item.c.id == lease.c.item).where(lease.c.id == lease_id)
-    row = connection.execute(query.with_for_update(of=lease)).one_or_none()
+    row = connection.execute(_LEASE, {"lease_id": lease_id}).one_or_none()
     if row is None or row.annotator != person.id:
         raise NotFound("lease", "no such item of yours")
     order = json.loads(row.order_json)
@@ -120,39 +150,27 @@ def record(
     elapsed = max(0, at - row.given)
     measured = elapsed if ballot.active_ms is None else ballot.active_ms
     active = min(max(0, measured), elapsed)
-    vote_id = insert_returning_id(
-        connection,
-        vote,
-        lease=lease_id,
-        item=row.item,
-        annotator=person.id,
-        kind=study.kind,
-        choice=ballot.choice,
-        ratings_json=json.dumps(dict(ballot.ratings)) if ballot.ratings else None,
-        ranking_json=json.dumps(dict(ballot.ranking)) if ballot.ranking else None,
-        order_json=row.order_json,
-        at=at,
-        elapsed_ms=elapsed,
-        active_ms=active,
-        seen=-1 if ballot.seen is None else int(ballot.seen),
-        unfolded=int(ballot.unfolded),
-        guidelines_hash=guidelines_hash,
-        source="person",
-        body_hash=ballot.digest(),
-    )
+    values = {
+        "lease": lease_id, "item": row.item, "annotator": person.id, "kind": study.kind, "choice": ballot.choice,
+        "ratings_json": json.dumps(dict(ballot.ratings)) if ballot.ratings else None,
+        "ranking_json": json.dumps(dict(ballot.ranking)) if ballot.ranking else None,
+        "order_json": row.order_json, "at": at, "elapsed_ms": elapsed, "active_ms": active,
+        "seen": -1 if ballot.seen is None else int(ballot.seen), "unfolded": int(ballot.unfolded),
+        "guidelines_hash": guidelines_hash, "source": "person", "body_hash": ballot.digest(),
+    }  # fmt: skip
+    vote_id = int(connection.execute(_INSERT_VOTE, values).scalar_one())
     if ballot.comment.strip():
         connection.execute(sa.insert(comment).values(vote=vote_id, text=ballot.comment))
-    connection.execute(sa.update(lease).where(lease.c.id == lease_id).values(state="done"))
-    counts = row.needed > 0
-    if ballot.choice == "skip" and counts:  # a skip is no judgement: somebody else gets the item
-        connection.execute(sa.update(item).where(item.c.id == row.item).values(free=item.c.free + 1))
-    values: dict[str, Any] = {
-        "since_break": annotator.c.since_break + 1,
-        "since_break_ms": annotator.c.since_break_ms + active,
-        "done": annotator.c.done + int(row.kind not in ("practice", "check")),
-        "explained": vote_id if row.kind == "practice" else None,
+    connection.execute(_FINISH_LEASE, {"lease_id": lease_id})
+    if ballot.choice == "skip":  # a skip is no judgement: somebody else gets the item
+        connection.execute(_ADD_PLACE, {"item_id": row.item})
+    counts = {
+        "person": person.id,
+        "active": active,
+        "counted": int(row.kind not in ("practice", "check")),
+        "explanation": vote_id if row.kind == "practice" else None,
     }
-    connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
+    connection.execute(_COUNT, counts)
     _add_to_session(connection, person.id, at, active, row.given)
     return vote_id
 
@@ -245,11 +263,9 @@ def _give_back(connection: sa.Connection, items: Sequence[int]) -> None:
 
 def _add_to_session(connection: sa.Connection, annotator_id: int, at: int, active: int, start: int) -> None:
     """Add working time to the session of an annotator, or begin one."""
-    query = sa.select(session).where(session.c.annotator == annotator_id).order_by(session.c.id.desc()).limit(1)
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(_SESSION, {"person": annotator_id}).one_or_none()
     if row is not None and at - row.end <= _SESSION_MS:
-        values = {"end": at, "active_ms": session.c.active_ms + active}
-        connection.execute(sa.update(session).where(session.c.id == row.id).values(**values))
+        connection.execute(_EXTEND_SESSION, {"session_id": row.id, "until": at, "active": active})
     else:
         begin = {"annotator": annotator_id, "start": start, "end": at, "active_ms": active}
         connection.execute(sa.insert(session).values(**begin))

@@ -145,8 +145,8 @@ def test_random_selection_is_uniform(open_study: Open) -> None:
     counts: Counter[int] = Counter()
 
     def first(c: sa.Connection, seed: int) -> int:
-        for query in at_random(10**6, random.Random(seed)):
-            found = c.execute(query).scalar_one_or_none()
+        for query, parameters in at_random(random.Random(seed)):
+            found = c.execute(query, {"person": 10**6, **parameters}).scalar_one_or_none()
             if found is not None:
                 return int(found)
         raise AssertionError

@@ -195,7 +195,7 @@ async def _home(server: Server, request: Request) -> Response:
         )
     return server.page(
         request, "done.html", person=person, code=code, items=person.done, minutes=round(values["active"] / 60_000),
-        withdrawn=state == "withdrawn",
+        withdrawn=state == "withdrawn", undo=values.get("undo"),
     )  # fmt: skip
 
 

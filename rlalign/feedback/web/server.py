@@ -90,7 +90,7 @@ class Server:
             Paused: the study is paused.
         """
         row = people.signed_in(connection, request.cookies.get(COOKIE), "annotator")
-        if working and connection.execute(sa.select(study_table.c.state)).scalar_one() == "paused":
+        if working and row.study_state == "paused":
             raise Paused
         return row
 

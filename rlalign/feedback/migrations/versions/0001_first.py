@@ -118,6 +118,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id"),
         sqlite_strict=True,
     )
+    op.create_index("completion_by_prompt", "completion", ["prompt_id"], unique=False)
     op.create_table(
         "cookie",
         sa.Column("hash", sa.Text(), nullable=False),

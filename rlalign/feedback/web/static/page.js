@@ -77,12 +77,12 @@
       const answer = await response.json().catch(() => null);
       setBusy(false);
       announce(answer?.error?.message ?? texts.refused, true);
-    } else if (!response.ok) {
-      location.reload(); // signed out or lease given away: the server shows which
+    } else if (!response.ok && response.status !== 409) {
+      location.reload(); // signed out or withdrawn: the server shows which
     } else {
       await showNext();
       setBusy(false);
-      announce(texts.saved);
+      announce(response.ok ? texts.saved : texts.conflict, !response.ok);
     }
   }
 
