@@ -7,7 +7,9 @@ store       the store: one writer for SQLite, a connection pool for PostgreSQL
 people      annotators: links, consent, checks, withdrawal
 items       the next item of an annotator: leases
 votes       votes, undo, comments
-progress    counts of a study and of its annotators
+progress    counts of a study and of its annotators, and its votes as rows
+selection   the choice of the next item
+stopping    the rule that ends a study
 web         the annotators' pages, the administrator's, and the JSON interface
 simulate    simulated people that vote through the JSON interface
 """

@@ -60,13 +60,15 @@ def next_item(connection: sa.Connection, study: Study, person: Any) -> Any:
     Args:
         connection: inside a transaction.
         study: the study.
-        person: the row of the annotator, who has passed the check.
+        person: the row of the annotator, with the `study_state` (see `rlalign.feedback.people.signed_in`).
     """
     row = connection.execute(_OPEN_LEASE, {"person": person.id}).one_or_none()
     if row is not None:
         if row.expires > now_ms():
             return row
         expire(connection)
+    if person.study_state == "complete":
+        return None
     lease_ms = int(study.lease_minutes * 60_000)
     for kind in ("practice", "check"):
         if getattr(study, kind) and not person.passed:

@@ -48,7 +48,7 @@ study = _table(
     _text("texts_json"),  # consent and guidelines by language
     _integer("schema_version"),
     _integer("created"),
-    _text("state", default="open"),  # open or paused
+    _text("state", default="open"),  # open, paused, complete
     _integer("seed"),
     _integer("looks", default=0),  # how often somebody looked at results before the end
 )

@@ -156,7 +156,8 @@ async def _log_look(server: Server, request: Request, what: Any) -> None:
 async def _set_state(server: Server, request: Request, state: str) -> Response:
     def change(c: sa.Connection) -> None:
         person = people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
-        c.execute(sa.update(study).values(state=state))
+        # a study that its stop rule ended stays ended
+        c.execute(sa.update(study).where(study.c.state != "complete").values(state=state))
         log_event(c, person.pseudonym, "pause" if state == "paused" else "resume")
 
     await server.write(change)

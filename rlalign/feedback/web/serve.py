@@ -14,13 +14,14 @@ import uvicorn
 
 from rlalign.errors import FaultError
 from rlalign.feedback.people import Link, invite
+from rlalign.feedback.stopping import complete, is_complete
 from rlalign.feedback.store import Store
 from rlalign.feedback.votes import expire
 from rlalign.feedback.web.app import make_app
 from rlalign.feedback.web.server import Limits
 
 _TOKEN = re.compile(r"(/j/)[^/?\s]+")
-_EXPIRE_S = 5.0
+_HOUSEKEEPING_S = 5.0
 
 
 def masked(path: str) -> str:
@@ -57,15 +58,18 @@ class _MaskedLog:
 
 
 @contextmanager
-def returning_leases(store: Store) -> Iterator[None]:
-    """Give back the items whose time is over, every few seconds, while the block runs."""
+def housekeeping(store: Store) -> Iterator[None]:
+    """Give back the items whose time is over, and follow the stop rule, every few seconds while the block runs."""
     stopped = threading.Event()
+    study = store.study()
 
     def work() -> None:
-        while not stopped.wait(_EXPIRE_S):
+        while not stopped.wait(_HOUSEKEEPING_S):
             store.write(expire).result()
+            if (study.stop.votes or study.stop.width) and store.read(lambda c: is_complete(c, study)):
+                store.write(complete).result()
 
-    thread = threading.Thread(target=work, name="feedback-leases", daemon=True)
+    thread = threading.Thread(target=work, name="feedback-housekeeping", daemon=True)
     thread.start()
     try:
         yield
@@ -125,7 +129,7 @@ def serve(
             socket = config.bind_socket()
         except SystemExit as error:  # uvicorn exits when the port is taken
             raise FaultError(f"port {port} of {host} cannot be opened; use another --port") from error
-        with returning_leases(store):
+        with housekeeping(store):
             server.run(sockets=[socket])
 
 
@@ -162,7 +166,7 @@ def in_background(store: Store, limits: Limits | None = None, *, log: bool = Fal
     try:
         while not server.started and thread.is_alive():
             time.sleep(0.01)
-        with returning_leases(store):
+        with housekeeping(store):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True

@@ -1,0 +1,75 @@
+"""The rule that ends a study: a number of votes, or the width of the intervals of the win rates.
+
+A study is never ended by a significant difference: an interval that is looked at until it excludes one half covers the
+true value in 72 % of studies instead of 95 %. The width of an interval does not depend on which policy is ahead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import sqlalchemy as sa
+from scipy import stats
+
+from rlalign.feedback.progress import progress, votes
+from rlalign.feedback.store import log_event
+from rlalign.feedback.study import Study
+from rlalign.feedback.tables import study
+
+_LEAST_PROMPTS = 10
+"""Prompts below which an interval says nothing about its own width."""
+
+
+def is_complete(connection: sa.Connection, described: Study) -> bool:
+    """Return True if the stop rule of a study is fulfilled. A study without a rule ends when no item is left."""
+    if described.stop.votes and progress(connection)["votes"] >= described.stop.votes:
+        return True
+    if not described.stop.width or described.kind != "pair":
+        return False
+    return widest_interval(votes(connection, comments=False)) <= described.stop.width
+
+
+def complete(connection: sa.Connection) -> None:
+    """End a study: nobody gets another item. The items on screens can be answered."""
+    changed = connection.execute(sa.update(study).where(study.c.state == "open").values(state="complete"))
+    if changed.rowcount:
+        log_event(connection, "stop rule", "stop")
+
+
+def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Return the width of the widest 95 % interval of a win rate, in percentage points; infinite with few prompts.
+
+    The win rate of a pair of policies is the mean of 1 for a win, 0 for a loss, and 1/2 for a tie or two bad
+    completions. The votes of a prompt form a cluster; with G prompts, residuals e and n votes::
+
+        width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} e_i)²) / n
+
+    The interval is for these annotators (Cameron and Miller 2015, J. Human Resources 50:317-372).
+
+    Args:
+        rows: votes, as `rlalign.feedback.progress.votes` returns them.
+    """
+    wins: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        if row["gold"] or row["repeat_of"] is not None or row["choice"] == "skip":
+            continue
+        first, second = row["policies"]
+        score = {"a": 1.0, "b": 0.0}.get(row["choice"], 0.5)
+        pair = tuple(sorted((first, second)))
+        wins[pair][str(row["prompt"])].append(score if first == pair[0] else 1.0 - score)
+    widths = [_width(list(prompts.values())) for prompts in wins.values()]
+    return max(widths, default=math.inf)
+
+
+def _width(clusters: list[list[float]]) -> float:
+    g, n = len(clusters), sum(map(len, clusters))
+    if g < _LEAST_PROMPTS:
+        return math.inf
+    rate = sum(map(sum, clusters)) / n
+    sums = np.array([sum(cluster) - rate * len(cluster) for cluster in clusters])
+    error = math.sqrt(g / (g - 1) * float((sums**2).sum())) / n
+    return 200.0 * float(stats.t.ppf(0.975, g - 1)) * error
