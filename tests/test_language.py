@@ -17,7 +17,6 @@ WORDS = {
     r"where there (?:is|are) (?:one|none|any)": "if ... exists",
     r"(?:goes|went|going) on|go on (?:with|from|where)": "continue, resume",
     r"who (?:may|has|got)|what stood": "name the thing",
-    r"votes?|voted": "included in the baseline",
     r"(?:is|are) (?:said|told|spoken)|spoken|speaks": "is reported; generates",
     r"mean height": "normalized area under the learning curve",
     r"policy got (?:better|worse)": "reward improved, with the interval",

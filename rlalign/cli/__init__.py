@@ -17,7 +17,7 @@ COMMANDS = {
     "evaluate": "compare a trained policy with its initial policy on held-out prompts",
     "generate": "complete a prompt with a trained policy, optionally until the reward reaches a level",
     "list": "list environments, rewards, algorithms, policies or metrics",
-    "new": "write a template of an environment or a reward, with its test",
+    "new": "write a template of an environment or a reward with its test, or of a study",
     "check": "run the conformance checks of an environment or a reward",
     "oracle": "compare an algorithm's expected gradient with the exact gradient on an enumerable MDP",
     "report": "write the HTML report of a study, a run or a search",

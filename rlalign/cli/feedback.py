@@ -64,6 +64,8 @@ class Serve:
     """Address to listen on; this machine only by default. Put a proxy with HTTPS in front of anything else."""
     port: int = 8321
     """Port to listen on."""
+    address: str | None = None
+    """Address of the server as the administrator reaches it; None: that of this machine."""
     secure: bool = False
     """The annotators use HTTPS, which a proxy in front provides: cookies are sent by HTTPS only."""
     rate: float = 10.0
@@ -152,7 +154,7 @@ def run(args: Sequence[str]) -> int:
 
 def _sample(arguments: Sample) -> int:
     from rlalign.feedback.sampling import make_store, named_policies, sample
-    from rlalign.feedback.store import is_postgres
+    from rlalign.feedback.store import is_postgres, shown_location
     from rlalign.feedback.study import read_study
 
     study = read_study(arguments.study)
@@ -164,11 +166,12 @@ def _sample(arguments: Sample) -> int:
         print_text(f"warning: {warning}; people would know who wrote them", to_stderr=True)
     counts = make_store(location, study, arguments.study.parent, content)
     votes = counts["items"] * study.votes_per_item
+    shown = shown_location(location)
     print_text(
-        f"{location}: {counts['items']} items of {counts['prompts']} prompts and {counts['completions']} completions, "
+        f"{shown}: {counts['items']} items of {counts['prompts']} prompts and {counts['completions']} completions, "
         f"{votes} votes wanted"
     )
-    print_text(f"next: rlalign feedback invite {location} --count 3, then rlalign feedback serve {location}")
+    print_text(f"next: rlalign feedback invite {shown} --count 3, then rlalign feedback serve {shown}")
     return 0
 
 
@@ -204,12 +207,16 @@ def _days(text: str) -> float | None:
 
 
 def _serve(arguments: Serve) -> int:
+    from rlalign.feedback.store import shown_location
     from rlalign.feedback.web.serve import serve
     from rlalign.feedback.web.server import Limits
 
+    host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
+    address = (arguments.address or f"http://{host}:{arguments.port}").rstrip("/")
+
     def ready(link: Any) -> None:
-        address = f"http://{arguments.host}:{arguments.port}"
-        print_text(f"annotators open their personal links; make some with rlalign feedback invite {arguments.store}")
+        store = shown_location(arguments.store)
+        print_text(f"annotators open their personal links; make some with rlalign feedback invite {store}")
         print_text(f"administrator: {address}{link.path}")
 
     limits = Limits(per_second=arguments.rate)

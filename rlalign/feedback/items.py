@@ -231,6 +231,7 @@ def _repetition(connection: sa.Connection, person: Any) -> int | None:
         .join(repeated, repeated.c.id == shown.c.item)
         .where(shown.c.annotator == person.id, repeated.c.repeat_of == vote.c.item)
     )
+    later = vote.alias()
     query = (
         sa.select(vote.c.item)
         .join(item, item.c.id == vote.c.item)
@@ -239,6 +240,7 @@ def _repetition(connection: sa.Connection, person: Any) -> int | None:
             vote.c.kind != "undo",
             vote.c.choice != "skip",
             item.c.needed > 0,
+            ~sa.exists(sa.select(later.c.id).where(later.c.supersedes == vote.c.id)),
             ~sa.exists(again),
         )
         .order_by(vote.c.id.desc())

@@ -221,23 +221,29 @@ def resume(connection: sa.Connection, person: Any) -> None:
     connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
 
 
-def is_right(kind: str, answer: str, row: Any) -> bool:
+def is_right(described: Study, answer: str, row: Any) -> bool:
     """Return True if a vote gives the known answer.
 
     Args:
-        kind: pair, rating or ranking.
+        described: the study.
         answer: as in study.toml: of the stored order of the completions.
         row: the vote.
     """
     answer = answer.lower()
-    if kind == "pair":
+    if described.kind == "pair":
         return bool(row.choice == answer)
-    if kind == "rating":
-        ratings = json.loads(row.ratings_json or "{}")
-        return bool(ratings) and str(next(iter(ratings.values()))) == answer
+    if described.kind == "rating":
+        return str(json.loads(row.ratings_json or "{}").get(described.scales[0].name)) == answer
     ranking = json.loads(row.ranking_json or "{}")
     best = min(ranking.values(), default=None)
     return best is not None and [k.lower() for k, rank in ranking.items() if rank == best] == [answer]
+
+
+def completion_code(described: Study, person: Any) -> str | None:
+    """Return the code that a crowd site gets from a person who is done; None without codes, or without an item."""
+    if not described.completion_code or not person.done or person.forgotten is not None:
+        return None
+    return digest(f"{described.name}:{person.seed}:{person.id}")[:8].upper()
 
 
 def finish_check(connection: sa.Connection, described: Study, person: Any) -> bool | None:
@@ -258,7 +264,7 @@ def finish_check(connection: sa.Connection, described: Study, person: Any) -> bo
     latest = {row.lease: row for row in connection.execute(query)}
     if person.passed or len(latest) < len(described.check):
         return None
-    right = all(is_right(described.kind, row.answer, row) for row in latest.values())
+    right = all(is_right(described, row.answer, row) for row in latest.values())
     values: dict[str, Any] = {"tries": annotator.c.tries + 1, "passed": int(right)}
     connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
     if not right:
@@ -323,7 +329,7 @@ def forget(connection: sa.Connection, person: Any, actor: str) -> str:
     name = f"forgotten-{secrets.token_hex(4)}"
     values = {
         "pseudonym": name, "token_hash": None, "crowd_key": None, "crowd_json": None, "forgotten": now_ms(),
-        "consent_at": None, "language": "", "created": 0, "expires": None,
+        "consent_at": None, "language": "", "created": 0, "expires": None, "seed": 0,
     }  # fmt: skip
     connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
     # events about the person name the pseudonym
@@ -353,6 +359,7 @@ def erase(connection: sa.Connection, person: Any, actor: str) -> int:
     for vote_id in ids:
         connection.execute(sa.delete(vote).where(vote.c.id == vote_id))
     connection.execute(sa.delete(erasing).where(erasing.c.annotator == person.id))
+    connection.execute(sa.delete(lease).where(lease.c.annotator == person.id))
     name = forget(connection, person, actor)
     log_event(connection, actor, "erase", f"{name}: {len(ids)} rows")
     return len(ids)

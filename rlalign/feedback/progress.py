@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlalign.feedback.people import is_right
+from rlalign.feedback.people import completion_code, is_right
 from rlalign.feedback.store import now_ms
 from rlalign.feedback.study import LABELS, Study
 from rlalign.feedback.tables import annotator, comment, completion, item, lease, policy, prompt, session, study, vote
@@ -58,7 +58,10 @@ def progress(connection: sa.Connection) -> dict[str, Any]:
 
 
 def annotators(connection: sa.Connection, described: Study) -> list[dict[str, Any]]:
-    """Return the figures of each annotator: state, votes, skips, working time, median time, right gold answers."""
+    """Return the figures of each annotator: state, votes, skips, working time, median time, right gold answers, code.
+
+    Links for a crowd are among them, with the state "crowd".
+    """
     times: dict[int, list[int]] = defaultdict(list)
     votes: dict[int, int] = defaultdict(int)
     skips: dict[int, int] = defaultdict(int)
@@ -78,7 +81,7 @@ def annotators(connection: sa.Connection, described: Study) -> list[dict[str, An
     worked = sa.select(session.c.annotator, sa.func.sum(session.c.active_ms)).group_by(session.c.annotator)
     minutes = {person: int(total) / 60_000 for person, total in connection.execute(worked)}
     people = connection.execute(
-        sa.select(annotator).where(annotator.c.scope == "annotator").order_by(annotator.c.id)
+        sa.select(annotator).where(annotator.c.scope.in_(("annotator", "crowd"))).order_by(annotator.c.id)
     ).all()
     return [
         {
@@ -91,6 +94,7 @@ def annotators(connection: sa.Connection, described: Study) -> list[dict[str, An
             "median_s": round(statistics.median(times[p.id]) / 1000, 1) if times[p.id] else None,
             "gold_right": sum(gold[p.id]),
             "gold_total": len(gold[p.id]),
+            "code": completion_code(described, p),
             "created": p.created,
             "expires": p.expires,
         }
@@ -105,7 +109,7 @@ def is_right_on_screen(described: Study, row: Any) -> bool:
     answer = row.answer.lower()
     if described.kind != "rating" and answer in LABELS[: len(shown)].lower():
         answer = LABELS[shown.index(stored[LABELS.lower().index(answer)])].lower()
-    return is_right(described.kind, answer, row)
+    return is_right(described, answer, row)
 
 
 def _state(person: Any) -> str:
@@ -117,6 +121,8 @@ def _state(person: Any) -> str:
         return "revoked"
     if person.expires is not None and person.expires <= now_ms():
         return "expired"
+    if person.scope == "crowd":
+        return "crowd"
     return "active" if person.consent_version is not None else "invited"
 
 

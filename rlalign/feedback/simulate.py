@@ -134,7 +134,7 @@ class Person:
         if self.rng.random() < self.taste.skips:
             return {"choice": "skip"}
         texts = [c["text"] for c in item["completions"]]
-        utilities = [self.utility(text, left=i == 0) for i, text in enumerate(texts)]
+        utilities = [self.utility(text, left=i == 0 and len(texts) > 1) for i, text in enumerate(texts)]
         if item["kind"] == "pair":
             return {"choice": self._pair(*utilities)}
         noisy = [u + self.taste.temperature * self._gumbel() for u in utilities]

@@ -20,8 +20,8 @@ from rlalign.feedback.store import log_event
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import study
 
-_LEAST_PROMPTS = 10
-"""Prompts below which an interval says nothing about its own width."""
+_LEAST_PROMPTS = 30
+"""Prompts below which an interval says little about its own width."""
 
 
 def is_complete(connection: sa.Connection, described: Study) -> bool:
@@ -48,7 +48,9 @@ def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
 
         width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} e_i)²) / n
 
-    The interval is for these annotators (Cameron and Miller 2015, J. Human Resources 50:317-372).
+    A win and a loss of prompts of their own are added, as Agresti and Coull do (1998, The American Statistician
+    52:119-126): without them, a policy that won every vote would have an interval of width 0, and its lead would end
+    the study. The interval is for these annotators (Cameron and Miller 2015, J. Human Resources 50:317-372).
 
     Args:
         rows: votes, as `rlalign.feedback.progress.votes` returns them.
@@ -66,9 +68,10 @@ def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
 
 
 def _width(clusters: list[list[float]]) -> float:
-    g, n = len(clusters), sum(map(len, clusters))
-    if g < _LEAST_PROMPTS:
+    if len(clusters) < _LEAST_PROMPTS:
         return math.inf
+    clusters = [*clusters, [1.0], [0.0]]
+    g, n = len(clusters), sum(map(len, clusters))
     rate = sum(map(sum, clusters)) / n
     sums = np.array([sum(cluster) - rate * len(cluster) for cluster in clusters])
     error = math.sqrt(g / (g - 1) * float((sums**2).sum())) / n

@@ -50,6 +50,16 @@ def is_postgres(location: str | Path) -> bool:
     return str(location).startswith(("postgresql:", "postgres:", "postgresql+psycopg:"))
 
 
+def shown_location(location: str | Path) -> str:
+    """Return a location for messages: the password of a URL is hidden.
+
+    Example:
+        >>> shown_location("postgresql://me:secret@host/database")
+        'postgresql://me:***@host/database'
+    """
+    return sa.make_url(str(location)).render_as_string() if is_postgres(location) else str(location)
+
+
 class Store:
     """An open store.
 
@@ -64,10 +74,10 @@ class Store:
     """
 
     def __init__(self, location: str | Path, *, create: bool = False) -> None:
-        self.location = str(location)
+        self.location = shown_location(location)
         self.postgres = is_postgres(location)
         if self.postgres:
-            self._engine = _postgres_engine(self.location)
+            self._engine = _postgres_engine(str(location))
             self._threads = ThreadPoolExecutor(16, "feedback-store")
         else:
             path = Path(location)
@@ -273,7 +283,7 @@ def _sqlite_engine(path: Path, *, writes: bool) -> sa.Engine:
     def prepare(connection: Any, _: object) -> None:
         # Python 3.11's sqlite3 begins transactions in its own way; None leaves them to the statements below
         connection.isolation_level = None
-        pragmas = ["journal_mode=WAL", "synchronous=FULL"] if writes else ["query_only=ON"]
+        pragmas = ["journal_mode=WAL", "synchronous=FULL", "secure_delete=ON"] if writes else ["query_only=ON"]
         for pragma in (*pragmas, "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 

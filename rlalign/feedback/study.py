@@ -266,6 +266,8 @@ def _check(study: Study) -> None:
     check_range("sampling.temperature", study.sampling.temperature, least=0)
     check_range("stop.votes", study.stop.votes, least=0)
     check_range("stop.width", study.stop.width, least=0)
+    if study.stop.width and study.kind != "pair":
+        raise UserError(f"'stop.width': expected kind 'pair', whose win rates have intervals, got '{study.kind}'")
     if not study.languages or set(study.languages) - set(LANGUAGES):
         raise UserError(f"'languages': expected some of {', '.join(LANGUAGES)}, got {', '.join(study.languages)}")
     if study.selection not in SELECTIONS:

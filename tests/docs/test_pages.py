@@ -79,7 +79,7 @@ def commands(text: str) -> list[str]:
 def reduced(words: list[str]) -> list[str]:
     """Return the arguments of rlalign for a run of seconds: the last value of a flag counts."""
     command = words[0]
-    if "--resume" in words or "--help" in words:
+    if "--resume" in words or "--help" in words or command in ("feedback", "new"):
         return words
     if command == "train":
         small = {name: str(value) for name, value in SMALL.items()}

@@ -1,4 +1,4 @@
-"""Who may call a route: scopes, other people's tokens, CSRF, sizes, rates, headers, and hostile texts."""
+"""Access to routes: scopes, other people's tokens, CSRF, sizes, rates, headers, and hostile texts."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The pages of a study and its JSON interface.
 
 app         the application: routes, refusals, headers
-access      who may call a route, cookies, CSRF, rate limits, sizes
+access      scopes of routes, cookies, CSRF, rate limits, sizes
 pages       the annotators' pages, which work without script
 admin       the administrator's pages
 words       texts of the pages in English and Chinese

@@ -1,4 +1,4 @@
-"""Who may call a route, and how often: scopes, cookies, CSRF tokens, origins, sizes, rates, and headers."""
+"""Access to routes: scopes, cookies, CSRF tokens, origins, sizes, rates, and headers."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def router(server: Server) -> APIRouter:
             actor = admin(c, request)
             digits = number.isascii() and number.isdecimal() and len(number) < 16
             row = c.execute(sa.select(annotator).where(annotator.c.id == int(number))).one_or_none() if digits else None
-            if row is None or row.scope != "annotator":
+            if row is None or row.scope not in ("annotator", "crowd"):
                 raise NotFound("annotator", "no such annotator")
             people.revoke(c, row, actor.pseudonym)
 
@@ -112,14 +112,14 @@ def router(server: Server) -> APIRouter:
         return await server.read(query)
 
     @routes.get("/api/export.jsonl")
-    async def export_jsonl(request: Request) -> StreamingResponse:
+    async def export_jsonl(request: Request, comments: bool = True) -> StreamingResponse:
         await _log_look(server, request, "export")
-        return _download(_lines(server), "application/jsonl", "votes.jsonl")
+        return _download(_lines(server, comments), "application/jsonl", "votes.jsonl")
 
     @routes.get("/api/export.csv")
-    async def export_csv(request: Request) -> StreamingResponse:
+    async def export_csv(request: Request, comments: bool = True) -> StreamingResponse:
         await _log_look(server, request, "export")
-        return _download(_csv(server), "text/csv; charset=utf-8", "votes.csv")
+        return _download(_csv(server, comments), "text/csv; charset=utf-8", "votes.csv")
 
     return routes
 
@@ -169,16 +169,16 @@ def _download(content: Iterator[str], media_type: str, name: str) -> StreamingRe
     return StreamingResponse(content, media_type=media_type, headers=headers)
 
 
-def _lines(server: Server) -> Iterator[str]:
+def _lines(server: Server, comments: bool) -> Iterator[str]:
     with server.store.snapshot() as connection:
-        for row in votes(connection):
+        for row in votes(connection, comments=comments):
             yield json.dumps(row, ensure_ascii=False) + "\n"
 
 
-def _csv(server: Server) -> Iterator[str]:
+def _csv(server: Server, comments: bool) -> Iterator[str]:
     with server.store.snapshot() as connection:
         names: list[str] | None = None
-        for row in votes(connection):
+        for row in votes(connection, comments=comments):
             buffer = io.StringIO()
             writer = csv.writer(buffer)
             if names is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import sqlalchemy as sa
@@ -171,7 +170,9 @@ async def _home(server: Server, request: Request) -> Response:
         text = server.text("consent", language)
         return server.page(request, "consent.html", person=person, consent_html=text, version=server.consent_version)
     if state == "guidelines":
-        return server.page(request, "guidelines.html", person=person, guidelines_html=guidelines, scales=[])
+        return server.page(
+            request, "guidelines.html", person=person, guidelines_html=guidelines, scales=server.scales()
+        )
     if state == "explanation":
         return server.page(request, "practice.html", person=person, **values["explained"])
     if state == "break":
@@ -183,9 +184,7 @@ async def _home(server: Server, request: Request) -> Response:
             progress={"done": person.done, "left": values["left"]}, guidelines_html=guidelines,
             comment_limit=COMMENT_LIMIT, heartbeat_s=_HEARTBEAT_S, arm_ms=_ARM_MS,
         )  # fmt: skip
-    code = None
-    if server.study.completion_code and state == "task":
-        code = hashlib.sha256(f"{server.study.name}:{person.seed}".encode()).hexdigest()[:8].upper()
+    code = people.completion_code(server.study, person) if state == "task" else None
     if state == "failed":
         from rlalign.feedback.web.words import words
 
@@ -204,7 +203,7 @@ def _explanation(connection: sa.Connection, server: Server, person: Any) -> dict
     query = sa.select(vote, item.c.answer, item.c.explanation).join(item, item.c.id == vote.c.item)
     row = connection.execute(query.where(vote.c.id == person.explained)).one()
     return {
-        "correct": people.is_right(server.study.kind, row.answer, row),
+        "correct": people.is_right(server.study, row.answer, row),
         "expected": row.answer.upper() if row.answer.upper() in LABELS else row.answer,
         "explanation_html": to_html(row.explanation or ""),
         "left": None,

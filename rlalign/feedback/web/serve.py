@@ -13,7 +13,9 @@ from typing import Any
 import uvicorn
 
 from rlalign.errors import FaultError
+from rlalign.escaping.terminal import in_one_line, print_text
 from rlalign.feedback.people import Link, invite
+from rlalign.feedback.progress import progress
 from rlalign.feedback.stopping import complete, is_complete
 from rlalign.feedback.store import Store
 from rlalign.feedback.votes import expire
@@ -48,8 +50,6 @@ class _MaskedLog:
 
         async def logged(message: Any) -> None:
             if message["type"] == "http.response.start":
-                from rlalign.escaping.terminal import print_text
-
                 took = 1000 * (time.perf_counter() - start)
                 print_text(f"{scope['method']} {masked(scope['path'])} {message['status']} {took:.0f} ms")
             await send(message)
@@ -63,11 +63,22 @@ def housekeeping(store: Store) -> Iterator[None]:
     stopped = threading.Event()
     study = store.study()
 
+    def follow_stop_rule(counted: int) -> int:
+        """Return the number of votes that the rule has seen; it is computed again only when there are more."""
+        votes: int = store.read(progress)["votes"]
+        if votes > counted and store.read(lambda c: is_complete(c, study)):
+            store.write(complete).result()
+        return votes
+
     def work() -> None:
+        counted = -1
         while not stopped.wait(_HOUSEKEEPING_S):
-            store.write(expire).result()
-            if (study.stop.votes or study.stop.width) and store.read(lambda c: is_complete(c, study)):
-                store.write(complete).result()
+            try:
+                store.write(expire).result()
+                if study.stop.votes or study.stop.width:
+                    counted = follow_stop_rule(counted)
+            except Exception as error:  # a full disk may be freed: the next turn tries again
+                print_text(f"rlalign: {in_one_line(str(error))}", to_stderr=True)
 
     thread = threading.Thread(target=work, name="feedback-housekeeping", daemon=True)
     thread.start()

@@ -151,12 +151,23 @@ class Server:
                 {"label": LABELS[i], "text": c["text"], "html": to_html(c["text"]), "cut": c["cut"]}
                 for i, c in enumerate(content["completions"])
             ],
-            "scales": [
-                {"name": s.name, "label": s.label or s.name, "low": s.low, "high": s.high,
-                 "points": list(range(1, s.points + 1))}
-                for s in self.study.scales
-            ] if kind == "rating" else [],
-        }  # fmt: skip
+            "scales": self.scales(),
+        }
+
+    def scales(self) -> list[dict[str, Any]]:
+        """Return the scales of ratings; none for another kind of study."""
+        if self.study.kind != "rating":
+            return []
+        return [
+            {
+                "name": scale.name,
+                "label": scale.label or scale.name,
+                "low": scale.low,
+                "high": scale.high,
+                "points": list(range(1, scale.points + 1)),
+            }
+            for scale in self.study.scales
+        ]
 
     def undoable(self, connection: sa.Connection, person: Any) -> int | None:
         """Return the vote that an annotator can undo."""
