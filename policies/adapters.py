@@ -11,6 +11,7 @@ from rlalign.errors import UserError
 from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, share_adapters
 from rlalign.policies.model_files import ModelFiles
 from rlalign.policies.model_folder import ModelFolder
+from rlalign.policies.model_refusals import check_finite
 from rlalign.policies.options import PolicyOptions
 
 _BOUND = 1e-3
@@ -142,9 +143,10 @@ def attach(lm: Any, adapter: AdapterSource) -> Any:
                 f"{mismatch} {word} {', '.join(sorted(names)[:3])} ({len(names)} tensors); use the base that it was "
                 "trained on"
             )
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    check_finite(adapter.name, trained)
+    for _, parameter in trained:
+        parameter.data = parameter.data.float()
     share_adapters(model)
     return model
 

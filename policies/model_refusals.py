@@ -1,6 +1,10 @@
-"""Refusals of models that cannot be trained, before their weights are loaded."""
+"""Refusals of models that cannot be trained; all but `check_finite` come before their weights are loaded."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from rlalign.errors import UserError
 from rlalign.policies.model_files import listed
@@ -76,6 +80,21 @@ def check_weights(name: str, architecture: str, weights: WeightNames) -> None:
             f"policy '{name}': expected weights that config.json describes, got {listed(list(weights.dropped))}, which "
             "the model does not have and would ignore; use the config.json and the weights of one model"
         )
+
+
+def check_finite(name: str, parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise UserError for loaded weights that hold NaN or infinity.
+
+    Args:
+        name: of the model, for the message.
+        parameters: names and tensors, as `named_parameters` returns them.
+    """
+    for tensor_name, parameter in parameters:
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"policy '{name}': expected finite weights, got NaN or infinity in {tensor_name}; use another copy of "
+                "the model, or an earlier checkpoint of its training"
+            )
 
 
 def check_quantization(name: str, quantization: Quantization) -> None:

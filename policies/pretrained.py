@@ -18,7 +18,7 @@ from rlalign.policies.lora import describe_lora
 from rlalign.policies.model_digests import check_digests, write_digests
 from rlalign.policies.model_files import ModelFiles, first_line
 from rlalign.policies.model_folder import ModelFolder, inspect_model
-from rlalign.policies.model_refusals import check_tokenizer, check_trainable, check_weights
+from rlalign.policies.model_refusals import check_finite, check_tokenizer, check_trainable, check_weights
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.saved import read_card
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
@@ -151,7 +151,10 @@ def _load_lm(folder: ModelFolder, options: PolicyOptions, dtype: torch.dtype, **
     )
     if folder.weights is None:  # the files were not on this machine before
         check_weights(name, type(lm).__name__, loading_report(info, lm))
-    return lm if folder.quantization is None else _dequantized(name, lm, folder.quantization.method).to(dtype)
+    if folder.quantization is not None:
+        lm = _dequantized(name, lm, folder.quantization.method).to(dtype)
+    check_finite(name, lm.named_parameters())
+    return lm
 
 
 def _stored_dtype(folder: ModelFolder) -> torch.dtype:

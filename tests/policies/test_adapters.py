@@ -314,6 +314,14 @@ def test_an_adapter_of_another_base_is_refused(case, tmp_path):
         build(tmp_path / "adapter")
 
 
+@pytest.mark.parametrize("use", ["continue", "merge"])
+def test_an_adapter_that_is_not_finite_is_refused(use, tmp_path):
+    write(tmp_path, "lora", LORA["lora"])
+    break_weights(tmp_path / "adapter", lambda w: {k: v * torch.nan if "layers.1" in k else v for k, v in w.items()})
+    with pytest.raises(UserError, match=rf"policy '{tmp_path}/adapter': expected finite .* in .*layers\.1\..*lora_A"):
+        build(tmp_path / "adapter", on_adapter=use)
+
+
 def test_the_tokenizer_is_the_adapters_own_or_its_bases(tmp_path):
     from rlalign.tokenizers import CharTokenizer
 

@@ -75,6 +75,15 @@ def test_a_missing_tensor(folders, chat, tmp_path, monkeypatch) -> None:
     assert "without model.layers.1.mlp.up_proj.weight, which would be random" in refusal(folder, monkeypatch)
 
 
+@pytest.mark.parametrize("options", [OPTIONS, LORA])
+def test_weights_that_are_not_finite(folders, chat, tmp_path, options) -> None:
+    folder = folders.copied(chat, tmp_path / "m")
+    folders.edit_weights(folder, drop=["model.norm.weight"], add={"model.norm.weight": torch.full((32,), torch.nan)})
+    make_policy(str(chat), options=options)  # its verdict is that of an equal configuration
+    with pytest.raises(UserError, match=rf"policy '{folder}': expected finite .* in model\.norm\.weight; use"):
+        make_policy(str(folder), options=options)
+
+
 def test_weights_and_configuration_of_two_models(folders, chat, tmp_path, monkeypatch) -> None:
     folder = folders.copied(chat, tmp_path / "m")
     folders.edit_json(folder / "config.json", intermediate_size=48)

@@ -215,6 +215,15 @@ def test_a_refusal_is_stored_too(monkeypatch):
         monkeypatch.setattr(prove._Proof, "run", lambda _: pytest.fail("proven again"))
 
 
+def test_a_refusal_for_the_weights_is_not_stored(home):
+    broken = llama()
+    broken.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(UserError, match="its logits are not finite; use finite weights"):
+        policy_of(broken)
+    assert not (home / "paths").exists()
+    assert policy_of(llama()).packs
+
+
 def test_weights_that_a_forward_pass_changes_are_refused():
     lm = llama()
 
