@@ -304,11 +304,14 @@ def _replace(source: Path, folder: Path) -> None:
 def _write_adapter(policy: Exportable, folder: Path, measure: Measure) -> dict[str, Any]:
     """Write the adapter over the base that it was loaded from, or over a copy of it in `base/`.
 
-    A copy is needed for a model from scratch, and if the stored base is in another dtype than the frozen weights.
+    A copy is needed for a model from scratch, if the stored base is in another dtype than the frozen weights, and if it
+    is in `folder`, where the merged weights replace it.
     """
     name = policy.lm.name_or_path
     own_base = str(folder / "base")
     source = str(Path(name).resolve()) if name and Path(name).is_dir() else name
+    if _is_source(folder, policy):
+        source = ""
     distance = None
     for base in filter(None, (source, own_base)):
         if base == own_base:
@@ -342,6 +345,6 @@ def _adapter_distance(policy: Exportable, base: str, adapter: Path, measure: Mea
             revision = None if Path(base).is_dir() else policy.model.peft_config["default"].revision
             lm = _load(base, policy, revision=revision)
             model = PeftModel.from_pretrained(lm, adapter, torch_device="cpu")
-    except (OSError, ValueError, RuntimeError):  # a base that has moved, or whose embeddings were resized
+    except Exception:  # a base that has moved, was resized or whose configuration was repaired fails in many ways
         return Distance(float("inf"), None)
     return measure.distance(model)

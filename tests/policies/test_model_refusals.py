@@ -174,9 +174,11 @@ def test_padding_and_added_tokens_past_the_embedding(folders, tmp_path) -> None:
 def test_a_padding_id_past_the_end_of_the_configuration(folders, chat, tmp_path) -> None:
     folder = folders.copied(chat, tmp_path / "m")
     folders.edit_json(folder / "config.json", pad_token_id=999)
-    policy = make_policy(str(folder), options=OPTIONS)
-    policy.save_pretrained(tmp_path / "saved")
-    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    for options in (OPTIONS, LORA):
+        saved = tmp_path / f"saved-{options.lora_r}"
+        make_policy(str(folder), options=options).save_pretrained(saved)
+        transformers.AutoModelForCausalLM.from_pretrained(saved)
+    assert make_policy(str(saved / "adapter")).has_adapter  # over a base with the repaired configuration
 
 
 def test_a_tokenizer_without_eos_takes_it_from_the_generation_config(folders, tmp_path, monkeypatch) -> None:
