@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from rlalign.policies.tokenizer_facts import TOKENIZER_FILES, TokenizerFacts, re
 from rlalign.policies.weight_names import WeightNames, compare_weights, hidden_warnings
 
 _DIGESTED = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES, "chat_template.jinja")
+_WRAPPERS = re.compile(r"\.(modules_to_save|original_module|token_adapter\.base_layer)(?=\.)")
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 
@@ -150,12 +152,17 @@ def _inspect_adapter(
 ) -> ModelFolder:
     """Return the facts of an adapter: its own, and those of its base."""
     base_name = str(content.get("base_model_name_or_path") or "")
+    rank = content.get("r")
+    if not isinstance(rank, int | None):
+        raise UserError(
+            f"'{files.name}': expected a number for r in adapter_config.json, got {rank!r}; use a complete copy"
+        )
     tensors = read_headers(files.weight_files("adapter_model"), files.name)
     adapter = Adapter(
         base=base_name,
         method=str(content.get("peft_type")),
         task=content.get("task_type"),
-        rank=content.get("r"),
+        rank=rank,
         tensors=tensors,
     )
     base = _inspect_base(files, base_name, trust_remote_code) if base_name else None
@@ -190,10 +197,22 @@ def _inspect_adapter(
 def _adapted_rows(base: ModelFolder, tensors: Mapping[str, StoredTensor]) -> tuple[int | None, int | None]:
     """Return the rows of the input and output embeddings of an adapted base, to which an adapter may add tokens."""
     for name, tensor in tensors.items():
-        of_base = base.tensors.get(name.removeprefix("base_model.model."))
-        if of_base is not None and of_base.shape[0] == base.embedding_rows and of_base.shape[1:] == tensor.shape[1:]:
+        of_base = base.tensors.get(plain_name(name).removeprefix("base_model.model."))
+        if of_base is None or not tensor.shape or not of_base.shape:
+            continue
+        if of_base.shape[0] == base.embedding_rows and of_base.shape[1:] == tensor.shape[1:]:
             return tensor.shape[0], tensor.shape[0]
     return base.embedding_rows, base.output_rows
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a tensor in an adapter's file without peft's wrappers of whole modules and tokens.
+
+    Example:
+        >>> plain_name("lm_head.modules_to_save.weight"), plain_name("wte.token_adapter.base_layer.weight")
+        ('lm_head.weight', 'wte.weight')
+    """
+    return _WRAPPERS.sub("", name)
 
 
 def _inspect_base(adapter: ModelFiles, name: str, trust_remote_code: bool) -> ModelFolder:
