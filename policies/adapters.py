@@ -74,8 +74,8 @@ def read_adapter(folder: ModelFolder) -> AdapterSource:
     for setting, effect in _NOT_WEIGHTS.items():
         if settings.get(setting):
             raise UserError(
-                f"policy '{folder.name}': expected an adapter that only adds to weights, got {setting}, {effect}; use a "
-                "LoRA adapter without it, or the base model"
+                f"policy '{folder.name}': expected an adapter that only adds to weights, got {setting}, {effect}; use "
+                "an adapter without it, or the base model"
             )
     rank = adapter.rank or 0 if adapter.method == "LORA" else 0
     return AdapterSource(

@@ -154,6 +154,33 @@ def _hub_file(name: str, file: str) -> Path | None:
     return Path(found) if found else None
 
 
+def check_hub(name: str) -> None:
+    """Raise UserError for a model that is not in the hub's cache while the hub cannot be reached.
+
+    The hub is asked once. transformers would ask six times, with waits of half a minute in total, before the same error
+    for a name that is most often misspelt. If the hub answers, transformers reports the answer in its own words.
+
+    Args:
+        name: hub id; a folder passes.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if Path(name).is_dir():
+        return
+    try:
+        files = ("config.json", "adapter_config.json")
+        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except (HfHubHTTPError, HFValidationError):
+        return
+    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
+        raise UserError(
+            f"no policy '{name}': expected a folder, a name of rlalign list policies or a hub id, and the model hub "
+            f"cannot be reached ({first_line(error)}); check the name or the connection"
+        ) from error
+
+
 def read_headers(paths: list[Path], folder: str) -> dict[str, StoredTensor]:
     """Return the tensors of safetensors files, by name, from their headers.
 
@@ -219,3 +246,9 @@ def listed(names: list[str], most: int = 4) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def described(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

@@ -10,7 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import UserError
-from rlalign.policies.model_files import ModelFiles, StoredTensor, first_line, read_headers, sha256
+from rlalign.policies.model_files import (
+    ModelFiles,
+    StoredTensor,
+    check_hub,
+    described,
+    first_line,
+    read_headers,
+    sha256,
+)
 from rlalign.policies.model_kind import Kind, Quantization, architecture_of, causal_class, kind_of, quantization_of
 from rlalign.policies.stop_tokens import configured_eos
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES, TokenizerFacts, read_tokenizer
@@ -99,8 +107,9 @@ def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> Model
         trust_remote_code: the configuration and tokenizer may run code of the model's repository.
 
     Raises:
-        UserError: a file is missing, damaged or of an unknown family.
+        UserError: a file is missing, damaged or of an unknown family, or the hub cannot be reached.
     """
+    check_hub(str(name))
     files = ModelFiles(str(name))
     digests = {file: sha256(path) for file in _DIGESTED if (path := files.find(file)) is not None}
     adapter_config = files.read_json("adapter_config.json")
@@ -119,7 +128,13 @@ def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> Model
     weights, model = None, None
     model_class = causal_class(config)
     if tensors and quantization is None and model_class is not None and kind in ("causal", "body"):
-        weights, model = compare_weights(model_class, config, tensors)
+        try:
+            weights, model = compare_weights(model_class, config, tensors)
+        except Exception as error:  # a value that a constructor does not expect raises errors of any type
+            raise UserError(
+                f"'{files.name}': expected a config.json that {model_class.__name__} can be built from, got an error "
+                f"({described(error)}); use the config.json of these weights"
+            ) from error
     text = config.get_text_config()
     embedding_rows = _rows(model, "get_input_embeddings") or getattr(text, "vocab_size", None)
     output_rows = _rows(model, "get_output_embeddings") or embedding_rows
@@ -241,16 +256,26 @@ def _read_config(files: ModelFiles, content: dict[str, Any], trust_remote_code: 
     Raises:
         UserError: the family is unknown, or the configuration is invalid.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
         with hidden_warnings():
             config = AutoConfig.from_pretrained(files.name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # values raise errors of many types, and so may code of the model's repository
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"policy '{files.name}' needs code from its own repository, which is not run; use "
                 "--model.trust-remote-code if you trust its author as you trust yourself"
+            ) from error
+        if isinstance(error, OSError) and "auto_map" in content:
+            raise UserError(
+                f"'{files.name}': expected the code that auto_map in config.json names, got an error "
+                f"({first_line(error)}); use a complete copy of the model"
+            ) from error
+        if str(content.get("model_type")) in CONFIG_MAPPING:
+            raise UserError(
+                f"'{files.name}': expected a valid config.json, got an error ({' '.join(str(error).split())[:300]}); "
+                "use the config.json of the model"
             ) from error
         raise UserError(
             f"'{files.name}': expected a model family that transformers has, got model_type "

@@ -16,7 +16,7 @@ from rlalign.policies.causal import CausalPolicy, saved_value
 from rlalign.policies.device import compute_dtype, hidden_progress_bars, seeded
 from rlalign.policies.lora import describe_lora
 from rlalign.policies.model_digests import check_digests, write_digests
-from rlalign.policies.model_files import ModelFiles, first_line
+from rlalign.policies.model_files import ModelFiles, check_hub, first_line
 from rlalign.policies.model_folder import ModelFolder, inspect_model
 from rlalign.policies.model_refusals import check_finite, check_tokenizer, check_trainable, check_weights
 from rlalign.policies.options import PolicyOptions
@@ -219,8 +219,6 @@ def check_pretrained(name: str, options: PolicyOptions, tokenizer: Tokenizer | N
 
 def _checked(name: str, options: PolicyOptions, tokenizer: Tokenizer | None) -> ModelFolder:
     """Return the inspection of a model that can be trained; raise UserError for another one."""
-    if not Path(name).is_dir():
-        _check_hub(name)
     folder = inspect_model(name, trust_remote_code=options.trust_remote_code)
     check_trainable(folder)
     if folder.adapter is not None:
@@ -239,12 +237,11 @@ def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.
 
 def _from_pretrained(auto_class: Any, name: str, options: PolicyOptions, **kwargs: Any) -> Any:
     """Call `from_pretrained` of a transformers class, with its errors as UserErrors that name the fix."""
-    if not Path(name).is_dir():
-        _check_hub(name)
+    check_hub(name)
     try:
         with hidden_progress_bars():
             return auto_class.from_pretrained(name, trust_remote_code=options.trust_remote_code, **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"policy '{name}' needs code from its own repository, which is not run; use --model.trust-remote-code "
@@ -275,28 +272,6 @@ def _dequantized(name: str, lm: Any, method: str) -> Any:
         ) from error
 
 
-def _check_hub(name: str) -> None:
-    """Raise UserError for a model that is not in the hub's cache while the hub cannot be reached.
-
-    The hub is asked once. transformers would ask six times, with waits of half a minute in total, before the same error
-    for a name that is most often misspelt. If the hub answers, transformers reports the answer in its own words.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        files = ("config.json", "adapter_config.json")
-        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
-            get_hf_file_metadata(hf_hub_url(name, "config.json"))
-    except (HfHubHTTPError, HFValidationError):
-        return
-    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
-        raise UserError(
-            f"no policy '{name}': expected a folder, a name of rlalign list policies or a hub id, and the model hub "
-            f"cannot be reached ({first_line(error)}); check the name or the connection"
-        ) from error
-
-
 def _model_tokenizer(folder: ModelFolder, lm: Any, tokenizer: Tokenizer | None) -> Tokenizer:
     """Return the tokenizer of a policy folder's card, of the transformers model, or else the one passed."""
     spec = _card_tokenizer(folder)
@@ -315,7 +290,7 @@ def _card_tokenizer(folder: ModelFolder) -> Any | None:
     names = [folder.name]
     if folder.base is not None and not any(f in folder.digests for f in TOKENIZER_FILES):
         names.append(folder.base.name)
-    specs = [card["tokenizer"] for name in names if (card := read_card(Path(name))) is not None]
+    specs = [card.get("tokenizer") for name in names if (card := read_card(Path(name))) is not None]
     return next((spec for spec in specs if spec is not None), None)
 
 

@@ -39,10 +39,12 @@ def update_card(folder: Path, **entries: Any) -> None:
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """Return the card of a policy folder; None if `write_card` did not write there."""
-    path = folder / _CARD
-    card: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return card
+    """Return the card of a policy folder; None if `write_card` did not write there.
+
+    Raises:
+        UserError: the card is not a JSON object.
+    """
+    return ModelFiles(str(folder)).read_json(_CARD) if folder.is_dir() else None
 
 
 def saved_tokenizer(folder: Path) -> Tokenizer | None:
@@ -50,7 +52,7 @@ def saved_tokenizer(folder: Path) -> Tokenizer | None:
     card = read_card(folder)
     if card is None:
         return None
-    if card["tokenizer"] is not None:
+    if card.get("tokenizer") is not None:
         return as_tokenizer(card["tokenizer"])
     if not (folder / "tokenizer_config.json").is_file():
         return None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from rlalign.errors import UserError
 from rlalign.policies.lora import adapted_weight
+from rlalign.policies.model_files import described
 from rlalign.policies.path_check import measure
 from rlalign.policies.path_check.rows import ProofRows, proof_rows
 from rlalign.policies.path_check.verdict import Trial, Verdict, cpu_capability, digest, load, path_name, store
@@ -185,7 +186,7 @@ class _Proof:
                 except _NOT_OF_A_PATH:
                     raise
                 except Exception as error:
-                    raise _Failed(f"a forward pass of token ids alone fails ({_described(error)})") from error
+                    raise _Failed(f"a forward pass of token ids alone fails ({described(error)})") from error
                 if not all(torch.isfinite(logprobs).all() for logprobs in self.expected.values()):
                     raise _Failed("its logits are not finite", "use finite weights")
                 if not torch.equal(weights, self._some_weights()):
@@ -204,7 +205,7 @@ class _Proof:
                 except _NOT_OF_A_PATH:
                     raise
                 except Exception as error:
-                    raise _Failed(f"a forward pass in {self.dtype} fails ({_described(error)})", _IN_FLOAT32) from error
+                    raise _Failed(f"a forward pass in {self.dtype} fails ({described(error)})", _IN_FLOAT32) from error
                 for name, buffer in self.lm.named_buffers():
                     if buffer.dtype != buffers[name]:  # the policy would be another one than its saved weights
                         raise _Failed(f"a forward pass rounds '{name}' to {self.dtype}", _IN_FLOAT32)
@@ -252,7 +253,7 @@ class _Proof:
                 raise
             except Exception as error:
                 # any error of a library that a path is not made for
-                reason = str(error) if isinstance(error, _Failed) else _described(error)
+                reason = str(error) if isinstance(error, _Failed) else described(error)
                 self.trials.append(Trial(name, exact, compute, reason))
                 reasons.append(f"{name}: {reason}")
                 continue
@@ -392,9 +393,3 @@ class _Proof:
         current = self.lm.config.get_text_config()._attn_implementation
         if current != name and ATTENTION_NAME in (current, name):
             self.lm.set_attn_implementation(name)
-
-
-def _described(error: BaseException) -> str:
-    """Return the type of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

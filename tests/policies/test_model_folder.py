@@ -196,6 +196,27 @@ def test_weights_of_another_format_are_named(folders, tmp_path, file, advice) ->
         inspect_model(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vocab_size": "300"}, r"valid config\.json, got .*vocab_size"),
+        ({"hidden_act": "nope"}, r"config\.json that LlamaForCausalLM can be built from, got .*KeyError: 'nope'"),
+        ({"num_attention_heads": 0}, r"valid config\.json, got .* by zero"),
+        (
+            {"auto_map": {"AutoConfig": "configuration_x.X"}, "model_type": "x"},
+            r"the code that auto_map .*configuration_x",
+        ),
+    ],
+)
+def test_a_config_with_an_invalid_value_is_named(folders, chat, tmp_path, changes, words) -> None:
+    folder = folders.copied(chat, tmp_path / "m")
+    folders.edit_json(folder / "config.json", **changes)
+    with pytest.raises(UserError, match=words) as error:
+        inspect_model(folder, trust_remote_code=True)
+    assert f"'{folder}'" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_a_damaged_config_is_named(folders, chat, tmp_path) -> None:
     folder = folders.copied(chat, tmp_path / "m")
     (folder / "config.json").write_text('{"model_type": "llama",')
@@ -242,6 +263,24 @@ def test_an_adapter_without_its_base_is_named(folders, chat, tmp_path) -> None:
     folders.edit_json(folder / "adapter_config.json", base_model_name_or_path=str(folder))
     with pytest.raises(UserError, match="expected a model as the base"):
         inspect_model(folder)
+
+
+def test_a_base_on_a_hub_that_cannot_be_reached_is_asked_for_once(folders, chat, tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def fail(url, **_):
+        asked.append(url)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", fail)
+    monkeypatch.setattr("rlalign.policies.model_files._hub_file", lambda *_: pytest.fail("asked again"))
+    folder = adapter(chat, tmp_path / "a")
+    folders.edit_json(folder / "adapter_config.json", base_model_name_or_path="no-org/no-model")
+    with pytest.raises(
+        UserError, match=r"base model 'no-org/no-model' of the adapter.* cannot be reached \(no route\)"
+    ):
+        inspect_model(folder)
+    assert len(asked) == 1
 
 
 def test_a_base_beside_the_adapter_is_found(folders, chat, tmp_path) -> None:

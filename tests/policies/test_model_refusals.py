@@ -215,6 +215,15 @@ def test_stop_ids_reach_the_environment_and_the_saved_policy(folders, chat, tmp_
     assert saved_tokenizer(saved).stop_ids == {0, 1, 5}
 
 
+def test_a_card_that_is_damaged_or_names_no_tokenizer(folders, chat, tmp_path) -> None:
+    folder = folders.copied(chat, tmp_path / "m")
+    (folder / "policy.json").write_text('{"kind": "causal"}')
+    assert make_policy(str(folder), options=OPTIONS).tokenizer.vocab_size == 300
+    (folder / "policy.json").write_text("{")
+    with pytest.raises(UserError, match=r"expected JSON in policy\.json"):
+        make_policy(str(folder), options=OPTIONS)
+
+
 # ---- checksums ----
 
 
