@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -102,14 +104,26 @@ def pretrained(
     requested = options or PolicyOptions()
     folder = _checked(name, requested, tokenizer)
     build = _unadapted if folder.adapter is None else _adapted
-    policy = build(folder, tokenizer, requested, seed, device, keep_reference)
-    automatic = policy.has_adapter and policy.options.dtype == "auto"
-    if automatic and policy.compute_dtype != compute_dtype("auto", torch.device(device)):
-        # the proof found no path in bfloat16, to which the frozen weights were rounded when they were loaded
-        del policy
-        policy = build(folder, tokenizer, replace(requested, dtype="float32"), seed, device, keep_reference)
+    with _named(folder.name):
+        policy = build(folder, tokenizer, requested, seed, device, keep_reference)
+        automatic = policy.has_adapter and policy.options.dtype == "auto"
+        if automatic and policy.compute_dtype != compute_dtype("auto", torch.device(device)):
+            # the proof found no path in bfloat16, to which the frozen weights were rounded when they were loaded
+            del policy
+            policy = build(folder, tokenizer, replace(requested, dtype="float32"), seed, device, keep_reference)
     policy.load_value(Path(name))
     return policy
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Add the name of the policy to refusals within the block that know its architecture only."""
+    try:
+        yield
+    except UserError as error:
+        if f"'{name}'" in str(error):
+            raise
+        raise UserError(f"policy '{name}': {error}") from error
 
 
 def _unadapted(
@@ -280,7 +294,9 @@ def _model_tokenizer(folder: ModelFolder, lm: Any, tokenizer: Tokenizer | None) 
     vocab_size = folder.output_rows or lm.config.get_text_config().vocab_size
     rows = int(lm.get_input_embeddings().weight.shape[0])
     if folder.tokenizer.hf is not None:
-        return HFTokenizer(folder.tokenizer.hf, vocab_size=vocab_size, stop_ids=folder.stop_ids, embedding_rows=rows)
+        trained = (read_card(Path(folder.name)) or {}).get("stop_ids", ())
+        stop_ids = folder.stop_ids | {i for i in trained if i < vocab_size}
+        return HFTokenizer(folder.tokenizer.hf, vocab_size=vocab_size, stop_ids=stop_ids, embedding_rows=rows)
     assert tokenizer is not None  # `check_tokenizer` refuses a folder without one
     return tokenizer
 
@@ -290,7 +306,7 @@ def _card_tokenizer(folder: ModelFolder) -> Any | None:
     names = [folder.name]
     if folder.base is not None and not any(f in folder.digests for f in TOKENIZER_FILES):
         names.append(folder.base.name)
-    specs = [card.get("tokenizer") for name in names if (card := read_card(Path(name))) is not None]
+    specs = [(read_card(Path(name)) or {}).get("tokenizer") for name in names]
     return next((spec for spec in specs if spec is not None), None)
 
 

@@ -205,7 +205,7 @@ def test_stop_ids_reach_the_environment_and_the_saved_policy(folders, chat, tmp_
     assert mdp.stop_ids == {0, 1, 5}
     saved = tmp_path / "saved"
     policy.save_pretrained(saved)
-    assert json.loads((saved / "generation_config.json").read_text())["eos_token_id"] == [0, 5]
+    assert json.loads((saved / "generation_config.json").read_text())["eos_token_id"] == [0, 1, 5]
     assert json.loads((saved / "policy.json").read_text())["stop_ids"] == [0, 1, 5]
     assert saved_tokenizer(saved).stop_ids == {0, 1, 5}
     assert make_policy(str(saved), options=OPTIONS).tokenizer.stop_ids == {0, 1, 5}
@@ -222,6 +222,19 @@ def test_a_card_that_is_damaged_or_names_no_tokenizer(folders, chat, tmp_path) -
     (folder / "policy.json").write_text("{")
     with pytest.raises(UserError, match=r"expected JSON in policy\.json"):
         make_policy(str(folder), options=OPTIONS)
+
+
+def test_stop_ids_of_the_card_and_of_an_adapter_reach_a_loaded_policy(folders, chat, tmp_path) -> None:
+    make_policy(str(chat), options=LORA).save_pretrained(tmp_path / "first")
+    adapter = tmp_path / "first" / "adapter"
+    folders.edit_json(adapter / "generation_config.json", eos_token_id=[0, 7])
+    saved = tmp_path / "saved"
+    make_policy(str(adapter)).save_pretrained(saved)
+    for folder in (saved, saved / "adapter"):
+        assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 1, 7]
+        assert make_policy(str(folder)).tokenizer.stop_ids == {0, 1, 7}
+        folders.edit_json(folder / "generation_config.json", eos_token_id=[0])
+        assert make_policy(str(folder)).tokenizer.stop_ids == {0, 1, 7}
 
 
 # ---- checksums ----

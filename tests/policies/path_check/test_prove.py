@@ -243,6 +243,10 @@ def test_a_table_that_a_forward_pass_rounds_is_refused_in_that_precision(home):
     lm.save_pretrained(home / "ctrl")
     with pytest.raises(UserError, match=r"rounds 'transformer.pos_encoding' to torch.bfloat16; use --model.dtype flo"):
         pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4, dtype="bfloat16"))
+    with pytest.raises(
+        UserError, match=rf"policy '{home}/ctrl': expected a causal language model, got 'CTRLLMHeadModel'"
+    ):
+        pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4, dtype="bfloat16"))
     automatic = pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4))
     assert automatic.compute_dtype == torch.float32
     assert torch.equal(automatic.input_embeddings(), lm.transformer.w.weight)  # not rounded when they were loaded
