@@ -14,13 +14,23 @@ from rlalign.types import Prompt, Tokenizer
 def chat_text(prompt: Prompt) -> str:
     """Return a prompt as one text. Messages become `role: content` lines and an open `assistant:` line.
 
+    A final message of the assistant is that open line, so that it is continued.
+
     Example:
-        >>> chat_text([{"role": "user", "content": "2+2?"}])
+        >>> question = {"role": "user", "content": "2+2?"}
+        >>> chat_text([question])
         'user: 2+2?\\nassistant:'
+        >>> chat_text([question, {"role": "assistant", "content": "It is"}])
+        'user: 2+2?\\nassistant: It is'
     """
     if isinstance(prompt, str):
         return prompt
-    return "".join(f"{m['role']}: {m['content']}\n" for m in prompt) + "assistant:"
+    if prompt and prompt[-1]["role"] == "assistant":
+        *prompt, last = prompt
+        start = f" {last['content']}" if last["content"] else ""
+    else:
+        start = ""
+    return "".join(f"{m['role']}: {m['content']}\n" for m in prompt) + f"assistant:{start}"
 
 
 class ByteTokenizer:
@@ -274,8 +284,6 @@ class HFTokenizer:
 
     def _format(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the ids of messages through the chat template."""
-        from jinja2.exceptions import TemplateError
-
         if messages and messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
             messages = messages[:-1]  # an empty answer is continued after the assistant's header
         continues = bool(messages) and messages[-1]["role"] == "assistant"
@@ -287,7 +295,7 @@ class HFTokenizer:
                 tokenize=True,
                 return_dict=False,
             )
-        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+        except Exception as error:  # a template may raise anything
             roles = ", ".join(str(message.get("role")) for message in messages)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(
