@@ -15,10 +15,9 @@ from rlalign.errors import UserError
 # another format of weights, and the advice that the refusal gives
 _OTHER_WEIGHTS = {
     ".gguf": "use the folder of the original model, or convert the file with rlalign.policies.gguf.convert",
-    ".bin": "load it once with transformers and save it with save_pretrained, which writes safetensors",
-    ".pt": "load it once with transformers and save it with save_pretrained, which writes safetensors",
-    ".pth": "load it once with transformers and save it with save_pretrained, which writes safetensors",
+    **dict.fromkeys((".bin", ".pt", ".pth"), "load it once with {library} and write safetensors with save_pretrained"),
 }
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")  # files of a trainer's checkpoint
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 
@@ -137,8 +136,9 @@ class ModelFiles:
         text = f"'{self.name}': expected weights in {stem}.safetensors, got "
         for name in self.names():
             advice = _OTHER_WEIGHTS.get(Path(name).suffix)
-            if advice is not None:
-                return f"{text}{name}; {advice}"
+            if advice is not None and not name.startswith(_NO_WEIGHTS):
+                library = "peft" if stem == "adapter_model" else "transformers"
+                return f"{text}{name}; {advice.format(library=library)}"
         return f"{text}none; use a folder that save_pretrained wrote, or a hub id"
 
 
@@ -214,7 +214,8 @@ def _header(path: Path, folder: str) -> dict[str, Any]:
         header.pop("__metadata__", None)
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        start = path.open("rb").read(40)
+        with path.open("rb") as file:
+            start = file.read(40)
         if start.startswith(b"version https://git-lfs"):
             raise UserError(
                 f"'{folder}': expected weights in {path.name}, got a pointer of git lfs; use git lfs pull"

@@ -26,7 +26,6 @@ from rlalign.policies.weight_names import WeightNames, compare_weights, hidden_w
 
 _DIGESTED = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES, "chat_template.jinja")
 _WRAPPERS = re.compile(r"\.(modules_to_save|original_module|token_adapter\.base_layer)(?=\.)")
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +65,6 @@ class ModelFolder:
         tokenizer: the tokenizer.
         stop_ids: tokens that end a turn: the EOS list of generation_config.json, EOS of config.json and of the
             tokenizer, the end of turn of the template; without those that the model cannot generate.
-        positions: longest context in tokens; None without a limit.
         dtype: format of most stored weights, such as bfloat16; None if the weights are not on this machine.
         tensors: the stored tensors by name; empty if they are not on this machine.
         weights: the stored names against those of the model class; None if they were not compared.
@@ -85,16 +83,10 @@ class ModelFolder:
     output_rows: int | None
     tokenizer: TokenizerFacts
     stop_ids: frozenset[int]
-    positions: int | None
     dtype: str | None
     tensors: Mapping[str, StoredTensor]
     weights: WeightNames | None
     digests: Mapping[str, str]
-
-    @property
-    def has_template(self) -> bool:
-        """True if the tokenizer has a chat template."""
-        return self.tokenizer.has_template
 
 
 def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> ModelFolder:
@@ -154,7 +146,6 @@ def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> Model
         output_rows=output_rows,
         tokenizer=tokenizer,
         stop_ids=frozenset(i for i in stops if output_rows is None or i < output_rows),
-        positions=next((n for key in _POSITIONS if isinstance(n := getattr(text, key, None), int)), None),
         dtype=_main_dtype(tensors),
         tensors=tensors,
         weights=weights,
@@ -201,7 +192,6 @@ def _inspect_adapter(
         output_rows=output_rows,
         tokenizer=tokenizer,
         stop_ids=frozenset(i for i in stops if output_rows is None or i < output_rows),
-        positions=base.positions if base else None,
         dtype=_main_dtype(tensors),
         tensors=tensors,
         weights=None,

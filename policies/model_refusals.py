@@ -9,7 +9,7 @@ from torch import Tensor
 from rlalign.errors import UserError
 from rlalign.policies.model_files import listed
 from rlalign.policies.model_folder import ModelFolder
-from rlalign.policies.model_kind import Quantization
+from rlalign.policies.model_kind import Quantization, causal_class
 from rlalign.policies.weight_names import WeightNames
 from rlalign.types import Tokenizer
 
@@ -25,7 +25,7 @@ _KINDS = {
     ),
     "encoder": (
         "a bidirectional encoder, which cannot generate from left to right",
-        "use a decoder-only model, or, if it was trained as a decoder, set is_decoder in its config.json",
+        "use a decoder-only model",
     ),
     "other": ("a model of another task", "use a folder that AutoModelForCausalLM wrote"),
 }
@@ -35,8 +35,8 @@ def check_trainable(folder: ModelFolder) -> None:
     """Raise UserError for a model that would not be trained as what it is.
 
     Refused are other kinds than causal language models, weights that are incomplete or that do not belong to the
-    configuration, quantized weights without the package that reads them, and models that can end no turn. An adapter is
-    judged by its base and by the layers that it names.
+    configuration, and quantized weights without the package that reads them. An adapter is judged by its base and by
+    its task.
 
     Args:
         folder: of `inspect_model`.
@@ -46,6 +46,9 @@ def check_trainable(folder: ModelFolder) -> None:
         return
     if folder.kind in _KINDS:
         what, fix = _KINDS[folder.kind]
+        encodes = getattr(folder.config, "is_decoder", True) is False
+        if folder.kind == "encoder" and encodes and causal_class(folder.config) is not None:
+            fix += ", or, if it was trained as a decoder, set is_decoder in its config.json"
         architecture = folder.architecture or folder.model_type
         raise UserError(
             f"policy '{folder.name}': expected a causal language model, got {architecture}, {what}; "

@@ -63,7 +63,15 @@ def test_encoders_and_encoder_decoders(tmp_path, monkeypatch) -> None:
         vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
     )
     transformers.BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
-    assert "bidirectional" in refusal(tmp_path / "bert", monkeypatch)
+    message = refusal(tmp_path / "bert", monkeypatch)
+    assert "bidirectional" in message
+    assert "set is_decoder" in message
+    bert.is_decoder = True
+    transformers.BertForMaskedLM(bert).save_pretrained(tmp_path / "decoder")
+    distilbert = transformers.DistilBertConfig(vocab_size=300, dim=32, hidden_dim=48, n_layers=1, n_heads=4)
+    transformers.DistilBertForMaskedLM(distilbert).save_pretrained(tmp_path / "distilbert")
+    for name in ("decoder", "distilbert"):  # it is set already, and the family has no causal class
+        assert "is_decoder" not in refusal(tmp_path / name, monkeypatch)
     t5 = transformers.T5Config(vocab_size=300, d_model=32, d_ff=32, num_layers=1, num_heads=2, d_kv=8)
     transformers.T5ForConditionalGeneration(t5).save_pretrained(tmp_path / "t5")
     assert "encoder-decoder" in refusal(tmp_path / "t5", monkeypatch)
@@ -240,7 +248,7 @@ def test_stop_ids_of_the_card_and_of_an_adapter_reach_a_loaded_policy(folders, c
 # ---- checksums ----
 
 
-def test_a_flipped_bit_is_found(folders, chat, tmp_path) -> None:
+def test_a_flipped_bit_is_found(folders, chat, tmp_path, monkeypatch) -> None:
     folder = folders.copied(chat, tmp_path / "m")
     write_digests(folder)
     check_pretrained(str(folder), OPTIONS)
@@ -248,7 +256,10 @@ def test_a_flipped_bit_is_found(folders, chat, tmp_path) -> None:
     content[-5] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     write_digests(folder)  # must not accept the new content
-    with pytest.raises(FaultError, match=r"expected the sha256 .* of model\.safetensors"):
+    with pytest.raises(FaultError, match=r"expected the sha256 .* of model\.safetensors.*copy the model again"):
+        make_policy(str(folder), options=OPTIONS)
+    monkeypatch.setenv("RLALIGN_HOME", str(tmp_path))
+    with pytest.raises(FaultError, match="delete the folder from the cache"):
         make_policy(str(folder), options=OPTIONS)
 
 
