@@ -200,7 +200,8 @@ def export(policy: Exportable, folder: Path, held_out: Sequence[Sequence[int]] =
 
     Returns:
         `bound` and `tokens` of the comparison; `dtype`, `nats` and `cosine` of the weights; `reason` if they are not in
-        the dtype of the base; `adapter` with `nats` and `base`, if there is one.
+        the dtype of the base, or if config.json lost the id of padding; `adapter` with `nats` and `base`, if there is
+        one.
 
     Raises:
         FaultError: the weights that were loaded back are another model's. Earlier weights in the folder remain.
@@ -235,6 +236,7 @@ def _write_weights(policy: Exportable, folder: Path, measure: Measure) -> dict[s
         if not distance.is_policy and _remove_padding_id(partial):
             # Youtu sets the embedding of this id to zero whenever it is loaded, also after the row was trained
             distance = measure.distance(_load(str(partial), policy))
+            reason = "; ".join(filter(None, (reason, "without pad_token_id, whose embedding is loaded as zero")))
         if not (distance.loses_nothing or (dtype == torch.float32 and distance.is_policy)):
             raise FaultError(
                 f"'{folder}': expected weights within {measure.bound:.1g} nats of the policy, got weights that are off "
@@ -272,10 +274,11 @@ def _write_merged(policy: Exportable, folder: Path, measure: Measure) -> tuple[t
 
 
 def _remove_padding_id(folder: Path) -> bool:
-    """Remove the id of padding from config.json; return False if there is none. The tokenizer's files keep it."""
+    """Remove the ids of padding from config.json; return False if there are none. The tokenizer's files keep them."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if config.pop("pad_token_id", None) is None:
+    removed = [part.pop("pad_token_id", None) for part in (config, config.get("text_config") or {})]
+    if removed == [None] * len(removed):
         return False
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return True

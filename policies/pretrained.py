@@ -146,7 +146,7 @@ def _unadapted(
         seed=seed,
         device=device,
         keep_reference=keep_reference,
-        stored_dtype=_stored_dtype(folder),
+        stored_dtype=_stored_dtype(folder, options),
     )
     if policy.has_adapter:
         policy.notes = (f"policy '{folder.name}': {describe_lora(policy.model)}",)
@@ -171,10 +171,10 @@ def _load_lm(folder: ModelFolder, options: PolicyOptions, dtype: torch.dtype, **
     return lm
 
 
-def _stored_dtype(folder: ModelFolder) -> torch.dtype:
+def _stored_dtype(folder: ModelFolder, options: PolicyOptions) -> torch.dtype:
     """Return the dtype of the stored weights if this library writes it, else float32; call it after loading them."""
     # the weights of a hub id may be on this machine only since they were loaded
-    name = folder.dtype or inspect_model(folder.name).dtype
+    name = folder.dtype or inspect_model(folder.name, trust_remote_code=options.trust_remote_code).dtype
     stored: torch.dtype = getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
     return stored
 
@@ -216,7 +216,7 @@ def _adapted(
         device=device,
         keep_reference=keep_reference,
         adapter=None if merges else source,
-        stored_dtype=_stored_dtype(base),
+        stored_dtype=_stored_dtype(base, options),
     )
     policy.notes = (f"policy '{folder.name}': {note}; the reference is the model with that adapter",)
     return policy

@@ -163,6 +163,14 @@ def test_the_trained_embedding_of_padding_is_kept(tmp_path):
     assert trained[0].abs().max() > 0
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert torch.equal(loaded.get_input_embeddings().weight, trained)
+    assert "without pad_token_id" in read_card(tmp_path / "policy")["measured"]["reason"]
+
+
+def test_the_padding_id_of_a_text_configuration_is_removed_too(tmp_path):
+    (tmp_path / "config.json").write_text('{"text_config": {"pad_token_id": 0, "vocab_size": 9}}')
+    assert export._remove_padding_id(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"text_config": {"vocab_size": 9}}
+    assert not export._remove_padding_id(tmp_path)
 
 
 def test_weights_of_an_earlier_policy_are_replaced(tmp_path):
