@@ -12,25 +12,18 @@ from rlalign.types import Prompt, Tokenizer
 
 
 def chat_text(prompt: Prompt) -> str:
-    """Return a prompt as one text. Messages become `role: content` lines and an open `assistant:` line.
-
-    A final message of the assistant is that open line, so that it is continued.
+    """Return a prompt as one text: `role: content` lines, the last of which is an open one of the assistant.
 
     Example:
-        >>> question = {"role": "user", "content": "2+2?"}
-        >>> chat_text([question])
+        >>> chat_text([{"role": "user", "content": "2+2?"}])
         'user: 2+2?\\nassistant:'
-        >>> chat_text([question, {"role": "assistant", "content": "It is"}])
-        'user: 2+2?\\nassistant: It is'
     """
     if isinstance(prompt, str):
         return prompt
-    if prompt and prompt[-1]["role"] == "assistant":
-        *prompt, last = prompt
-        start = f" {last['content']}" if last["content"] else ""
-    else:
-        start = ""
-    return "".join(f"{m['role']}: {m['content']}\n" for m in prompt) + f"assistant:{start}"
+    text = "".join(f"{m['role']}: {m['content']}\n" for m in prompt)
+    if not prompt or prompt[-1]["role"] != "assistant":
+        return text + "assistant:"
+    return text[:-1] if prompt[-1]["content"] else text[:-2]  # that message is continued
 
 
 class ByteTokenizer:
