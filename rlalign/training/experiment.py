@@ -28,6 +28,7 @@ from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.identity import identity_of, source_identity
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
@@ -201,7 +202,8 @@ def _save_policy(policy: Policy, folder: Path, contexts: Sequence[Sequence[int]]
 
 
 def _check_unused(folder: Path) -> None:
-    """Raise UserError when the folder of a new run holds another one."""
+    """Raise UserError when the folder of a new run holds another one, a study or a search."""
+    refuse_results(folder)
     if not (folder / "config.json").is_file():
         return
     if read_metrics(folder) or checkpoint.complete(folder / "checkpoints"):

@@ -43,6 +43,7 @@ from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.measured_save import save_measured
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.training.experiment import default_output
@@ -105,8 +106,9 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
     """Delete what an interrupted run left in the folder.
 
     Raises:
-        UserError: for a folder with a finished run, or with an interrupted one unless `config.resume` is set.
+        UserError: for a folder with a study, a search or a finished run, or with an interrupted one unless `config.resume` is set.
     """
+    refuse_results(folder)
     done = len(read_metrics(folder))
     if done and not config.resume:
         raise UserError(f"'{folder}' holds a run already: use another --output, or --resume to start the run again")
