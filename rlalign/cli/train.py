@@ -18,6 +18,7 @@ from rlalign.errors import OutputError, UserError
 from rlalign.escaping.console import PlainConsole, line
 from rlalign.evaluation.signed_bounds import signed_bounds
 from rlalign.evaluation.transcripts import prompt_text, sample_texts
+from rlalign.storage.folder_kind import check_run
 from rlalign.storage.run_folder import read_config
 
 if TYPE_CHECKING:  # torch takes longer to import than --help and a mistake take to answer
@@ -112,8 +113,7 @@ def _stored_config(args: list[str]) -> TrainConfig:
     if output is None:
         raise UserError("--resume: expected a run folder, got none; use rlalign train --resume runs/NAME")
     folder = Path(output)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"'{folder}' holds no run to resume: check the path")
+    check_run(folder)
     config = read_config(folder)
     # tyro appends each --rewards to the default, so the stored rewards make room for new ones
     return replace(config, rewards=()) if "--rewards" in args else config
