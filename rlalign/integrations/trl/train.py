@@ -106,7 +106,8 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
     """Delete what an interrupted run left in the folder.
 
     Raises:
-        UserError: for a folder with a study, a search or a finished run, or with an interrupted one unless `config.resume` is set.
+        UserError: for a folder with a study, a search or a finished run, or with an interrupted one unless
+            `config.resume` is set.
     """
     refuse_results(folder)
     done = len(read_metrics(folder))
