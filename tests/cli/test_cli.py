@@ -310,8 +310,8 @@ def test_the_comparison_table_shows_no_negative_zero_and_no_nan():
     texts = ["p"] * 3, [["x"]] * 3
     ones, zeros, nans = (np.full((3, 1), x) for x in (1.0, -1e-9, np.nan))
     spread = np.array([[0.0], [1.0], [2.0]])
-    before = Evaluation({"reward": zeros, "same": ones, "none": nans}, *texts)
-    after = Evaluation({"reward": spread, "same": ones, "none": nans}, *texts)
+    before = Evaluation({"reward": zeros, "same": ones, "none": nans, "small": ones}, *texts)
+    after = Evaluation({"reward": spread, "same": ones, "none": nans, "small": ones + spread / 1e4 + 2e-4}, *texts)
     console = Console(record=True, width=100, file=io.StringIO())
     print_comparison(console, Comparison(before, after))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
@@ -319,6 +319,7 @@ def test_the_comparison_table_shows_no_negative_zero_and_no_nan():
     assert cells["reward"] == ["0.000", "1.000", "+1.000", "[-1.484, +3.484]"]
     assert cells["same"] == ["1.000", "1.000", "+0.000", "same on each"]
     assert cells["none"] == ["-", "-", "-", "-"]
+    assert cells["small"] == ["1.0000", "1.0003", "+0.0003", "[+0.0001, +0.0005]"]
 
 
 def test_doctor_shows_brackets(monkeypatch, capsys):
