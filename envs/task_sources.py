@@ -85,7 +85,11 @@ class ListSource:
         # Split -> the records, and the indices of those that belong to it. Records are never copied.
         self._tables = _tables(records, names or {})
         if not any(len(rows) for rows, _ in self._tables.values()):
-            raise UserError("the source has no records: expected at least one prompt")
+            name = next((rows.name for rows, _ in self._tables.values() if rows.name), "the source")
+            raise UserError(
+                f"{name}: expected three rows or more with different prompts (train, validation, test), got none; "
+                "add rows"
+            )
         for rows, _ in self._tables.values():
             _check_column(rows, prompt)
         if "train" in self._tables:

@@ -9,12 +9,20 @@ import torch
 
 from rlalign.errors import UserError
 from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, share_adapters
-from rlalign.policies.model_files import ModelFiles
-from rlalign.policies.model_folder import ModelFolder
+from rlalign.policies.model_files import ModelFiles, read_headers
+from rlalign.policies.model_folder import ModelFolder, plain_name
+from rlalign.policies.model_refusals import check_finite
 from rlalign.policies.options import PolicyOptions
 
 _BOUND = 1e-3
 """Nats per token that merging may change. In float32 it changes about 1e-5."""
+
+
+_NOT_WEIGHTS = {
+    "layer_replication": "which repeats layers of the base",
+    "alora_invocation_tokens": "with which the adapter depends on the tokens of a prompt",
+}
+"""Settings of LoRA with which the merged weights would be another model -> their effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +71,12 @@ def read_adapter(folder: ModelFolder) -> AdapterSource:
             f"policy '{folder.name}': expected an adapter of weights, such as LORA, got {adapter.method}; use a LoRA "
             "adapter, or the base model"
         )
+    for setting, effect in _NOT_WEIGHTS.items():
+        if settings.get(setting):
+            raise UserError(
+                f"policy '{folder.name}': expected an adapter that only adds to weights, got {setting}, {effect}; use "
+                "an adapter without it, or the base model"
+            )
     rank = adapter.rank or 0 if adapter.method == "LORA" else 0
     return AdapterSource(
         folder.name, base.name, settings.get("revision"), adapter.method, rank, settings, folder.embedding_rows
@@ -133,20 +147,34 @@ def attach(lm: Any, adapter: AdapterSource) -> Any:
         with hidden_peft_warnings():
             model = get_peft_model(lm, settings, autocast_adapter_dtype=True)
             result = model.load_adapter(adapter.name, "default", is_trainable=True, torch_device="cpu")
-    except (RuntimeError, ValueError, KeyError, AttributeError) as error:
+    except (RuntimeError, ValueError, KeyError, IndexError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"{mismatch} an error of peft ({reason[:300]}); use the base that it was trained on") from error
-    for word, names in (("none for", result.missing_keys), ("no place for", result.unexpected_keys)):
+    unexpected = set(result.unexpected_keys) - _second_names(lm, adapter)
+    for word, names in (("none for", result.missing_keys), ("no place for", unexpected)):
         if names:
             raise UserError(
                 f"{mismatch} {word} {', '.join(sorted(names)[:3])} ({len(names)} tensors); use the base that it was "
                 "trained on"
             )
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    check_finite(adapter.name, trained)
+    for _, parameter in trained:
+        parameter.data = parameter.data.float()
     share_adapters(model)
     return model
+
+
+def _second_names(lm: Any, adapter: AdapterSource) -> set[str]:
+    """Return the names under which peft stores a tensor of a resized embedding for the second time.
+
+    These are the names of its wrappers beside the plain one, and the rows of tokens of a head that is tied.
+    """
+    stored = read_headers(ModelFiles(adapter.name).weight_files("adapter_model"), adapter.name)
+    names = {name for name in stored if plain_name(name) != name and plain_name(name) in stored}
+    if getattr(lm.config.get_text_config(), "tie_word_embeddings", False):
+        names |= {name for name in stored if name.endswith(".token_adapter.trainable_tokens_delta")}
+    return names
 
 
 def resize_vocabulary(lm: Any, adapter: AdapterSource) -> None:

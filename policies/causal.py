@@ -32,7 +32,7 @@ from rlalign.policies.path_check.verdict import Verdict
 from rlalign.policies.sampling.decoding_weights import DecodingWeights
 from rlalign.policies.sampling.fast_decoder import FastDecoder, KVCache
 from rlalign.policies.sampling.sampler import CachedPrefix
-from rlalign.policies.saved import write_card
+from rlalign.policies.saved import write_card, write_stop_ids
 from rlalign.policies.scoring.backbone import Backbone
 from rlalign.policies.scoring.paths import Paths
 from rlalign.policies.scoring.token_scores import score_actions
@@ -301,9 +301,11 @@ class CausalPolicy(Policy):
         with hidden_progress_bars():
             measured = export(self, folder, held_out)
         self._write_tokenizer(folder, measured=measured)
+        write_stop_ids(folder, self.tokenizer)
         for part in (folder / "adapter", folder / "base"):
             if part.is_dir():
                 self._write_tokenizer(part)
+                write_stop_ids(part, self.tokenizer)
         for name in (_VALUE_HEAD, _VALUE_BODY):  # a file of an earlier policy would be loaded as this policy's
             (folder / name).unlink(missing_ok=True)
         if self.value_head is not None:

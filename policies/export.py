@@ -200,7 +200,8 @@ def export(policy: Exportable, folder: Path, held_out: Sequence[Sequence[int]] =
 
     Returns:
         `bound` and `tokens` of the comparison; `dtype`, `nats` and `cosine` of the weights; `reason` if they are not in
-        the dtype of the base; `adapter` with `nats` and `base`, if there is one.
+        the dtype of the base, or if config.json lost the id of padding; `adapter` with `nats` and `base`, if there is
+        one.
 
     Raises:
         FaultError: the weights that were loaded back are another model's. Earlier weights in the folder remain.
@@ -235,6 +236,7 @@ def _write_weights(policy: Exportable, folder: Path, measure: Measure) -> dict[s
         if not distance.is_policy and _remove_padding_id(partial):
             # Youtu sets the embedding of this id to zero whenever it is loaded, also after the row was trained
             distance = measure.distance(_load(str(partial), policy))
+            reason = "; ".join(filter(None, (reason, "without pad_token_id, whose embedding is loaded as zero")))
         if not (distance.loses_nothing or (dtype == torch.float32 and distance.is_policy)):
             raise FaultError(
                 f"'{folder}': expected weights within {measure.bound:.1g} nats of the policy, got weights that are off "
@@ -272,10 +274,11 @@ def _write_merged(policy: Exportable, folder: Path, measure: Measure) -> tuple[t
 
 
 def _remove_padding_id(folder: Path) -> bool:
-    """Remove the id of padding from config.json; return False if there is none. The tokenizer's files keep it."""
+    """Remove the ids of padding from config.json; return False if there are none. The tokenizer's files keep them."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    if config.pop("pad_token_id", None) is None:
+    removed = [part.pop("pad_token_id", None) for part in (config, config.get("text_config") or {})]
+    if removed == [None] * len(removed):
         return False
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return True
@@ -304,11 +307,14 @@ def _replace(source: Path, folder: Path) -> None:
 def _write_adapter(policy: Exportable, folder: Path, measure: Measure) -> dict[str, Any]:
     """Write the adapter over the base that it was loaded from, or over a copy of it in `base/`.
 
-    A copy is needed for a model from scratch, and if the stored base is in another dtype than the frozen weights.
+    A copy is needed for a model from scratch, if the stored base is in another dtype than the frozen weights, and if it
+    is in `folder`, where the merged weights replace it.
     """
     name = policy.lm.name_or_path
     own_base = str(folder / "base")
     source = str(Path(name).resolve()) if name and Path(name).is_dir() else name
+    if _is_source(folder, policy):
+        source = ""
     distance = None
     for base in filter(None, (source, own_base)):
         if base == own_base:
@@ -342,6 +348,6 @@ def _adapter_distance(policy: Exportable, base: str, adapter: Path, measure: Mea
             revision = None if Path(base).is_dir() else policy.model.peft_config["default"].revision
             lm = _load(base, policy, revision=revision)
             model = PeftModel.from_pretrained(lm, adapter, torch_device="cpu")
-    except (OSError, ValueError, RuntimeError):  # a base that has moved, or whose embeddings were resized
+    except Exception:  # a base that has moved, was resized or whose configuration was repaired fails in many ways
         return Distance(float("inf"), None)
     return measure.distance(model)

@@ -7,6 +7,7 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from rlalign import assets
 from rlalign.errors import FaultError
 from rlalign.policies.model_files import ModelFiles, sha256
 
@@ -40,9 +41,13 @@ def check_digests(files: ModelFiles) -> None:
         digests = pool.map(sha256, expected)
         for (path, digest), found in zip(expected.items(), digests, strict=True):
             if found != digest:
+                if files.is_local and not Path(files.name).resolve().is_relative_to(assets.home().resolve()):
+                    fix = f"copy the model again, or delete {_FILE} if you have changed the weights"
+                else:
+                    fix = "delete the folder from the cache, so that it is built or downloaded again"
                 raise FaultError(
                     f"'{files.name}': expected the sha256 {digest} of {path.name}, got {found}: the file has changed "
-                    "since it was stored; delete the folder from the cache, so that it is built or downloaded again"
+                    f"since it was stored; {fix}"
                 )
 
 

@@ -15,10 +15,9 @@ from rlalign.errors import UserError
 # another format of weights, and the advice that the refusal gives
 _OTHER_WEIGHTS = {
     ".gguf": "use the folder of the original model, or convert the file with rlalign.policies.gguf.convert",
-    ".bin": "load it once with transformers and save it with save_pretrained, which writes safetensors",
-    ".pt": "load it once with transformers and save it with save_pretrained, which writes safetensors",
-    ".pth": "load it once with transformers and save it with save_pretrained, which writes safetensors",
+    **dict.fromkeys((".bin", ".pt", ".pth"), "load it once with {library} and write safetensors with save_pretrained"),
 }
+_NO_WEIGHTS = ("training_args", "optimizer", "scheduler", "scaler", "rng_state")  # files of a trainer's checkpoint
 _MAX_HEADER = 100_000_000  # bytes; the limit of the safetensors format
 
 
@@ -137,8 +136,9 @@ class ModelFiles:
         text = f"'{self.name}': expected weights in {stem}.safetensors, got "
         for name in self.names():
             advice = _OTHER_WEIGHTS.get(Path(name).suffix)
-            if advice is not None:
-                return f"{text}{name}; {advice}"
+            if advice is not None and not name.startswith(_NO_WEIGHTS):
+                library = "peft" if stem == "adapter_model" else "transformers"
+                return f"{text}{name}; {advice.format(library=library)}"
         return f"{text}none; use a folder that save_pretrained wrote, or a hub id"
 
 
@@ -152,6 +152,33 @@ def _hub_file(name: str, file: str) -> Path | None:
     except (OSError, ValueError):  # the hub cannot be reached, or it has no such id: the caller reports that
         return None
     return Path(found) if found else None
+
+
+def check_hub(name: str) -> None:
+    """Raise UserError for a model that is not in the hub's cache while the hub cannot be reached.
+
+    The hub is asked once. transformers would ask six times, with waits of half a minute in total, before the same error
+    for a name that is most often misspelt. If the hub answers, transformers reports the answer in its own words.
+
+    Args:
+        name: hub id; a folder passes.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    if Path(name).is_dir():
+        return
+    try:
+        files = ("config.json", "adapter_config.json")
+        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+            get_hf_file_metadata(hf_hub_url(name, "config.json"))
+    except (HfHubHTTPError, HFValidationError):
+        return
+    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
+        raise UserError(
+            f"no policy '{name}': expected a folder, a name of rlalign list policies or a hub id, and the model hub "
+            f"cannot be reached ({first_line(error)}); check the name or the connection"
+        ) from error
 
 
 def read_headers(paths: list[Path], folder: str) -> dict[str, StoredTensor]:
@@ -187,7 +214,8 @@ def _header(path: Path, folder: str) -> dict[str, Any]:
         header.pop("__metadata__", None)
         end = 8 + length + max((entry["data_offsets"][1] for entry in header.values()), default=0)
     except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
-        start = path.open("rb").read(40)
+        with path.open("rb") as file:
+            start = file.read(40)
         if start.startswith(b"version https://git-lfs"):
             raise UserError(
                 f"'{folder}': expected weights in {path.name}, got a pointer of git lfs; use git lfs pull"
@@ -219,3 +247,9 @@ def listed(names: list[str], most: int = 4) -> str:
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type if the message is empty."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def described(error: BaseException) -> str:
+    """Return the type of an error and the first line of its message."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import UserError
-from rlalign.policies.model_files import ModelFiles, StoredTensor, first_line, read_headers, sha256
+from rlalign.policies.model_files import (
+    ModelFiles,
+    StoredTensor,
+    check_hub,
+    described,
+    first_line,
+    read_headers,
+    sha256,
+)
 from rlalign.policies.model_kind import Kind, Quantization, architecture_of, causal_class, kind_of, quantization_of
 from rlalign.policies.stop_tokens import configured_eos
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES, TokenizerFacts, read_tokenizer
 from rlalign.policies.weight_names import WeightNames, compare_weights, hidden_warnings
 
 _DIGESTED = ("config.json", "generation_config.json", "adapter_config.json", *TOKENIZER_FILES, "chat_template.jinja")
-_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+_WRAPPERS = re.compile(r"\.(modules_to_save|original_module|token_adapter\.base_layer)(?=\.)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +65,6 @@ class ModelFolder:
         tokenizer: the tokenizer.
         stop_ids: tokens that end a turn: the EOS list of generation_config.json, EOS of config.json and of the
             tokenizer, the end of turn of the template; without those that the model cannot generate.
-        positions: longest context in tokens; None without a limit.
         dtype: format of most stored weights, such as bfloat16; None if the weights are not on this machine.
         tensors: the stored tensors by name; empty if they are not on this machine.
         weights: the stored names against those of the model class; None if they were not compared.
@@ -75,16 +83,10 @@ class ModelFolder:
     output_rows: int | None
     tokenizer: TokenizerFacts
     stop_ids: frozenset[int]
-    positions: int | None
     dtype: str | None
     tensors: Mapping[str, StoredTensor]
     weights: WeightNames | None
     digests: Mapping[str, str]
-
-    @property
-    def has_template(self) -> bool:
-        """True if the tokenizer has a chat template."""
-        return self.tokenizer.has_template
 
 
 def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> ModelFolder:
@@ -97,8 +99,9 @@ def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> Model
         trust_remote_code: the configuration and tokenizer may run code of the model's repository.
 
     Raises:
-        UserError: a file is missing, damaged or of an unknown family.
+        UserError: a file is missing, damaged or of an unknown family, or the hub cannot be reached.
     """
+    check_hub(str(name))
     files = ModelFiles(str(name))
     digests = {file: sha256(path) for file in _DIGESTED if (path := files.find(file)) is not None}
     adapter_config = files.read_json("adapter_config.json")
@@ -117,7 +120,13 @@ def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> Model
     weights, model = None, None
     model_class = causal_class(config)
     if tensors and quantization is None and model_class is not None and kind in ("causal", "body"):
-        weights, model = compare_weights(model_class, config, tensors)
+        try:
+            weights, model = compare_weights(model_class, config, tensors)
+        except Exception as error:  # a value that a constructor does not expect raises errors of any type
+            raise UserError(
+                f"'{files.name}': expected a config.json that {model_class.__name__} can be built from, got an error "
+                f"({described(error)}); use the config.json of these weights"
+            ) from error
     text = config.get_text_config()
     embedding_rows = _rows(model, "get_input_embeddings") or getattr(text, "vocab_size", None)
     output_rows = _rows(model, "get_output_embeddings") or embedding_rows
@@ -137,7 +146,6 @@ def inspect_model(name: str | Path, *, trust_remote_code: bool = False) -> Model
         output_rows=output_rows,
         tokenizer=tokenizer,
         stop_ids=frozenset(i for i in stops if output_rows is None or i < output_rows),
-        positions=next((n for key in _POSITIONS if isinstance(n := getattr(text, key, None), int)), None),
         dtype=_main_dtype(tensors),
         tensors=tensors,
         weights=weights,
@@ -150,12 +158,17 @@ def _inspect_adapter(
 ) -> ModelFolder:
     """Return the facts of an adapter: its own, and those of its base."""
     base_name = str(content.get("base_model_name_or_path") or "")
+    rank = content.get("r")
+    if not isinstance(rank, int | None):
+        raise UserError(
+            f"'{files.name}': expected a number for r in adapter_config.json, got {rank!r}; use a complete copy"
+        )
     tensors = read_headers(files.weight_files("adapter_model"), files.name)
     adapter = Adapter(
         base=base_name,
         method=str(content.get("peft_type")),
         task=content.get("task_type"),
-        rank=content.get("r"),
+        rank=rank,
         tensors=tensors,
     )
     base = _inspect_base(files, base_name, trust_remote_code) if base_name else None
@@ -179,7 +192,6 @@ def _inspect_adapter(
         output_rows=output_rows,
         tokenizer=tokenizer,
         stop_ids=frozenset(i for i in stops if output_rows is None or i < output_rows),
-        positions=base.positions if base else None,
         dtype=_main_dtype(tensors),
         tensors=tensors,
         weights=None,
@@ -190,10 +202,22 @@ def _inspect_adapter(
 def _adapted_rows(base: ModelFolder, tensors: Mapping[str, StoredTensor]) -> tuple[int | None, int | None]:
     """Return the rows of the input and output embeddings of an adapted base, to which an adapter may add tokens."""
     for name, tensor in tensors.items():
-        of_base = base.tensors.get(name.removeprefix("base_model.model."))
-        if of_base is not None and of_base.shape[0] == base.embedding_rows and of_base.shape[1:] == tensor.shape[1:]:
+        of_base = base.tensors.get(plain_name(name).removeprefix("base_model.model."))
+        if of_base is None or not tensor.shape or not of_base.shape:
+            continue
+        if of_base.shape[0] == base.embedding_rows and of_base.shape[1:] == tensor.shape[1:]:
             return tensor.shape[0], tensor.shape[0]
     return base.embedding_rows, base.output_rows
+
+
+def plain_name(name: str) -> str:
+    """Return the name of a tensor in an adapter's file without peft's wrappers of whole modules and tokens.
+
+    Example:
+        >>> plain_name("lm_head.modules_to_save.weight"), plain_name("wte.token_adapter.base_layer.weight")
+        ('lm_head.weight', 'wte.weight')
+    """
+    return _WRAPPERS.sub("", name)
 
 
 def _inspect_base(adapter: ModelFiles, name: str, trust_remote_code: bool) -> ModelFolder:
@@ -222,16 +246,26 @@ def _read_config(files: ModelFiles, content: dict[str, Any], trust_remote_code: 
     Raises:
         UserError: the family is unknown, or the configuration is invalid.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     try:
         with hidden_warnings():
             config = AutoConfig.from_pretrained(files.name, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # values raise errors of many types, and so may code of the model's repository
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"policy '{files.name}' needs code from its own repository, which is not run; use "
                 "--model.trust-remote-code if you trust its author as you trust yourself"
+            ) from error
+        if isinstance(error, OSError) and "auto_map" in content:
+            raise UserError(
+                f"'{files.name}': expected the code that auto_map in config.json names, got an error "
+                f"({first_line(error)}); use a complete copy of the model"
+            ) from error
+        if str(content.get("model_type")) in CONFIG_MAPPING:
+            raise UserError(
+                f"'{files.name}': expected a valid config.json, got an error ({' '.join(str(error).split())[:300]}); "
+                "use the config.json of the model"
             ) from error
         raise UserError(
             f"'{files.name}': expected a model family that transformers has, got model_type "

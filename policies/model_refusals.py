@@ -1,11 +1,15 @@
-"""Refusals of models that cannot be trained, before their weights are loaded."""
+"""Refusals of models that cannot be trained; all but `check_finite` come before their weights are loaded."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
 
 from rlalign.errors import UserError
 from rlalign.policies.model_files import listed
 from rlalign.policies.model_folder import ModelFolder
-from rlalign.policies.model_kind import Quantization
+from rlalign.policies.model_kind import Quantization, causal_class
 from rlalign.policies.weight_names import WeightNames
 from rlalign.types import Tokenizer
 
@@ -21,7 +25,7 @@ _KINDS = {
     ),
     "encoder": (
         "a bidirectional encoder, which cannot generate from left to right",
-        "use a decoder-only model, or, if it was trained as a decoder, set is_decoder in its config.json",
+        "use a decoder-only model",
     ),
     "other": ("a model of another task", "use a folder that AutoModelForCausalLM wrote"),
 }
@@ -31,8 +35,8 @@ def check_trainable(folder: ModelFolder) -> None:
     """Raise UserError for a model that would not be trained as what it is.
 
     Refused are other kinds than causal language models, weights that are incomplete or that do not belong to the
-    configuration, quantized weights without the package that reads them, and models that can end no turn. An adapter is
-    judged by its base and by the layers that it names.
+    configuration, and quantized weights without the package that reads them. An adapter is judged by its base and by
+    its task.
 
     Args:
         folder: of `inspect_model`.
@@ -42,6 +46,9 @@ def check_trainable(folder: ModelFolder) -> None:
         return
     if folder.kind in _KINDS:
         what, fix = _KINDS[folder.kind]
+        encodes = getattr(folder.config, "is_decoder", True) is False
+        if folder.kind == "encoder" and encodes and causal_class(folder.config) is not None:
+            fix += ", or, if it was trained as a decoder, set is_decoder in its config.json"
         architecture = folder.architecture or folder.model_type
         raise UserError(
             f"policy '{folder.name}': expected a causal language model, got {architecture}, {what}; "
@@ -76,6 +83,21 @@ def check_weights(name: str, architecture: str, weights: WeightNames) -> None:
             f"policy '{name}': expected weights that config.json describes, got {listed(list(weights.dropped))}, which "
             "the model does not have and would ignore; use the config.json and the weights of one model"
         )
+
+
+def check_finite(name: str, parameters: Iterable[tuple[str, Tensor]]) -> None:
+    """Raise UserError for loaded weights that hold NaN or infinity.
+
+    Args:
+        name: of the model, for the message.
+        parameters: names and tensors, as `named_parameters` returns them.
+    """
+    for tensor_name, parameter in parameters:
+        if not parameter.isfinite().all():
+            raise UserError(
+                f"policy '{name}': expected finite weights, got NaN or infinity in {tensor_name}; use another copy of "
+                "the model, or an earlier checkpoint of its training"
+            )
 
 
 def check_quantization(name: str, quantization: Quantization) -> None:

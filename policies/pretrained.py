@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -16,9 +18,9 @@ from rlalign.policies.causal import CausalPolicy, saved_value
 from rlalign.policies.device import compute_dtype, hidden_progress_bars, seeded
 from rlalign.policies.lora import describe_lora
 from rlalign.policies.model_digests import check_digests, write_digests
-from rlalign.policies.model_files import ModelFiles, first_line
+from rlalign.policies.model_files import ModelFiles, check_hub, first_line
 from rlalign.policies.model_folder import ModelFolder, inspect_model
-from rlalign.policies.model_refusals import check_tokenizer, check_trainable, check_weights
+from rlalign.policies.model_refusals import check_finite, check_tokenizer, check_trainable, check_weights
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.saved import read_card
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
@@ -102,14 +104,26 @@ def pretrained(
     requested = options or PolicyOptions()
     folder = _checked(name, requested, tokenizer)
     build = _unadapted if folder.adapter is None else _adapted
-    policy = build(folder, tokenizer, requested, seed, device, keep_reference)
-    automatic = policy.has_adapter and policy.options.dtype == "auto"
-    if automatic and policy.compute_dtype != compute_dtype("auto", torch.device(device)):
-        # the proof found no path in bfloat16, to which the frozen weights were rounded when they were loaded
-        del policy
-        policy = build(folder, tokenizer, replace(requested, dtype="float32"), seed, device, keep_reference)
+    with _named(folder.name):
+        policy = build(folder, tokenizer, requested, seed, device, keep_reference)
+        automatic = policy.has_adapter and policy.options.dtype == "auto"
+        if automatic and policy.compute_dtype != compute_dtype("auto", torch.device(device)):
+            # the proof found no path in bfloat16, to which the frozen weights were rounded when they were loaded
+            del policy
+            policy = build(folder, tokenizer, replace(requested, dtype="float32"), seed, device, keep_reference)
     policy.load_value(Path(name))
     return policy
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Add the name of the policy to refusals within the block that know its architecture only."""
+    try:
+        yield
+    except UserError as error:
+        if f"'{name}'" in str(error):
+            raise
+        raise UserError(f"policy '{name}': {error}") from error
 
 
 def _unadapted(
@@ -132,7 +146,7 @@ def _unadapted(
         seed=seed,
         device=device,
         keep_reference=keep_reference,
-        stored_dtype=_stored_dtype(folder),
+        stored_dtype=_stored_dtype(folder, options),
     )
     if policy.has_adapter:
         policy.notes = (f"policy '{folder.name}': {describe_lora(policy.model)}",)
@@ -151,13 +165,16 @@ def _load_lm(folder: ModelFolder, options: PolicyOptions, dtype: torch.dtype, **
     )
     if folder.weights is None:  # the files were not on this machine before
         check_weights(name, type(lm).__name__, loading_report(info, lm))
-    return lm if folder.quantization is None else _dequantized(name, lm, folder.quantization.method).to(dtype)
+    if folder.quantization is not None:
+        lm = _dequantized(name, lm, folder.quantization.method).to(dtype)
+    check_finite(name, lm.named_parameters())
+    return lm
 
 
-def _stored_dtype(folder: ModelFolder) -> torch.dtype:
+def _stored_dtype(folder: ModelFolder, options: PolicyOptions) -> torch.dtype:
     """Return the dtype of the stored weights if this library writes it, else float32; call it after loading them."""
     # the weights of a hub id may be on this machine only since they were loaded
-    name = folder.dtype or inspect_model(folder.name).dtype
+    name = folder.dtype or inspect_model(folder.name, trust_remote_code=options.trust_remote_code).dtype
     stored: torch.dtype = getattr(torch, name) if name in ("bfloat16", "float16") else torch.float32
     return stored
 
@@ -199,7 +216,7 @@ def _adapted(
         device=device,
         keep_reference=keep_reference,
         adapter=None if merges else source,
-        stored_dtype=_stored_dtype(base),
+        stored_dtype=_stored_dtype(base, options),
     )
     policy.notes = (f"policy '{folder.name}': {note}; the reference is the model with that adapter",)
     return policy
@@ -216,8 +233,6 @@ def check_pretrained(name: str, options: PolicyOptions, tokenizer: Tokenizer | N
 
 def _checked(name: str, options: PolicyOptions, tokenizer: Tokenizer | None) -> ModelFolder:
     """Return the inspection of a model that can be trained; raise UserError for another one."""
-    if not Path(name).is_dir():
-        _check_hub(name)
     folder = inspect_model(name, trust_remote_code=options.trust_remote_code)
     check_trainable(folder)
     if folder.adapter is not None:
@@ -236,12 +251,11 @@ def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.
 
 def _from_pretrained(auto_class: Any, name: str, options: PolicyOptions, **kwargs: Any) -> Any:
     """Call `from_pretrained` of a transformers class, with its errors as UserErrors that name the fix."""
-    if not Path(name).is_dir():
-        _check_hub(name)
+    check_hub(name)
     try:
         with hidden_progress_bars():
             return auto_class.from_pretrained(name, trust_remote_code=options.trust_remote_code, **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"policy '{name}' needs code from its own repository, which is not run; use --model.trust-remote-code "
@@ -272,28 +286,6 @@ def _dequantized(name: str, lm: Any, method: str) -> Any:
         ) from error
 
 
-def _check_hub(name: str) -> None:
-    """Raise UserError for a model that is not in the hub's cache while the hub cannot be reached.
-
-    The hub is asked once. transformers would ask six times, with waits of half a minute in total, before the same error
-    for a name that is most often misspelt. If the hub answers, transformers reports the answer in its own words.
-    """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        files = ("config.json", "adapter_config.json")
-        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
-            get_hf_file_metadata(hf_hub_url(name, "config.json"))
-    except (HfHubHTTPError, HFValidationError):
-        return
-    except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
-        raise UserError(
-            f"no policy '{name}': expected a folder, a name of rlalign list policies or a hub id, and the model hub "
-            f"cannot be reached ({first_line(error)}); check the name or the connection"
-        ) from error
-
-
 def _model_tokenizer(folder: ModelFolder, lm: Any, tokenizer: Tokenizer | None) -> Tokenizer:
     """Return the tokenizer of a policy folder's card, of the transformers model, or else the one passed."""
     spec = _card_tokenizer(folder)
@@ -302,7 +294,9 @@ def _model_tokenizer(folder: ModelFolder, lm: Any, tokenizer: Tokenizer | None) 
     vocab_size = folder.output_rows or lm.config.get_text_config().vocab_size
     rows = int(lm.get_input_embeddings().weight.shape[0])
     if folder.tokenizer.hf is not None:
-        return HFTokenizer(folder.tokenizer.hf, vocab_size=vocab_size, stop_ids=folder.stop_ids, embedding_rows=rows)
+        trained = (read_card(Path(folder.name)) or {}).get("stop_ids", ())
+        stop_ids = folder.stop_ids | {i for i in trained if i < vocab_size}
+        return HFTokenizer(folder.tokenizer.hf, vocab_size=vocab_size, stop_ids=stop_ids, embedding_rows=rows)
     assert tokenizer is not None  # `check_tokenizer` refuses a folder without one
     return tokenizer
 
@@ -312,7 +306,7 @@ def _card_tokenizer(folder: ModelFolder) -> Any | None:
     names = [folder.name]
     if folder.base is not None and not any(f in folder.digests for f in TOKENIZER_FILES):
         names.append(folder.base.name)
-    specs = [card["tokenizer"] for name in names if (card := read_card(Path(name))) is not None]
+    specs = [(read_card(Path(name)) or {}).get("tokenizer") for name in names]
     return next((spec for spec in specs if spec is not None), None)
 
 

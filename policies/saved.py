@@ -13,6 +13,7 @@ from rlalign.tokenizers import HFTokenizer, as_tokenizer
 from rlalign.types import Tokenizer
 
 _CARD = "policy.json"
+_GENERATION = "generation_config.json"
 
 
 def write_card(folder: Path, kind: str, tokenizer: Tokenizer, **settings: Any) -> None:
@@ -32,6 +33,20 @@ def write_card(folder: Path, kind: str, tokenizer: Tokenizer, **settings: Any) -
     (folder / _CARD).write_text(json.dumps({"kind": kind, "tokenizer": spec, **settings}, indent=1))
 
 
+def write_stop_ids(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write the tokens that end a turn in training as the EOS list of generation_config.json, unless they are that.
+
+    Args:
+        folder: of a transformers model.
+        tokenizer: the policy's tokenizer.
+    """
+    stop_ids = set(getattr(tokenizer, "stop_ids", ())) | {tokenizer.eos_id}
+    content = ModelFiles(str(folder)).read_json(_GENERATION) or {}
+    if configured_eos(content) != stop_ids:
+        content["eos_token_id"] = sorted(stop_ids)
+        (folder / _GENERATION).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
 def update_card(folder: Path, **entries: Any) -> None:
     """Add entries, as JSON values, to the card of a policy folder."""
     card = json.loads((folder / _CARD).read_text()) | entries
@@ -39,10 +54,12 @@ def update_card(folder: Path, **entries: Any) -> None:
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:
-    """Return the card of a policy folder; None if `write_card` did not write there."""
-    path = folder / _CARD
-    card: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-    return card
+    """Return the card of a policy folder; None if `write_card` did not write there.
+
+    Raises:
+        UserError: the card is not a JSON object.
+    """
+    return ModelFiles(str(folder)).read_json(_CARD) if folder.is_dir() else None
 
 
 def saved_tokenizer(folder: Path) -> Tokenizer | None:
@@ -50,14 +67,14 @@ def saved_tokenizer(folder: Path) -> Tokenizer | None:
     card = read_card(folder)
     if card is None:
         return None
-    if card["tokenizer"] is not None:
+    if card.get("tokenizer") is not None:
         return as_tokenizer(card["tokenizer"])
     if not (folder / "tokenizer_config.json").is_file():
         return None
     tokenizer = HFTokenizer(folder, vocab_size=card.get("vocab_size"), stop_ids=card.get("stop_ids", ()))
     if "stop_ids" not in card:  # cards of earlier versions do not hold them
         files = ModelFiles(str(folder))
-        stop_ids = configured_eos(files.read_json("generation_config.json"), files.read_json("config.json"))
+        stop_ids = configured_eos(files.read_json(_GENERATION), files.read_json("config.json"))
         end = end_of_turn(tokenizer.hf)
         stop_ids |= set() if end is None else {end}
         tokenizer.stop_ids |= {i for i in stop_ids if i < tokenizer.vocab_size}

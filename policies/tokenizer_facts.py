@@ -10,8 +10,8 @@ from rlalign.policies.stop_tokens import end_of_turn
 from rlalign.policies.weight_names import hidden_warnings
 
 TOKENIZER_FILES = (
-    "tokenizer.json",
     "tokenizer_config.json",
+    "tokenizer.json",
     "tokenizer.model",
     "vocab.json",
     "vocab.txt",
@@ -30,7 +30,6 @@ class TokenizerFacts:
         eos_id: its EOS.
         pad_id: its padding token.
         end_of_turn_id: the token with which the chat template ends a message of the assistant.
-        has_template: it has a chat template.
         past_embedding: tokens whose ids have no row in the model's embedding.
         of_another_model: some of these are ordinary tokens, which a text may contain, rather than added ones.
     """
@@ -41,7 +40,6 @@ class TokenizerFacts:
     eos_id: int | None = None
     pad_id: int | None = None
     end_of_turn_id: int | None = None
-    has_template: bool = False
     past_embedding: tuple[str, ...] = ()
     of_another_model: bool = False
 
@@ -50,16 +48,18 @@ def read_tokenizer(files: ModelFiles, rows: int | None, trust_remote_code: bool)
     """Return the facts of the tokenizer beside a model, without raising if it is broken."""
     from transformers import AutoTokenizer
 
-    if not any(files.find(file) is not None for file in TOKENIZER_FILES):
+    found = [file for file in TOKENIZER_FILES if files.find(file) is not None]
+    if not found:
         return TokenizerFacts()
+    no_vocabulary = "tokenizer.json is missing" if found == ["tokenizer_config.json"] else None
     try:
         with hidden_warnings():
             hf = AutoTokenizer.from_pretrained(files.name, trust_remote_code=trust_remote_code)
             ids = hf("a b", add_special_tokens=False)["input_ids"]
     except Exception as error:  # a damaged file raises errors of many types, the Rust library's among them
-        return TokenizerFacts(error=first_line(error))
+        return TokenizerFacts(error=no_vocabulary or first_line(error))
     if not ids:  # transformers builds the tokenizer of some families without their vocabulary file
-        return TokenizerFacts(error="its vocabulary is missing, and a text has no tokens")
+        return TokenizerFacts(error=no_vocabulary or "its vocabulary is missing, and a text has no tokens")
     past = sorted((i, token) for token, i in hf.get_vocab().items() if rows is not None and i >= rows)
     return TokenizerFacts(
         hf=hf,
@@ -67,7 +67,6 @@ def read_tokenizer(files: ModelFiles, rows: int | None, trust_remote_code: bool)
         eos_id=hf.eos_token_id,
         pad_id=hf.pad_token_id,
         end_of_turn_id=end_of_turn(hf),
-        has_template=bool(hf.chat_template),
         past_embedding=tuple(token for _, token in past),
         of_another_model=any(token not in hf.get_added_vocab() for _, token in past),
     )

@@ -50,11 +50,6 @@ class WeightNames:
     mismatched: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
 
-    @property
-    def complete(self) -> bool:
-        """True if each tensor of the model is stored with its shape, and no tensor of its layers is left out."""
-        return not self.missing and not self.mismatched and not self.dropped
-
 
 def compare_weights(model_class: Any, config: Any, stored: Mapping[str, StoredTensor]) -> tuple[WeightNames, Any]:
     """Load tensors without data into a model on the meta device, by transformers' own loader, and compare the names.

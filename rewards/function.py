@@ -287,14 +287,18 @@ def reward(
     return register(name) if callable(name) else register
 
 
-def as_reward(item: Any) -> RewardFunction:
+def as_reward(item: Any, name: str = "") -> RewardFunction:
     """Return a RewardFunction unchanged, or the default description of any other callable.
+
+    Args:
+        item: the reward.
+        name: of an object that has none of its own; empty: that of its class.
 
     Functions of this library run in-process: they are trusted to return, so a worker would only add overhead.
     """
     if isinstance(item, RewardFunction):
         return item
-    return RewardFunction(_name_of(item), item, timeout_s=None if is_built_in(item) else 30.0)
+    return RewardFunction(_name_of(item, name), item, timeout_s=None if is_built_in(item) else 30.0)
 
 
 def is_built_in(function: Any) -> bool:
@@ -302,6 +306,6 @@ def is_built_in(function: Any) -> bool:
     return str(getattr(function, "__module__", "")).startswith("rlalign.")
 
 
-def _name_of(function: Any) -> str:
+def _name_of(function: Any, name: str = "") -> str:
     # strip("<>") turns "<lambda>" into "lambda"
-    return str(getattr(function, "__name__", type(function).__name__)).strip("<>")
+    return str(getattr(function, "__name__", name or type(function).__name__)).strip("<>")

@@ -58,7 +58,7 @@ def _resolve_one(spec: Any) -> WeightedReward:
         return as_reward(spec), 1.0
     spec, bound = split_bound(spec)
     name, parameters, weight_text = split(spec)
-    item = as_reward(REWARDS.get(name))
+    item = as_reward(REWARDS.get(name), name.rpartition(":")[2])
     if parameters:
         checked = item.using(**dict.fromkeys(parameters))  # refuse unknown names before parsing values
         values = {

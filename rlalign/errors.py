@@ -72,7 +72,8 @@ class MissingExtraError(UserError):
         self.package = package
         self.extra = extra
         super().__init__(
-            f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]'"
+            f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]', or in a "
+            f"clone pip install -c constraints.txt -e '.[{extra}]'"
         )
 
 

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError, did_you_mean
@@ -94,7 +95,7 @@ class Registry(Generic[T]):
         if spec in self.built_in:
             return self._items.setdefault(spec, load(self.built_in[spec]))
         if ":" in spec:
-            item: T = load(spec)
+            item: T = load(spec, self._items)
             return item
         if spec.endswith(".py"):
             raise UserError(f"expected a {self.kind} in a file as FILE.py:NAME, got '{spec}'; use {spec}:NAME")
@@ -120,7 +121,7 @@ class Registry(Generic[T]):
             self.built_in.setdefault(point.name, point.value)
 
 
-def load(spec: str) -> Any:
+def load(spec: str, registered: Mapping[str, Any] | None = None) -> Any:
     """Return the object of `package.module:attr` or `file.py:attr`.
 
     A file runs once per process: later specs of the same file return objects of the same module. It can import the
@@ -128,6 +129,7 @@ def load(spec: str) -> Any:
 
     Args:
         spec: the module or file, and the attribute, which may be dotted (`module:Class.method`).
+        registered: name -> object; those that the module registered are found by their names too.
 
     Raises:
         UserError: names the missing module, file or attribute; or the error that the file raised.
@@ -139,9 +141,13 @@ def load(spec: str) -> Any:
     location, _, attribute = spec.rpartition(":")
     module = _module_of_file(Path(location)) if location.endswith(".py") else _module_of_name(location)
     item: Any = module
+    own = {n: x for n, x in (registered or {}).items() if getattr(x, "__module__", None) == module.__name__}
+    if attribute in own and not hasattr(module, attribute):
+        return own[attribute]
     for part in attribute.split("."):
         if not hasattr(item, part):
-            public = [n for n in vars(module) if not n.startswith("_")]
+            public = [n for n, x in vars(module).items() if not n.startswith("_") and not isinstance(x, ModuleType)]
+            public += own
             raise UserError(f"'{location}' has no '{attribute}'.{did_you_mean(attribute, public)}")
         item = getattr(item, part)
     return item

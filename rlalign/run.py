@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
+from rlalign.storage.folder_kind import check_run
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config
 
@@ -55,10 +56,7 @@ class Run:
         self.env: TextMDP | None = None
         self.rewards: Any = None
         self.comparison: Comparison | None = None
-        if not (self.folder / "config.json").is_file():
-            raise UserError(
-                f"'{self.folder}' is not a run folder: it has no config.json; create one with rlalign train"
-            )
+        check_run(self.folder)
 
     @cached_property
     def config(self) -> TrainConfig:

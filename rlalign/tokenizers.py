@@ -12,7 +12,7 @@ from rlalign.types import Prompt, Tokenizer
 
 
 def chat_text(prompt: Prompt) -> str:
-    """Return a prompt as one text. Messages become `role: content` lines and an open `assistant:` line.
+    """Return a prompt as one text: `role: content` lines, the last of which is an open one of the assistant.
 
     Example:
         >>> chat_text([{"role": "user", "content": "2+2?"}])
@@ -20,7 +20,10 @@ def chat_text(prompt: Prompt) -> str:
     """
     if isinstance(prompt, str):
         return prompt
-    return "".join(f"{m['role']}: {m['content']}\n" for m in prompt) + "assistant:"
+    text = "".join(f"{m['role']}: {m['content']}\n" for m in prompt)
+    if not prompt or prompt[-1]["role"] != "assistant":
+        return text + "assistant:"
+    return text[:-1] if prompt[-1]["content"] else text[:-2]  # that message is continued
 
 
 class ByteTokenizer:
@@ -274,8 +277,6 @@ class HFTokenizer:
 
     def _format(self, messages: list[dict[str, str]]) -> list[int]:
         """Return the ids of messages through the chat template."""
-        from jinja2.exceptions import TemplateError
-
         if messages and messages[-1]["role"] == "assistant" and not messages[-1]["content"]:
             messages = messages[:-1]  # an empty answer is continued after the assistant's header
         continues = bool(messages) and messages[-1]["role"] == "assistant"
@@ -287,7 +288,7 @@ class HFTokenizer:
                 tokenize=True,
                 return_dict=False,
             )
-        except (TemplateError, ValueError, TypeError, KeyError, IndexError) as error:
+        except Exception as error:  # a template may raise anything
             roles = ", ".join(str(message.get("role")) for message in messages)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(

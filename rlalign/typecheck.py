@@ -136,7 +136,7 @@ def check_range(
         above: open lower bound.
         most: closed upper bound.
         below: open upper bound.
-        fix: the remedy, appended to the message.
+        fix: the remedy, which ends the message; empty: the numbers to use.
     """
     bounds: list[tuple[str, bool]] = []  # each bound in words, and whether it holds
     if least is not None:
@@ -149,7 +149,20 @@ def check_range(
         bounds.append((f"below {below:g}", value < below))
     if not all(holds for _, holds in bounds):
         interval = " and ".join(words for words, _ in bounds)
-        raise UserError(f"{name}: expected {interval}, got {value}" + (f"; {fix}" if fix else ""))
+        raise UserError(f"{name}: expected {interval}, got {value}; {fix or _usable(least, above, most, below)}")
+
+
+def _usable(least: float | None, above: float | None, most: float | None, below: float | None) -> str:
+    """Return the numbers to use, from the bounds of a range."""
+    low = least if least is not None else above
+    high = most if most is not None else below
+    if low is not None and high is not None and math.isfinite(high):
+        return f"use a number between {low:g} and {high:g}"
+    if least is not None:
+        return f"use {least:g} or more"
+    if most is not None:
+        return f"use {most:g} or less"
+    return f"use a number above {above:g}" if above is not None else f"use a number below {below:g}"
 
 
 def flatten(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -133,6 +133,17 @@ def test_a_final_message_of_the_assistant_is_continued() -> None:
     assert tokenizer.encode_prompt(answered) == [*asked, 4, 1, 5, 7, 4, 1, 6, 7]  # not the last one: it is closed
 
 
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharTokenizer("abcdefghijklmnopqrstuvwxyz?: \n")])
+def test_a_tokenizer_without_a_template_continues_the_assistant_too(tokenizer) -> None:
+    def text(*messages: dict[str, str]) -> str:
+        return tokenizer.decode(tokenizer.encode_prompt(list(messages)))
+
+    answer = {"role": "assistant", "content": "b a "}
+    assert text(QUESTION) == text(QUESTION, answer | {"content": ""}) == "user: a\nassistant:"
+    assert text(QUESTION, answer) == "user: a\nassistant: b a "
+    assert text(QUESTION, answer, QUESTION) == "user: a\nassistant: b a \nuser: a\nassistant:"
+
+
 def test_a_prompt_that_begins_with_bos_gets_no_second_one() -> None:
     tokenizer = HFTokenizer(hf_tokenizer(TEMPLATE))
     formatted = tokenizer.hf.apply_chat_template([QUESTION], add_generation_prompt=True, tokenize=False)
@@ -146,6 +157,9 @@ def test_messages_that_the_template_refuses_raise_a_user_error() -> None:
     with pytest.raises(UserError, match=r"the roles system, user \(no system message\)") as caught:
         tokenizer.encode_prompt([{"role": "system", "content": "b"}, QUESTION])
     assert "\n" not in str(caught.value)
+    broken = HFTokenizer(hf_tokenizer("{{ 1 / 0 }}"))
+    with pytest.raises(UserError, match=r"chat template of .* accepts, got the roles user \(division by zero\)"):
+        broken.encode_prompt([QUESTION])
 
 
 def sentencepiece_tokenizer(scheme: str, model: str) -> PreTrainedTokenizerFast:

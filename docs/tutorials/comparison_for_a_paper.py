@@ -236,7 +236,8 @@ print(f"fingerprint of all settings {manifest.fingerprint[:16]}…")
 # - the version or commit of rlalign, [as the citation of the software](../project/citing.md), and the
 #   [paper of each preset](../reference/algorithms.md).
 #
-# On the CPU, runs repeat bit for bit with the same versions and threads. A repetition of the study has the same numbers.
+# On one machine, runs on the CPU repeat bit for bit with the same versions and threads, and a repetition of the study has
+# the same numbers. On another machine it has not: [a table](../concepts/runs.md#reproducibility) states what to expect.
 #
 # ## Next
 #

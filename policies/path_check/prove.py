@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from rlalign.errors import UserError
 from rlalign.policies.lora import adapted_weight
+from rlalign.policies.model_files import described
 from rlalign.policies.path_check import measure
 from rlalign.policies.path_check.rows import ProofRows, proof_rows
-from rlalign.policies.path_check.verdict import Trial, Verdict, cpu_capability, digest, load, store
+from rlalign.policies.path_check.verdict import Trial, Verdict, cpu_capability, digest, load, path_name, store
 from rlalign.policies.sampling.decoding_weights import DecodingWeights
 from rlalign.policies.sampling.fast_decoder import FastDecoder, is_supported
 from rlalign.policies.sampling.library_decoder import LibraryDecoder
@@ -40,6 +41,8 @@ _LONGEST = 2048
 
 _NOT_OF_A_PATH = (MemoryError, TimeoutError, torch.OutOfMemoryError)
 """Errors of the machine, which say nothing about a path and must not be stored."""
+_OF_WEIGHTS = ("not finite", "changes its weights")
+"""Parts of refusals that other weights of the same configuration need not get."""
 _IN_FLOAT32 = "use --model.dtype float32"
 _SCORING: tuple[Scoring, ...] = ("packed", "padded", "equal", "alone")
 _DECODING: tuple[tuple[Decoding, RowOperation], ...] = (
@@ -85,7 +88,9 @@ def prove_paths(
     verdict = load(key)
     if verdict is None:
         verdict = _Proof(model, lm, dtype, autocast, trains).run()
-        store(key, verdict)
+        # the key has no part of the weights
+        if not any(reason in verdict.refusal for reason in _OF_WEIGHTS):
+            store(key, verdict)
     if verdict.refusal:
         raise UserError(verdict.refusal)
     _prepare(model, lm, verdict.paths)
@@ -181,11 +186,11 @@ class _Proof:
                 except _NOT_OF_A_PATH:
                     raise
                 except Exception as error:
-                    raise _Failed(f"a forward pass of token ids alone fails ({first_line(error)})") from error
+                    raise _Failed(f"a forward pass of token ids alone fails ({described(error)})") from error
+                if not all(torch.isfinite(logprobs).all() for logprobs in self.expected.values()):
+                    raise _Failed("its logits are not finite", "use finite weights")
                 if not torch.equal(weights, self._some_weights()):
                     raise _Failed("a forward pass changes its weights")
-                if not all(torch.isfinite(logprobs).all() for logprobs in self.expected.values()):
-                    raise _Failed("its logits are not finite; check its weights")
                 self.stable = measure.stable_positions(self.lm, self.rows, self.switch, self.expected)
                 if change > _TOLERABLE:
                     bidirectional = not getattr(self.lm.config.get_text_config(), "is_decoder", True)
@@ -200,7 +205,7 @@ class _Proof:
                 except _NOT_OF_A_PATH:
                     raise
                 except Exception as error:
-                    raise _Failed(f"a forward pass in {self.dtype} fails ({first_line(error)})", _IN_FLOAT32) from error
+                    raise _Failed(f"a forward pass in {self.dtype} fails ({described(error)})", _IN_FLOAT32) from error
                 for name, buffer in self.lm.named_buffers():
                     if buffer.dtype != buffers[name]:  # the policy would be another one than its saved weights
                         raise _Failed(f"a forward pass rounds '{name}' to {self.dtype}", _IN_FLOAT32)
@@ -233,7 +238,7 @@ class _Proof:
         reasons = []
         tolerable: list[tuple[float, int, Paths]] = []
         for paths in candidates:
-            name = _name(kind, paths)
+            name = path_name(kind, paths)
             exact = compute = None
             try:
                 exact, compute = attempt(paths)
@@ -248,7 +253,7 @@ class _Proof:
                 raise
             except Exception as error:
                 # any error of a library that a path is not made for
-                reason = str(error) if isinstance(error, _Failed) else first_line(error)
+                reason = str(error) if isinstance(error, _Failed) else described(error)
                 self.trials.append(Trial(name, exact, compute, reason))
                 reasons.append(f"{name}: {reason}")
                 continue
@@ -388,24 +393,3 @@ class _Proof:
         current = self.lm.config.get_text_config()._attn_implementation
         if current != name and ATTENTION_NAME in (current, name):
             self.lm.set_attn_implementation(name)
-
-
-def _name(kind: str, paths: Paths) -> str:
-    """Return the name of a path in messages."""
-    modules = ", modules of transformers" if paths.stock else ""
-    if kind == "head":
-        return f"logits by {'the formula of the head' if paths.head == 'formula' else 'the model itself'}{modules}"
-    if kind == "scoring":
-        return f"scored {paths.scoring}{modules}"
-    rows = {"select": "", "reorder": ", rows by reorder_cache", "keep": ", finished rows kept"}[paths.rows]
-    if paths.decoding == "optimized":
-        return "decoded by the optimized decoder"
-    if paths.decoding == "reread":
-        return f"decoded without a cache{modules}"
-    return f"decoded {paths.decoding}{rows}{modules}"
-
-
-def first_line(error: BaseException) -> str:
-    """Return the type of an error and the first line of its message."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__

@@ -82,6 +82,26 @@ class Verdict:
         return "; ".join(part for part in parts if part)
 
 
+def path_name(kind: str, paths: Paths) -> str:
+    """Return the name of a path in messages.
+
+    Args:
+        kind: head, scoring or decoding: the part that is named.
+        paths: the paths.
+    """
+    modules = ", modules of transformers" if paths.stock else ""
+    if kind == "head":
+        return f"logits by {'the formula of the head' if paths.head == 'formula' else 'the model itself'}{modules}"
+    if kind == "scoring":
+        return f"scored {paths.scoring}{modules}"
+    rows = {"select": "", "reorder": ", rows by reorder_cache", "keep": ", finished rows kept"}[paths.rows]
+    if paths.decoding == "optimized":
+        return "decoded by the optimized decoder"
+    if paths.decoding == "reread":
+        return f"decoded without a cache{modules}"
+    return f"decoded {paths.decoding}{rows}{modules}"
+
+
 def digest(lm: Any, **settings: Any) -> str | None:
     """Return the key of a verdict; None if code from outside of the known libraries takes part.
 

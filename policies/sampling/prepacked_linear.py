@@ -22,10 +22,13 @@ _SMALL = 1 << 17
 """Entries of a float32 weight up to which the plain product is faster: the call of the packed one costs more."""
 
 
-def can_prepack(device: torch.device) -> bool:
-    """Return True if weights can be packed: on a CPU, if PyTorch has oneDNN's operators."""
-    ops = ("_reorder_linear_weight", "_linear_pointwise")
-    return device.type == "cpu" and torch._C._has_mkldnn and all(hasattr(_mkldnn(), op) for op in ops)
+def can_prepack(device: torch.device, dtype: torch.dtype) -> bool:
+    """Return True if weights can be packed: on a CPU that oneDNN supports in this dtype."""
+    ops = ("_reorder_linear_weight", "_linear_pointwise", "_is_mkldnn_bf16_supported")
+    if device.type != "cpu" or not torch._C._has_mkldnn or not all(hasattr(_mkldnn(), op) for op in ops):
+        return False
+    # oneDNN refuses bfloat16 on a CPU that has neither AVX-512 nor AVX-NE-CONVERT
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and _mkldnn()._is_mkldnn_bf16_supported())
 
 
 def _mkldnn() -> Any:
@@ -42,7 +45,7 @@ class PackedWeight:
 
     def __init__(self, value: Tensor) -> None:
         small = value.dtype == torch.float32 and value.numel() <= _SMALL
-        self.packed = can_prepack(value.device) and not small
+        self.packed = can_prepack(value.device, value.dtype) and not small
         self.value = value
         self.assign(value)
 

@@ -16,8 +16,9 @@ from rlalign.cli.console import console as make_console
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import OutputError, UserError
 from rlalign.escaping.console import PlainConsole, line
-from rlalign.evaluation.signed_bounds import signed_bounds
+from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.evaluation.transcripts import prompt_text, sample_texts
+from rlalign.storage.folder_kind import check_run
 from rlalign.storage.run_folder import read_config
 
 if TYPE_CHECKING:  # torch takes longer to import than --help and a mistake take to answer
@@ -112,8 +113,7 @@ def _stored_config(args: list[str]) -> TrainConfig:
     if output is None:
         raise UserError("--resume: expected a run folder, got none; use rlalign train --resume runs/NAME")
     folder = Path(output)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"'{folder}' holds no run to resume: check the path")
+    check_run(folder)
     config = read_config(folder)
     # tyro appends each --rewards to the default, so the stored rewards make room for new ones
     return replace(config, rewards=()) if "--rewards" in args else config
@@ -131,20 +131,23 @@ def _expand_resume(args: list[str]) -> list[str]:
 
 def print_comparison(console: PlainConsole, comparison: Comparison) -> None:
     """Print the means over held-out prompts before and after, and the paired differences with their 95 % CI."""
-    n = len(comparison.before.prompts)
-    table = Table(title=f"before / after on {n} held-out prompts", title_justify="left")
+    table = Table(title=f"before / after on {comparison.before.size}", title_justify="left")
     for column in ("", "before", "after", "difference", "95 % CI"):
         table.add_column(column, justify="left" if not column else "right")
     for name, difference in comparison.differences.items():
+        decimals = decimals_of(difference.low, difference.high)
+        before, after = comparison.means(name)
         table.add_row(
             name,
-            _number(comparison.before.mean(name)),
-            _number(comparison.after.mean(name)),
-            _number(difference.mean, "+"),
+            _number(before, decimals),
+            _number(after, decimals),
+            _number(difference.mean, decimals, "+"),
             _interval(difference),
             style="bold" if name == "reward" else "",
         )
     console.print(table)
+    if comparison.cut:
+        console.print(comparison.cut, soft_wrap=True)
 
 
 def _interval(difference: Difference) -> str:
@@ -155,8 +158,8 @@ def _interval(difference: Difference) -> str:
     return signed_bounds(difference.low, difference.high)
 
 
-def _number(x: float, sign: str = "") -> str:
-    return f"{round(x, 3) + 0.0:{sign}.3f}" if math.isfinite(x) else "-"  # + 0.0 turns -0.0 into 0.0
+def _number(x: float, decimals: int, sign: str = "") -> str:
+    return f"{round(x, decimals) + 0.0:{sign}.{decimals}f}" if math.isfinite(x) else "-"  # + 0.0 turns -0.0 into 0.0
 
 
 def print_samples(console: PlainConsole, comparison: Comparison, count: int = _SAMPLES) -> None:

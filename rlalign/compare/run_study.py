@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rlalign.api import check_config
 from rlalign.compare.cell_settings import check_equal_settings
 from rlalign.compare.output.write_findings import write_findings
 from rlalign.compare.records.collect_runs import Exclusions, collect_runs
+from rlalign.compare.results.manifest import fingerprint
 from rlalign.compare.results.results_json import read_results
 from rlalign.compare.results.schema import Results, Tuning
 from rlalign.compare.run_search import check_search, search
@@ -19,7 +20,7 @@ from rlalign.compare.running.machine_capacity import capacity
 from rlalign.compare.running.run_cells import run_cells
 from rlalign.compare.running.run_folders import refuse_unrelated_files
 from rlalign.compare.running.workers import Workers
-from rlalign.compare.study import TUNING_SEED, Study, build_cells, check_study, label
+from rlalign.compare.study import TUNING_SEED, Cell, Study, build_cells, check_study, label
 from rlalign.compare.tuning.trial_config import spaces_of, trial_config
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
@@ -115,7 +116,7 @@ def compare_study(
     study = check_study(study)
     folder = Path(study.output)
     refuse_unrelated_files(folder, "cells", "tune", "results.json")
-    _refuse_smaller_study(study, folder)
+    _refuse_smaller(folder, "study", study.algorithms, [label(env) for env in study.envs], study.seeds)
     _check_cells(study, placement, allow_unequal)
     _check_searches(study, folder)
     with RunLock(folder), StopRequest() as stop:
@@ -136,23 +137,29 @@ def compare_study(
         )
 
 
-def _refuse_smaller_study(study: Study, folder: Path) -> None:
-    """Raise UserError if the folder's report has cells that the study has not: its report would replace that one."""
+def _refuse_smaller(
+    folder: Path, kind: str, algorithms: Collection[str], envs: Collection[str], seeds: Collection[int]
+) -> None:
+    """Raise UserError if the folder's report has cells that the new study lacks: the new report would replace it."""
     if not (folder / "results.json").is_file():
         return
     earlier = read_results(folder)
-    algorithms = dict.fromkeys(name for env in earlier.environments.values() for name in env.algorithms)
-    for kind, names, new in (
-        ("algorithm", algorithms, study.algorithms),
-        ("environment", earlier.environments, [label(env) for env in study.envs]),
-        ("seed", earlier.seeds, study.seeds),
+    for name, earlier_names, new in (
+        ("algorithm", _algorithms(earlier), algorithms),
+        ("environment", earlier.environments, envs),
+        ("seed", earlier.seeds, seeds),
     ):
-        missing = [str(name) for name in names if name not in new]
+        missing = [str(x) for x in earlier_names if x not in new]
         if missing:
             raise UserError(
-                f"'{folder}' holds a report with {kind} {', '.join(missing)}, and this study has not: its report would "
-                "replace that one; use another --output"
+                f"'{folder}' holds a report with {name} {', '.join(missing)}, and this {kind} has not: its report "
+                "would replace that one; use another --output"
             )
+
+
+def _algorithms(results: Results) -> dict[str, None]:
+    """Return the algorithms of all environments, in order."""
+    return dict.fromkeys(name for env in results.environments.values() for name in env.algorithms)
 
 
 def compare_runs(
@@ -174,14 +181,35 @@ def compare_runs(
         threshold: reward that counts as reached; None: halfway from the initial policy's mean to the best algorithm's.
 
     Raises:
-        UserError: names runs that do not fit together.
+        UserError: names runs that do not fit together, or the folder holds the report of a study or of other runs.
         FaultError: an environment has no finished run.
     """
     checked(float | None, threshold, "threshold")
+    study = next((name for name in ("cells", "tune") if (output / name).is_dir()), None)
+    if study:
+        raise UserError(
+            f"'{output}' holds a study ({study}), whose report this one would replace; use another --output"
+        )
     refuse_unrelated_files(output, "results.json")
     cells, excluded = collect_runs(folders, leave_out or Exclusions())
+    _refuse_other_runs(output, cells)
     with RunLock(output):
         return write_findings(cells, output, command=command, excluded=excluded, threshold=threshold)
+
+
+def _refuse_other_runs(folder: Path, cells: Sequence[Cell]) -> None:
+    """Raise UserError if the folder's report is of other runs than these cells, or of more."""
+    algorithms, envs, seeds = ({getattr(cell, name) for cell in cells} for name in ("algorithm", "env", "seed"))
+    _refuse_smaller(folder, "comparison", algorithms, envs, seeds)
+    if not (folder / "results.json").is_file():
+        return
+    earlier = read_results(folder)
+    # With a new algorithm, environment or seed the fingerprint differs anyway.
+    more = algorithms - set(_algorithms(earlier)) or envs - set(earlier.environments) or seeds - set(earlier.seeds)
+    if not more and earlier.manifest.fingerprint != fingerprint(cells):
+        raise UserError(
+            f"'{folder}' holds a report of runs with other settings, which this one would replace; use another --output"
+        )
 
 
 def _check_cells(study: Study, placement: Placement, allow_unequal: bool) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib.util import find_spec
 
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
-from rlalign.errors import UserError, did_you_mean
+from rlalign.errors import MissingExtraError, UserError, did_you_mean
 from rlalign.typecheck import check_fields, check_range, flatten
 
 _MAX_LR = 10.0
@@ -63,6 +64,7 @@ def validate(config: TrainConfig) -> None:
     if r.sampler not in ("decode", "generate"):
         raise UserError(f"unknown sampler '{r.sampler}'.{did_you_mean(r.sampler, ('decode', 'generate'))}")
     _check_minibatches(config)
+    _check_trackers(config)
     config.objective.validate(group_size=r.group_size)
     if e.patience and not e.every:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
@@ -80,6 +82,17 @@ def validate(config: TrainConfig) -> None:
         raise UserError(
             f"{ln.epochs} epochs × {ln.minibatches} minibatches are {updates} updates per rollout, and ratio none does "
             "not correct for them; use --objective.ratio token, or 1 epoch and 1 minibatch"
+        )
+
+
+def _check_trackers(config: TrainConfig) -> None:
+    """Raise UserError if the package of a tracker is missing; on the tracker's thread it would only be a warning."""
+    if config.tracking.tensorboard and find_spec("tensorboard") is None:
+        raise MissingExtraError("tensorboard", "tensorboard")
+    if config.tracking.wandb != "off" and find_spec("wandb") is None:
+        raise UserError(
+            f"tracking.wandb {config.tracking.wandb}: expected the package 'wandb', which is not installed; use pip "
+            "install wandb, or --tracking.wandb off"
         )
 
 

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
-from rlalign.evaluation.signed_bounds import signed_bounds
+from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.evaluation.text_metrics import fold_means
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
 from rlalign.types import FloatArray
+
+_MOSTLY = 0.9  # share of cut completions that is reported in words
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,34 @@ class Comparison:
             return {}
         return {name: self._over_folds(name) for name in self._common_metrics()}
 
+    def means(self, name: str) -> tuple[float, float]:
+        """Return the means before and after, over the prompts that both evaluations could score, as the difference is.
+
+        Without such a prompt, each is the mean over its own prompts.
+
+        Args:
+            name: key of `differences`.
+        """
+        before = prompt_means(self.before.metrics[name])
+        after = prompt_means(self.after.metrics[name])
+        shared = np.isfinite(before) & np.isfinite(after)
+        if not shared.any():
+            return self.before.mean(name), self.after.mean(name)
+        return float(before[shared].mean()), float(after[shared].mean())
+
+    @property
+    def cut(self) -> str:
+        """A sentence if more than 90 % of the completions after were cut at the limit of tokens, else an empty text.
+
+        Only for tasks with reference answers: a completion that is cut seldom holds one.
+        """
+        share = self.after.mean("truncated") if "truncated" in self.after.metrics else 0.0
+        if not share > _MOSTLY or not any("answer" in columns for columns in self.after.columns):
+            return ""
+        lengths = self.after.metrics["length"][self.after.metrics["truncated"] > 0]
+        limit = f"{lengths.max():.0f} tokens" if lengths.min() == lengths.max() else "the limit of tokens"
+        return f"{100 * share:.0f} % of the completions were cut at {limit} before they ended; raise --rollout.max-new"
+
     def _common_metrics(self) -> list[str]:
         return [name for name in self.before.metrics if name in self.after.metrics]
 
@@ -137,22 +167,24 @@ class Comparison:
             return f"too few prompts could be scored ({d.n})"
         prompts = f"{d.n} held-out prompts"
         interval = signed_bounds(d.low, d.high)
+        size = f"{abs(d.mean):.{decimals_of(d.low, d.high)}f}"
         if d.low > 0:
             evidence = f"on each of {prompts}" if d.same else f"(95 % CI {interval}, {prompts})"
-            return f"reward improved by {d.mean:+.3f} {evidence}"
+            return f"reward improved by +{size} {evidence}"
         if d.high < 0:
             evidence = f"on each of {prompts}" if d.same else f"(95 % CI of the difference {interval}, {prompts})"
-            return f"reward decreased by {-d.mean:.3f} {evidence}"
+            return f"reward decreased by {size} {evidence}"
         if d.same:
             return f"no difference can be claimed: the reward is the same on each prompt ({prompts})"
-        return f"no difference can be claimed: reward {d.mean:+.3f} (95 % CI {interval}, {prompts})"
+        sign = "-" if d.mean < 0 and float(size) else "+"
+        return f"no difference can be claimed: reward {sign}{size} (95 % CI {interval}, {prompts})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values: verdict, metrics before and after with their differences, texts, and prompt means."""
         comparison: dict[str, Any] = {
             "verdict": self.verdict,
             "metrics": {
-                name: {"before": self.before.mean(name), "after": self.after.mean(name), "difference": asdict(d)}
+                name: {**dict(zip(("before", "after"), self.means(name), strict=True)), "difference": asdict(d)}
                 for name, d in self.differences.items()
             },
             "corpus": {"before": asdict(self.before.report), "after": asdict(self.after.report)},

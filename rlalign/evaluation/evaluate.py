@@ -32,6 +32,8 @@ _RESERVED = ("reward", "length", "kl", "fluency", "entropy", "distinct_2", "trun
 # Reward components whose value 1 means that the answer is correct.
 _VERIFIERS = ("exact_match", "math_verify", "code", "label_match")
 
+_ROWS_FOR_TWO = 15  # of data without named splits: a tenth of them, rounded, is two
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -57,6 +59,11 @@ class Evaluation:
     report: Report = field(default_factory=Report)
     messages: list[list[list[dict[str, str]]]] = field(default_factory=list)
     columns: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def size(self) -> str:
+        """The number of prompts in words."""
+        return "1 held-out prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} held-out prompts"
 
     def mean(self, name: str) -> float:
         """Return the mean over prompts of the mean over their samples; NaN if no sample could be scored.
@@ -233,6 +240,21 @@ def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
         if len(tasks) == count:
             break
     return list(tasks.values())
+
+
+def few_prompts(mdp: TextMDP, split: Split) -> str:
+    """Return a warning if a split has fewer than the two different prompts that an interval needs, else an empty text.
+
+    Args:
+        mdp: the environment.
+        split: the split of the final evaluation.
+    """
+    if len(held_out(mdp, split, 2)) == 2:
+        return ""
+    return (
+        f"the split {split} has one prompt, and an interval needs two, so the run will end without a claim; use two "
+        f"rows or more for it ({_ROWS_FOR_TWO} rows of different prompts in all, if the data name no splits)"
+    )
 
 
 def prompt_means(x: FloatArray) -> FloatArray:

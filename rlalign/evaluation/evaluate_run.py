@@ -60,7 +60,7 @@ def evaluate_run(
     prompts = config.evaluation.prompts if prompts is None else prompts
     samples = config.evaluation.samples if samples is None else samples
     check_range("prompts", prompts, least=2)
-    check_range("samples", samples, least=1)
+    check_range("samples (--k)", samples, least=1)
     if isinstance(env, str):
         # its own rewards, not those of the run: a reward for one task says nothing about another
         mdp = build_mdp(replace(config, env=env, rewards=()), rewards=rewards)

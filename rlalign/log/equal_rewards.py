@@ -62,10 +62,10 @@ def first_equal_step(rows: Sequence[Row], largest: float | None, hints: Sequence
         >>> first_equal_step([row, row], None, groups=True)
         ''
     """
-    kind = _equal_in(rows[-1], largest, groups)
-    if not kind or any(_equal_in(row, largest, groups) for row in rows[:-1]):
-        return ""
     row = rows[-1]
+    kind = _equal_in(row, largest, groups)
+    if not kind or _risen(rows, row) or any(_equal_in(r, largest, groups) and not _risen(rows, r) for r in rows[:-1]):
+        return ""
     causes = list(hints)
     if kind == "samples":
         found = f"every sample has the reward {row['reward/mean']:g}, so no completion is better than another"
@@ -78,6 +78,13 @@ def first_equal_step(rows: Sequence[Row], largest: float | None, hints: Sequence
         f"step {row.get('step') or len(rows)}: {found}, and nothing can be learned from such a step; look at "
         f"samples.jsonl and at rlalign check REWARD --env ENV for {', '.join(causes[:-1])} or {causes[-1]}"
     )
+
+
+def _risen(rows: Sequence[Row], row: Row) -> bool:
+    """Return whether the mean reward of a step is above that of the first one: the policy has learned from others."""
+    means = (r.get("reward/mean") for r in rows)
+    first = next((mean for mean in means if mean is not None and np.isfinite(mean)), None)
+    return first is not None and (row.get("reward/mean") or 0.0) > first + _EQUAL
 
 
 def _equal_in(row: Row, largest: float | None, groups: bool) -> str:

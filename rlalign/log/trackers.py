@@ -15,7 +15,6 @@ from typing import Any
 
 from rlalign.config.schema import TrackingConfig, TrainConfig
 from rlalign.config.serialize import to_dict
-from rlalign.registry import import_optional
 from rlalign.storage.jsonl import JsonLines
 
 Metrics = Mapping[str, float]
@@ -127,8 +126,6 @@ def _openers(folder: Path, config: TrainConfig) -> dict[str, OpenTracker]:
     if tracking.wandb != "off":
         openers["wandb"] = lambda: _wandb(folder, config, tracking)
     if tracking.tensorboard:
-        # fail before training if the package is missing: on the tracker's thread it would only be a warning
-        import_optional("tensorboard", "tensorboard")
         openers["tensorboard"] = lambda: _tensorboard(folder)
     return openers
 

@@ -28,6 +28,8 @@ from rlalign.errors import UserError
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.run_mark import mark_run
 
+_RESTORE = "if the file is damaged, restore it from a copy, or train again with rlalign train"
+
 
 def read_config(folder: Path, *, trust_remote_code: bool = False) -> TrainConfig:
     """Return the configuration of a run folder, whichever format its config.json has.
@@ -48,11 +50,11 @@ def read_config(folder: Path, *, trust_remote_code: bool = False) -> TrainConfig
         model = replace(config.model, trust_remote_code=config.model.trust_remote_code and trust_remote_code)
         return replace(config, model=model, resume=False, allow_change=False, trust_run=False)
     except (ValueError, RecursionError) as error:  # not JSON, or not UTF-8
-        raise UserError(f"'{path}' is not valid JSON: {error}") from error
+        raise UserError(f"'{path}' is not valid JSON ({error}); {_RESTORE}") from error
     except OSError as error:
         raise UserError(f"'{path}' cannot be read ({error.strerror}); check the path") from error
     except UserError as error:
-        raise UserError(f"'{path}': {error}") from error
+        raise UserError(f"'{path}': {str(error).rstrip('.')}; {_RESTORE}") from error
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:

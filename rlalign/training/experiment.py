@@ -21,6 +21,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.errors import FaultError, OutputError, UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.evaluate import few_prompts
 from rlalign.log.plots import draw
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
@@ -28,6 +29,7 @@ from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.identity import identity_of, source_identity
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
@@ -77,6 +79,9 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
             console.print(note, soft_wrap=True)
         mdp = checked_mdp(config, mdp, policy, folder=folder, console=console)
         check_splits(config, mdp)  # again, without the records that are dropped
+        few = few_prompts(mdp, "test" if config.evaluation.patience else config.evaluation.split)
+        if few:
+            console.warn(few)
         check_sizes(config, mdp)  # again, with the length of the prompts
         if mdp.chat:
             console.print(
@@ -162,7 +167,7 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
         trainer.resume()
         console.print(f"resuming '{folder}' at step {state.step} of {trainer.config.steps}")
     else:
-        console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
+        console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
     status = trainer.run()
     if state.step:
         draw(folder)
@@ -201,7 +206,8 @@ def _save_policy(policy: Policy, folder: Path, contexts: Sequence[Sequence[int]]
 
 
 def _check_unused(folder: Path) -> None:
-    """Raise UserError when the folder of a new run holds another one."""
+    """Raise UserError when the folder of a new run holds another one, a study or a search."""
+    refuse_results(folder)
     if not (folder / "config.json").is_file():
         return
     if read_metrics(folder) or checkpoint.complete(folder / "checkpoints"):

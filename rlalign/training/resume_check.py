@@ -10,6 +10,7 @@ from rlalign.config.serialize import differences, unsafe
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.storage import checkpoint
+from rlalign.storage.folder_kind import check_run
 from rlalign.storage.identity import Change, Identity, changed_files, changes
 from rlalign.storage.newest import newest_manifest, stored_identity
 from rlalign.storage.run_folder import read_config
@@ -23,8 +24,7 @@ def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> No
     Raises:
         UserError: when there is no run, when it has more steps, or when a difference decides the result.
     """
-    if not (folder / "config.json").is_file():
-        raise UserError(f"'{folder}' holds no run to resume; leave out --resume, or check --output")
+    check_run(folder)
     checkpoints = checkpoint.complete(folder / "checkpoints")
     done = checkpoint.step_of(checkpoints[-1]) if checkpoints else 0
     if config.steps < done:

@@ -49,9 +49,12 @@ def run(capsys, *arguments):
             ("train", "--device", "cuda:99", "--env", "reverse", "--policy", "gru"),
             "device 'cuda:99' cannot be used here",
         ),
-        (("evaluate", "nowhere"), "'nowhere' is not a run folder"),
-        (("generate", "nowhere", "text"), "'nowhere' is not a run folder"),
-        (("train", "--resume", "nowhere"), "'nowhere' holds no run to resume"),
+        (("evaluate", "nowhere"), "expected a run folder, got 'nowhere', which does not exist; check the path"),
+        (("generate", "nowhere", "text"), "expected a run folder, got 'nowhere', which does not exist; check the path"),
+        (
+            ("train", "--resume", "nowhere"),
+            "expected a run folder, got 'nowhere', which does not exist; check the path",
+        ),
         (("check", "revrse"), "unknown environment or reward 'revrse'. Did you mean"),
         (("check", "haiku.py"), "expected an environment or a reward in a file as FILE.py:NAME, got 'haiku.py'"),
     ],
@@ -64,6 +67,16 @@ def test_a_mistake_in_the_arguments_prints_one_line_and_returns_2(capsys, tmp_pa
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert not list(tmp_path.glob("runs/*/policy"))
+
+
+def test_the_message_names_the_flag_and_the_numbers_to_use(capsys, tmp_path):
+    folder = str(tmp_path / "run")
+    rlalign.train("reverse", "gru", "reinforce", output=folder, steps=1, evaluation__prompts=2, quiet=True)
+    for flag, words in (("--k", "samples (--k): expected at least 1, got 0; use 1 or more"), ("--prompts", "use 2 or")):
+        status, _, err = run(capsys, "evaluate", folder, flag, "0")
+        assert status == 2
+        assert words in err
+    assert "got neither; use a run folder" in run(capsys, "compare", str(tmp_path / "run" / "report"))[2]
 
 
 def test_debug_shows_the_traceback():
@@ -220,7 +233,7 @@ def test_plot_skips_folders_without_a_curve(capsys, tmp_path):
     assert status == 0
     assert picture.is_file()
     assert f"skipped: '{study}' is a study or a search; use rlalign report" in err
-    assert f"skipped: '{empty}' is not a run folder" in err
+    assert f"skipped: expected a run folder, got '{empty}', which has no config.json" in err
     status, _, err = run(capsys, "plot", str(study))
     assert status == 2
     assert f"rlalign: '{study}' is a study or a search" in err
@@ -297,8 +310,8 @@ def test_the_comparison_table_shows_no_negative_zero_and_no_nan():
     texts = ["p"] * 3, [["x"]] * 3
     ones, zeros, nans = (np.full((3, 1), x) for x in (1.0, -1e-9, np.nan))
     spread = np.array([[0.0], [1.0], [2.0]])
-    before = Evaluation({"reward": zeros, "same": ones, "none": nans}, *texts)
-    after = Evaluation({"reward": spread, "same": ones, "none": nans}, *texts)
+    before = Evaluation({"reward": zeros, "same": ones, "none": nans, "small": ones}, *texts)
+    after = Evaluation({"reward": spread, "same": ones, "none": nans, "small": ones + spread / 1e4 + 2e-4}, *texts)
     console = Console(record=True, width=100, file=io.StringIO())
     print_comparison(console, Comparison(before, after))
     rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in console.export_text().splitlines()]
@@ -306,6 +319,7 @@ def test_the_comparison_table_shows_no_negative_zero_and_no_nan():
     assert cells["reward"] == ["0.000", "1.000", "+1.000", "[-1.484, +3.484]"]
     assert cells["same"] == ["1.000", "1.000", "+0.000", "same on each"]
     assert cells["none"] == ["-", "-", "-", "-"]
+    assert cells["small"] == ["1.0000", "1.0003", "+0.0003", "[+0.0001, +0.0005]"]
 
 
 def test_doctor_shows_brackets(monkeypatch, capsys):

@@ -7,7 +7,7 @@ import pytest
 
 from rlalign.config import serialize as C
 from rlalign.config.defaults import default_config
-from rlalign.config.schema import LearnerConfig, RolloutConfig, TrainConfig
+from rlalign.config.schema import LearnerConfig, RolloutConfig, TrackingConfig, TrainConfig
 from rlalign.config.serialize import from_json, to_json
 from rlalign.config.validate import resolve, validate
 from rlalign.errors import UserError
@@ -47,6 +47,24 @@ def test_update_changes_only_the_named_settings():
 def test_invalid_configurations_raise_an_error_with_the_fix(config, message):
     with pytest.raises(UserError, match=message):
         validate(config)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"tensorboard": True},
+            r"the package 'tensorboard'.*pip install -c constraints.txt -e '.\[tensorboard",
+        ),
+        ({"wandb": "offline"}, r"expected the package 'wandb', which is not installed; use pip install wandb"),
+    ],
+)
+def test_a_missing_package_of_a_tracker_raises_an_error_before_a_run(monkeypatch, settings, message):
+    config = TrainConfig(tracking=TrackingConfig(**settings))
+    validate(resolve(config))
+    monkeypatch.setattr("rlalign.config.validate.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=message):
+        validate(resolve(config))
 
 
 def test_group_algorithm_with_one_sample_raises_an_error():

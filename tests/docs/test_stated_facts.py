@@ -89,3 +89,13 @@ def test_the_page_of_alarms_has_their_thresholds() -> None:
     ):
         assert stated in page
         assert code in inspect.getsource(alarms.ALARMS[alarm].active)
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/concepts/comparing.md", "docs/tutorials/comparison_for_a_paper.py"]
+)
+def test_pages_that_promise_repetition_link_to_its_conditions(page: str) -> None:
+    assert "runs.md#reproducibility)" in text_of(page)
+    table = text_of("docs/concepts/runs.md").partition("## Reproducibility")[2].partition(" ## ")[0]
+    for case in ("same machine", "number of threads", "another processor", "another version of torch", "a GPU instead"):
+        assert case in table

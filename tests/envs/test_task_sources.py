@@ -105,7 +105,7 @@ def test_errors_of_files_name_the_line(tmp_path: Path) -> None:
 def test_a_missing_prompt_lists_the_columns() -> None:
     with pytest.raises(UserError, match="expected a column 'prompt', got question"):
         ListSource([{"question": "a"}])
-    with pytest.raises(UserError, match="no records"):
+    with pytest.raises(UserError, match="the source: expected three rows or more"):
         ListSource([])
 
 

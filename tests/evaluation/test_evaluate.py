@@ -1,6 +1,7 @@
 """Evaluation before and after: paired intervals against scipy, the verdict, failed samples, and reproducibility."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, paired_difference
-from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out, successes
+from rlalign.evaluation.evaluate import Evaluation, evaluate, few_prompts, held_out, successes
 from rlalign.evaluation.evaluate_run import restore_trained
 from rlalign.evaluation.transcripts import sample_texts
 from rlalign.policies.factory import make_policy
@@ -65,6 +66,43 @@ def test_equal_differences_get_no_interval(gain, verdict):
     """An interval of zero width would claim that the difference on the next prompt is certain."""
     before, after = (Evaluation({"reward": np.full((4, 2), x)}, [""] * 4, [[""]] * 4) for x in (0.0, gain))
     assert Comparison(before, after).verdict == verdict
+
+
+def test_a_small_significant_difference_is_printed_with_its_digits():
+    gains = np.array([[0.0002], [0.0003], [0.0004], [0.0003]])
+    before, after = (Evaluation({"reward": 0.5 + x}, [""] * 4, [[""]] * 4) for x in (0 * gains, gains))
+    claim = r"by \+0\.0003 \(95 % CI \[\+0\.000[12], \+0\.0004\]"
+    assert re.search(claim, Comparison(before, after).verdict)
+    assert "decreased by 0.0003 (95 % CI" in Comparison(after, before).verdict
+
+
+def test_means_are_over_the_prompts_of_the_difference():
+    before = Evaluation({"distinct_2": np.array([[1.0], [0.5], [np.nan]])}, [""] * 3, [[""]] * 3)
+    after = Evaluation({"distinct_2": np.array([[np.nan], [0.5], [1.0]])}, [""] * 3, [[""]] * 3)
+    comparison = Comparison(before, after)
+    assert comparison.means("distinct_2") == (0.5, 0.5)
+    nothing = Evaluation({"distinct_2": np.full((3, 1), np.nan)}, [""] * 3, [[""]] * 3)
+    assert Comparison(before, nothing).means("distinct_2") == pytest.approx((0.75, np.nan), nan_ok=True)
+
+
+def test_cut_completions_of_tasks_with_answers_are_reported_in_words():
+    metrics = {"truncated": np.array([[1.0] * 10, [1.0] * 9 + [0.0]]), "length": np.full((2, 10), 8.0)}
+    texts = [""] * 2, [[""] * 10] * 2
+    answers = Evaluation(metrics, *texts, columns=[{"answer": "4"}, {"answer": "5"}])
+    message = "95 % of the completions were cut at 8 tokens before they ended; raise --rollout.max-new"
+    assert Comparison(answers, answers).cut == message
+    assert Comparison(answers, Evaluation(metrics, *texts)).cut == ""
+    shorter = Evaluation({**metrics, "truncated": np.full((2, 10), 0.5)}, *texts, columns=answers.columns)
+    assert Comparison(answers, shorter).cut == ""
+
+
+def test_a_split_of_one_prompt_gives_a_warning_with_the_rows_that_are_needed():
+    def warning(rows):
+        return few_prompts(make_mdp([{"prompt": f"{i}"} for i in range(rows)], rewards=["length"]), "validation")
+
+    assert "the split validation has one prompt" in warning(3)
+    assert "15 rows of different prompts in all" in warning(14)
+    assert warning(15) == ""
 
 
 def test_a_single_scored_prompt_gives_no_verdict():

@@ -210,9 +210,13 @@ def test_a_folder_that_holds_a_run_or_is_locked_raises_an_error(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
     with pytest.raises(UserError, match="holds a run already; use --resume"):
         train_run(config(tmp_path / "r"), quiet=True)
+    for name, kind in (("results.json", "study"), ("cells", "study"), ("trials.json", "search")):
+        (tmp_path / name.replace(".", "-") / name).mkdir(parents=True)
+        with pytest.raises(UserError, match=f"holds a {kind}; use another --output"):
+            train_run(config(tmp_path / name.replace(".", "-")), quiet=True)
     with RunLock(tmp_path / "busy"), pytest.raises(UserError, match=rf"in use by process {os.getpid()} .*run\.lock"):
         train_run(config(tmp_path / "busy"), quiet=True)
-    with pytest.raises(UserError, match="holds no run to resume"):
+    with pytest.raises(UserError, match=r"expected a run folder, got .*none', which does not exist"):
         train_run(config(tmp_path / "none", resume=True), quiet=True)
 
 

@@ -45,6 +45,16 @@ def test_the_first_step_of_equal_rewards_is_reported_once():
     assert first_equal_step([ROW, VARIED, ROW], None, groups=True) == ""
 
 
+@pytest.mark.parametrize("last", [ROW, GROUPS], ids=["samples", "groups"])
+def test_no_warning_if_the_mean_reward_has_risen_since_the_first_step(last):
+    first = {**VARIED, "reward/mean": -0.5}
+    solved = {**last, "reward/mean": 1.0}
+    assert first_equal_step([first, solved], None, groups=True) == ""
+    assert first_equal_step([{**first, "reward/mean": None}, first, solved], None, groups=True) == ""
+    assert first_equal_step([first, solved, {**last, "reward/mean": -0.5}], None, groups=True)  # the policy collapsed
+    assert first_equal_step([VARIED, {**last, "reward/mean": 0.5}], None, groups=True)
+
+
 def test_equal_groups_are_reported_if_the_baseline_compares_groups():
     message = first_equal_step([GROUPS], None, groups=True)
     assert message.startswith("step 1: the samples of each group have equal rewards")

@@ -220,11 +220,23 @@ def test_modules_that_train_as_a_whole_are_not_continued_in_bfloat16(tmp_path):
     check_policy(merged, peft_model(tmp_path / "adapter"), tolerance=0.15)
 
 
-def test_an_adapter_with_added_tokens_resizes_its_base(tmp_path):
-    build_base("llama").save_pretrained(tmp_path / "base")
+ADDED = {
+    "frozen": {},
+    "whole modules": {"modules_to_save": ["embed_tokens", "lm_head"]},
+    "whole embedding": {"modules_to_save": ["embed_tokens"]},
+    "token rows": {"trainable_token_indices": [V, V + 1, V + 2, V + 3]},
+}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("case", ADDED)
+def test_an_adapter_with_added_tokens_resizes_its_base(case, tied, tmp_path):
+    torch.manual_seed(7)
+    shape = {**SHAPE, "intermediate_size": 48, "tie_word_embeddings": tied}
+    LlamaForCausalLM(LlamaConfig(**shape)).save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
     base.resize_token_embeddings(V + 4, mean_resizing=False)
-    settings = LoraConfig(r=4, target_modules=ATTENTION, task_type="CAUSAL_LM")
+    settings = LoraConfig(r=4, target_modules=ATTENTION, task_type="CAUSAL_LM", **ADDED[case])
     model = get_peft_model(base, settings)
     perturb_all(model)
     model.save_pretrained(tmp_path / "adapter", save_embedding_layers=True)
@@ -266,6 +278,9 @@ REFUSED = {
     "a base that is gone": (lambda f: break_settings(f, base_model_name_or_path="/gone/model"), "/gone/model"),
     "no weights": (lambda f: (f / "adapter_model.safetensors").unlink(), "adapter_model.safetensors"),
     "an unknown kind": (lambda f: break_settings(f, peft_type="MAGIC"), "MAGIC"),
+    "a rank that is no number": (lambda f: break_settings(f, r="four"), "expected a number for r"),
+    "repeated layers": (lambda f: break_settings(f, layer_replication=[[0, 2], [0, 2]]), "layer_replication"),
+    "an invocation": (lambda f: break_settings(f, alora_invocation_tokens=[5]), "alora_invocation_tokens"),
     "a cut configuration": (
         lambda f: (f / "adapter_config.json").write_text('{"r": '),
         "expected JSON in adapter_config.json",
@@ -312,6 +327,14 @@ def test_an_adapter_of_another_base_is_refused(case, tmp_path):
     break_weights(tmp_path / "adapter", WRONG_BASE[case])
     with pytest.raises(UserError, match="is not an adapter of"):
         build(tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("use", ["continue", "merge"])
+def test_an_adapter_that_is_not_finite_is_refused(use, tmp_path):
+    write(tmp_path, "lora", LORA["lora"])
+    break_weights(tmp_path / "adapter", lambda w: {k: v * torch.nan if "layers.1" in k else v for k, v in w.items()})
+    with pytest.raises(UserError, match=rf"policy '{tmp_path}/adapter': expected finite .* in .*layers\.1\..*lora_A"):
+        build(tmp_path / "adapter", on_adapter=use)
 
 
 def test_the_tokenizer_is_the_adapters_own_or_its_bases(tmp_path):

@@ -109,6 +109,17 @@ def test_a_base_in_another_dtype_than_its_files_is_written_beside_the_adapter(tm
     assert (logprobs(adapted) - logprobs(merged)).abs().max() < 1e-4
 
 
+def test_the_base_of_an_adapter_is_not_the_folder_that_its_merged_weights_replace(tmp_path):
+    folder = tmp_path / "base"
+    policy = build(tmp_path, stored=torch.float32, lora_r=4, dtype="float32")
+    perturb(policy, 0.1)
+    policy.save_pretrained(folder)
+    base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    adapted = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), folder / "adapter")
+    assert (logprobs(adapted) - logprobs(AutoModelForCausalLM.from_pretrained(folder))).abs().max() < 1e-4
+    assert read_card(folder)["measured"]["adapter"]["base"] == base
+
+
 def test_a_policy_without_a_reference_is_written_in_float32(tmp_path):
     build(tmp_path, lora_r=0, dtype="bfloat16")
     load(tmp_path / "base", tokenizer=Ids(vocab_size=V)).save_pretrained(tmp_path / "policy")
@@ -152,6 +163,14 @@ def test_the_trained_embedding_of_padding_is_kept(tmp_path):
     assert trained[0].abs().max() > 0
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "policy")
     assert torch.equal(loaded.get_input_embeddings().weight, trained)
+    assert "without pad_token_id" in read_card(tmp_path / "policy")["measured"]["reason"]
+
+
+def test_the_padding_id_of_a_text_configuration_is_removed_too(tmp_path):
+    (tmp_path / "config.json").write_text('{"text_config": {"pad_token_id": 0, "vocab_size": 9}}')
+    assert export._remove_padding_id(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"text_config": {"vocab_size": 9}}
+    assert not export._remove_padding_id(tmp_path)
 
 
 def test_weights_of_an_earlier_policy_are_replaced(tmp_path):

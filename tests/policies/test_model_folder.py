@@ -10,6 +10,7 @@ transformers = pytest.importorskip("transformers")
 
 from rlalign.errors import UserError  # noqa: E402
 from rlalign.policies.model_folder import inspect_model  # noqa: E402
+from rlalign.policies.weight_names import WeightNames  # noqa: E402
 
 SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 BERT = {"vocab_size": 300, **SIZES}
@@ -28,11 +29,9 @@ def test_a_complete_chat_model(chat) -> None:
     found = inspect_model(chat)
     assert (found.kind, found.model_type, found.architecture) == ("causal", "llama", "LlamaForCausalLM")
     assert (found.embedding_rows, found.output_rows, found.tokenizer.tokens) == (300, 300, 300)
-    assert found.has_template
     assert found.stop_ids == {0, 1}
-    assert (found.positions, found.dtype, found.quantization) == (2048, "float32", None)
-    assert found.weights.complete
-    assert found.weights.unexpected == ()
+    assert (found.dtype, found.quantization) == ("float32", None)
+    assert found.weights == WeightNames()
     content = (chat / "config.json").read_bytes()
     assert found.digests["config.json"] == hashlib.sha256(content).hexdigest()
     assert len(found.tensors) == 21
@@ -64,7 +63,7 @@ def test_kinds(model_class, config, kind, tmp_path) -> None:
 def test_merged_experts_are_complete_and_a_missing_expert_is_named(folders, tmp_path) -> None:
     config = transformers.MixtralConfig(vocab_size=300, **SIZES, num_key_value_heads=2, num_local_experts=4)
     transformers.MixtralForCausalLM(config).save_pretrained(tmp_path)
-    assert inspect_model(tmp_path).weights.complete
+    assert inspect_model(tmp_path).weights == WeightNames()
     missing = "model.layers.0.block_sparse_moe.experts.2.w1.weight"
     folders.edit_weights(tmp_path, drop=[missing])
     assert inspect_model(tmp_path).weights.missing == (missing,)
@@ -76,7 +75,7 @@ def test_no_weight_is_loaded(chat, monkeypatch) -> None:
 
     monkeypatch.setattr("safetensors.safe_open", refuse)
     monkeypatch.setattr("transformers.modeling_utils.safe_open", refuse)
-    assert inspect_model(chat).weights.complete
+    assert inspect_model(chat).weights == WeightNames()
 
 
 # ---- stop ids ----
@@ -120,7 +119,15 @@ def test_a_tokenizer_whose_vocabulary_is_missing_is_broken(folders, chat, tmp_pa
     folder = folders.copied(chat, tmp_path / "m")
     folders.edit_json(folder / "tokenizer_config.json", tokenizer_class="LlamaTokenizer")
     (folder / "tokenizer.json").unlink()  # transformers then builds a tokenizer of three tokens
+    assert inspect_model(folder).tokenizer.error == "tokenizer.json is missing"
+    (folder / "vocab.txt").write_text("")
     assert "vocabulary is missing" in inspect_model(folder).tokenizer.error
+
+
+def test_a_missing_tokenizer_json_is_named(folders, chat, tmp_path) -> None:
+    folder = folders.copied(chat, tmp_path / "m")
+    (folder / "tokenizer.json").unlink()
+    assert inspect_model(folder).tokenizer.error == "tokenizer.json is missing"
 
 
 @pytest.mark.parametrize("content", ["", "{}", '{"version": "1.0", "added'])
@@ -178,10 +185,19 @@ def test_a_cut_weight_file_is_named(folders, chat, tmp_path, keep) -> None:
 
 def test_a_missing_shard_is_named(folders, tmp_path) -> None:
     folders.llama().save_pretrained(tmp_path, max_shard_size="40kB")
-    assert inspect_model(tmp_path).weights.complete
+    assert inspect_model(tmp_path).weights == WeightNames()
     shard = sorted(tmp_path.glob("model-*.safetensors"))[1]
     shard.unlink()
     with pytest.raises(UserError, match=rf"without {shard.name}"):
+        inspect_model(tmp_path)
+
+
+def test_files_of_a_trainer_are_no_weights(folders, tmp_path) -> None:
+    folders.llama(tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "optimizer.pt")
+    for name in ("training_args.bin", "scheduler.pt", "rng_state_0.pth"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"expected weights in model\.safetensors, got none"):
         inspect_model(tmp_path)
 
 
@@ -194,6 +210,27 @@ def test_weights_of_another_format_are_named(folders, tmp_path, file, advice) ->
     (tmp_path / "model.safetensors").rename(tmp_path / file)
     with pytest.raises(UserError, match=rf"got {file}; .*{advice}"):
         inspect_model(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"vocab_size": "300"}, r"valid config\.json, got .*vocab_size"),
+        ({"hidden_act": "nope"}, r"config\.json that LlamaForCausalLM can be built from, got .*KeyError: 'nope'"),
+        ({"num_attention_heads": 0}, r"valid config\.json, got .* by zero"),
+        (
+            {"auto_map": {"AutoConfig": "configuration_x.X"}, "model_type": "x"},
+            r"the code that auto_map .*configuration_x",
+        ),
+    ],
+)
+def test_a_config_with_an_invalid_value_is_named(folders, chat, tmp_path, changes, words) -> None:
+    folder = folders.copied(chat, tmp_path / "m")
+    folders.edit_json(folder / "config.json", **changes)
+    with pytest.raises(UserError, match=words) as error:
+        inspect_model(folder, trust_remote_code=True)
+    assert f"'{folder}'" in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_a_damaged_config_is_named(folders, chat, tmp_path) -> None:
@@ -234,6 +271,13 @@ def test_an_adapter_and_its_base(chat, tmp_path) -> None:
     assert len(found.tensors) == 8
 
 
+def test_an_adapter_of_another_format_is_named(chat, tmp_path) -> None:
+    folder = adapter(chat, tmp_path / "a")
+    (folder / "adapter_model.safetensors").rename(folder / "adapter_model.bin")
+    with pytest.raises(UserError, match=r"got adapter_model\.bin; load it once with peft"):
+        inspect_model(folder)
+
+
 def test_an_adapter_without_its_base_is_named(folders, chat, tmp_path) -> None:
     folder = adapter(chat, tmp_path / "a")
     folders.edit_json(folder / "adapter_config.json", base_model_name_or_path=str(tmp_path / "gone"))
@@ -242,6 +286,24 @@ def test_an_adapter_without_its_base_is_named(folders, chat, tmp_path) -> None:
     folders.edit_json(folder / "adapter_config.json", base_model_name_or_path=str(folder))
     with pytest.raises(UserError, match="expected a model as the base"):
         inspect_model(folder)
+
+
+def test_a_base_on_a_hub_that_cannot_be_reached_is_asked_for_once(folders, chat, tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def fail(url, **_):
+        asked.append(url)
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", fail)
+    monkeypatch.setattr("rlalign.policies.model_files._hub_file", lambda *_: pytest.fail("asked again"))
+    folder = adapter(chat, tmp_path / "a")
+    folders.edit_json(folder / "adapter_config.json", base_model_name_or_path="no-org/no-model")
+    with pytest.raises(
+        UserError, match=r"base model 'no-org/no-model' of the adapter.* cannot be reached \(no route\)"
+    ):
+        inspect_model(folder)
+    assert len(asked) == 1
 
 
 def test_a_base_beside_the_adapter_is_found(folders, chat, tmp_path) -> None:

@@ -63,7 +63,15 @@ def test_encoders_and_encoder_decoders(tmp_path, monkeypatch) -> None:
         vocab_size=300, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=4
     )
     transformers.BertForMaskedLM(bert).save_pretrained(tmp_path / "bert")
-    assert "bidirectional" in refusal(tmp_path / "bert", monkeypatch)
+    message = refusal(tmp_path / "bert", monkeypatch)
+    assert "bidirectional" in message
+    assert "set is_decoder" in message
+    bert.is_decoder = True
+    transformers.BertForMaskedLM(bert).save_pretrained(tmp_path / "decoder")
+    distilbert = transformers.DistilBertConfig(vocab_size=300, dim=32, hidden_dim=48, n_layers=1, n_heads=4)
+    transformers.DistilBertForMaskedLM(distilbert).save_pretrained(tmp_path / "distilbert")
+    for name in ("decoder", "distilbert"):  # it is set already, and the family has no causal class
+        assert "is_decoder" not in refusal(tmp_path / name, monkeypatch)
     t5 = transformers.T5Config(vocab_size=300, d_model=32, d_ff=32, num_layers=1, num_heads=2, d_kv=8)
     transformers.T5ForConditionalGeneration(t5).save_pretrained(tmp_path / "t5")
     assert "encoder-decoder" in refusal(tmp_path / "t5", monkeypatch)
@@ -73,6 +81,15 @@ def test_a_missing_tensor(folders, chat, tmp_path, monkeypatch) -> None:
     folder = folders.copied(chat, tmp_path / "m")
     folders.edit_weights(folder, drop=["layers.1.mlp.up_proj.weight"])
     assert "without model.layers.1.mlp.up_proj.weight, which would be random" in refusal(folder, monkeypatch)
+
+
+@pytest.mark.parametrize("options", [OPTIONS, LORA])
+def test_weights_that_are_not_finite(folders, chat, tmp_path, options) -> None:
+    folder = folders.copied(chat, tmp_path / "m")
+    folders.edit_weights(folder, drop=["model.norm.weight"], add={"model.norm.weight": torch.full((32,), torch.nan)})
+    make_policy(str(chat), options=options)  # its verdict is that of an equal configuration
+    with pytest.raises(UserError, match=rf"policy '{folder}': expected finite .* in model\.norm\.weight; use"):
+        make_policy(str(folder), options=options)
 
 
 def test_weights_and_configuration_of_two_models(folders, chat, tmp_path, monkeypatch) -> None:
@@ -165,9 +182,11 @@ def test_padding_and_added_tokens_past_the_embedding(folders, tmp_path) -> None:
 def test_a_padding_id_past_the_end_of_the_configuration(folders, chat, tmp_path) -> None:
     folder = folders.copied(chat, tmp_path / "m")
     folders.edit_json(folder / "config.json", pad_token_id=999)
-    policy = make_policy(str(folder), options=OPTIONS)
-    policy.save_pretrained(tmp_path / "saved")
-    transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    for options in (OPTIONS, LORA):
+        saved = tmp_path / f"saved-{options.lora_r}"
+        make_policy(str(folder), options=options).save_pretrained(saved)
+        transformers.AutoModelForCausalLM.from_pretrained(saved)
+    assert make_policy(str(saved / "adapter")).has_adapter  # over a base with the repaired configuration
 
 
 def test_a_tokenizer_without_eos_takes_it_from_the_generation_config(folders, tmp_path, monkeypatch) -> None:
@@ -194,7 +213,7 @@ def test_stop_ids_reach_the_environment_and_the_saved_policy(folders, chat, tmp_
     assert mdp.stop_ids == {0, 1, 5}
     saved = tmp_path / "saved"
     policy.save_pretrained(saved)
-    assert json.loads((saved / "generation_config.json").read_text())["eos_token_id"] == [0, 5]
+    assert json.loads((saved / "generation_config.json").read_text())["eos_token_id"] == [0, 1, 5]
     assert json.loads((saved / "policy.json").read_text())["stop_ids"] == [0, 1, 5]
     assert saved_tokenizer(saved).stop_ids == {0, 1, 5}
     assert make_policy(str(saved), options=OPTIONS).tokenizer.stop_ids == {0, 1, 5}
@@ -204,10 +223,32 @@ def test_stop_ids_reach_the_environment_and_the_saved_policy(folders, chat, tmp_
     assert saved_tokenizer(saved).stop_ids == {0, 1, 5}
 
 
+def test_a_card_that_is_damaged_or_names_no_tokenizer(folders, chat, tmp_path) -> None:
+    folder = folders.copied(chat, tmp_path / "m")
+    (folder / "policy.json").write_text('{"kind": "causal"}')
+    assert make_policy(str(folder), options=OPTIONS).tokenizer.vocab_size == 300
+    (folder / "policy.json").write_text("{")
+    with pytest.raises(UserError, match=r"expected JSON in policy\.json"):
+        make_policy(str(folder), options=OPTIONS)
+
+
+def test_stop_ids_of_the_card_and_of_an_adapter_reach_a_loaded_policy(folders, chat, tmp_path) -> None:
+    make_policy(str(chat), options=LORA).save_pretrained(tmp_path / "first")
+    adapter = tmp_path / "first" / "adapter"
+    folders.edit_json(adapter / "generation_config.json", eos_token_id=[0, 7])
+    saved = tmp_path / "saved"
+    make_policy(str(adapter)).save_pretrained(saved)
+    for folder in (saved, saved / "adapter"):
+        assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 1, 7]
+        assert make_policy(str(folder)).tokenizer.stop_ids == {0, 1, 7}
+        folders.edit_json(folder / "generation_config.json", eos_token_id=[0])
+        assert make_policy(str(folder)).tokenizer.stop_ids == {0, 1, 7}
+
+
 # ---- checksums ----
 
 
-def test_a_flipped_bit_is_found(folders, chat, tmp_path) -> None:
+def test_a_flipped_bit_is_found(folders, chat, tmp_path, monkeypatch) -> None:
     folder = folders.copied(chat, tmp_path / "m")
     write_digests(folder)
     check_pretrained(str(folder), OPTIONS)
@@ -215,7 +256,10 @@ def test_a_flipped_bit_is_found(folders, chat, tmp_path) -> None:
     content[-5] ^= 1
     (folder / "model.safetensors").write_bytes(content)
     write_digests(folder)  # must not accept the new content
-    with pytest.raises(FaultError, match=r"expected the sha256 .* of model\.safetensors"):
+    with pytest.raises(FaultError, match=r"expected the sha256 .* of model\.safetensors.*copy the model again"):
+        make_policy(str(folder), options=OPTIONS)
+    monkeypatch.setenv("RLALIGN_HOME", str(tmp_path))
+    with pytest.raises(FaultError, match="delete the folder from the cache"):
         make_policy(str(folder), options=OPTIONS)
 
 

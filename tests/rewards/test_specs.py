@@ -107,3 +107,20 @@ def test_parameters_are_converted_to_annotated_types():
 def test_repeated_function_gets_parameters_in_component_name():
     specs = ["regex?pattern=a", "regex?pattern=b=2", "vader"]
     assert compose(specs).weights == {"regex[pattern=a]": 1.0, "regex[pattern=b]": 2.0, "vader": 1.0}
+
+
+def test_a_file_names_its_objects_and_its_registered_functions(tmp_path):
+    path = tmp_path / "scorers.py"
+    path.write_text(
+        "import math\nimport functools\nimport rlalign\n\n"
+        "class MyScorer:\n"
+        "    def __call__(self, completions, **columns):\n        return [0.0 for _ in completions]\n\n"
+        "inst = MyScorer()\n"
+        "part = functools.partial(inst)\n\n"
+        "@rlalign.reward('rlalign_test_given')\n"
+        "def other(completions, **columns):\n    return [1.0 for _ in completions]\n"
+    )
+    specs = [f"{path}:inst", f"{path}:part=0.5", f"{path}:rlalign_test_given"]
+    assert list(compose(specs).weights) == ["inst", "part", "rlalign_test_given"]
+    with pytest.raises(UserError, match=r"has no 'zzz'\. Available: MyScorer, inst, other, part, rlalign_test_given\."):
+        compose([f"{path}:zzz"])

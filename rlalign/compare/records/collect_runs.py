@@ -66,11 +66,16 @@ def _run_folders(folders: Sequence[Path]) -> list[Path]:
     runs: list[Path] = []
     for folder in folders:
         if not folder.is_dir():
-            raise UserError(f"expected run folders, folders of studies, or one study.toml, got '{folder}'")
+            raise UserError(
+                f"expected run folders, folders of studies, or one study.toml, got '{folder}'; check the path"
+            )
         children = sorted(path for path in folder.iterdir() if path.is_dir())
         inside = _runs_of(folder) or [run for child in children for run in _runs_of(child)]
         if not inside:
-            raise UserError(f"'{folder}': expected a run (config.json) or a study (cells), got neither")
+            raise UserError(
+                f"'{folder}': expected a run (config.json) or a study (cells), got neither; use a run folder, or "
+                "create one with rlalign train"
+            )
         runs += inside
     return list(dict.fromkeys(runs))
 

@@ -30,6 +30,7 @@ from rlalign.envs.task_stream import TaskStream
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.evaluate import few_prompts
 from rlalign.integrations.trl.bridge import trl_prompt
 from rlalign.integrations.trl.record import Recorder
 from rlalign.integrations.trl.settings import check_trl, not_transformers, trl_arguments
@@ -43,6 +44,7 @@ from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.measured_save import save_measured
 from rlalign.run import Run
 from rlalign.storage import checkpoint
+from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.training.experiment import default_output
@@ -92,6 +94,9 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         for note in policy.notes:
             console.print(note, soft_wrap=True)
         mdp = checked_mdp(config, mdp, policy, folder=folder, console=console)
+        few = few_prompts(mdp, config.evaluation.split)
+        if few:
+            console.warn(few)
         check_sizes(config, mdp)  # again, with the length of the prompts
         config = replace(config, output=str(folder), resume=False, allow_change=False)
         write_config(folder, config)
@@ -105,8 +110,10 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
     """Delete what an interrupted run left in the folder.
 
     Raises:
-        UserError: for a folder with a finished run, or with an interrupted one unless `config.resume` is set.
+        UserError: for a folder with a study, a search or a finished run, or with an interrupted one unless
+            `config.resume` is set.
     """
+    refuse_results(folder)
     done = len(read_metrics(folder))
     if done and not config.resume:
         raise UserError(f"'{folder}' holds a run already: use another --output, or --resume to start the run again")
@@ -127,7 +134,7 @@ def _train(
     validator = Validator(config, policy, mdp)
     tasks = validator.validation_tasks
     before = validator.evaluate(tasks)
-    console.print(f"before: reward {before.mean('reward'):+.3f} on {len(before.prompts)} held-out prompts")
+    console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
     tracker = Tracker(folder, config)
     alarms = AlarmMonitor(folder, console)
     every = config.evaluation.every

@@ -135,3 +135,26 @@ def test_a_partially_transferred_run_from_a_cluster_is_ignored(early_stopped_run
         (folder / name).mkdir(parents=True)
         (folder / name / "config.json").write_text((early_stopped_run.folder / "config.json").read_text())
     assert _run_folders([tmp_path]) == [folder / "seed-0"]
+
+
+def test_a_comparison_replaces_neither_a_study_nor_a_report_of_other_runs(
+    finished_study: Path, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    report = (finished_study / "report.html").read_bytes()
+    with pytest.raises(UserError, match=r"holds a study \(cells\).*use another --output"):
+        compare_runs([finished_study], finished_study)
+    assert (finished_study / "report.html").read_bytes() == report
+    compare_runs([runs["grpo-0"], runs["rloo-0"]], tmp_path / "out")
+    compare(runs, tmp_path)  # a superset may replace the report
+    compare(runs, tmp_path)
+    with pytest.raises(UserError, match="holds a report with seed 0, and this comparison has not"):
+        compare_runs([runs["grpo-1"], runs["rloo-1"]], tmp_path / "out")
+    with pytest.raises(UserError, match="holds a report with algorithm grpo"):
+        compare_runs([runs["rloo-0"], runs["rloo-1"]], tmp_path / "out")
+    for folder in runs.values():
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        config["learner"]["lr"] = 0.5
+        path.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="holds a report of runs with other settings"):
+        compare(runs, tmp_path)

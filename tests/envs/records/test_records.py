@@ -125,7 +125,7 @@ def test_forms_of_csv(tmp_path: Path, name: str, text: str) -> None:
         ("a.jsonl", b"[" * 100_000, "line 1 is not JSON .nested too deeply."),
         ("a.json", b"[" * 100_000, "nested too deeply"),
         ("a.parquet", b"PAR1", r"a\.parquet' cannot be read"),
-        ("a.csv", b"", "no records"),
+        ("a.csv", b"", "a.csv: expected three rows or more with different prompts"),
         ("a.jsonl", b"5\n", r"a\.jsonl, line 1: expected a text or a table of columns, got 5 .int."),
         ("a.csv", b"question\n1\n", r"a\.csv, line 2: expected a column 'prompt', got question"),
     ],

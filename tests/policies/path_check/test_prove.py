@@ -215,6 +215,15 @@ def test_a_refusal_is_stored_too(monkeypatch):
         monkeypatch.setattr(prove._Proof, "run", lambda _: pytest.fail("proven again"))
 
 
+def test_a_refusal_for_the_weights_is_not_stored(home):
+    broken = llama()
+    broken.model.norm.weight.data[0] = float("nan")
+    with pytest.raises(UserError, match="its logits are not finite; use finite weights"):
+        policy_of(broken)
+    assert not (home / "paths").exists()
+    assert policy_of(llama()).packs
+
+
 def test_weights_that_a_forward_pass_changes_are_refused():
     lm = llama()
 
@@ -233,6 +242,10 @@ def test_a_table_that_a_forward_pass_rounds_is_refused_in_that_precision(home):
     lm = CTRLLMHeadModel(CTRLConfig(**shape, pad_token_id=0))
     lm.save_pretrained(home / "ctrl")
     with pytest.raises(UserError, match=r"rounds 'transformer.pos_encoding' to torch.bfloat16; use --model.dtype flo"):
+        pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4, dtype="bfloat16"))
+    with pytest.raises(
+        UserError, match=rf"policy '{home}/ctrl': expected a causal language model, got 'CTRLLMHeadModel'"
+    ):
         pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4, dtype="bfloat16"))
     automatic = pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4))
     assert automatic.compute_dtype == torch.float32

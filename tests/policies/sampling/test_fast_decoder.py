@@ -183,7 +183,7 @@ def test_saving_does_not_change_the_training_weights(family, tmp_path: Path):
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
 def test_without_prepacking_the_logits_are_the_same(family, monkeypatch):
-    monkeypatch.setattr(prepacked_linear, "can_prepack", lambda device: False)
+    monkeypatch.setattr(prepacked_linear, "can_prepack", lambda device, dtype: False)
     policy = policy_of(FAMILIES[family])
     before = {n: p.clone() for n, p in policy.named_parameters()}
     assert gap(policy, 5) < 1e-5
