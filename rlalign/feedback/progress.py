@@ -42,8 +42,9 @@ def progress(connection: sa.Connection) -> dict[str, Any]:
     unfinished = set(connection.execute(left).scalars())
     waiting = sa.select(lease.c.item).join(item, item.c.id == lease.c.item)
     open_items = connection.execute(waiting.where(lease.c.state == "open", item.c.needed > 0)).scalars().all()
-    recent = sa.select(sa.func.count()).select_from(vote)
-    recent = recent.where(vote.c.at > now_ms() - 86_400_000, vote.c.kind != "undo", vote.c.source == "person")
+    counted = counted_votes().where(vote.c.at > now_ms() - 86_400_000, vote.c.choice != "skip").subquery()
+    recent = sa.select(sa.func.count()).select_from(counted.join(item, item.c.id == counted.c.item))
+    recent = recent.where(item.c.needed > 0)
     row = connection.execute(sa.select(study)).one()
     return {
         "items": items,

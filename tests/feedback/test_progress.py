@@ -25,6 +25,7 @@ def test_counts(open_study: Open) -> None:
     client.vote("skip")
     client.api("next")
     counts = store.read(progress)
+    assert counts["rate_per_day"] == 1  # not the skip
     assert (counts["items"], counts["done_items"], counts["votes"], counts["needed"], counts["open"]) == (3, 1, 1, 3, 1)
     (row,) = store.read(lambda c: annotators(c, store.study()))
     assert (row["votes"], row["skips"], row["state"]) == (1, 1, "active")
