@@ -41,8 +41,6 @@ _LONGEST = 2048
 
 _NOT_OF_A_PATH = (MemoryError, TimeoutError, torch.OutOfMemoryError)
 """Errors of the machine, which say nothing about a path and must not be stored."""
-_OF_WEIGHTS = ("not finite", "changes its weights")
-"""Parts of refusals that other weights of the same configuration need not get."""
 _IN_FLOAT32 = "use --model.dtype float32"
 _SCORING: tuple[Scoring, ...] = ("packed", "padded", "equal", "alone")
 _DECODING: tuple[tuple[Decoding, RowOperation], ...] = (
@@ -87,9 +85,9 @@ def prove_paths(
     key = digest(lm, **settings, device=cpu_capability(lm)) if stored else None
     verdict = load(key)
     if verdict is None:
-        verdict = _Proof(model, lm, dtype, autocast, trains).run()
-        # the key has no part of the weights
-        if not any(reason in verdict.refusal for reason in _OF_WEIGHTS):
+        with torch.enable_grad():
+            verdict = _Proof(model, lm, dtype, autocast, trains).run()
+        if not verdict.refusal:  # its cause may be the weights, or the machine, which have no part in the key
             store(key, verdict)
     if verdict.refusal:
         raise UserError(verdict.refusal)

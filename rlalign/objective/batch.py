@@ -72,9 +72,6 @@ class Batch:
     ema: float | None = None
     max_length: int = 0
 
-    def __len__(self) -> int:
-        return int(self.action_mask.shape[0])
-
     def tensors(self) -> dict[str, Tensor]:
         """Return name -> tensor for the fields that are set."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}

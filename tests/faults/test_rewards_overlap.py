@@ -142,3 +142,22 @@ def test_reward_without_worker_processes_is_not_overlapped(reward):
     env.step_tokens(ends, np.ones(2, int), while_scoring=lambda: calls.append(1))
     assert env.done.all()
     assert not calls
+
+
+class InWorkers(Shortness):
+    """The same, as if worker processes computed it."""
+
+    out_of_process = True
+
+
+def test_rewards_overlap_only_with_the_end_of_all_episodes():
+    """The function reads complete rows, so it is called when the last of them has ended."""
+    mdp = make_mdp("reverse")
+    mdp.reward = InWorkers()
+    calls = []
+    env = TokenVectorEnv(mdp, 2)
+    env.reset(seed=0)
+    tokens = np.full((2, 1), mdp.tokenizer.eos_id)
+    for lengths in ([1, 0], [0, 1]):
+        env.step_tokens(tokens, np.array(lengths), while_scoring=lambda: calls.append(env.done.copy()))
+    assert [done.tolist() for done in calls] == [[True, True]]

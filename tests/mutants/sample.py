@@ -68,11 +68,11 @@ class Reached:
             self._seconds |= json.loads(path.read_text())
 
     def tests(self, mutation: Mutation) -> list[str]:
-        """Return the fastest tests that reach the lines of a mutation; for lines that an import runs, its file."""
+        """Return the fastest tests that reach the lines of a mutation; for lines that none reaches, its file."""
         by_line = self._data.contexts_by_lineno(str(ROOT / mutation.file))
-        lines = [set(by_line.get(n, ())) for n in range(mutation.line, mutation.last + 1)]
-        reached = set().union(*lines) & self._seconds.keys()
-        if not reached and any(lines):
+        reached = set().union(*(by_line.get(n, ()) for n in range(mutation.line, mutation.last + 1)))
+        reached &= self._seconds.keys()
+        if not reached:  # an import executes it, or nothing
             reached = set().union(*by_line.values()) & self._seconds.keys()
         chosen, total = [], 0.0
         for test in sorted(reached, key=lambda t: (self._seconds[t], t)):

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+import re
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import rlalign
+from rlalign.config.schema import TrainConfig
 from rlalign.errors import FaultError
 from rlalign.policies import memory
 from rlalign.policies.factory import load, make_policy
@@ -18,6 +22,7 @@ from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.policies.sampling.fast_decoder import FastDecoder
 from rlalign.policies.weight_dtype import float32_copy
 from rlalign.training.learner import Learner
+from rlalign.training.out_of_memory import MemoryFailure, out_of_memory
 from rlalign.training.validation import Validator
 from rlalign.types import Sampling
 
@@ -59,6 +64,29 @@ def same(a, b):
 )
 def test_errors_for_a_lack_of_memory(error, expected):
     assert is_out_of_memory(error) == expected
+
+
+@pytest.mark.parametrize(
+    ("phase", "flags"),
+    [
+        ("update", {"--model.gradient-checkpointing", "--rollout.max-new"}),
+        ("supervised update", {"--model.gradient-checkpointing", "--rollout.max-new"}),
+        ("rollout", {"--rollout.max-new"}),
+        ("validation", {"--evaluation.samples"}),
+        ("evaluation", {"--evaluation.samples"}),
+        ("save", set()),
+    ],
+)
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_the_error_names_what_helps_in_each_phase(phase, flags, lora_r):
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora_r))
+    config = TrainConfig(model=replace(TrainConfig().model, lora_r=lora_r))
+    batcher = SimpleNamespace(bytes_per_token=1000)
+    text = str(out_of_memory(MemoryFailure(phase, "full"), config, policy, batcher, 10, None))
+    adapters = {"--model.lora-r"} if lora_r == 0 and phase != "validation" else set()
+    assert set(re.findall(r"--[\w.-]+", text)) == flags | adapters
+    assert f"out of memory in the {phase} on cpu (full)" in text
+    assert ("one sequence of 10 tokens" in text) == (phase in ("update", "supervised update"))
 
 
 # ---- sampling ----

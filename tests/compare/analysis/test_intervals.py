@@ -98,8 +98,18 @@ def test_probability_of_improvement_counts_ties_half() -> None:
     assert always.value == always.high == 1.0
     assert 0.5 < always.low < 0.8  # five seeds of each without overlap leave uncertainty
     assert math.isnan(probability_of_improvement(np.arange(4.0), np.arange(4.0)).low)
+    assert math.isnan(probability_of_improvement(np.arange(9.0), np.arange(4.0)).low)  # the smaller sample decides
     mirrored = probability_of_improvement(np.arange(5.0), np.arange(5.0) + 10)
     assert mirrored.high == pytest.approx(1 - always.low)
+
+
+def test_the_interval_of_a_median_interpolates_between_the_right_order_statistics() -> None:
+    """Ten values: the 2nd covers 1 - 22/1024 and the 3rd 1 - 112/1024 (Hettmansperger and Sheather 1986)."""
+    share = (1 - 22 / 1024 - 0.95) / (90 / 1024)
+    weight = 8 * share / (2 + 6 * share)
+    interval, coverage = median_interval(np.arange(10.0))
+    assert (interval.low, interval.high) == pytest.approx((1 + weight, 8 - weight))
+    assert coverage == 0.95
 
 
 def test_the_interval_of_newcombe_has_n_less_one() -> None:

@@ -208,14 +208,12 @@ def test_a_bidirectional_model_is_refused():
         policy_of(lm)
 
 
-def test_a_refusal_is_stored_too(monkeypatch):
-    for _ in range(2):
-        with pytest.raises(UserError, match="a later token"):
-            policy_of(BertLMHeadModel(BertConfig(**SHAPE, is_decoder=False)))
-        monkeypatch.setattr(prove._Proof, "run", lambda _: pytest.fail("proven again"))
+def test_a_proof_computes_the_gradient_where_the_caller_does_not():
+    with torch.no_grad():
+        assert policy_of(llama()).paths.scoring == "packed"
 
 
-def test_a_refusal_for_the_weights_is_not_stored(home):
+def test_a_refusal_is_not_stored(home):
     broken = llama()
     broken.model.norm.weight.data[0] = float("nan")
     with pytest.raises(UserError, match="its logits are not finite; use finite weights"):

@@ -1,5 +1,6 @@
 """The optimized decoder computes the logits of transformers, for each supported family."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -242,3 +243,16 @@ def test_a_cached_prefix_of_another_context_is_not_used():
     assert torch.equal(uncached.tokens, samples.tokens)
     assert torch.equal(uncached.logprobs, samples.logprobs)
     assert uncached.cached is None
+
+
+def test_the_caches_of_finished_rows_are_given_up():
+    """Contexts of one length form a group: one without a context, and rows that no context is in, are removed."""
+    policy = policy_of(FAMILIES["qwen3"], 0)
+    decoder = LibraryDecoder(Backbone(policy.lm, replace(policy.paths, decoding="equal")))
+    with torch.no_grad():
+        _, state = decoder.read(CONTEXTS, [2, 3, 1])
+    assert sum(group.size for group in state.groups) == 6
+    state.select(torch.tensor([0, 3, 4]))
+    assert sum(group.size for group in state.groups) == 3
+    places = [state.place[state.members(i)].tolist() for i in range(len(state.groups))]
+    assert sorted(places) == [[0], [0, 1]]
