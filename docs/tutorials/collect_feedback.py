@@ -103,7 +103,8 @@ for link in links:
     print(link.pseudonym, " opens ", link.path[:8] + "…")
 
 # %% [markdown]
-# `rlalign feedback invite study.db --count 5` prints five links.
+# `rlalign feedback invite study.db --count 5` prints five links. They begin with `http://127.0.0.1:8321`. Give
+# `--address` if people reach the server at another address or port.
 #
 # Here the people are simulated. Each has a taste: a weight for polite words, a small preference for long answers, and
 # a preference for the answer on the left. The choices follow Davidson's model of paired comparisons with ties. We make
@@ -171,11 +172,13 @@ with in_background(store) as address:
 
 # %% [markdown]
 # These are counts of votes, and no result. Looking at results and stopping when they please makes every interval too
-# narrow. The administrator's page therefore counts how often it was opened and how often votes were exported.
+# narrow. The administrator's page therefore counts its views and the exports. The view after *Pause*, *Resume* and
+# *Revoke* is one, too.
 #
 # ## The stored votes
 #
-# The administrator's page exports the votes as JSON lines and as CSV. In Python:
+# The administrator's page exports the votes as JSON lines and as CSV. `pandas.read_json("votes.jsonl", lines=True)`
+# reads the exported file. The same rows in Python:
 
 # %%
 with store.snapshot() as connection:
@@ -185,9 +188,9 @@ for name in ("prompt", "policies", "choice", "annotator", "gold", "comment"):
 print("all names ", ", ".join(rows[0]))
 
 # %% [markdown]
-# `policies` and `completions` are in the order on the screen, so `choice` "a" is the first one. The practice item is
-# not exported. Gold items and repetitions are marked, and no result counts them. A skip is stored, and the item is
-# given to somebody else.
+# `policies` and `completions` are in the order on the screen, so `choice` "a" is the first one. A policy is named as
+# in the file, or by its path in `study.toml`. The practice item is not exported. Gold items and repetitions are
+# exported with a mark, and the counts above leave them out. A skip is stored, and the item is given to somebody else.
 
 # %%
 judged = [row for row in rows if not row["gold"] and row["choice"] != "skip"]
@@ -248,7 +251,7 @@ assert abs(statistics.fmean(shares) - polite) < 0.2
 #
 # ## Withdraw
 #
-# A person can withdraw at any time, on each page or by your command. The votes leave counts and exports, and others get
+# A person can withdraw at any time, on the pages of the work or by your command. The votes leave counts and exports, and others get
 # the items:
 
 # %%

@@ -85,7 +85,7 @@ class Simulate:
     reward: str = "vader"
     """Reward that scores a completion; the tastes of the people are weights of it."""
     votes: int | None = None
-    """Largest number of votes per person; None: until nothing is left."""
+    """Largest number of items per person; None: until nothing is left."""
     noise: float = 0.5
     """Temperature of the choices."""
     side: float = 0.2
@@ -153,7 +153,7 @@ def run(args: Sequence[str]) -> int:
 
 
 def _sample(arguments: Sample) -> int:
-    from rlalign.feedback.sampling import make_store, named_policies, sample
+    from rlalign.feedback.sampling import empty_completions, make_store, named_policies, sample
     from rlalign.feedback.store import is_postgres, shown_location
     from rlalign.feedback.study import read_study
 
@@ -162,6 +162,8 @@ def _sample(arguments: Sample) -> int:
     if not is_postgres(location) and Path(location).exists():
         raise UserError(f"'{location}' exists already; its completions are sampled once: remove it to sample again")
     content = sample(study, arguments.study.parent, trust_run=arguments.trust_run)
+    if empty := empty_completions(content):
+        print_text(f"warning: {empty} completions are empty and in no item", to_stderr=True)
     for warning in named_policies(study, content, arguments.flag):
         print_text(f"warning: {warning}; people would know who wrote them", to_stderr=True)
     counts = make_store(location, study, arguments.study.parent, content)
@@ -176,11 +178,17 @@ def _sample(arguments: Sample) -> int:
 
 
 def _invite(arguments: Invite) -> int:
-    from rlalign.feedback.people import invite
+    from rlalign.feedback.people import MOST_LINKS, invite
     from rlalign.feedback.store import Store
     from rlalign.typecheck import check_range
 
     check_range("--count", arguments.count, least=1)
+    if arguments.count > MOST_LINKS:
+        raise UserError(f"--count: expected at most {MOST_LINKS}, got {arguments.count}; use several calls, or --crowd")
+    if not arguments.address.startswith(("http://", "https://")):
+        raise UserError(f"--address: expected http:// or https://, got '{arguments.address}'; use http://HOST:PORT")
+    if arguments.crowd and arguments.count != 1:
+        raise UserError("--count: expected none with --crowd, whose link serves all people; leave one of them out")
     days = _days(arguments.expires)
     with Store(arguments.store) as store:
         if arguments.crowd:
@@ -200,9 +208,9 @@ def _days(text: str) -> float | None:
     try:
         days = float(text[:-1]) * units[text[-1:]]
     except (KeyError, ValueError):
-        raise UserError(f"--expires: expected a time such as 14d or 12h, or never, got '{text}'") from None
+        raise UserError(f"--expires: expected a time such as 14d or 12h, or never, got '{text}'; use 14d") from None
     if not 0 < days <= 3650:
-        raise UserError(f"--expires: expected more than 0 and at most 3650 days, got '{text}'")
+        raise UserError(f"--expires: expected more than 0 and at most 3650 days, got '{text}'; use 14d")
     return days
 
 
@@ -210,13 +218,20 @@ def _serve(arguments: Serve) -> int:
     from rlalign.feedback.store import shown_location
     from rlalign.feedback.web.serve import serve
     from rlalign.feedback.web.server import Limits
+    from rlalign.typecheck import check_range
 
+    check_range("--port", arguments.port, least=0)
+    check_range("--rate", arguments.rate, least=0)
+    if arguments.port > 65535:
+        raise UserError(f"--port: expected at most 65535, got {arguments.port}; use 8321")
     host = "127.0.0.1" if arguments.host in ("0.0.0.0", "::") else arguments.host
-    address = (arguments.address or f"http://{host}:{arguments.port}").rstrip("/")
 
-    def ready(link: Any) -> None:
-        store = shown_location(arguments.store)
-        print_text(f"annotators open their personal links; make some with rlalign feedback invite {store}")
+    def ready(link: Any, port: int) -> None:
+        address = (arguments.address or f"http://{host}:{port}").rstrip("/")
+        shown = shown_location(arguments.store)
+        print_text(
+            f"annotators open their personal links; make some with rlalign feedback invite {shown} --address {address}"
+        )
         print_text(f"administrator: {address}{link.path}")
 
     limits = Limits(per_second=arguments.rate)
@@ -231,25 +246,28 @@ def _simulate(arguments: Simulate) -> int:
     import random
 
     from rlalign.feedback.people import invite
-    from rlalign.feedback.simulate import draw_taste, simulate
+    from rlalign.feedback.simulate import answers, draw_taste, simulate
     from rlalign.feedback.store import Store
-    from rlalign.feedback.web.serve import in_background
+    from rlalign.feedback.web.serve import in_background, only_server
     from rlalign.typecheck import check_range
 
     check_range("--people", arguments.people, least=1)
     if arguments.noise <= 0:
-        raise UserError(f"--noise: expected a number above 0, got {arguments.noise}")
+        raise UserError(f"--noise: expected a number above 0, got {arguments.noise}; use 0.01 for hardly any noise")
+    if arguments.votes is not None:
+        check_range("--votes", arguments.votes, least=1)
     score = _score(arguments.reward)
     rng = random.Random(arguments.seed)
     means = {"noise": arguments.noise, "side": arguments.side, "length": arguments.length}
     tastes = [draw_taste(rng, **means) for _ in range(arguments.people)]
-    with Store(arguments.store) as store, in_background(store) as address:
+    with Store(arguments.store) as store, only_server(store), in_background(store) as address:
+        study = store.study()
         links = store.write(lambda c: invite(c, arguments.people, 1, actor="simulate")).result()
-        votes = simulate(
-            address, [link.path for link in links], tastes, score, seed=arguments.seed, most=arguments.votes
-        )
-    for link, count in zip(links, votes, strict=True):
-        print_text(f"{link.pseudonym}  {count} votes")
+        paths = [link.path for link in links]
+        known = {**answers(study.practice), **answers(study.check)}
+        counts = simulate(address, paths, tastes, score, known=known, seed=arguments.seed, most=arguments.votes)
+    for link, count in zip(links, counts, strict=True):
+        print_text(f"{link.pseudonym}  {count} items")
     return 0
 
 
@@ -275,8 +293,8 @@ def _forget(arguments: Forget) -> int:
         name = store.write(lambda c: forget(c, find_person(c, arguments.annotator), "command line")).result()
     print_text(
         f"'{arguments.annotator}' is now '{name}'. Link, comments, session times and crowd parameters are deleted, the "
-        "votes stay under a number of their own. Agreement figures do not change, since the votes of one person still "
-        "count as those of one person. Copies and exports made before still hold the pseudonym."
+        "votes stay, connected by an internal number. Agreement figures do not change, since the votes of one person "
+        "still count as those of one person. Copies and exports made before still hold the pseudonym."
     )
     return 0
 
@@ -296,7 +314,7 @@ def _withdraw(arguments: Withdraw) -> int:
             ).result()  # fmt: skip
         except Conflict as error:
             raise UserError(f"'{arguments.annotator}': {error.message}; use erase to delete them") from error
-    print_text(f"{count} votes of '{arguments.annotator}' are withdrawn; the items are open for others")
+    print_text(f"{count} answers of '{arguments.annotator}' are withdrawn; the items are open for others")
     return 0
 
 
@@ -310,5 +328,5 @@ def _erase(arguments: Erase) -> int:
         )
     with Store(arguments.store) as store:
         count = store.write(lambda c: erase(c, find_person(c, arguments.annotator), "command line")).result()
-    print_text(f"{count} votes of '{arguments.annotator}' are deleted; the items are open for others")
+    print_text(f"{count} answers of '{arguments.annotator}' are deleted; the items are open for others")
     return 0

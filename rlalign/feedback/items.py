@@ -93,6 +93,8 @@ def next_item(connection: sa.Connection, study: Study, person: Any) -> Any:
 
 def left_for(connection: sa.Connection, study: Study, person: Any, most: int = 500) -> int:
     """Return how many items are left for an annotator, counted up to a limit."""
+    if person.study_state == "complete":
+        return 0
     if study.items_per_person:
         most = min(most, max(0, study.items_per_person - person.done))
     if most == 0:

@@ -20,7 +20,7 @@ from rlalign.errors import UserError
 from rlalign.feedback.errors import Conflict, NotFound, SignedOut
 from rlalign.feedback.store import insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import Study
-from rlalign.feedback.tables import annotator, comment, cookie, erasing, item, lease, session, study, vote
+from rlalign.feedback.tables import annotator, comment, cookie, erasing, event, item, lease, session, study, vote
 from rlalign.feedback.votes import release
 
 Scope = Literal["annotator", "admin", "crowd"]
@@ -32,6 +32,9 @@ _ADJECTIVES = ("amber", "brisk", "calm", "deft", "eager", "fair", "glad", "keen"
 _NOUNS = ("ash", "birch", "cedar", "elm", "fir", "hazel", "ivy", "larch", "maple", "oak", "pine", "reed", "sage",
           "thyme", "willow", "yew")  # fmt: skip
 _DAY_MS = 86_400_000
+MOST_LINKS = 500
+"""Links that are made at once."""
+_COOKIE_MS = 60 * _DAY_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,27 +82,29 @@ def invite(
 def _new_person(connection: sa.Connection, scope: Scope, days: float | None, **values: Any) -> Link:
     token = secrets.token_urlsafe(24)
     pseudonym = _pseudonym(connection)
-    insert_returning_id(
-        connection,
-        annotator,
-        pseudonym=pseudonym,
-        scope=scope,
-        token_hash=digest(token),
-        created=now_ms(),
-        expires=None if days is None else now_ms() + int(days * _DAY_MS),
-        seed=secrets.randbits(31),
-        **values,
-    )
+    own = {
+        "pseudonym": pseudonym,
+        "scope": scope,
+        "token_hash": digest(token),
+        "created": now_ms(),
+        "expires": None if days is None else now_ms() + int(days * _DAY_MS),
+        "seed": secrets.randbits(31),
+        "code": secrets.token_hex(4).upper(),
+    }
+    insert_returning_id(connection, annotator, **{**own, **values})
     return Link(pseudonym, token, scope)
 
 
 def _pseudonym(connection: sa.Connection) -> str:
     """Return a name that nobody has."""
     rng = random.SystemRandom()
-    while True:
-        name = f"{rng.choice(_ADJECTIVES)}-{rng.choice(_NOUNS)}-{rng.randrange(100, 1000)}"
-        if connection.execute(sa.select(annotator.c.id).where(annotator.c.pseudonym == name)).first() is None:
-            return name
+    for digits in range(3, 12):  # longer numbers when most of the short ones are taken
+        for _ in range(20):
+            number = rng.randrange(10 ** (digits - 1), 10**digits)
+            name = f"{rng.choice(_ADJECTIVES)}-{rng.choice(_NOUNS)}-{number}"
+            if connection.execute(sa.select(annotator.c.id).where(annotator.c.pseudonym == name)).first() is None:
+                return name
+    raise AssertionError("unreachable")
 
 
 def find_link(connection: sa.Connection, token: str, scopes: tuple[Scope, ...]) -> Any:
@@ -151,7 +156,9 @@ def _crowd_person(connection: sa.Connection, link: Any, parameters: Mapping[str,
         if known is not None:
             return int(known)
     stored = json.dumps(dict(parameters)) if parameters else None
-    made = _new_person(connection, "annotator", None, crowd_key=key, crowd_json=stored)
+    made = _new_person(
+        connection, "annotator", None, crowd_key=key, crowd_json=stored, crowd_link=link.id, expires=link.expires
+    )
     query = sa.select(annotator.c.id).where(annotator.c.pseudonym == made.pseudonym)
     return int(connection.execute(query).scalar_one())
 
@@ -159,7 +166,7 @@ def _crowd_person(connection: sa.Connection, link: Any, parameters: Mapping[str,
 _OWNER = (
     sa.select(annotator, sa.select(study.c.state).scalar_subquery().label("study_state"))
     .join(cookie, cookie.c.annotator == annotator.c.id)
-    .where(cookie.c.hash == sa.bindparam("hash"))
+    .where(cookie.c.hash == sa.bindparam("hash"), cookie.c.created > sa.bindparam("oldest"))
 )
 
 
@@ -171,7 +178,7 @@ def signed_in(connection: sa.Connection, value: str | None, scope: Scope) -> Any
     """
     if not value:
         raise SignedOut
-    row = connection.execute(_OWNER, {"hash": digest(value)}).one_or_none()
+    row = connection.execute(_OWNER, {"hash": digest(value), "oldest": now_ms() - _COOKIE_MS}).one_or_none()
     if row is None or row.scope != scope or not _is_valid(row):
         raise SignedOut
     return row
@@ -241,9 +248,9 @@ def is_right(described: Study, answer: str, row: Any) -> bool:
 
 def completion_code(described: Study, person: Any) -> str | None:
     """Return the code that a crowd site gets from a person who is done; None without codes, or without an item."""
-    if not described.completion_code or not person.done or person.forgotten is not None:
+    if not described.completion_code or not person.done or person.code is None:
         return None
-    return digest(f"{described.name}:{person.seed}:{person.id}")[:8].upper()
+    return str(person.code)
 
 
 def finish_check(connection: sa.Connection, described: Study, person: Any) -> bool | None:
@@ -288,10 +295,12 @@ def find_person(connection: sa.Connection, pseudonym: str) -> Any:
 
 
 def revoke(connection: sa.Connection, person: Any, actor: str) -> None:
-    """End the access of a person: link and cookies. The votes stay."""
-    release(connection, person.id)
-    connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(revoked=now_ms()))
-    connection.execute(sa.delete(cookie).where(cookie.c.annotator == person.id))
+    """End the access of a person, or of all people of a crowd's link: link and cookies. The votes stay."""
+    of_link = sa.select(annotator.c.id).where(annotator.c.crowd_link == person.id)
+    for number in [person.id, *connection.execute(of_link).scalars().all()]:
+        release(connection, number)
+        connection.execute(sa.update(annotator).where(annotator.c.id == number).values(revoked=now_ms()))
+        connection.execute(sa.delete(cookie).where(cookie.c.annotator == number))
     log_event(connection, actor, "revoke", person.pseudonym)
 
 
@@ -317,7 +326,7 @@ def withdraw(connection: sa.Connection, person: Any, *, delete_comments: bool, a
 def forget(connection: sa.Connection, person: Any, actor: str) -> str:
     """Replace the pseudonym of a person, and delete token, cookies, comments, session times and crowd parameters.
 
-    The votes stay under a new number that nobody can connect with the person.
+    The votes stay, connected with each other by an internal number that is never exported.
 
     Returns:
         The new pseudonym.
@@ -329,12 +338,10 @@ def forget(connection: sa.Connection, person: Any, actor: str) -> str:
     name = f"forgotten-{secrets.token_hex(4)}"
     values = {
         "pseudonym": name, "token_hash": None, "crowd_key": None, "crowd_json": None, "forgotten": now_ms(),
-        "consent_at": None, "language": "", "created": 0, "expires": None, "seed": 0,
+        "consent_at": None, "language": "", "created": 0, "expires": None, "seed": 0, "code": None,
     }  # fmt: skip
     connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
     # events about the person name the pseudonym
-    from rlalign.feedback.tables import event
-
     connection.execute(sa.update(event).where(event.c.actor == person.pseudonym).values(actor=name))
     renamed = sa.func.replace(event.c.detail, person.pseudonym, name)
     connection.execute(sa.update(event).where(event.c.detail.contains(person.pseudonym)).values(detail=renamed))

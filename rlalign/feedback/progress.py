@@ -10,7 +10,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlalign.feedback.people import completion_code, is_right
+from rlalign.feedback.people import TRIES, completion_code, is_right
 from rlalign.feedback.store import now_ms
 from rlalign.feedback.study import LABELS, Study
 from rlalign.feedback.tables import annotator, comment, completion, item, lease, policy, prompt, session, study, vote
@@ -32,7 +32,8 @@ def progress(connection: sa.Connection) -> dict[str, Any]:
 
     Returns:
         `items`, `done_items` (all their votes are there), `votes` (that count), `needed` (places of all items), `open`
-        (items on somebody's screen), `rate_per_day` (votes of the last 24 hours), `paused` and `looks`.
+        (items on somebody's screen), `rate_per_day` (votes of the last 24 hours), `state` (open,
+        paused, complete), `paused` and `looks`.
     """
     counting = sa.select(
         sa.func.count(), sa.func.coalesce(sa.func.sum(item.c.needed), 0), sa.func.coalesce(sa.func.sum(item.c.free), 0)
@@ -53,6 +54,7 @@ def progress(connection: sa.Connection) -> dict[str, Any]:
         "needed": needed,
         "open": len(open_items),
         "rate_per_day": connection.execute(recent).scalar_one(),
+        "state": row.state,
         "paused": row.state == "paused",
         "looks": row.looks,
     }
@@ -88,7 +90,7 @@ def annotators(connection: sa.Connection, described: Study) -> list[dict[str, An
         {
             "id": p.id,
             "pseudonym": p.pseudonym,
-            "state": _state(p),
+            "state": _state(p, described),
             "votes": votes[p.id],
             "skips": skips[p.id],
             "active_minutes": round(minutes.get(p.id, 0.0), 1),
@@ -113,7 +115,7 @@ def is_right_on_screen(described: Study, row: Any) -> bool:
     return is_right(described, answer, row)
 
 
-def _state(person: Any) -> str:
+def _state(person: Any, described: Study) -> str:
     if person.forgotten is not None:
         return "forgotten"
     if person.withdrawn is not None:
@@ -124,6 +126,8 @@ def _state(person: Any) -> str:
         return "expired"
     if person.scope == "crowd":
         return "crowd"
+    if described.check and not person.passed and person.tries >= TRIES:
+        return "failed"
     return "active" if person.consent_version is not None else "invited"
 
 

@@ -70,6 +70,8 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
     Returns:
         Numbers of `prompts`, `completions` and `items`.
     """
+    if study.stop.width and len(content.policies) < 2:
+        raise UserError("'stop.width': expected two policies or more, whose win rates have intervals; use stop.votes")
     texts = {part: text_of(study, part, folder) for part in ("consent", "guidelines")}
     groups = _near_duplicates([_plain(messages) for messages, _ in content.prompts])
     items = list(_items(study, content))
@@ -113,18 +115,26 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
         return {"prompts": len(prompts), "completions": len(ids), "items": len(rows)}
 
     with Store(location, create=True) as store:
-        return store.write(fill).result()
+        try:
+            return store.write(fill).result()
+        except BaseException:
+            store.close()
+            if not store.postgres:  # half a store would be taken for one
+                for suffix in ("", "-wal", "-shm"):
+                    Path(f"{location}{suffix}").unlink(missing_ok=True)
+            raise
 
 
 def _items(study: Study, content: Content) -> Iterator[tuple[int, list[int]]]:
     """Return the prompt and the completions of each item.
 
     A pair has completions of two policies, or two completions of the only policy. Equal texts are no item: no answer to
-    them says anything.
+    them says anything. Empty texts are left out.
     """
     by_prompt: dict[int, list[int]] = defaultdict(list)
     for i, completion in enumerate(content.completions):
-        by_prompt[completion.prompt].append(i)
+        if completion.text.strip():
+            by_prompt[completion.prompt].append(i)
     _, most = number_of_completions(study.kind)
     for prompt, members in by_prompt.items():
         policies = {content.completions[i].policy for i in members}
@@ -263,7 +273,11 @@ def _read_prompts(path: Path, count: int) -> list[tuple[Any, str]]:
         if count and len(prompts) >= count:
             break
         try:
-            prompt, _ = split_last_answer(as_prompt(record.get("prompt") or record.get("messages")))
+            value = record.get("prompt") or record.get("messages")
+            if value is None:
+                columns = ", ".join(map(str, record)) or "none"
+                raise ValueError(f"expected a column 'prompt' or 'messages', got the columns {columns}; rename one")
+            prompt, _ = split_last_answer(as_prompt(value))
         except ValueError as error:
             raise UserError(f"{path}, record {number + 1}: {error}") from error
         prompts.append((prompt, str(record.get("language") or "")))
@@ -300,7 +314,8 @@ def _read_completions(study: Study, path: Path) -> Content:
             contents.append((messages, str(record.get("language") or "")))
         policy = policies.setdefault(str(record["policy"]), len(policies))
         cut = record.get("finish") == "length"
-        completions.append(Completion(prompts[key], policy, record["completion"], None, cut))
+        text = _checked_text(record["completion"], where)
+        completions.append(Completion(prompts[key], policy, text, None, cut))
     if not completions:
         raise UserError(f"'{path}': expected records of prompt, policy and completion, got none")
     return Content([(label, "") for label in policies], contents, completions)
@@ -309,10 +324,12 @@ def _read_completions(study: Study, path: Path) -> Content:
 def as_messages(prompt: Any) -> list[dict[str, str]]:
     """Return a prompt as messages; a plain text has the role "text"."""
     if isinstance(prompt, str):
-        return [{"role": "text", "content": prompt}]
+        return [{"role": "text", "content": _checked_text(prompt, "a prompt")}]
     if not isinstance(prompt, list | tuple) or not all(isinstance(m, Mapping) and "content" in m for m in prompt):
         raise UserError(f"expected a prompt as a text or as messages, got {prompt!r}")
-    return [{"role": str(m.get("role", "user")), "content": str(m["content"])} for m in prompt]
+    return [
+        {"role": str(m.get("role") or "user"), "content": _checked_text(str(m["content"]), "a prompt")} for m in prompt
+    ]
 
 
 def _plain(messages: Sequence[Mapping[str, str]]) -> str:
@@ -344,6 +361,18 @@ def named_policies(study: Study, content: Content, words: Sequence[str] = ()) ->
             example = hits[0].text[max(0, pattern.search(hits[0].text).start() - 20) :][:60]  # type: ignore[union-attr]  # it matched
             warnings.append(f"{len(hits)} completions contain '{name}', such as {example!r}")
     return warnings
+
+
+def empty_completions(content: Content) -> int:
+    """Return the number of completions that are empty or only blanks; they are in no item."""
+    return sum(not completion.text.strip() for completion in content.completions)
+
+
+def _checked_text(text: str, where: str) -> str:
+    """Return a text that every database stores; raise UserError for NUL and lone surrogates."""
+    if "\x00" in text or any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{where}: expected a text, got one with a NUL character or half a character; remove it")
+    return text
 
 
 def _digest(text: str) -> str:

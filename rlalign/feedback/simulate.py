@@ -19,8 +19,10 @@ from typing import Any
 import httpx
 
 from rlalign.errors import FaultError
+from rlalign.feedback.study import Example
 
 Score = Callable[[str], float]
+Known = Mapping[tuple[str, ...], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,13 @@ class Person:
         taste: how the person judges.
         score: score of a text.
         seed: of the person's random numbers.
+        known: texts of the completions of a practice or check item -> its answer (see `answers`).
     """
 
-    def __init__(self, address: str, path: str, taste: Taste, score: Score, seed: int) -> None:
-        self.taste, self.score = taste, score
+    def __init__(
+        self, address: str, path: str, taste: Taste, score: Score, seed: int, known: Known | None = None
+    ) -> None:
+        self.taste, self.score, self.known = taste, score, known or {}
         self.rng = random.Random(seed)
         self.votes = 0
         self._client = httpx.Client(base_url=address, timeout=60.0)
@@ -93,6 +98,8 @@ class Person:
             FaultError: the server refuses it.
         """
         answer = self._client.post(f"/api/{path}", json=body)
+        if answer.status_code == 423:
+            raise FaultError("the study is paused, so nobody can judge; resume it on the administrator's page")
         if answer.status_code != 200:
             raise FaultError(f"/api/{path}: {answer.status_code} {answer.text[:200]}")
         return answer.json()
@@ -118,7 +125,7 @@ class Person:
                 if item is None:
                     break
                 self.post("vote", lease=item["lease"], active_ms=0, seen=True, **self.judge(item))
-                self.votes += 1
+                self.votes += not (item["practice"] or item["check"])
             else:
                 break
         self._client.close()
@@ -130,7 +137,10 @@ class Person:
         return t.score * self.score(text) + t.length * len(text) / 100 + t.side * left
 
     def judge(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the answer to an item."""
+        """Return the answer to an item: the known one in the practice and the check."""
+        answer = self.known.get(tuple(c["text"] for c in item["completions"]))
+        if answer is not None and (item["practice"] or item["check"]):
+            return _as_ballot(item, answer)
         if self.rng.random() < self.taste.skips:
             return {"choice": "skip"}
         texts = [c["text"] for c in item["completions"]]
@@ -159,24 +169,47 @@ class Person:
         return -math.log(-math.log(self.rng.uniform(1e-12, 1 - 1e-12)))
 
 
+def answers(examples: Sequence[Example]) -> Known:
+    """Return the known answers of practice or check items by the texts of their completions."""
+    return {example.completions: example.answer.lower() for example in examples}
+
+
+def _as_ballot(item: Mapping[str, Any], answer: str) -> dict[str, Any]:
+    """Return a known answer as the body of a vote."""
+    if item["kind"] == "pair":
+        return {"choice": answer}
+    if item["kind"] == "rating":
+        return {"ratings": {scale["name"]: min(int(answer), scale["points"][-1]) for scale in item["scales"]}}
+    return {"ranking": {c["label"]: 1 if c["label"].lower() == answer else 2 for c in item["completions"]}}
+
+
 def simulate(
-    address: str, links: Sequence[str], tastes: Sequence[Taste], score: Score, *, seed: int = 0, most: int | None = None
+    address: str,
+    links: Sequence[str],
+    tastes: Sequence[Taste],
+    score: Score,
+    *,
+    known: Known | None = None,
+    seed: int = 0,
+    most: int | None = None,
 ) -> list[int]:
-    """Let simulated people work at the same time; return their numbers of votes.
+    """Let simulated people work at the same time; return their numbers of judged items, without practice and check.
 
     Args:
         address: of the server.
         links: paths of personal links.
         tastes: a taste per person.
         score: score of a text.
+        known: answers of practice and check items.
         seed: of the random numbers.
-        most: largest number of votes per person.
+        most: largest number of items per person.
 
     Raises:
         FaultError: a person could not work.
     """
     people = [
-        Person(address, link, taste, score, seed + i) for i, (link, taste) in enumerate(zip(links, tastes, strict=True))
+        Person(address, link, taste, score, seed + i, known)
+        for i, (link, taste) in enumerate(zip(links, tastes, strict=True))
     ]
     errors: list[BaseException] = []
 

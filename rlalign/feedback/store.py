@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 import queue
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -93,7 +94,10 @@ class Store:
             else:
                 self._check_version()
         except sa.exc.OperationalError as error:
-            raise FaultError(f"'{self.location}' cannot be opened ({_reason(error)}); start or mend it") from error
+            if "locked" in str(error.orig):
+                raise FaultError(f"another command writes '{self.location}'; try again when it is done") from error
+            fix = "start the database" if self.postgres else "make its folder writable"
+            raise FaultError(f"'{self.location}' cannot be opened ({_reason(error)}); {fix}") from error
         if not self.postgres:
             self._writer.start()
 
@@ -244,6 +248,10 @@ class Store:
 def _check_file(path: Path, *, create: bool) -> None:
     if create and path.exists():
         raise UserError(f"'{path}' exists already; its completions are sampled once: remove it to sample again")
+    if create and not path.absolute().parent.is_dir():
+        raise UserError(f"the folder of '{path}' does not exist; make it first")
+    if not create and path.is_file() and not _is_store(path):
+        raise UserError(f"'{path}' is no store of feedback; use the .db file that rlalign feedback sample wrote")
     if not create and not path.is_file():
         raise UserError(f"'{path}' does not exist; make it with rlalign feedback sample study.toml")
     kind = filesystem(path)
@@ -252,6 +260,17 @@ def _check_file(path: Path, *, create: bool) -> None:
             f"'{path}' lies on a network disk ({kind}), where SQLite's locks and its write-ahead log are not safe; "
             "use a local disk or a PostgreSQL URL"
         )
+
+
+def _is_store(path: Path) -> bool:
+    """Return True for a file with a study; the file is only read, so that another database stays as it is."""
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+            tables_of_file = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            has_tables = {"study", "alembic_version"} <= tables_of_file
+            return has_tables and connection.execute("SELECT count(*) FROM study").fetchone() == (1,)
+    except sqlite3.Error:
+        return False
 
 
 def filesystem(path: Path) -> str:
@@ -272,7 +291,7 @@ def filesystem(path: Path) -> str:
 
 def _sqlite_engine(path: Path, *, writes: bool) -> sa.Engine:
     engine = sa.create_engine(
-        f"sqlite+pysqlite:///{path}",
+        sa.URL.create("sqlite+pysqlite", database=str(path)),
         connect_args={"timeout": _BUSY_MS / 1000, "check_same_thread": False},
         poolclass=sa.pool.QueuePool,
         pool_size=1 if writes else 8,

@@ -20,14 +20,14 @@ CHOICES = ("a", "b", "tie", "bad", "skip")
 
 _CONSENT = {
     "en": (
-        "You will compare texts that were written by computer programs. Your answers are stored under a pseudonym and "
+        "You will judge texts that were written by computer programs. Your answers are stored under a pseudonym and "
         "are used for research. You can stop at any time, and withdraw your answers."
     ),
-    "zh": "您将比较由计算机程序生成的文本。您的回答以化名保存，用于研究。您可以随时停止，并可撤回您的回答。",
+    "zh": "您将评判由计算机程序生成的文本。您的回答以化名保存，用于研究。您可以随时停止，并可撤回您的回答。",
 }
 _GUIDELINES = {
-    "en": "Choose the completion that you would rather read as an answer to the prompt. Take as long as you need.",
-    "zh": "请选择您认为更好的回答。不限时间。",
+    "en": "Judge each answer as you would if you had asked yourself. Take as long as you need.",
+    "zh": "请像您自己提问那样评判每个回答。不限时间。",
 }
 
 
@@ -57,7 +57,7 @@ class Example:
     Attributes:
         prompt: a text or messages.
         completions: the texts, in the order of the labels.
-        answer: a or b for a pair; the points on the first scale for ratings; the label of the best one for rankings.
+        answer: a, b, tie or bad for a pair; the point on the first scale for ratings; the label of the best for rankings.
         explanation: Markdown, shown after a practice item.
     """
 
@@ -101,9 +101,9 @@ class Study:
 
     Attributes:
         name: title of the study.
-        policies: run folders or policy folders whose completions are compared.
+        policies: run folders whose completions are compared.
         prompts: a data file with a column `prompt`.
-        completions: a .jsonl file of prompt, policy and completion, in place of policies and prompts.
+        completions: a data file of prompt, policy and completion, in place of policies and prompts.
         kind: pair, rating or ranking.
         count: number of prompts; 0: all.
         votes_per_item: number of people who judge an item.
@@ -221,6 +221,8 @@ def _from_values(cls: Any, values: Mapping[str, Any], prefix: str) -> Any:
             if not isinstance(value, list | tuple) or not all(isinstance(entry, Mapping) for entry in value):
                 raise UserError(f"'{where}': expected tables, got {value!r}; use [[{where}]]")
             arguments[name] = tuple(_from_values(part, entry, f"{where}.") for entry in value)
+        elif cls is Example and name == "answer" and isinstance(value, int) and not isinstance(value, bool):
+            arguments[name] = str(value)  # points of a rating
         elif part is not None:
             if not isinstance(value, Mapping):
                 raise UserError(f"'{where}': expected a table, got {value!r}; use [{where}]")
@@ -260,7 +262,7 @@ def _check(study: Study) -> None:
         value = getattr(study, name)
         check_range(name, value, least=least)
         if most is not None and value > most:
-            raise UserError(f"'{name}': expected at most {most}, got {value}")
+            raise UserError(f"'{name}': expected at most {most}, got {value}; use a smaller number")
     check_range("sampling.samples", study.sampling.samples, least=1)
     check_range("sampling.max_new", study.sampling.max_new, least=0)
     check_range("sampling.temperature", study.sampling.temperature, least=0)
@@ -269,7 +271,21 @@ def _check(study: Study) -> None:
     if study.stop.width and study.kind != "pair":
         raise UserError(f"'stop.width': expected kind 'pair', whose win rates have intervals, got '{study.kind}'")
     if not study.languages or set(study.languages) - set(LANGUAGES):
-        raise UserError(f"'languages': expected some of {', '.join(LANGUAGES)}, got {', '.join(study.languages)}")
+        raise UserError(
+            f"'languages': expected some of {', '.join(LANGUAGES)}, got {', '.join(study.languages)}; use [\"en\"]"
+        )
+    for name, entries in (
+        ("languages", study.languages), ("policies", study.policies), ("scales", [s.name for s in study.scales])
+    ):  # fmt: skip
+        twice = sorted({entry for entry in entries if list(entries).count(entry) > 1})
+        if twice:
+            raise UserError(f"'{name}': expected different entries, got '{twice[0]}' twice; leave one out")
+    if study.scales and study.kind != "rating":
+        raise UserError(f"'scales': expected kind 'rating', got '{study.kind}'; leave the scales out")
+    if study.gold and not study.gold_share:
+        raise UserError("'gold_share': expected a share above 0 for the gold questions, got 0; use gold_share = 0.1")
+    if study.stop.width and len(study.policies) == 1:
+        raise UserError("'stop.width': expected two policies or more, whose win rates have intervals; use stop.votes")
     if study.selection not in SELECTIONS:
         raise UserError(f"unknown selection '{study.selection}'.{did_you_mean(study.selection, SELECTIONS)}")
     if study.kind == "rating" and not study.scales:

@@ -111,6 +111,7 @@ annotator = _table(
     _integer("consent_at", null=True),
     _text("guidelines_hash", null=True),
     _integer("seed"),
+    _text("code", null=True),  # of a crowd site; random, so that nothing else leads to it
     _integer("tries", default=0),  # of the check
     _integer("passed", default=0),
     _integer("explained", null=True),  # the vote whose explanation is on the screen
@@ -120,6 +121,7 @@ annotator = _table(
     _integer("done", default=0),  # items that count
     _text("crowd_key", null=True, unique=True),  # digest of the crowd site's id
     _text("crowd_json", null=True),
+    _integer("crowd_link", null=True),  # the link for a crowd by which the person came
     _integer("withdrawn", null=True),
     _integer("forgotten", null=True),
 )

@@ -93,8 +93,14 @@ def check_ballot(ballot: Ballot, study: Study, completions: int) -> None:
         raise Invalid("comment", f"expected at most {COMMENT_LIMIT} characters, got {len(ballot.comment)}")
     if "\x00" in ballot.comment:
         raise Invalid("comment", "expected a text, got one with a NUL character")
+    foreign = {"pair": ("ratings", "ranking"), "rating": ("ranking",), "ranking": ("ratings",)}[study.kind]
+    for name in ("ratings", "ranking") if ballot.choice == "skip" else foreign:
+        if getattr(ballot, name):
+            raise Invalid(name, "expected nothing in this kind of item")
     if ballot.choice == "skip":
         return
+    if study.kind != "pair" and ballot.choice:
+        raise Invalid("choice", "expected nothing but skip in this kind of item")
     if study.kind == "pair":
         if ballot.choice not in CHOICES:
             raise Invalid("choice", f"expected one of {', '.join(CHOICES)}")
@@ -225,7 +231,13 @@ def undo(connection: sa.Connection, person: Any, vote_id: int, lease_ms: int) ->
     )  # fmt: skip
     again = {"state": "open", "given": at, "expires": at + lease_ms, "visible_ms": 0}
     connection.execute(sa.update(lease).where(lease.c.id == row.lease).values(**again))
-    values = {"done": annotator.c.done - 1, "explained": None}
+    least = sa.func.greatest if connection.dialect.name == "postgresql" else sa.func.max
+    values = {
+        "done": annotator.c.done - 1,
+        "explained": None,
+        "since_break": least(annotator.c.since_break - 1, 0),
+        "since_break_ms": least(annotator.c.since_break_ms - row.active_ms, 0),
+    }
     connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
     return int(row.lease)
 
@@ -233,7 +245,7 @@ def undo(connection: sa.Connection, person: Any, vote_id: int, lease_ms: int) ->
 def release(connection: sa.Connection, annotator_id: int) -> None:
     """Give back the open lease of an annotator, if there is one, without an answer."""
     query = sa.select(lease.c.id, lease.c.item).where(lease.c.annotator == annotator_id, lease.c.state == "open")
-    row = connection.execute(query).one_or_none()
+    row = connection.execute(query.with_for_update()).one_or_none()  # a vote of another tab waits, or came first
     if row is None:
         return
     _give_back(connection, [row.item])

@@ -17,7 +17,7 @@ from rlalign.feedback.store import Store
 from rlalign.feedback.web.access import COOKIE, SCOPES
 from rlalign.feedback.web.app import make_app
 from rlalign.feedback.web.server import Limits
-from tests.feedback.conftest import Client, check_places
+from tests.feedback.conftest import CHECK, Client, check_places
 
 Open = Callable[..., Store]
 pytestmark = pytest.mark.parametrize("location", ["sqlite"], indirect=True)
@@ -52,7 +52,7 @@ def _operations(app: Any) -> dict[str, set[str]]:
     """Return the methods of each path that the application serves."""
     paths: dict[str, set[str]] = {}
     for route in routes(app):
-        paths.setdefault(route.path, set()).update(route.methods - {"HEAD"})
+        paths.setdefault(route.path, set()).update((route.methods or set()) - {"HEAD"})
     return paths
 
 
@@ -229,5 +229,128 @@ def test_links_are_shown_once(open_study: Open) -> None:
     answer = admin.form("/admin/invite", 200, count="2", days="14")
     assert answer.text.count("/j/") >= 2
     assert "/j/" not in admin.http.get("/admin").text.replace("/admin/j/", "")
-    for count, days in (("0", "1"), ("x", "1"), ("99999", "1"), ("1", "0"), ("1", "-3")):
-        admin.form("/admin/invite", 422, count=count, days=days)
+    wrong_counts = [(count, "1") for count in ("0", "x", "501", "99999", "0000000000001234", "2" * 5000, "²", "")]
+    wrong_days = [("1", days) for days in ("0", "-3", "3651", "0000019999", "2" * 5000, "²")]
+    for count, days in wrong_counts + wrong_days:
+        answer = admin.form("/admin/invite", 422, count=count, days=days)
+        named, other = ("Number of links:", "Valid for days:")[:: 1 if days == "1" else -1]
+        assert named in answer.text
+        assert other not in answer.text
+        assert 'href="/admin"' in answer.text
+    assert store.read(lambda c: c.execute(sa.select(sa.func.count()).select_from(tables.annotator)).scalar_one()) == 3
+
+
+def test_messages_to_the_administrator_are_not_those_for_annotators(open_study: Open) -> None:
+    store = open_study()
+    admin = Client(store, "admin")
+    stranger = TestClient(make_app(store, Limits(0, 1, 0)))
+    for path, status in (("/admin", 401), ("/admin/j/unknown", 404), ("/admin/none", 404)):
+        page = stranger.get(path)
+        assert page.status_code == status
+        assert "rlalign feedback serve" in page.text
+        assert "personal link" not in page.text
+    unknown = admin.form("/admin/revoke", 404, annotator="999")
+    assert "This annotator does not exist." in unknown.text
+    assert 'href="/admin"' in unknown.text
+    assert "personal link" in stranger.get("/").text
+
+
+def test_a_malformed_form_has_its_own_message(open_study: Open) -> None:
+    client = Client(open_study())
+    answer = client.http.post("/vote", content=b"x", headers={"Content-Type": "multipart/form-data"})
+    assert answer.status_code == 400
+    assert "The form was incomplete or damaged." in answer.text
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready"])
+def test_probes_may_ask_for_the_head_alone(path: str, open_study: Open) -> None:
+    assert TestClient(make_app(open_study())).head(path).status_code == 200
+
+
+def test_a_study_that_its_stop_rule_ended_cannot_be_paused(open_study: Open) -> None:
+    store = open_study()
+    admin = Client(store, "admin")
+
+    def logged() -> list[str]:
+        rows = store.read(lambda c: c.execute(sa.select(tables.event.c.what)).scalars().all())
+        return [what for what in rows if what in ("pause", "resume")]
+
+    for path in ("/admin/pause", "/admin/pause", "/admin/resume"):
+        admin.form(path)
+    assert logged() == ["pause", "resume"]  # the second pause had no effect
+    store.write(lambda c: c.execute(sa.update(tables.study).values(state="complete"))).result()
+    admin.form("/admin/pause")
+    assert logged() == ["pause", "resume"]
+    page = admin.http.get("/admin").text
+    assert "ended by the stop rule" in page
+    assert "/admin/pause" not in page
+    assert "/admin/resume" not in page
+
+
+def test_messages_of_other_roles_are_shown(open_study: Open) -> None:
+    store = open_study()
+    messages = '[{"role": "developer", "content": "Be short."}, {"role": "tool", "content": "42"}]'
+    store.write(lambda c: c.execute(sa.update(tables.prompt).values(messages_json=messages))).result()
+    client = Client(store)
+    client.begin()
+    page = client.http.get("/").text
+    assert '<p class="role">developer</p>' in page
+    assert '<p class="role">tool</p>' in page
+
+
+def test_a_wrong_try_of_the_check_is_named(open_study: Open) -> None:
+    client = Client(open_study(CHECK))
+    client.begin()
+    note = "The first try was not right. One try is left."
+    assert note not in client.http.get("/").text
+    client.vote("b")
+    assert note in client.http.get("/").text
+    client.vote("b")
+    page = client.http.get("/").text
+    assert "The check was not passed" in page
+    assert 'href="/withdraw"' in page
+    client.form("/withdraw", confirm="1")
+    assert "You have withdrawn" in client.http.get("/").text
+
+
+def test_an_undone_answer_is_filled_in(open_study: Open) -> None:
+    """The comment of an undone vote is not lost, and the next item has none of it."""
+    client = Client(open_study())
+    client.begin()
+    comment = "\nlong <b> & \u4e2d"
+    vote = client.vote("a", comment=comment)["vote"]
+    assert "long &lt;b&gt;" not in client.http.get("/").text
+    client.form("/undo", vote=vote)
+    page = client.http.get("/").text
+    assert 'id="comment" open' in page
+    assert "\n\nlong &lt;b&gt; &amp; \u4e2d</textarea>" in page
+    client.vote("b")
+    assert "long &lt;b&gt;" not in client.http.get("/").text
+
+
+def test_long_texts_are_rendered_in_a_thread(open_study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    from rlalign.feedback.web import server
+
+    threads: list[threading.Thread] = []
+    original = server.Server.task
+
+    def task(self: server.Server, content: Any) -> dict[str, Any]:
+        threads.append(threading.current_thread())
+        return original(self, content)
+
+    monkeypatch.setattr(server.Server, "task", task)
+    store = open_study()
+    client = Client(store)
+    client.begin()
+    with client.http:  # one event loop for all requests
+        short = client.api("next")
+        client.http.get("/")
+        store.write(lambda c: c.execute(sa.update(tables.completion).values(text="**long** " * 200))).result()
+        long = client.api("next")
+        client.http.get("/")
+    assert threads[0] is threads[1]
+    assert threads[0] not in threads[2:]
+    assert short["lease"] == long["lease"]
+    assert "<strong>long</strong>" in long["completions"][0]["html"]

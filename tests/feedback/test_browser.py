@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -425,6 +426,13 @@ def test_views_panels_and_folds(serve: Callable[..., Site]) -> None:
 
     lease = person.vote("tie", keys=True)  # nobody has seen the ends
     expect(page.get_by_role("status")).to_have_text("Saved")
+    covered = page.evaluate(
+        """() => [...document.querySelectorAll('.study, .languages, main')].filter((part) => {
+            const a = part.getBoundingClientRect(), b = document.querySelector('#status').getBoundingClientRect();
+            return a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+        }).length"""
+    )
+    assert covered == 0
     assert (site.votes()[lease].seen, site.votes()[lease].unfolded) == (0, 0)
     expect(page.get_by_role("heading", level=1)).to_be_focused()
     site.check_stored(person)
@@ -531,6 +539,8 @@ def test_the_forms_work_without_script(serve: Callable[..., Site]) -> None:
     site.check_stored(person)
     second = person.vote("b", keys=False)
     assert second == first
+    # the page began with the comment of the undone answer
+    person.answers[second] = Answer("b", person.answers[second].shown, "two\nlines")
     person.vote("skip", keys=False)
     site.check_stored(person)
     page.get_by_role("link", name="Withdraw from the study").click()
@@ -559,6 +569,7 @@ def test_practice_check_break_and_done(serve: Callable[..., Site]) -> None:
     page.get_by_role("button", name="Continue").click()
     for key in ("2", "1"):  # the check has two tries
         expect(page.locator(".mark")).to_have_text("Test before the tasks: a correct answer is needed")
+        expect(page.get_by_text("The first try was not right. One try is left.")).to_have_count(int(key == "1"))
         person.wait_for_item()
         page.keyboard.press(key)
         page.locator("#vote").or_(page.get_by_role("button", name="Continue")).first.wait_for()
@@ -599,8 +610,14 @@ def test_ratings(serve: Callable[..., Site], *, script: bool) -> None:
     person.begin()
     if script:
         person.wait_for_item()
+        page.keyboard.press("?")
+        expect(page.locator(".keys div").first).to_contain_text("1 … 7")
+        page.keyboard.press("Escape")
         page.keyboard.press("4")
-        page.keyboard.press("6")
+        page.keyboard.press("5")
+        page.keyboard.press("3")  # nothing is open and no scale has the focus
+        page.get_by_role("group", name="truth").get_by_role("radio", name="5").focus()
+        page.keyboard.press("6")  # the scale with the focus is set again
         check_access(page)
         expect(page.get_by_role("button", name="Save")).to_be_focused()
         page.keyboard.press("Enter")
@@ -611,6 +628,17 @@ def test_ratings(serve: Callable[..., Site], *, script: bool) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text("Thank you, everything is done")
     (stored,) = site.votes().values()
     assert json.loads(stored.ratings_json) == {"help": 4, "truth": 6}
+    expect(page.locator(".facts")).to_contain_text(re.compile(r"Active time\s*\d+ min \d+ s"))
+    page.get_by_role("button", name="Undo last answer").click()
+    expect(page.get_by_role("group", name="Helpfulness").get_by_role("radio", name="4")).to_be_checked()
+    expect(page.get_by_role("group", name="truth").get_by_role("radio", name="6")).to_be_checked()
+    if script:
+        person.wait_for_item()
+        for key in ("2", "3", "Enter"):
+            page.keyboard.press(key)
+        expect(page.get_by_role("heading", level=1)).to_have_text("Thank you, everything is done")
+        (stored,) = site.votes().values()
+        assert json.loads(stored.ratings_json) == {"help": 2, "truth": 3}
     person.check_quiet()
 
 
@@ -683,7 +711,9 @@ def test_the_administrator_invites_pauses_and_exports(serve: Callable[..., Site]
     page.get_by_role("button", name="Resume the study").click()
     person.page.get_by_role("link", name="Try again").click()
     person.wait_for_item(lease)
-    page.get_by_role("button", name=f"Revoke {person.pseudonym}").click()
+    page.locator(".revoke summary", has_text=person.pseudonym).click()
+    check_access(page)
+    page.get_by_role("button", name=f"End access: {person.pseudonym}").click()
     expect(page.get_by_role("row", name=person.pseudonym)).to_contain_text("revoked")
     person.page.reload()
     expect(person.page.get_by_role("heading", level=1)).to_have_text("You are not signed in")
@@ -740,4 +770,40 @@ def test_pages_are_accessible(serve: Callable[..., Site], *, bypass_csp: bool) -
     check_access(page, "done")
     page.goto(f"{site.address}/withdraw")
     check_access(page, "withdraw")
+    person.check_quiet()
+
+
+def test_the_next_item_does_not_look_answered(serve: Callable[..., Site]) -> None:
+    """The pointer still lies on the button of the last answer; its style returns when the pointer moves."""
+    site = serve(rows=plain_rows(3))
+    person = site.person()
+    person.begin()
+    lease = person.wait_for_item()
+    button = person.page.locator("#vote button[value=a]")
+    color = "(button) => getComputedStyle(button).backgroundColor"
+    plain = button.evaluate(color)
+    button.hover()
+    hovered = button.evaluate(color)
+    assert hovered != plain
+    person.vote("a", keys=False)
+    person.wait_for_item(lease)
+    assert button.evaluate(color) == plain
+    box = button.bounding_box()
+    assert box
+    person.page.mouse.move(box["x"] + 5, box["y"] + 5)
+    person.page.mouse.move(box["x"] + 9, box["y"] + 9)
+    assert button.evaluate(color) == hovered
+    person.check_quiet()
+
+
+def test_skip_and_comment_are_in_sight_on_a_phone(serve: Callable[..., Site]) -> None:
+    site = serve(rows=plain_rows(3))
+    person = site.person(viewport=NARROW, has_touch=True, is_mobile=True)
+    person.begin()
+    lease = person.wait_for_item()
+    person.vote("a", keys=False)
+    person.wait_for_item(lease)
+    for part in ("#vote button[value=skip]", "#comment summary"):
+        expect(person.page.locator(part)).to_be_in_viewport(ratio=1)
+    check_access(person.page)
     person.check_quiet()

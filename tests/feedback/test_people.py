@@ -9,10 +9,10 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback import tables
-from rlalign.feedback.errors import NotFound
-from rlalign.feedback.people import erase, find_link, find_person, forget, invite, revoke, sign_in
+from rlalign.feedback.errors import NotFound, SignedOut
+from rlalign.feedback.people import erase, find_link, find_person, forget, invite, revoke, sign_in, signed_in
 from rlalign.feedback.progress import annotators, votes
-from rlalign.feedback.store import Store
+from rlalign.feedback.store import Store, now_ms
 from tests.feedback.conftest import CHECK, PRACTICE, Client, check_places
 
 Open = Callable[..., Store]
@@ -172,3 +172,44 @@ def test_a_link_for_a_crowd_makes_a_person_per_id(open_study: Open) -> None:
     stored = store.read(lambda c: c.execute(sa.select(tables.annotator.c.crowd_json)).scalars().all())
     assert [s for s in stored if s] == ['{"PROLIFIC_PID": "p1"}', '{"PROLIFIC_PID": "p2"}']
     assert all("p1" not in str(row) for row in store.read(lambda c: list(votes(c))))
+
+
+def test_people_of_a_crowd_leave_with_their_link(open_study: Open) -> None:
+    store = open_study()
+    (link,) = store.write(lambda c: invite(c, 1, 3.0, "crowd")).result()
+    values = [
+        store.write(lambda c, pid=pid: sign_in(c, link.token, ("crowd",), {"PID": pid})).result()  # type: ignore[misc]  # of now
+        for pid in ("p1", "p2")
+    ]
+    people = store.read(lambda c: [signed_in(c, value, "annotator") for value in values])
+    assert all(person.expires is not None for person in people)
+    store.write(lambda c: revoke(c, find_person(c, link.pseudonym), "me")).result()
+    for value in values:
+        with pytest.raises(SignedOut):
+            store.read(lambda c, value=value: signed_in(c, value, "annotator"))  # type: ignore[misc]  # of now
+
+
+def test_a_cookie_is_valid_for_sixty_days(open_study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client(open_study())
+    later = now_ms() + 61 * 86_400_000
+    monkeypatch.setattr("rlalign.feedback.people.now_ms", lambda: later)
+    assert client.http.get("/api/me").status_code == 401
+
+
+def test_a_failed_check_is_a_state(open_study: Open) -> None:
+    store = open_study(CHECK)
+    client = Client(store)
+    client.begin()
+    client.vote("b")
+    client.vote("b")
+    assert [row["state"] for row in store.read(lambda c: annotators(c, store.study()))] == ["failed"]
+
+
+def test_many_people_have_different_pseudonyms(open_study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With one short name left, longer numbers are taken instead of a search without end."""
+    monkeypatch.setattr("rlalign.feedback.people._ADJECTIVES", ("calm",))
+    monkeypatch.setattr("rlalign.feedback.people._NOUNS", ("elm",))
+    store = open_study()
+    links = store.write(lambda c: invite(c, 950, None)).result()
+    assert len({link.pseudonym for link in links}) == 950
+    assert any(len(link.pseudonym) > len("calm-elm-123") for link in links)

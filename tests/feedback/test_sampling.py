@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import sqlalchemy as sa
 import rlalign
 from rlalign.errors import UserError
 from rlalign.feedback import tables
-from rlalign.feedback.sampling import Completion, Content, make_store, named_policies, sample
+from rlalign.feedback.sampling import Completion, Content, empty_completions, make_store, named_policies, sample
 from rlalign.feedback.store import Store
 from rlalign.feedback.study import Study, read_study
 from tests.feedback.conftest import build, write_study
@@ -55,6 +56,27 @@ def test_equal_texts_are_no_item(tmp_path: Path) -> None:
         build(tmp_path / "study.toml", tmp_path / "other.db")
 
 
+def test_empty_completions_are_in_no_item(tmp_path: Path) -> None:
+    rows = [{"prompt": "p", "policy": p, "completion": t} for p, t in (("a", ""), ("b", " \n"), ("c", "x"), ("d", "y"))]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    (tmp_path / "study.toml").write_text('name = "empty"\ncompletions = "c.jsonl"\n')
+    study = read_study(tmp_path / "study.toml")
+    assert empty_completions(sample(study, tmp_path)) == 2
+    with build(tmp_path / "study.toml", tmp_path / "study.db") as store:
+        assert items_of(store) == [("x", "y")]
+
+
+def test_a_failure_leaves_no_store(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    study = read_study(path)
+    content = sample(study, tmp_path)
+    wrong = Completion(0, 99, "a policy that does not exist", None, cut=False)
+    with pytest.raises(IndexError):
+        make_store(tmp_path / "study.db", study, tmp_path, replace(content, completions=[*content.completions, wrong]))
+    assert not list(tmp_path.glob("study.db*"))
+    make_store(tmp_path / "study.db", study, tmp_path, content)
+
+
 def test_near_duplicates_share_a_group_and_a_split(tmp_path: Path) -> None:
     prompts = [f"Add {i} and {i + 1}." for i in range(8)] + ["Sort the words."]
     rows = [{"prompt": p, "policy": x, "completion": x + p} for p in prompts for x in "ab"]
@@ -74,6 +96,7 @@ def test_near_duplicates_share_a_group_and_a_split(tmp_path: Path) -> None:
         ({"prompt": "p", "completion": "x"}, "record 1: expected a value in 'policy'"),
         ({"prompt": [], "policy": "a", "completion": "x"}, "record 1: "),
         ({"prompt": "p", "policy": "a", "completion": 3}, "expected a text in 'completion'"),
+        ({"prompt": "p", "policy": "a", "completion": "x\x00"}, "record 1: expected a text, got one with a NUL"),
     ],
 )
 def test_a_wrong_record_is_named(row: dict[str, object], message: str, tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ import httpx
 import pytest
 import sqlalchemy as sa
 
+from rlalign.errors import FaultError, UserError
 from rlalign.feedback import tables
-from rlalign.feedback.people import csrf_token, invite
+from rlalign.feedback.people import csrf_token, find_link, invite
 from rlalign.feedback.store import Store
 from rlalign.feedback.web.access import COOKIE
-from rlalign.feedback.web.serve import masked
+from rlalign.feedback.web.serve import masked, only_server, serve
+from rlalign.feedback.web.server import Limits
 from tests.feedback.conftest import build, check_places, write_study
 
 CLIENTS = 8
@@ -158,6 +160,28 @@ def test_every_acknowledged_vote_survives_kills(tmp_path: Path, location: str) -
 def test_every_acknowledged_vote_survives_thirty_kills(tmp_path: Path, location: str) -> None:
     build(study(tmp_path, 900), location).close()
     kill_while_people_vote(location, kills=30, seed=1, between=80)
+
+
+def test_a_store_has_one_server(location: str, tmp_path: Path) -> None:
+    build(study(tmp_path, 2), location).close()
+    with Store(location) as store, Store(location) as other, only_server(store):
+        second = only_server(other)
+        with pytest.raises(UserError, match="is served already"):
+            second.__enter__()
+    with Store(location) as store, only_server(store):
+        pass
+
+
+def test_a_server_that_cannot_start_ends_no_link(tmp_path: Path) -> None:
+    build(study(tmp_path, 2), tmp_path / "study.db").close()
+    with Store(tmp_path / "study.db") as store:
+        (link,) = store.write(lambda c: invite(c, 1, None, "admin")).result()
+        with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(FaultError, match="use another --port"):
+            serve(
+                tmp_path / "study.db", host="127.0.0.1", port=taken.getsockname()[1], limits=Limits(), secure=False,
+                log=False, ready=lambda *_: None,
+            )  # fmt: skip
+        store.read(lambda c: find_link(c, link.token, ("admin",)))
 
 
 def test_a_taken_port_is_named(tmp_path: Path) -> None:

@@ -108,8 +108,18 @@ def test_a_database_of_another_kind_is_refused(tmp_path: Path) -> None:
     other.execute("CREATE TABLE study (id INTEGER)")
     other.commit()
     other.close()
+    before = (tmp_path / "other.db").read_bytes()
     with pytest.raises(UserError, match="no store of feedback"):
         Store(tmp_path / "other.db")
+    assert (tmp_path / "other.db").read_bytes() == before
+
+
+def test_odd_names_and_missing_folders(tmp_path: Path) -> None:
+    path = write_study(tmp_path)
+    build(path, tmp_path / "what? #1%.db").close()
+    assert (tmp_path / "what? #1%.db").is_file()
+    with pytest.raises(UserError, match="make it first"):
+        build(path, tmp_path / "none" / "study.db")
 
 
 def test_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,12 +35,22 @@ def test_a_study_survives_its_json_values(tmp_path: Path) -> None:
         (PRACTICE.replace('answer = "a"', ""), "'practice.answer'"),
         ("lease_minutes = 0", "lease_minutes"),
         ("items_per_person = -1", "items_per_person"),
+        ('languages = ["en", "en"]', "got 'en' twice"),
+        ('[[scales]]\nname = "help"', "leave the scales out"),
+        (GOLD, "use gold_share = 0.1"),
+        ('kind = "ranking"\n[stop]\nwidth = 3', "expected kind 'pair'"),
         ("[stop]\nsignificance = 0.05", "unknown setting 'stop.significance'"),
     ],
 )
 def test_a_wrong_setting_is_named(text: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=message):
         read_study(write_study(tmp_path, text))
+
+
+def test_the_points_of_a_known_rating_may_be_a_number(tmp_path: Path) -> None:
+    scales = '[[scales]]\nname = "help"\n[[gold]]\nprompt = "2 + 2 ="\ncompletions = ["4"]\nanswer = 5\n'
+    study = read_study(write_study(tmp_path, f'kind = "rating"\ngold_share = 0.1\n{scales}'))
+    assert study.gold[0].answer == "5"
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path: Path) -> None:

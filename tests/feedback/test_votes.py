@@ -89,6 +89,18 @@ def test_undo_only_the_last_vote_and_only_ones_own(open_study: Open) -> None:
     assert one.api("undo", {"vote": 10**9}, 404)
 
 
+def test_an_undone_answer_does_not_bring_a_break_closer(open_study: Open) -> None:
+    client = Client(open_study("break_items = 3"))
+    client.begin()
+    for _ in range(3):
+        client.api("undo", {"vote": client.vote()["vote"]})
+    client.vote()
+    client.vote()
+    client.api("next")
+    client.vote()
+    assert client.api("next", status=403)["error"]["code"] == "break"
+
+
 def test_an_undo_is_refused_after_ten_minutes(open_study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     client = Client(open_study())
     client.begin()
@@ -151,6 +163,9 @@ def test_the_digest_of_an_answer_leaves_times_out() -> None:
         ("pair", {"choice": "a", "comment": "\x00"}, "comment"),
         ("pair", {"choice": "a", "more": 1}, "more"),
         ("pair", {"choice": "a", "active_ms": -1}, "active_ms"),
+        ("pair", {"choice": "a", "ratings": {"help": 3}}, "ratings"),
+        ("pair", {"choice": "skip", "ranking": {"A": 1}}, "ranking"),
+        ("rating", {"ratings": {"help": 3}, "choice": "a"}, "choice"),
         ("rating", {"ratings": {}}, "ratings.help"),
         ("rating", {"ratings": {"help": 6}}, "ratings.help"),
         ("rating", {"ratings": {"help": 1, "other": 1}}, "ratings"),

@@ -23,7 +23,7 @@ from rlalign.feedback.web.access import ADMIN_COOKIE
 from rlalign.feedback.web.pages import with_cookie
 from rlalign.feedback.web.server import Server
 
-_MOST_LINKS = 500
+_MOST_DAYS = 3650
 
 
 def router(server: Server) -> APIRouter:
@@ -65,10 +65,10 @@ def router(server: Server) -> APIRouter:
     async def invite(request: Request) -> HTMLResponse:
         form = await request.form()
         count, days = str(form.get("count", "")), str(form.get("days", ""))
-        if not count.isdecimal() or not 1 <= int(count[:6]) <= _MOST_LINKS:
-            raise Invalid("count", f"expected 1 to {_MOST_LINKS} people")
-        if days and (not days.isdecimal() or not 1 <= int(days[:6]) <= 3650):
-            raise Invalid("days", "expected 1 to 3650 days, or nothing")
+        if not _is_number(count, people.MOST_LINKS):
+            raise Invalid("count", f"expected 1 to {people.MOST_LINKS} people")
+        if days and not _is_number(days, _MOST_DAYS):
+            raise Invalid("days", f"expected 1 to {_MOST_DAYS} days, or nothing")
 
         def change(c: sa.Connection) -> list[people.Link]:
             person = admin(c, request)
@@ -133,8 +133,15 @@ async def _overview(server: Server, request: Request, links: list[dict[str, str]
     values = await server.read(query)
     for row in values["annotators"]:
         row |= {name: _date(row[name]) for name in ("created", "expires")}
-    shown = {"paused": values["progress"]["paused"], "looks": values["progress"]["looks"], "links": links}
+    counts = values["progress"]
+    state = counts.get("state", "paused" if counts["paused"] else "open")
+    shown = {"state": state, "looks": counts["looks"], "links": links}
     return server.page(request, "admin.html", scope="admin", **values, **shown)
+
+
+def _is_number(text: str, most: int) -> bool:
+    """Return True for a decimal number from 1 to `most`, of at most four digits."""
+    return text.isascii() and text.isdecimal() and len(text) <= 4 and 1 <= int(text) <= most
 
 
 def _date(at: int | None) -> str:
@@ -157,8 +164,9 @@ async def _set_state(server: Server, request: Request, state: str) -> Response:
     def change(c: sa.Connection) -> None:
         person = people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
         # a study that its stop rule ended stays ended
-        c.execute(sa.update(study).where(study.c.state != "complete").values(state=state))
-        log_event(c, person.pseudonym, "pause" if state == "paused" else "resume")
+        changeable = study.c.state.not_in(("complete", state))
+        if c.execute(sa.update(study).where(changeable).values(state=state)).rowcount > 0:
+            log_event(c, person.pseudonym, "pause" if state == "paused" else "resume")
 
     await server.write(change)
     return RedirectResponse("/admin", 303)

@@ -106,7 +106,7 @@ def router(server: Server) -> APIRouter:
         content = await server.write(change)
         if content is None:
             return None
-        return {**server.task(content), "expires": content["expires"]}
+        return {**await server.rendered_task(content), "expires": content["expires"]}
 
     @routes.post("/vote")
     async def post_vote(request: Request, body: bodies.Vote) -> dict[str, Any]:

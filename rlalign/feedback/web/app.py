@@ -53,11 +53,11 @@ def make_app(store: Store, limits: Limits | None = None, *, secure: bool = False
     app.include_router(api.router(server))
     app.include_router(admin.router(server))
 
-    @app.get("/health", include_in_schema=False)
+    @app.api_route("/health", methods=["GET", "HEAD"], include_in_schema=False)
     async def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready", include_in_schema=False)
+    @app.api_route("/ready", methods=["GET", "HEAD"], include_in_schema=False)
     async def ready() -> dict[str, str]:
         await server.write(lambda _: None)
         return {"status": "ok"}
@@ -79,11 +79,9 @@ def make_app(store: Store, limits: Limits | None = None, *, secure: bool = False
     async def refused(request: Request, error: Refused) -> Response:
         if _is_api(request):
             return _json(error.status, error.code, error.message, error.field)
-        w = words(server.language(request))
-        text = w.get(f"error_{error.status}", error.message)
-        retry = error.status in (403, 409, 422, 423, 429)
-        title = w.get(f"error_title_{error.status}", w["error_title"])
-        return server.page(request, "message.html", status=error.status, title=title, text=text, retry=retry)
+        # the field tells wrong values of a form apart, and the code tells unknown things apart
+        detail = {404: error.code, 422: error.field}.get(error.status, "")
+        return _message(server, request, error.status, error.message, detail)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -95,14 +93,40 @@ def make_app(store: Store, limits: Limits | None = None, *, secure: bool = False
     async def http(request: Request, error: HTTPException) -> Response:
         if _is_api(request) or error.status_code == 405:
             return _json(error.status_code, "http", str(error.detail), "")
-        w = words(server.language(request))
-        return server.page(
-            request, "message.html", status=error.status_code, title=w["error_title"], text=w["error_404"], retry=False
-        )
+        return _message(server, request, error.status_code, str(error.detail))
 
     guarded = Guard(app)
     guarded.fastapi = app  # type: ignore[attr-defined]  # for the OpenAPI document and the tests
     return guarded
+
+
+def _message(server: Server, request: Request, status: int, default: str, detail: str = "") -> Response:
+    """Return the page of a refusal: to an administrator in the texts of that page, else in those for annotators.
+
+    Args:
+        server: the shared state.
+        request: the refused one.
+        status: of the answer.
+        default: the text if there is none for the status.
+        detail: field or code that has its own text for the administrator.
+    """
+    w = words(server.language(request))
+    text = w.get(f"error_{status}", default)
+    title = w.get(f"error_title_{status}", w["error_title"])
+    retry = "/" if status in (400, 403, 409, 422, 423, 429) else ""
+    if not _is_admin(request):
+        return server.page(request, "message.html", status=status, title=title, text=text, retry=retry)
+    own = w.get(f"admin_error_{detail}") if detail else None
+    text = own or w.get(f"admin_error_{status}", text)
+    retry = "/admin" if retry or own else ""
+    # the switch of languages is for annotators
+    return server.page(
+        request, "message.html", scope="admin", status=status, title=title, text=text, retry=retry, languages=[]
+    )
+
+
+def _is_admin(request: Request) -> bool:
+    return request.url.path == "/admin" or request.url.path.startswith("/admin/")
 
 
 def _is_api(request: Request) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import sqlalchemy as sa
@@ -12,12 +13,12 @@ from rlalign.feedback import people
 from rlalign.feedback.errors import Conflict, Invalid
 from rlalign.feedback.items import content_of, left_for, next_item
 from rlalign.feedback.study import LABELS
-from rlalign.feedback.tables import annotator, item, session, vote
+from rlalign.feedback.tables import annotator, comment, item, session, vote
 from rlalign.feedback.votes import COMMENT_LIMIT, Ballot, undo
 from rlalign.feedback.web.access import COOKIE
 from rlalign.feedback.web.api import vote_on
-from rlalign.feedback.web.markup import to_html
-from rlalign.feedback.web.server import Server
+from rlalign.feedback.web.server import Server, cached_html
+from rlalign.feedback.web.words import words
 
 _HEARTBEAT_S = 60
 _ARM_MS = 800
@@ -153,6 +154,7 @@ async def _home(server: Server, request: Request) -> Response:
             values["content"] = None if row is None else content_of(c, row)
             values["left"] = left_for(c, server.study, person)
             values["undo"] = server.undoable(c, person)
+            values["before"] = _undone_answer(c, row.id) if row else None
         elif state == "explanation":
             values["explained"] = _explanation(c, server, person)
         elif state == "break":
@@ -176,25 +178,25 @@ async def _home(server: Server, request: Request) -> Response:
     if state == "explanation":
         return server.page(request, "practice.html", person=person, **values["explained"])
     if state == "break":
-        minutes = round(person.since_break_ms / 60_000)
-        return server.page(request, "break.html", person=person, minutes=minutes, items=person.since_break)
+        time = _duration(person.since_break_ms, language)
+        return server.page(request, "break.html", person=person, time=time, items=person.since_break)
     if state == "task" and values["content"] is not None:
+        task = await server.rendered_task(values["content"])
         return server.page(
-            request, "task.html", person=person, task=server.task(values["content"]), undo=values["undo"],
+            request, "task.html", person=person, task=task, undo=values["undo"], before=values["before"],
+            again=task["check"] and person.tries > 0 and not person.passed,
             progress={"done": person.done, "left": values["left"]}, guidelines_html=guidelines,
             comment_limit=COMMENT_LIMIT, heartbeat_s=_HEARTBEAT_S, arm_ms=_ARM_MS,
         )  # fmt: skip
     code = people.completion_code(server.study, person) if state == "task" else None
     if state == "failed":
-        from rlalign.feedback.web.words import words
-
         w = words(language)
         return server.page(
-            request, "message.html", person=person, title=w["failed_title"], text=w["failed_text"], retry=False
+            request, "message.html", person=person, title=w["failed_title"], text=w["failed_text"], withdraw=True
         )
     return server.page(
-        request, "done.html", person=person, code=code, items=person.done, minutes=round(values["active"] / 60_000),
-        withdrawn=state == "withdrawn", undo=values.get("undo"),
+        request, "done.html", person=person, code=code, items=person.done,
+        time=_duration(values["active"], language), withdrawn=state == "withdrawn", undo=values.get("undo"),
     )  # fmt: skip
 
 
@@ -205,10 +207,31 @@ def _explanation(connection: sa.Connection, server: Server, person: Any) -> dict
     return {
         "correct": people.is_right(server.study, row.answer, row),
         "expected": row.answer.upper() if row.answer.upper() in LABELS else row.answer,
-        "explanation_html": to_html(row.explanation or ""),
-        "left": None,
-        "passed": None,
+        "explanation_html": cached_html(row.explanation or ""),
     }
+
+
+def _undone_answer(connection: sa.Connection, lease_id: int) -> dict[str, Any]:
+    """Return the answer that the page of an undone vote begins with: comment, ratings, ranking; else empty ones."""
+    query = sa.select(vote.c.kind, vote.c.supersedes).where(vote.c.lease == lease_id).order_by(vote.c.id.desc())
+    last = connection.execute(query.limit(1)).one_or_none()
+    if last is None or last.kind != "undo":
+        return {"comment": "", "ratings": {}, "ranking": {}}
+    undone = sa.select(vote.c.ratings_json, vote.c.ranking_json, comment.c.text).outerjoin(
+        comment, comment.c.vote == vote.c.id
+    )
+    row = connection.execute(undone.where(vote.c.id == last.supersedes)).one()
+    return {
+        "comment": row.text or "",
+        "ratings": json.loads(row.ratings_json or "{}"),
+        "ranking": json.loads(row.ranking_json or "{}"),
+    }
+
+
+def _duration(milliseconds: int, language: str) -> str:
+    """Return a time in minutes and seconds."""
+    minutes, seconds = divmod(int(milliseconds) // 1000, 60)
+    return words(language)["duration"].format(minutes=minutes, seconds=seconds)
 
 
 def _ballot(fields: dict[str, str], server: Server) -> Ballot:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,20 +12,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sqlalchemy as sa
 import uvicorn
 
-from rlalign.errors import FaultError
+from rlalign.errors import FaultError, UserError
 from rlalign.escaping.terminal import in_one_line, print_text
 from rlalign.feedback.people import Link, invite
 from rlalign.feedback.progress import progress
 from rlalign.feedback.stopping import complete, is_complete
-from rlalign.feedback.store import Store
+from rlalign.feedback.store import Store, now_ms
+from rlalign.feedback.tables import annotator
 from rlalign.feedback.votes import expire
 from rlalign.feedback.web.app import make_app
 from rlalign.feedback.web.server import Limits
 
 _TOKEN = re.compile(r"(/j/)[^/?\s]+")
 _HOUSEKEEPING_S = 5.0
+_LOCK = 0x726C616C
+"""Number of the advisory lock of PostgreSQL, which holds for one database."""
 
 
 def masked(path: str) -> str:
@@ -111,7 +117,7 @@ def serve(
     limits: Limits,
     secure: bool,
     log: bool,
-    ready: Callable[[Link], None],
+    ready: Callable[[Link, int], None],
 ) -> None:
     """Serve a study until a signal ends the process. Requests that are answered are stored.
 
@@ -122,35 +128,56 @@ def serve(
         limits: limits of requests.
         secure: the pages are served by HTTPS, by a proxy in front.
         log: print a line per request.
-        ready: is called with a new administrator's link when the server listens.
+        ready: is called with a new administrator's link and the port when the server listens.
 
     Raises:
-        UserError: the store cannot be opened.
+        UserError: the store cannot be opened, or is served by another process.
         FaultError: the port is taken.
     """
-    with Store(location) as store:
-        link: Link = store.write(_admin_link).result()
+    with Store(location) as store, only_server(store):
         app = make_app(store, limits, secure=secure)
         config = uvicorn.Config(
-            _MaskedLog(app) if log else app, host=host, port=port, access_log=False, log_level="warning",
-            proxy_headers=secure, server_header=False, timeout_graceful_shutdown=5,
+            _MaskedLog(app) if log else app, access_log=False, log_level="warning", proxy_headers=secure,
+            server_header=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
-        server = _Server(config, lambda: ready(link))
         try:
-            socket = config.bind_socket()
-        except SystemExit as error:  # uvicorn exits when the port is taken
-            raise FaultError(f"port {port} of {host} cannot be opened; use another --port") from error
-        with housekeeping(store):
-            server.run(sockets=[socket])
+            listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        except OSError as error:
+            raise FaultError(
+                f"port {port} of {host} cannot be opened ({error.strerror}); use another --port"
+            ) from error
+        # made when the port is open: a server that cannot start ends no earlier link
+        link: Link = store.write(_admin_link).result()
+        server = _Server(config, lambda: ready(link, listener.getsockname()[1]))
+        with housekeeping(store), listener:
+            server.run(sockets=[listener])
+
+
+@contextmanager
+def only_server(store: Store) -> Iterator[None]:
+    """Hold the lock of the server of a store: a second one would end the administrator's link of the first.
+
+    Raises:
+        UserError: another process serves the store.
+    """
+    message = f"'{store.location}' is served already; stop that server first, or open its pages"
+    if store.postgres:
+        with store.snapshot() as connection:  # the lock ends with the connection
+            if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_LOCK))).scalar_one():
+                raise UserError(message)
+            connection.commit()
+            yield
+        return
+    with Path(f"{store.location}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise UserError(message) from error
+        yield
 
 
 def _admin_link(connection: Any) -> Link:
     """Return a new administrator's link; earlier ones that `serve` made are revoked."""
-    import sqlalchemy as sa
-
-    from rlalign.feedback.store import now_ms
-    from rlalign.feedback.tables import annotator
-
     earlier = sa.update(annotator).where(annotator.c.scope == "admin", annotator.c.revoked.is_(None))
     connection.execute(earlier.values(revoked=now_ms()))
     return invite(connection, 1, 30, "admin", actor="serve")[0]
@@ -165,8 +192,6 @@ def in_background(store: Store, limits: Limits | None = None, *, log: bool = Fal
         limits: limits of requests; None: none.
         log: print a line per request.
     """
-    import socket
-
     app = make_app(store, limits or Limits(0, 1, 0))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))

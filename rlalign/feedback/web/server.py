@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,6 +28,11 @@ from rlalign.feedback.web.words import choose_language, words
 
 T = TypeVar("T")
 _FOLDER = Path(__file__).parent
+_SHORT = 2000
+"""Characters of an item that are rendered at once. More of them are rendered in a thread, as others would wait."""
+
+# several people get the same item, and each page has the guidelines
+cached_html = lru_cache(maxsize=4096)(to_html)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,13 +131,22 @@ class Server:
         cookie = request.cookies.get(cookie_name(scope), "")
         common = {
             "w": words(language), "lang": language, "languages": list(self.study.languages), "study": self.study.name,
-            "csrf": people.csrf_token(cookie) if cookie else "", "path": request.url.path, "error": None,
+            "csrf": people.csrf_token(cookie) if cookie else "", "path": request.url.path, "error": None, "retry": "",
+            "withdraw": False,
         }  # fmt: skip
         return HTMLResponse(self._templates.get_template(template).render(**common | context), status)
 
     def text(self, part: str, language: str) -> str:
         """Return the consent text or the guidelines as HTML."""
-        return to_html(self.texts[part][language], top_heading=2)
+        return cached_html(self.texts[part][language], top_heading=2)
+
+    async def rendered_task(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Return `task` of an item; long texts are rendered in a thread."""
+        length = sum(len(m["content"]) for m in content["messages"])
+        length += sum(len(c["text"]) for c in content["completions"])
+        if length <= _SHORT:
+            return self.task(content)
+        return await run_in_threadpool(self.task, content)
 
     def task(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the task page shows of an item (see `rlalign.feedback.items.content_of`)."""
@@ -145,10 +160,11 @@ class Server:
             "check": content["kind"] == "check",
             "language": content["language"],
             "prompt": [
-                {"role": m["role"], "text": m["content"], "html": to_html(m["content"])} for m in content["messages"]
+                {"role": m["role"], "text": m["content"], "html": cached_html(m["content"])}
+                for m in content["messages"]
             ],
             "completions": [
-                {"label": LABELS[i], "text": c["text"], "html": to_html(c["text"]), "cut": c["cut"]}
+                {"label": LABELS[i], "text": c["text"], "html": cached_html(c["text"]), "cut": c["cut"]}
                 for i, c in enumerate(content["completions"])
             ],
             "scales": self.scales(),

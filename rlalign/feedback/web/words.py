@@ -54,6 +54,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "progress_done": ("Done", "已完成"),
     "progress_left": ("Left for you", "剩余"),
     "practice_mark": ("Practice: this answer is not counted", "练习：此回答不计入结果"),
+    "check_again": ("The first try was not right. One try is left.", "第一次测试未答对，还剩一次机会。"),
     "check_mark": ("Test before the tasks: a correct answer is needed", "任务前的测试：需要答对"),
     "prompt_title": ("Prompt", "提示"),
     "role_system": ("System", "系统"),
@@ -84,8 +85,14 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "shortcuts_open": ("Keys", "快捷键"),
     "shortcuts_close": ("Close keys", "关闭快捷键"),
     "shortcut_help": ("Show or hide this list", "显示或隐藏此列表"),
-    "shortcut_rate": ("Set the next open scale", "为下一个未评分项打分"),
-    "shortcut_rank": ("Set the rank of the next answer", "为下一个回答设定名次"),
+    "shortcut_rate": (
+        "Set the scale that has the focus, or the next open one",
+        "为当前选中的评分项打分，否则为下一个未评分项打分",
+    ),
+    "shortcut_rank": (
+        "Set the rank that has the focus, or the next open one",
+        "为当前选中的回答设定名次，否则为下一个未排序的回答设定名次",
+    ),
     "shortcut_close": ("Close a panel, leave a text field", "关闭面板，离开输入框"),
     # Task: choices
     "choice_label": ("Your choice", "您的选择"),
@@ -122,12 +129,6 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "practice_wrong": ("Another answer was expected", "预期的是另一个答案"),
     "practice_expected": ("Expected answer", "预期答案"),
     "practice_why": ("Explanation", "说明"),
-    "practice_left": ("Tries left", "剩余次数"),
-    "practice_passed": ("You have passed the test. The tasks begin now.", "您已通过测试，正式任务即将开始。"),
-    "practice_failed": (
-        "The test was not passed, so there are no tasks for you in this study. Thank you for your time.",
-        "您未通过测试，因此本研究暂无可分配给您的任务。感谢您抽出时间。",
-    ),
     # Break
     "break_title": ("Time for a break", "休息一下"),
     "break_text": (
@@ -135,12 +136,13 @@ _TEXTS: dict[str, tuple[str, str]] = {
         "短暂休息有助于认真评判。在此页面停留的时间不计入工作时间。",
     ),
     "break_items": ("Answers since the last break", "自上次休息以来的回答数"),
-    "break_minutes": ("Active minutes since the last break", "自上次休息以来的活动分钟数"),
+    "break_time": ("Active time since the last break", "自上次休息以来的活动时间"),
+    "duration": ("{minutes} min {seconds} s", "{minutes} 分 {seconds} 秒"),
     # End
     "done_title": ("Thank you, everything is done", "感谢您，任务已全部完成"),
     "done_text": ("There are no more tasks for you at the moment.", "目前没有更多任务。"),
     "done_items": ("Answers", "回答数"),
-    "done_minutes": ("Active minutes", "活动分钟数"),
+    "done_time": ("Active time", "活动时间"),
     "done_code": ("Your completion code", "您的完成码"),
     "done_code_help": ("Enter this code on the page that sent you here.", "请在引导您来此的网站上填写此代码。"),
     "withdrawn_title": ("You have withdrawn", "您已退出研究"),
@@ -159,6 +161,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "error_title_404": ("There is nothing here", "页面不存在"),
     "error_title_423": ("The study is paused", "研究已暂停"),
     "error_title_429": ("Too many requests", "请求过于频繁"),
+    "error_400": (
+        "The form was incomplete or damaged. Load the page and send it again.",
+        "表单不完整或已损坏，请重新加载页面后再次提交。",
+    ),
     "error_401": (
         "Open your personal link again. If this does not help, the link has expired or was revoked.",
         "请重新打开您的个人链接。如果仍无法进入，说明链接已过期或已被撤销。",
@@ -193,6 +199,10 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "admin_join_button": ("Open the administration", "进入管理页面"),
     "admin_title": ("Administration", "管理"),
     "admin_paused": ("The study is paused: nobody gets tasks.", "研究已暂停：目前不分配任务。"),
+    "admin_complete": (
+        "The study was ended by the stop rule: nobody gets tasks.",
+        "研究已按停止规则结束：不再分配任务。",
+    ),
     "admin_running": ("The study is running.", "研究正在进行。"),
     "admin_pause": ("Pause the study", "暂停研究"),
     "admin_resume": ("Resume the study", "恢复研究"),
@@ -216,6 +226,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "state_invited": ("invited", "已邀请"),
     "state_crowd": ("link for a crowd", "众包链接"),
     "state_active": ("active", "进行中"),
+    "state_failed": ("test not passed", "未通过测试"),
     "state_expired": ("expired", "已过期"),
     "state_revoked": ("revoked", "已撤销"),
     "state_withdrawn": ("withdrawn", "已退出"),
@@ -225,6 +236,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "admin_expires": ("Expires", "到期时间"),
     "admin_action": ("Action", "操作"),
     "admin_revoke": ("Revoke", "撤销"),
+    "admin_revoke_confirm": ("End access", "确认撤销访问权限"),
     "admin_invite": ("Create links", "创建链接"),
     "admin_count": ("Number of links", "链接数量"),
     "admin_days": ("Valid for days (empty: no end)", "有效天数（留空为不限）"),
@@ -237,6 +249,22 @@ _TEXTS: dict[str, tuple[str, str]] = {
     "admin_export_text": (
         "Exports hold the votes and the pseudonyms of annotators, but no links.",
         "导出内容包含投票和化名，不包含链接。",
+    ),
+    # Errors of the administration, by status or by field
+    "admin_error_401": (
+        "Open the link that “rlalign feedback serve” prints.",
+        "请打开“rlalign feedback serve”输出的链接。",
+    ),
+    "admin_error_404": (
+        "The address is unknown, or the link is not valid. Open the link that “rlalign feedback serve” prints.",
+        "地址不存在或链接无效。请打开“rlalign feedback serve”输出的链接。",
+    ),
+    "admin_error_422": ("A value of the form is wrong.", "表单中有错误的值。"),
+    "admin_error_annotator": ("This annotator does not exist.", "该标注者不存在。"),
+    "admin_error_count": ("Number of links: enter a number from 1 to 500.", "链接数量：请输入 1 到 500 之间的数字。"),
+    "admin_error_days": (
+        "Valid for days: enter a number from 1 to 3650, or leave the field empty.",
+        "有效天数：请输入 1 到 3650 之间的数字，或留空。",
     ),
 }
 """Key -> (English, Chinese). The two texts stand together so that no key can lack a translation."""

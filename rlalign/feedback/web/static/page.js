@@ -86,13 +86,15 @@
     }
   }
 
-  // Replace main and footer by those of the next page. The status line stays, so that screen readers announce it.
+  // Replace main and footer by those of the next page. The header with the status line stays, so that screen readers
+  // announce it. The pointer still lies on the button of the last answer, whose style returns when the pointer moves.
   async function showNext() {
     const response = await persist(() => fetch("/"), () => true);
     const page = new DOMParser().parseFromString(await response.text(), "text/html");
     if (!$("main", page) || !$("footer", page)) return location.assign("/");
     history.replaceState(null, "", response.url);
     document.title = page.title;
+    document.documentElement.classList.add("still");
     for (const part of ["main", "footer"]) $(part).replaceWith(document.adoptNode($(part, page)));
     scrollTo(0, 0);
     setUp();
@@ -112,7 +114,7 @@
         (entries) => entries.forEach((entry) => entry.isIntersecting && unseen.delete(entry.target)),
         { rootMargin: "0px 0px -80px 0px" },
       );
-      item = { form, observer, unseen, born: performance.now(), active: 0, visible: 0, beat: 0, unfolded: false, raw: false };
+      item = { form, observer, unseen, born: performance.now(), active: 0, visible: 0, beat: 0, unfolded: false };
       fold();
       unseen.forEach((end) => observer.observe(end));
       setTimeout(showArmed, Number(form.dataset.armMs) + 20);
@@ -158,7 +160,6 @@
 
   function toggleRaw(button) {
     const raw = toggle(button);
-    item.raw = item.raw || raw;
     $$(".text.rendered").forEach((text) => (text.hidden = raw));
     $$(".text.raw").forEach((text) => (text.hidden = !raw));
     fold();
@@ -176,9 +177,9 @@
 
   function readVote(form, button) {
     measure();
-    const { active, unseen, unfolded, raw } = item;
+    const { active, unseen, unfolded } = item;
     const measured = { active_ms: Math.round(active), seen: unseen.size === 0, unfolded };
-    for (const [name, value] of Object.entries({ ...measured, raw })) form.elements[name].value = Number(value);
+    for (const [name, value] of Object.entries(measured)) form.elements[name].value = Number(value);
     const vote = { lease: Number(form.elements.lease.value), comment: form.elements.comment.value, ...measured };
     if (button?.name === "choice") return { ...vote, choice: button.value };
     const values = {}; // "rating-NAME" or "rank-A": value
@@ -216,12 +217,21 @@
     else if (inside) $("summary", panel).focus();
   }
 
-  // Set the first open scale or rank, then move on to the button that saves.
+  // Set the scale or rank that has the focus, else the first open one, else (after an undo) the first one.
+  // The focus then moves to the next one to set, at the end to the button that saves.
   function setPoint(value) {
-    const open = $$("fieldset", item.form).filter((scale) => !$("input:checked", scale));
-    const input = open.length && $(`input[value="${value}"]`, open[0]);
-    if (input) input.checked = true;
-    if (input && open.length === 1) $("button.primary", item.form).focus();
+    const scales = $$("fieldset", item.form);
+    const firstOpen = () => scales.find((scale) => !$("input:checked", scale));
+    const focused = document.activeElement;
+    const complete = !firstOpen();
+    const first = complete && !item.form.contains(focused) ? scales[0] : firstOpen();
+    const scale = focused.closest("#vote fieldset") ?? first;
+    const input = scale && $(`input[value="${value}"]`, scale);
+    if (!input) return;
+    input.checked = true;
+    const next = complete ? scales[scales.indexOf(scale) + 1] : firstOpen();
+    if (next) ($("input:checked", next) ?? $("input", next)).focus();
+    else $("button.primary", item.form).focus();
   }
 
   const CHOICES = { Digit1: "a", Digit2: "b", Digit3: "tie", Digit4: "bad", Digit0: "skip" };
@@ -271,6 +281,10 @@
   document.addEventListener("focusin", ({ target }) => item && target.closest(".folded") && unfold());
   for (const name of ["pointermove", "pointerdown", "wheel", "touchmove", "scroll"])
     addEventListener(name, () => (lastInput = performance.now()), { passive: true });
+  addEventListener("pointermove", (event) => {
+    // browsers also report a move when the page moves under the pointer
+    if (event.movementX || event.movementY) document.documentElement.classList.remove("still");
+  }, { passive: true });
   addEventListener("beforeunload", (event) => unsent && event.preventDefault());
   setInterval(tick, TICK_MS);
 
