@@ -73,7 +73,8 @@ def result_of(tree: Path, tests: list[str], seconds: float = _SECONDS) -> Result
     """Run tests on a copy of the tree.
 
     Returns:
-        killed if a test fails or cannot be imported, timeout if the time is over, survived if all pass, broken if pytest cannot run them.
+        killed if a test fails or cannot be imported, timeout if the time is over, survived if all pass, broken if
+        pytest cannot run them.
     """
     environment = {
         **os.environ,
