@@ -73,7 +73,8 @@ def result_of(tree: Path, tests: list[str], seconds: float = _SECONDS) -> Result
     """Run tests on a copy of the tree.
 
     Returns:
-        killed if a test fails, timeout if the time is over, survived if all pass, broken if pytest cannot run them.
+        killed if a test fails or cannot be imported, timeout if the time is over, survived if all pass, broken if
+        pytest cannot run them.
     """
     environment = {
         **os.environ,
@@ -88,7 +89,7 @@ def result_of(tree: Path, tests: list[str], seconds: float = _SECONDS) -> Result
         run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         return "timeout"
-    return {0: "survived", 1: "killed"}.get(run.returncode, "broken")  # type: ignore[return-value]  # a Result
+    return {0: "survived", 1: "killed", 2: "killed"}.get(run.returncode, "broken")  # type: ignore[return-value]  # a Result
 
 
 def try_mutant(tree: Path, mutant: Mutant) -> Result:

@@ -34,3 +34,8 @@ def test_a_diverged_policy_has_its_own_error(small_batch) -> None:
     with pytest.raises(NonFiniteError) as error:
         policy_loss(Objective(), b)
     assert error.value.tensor == "logprobs"
+
+
+@pytest.mark.parametrize(("count", "shown"), [(1, "rows 0"), (5, "rows 0, 1, 2, 3, 4"), (6, "rows 0, 1, 2, 3, 4, ...")])
+def test_at_most_five_rows_are_listed(count: int, shown: str) -> None:
+    assert str(NonFiniteError("rewards", list(range(count)))).split("; ")[0].endswith(shown)

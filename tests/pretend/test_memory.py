@@ -17,6 +17,7 @@ from rlalign.policies import memory
 from rlalign.policies.factory import load, make_policy
 from rlalign.policies.memory import in_parts, is_out_of_memory
 from rlalign.policies.options import PolicyOptions
+from rlalign.policies.sampling import decode_loop
 from rlalign.policies.sampling.cuda_graphs import buffer_rows
 from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.policies.sampling.fast_decoder import FastDecoder
@@ -109,7 +110,11 @@ def test_a_rollout_in_passes_has_the_same_samples(monkeypatch, fixed, greedy, mo
         return one_pass(turn)
 
     monkeypatch.setattr(sampler, "_pass", limited)
+    emptied = []
+    monkeypatch.setattr(decode_loop, "empty_cache", lambda: emptied.append(len(sizes)))
     same(sample(sampler, max_new=limits, greedy=greedy), whole)
+    # after each pass that did not fit, so that the next one finds the memory
+    assert emptied == [i + 1 for i, size in enumerate(sizes) if size > most]
     assert max(size for size in sizes if size <= most) <= most < sizes[0] == len(CONTEXTS)
     sizes.clear()
     same(sample(sampler, max_new=limits, greedy=greedy), whole)

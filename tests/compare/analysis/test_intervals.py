@@ -38,6 +38,21 @@ def test_strata_are_resampled_separately() -> None:
     assert (i.low, i.value, i.high) == (0.5, 0.5, 0.5)
 
 
+def test_the_quantiles_of_the_bootstrap_are_those_of_students_t(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The degrees of freedom are those of all strata; several strata get the factor sqrt(n / (n - 1))."""
+    tails = []
+
+    def quantile(x: np.ndarray, q: list[float]) -> np.ndarray:
+        tails.append(q[0])
+        return np.array([q[0], 1 - q[0]])
+
+    monkeypatch.setattr(np, "quantile", quantile)
+    bootstrap([np.arange(5.0)], iqm)
+    bootstrap([np.arange(5.0), np.arange(7.0)], iqm)
+    assert tails[0] == pytest.approx(stats.norm.sf(stats.t.ppf(0.975, 4)))
+    assert tails[1] == pytest.approx(stats.norm.sf(math.sqrt(5 / 4) * stats.t.ppf(0.975, 10)))
+
+
 def test_bootstrap_of_fewer_than_five_values_has_no_interval() -> None:
     """The percentile interval of two values covers 50 %: the probability that the median lies between them."""
     few = bootstrap([np.arange(4.0), np.arange(9.0)], iqm)

@@ -42,6 +42,15 @@ def test_holms_correction_runs_over_all_environments(decided: Any, noisy: Any) -
     assert both["one"].pairs[0].sentence.endswith("after Holm's correction: no claim.")
 
 
+def test_five_seeds_are_enough_for_a_claim_and_four_are_not(decided: Any) -> None:
+    rng = np.random.default_rng(0)
+    for seeds, ending in ((5, "no claim."), (4, "4 seeds are too few to name a winner.")):
+        same = {name: rng.normal(0.5, 0.2, (seeds, PROMPTS)) for name in ("a", "b")}
+        (pair,) = decided(same)["e"].pairs
+        assert pair.winner is None
+        assert pair.sentence.endswith(ending)
+
+
 def test_differences_are_paired_by_seed_and_prompt(decided: Any, noisy: Any) -> None:
     """Fails for unpaired differences: seeds and prompts differ far more than the algorithms."""
     common = np.linspace(-3, 3, 6)[:, None] + np.linspace(-1, 1, PROMPTS)

@@ -29,6 +29,19 @@ def test_two_way_equals_analysis_of_variance_by_hand() -> None:
     assert w.sd_rest == pytest.approx(math.sqrt(m_e))
 
 
+def test_the_degrees_of_freedom_are_satterthwaites() -> None:
+    """variance² / (M_s² / (S - 1) + M_p² / (P - 1) + M_e² / ((S - 1)(P - 1))), above the smaller side here."""
+    x = np.random.default_rng(3).normal(size=(6, 8)) + 2 * np.arange(8.0) + np.arange(6.0)[:, None]
+    s, p = x.shape
+    rows, columns = x.mean(1), x.mean(0)
+    m_s, m_p = p * rows.var(ddof=1), s * columns.var(ddof=1)
+    rest = x - rows[:, None] - columns + x.mean()
+    m_e = (rest**2).sum() / ((s - 1) * (p - 1))
+    expected = (m_s + m_p - m_e) ** 2 / (m_s**2 / (s - 1) + m_p**2 / (p - 1) + m_e**2 / ((s - 1) * (p - 1)))
+    assert expected > 5
+    assert two_way(x).df == pytest.approx(expected)
+
+
 def test_the_degrees_of_freedom_are_at_least_those_of_the_smaller_side() -> None:
     """The rest is subtracted, so that Satterthwaite's formula gives 0.18 here: an interval of 1e6 standard errors."""
     assert two_way(np.array([[4.0, 7.0, -10.0], [-1.0, 4.0, 5.0], [3.0, 6.0, 1.0]])).df == 2.0

@@ -160,7 +160,9 @@ def test_decoding_falls_back_to_what_is_right(fails, monkeypatch):
 )
 def test_generate_takes_the_proven_way(decoding, rows_operation, monkeypatch):
     monkeypatch.setattr(prove, "_DECODING", ((decoding, rows_operation),))
-    check_rollout(policy_of(MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))), sampler="generate")
+    policy = policy_of(MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8)))
+    check_rollout(policy, sampler="generate")
+    check_rollout(policy, sampler="generate", max_new=[9, 2, 5, 0, 7])
 
 
 @pytest.mark.parametrize("rows_operation", ["select", "reorder", "keep"])

@@ -256,3 +256,11 @@ def test_the_caches_of_finished_rows_are_given_up():
     assert sum(group.size for group in state.groups) == 3
     places = [state.place[state.members(i)].tolist() for i in range(len(state.groups))]
     assert sorted(places) == [[0], [0, 1]]
+
+
+def test_contexts_are_known_before_a_token_is_appended():
+    policy = policy_of(FAMILIES["qwen3"], 0)
+    decoder = LibraryDecoder(Backbone(policy.lm, replace(policy.paths, decoding="reread", rows="keep")))
+    with torch.no_grad():
+        _, state = decoder.read(CONTEXTS, [1, 1, 1])
+    assert state.full_contexts(torch.tensor([2, 0])) == [CONTEXTS[2], CONTEXTS[0]]
