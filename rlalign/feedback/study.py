@@ -57,7 +57,7 @@ class Example:
     Attributes:
         prompt: a text or messages.
         completions: the texts, in the order of the labels.
-        answer: a, b, tie or bad for a pair; the point on the first scale for ratings; the label of the best for rankings.
+        answer: a, b, tie or bad for a pair; the point on the first scale for a rating; the best label of a ranking.
         explanation: Markdown, shown after a practice item.
     """
 

@@ -100,11 +100,13 @@ def test_the_template_of_a_study_is_one(capsys, tmp_path, monkeypatch):
     text = re.sub(r"^# (?=\[|\w+ = )", "", text.replace('# completions = "', '#completions = "'), flags=re.MULTILINE)
     for name in ("guidelines", "consent"):
         (path.parent / f"{name}.md").write_text(name)
-    path.write_text(text, encoding="utf-8")
+    # scales belong to another kind of study, and gold questions need a share
+    usable = re.sub(r"^\[\[scales\]\].*?(?=^#?\[)", "", text, flags=re.MULTILINE | re.DOTALL)
+    path.write_text(usable.replace("gold_share = 0.0", "gold_share = 0.1"), encoding="utf-8")
     full = read_study(path)
     names = {f.name for cls in (Study, Scale, Example, SamplingSettings, Stop) for f in dataclasses.fields(cls)}
     assert names <= set(re.findall(r"^#?\[*(\w+)(?: =|\])", text, flags=re.MULTILINE))
-    shown = {"name", "policies", "prompts", "guidelines", "consent", "scales", "practice", "check", "gold"}
+    shown = {"name", "policies", "prompts", "guidelines", "consent", "practice", "check", "gold", "gold_share"}
     for field in dataclasses.fields(Study):
         if field.name not in shown:
             assert getattr(full, field.name) == getattr(study, field.name), field.name
