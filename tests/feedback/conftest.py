@@ -127,7 +127,21 @@ def new_database(request: pytest.FixtureRequest) -> Callable[[], str]:
     return make
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+_OF_BOTH = ("test_store", "test_items", "test_migrations", "test_serve")
+"""Modules whose tests run on PostgreSQL too; those of the others do so in .ci/slow."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run the tests of a store on both kinds, but those that choose one."""
+    chosen = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    if "location" not in metafunc.fixturenames or "location" in chosen:
+        return
+    both = metafunc.module.__name__.rpartition(".")[2] in _OF_BOTH
+    postgres = pytest.param("postgres", marks=() if both else pytest.mark.slow)
+    metafunc.parametrize("location", ["sqlite", postgres], indirect=True)
+
+
+@pytest.fixture
 def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The place of a new store of each kind."""
     if request.param == "sqlite":

@@ -90,6 +90,15 @@ def test_the_error_names_what_helps_in_each_phase(phase, flags, lora_r):
     assert ("one sequence of 10 tokens" in text) == (phase in ("update", "supervised update"))
 
 
+@pytest.mark.parametrize(("free", "words"), [(5000, "about 5 tokens fit"), (50_000, "free now"), (0, "free now")])
+def test_the_error_names_what_fits(monkeypatch, free, words):
+    monkeypatch.setattr("rlalign.training.out_of_memory.free_bytes", lambda _: free)
+    policy, batcher = make_policy("tiny", tokenizer=Ids()), SimpleNamespace(bytes_per_token=1000)
+    text = str(out_of_memory(MemoryFailure("update", "full"), TrainConfig(), policy, batcher, 10, None))
+    assert words in text
+    assert ("tokens fit" in text) == (0 < free < 10_000)
+
+
 # ---- sampling ----
 
 
