@@ -56,8 +56,8 @@ def folder(tmp_path_factory):
     [
         ("evaluate run --prompts -1", "prompts: expected at least 2, got -1"),
         ("evaluate run --prompts 0", "prompts: expected at least 2, got 0"),
-        ("evaluate run --samples 0", "samples: expected at least 1, got 0"),
-        ("evaluate run --k -2", "samples: expected at least 1, got -2"),
+        ("evaluate run --samples 0", "samples (--k): expected at least 1, got 0"),
+        ("evaluate run --k -2", "samples (--k): expected at least 1, got -2"),
         ("evaluate run --env guess_number", "expected characters of the tokenizer's alphabet"),
         ("evaluate list", "list/config.json': a configuration: expected an object of settings, got [1]"),
         ("evaluate typed", "steps: expected an integer, got 'abc'"),

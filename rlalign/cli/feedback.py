@@ -130,6 +130,10 @@ class Erase:
     """Confirm the deletion."""
 
 
+ARGUMENTS: dict[str, Any] = {c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)}
+"""The arguments of each subcommand."""
+
+
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; return its exit status."""
     if not args or args[0] in ("-h", "--help"):
@@ -140,10 +144,7 @@ def run(args: Sequence[str]) -> int:
         return 0
     if args[0] not in SUBCOMMANDS:
         raise UnknownNameError("subcommand of feedback", args[0], SUBCOMMANDS)
-    classes: dict[str, Any] = {
-        c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)
-    }
-    arguments = parse_arguments(classes[args[0]], args[1:], prog=f"rlalign feedback {args[0]}")
+    arguments = parse_arguments(ARGUMENTS[args[0]], args[1:], prog=f"rlalign feedback {args[0]}")
     from rlalign.registry import import_optional
 
     for module in ("sqlalchemy", "alembic", "fastapi", "uvicorn", "markdown_it", "nh3", "latex2mathml", "httpx"):

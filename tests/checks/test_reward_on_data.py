@@ -136,7 +136,7 @@ def test_a_callable_object_is_a_reward_and_not_an_environment(objects, capsys):
 
 def test_a_function_that_cannot_be_pickled_fails(objects, capsys):
     assert cli.main(["check", "objects.py:locked"]) == 1
-    assert "reward 'Locked' cannot be pickled: TypeError" in capsys.readouterr().out
+    assert "reward 'locked' cannot be pickled: TypeError" in capsys.readouterr().out
 
 
 def test_the_command_runs_a_reward_on_an_environment(objects, capsys):

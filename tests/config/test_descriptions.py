@@ -32,9 +32,10 @@ def sections(cls: Any) -> Iterator[Any]:
 def commands() -> Iterator[Any]:
     """Yield the arguments of each command that has arguments of its own."""
     for module in pkgutil.iter_modules(cli.__path__):
-        arguments = getattr(importlib.import_module(f"rlalign.cli.{module.name}"), "Args", None)
-        if arguments is not None:
-            yield arguments
+        found = importlib.import_module(f"rlalign.cli.{module.name}")
+        yield from getattr(found, "ARGUMENTS", {}).values()  # of subcommands
+        if hasattr(found, "Args"):
+            yield found.Args
 
 
 def descriptions(cls: Any) -> dict[str, str]:

@@ -61,6 +61,7 @@ def test_invalid_configurations_raise_an_error_with_the_fix(config, message):
 )
 def test_a_missing_package_of_a_tracker_raises_an_error_before_a_run(monkeypatch, settings, message):
     config = TrainConfig(tracking=TrackingConfig(**settings))
+    monkeypatch.setattr("rlalign.config.validate.find_spec", lambda name: object())
     validate(resolve(config))
     monkeypatch.setattr("rlalign.config.validate.find_spec", lambda name: None)
     with pytest.raises(UserError, match=message):

@@ -345,7 +345,7 @@ def test_a_minibatch_split_on_the_cpu_has_the_same_gradient(tmp_path, monkeypatc
 
 
 def test_a_folder_without_a_valid_run_raises_an_error(tmp_path):
-    with pytest.raises(UserError, match="not a run folder"):
+    with pytest.raises(UserError, match=r"expected a run folder, got .*, which has no config.json"):
         Run(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"stpes": 3}))
     with pytest.raises(UserError, match=r"unknown setting 'stpes'.*Did you mean 'steps'"):

@@ -20,7 +20,9 @@ schemathesis = pytest.importorskip("schemathesis", reason="needs the extra test"
 @pytest.mark.parametrize("kind", ["pair", "rating", "ranking"])
 def test_no_generated_request_is_a_server_error(kind: str, open_study: Callable[..., Store]) -> None:
     """60 requests per route, some valid and some not, of a person who is half way through a study."""
-    extra = {"rating": '[[scales]]\nname = "help"\n', "pair": PRACTICE + GOLD, "ranking": ""}[kind]
+    extra = {"rating": '[[scales]]\nname = "help"\n', "pair": "gold_share = 0.2\n" + PRACTICE + GOLD, "ranking": ""}[
+        kind
+    ]
     store = open_study(f'kind = "{kind}"\n{extra}', prompts=20)
     app = make_app(store, Limits(0, 1, 0))
     client = Client(store, app=app)
