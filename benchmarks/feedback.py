@@ -231,7 +231,7 @@ def main() -> None:
             build(location, arguments.items, min(arguments.votes, 3 * arguments.items // 2))
             results[name] = measure(location, arguments.seconds)
             check(location)
-    print(write("feedback", results))
+            print(write("feedback", results))
 
 
 if __name__ == "__main__":
