@@ -19,7 +19,7 @@ from rlalign.feedback.selection import SELECTIONS, Statement
 from rlalign.feedback.store import insert_returning_id, now_ms
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import annotator, completion, item, lease, prompt, vote
-from rlalign.feedback.votes import expire
+from rlalign.feedback.votes import expire, stands
 
 _REPEAT_AFTER = 10
 """Items between an item and its repetition."""
@@ -233,16 +233,14 @@ def _repetition(connection: sa.Connection, person: Any) -> int | None:
         .join(repeated, repeated.c.id == shown.c.item)
         .where(shown.c.annotator == person.id, repeated.c.repeat_of == vote.c.item)
     )
-    later = vote.alias()
     query = (
         sa.select(vote.c.item)
         .join(item, item.c.id == vote.c.item)
         .where(
             vote.c.annotator == person.id,
-            vote.c.kind != "undo",
             vote.c.choice != "skip",
             item.c.needed > 0,
-            ~sa.exists(sa.select(later.c.id).where(later.c.supersedes == vote.c.id)),
+            stands(),
             ~sa.exists(again),
         )
         .order_by(vote.c.id.desc())

@@ -21,7 +21,7 @@ from rlalign.feedback.errors import Conflict, NotFound, SignedOut
 from rlalign.feedback.store import insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import annotator, comment, cookie, erasing, event, item, lease, session, study, vote
-from rlalign.feedback.votes import release
+from rlalign.feedback.votes import give_back, release, stands
 
 Scope = Literal["annotator", "admin", "crowd"]
 State = Literal["consent", "guidelines", "task", "explanation", "break", "failed", "withdrawn"]
@@ -34,7 +34,8 @@ _NOUNS = ("ash", "birch", "cedar", "elm", "fir", "hazel", "ivy", "larch", "maple
 _DAY_MS = 86_400_000
 MOST_LINKS = 500
 """Links that are made at once."""
-_COOKIE_MS = 60 * _DAY_MS
+COOKIE_MS = 60 * _DAY_MS
+"""Time for which a cookie is valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ def signed_in(connection: sa.Connection, value: str | None, scope: Scope) -> Any
     """
     if not value:
         raise SignedOut
-    row = connection.execute(_OWNER, {"hash": digest(value), "oldest": now_ms() - _COOKIE_MS}).one_or_none()
+    row = connection.execute(_OWNER, {"hash": digest(value), "oldest": now_ms() - COOKIE_MS}).one_or_none()
     if row is None or row.scope != scope or not _is_valid(row):
         raise SignedOut
     return row
@@ -216,6 +217,12 @@ def accept(connection: sa.Connection, person: Any, part: Literal["consent", "gui
     else:
         values = {"guidelines_hash": version}
     connection.execute(sa.update(annotator).where(annotator.c.id == person.id).values(**values))
+
+
+def working_ms(connection: sa.Connection, person: Any) -> int:
+    """Return the working time of an annotator."""
+    worked = sa.select(sa.func.coalesce(sa.func.sum(session.c.active_ms), 0))
+    return int(connection.execute(worked.where(session.c.annotator == person.id)).scalar_one())
 
 
 def resume(connection: sa.Connection, person: Any) -> None:
@@ -379,19 +386,11 @@ def _delete_comments(connection: sa.Connection, annotator_id: int) -> None:
 
 def _free_places(connection: sa.Connection, annotator_id: int) -> None:
     """Give back the items that a person's votes count for."""
-    later = vote.alias()
-    query = (
-        sa.select(vote.c.item)
-        .join(item, item.c.id == vote.c.item)
-        .where(
-            vote.c.annotator == annotator_id,
-            vote.c.withdrawn == 0,
-            vote.c.source == "person",
-            vote.c.kind != "undo",
-            vote.c.choice != "skip",
-            item.c.needed > 0,
-            ~sa.exists(sa.select(later.c.id).where(later.c.supersedes == vote.c.id)),
-        )
+    query = sa.select(vote.c.item).where(
+        vote.c.annotator == annotator_id,
+        vote.c.withdrawn == 0,
+        vote.c.source == "person",
+        vote.c.choice != "skip",
+        stands(),
     )
-    for item_id in sorted(connection.execute(query).scalars().all()):
-        connection.execute(sa.update(item).where(item.c.id == item_id).values(free=item.c.free + 1))
+    give_back(connection, connection.execute(query).scalars().all())

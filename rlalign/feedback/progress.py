@@ -14,17 +14,12 @@ from rlalign.feedback.people import TRIES, completion_code, is_right
 from rlalign.feedback.store import now_ms
 from rlalign.feedback.study import LABELS, Study
 from rlalign.feedback.tables import annotator, comment, completion, item, lease, policy, prompt, session, study, vote
+from rlalign.feedback.votes import stands
 
 
 def counted_votes() -> sa.Select[Any]:
     """Return the query of the votes of people that stand: not undone, not superseded, not withdrawn."""
-    later = vote.alias("later")
-    return sa.select(vote).where(
-        vote.c.source == "person",
-        vote.c.kind != "undo",
-        vote.c.withdrawn == 0,
-        ~sa.exists(sa.select(later.c.id).where(later.c.supersedes == vote.c.id)),
-    )
+    return sa.select(vote).where(vote.c.source == "person", vote.c.withdrawn == 0, stands())
 
 
 def progress(connection: sa.Connection) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -169,7 +169,7 @@ def record(
         connection.execute(sa.insert(comment).values(vote=vote_id, text=ballot.comment))
     connection.execute(_FINISH_LEASE, {"lease_id": lease_id})
     if ballot.choice == "skip":  # a skip is no judgement: somebody else gets the item
-        connection.execute(_ADD_PLACE, {"item_id": row.item})
+        give_back(connection, [row.item])
     counts = {
         "person": person.id,
         "active": active,
@@ -181,15 +181,16 @@ def record(
     return vote_id
 
 
+def stands() -> sa.ColumnElement[bool]:
+    """Return the condition that a row of `vote` is an answer that no later row undoes."""
+    later = vote.alias()
+    undone = sa.select(later.c.id).where(later.c.supersedes == vote.c.id)
+    return sa.and_(vote.c.kind != "undo", ~sa.exists(undone))
+
+
 def current_vote(connection: sa.Connection, lease_id: int) -> Any:
     """Return the vote of a lease that no other row supersedes; None if there is none."""
-    later = vote.alias()
-    query = sa.select(vote).where(
-        vote.c.lease == lease_id,
-        vote.c.kind != "undo",
-        ~sa.exists(sa.select(later.c.id).where(later.c.supersedes == vote.c.id)),
-    )
-    return connection.execute(query).one_or_none()
+    return connection.execute(sa.select(vote).where(vote.c.lease == lease_id, stands())).one_or_none()
 
 
 def last_vote(connection: sa.Connection, annotator_id: int) -> Any:
@@ -248,7 +249,7 @@ def release(connection: sa.Connection, annotator_id: int) -> None:
     row = connection.execute(query.with_for_update()).one_or_none()  # a vote of another tab waits, or came first
     if row is None:
         return
-    _give_back(connection, [row.item])
+    give_back(connection, [row.item])
     # the row is removed, so that the annotator can get this item again; it has no vote, unless one was undone
     has_vote = connection.execute(sa.select(vote.c.id).where(vote.c.lease == row.id).limit(1)).first()
     if has_vote:
@@ -263,14 +264,14 @@ def expire(connection: sa.Connection) -> int:
     rows = connection.execute(query.with_for_update(skip_locked=True)).all()
     if rows:
         connection.execute(sa.update(lease).where(lease.c.id.in_([r.id for r in rows])).values(state="expired"))
-        _give_back(connection, [r.item for r in rows])
+        give_back(connection, [r.item for r in rows])
     return len(rows)
 
 
-def _give_back(connection: sa.Connection, items: Sequence[int]) -> None:
+def give_back(connection: sa.Connection, items: Iterable[int]) -> None:
     """Count one more free place of each item that needs votes."""
     for item_id in sorted(items):  # in order, so that two transactions of PostgreSQL do not wait for each other
-        connection.execute(sa.update(item).where(item.c.id == item_id, item.c.needed > 0).values(free=item.c.free + 1))
+        connection.execute(_ADD_PLACE, {"item_id": item_id})
 
 
 def _add_to_session(connection: sa.Connection, annotator_id: int, at: int, active: int, start: int) -> None:

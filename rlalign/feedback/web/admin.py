@@ -20,7 +20,7 @@ from rlalign.feedback.progress import annotators, progress, votes
 from rlalign.feedback.store import log_event
 from rlalign.feedback.tables import annotator, study
 from rlalign.feedback.web.access import ADMIN_COOKIE
-from rlalign.feedback.web.pages import with_cookie
+from rlalign.feedback.web.pages import address_of, with_cookie
 from rlalign.feedback.web.server import Server
 
 _MOST_DAYS = 3650
@@ -34,18 +34,15 @@ def router(server: Server) -> APIRouter:
     """
     routes = APIRouter(prefix="/admin", include_in_schema=False)
 
-    def admin(c: sa.Connection, request: Request) -> Any:
-        return people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
-
     @routes.get("/j/{token}")
     async def join(request: Request, token: str) -> HTMLResponse:
-        server.sign_ins.check(request.client.host if request.client else "")
+        server.sign_ins.check(address_of(request))
         await server.read(lambda c: people.find_link(c, token, ("admin",)))
         return server.page(request, "admin_join.html", scope="admin", token=token)
 
     @routes.post("/j/{token}")
     async def sign_in(request: Request, token: str) -> Response:
-        server.sign_ins.check(request.client.host if request.client else "")
+        server.sign_ins.check(address_of(request))
         value = await server.write(lambda c: people.sign_in(c, token, ("admin",)))
         return with_cookie(RedirectResponse("/admin", 303), ADMIN_COOKIE, value, secure=server.secure)
 
@@ -71,7 +68,7 @@ def router(server: Server) -> APIRouter:
             raise Invalid("days", f"expected 1 to {_MOST_DAYS} days, or nothing")
 
         def change(c: sa.Connection) -> list[people.Link]:
-            person = admin(c, request)
+            person = _admin(c, request)
             return people.invite(c, int(count), int(days) if days else None, actor=person.pseudonym)
 
         links = await server.write(change)
@@ -85,7 +82,7 @@ def router(server: Server) -> APIRouter:
         number = str(form.get("annotator", ""))
 
         def change(c: sa.Connection) -> None:
-            actor = admin(c, request)
+            actor = _admin(c, request)
             digits = number.isascii() and number.isdecimal() and len(number) < 16
             row = c.execute(sa.select(annotator).where(annotator.c.id == int(number))).one_or_none() if digits else None
             if row is None or row.scope not in ("annotator", "crowd"):
@@ -98,7 +95,7 @@ def router(server: Server) -> APIRouter:
     @routes.get("/api/progress")
     async def get_progress(request: Request) -> dict[str, Any]:
         def query(c: sa.Connection) -> dict[str, Any]:
-            admin(c, request)
+            _admin(c, request)
             return progress(c)
 
         return await server.read(query)
@@ -106,7 +103,7 @@ def router(server: Server) -> APIRouter:
     @routes.get("/api/annotators")
     async def get_annotators(request: Request) -> list[dict[str, Any]]:
         def query(c: sa.Connection) -> list[dict[str, Any]]:
-            admin(c, request)
+            _admin(c, request)
             return annotators(c, server.study)
 
         return await server.read(query)
@@ -122,6 +119,11 @@ def router(server: Server) -> APIRouter:
         return _download(_csv(server, comments), "text/csv; charset=utf-8", "votes.csv")
 
     return routes
+
+
+def _admin(connection: sa.Connection, request: Request) -> Any:
+    """Return the row of the signed-in administrator."""
+    return people.signed_in(connection, request.cookies.get(ADMIN_COOKIE), "admin")
 
 
 async def _overview(server: Server, request: Request, links: list[dict[str, str]]) -> HTMLResponse:
@@ -153,7 +155,7 @@ async def _log_look(server: Server, request: Request, what: Any) -> None:
     """Count that somebody looked at results: a stop that depends on them changes what an interval means."""
 
     def change(c: sa.Connection) -> None:
-        person = people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
+        person = _admin(c, request)
         c.execute(sa.update(study).values(looks=study.c.looks + 1))
         log_event(c, person.pseudonym, what)
 
@@ -162,7 +164,7 @@ async def _log_look(server: Server, request: Request, what: Any) -> None:
 
 async def _set_state(server: Server, request: Request, state: str) -> Response:
     def change(c: sa.Connection) -> None:
-        person = people.signed_in(c, request.cookies.get(ADMIN_COOKIE), "admin")
+        person = _admin(c, request)
         # a study that its stop rule ended stays ended
         changeable = study.c.state.not_in(("complete", state))
         if c.execute(sa.update(study).where(changeable).values(state=state)).rowcount > 0:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request
 from rlalign.feedback import people
 from rlalign.feedback.errors import Conflict, Forbidden
 from rlalign.feedback.items import content_of, heartbeat, left_for, next_item
-from rlalign.feedback.tables import annotator, session
+from rlalign.feedback.tables import annotator, item, lease
 from rlalign.feedback.votes import Ballot, record, undo
 from rlalign.feedback.web import bodies
 from rlalign.feedback.web.server import Server
@@ -39,14 +39,12 @@ def router(server: Server) -> APIRouter:
 
         def query(c: sa.Connection) -> dict[str, Any]:
             person = server.person(c, request)
-            worked = sa.select(sa.func.coalesce(sa.func.sum(session.c.active_ms), 0))
-            active = c.execute(worked.where(session.c.annotator == person.id)).scalar_one()
             return {
                 "state": server.state(person),
                 "consent_version": server.consent_version,
                 "guidelines_version": server.guidelines_hash,
                 "progress": {"done": person.done, "left_for_you": left_for(c, server.study, person)},
-                "active_s": int(active) // 1000,
+                "active_s": people.working_ms(c, person) // 1000,
                 "language": server.language(request, person),
                 "kind": server.study.kind,
             }
@@ -86,10 +84,7 @@ def router(server: Server) -> APIRouter:
         """Leave an explanation or a break."""
 
         def change(c: sa.Connection) -> dict[str, str]:
-            person = server.person(c, request)
-            if server.state(person) in ("explanation", "break"):
-                people.resume(c, person)
-            return {"state": server.state(_again(c, person))}
+            return {"state": server.state(_again(c, server.leave_page(c, request)))}
 
         return await server.write(change)
 
@@ -101,7 +96,7 @@ def router(server: Server) -> APIRouter:
             person = server.person(c, request, working=True)
             require_task(server, person)
             row = next_item(c, server.study, person)
-            return None if row is None else {**content_of(c, row), "expires": row.expires}
+            return None if row is None else content_of(c, row)
 
         content = await server.write(change)
         if content is None:
@@ -155,10 +150,10 @@ def require_task(server: Server, person: Any) -> None:
         raise Forbidden(state, _STEPS[state])
 
 
-def vote_on(server: Server, connection: sa.Connection, request: Request, lease: int, ballot: Ballot) -> int:
+def vote_on(server: Server, connection: sa.Connection, request: Request, lease_id: int, ballot: Ballot) -> int:
     """Store an answer and judge the check if it was its last item; return the id of the vote."""
     person = server.person(connection, request, working=True)
-    vote_id = record(connection, server.study, person, lease, ballot, server.guidelines_hash)
+    vote_id = record(connection, server.study, person, lease_id, ballot, server.guidelines_hash)
     if server.study.check and not person.passed:
         people.finish_check(connection, server.study, _again(connection, person))
     elif not person.passed and _practiced(connection, server, person):
@@ -169,8 +164,6 @@ def vote_on(server: Server, connection: sa.Connection, request: Request, lease: 
 
 def _practiced(connection: sa.Connection, server: Server, person: Any) -> bool:
     """Return True if all practice items are answered, so that `next_item` need not look for them again."""
-    from rlalign.feedback.tables import item, lease
-
     answered = (
         sa.select(sa.func.count())
         .select_from(lease)

@@ -13,18 +13,17 @@ from rlalign.feedback import people
 from rlalign.feedback.errors import Conflict, Invalid
 from rlalign.feedback.items import content_of, left_for, next_item
 from rlalign.feedback.study import LABELS
-from rlalign.feedback.tables import annotator, comment, item, session, vote
+from rlalign.feedback.tables import annotator, comment, item, vote
 from rlalign.feedback.votes import COMMENT_LIMIT, Ballot, undo
 from rlalign.feedback.web.access import COOKIE
 from rlalign.feedback.web.api import vote_on
-from rlalign.feedback.web.server import Server, cached_html
+from rlalign.feedback.web.server import Server, cached_html, check_not_paused
 from rlalign.feedback.web.words import words
 
 _HEARTBEAT_S = 60
 _ARM_MS = 800
 """Keys do nothing in the first moment of an item: a press may still be meant for the one before."""
 _CROWD_PARAMETERS = ("PROLIFIC_PID", "STUDY_ID", "SESSION_ID", "workerId", "assignmentId", "hitId", "PID")
-_COOKIE_S = 60 * 60 * 24 * 60
 
 
 def router(server: Server) -> APIRouter:
@@ -38,7 +37,7 @@ def router(server: Server) -> APIRouter:
     @routes.get("/j/{token}")
     async def join(request: Request, token: str) -> HTMLResponse:
         """Show a button. A program that only follows the link, such as a mail scanner, signs nobody in."""
-        server.sign_ins.check(_address(request))
+        server.sign_ins.check(address_of(request))
         await server.read(lambda c: people.find_link(c, token, ("annotator", "crowd")))
         crowd = {k: request.query_params[k][:128] for k in _CROWD_PARAMETERS if k in request.query_params}
         return server.page(request, "join.html", token=token, crowd=crowd)
@@ -46,7 +45,7 @@ def router(server: Server) -> APIRouter:
     @routes.post("/j/{token}")
     async def sign_in(request: Request, token: str) -> Response:
         """Sign in. A cookie that a redirect from another site sets would be missing on the next page."""
-        server.sign_ins.check(_address(request))
+        server.sign_ins.check(address_of(request))
         form = await request.form()
         crowd = {k: str(form[k])[:128] for k in _CROWD_PARAMETERS if k in form}
         value = await server.write(lambda c: people.sign_in(c, token, ("annotator", "crowd"), crowd))
@@ -96,12 +95,7 @@ def router(server: Server) -> APIRouter:
 
     @routes.post("/continue")
     async def go_on(request: Request) -> Response:
-        def change(c: sa.Connection) -> None:
-            person = server.person(c, request)
-            if server.state(person) in ("explanation", "break"):
-                people.resume(c, person)
-
-        return await _then_home(server, change)
+        return await _then_home(server, lambda c: server.leave_page(c, request))
 
     @routes.post("/language")
     async def language(request: Request) -> Response:
@@ -149,7 +143,7 @@ async def _home(server: Server, request: Request) -> Response:
         state = server.state(person)
         values: dict[str, Any] = {"person": person, "state": state}
         if state == "task":
-            server.person(c, request, working=True)
+            check_not_paused(person)
             row = next_item(c, server.study, person)
             values["content"] = None if row is None else content_of(c, row)
             values["left"] = left_for(c, server.study, person)
@@ -160,8 +154,7 @@ async def _home(server: Server, request: Request) -> Response:
         elif state == "break":
             return values
         if state in ("withdrawn", "failed") or values.get("content", ...) is None:
-            worked = sa.select(sa.func.coalesce(sa.func.sum(session.c.active_ms), 0))
-            values["active"] = c.execute(worked.where(session.c.annotator == person.id)).scalar_one()
+            values["active"] = people.working_ms(c, person)
         return values
 
     values = await server.write(change)
@@ -265,11 +258,12 @@ def _number(fields: dict[str, str], name: str) -> int:
     return int(value)
 
 
-def _address(request: Request) -> str:
+def address_of(request: Request) -> str:
+    """Return the address of a client."""
     return request.client.host if request.client else ""
 
 
 def with_cookie(response: Response, name: str, value: str, *, secure: bool) -> Response:
     """Add a cookie that scripts cannot read and that other sites do not send."""
-    response.set_cookie(name, value, max_age=_COOKIE_S, httponly=True, samesite="strict", secure=secure)
+    response.set_cookie(name, value, max_age=people.COOKIE_MS // 1000, httponly=True, samesite="strict", secure=secure)
     return response

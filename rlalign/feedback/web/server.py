@@ -19,7 +19,8 @@ from starlette.concurrency import run_in_threadpool
 from rlalign.feedback import people
 from rlalign.feedback.errors import Paused
 from rlalign.feedback.store import Store
-from rlalign.feedback.study import Study, from_values
+from rlalign.feedback.study import LABELS, Study, from_values
+from rlalign.feedback.tables import item
 from rlalign.feedback.tables import study as study_table
 from rlalign.feedback.votes import last_vote
 from rlalign.feedback.web.access import COOKIE, RateLimit, RouteScope, cookie_name
@@ -96,9 +97,16 @@ class Server:
             Paused: the study is paused.
         """
         row = people.signed_in(connection, request.cookies.get(COOKIE), "annotator")
-        if working and row.study_state == "paused":
-            raise Paused
+        if working:
+            check_not_paused(row)
         return row
+
+    def leave_page(self, connection: sa.Connection, request: Request) -> Any:
+        """Leave the explanation or the break that is on the screen, if there is one, and return the annotator's row."""
+        person = self.person(connection, request)
+        if self.state(person) in ("explanation", "break"):
+            people.resume(connection, person)
+        return person
 
     def state(self, person: Any) -> people.State:
         """Return the step of an annotator."""
@@ -131,7 +139,7 @@ class Server:
         cookie = request.cookies.get(cookie_name(scope), "")
         common = {
             "w": words(language), "lang": language, "languages": list(self.study.languages), "study": self.study.name,
-            "csrf": people.csrf_token(cookie) if cookie else "", "path": request.url.path, "error": None, "retry": "",
+            "csrf": people.csrf_token(cookie) if cookie else "", "retry": "",
             "withdraw": False,
         }  # fmt: skip
         return HTMLResponse(self._templates.get_template(template).render(**common | context), status)
@@ -150,8 +158,6 @@ class Server:
 
     def task(self, content: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the task page shows of an item (see `rlalign.feedback.items.content_of`)."""
-        from rlalign.feedback.study import LABELS
-
         kind = self.study.kind
         return {
             "lease": content["lease"],
@@ -187,13 +193,17 @@ class Server:
 
     def undoable(self, connection: sa.Connection, person: Any) -> int | None:
         """Return the vote that an annotator can undo."""
-        from rlalign.feedback.tables import item
-
         row = last_vote(connection, person.id)
         if row is None:
             return None
         kind = connection.execute(sa.select(item.c.kind).where(item.c.id == row.item)).scalar_one()
         return None if kind in ("practice", "check") else int(row.id)
+
+
+def check_not_paused(person: Any) -> None:
+    """Raise Paused if the administrator paused the study of a signed-in annotator."""
+    if person.study_state == "paused":
+        raise Paused
 
 
 def _version(texts: Mapping[str, str]) -> str:
