@@ -77,9 +77,10 @@ def fill(connection: sa.Connection, people: list[int], items: range) -> None:
 
 def serve(location: str, ready: Any, stop: Any) -> None:
     """Serve in a process of its own until the event is set."""
-    from rlalign.feedback.web.serve import in_background
+    from rlalign.feedback.web.serve import freeze_modules, in_background
 
     with Store(location) as store, in_background(store) as address:
+        freeze_modules()  # as `rlalign feedback serve` does
         ready.put(address)
         stop.wait()
 

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from rlalign.feedback.errors import Conflict, NotFound
 from rlalign.feedback.selection import SELECTIONS, Statement
+from rlalign.feedback.statements import Prepared
 from rlalign.feedback.store import insert_returning_id, now_ms
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import annotator, completion, item, lease, prompt, vote
@@ -25,30 +26,34 @@ _REPEAT_AFTER = 10
 """Items between an item and its repetition."""
 
 
-_OPEN_LEASE = sa.select(lease).where(lease.c.annotator == sa.bindparam("person"), lease.c.state == "open")
-_ITEM = sa.select(item).where(item.c.id == sa.bindparam("item_id"))
-_TAKE_PLACE = sa.update(item).where(item.c.id == sa.bindparam("item_id")).values(free=item.c.free - 1)
-_INSERT_LEASE = sa.insert(lease).returning(*lease.c)
-_SET_ORDER = (
+_find_open_lease = Prepared(
+    sa.select(lease).where(lease.c.annotator == sa.bindparam("person"), lease.c.state == "open")
+)
+_find_item = Prepared(sa.select(item).where(item.c.id == sa.bindparam("item_id")))
+_take_place = Prepared(sa.update(item).where(item.c.id == sa.bindparam("item_id")).values(free=item.c.free - 1))
+_add_lease = Prepared(sa.insert(lease).returning(*lease.c))
+_set_order = Prepared(
     sa.update(lease)
     .where(lease.c.id == sa.bindparam("lease_id"))
     .values(order_json=sa.bindparam("order"))
     .returning(*lease.c)
 )
-_SHIFT_SIDES = (
+_shift_sides = Prepared(
     sa.update(annotator)
     .where(annotator.c.id == sa.bindparam("person"))
     .values(sides=annotator.c.sides + sa.bindparam("shift"))
 )
-_CONTENT = (
+_find_content = Prepared(
     sa.select(
         item.c.kind, item.c.answer, item.c.explanation, item.c.prompt_id, prompt.c.messages_json, prompt.c.language
     )
     .join(prompt, prompt.c.id == item.c.prompt_id)
     .where(item.c.id == sa.bindparam("item_id"))
 )
-_COMPLETIONS = sa.select(completion.c.id, completion.c.text, completion.c.finish).where(
-    completion.c.prompt_id == sa.bindparam("prompt_id")
+_find_completions = Prepared(
+    sa.select(completion.c.id, completion.c.text, completion.c.finish).where(
+        completion.c.prompt_id == sa.bindparam("prompt_id")
+    )
 )
 
 
@@ -62,7 +67,7 @@ def next_item(connection: sa.Connection, study: Study, person: Any) -> Any:
         study: the study.
         person: the row of the annotator, with the `study_state` (see `rlalign.feedback.people.signed_in`).
     """
-    row = connection.execute(_OPEN_LEASE, {"person": person.id}).one_or_none()
+    row = _find_open_lease(connection, person=person.id).one_or_none()
     if row is not None:
         if row.expires > now_ms():
             return row
@@ -133,21 +138,26 @@ def _take(
     at = now_ms()
     if connection.dialect.name == "postgresql":
         values = {"person": person.id, "given": at, "expires": at + lease_ms, **parameters}
-        row = connection.execute(_take_in_one_statement(query), values).one_or_none()
+        row = _take_in_one_statement(query)(connection, **values).one_or_none()
         if row is None:
             return None
-        content = connection.execute(_ITEM, {"item_id": row.item}).one()
+        content = _find_item(connection, item_id=row.item).one()
         order = _order(connection, study, person, content)
-        return connection.execute(_SET_ORDER, {"lease_id": row.id, "order": order}).one()
-    chosen = connection.execute(query, {"person": person.id, **parameters}).one_or_none()
+        return _set_order(connection, lease_id=row.id, order=order).one()
+    chosen = _prepared(query)(connection, person=person.id, **parameters).one_or_none()
     if chosen is None:
         return None
-    connection.execute(_TAKE_PLACE, {"item_id": chosen.id})
+    _take_place(connection, item_id=chosen.id)
     return _insert_lease(connection, chosen.id, person.id, at, lease_ms, _order(connection, study, person, chosen))
 
 
 @cache
-def _take_in_one_statement(query: Statement) -> sa.Insert:
+def _prepared(query: Statement) -> Prepared:
+    return Prepared(query)
+
+
+@cache
+def _take_in_one_statement(query: Statement) -> Prepared:
     """Return the statement of PostgreSQL that gives the item of a query away.
 
     Between two statements, another transaction could take the last place.
@@ -163,14 +173,14 @@ def _take_in_one_statement(query: Statement) -> sa.Insert:
     columns = ["item", "annotator", "given", "expires", "state", "order_json"]
     numbers = (sa.bindparam(name, type_=sa.BigInteger) for name in ("person", "given", "expires"))
     values = sa.select(taken.c.id, *numbers, sa.literal("open"), sa.literal("[]"))
-    return sa.insert(lease).from_select(columns, values, include_defaults=False).returning(*lease.c)
+    return Prepared(sa.insert(lease).from_select(columns, values, include_defaults=False).returning(*lease.c))
 
 
 def _insert_lease(
     connection: sa.Connection, item_id: int, annotator_id: int, at: int, lease_ms: int, order: str
 ) -> Any:
     values = {"item": item_id, "annotator": annotator_id, "given": at, "expires": at + lease_ms, "state": "open"}
-    return connection.execute(_INSERT_LEASE, {**values, "order_json": order}).one()
+    return _add_lease(connection, **values, order_json=order).one()
 
 
 def _give(connection: sa.Connection, study: Study, person: Any, item_id: int, lease_ms: int) -> Any:
@@ -179,7 +189,7 @@ def _give(connection: sa.Connection, study: Study, person: Any, item_id: int, le
     row = connection.execute(again).one_or_none()
     at = now_ms()
     if row is None:
-        order = _order(connection, study, person, connection.execute(_ITEM, {"item_id": item_id}).one())
+        order = _order(connection, study, person, _find_item(connection, item_id=item_id).one())
         return _insert_lease(connection, item_id, person.id, at, lease_ms, order)
     # the second try of a check, or an item whose time was over
     values = {"state": "open", "given": at, "expires": at + lease_ms, "visible_ms": 0}
@@ -197,7 +207,7 @@ def _order(connection: sa.Connection, study: Study, person: Any, content: Any) -
     if study.kind == "pair" and content.needed > 0:
         # Efron's biased coin (1971, Biometrika 58:403-417): balanced in the long run, and not to be foreseen
         swap = rng.random() < (0.5 if person.sides == 0 else 2 / 3 if person.sides > 0 else 1 / 3)
-        connection.execute(_SHIFT_SIDES, {"person": person.id, "shift": -1 if swap else 1})
+        _shift_sides(connection, person=person.id, shift=-1 if swap else 1)
         ids = ids[::-1] if swap else ids
     elif content.kind not in ("practice", "check"):  # their explanations name the labels
         rng.shuffle(ids)
@@ -262,8 +272,8 @@ def _repetition(connection: sa.Connection, person: Any) -> int | None:
 
 def content_of(connection: sa.Connection, row: Any) -> dict[str, Any]:
     """Return what an annotator sees of a lease: the prompt and the completions in their order. No policy is named."""
-    content = connection.execute(_CONTENT, {"item_id": row.item}).one()
-    texts = {c.id: c for c in connection.execute(_COMPLETIONS, {"prompt_id": content.prompt_id})}
+    content = _find_content(connection, item_id=row.item).one()
+    texts = {c.id: c for c in _find_completions(connection, prompt_id=content.prompt_id)}
     ids = json.loads(row.order_json)
     return {
         "lease": row.id,

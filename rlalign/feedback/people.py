@@ -18,6 +18,7 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback.errors import Conflict, NotFound, SignedOut
+from rlalign.feedback.statements import Prepared
 from rlalign.feedback.store import insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import annotator, comment, cookie, erasing, event, item, lease, session, study, vote
@@ -164,7 +165,7 @@ def _crowd_person(connection: sa.Connection, link: Any, parameters: Mapping[str,
     return int(connection.execute(query).scalar_one())
 
 
-_OWNER = (
+_find_owner = Prepared(
     sa.select(annotator, sa.select(study.c.state).scalar_subquery().label("study_state"))
     .join(cookie, cookie.c.annotator == annotator.c.id)
     .where(cookie.c.hash == sa.bindparam("hash"), cookie.c.created > sa.bindparam("oldest"))
@@ -179,7 +180,7 @@ def signed_in(connection: sa.Connection, value: str | None, scope: Scope) -> Any
     """
     if not value:
         raise SignedOut
-    row = connection.execute(_OWNER, {"hash": digest(value), "oldest": now_ms() - COOKIE_MS}).one_or_none()
+    row = _find_owner(connection, hash=digest(value), oldest=now_ms() - COOKIE_MS).one_or_none()
     if row is None or row.scope != scope or not _is_valid(row):
         raise SignedOut
     return row

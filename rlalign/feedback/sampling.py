@@ -89,14 +89,16 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
             insert_returning_id(connection, tables.policy, label=label, folder_digest=mark, sampling_json=sampling)
             for label, mark in content.policies
         ]
-        prompts = [
-            _insert_prompt(connection, messages, language, group, study.seed)
+        prompt_rows = [
+            _prompt_row(messages, language, group, study.seed)
             for (messages, language), group in zip(content.prompts, groups, strict=True)
         ]
-        ids = [
-            _insert_completion(connection, prompts[c.prompt], policies[c.policy], c.text, c.tokens, cut=c.cut)
+        prompts = _insert_all(connection, tables.prompt, prompt_rows)
+        completion_rows = [
+            _completion_row(prompts[c.prompt], policies[c.policy], c.text, c.tokens, cut=c.cut)
             for c in content.completions
         ]
+        ids = _insert_all(connection, tables.completion, completion_rows)
         rng = random.Random(study.seed)
         rows = [
             {
@@ -155,29 +157,32 @@ def _items(study: Study, content: Content) -> Iterator[tuple[int, list[int]]]:
                 yield prompt, sorted(unique[:most])
 
 
-def _insert_prompt(
-    connection: sa.Connection, messages: list[dict[str, str]], language: str, group: int, seed: int
-) -> int:
+def _prompt_row(messages: list[dict[str, str]], language: str, group: int, seed: int) -> dict[str, Any]:
     # the split is that of the group, so that near-duplicates stay together
     test = random.Random(f"{seed}:split:{group}").random() < 0.2
-    return insert_returning_id(
-        connection, tables.prompt, group_id=group, split="test" if test else "train",
-        messages_json=json.dumps(messages, ensure_ascii=False), language=language, source="study",
-    )  # fmt: skip
+    return {
+        "group_id": group, "split": "test" if test else "train",
+        "messages_json": json.dumps(messages, ensure_ascii=False), "language": language, "source": "study",
+    }  # fmt: skip
 
 
-def _insert_completion(
-    connection: sa.Connection, prompt: int, policy: int | None, text: str, tokens: int | None, *, cut: bool
-) -> int:
-    return insert_returning_id(
-        connection, tables.completion, prompt_id=prompt, policy_id=policy, text=text, tokens=tokens,
-        finish="length" if cut else "stop", digest=_digest(text),
-    )  # fmt: skip
+def _completion_row(prompt: int, policy: int | None, text: str, tokens: int | None, *, cut: bool) -> dict[str, Any]:
+    return {
+        "prompt_id": prompt, "policy_id": policy, "text": text, "tokens": tokens,
+        "finish": "length" if cut else "stop", "digest": _digest(text),
+    }  # fmt: skip
+
+
+def _insert_all(connection: sa.Connection, table: sa.Table, rows: list[dict[str, Any]]) -> list[int]:
+    """Insert rows, many by one statement, and return their ids in the order of the rows."""
+    statement = sa.insert(table).returning(table.c.id, sort_by_parameter_order=True)
+    return list(connection.execute(statement, rows).scalars())
 
 
 def _insert_example(connection: sa.Connection, kind: str, example: Example, seed: int) -> None:
-    prompt = _insert_prompt(connection, as_messages(example.prompt), "", -1, seed)
-    ids = [_insert_completion(connection, prompt, None, text, None, cut=False) for text in example.completions]
+    (prompt,) = _insert_all(connection, tables.prompt, [_prompt_row(as_messages(example.prompt), "", -1, seed)])
+    rows = [_completion_row(prompt, None, text, None, cut=False) for text in example.completions]
+    ids = _insert_all(connection, tables.completion, rows)
     insert_returning_id(
         connection, tables.item, kind=kind, prompt_id=prompt, completion_ids=json.dumps(ids), needed=0, free=0,
         place=0.0, selection=kind, answer=example.answer, explanation=example.explanation,

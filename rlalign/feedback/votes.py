@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from rlalign.feedback.errors import Conflict, Invalid, NotFound
+from rlalign.feedback.statements import Prepared
 from rlalign.feedback.store import now_ms
 from rlalign.feedback.study import CHOICES, LABELS, Study
 from rlalign.feedback.tables import annotator, comment, item, lease, session, vote
@@ -23,16 +24,18 @@ _SESSION_MS = 30 * 60_000
 
 
 # statements are built once: building one takes longer than executing it
-_LEASE = (
+_find_lease = Prepared(
     sa.select(lease, item.c.kind, item.c.needed)
     .join(item, item.c.id == lease.c.item)
     .where(lease.c.id == sa.bindparam("lease_id"))
     .with_for_update(of=lease)  # of PostgreSQL: two requests of one person wait for each other
 )
-_INSERT_VOTE = sa.insert(vote).returning(vote.c.id)
-_FINISH_LEASE = sa.update(lease).where(lease.c.id == sa.bindparam("lease_id")).values(state="done")
-_ADD_PLACE = sa.update(item).where(item.c.id == sa.bindparam("item_id"), item.c.needed > 0).values(free=item.c.free + 1)
-_COUNT = (
+_add_vote = Prepared(sa.insert(vote).returning(vote.c.id))
+_finish_lease = Prepared(sa.update(lease).where(lease.c.id == sa.bindparam("lease_id")).values(state="done"))
+_add_place = Prepared(
+    sa.update(item).where(item.c.id == sa.bindparam("item_id"), item.c.needed > 0).values(free=item.c.free + 1)
+)
+_count = Prepared(
     sa.update(annotator)
     .where(annotator.c.id == sa.bindparam("person"))
     .values(
@@ -42,13 +45,13 @@ _COUNT = (
         explained=sa.bindparam("explanation"),
     )
 )
-_SESSION = (
+_find_session = Prepared(
     sa.select(session.c.id, session.c.end)
     .where(session.c.annotator == sa.bindparam("person"))
     .order_by(session.c.id.desc())
     .limit(1)
 )
-_EXTEND_SESSION = (
+_extend_session = Prepared(
     sa.update(session)
     .where(session.c.id == sa.bindparam("session_id"))
     .values(end=sa.bindparam("until"), active_ms=session.c.active_ms + sa.bindparam("active"))
@@ -140,7 +143,7 @@ def record(
         Conflict: the item was answered otherwise, or the lease has expired.
         Invalid: the answer does not fit the study.
     """
-    row = connection.execute(_LEASE, {"lease_id": lease_id}).one_or_none()
+    row = _find_lease(connection, lease_id=lease_id).one_or_none()
     if row is None or row.annotator != person.id:
         raise NotFound("lease", "no such item of yours")
     order = json.loads(row.order_json)
@@ -164,10 +167,10 @@ def record(
         "seen": -1 if ballot.seen is None else int(ballot.seen), "unfolded": int(ballot.unfolded),
         "guidelines_hash": guidelines_hash, "source": "person", "body_hash": ballot.digest(),
     }  # fmt: skip
-    vote_id = int(connection.execute(_INSERT_VOTE, values).scalar_one())
+    vote_id = int(_add_vote(connection, **values).scalar_one())
     if ballot.comment.strip():
         connection.execute(sa.insert(comment).values(vote=vote_id, text=ballot.comment))
-    connection.execute(_FINISH_LEASE, {"lease_id": lease_id})
+    _finish_lease(connection, lease_id=lease_id)
     if ballot.choice == "skip":  # a skip is no judgement: somebody else gets the item
         give_back(connection, [row.item])
     counts = {
@@ -176,7 +179,7 @@ def record(
         "counted": int(row.kind not in ("practice", "check")),
         "explanation": vote_id if row.kind == "practice" else None,
     }
-    connection.execute(_COUNT, counts)
+    _count(connection, **counts)
     _add_to_session(connection, person.id, at, active, row.given)
     return vote_id
 
@@ -271,14 +274,14 @@ def expire(connection: sa.Connection) -> int:
 def give_back(connection: sa.Connection, items: Iterable[int]) -> None:
     """Count one more free place of each item that needs votes."""
     for item_id in sorted(items):  # in order, so that two transactions of PostgreSQL do not wait for each other
-        connection.execute(_ADD_PLACE, {"item_id": item_id})
+        _add_place(connection, item_id=item_id)
 
 
 def _add_to_session(connection: sa.Connection, annotator_id: int, at: int, active: int, start: int) -> None:
     """Add working time to the session of an annotator, or begin one."""
-    row = connection.execute(_SESSION, {"person": annotator_id}).one_or_none()
+    row = _find_session(connection, person=annotator_id).one_or_none()
     if row is not None and at - row.end <= _SESSION_MS:
-        connection.execute(_EXTEND_SESSION, {"session_id": row.id, "until": at, "active": active})
+        _extend_session(connection, session_id=row.id, until=at, active=active)
     else:
         begin = {"annotator": annotator_id, "start": start, "end": at, "active_ms": active}
         connection.execute(sa.insert(session).values(**begin))

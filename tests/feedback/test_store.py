@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,23 @@ def test_a_network_disk_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_file_system_of_a_path_is_read() -> None:
     assert filesystem(Path("/proc/self/status")) == "proc"
+
+
+def test_the_log_is_copied_into_the_file_beside_the_writer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store_module, "_CHECKPOINT_REQUESTS", 1)
+    path = tmp_path / "study.db"
+    # the file without its log: what another connection reads if it ignores the log
+    alone = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+
+    def names() -> set[str]:
+        with suppress(sqlite3.DatabaseError), closing(sqlite3.connect(alone, uri=True)) as connection:
+            return {name for (name,) in connection.execute("SELECT what FROM event")}
+        return set()  # read in the middle of the copy
+
+    with build(write_study(tmp_path), path) as store:
+        # the copy is the work of another thread, which comes between two commits sooner or later
+        for _ in range(2000):
+            store.write(lambda c: log_event(c, "test", "look")).result()
+            if "look" in names():
+                break
+        assert "look" in names()

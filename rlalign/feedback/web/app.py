@@ -49,8 +49,8 @@ def make_app(store: Store, limits: Limits | None = None, *, secure: bool = False
     app = FastAPI(
         title="rlalign feedback", docs_url=None, redoc_url=None, openapi_url=None, dependencies=[Depends(admit)]
     )
+    app.include_router(api.router(server))  # first, as routes are compared in turn
     app.include_router(pages.router(server))
-    app.include_router(api.router(server))
     app.include_router(admin.router(server))
 
     @app.api_route("/health", methods=["GET", "HEAD"], include_in_schema=False)
