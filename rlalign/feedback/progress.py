@@ -172,5 +172,6 @@ def votes(connection: sa.Connection, *, comments: bool = True) -> Iterator[dict[
             "active_ms": row.active_ms,
             "elapsed_ms": row.elapsed_ms,
             "seen": None if row.seen < 0 else bool(row.seen),
+            "unfolded": bool(row.unfolded),
             **({"comment": row.text} if comments else {}),
         }

@@ -37,17 +37,24 @@ class Scale:
 
     Attributes:
         name: identifier of letters, digits and underscores.
-        label: what is rated; empty: the name.
-        low: meaning of 1.
-        high: meaning of the largest number.
+        label: what is rated, a text or a text for each language; empty: the name.
+        low: meaning of 1, likewise.
+        high: meaning of the largest number, likewise.
         points: number of points, 2 to 11.
     """
 
     name: str
-    label: str = ""
-    low: str = ""
-    high: str = ""
+    label: str | Mapping[str, str] = ""
+    low: str | Mapping[str, str] = ""
+    high: str | Mapping[str, str] = ""
     points: int = 5
+
+    def text(self, part: Literal["label", "low", "high"], language: str) -> str:
+        """Return the label or the meaning of an end in a language, else in the first one that has a text."""
+        value: str | Mapping[str, str] = getattr(self, part)
+        if isinstance(value, str):
+            return value
+        return value.get(language) or next(iter(value.values()), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +300,13 @@ def _check(study: Study) -> None:
     for scale in study.scales:
         if not scale.name.isidentifier():
             raise UserError(f"'scales.name': expected letters, digits and underscores, got '{scale.name}'")
+        for part in (scale.label, scale.low, scale.high):
+            foreign = set() if isinstance(part, str) else set(part) - set(study.languages)
+            if foreign:
+                raise UserError(
+                    f"'scales': expected texts in {', '.join(study.languages)}, got one in '{sorted(foreign)[0]}'; "
+                    "add it to 'languages'"
+                )
         check_range("scales.points", scale.points, least=2)
         if scale.points > 11:
             raise UserError(f"'scales.points': expected at most 11, got {scale.points}")

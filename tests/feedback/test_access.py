@@ -218,7 +218,8 @@ def test_a_paused_study_gives_no_items(open_study: Open) -> None:
     admin.form("/admin/pause")
     assert client.api("next", status=423)["error"]["code"] == "paused"
     assert client.http.get("/").status_code == 423
-    client.api("vote", {"lease": item["lease"], "choice": "a"}, 423)
+    # an item that was given before the pause can be answered
+    client.api("vote", {"lease": item["lease"], "choice": "a"})
     admin.form("/admin/resume")
     client.api("vote", {"lease": item["lease"], "choice": "a"})
 
@@ -323,9 +324,49 @@ def test_an_undone_answer_is_filled_in(open_study: Open) -> None:
     client.form("/undo", vote=vote)
     page = client.http.get("/").text
     assert 'id="comment" open' in page
+    assert page.count("(before)") == 1
+    button = page[: page.index("(before)")].rpartition('name="choice" value=')[2]
+    assert button.startswith('"a"')
     assert "\n\nlong &lt;b&gt; &amp; \u4e2d</textarea>" in page
     client.vote("b")
     assert "long &lt;b&gt;" not in client.http.get("/").text
+
+
+def test_an_answer_can_be_undone_at_a_break(open_study: Open) -> None:
+    client = Client(open_study("break_items = 1"))
+    client.begin()
+    vote = client.vote("a")["vote"]
+    page = client.http.get("/").text
+    assert "Continue" in page
+    assert f'name="vote" value="{vote}"' in page
+    client.form("/undo", vote=vote)
+    assert "(before)" in client.http.get("/").text
+
+
+def test_an_error_page_has_the_chosen_language(open_study: Open) -> None:
+    store = open_study('languages = ["en", "zh"]')
+    client = Client(store)
+    client.begin()
+    assert "The study is paused" in _paused_page(store, client)
+    client.form("/language", language="zh")
+    assert 'lang="zh' in _paused_page(store, client)
+
+
+def _paused_page(store: Store, client: Client) -> str:
+    store.write(lambda c: c.execute(sa.update(tables.study).values(state="paused"))).result()
+    text: str = client.http.get("/").text
+    store.write(lambda c: c.execute(sa.update(tables.study).values(state="open"))).result()
+    return text
+
+
+def test_scales_have_texts_in_each_language(open_study: Open) -> None:
+    scale = '[[scales]]\nname = "help"\nlabel = { en = "Helpful", zh = "\u6709\u7528" }\nlow = "low"\n'
+    client = Client(open_study(f'kind = "rating"\nlanguages = ["en", "zh"]\n{scale}'))
+    client.begin()
+    assert client.api("next")["scales"][0]["label"] == "Helpful"
+    client.form("/language", language="zh")
+    assert client.api("next")["scales"][0]["label"] == "\u6709\u7528"
+    assert client.api("next")["scales"][0]["low"] == "low"
 
 
 def test_long_texts_are_rendered_in_a_thread(open_study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,9 +377,9 @@ def test_long_texts_are_rendered_in_a_thread(open_study: Open, monkeypatch: pyte
     threads: list[threading.Thread] = []
     original = server.Server.task
 
-    def task(self: server.Server, content: Any) -> dict[str, Any]:
+    def task(self: server.Server, content: Any, language: str) -> dict[str, Any]:
         threads.append(threading.current_thread())
-        return original(self, content)
+        return original(self, content, language)
 
     monkeypatch.setattr(server.Server, "task", task)
     store = open_study()

@@ -39,6 +39,7 @@ def test_a_study_survives_its_json_values(tmp_path: Path) -> None:
         ('[[scales]]\nname = "help"', "leave the scales out"),
         (GOLD, "use gold_share = 0.1"),
         ('kind = "ranking"\n[stop]\nwidth = 3', "expected kind 'pair'"),
+        ('kind = "rating"\n[[scales]]\nname = "help"\nlow = { zh = "x" }', "texts in en, got one in 'zh'"),
         ("[stop]\nsignificance = 0.05", "unknown setting 'stop.significance'"),
     ],
 )

@@ -92,16 +92,17 @@ def router(server: Server) -> APIRouter:
     async def get_next(request: Request) -> dict[str, Any] | None:
         """Return the next item, or the one that is open; null if none is left."""
 
-        def change(c: sa.Connection) -> dict[str, Any] | None:
+        def change(c: sa.Connection) -> tuple[dict[str, Any], str] | None:
             person = server.person(c, request, working=True)
             require_task(server, person)
             row = next_item(c, server.study, person)
-            return None if row is None else content_of(c, row)
+            return None if row is None else (content_of(c, row), server.language(request, person))
 
-        content = await server.write(change)
-        if content is None:
+        given = await server.write(change)
+        if given is None:
             return None
-        return {**await server.rendered_task(content), "expires": content["expires"]}
+        content, language = given
+        return {**await server.rendered_task(content, language), "expires": content["expires"]}
 
     @routes.post("/vote")
     async def post_vote(request: Request, body: bodies.Vote) -> dict[str, Any]:
@@ -151,8 +152,11 @@ def require_task(server: Server, person: Any) -> None:
 
 
 def vote_on(server: Server, connection: sa.Connection, request: Request, lease_id: int, ballot: Ballot) -> int:
-    """Store an answer and judge the check if it was its last item; return the id of the vote."""
-    person = server.person(connection, request, working=True)
+    """Store an answer and judge the check if it was its last item; return the id of the vote.
+
+    An item that was given before a pause can be answered: the work is done, and a form without script would lose it.
+    """
+    person = server.person(connection, request)
     vote_id = record(connection, server.study, person, lease_id, ballot, server.guidelines_hash)
     if server.study.check and not person.passed:
         people.finish_check(connection, server.study, _again(connection, person))

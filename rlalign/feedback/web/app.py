@@ -81,7 +81,7 @@ def make_app(store: Store, limits: Limits | None = None, *, secure: bool = False
             return _json(error.status, error.code, error.message, error.field)
         # the field tells wrong values of a form apart, and the code tells unknown things apart
         detail = {404: error.code, 422: error.field}.get(error.status, "")
-        return _message(server, request, error.status, error.message, detail)
+        return await _message(server, request, error.status, error.message, detail)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
@@ -93,14 +93,14 @@ def make_app(store: Store, limits: Limits | None = None, *, secure: bool = False
     async def http(request: Request, error: HTTPException) -> Response:
         if _is_api(request) or error.status_code == 405:
             return _json(error.status_code, "http", str(error.detail), "")
-        return _message(server, request, error.status_code, str(error.detail))
+        return await _message(server, request, error.status_code, str(error.detail))
 
     guarded = Guard(app)
     guarded.fastapi = app  # type: ignore[attr-defined]  # for the OpenAPI document and the tests
     return guarded
 
 
-def _message(server: Server, request: Request, status: int, default: str, detail: str = "") -> Response:
+async def _message(server: Server, request: Request, status: int, default: str, detail: str = "") -> Response:
     """Return the page of a refusal: to an administrator in the texts of that page, else in those for annotators.
 
     Args:
@@ -110,12 +110,13 @@ def _message(server: Server, request: Request, status: int, default: str, detail
         default: the text if there is none for the status.
         detail: field or code that has its own text for the administrator.
     """
-    w = words(server.language(request))
+    person = None if _is_admin(request) else await server.read(lambda c: server.visitor(c, request))
+    w = words(server.language(request, person))
     text = w.get(f"error_{status}", default)
     title = w.get(f"error_title_{status}", w["error_title"])
     retry = "/" if status in (400, 403, 409, 422, 423, 429) else ""
     if not _is_admin(request):
-        return server.page(request, "message.html", status=status, title=title, text=text, retry=retry)
+        return server.page(request, "message.html", person=person, status=status, title=title, text=text, retry=retry)
     own = w.get(f"admin_error_{detail}") if detail else None
     text = own or w.get(f"admin_error_{status}", text)
     retry = "/admin" if retry or own else ""

@@ -152,8 +152,8 @@ async def _home(server: Server, request: Request) -> Response:
         elif state == "explanation":
             values["explained"] = _explanation(c, server, person)
         elif state == "break":
-            return values
-        if state in ("withdrawn", "failed") or values.get("content", ...) is None:
+            values["undo"] = None if person.study_state == "paused" else server.undoable(c, person)
+        if state in ("withdrawn", "failed") or (state == "task" and values["content"] is None):
             values["active"] = people.working_ms(c, person)
         return values
 
@@ -166,15 +166,17 @@ async def _home(server: Server, request: Request) -> Response:
         return server.page(request, "consent.html", person=person, consent_html=text, version=server.consent_version)
     if state == "guidelines":
         return server.page(
-            request, "guidelines.html", person=person, guidelines_html=guidelines, scales=server.scales()
+            request, "guidelines.html", person=person, guidelines_html=guidelines, scales=server.scales(language)
         )
     if state == "explanation":
         return server.page(request, "practice.html", person=person, **values["explained"])
     if state == "break":
         time = _duration(person.since_break_ms, language)
-        return server.page(request, "break.html", person=person, time=time, items=person.since_break)
+        return server.page(
+            request, "break.html", person=person, time=time, items=person.since_break, undo=values["undo"]
+        )
     if state == "task" and values["content"] is not None:
-        task = await server.rendered_task(values["content"])
+        task = await server.rendered_task(values["content"], language)
         return server.page(
             request, "task.html", person=person, task=task, undo=values["undo"], before=values["before"],
             again=task["check"] and person.tries > 0 and not person.passed,
@@ -205,16 +207,17 @@ def _explanation(connection: sa.Connection, server: Server, person: Any) -> dict
 
 
 def _undone_answer(connection: sa.Connection, lease_id: int) -> dict[str, Any]:
-    """Return the answer that the page of an undone vote begins with: comment, ratings, ranking; else empty ones."""
+    """Return the answer that the page of an undone vote shows: choice, comment, ratings, ranking; else empty ones."""
     query = sa.select(vote.c.kind, vote.c.supersedes).where(vote.c.lease == lease_id).order_by(vote.c.id.desc())
     last = connection.execute(query.limit(1)).one_or_none()
     if last is None or last.kind != "undo":
-        return {"comment": "", "ratings": {}, "ranking": {}}
-    undone = sa.select(vote.c.ratings_json, vote.c.ranking_json, comment.c.text).outerjoin(
+        return {"choice": "", "comment": "", "ratings": {}, "ranking": {}}
+    undone = sa.select(vote.c.choice, vote.c.ratings_json, vote.c.ranking_json, comment.c.text).outerjoin(
         comment, comment.c.vote == vote.c.id
     )
     row = connection.execute(undone.where(vote.c.id == last.supersedes)).one()
     return {
+        "choice": row.choice,
         "comment": row.text or "",
         "ratings": json.loads(row.ratings_json or "{}"),
         "ranking": json.loads(row.ranking_json or "{}"),

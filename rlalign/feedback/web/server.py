@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +18,7 @@ from fastapi.responses import HTMLResponse
 from starlette.concurrency import run_in_threadpool
 
 from rlalign.feedback import people
-from rlalign.feedback.errors import Paused
+from rlalign.feedback.errors import Paused, SignedOut
 from rlalign.feedback.store import Store
 from rlalign.feedback.study import LABELS, Study, from_values
 from rlalign.feedback.tables import item
@@ -101,6 +102,12 @@ class Server:
             check_not_paused(row)
         return row
 
+    def visitor(self, connection: sa.Connection, request: Request) -> Any:
+        """Return the row of the signed-in annotator; None if nobody is signed in."""
+        with suppress(SignedOut):
+            return self.person(connection, request)
+        return None
+
     def leave_page(self, connection: sa.Connection, request: Request) -> Any:
         """Leave the explanation or the break that is on the screen, if there is one, and return the annotator's row."""
         person = self.person(connection, request)
@@ -148,16 +155,21 @@ class Server:
         """Return the consent text or the guidelines as HTML."""
         return cached_html(self.texts[part][language], top_heading=2)
 
-    async def rendered_task(self, content: Mapping[str, Any]) -> dict[str, Any]:
+    async def rendered_task(self, content: Mapping[str, Any], language: str) -> dict[str, Any]:
         """Return `task` of an item; long texts are rendered in a thread."""
         length = sum(len(m["content"]) for m in content["messages"])
         length += sum(len(c["text"]) for c in content["completions"])
         if length <= _SHORT:
-            return self.task(content)
-        return await run_in_threadpool(self.task, content)
+            return self.task(content, language)
+        return await run_in_threadpool(self.task, content, language)
 
-    def task(self, content: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the task page shows of an item (see `rlalign.feedback.items.content_of`)."""
+    def task(self, content: Mapping[str, Any], language: str) -> dict[str, Any]:
+        """Return what the task page shows of an item (see `rlalign.feedback.items.content_of`).
+
+        Args:
+            content: of the item.
+            language: of the scales.
+        """
         kind = self.study.kind
         return {
             "lease": content["lease"],
@@ -173,19 +185,19 @@ class Server:
                 {"label": LABELS[i], "text": c["text"], "html": cached_html(c["text"]), "cut": c["cut"]}
                 for i, c in enumerate(content["completions"])
             ],
-            "scales": self.scales(),
+            "scales": self.scales(language),
         }
 
-    def scales(self) -> list[dict[str, Any]]:
-        """Return the scales of ratings; none for another kind of study."""
+    def scales(self, language: str) -> list[dict[str, Any]]:
+        """Return the scales of ratings with texts in a language; none for another kind of study."""
         if self.study.kind != "rating":
             return []
         return [
             {
                 "name": scale.name,
-                "label": scale.label or scale.name,
-                "low": scale.low,
-                "high": scale.high,
+                "label": scale.text("label", language) or scale.name,
+                "low": scale.text("low", language),
+                "high": scale.text("high", language),
                 "points": list(range(1, scale.points + 1)),
             }
             for scale in self.study.scales

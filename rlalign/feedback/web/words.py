@@ -81,6 +81,7 @@ _TEXTS: dict[str, tuple[str, str]] = {
     ),
     "guidelines_open": ("Guidelines", "评判指南"),
     "guidelines_close": ("Close guidelines", "关闭指南"),
+    "choice_before": ("before", "之前"),
     "undo_button": ("Undo last answer", "撤销上一个回答"),
     "shortcuts_open": ("Keys", "快捷键"),
     "shortcuts_close": ("Close keys", "关闭快捷键"),
