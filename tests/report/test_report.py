@@ -16,14 +16,14 @@ import rlalign
 from rlalign.cli import main
 from rlalign.cli.report import write
 from rlalign.compare.output.html import render, write_report
-from rlalign.compare.output.html.markup import Html, tag, visible
-from rlalign.compare.output.html.numbers import interval, number, p_value, seconds, tick, typeset
 from rlalign.compare.output.html.study_plots import differences, final_scores, frontier, learning_curves
-from rlalign.compare.output.html.svg import axis_range, separate, ticks
 from rlalign.compare.output.series import color_indices
 from rlalign.compare.results.results_json import read_results, write_results
 from rlalign.compare.results.schema import Curve, Estimate
 from rlalign.errors import UserError
+from rlalign.html.markup import Html, tag, visible
+from rlalign.html.numbers import interval, number, p_value, seconds, tick, typeset
+from rlalign.html.svg import axis_range, separate, ticks
 
 VOID = {"meta", "link", "input"}
 PARTS = ("verdict", "finals", "pairs", "budgets", "tuning", "curves", "seeds", "differences", "profiles", "frontier")

@@ -14,7 +14,6 @@ from rlalign.compare.analysis.estimates import as_array, floats
 from rlalign.compare.output.series import (
     BUDGET_LABELS,
     MIN_SEEDS_FOR_BAND,
-    NUM_COLORS,
     color_indices,
     learning_curve,
     seed_means,
@@ -22,6 +21,7 @@ from rlalign.compare.output.series import (
 )
 from rlalign.compare.results.schema import EnvResult, Profile, Results
 from rlalign.escaping.figure_text import literal
+from rlalign.html.svg import NUM_COLORS
 from rlalign.storage.atomic import write_atomic
 
 _GRAY = "#8a94a0"

@@ -16,8 +16,6 @@ BUDGET_LABELS = {
     "seconds": "seconds of computing",
 }
 """Budget -> label of its axis, in the order in which budgets are drawn."""
-NUM_COLORS = 8
-"""Colors of a palette; further algorithms use the same colors again."""
 MIN_SEEDS_FOR_BAND = 3
 """Student's t of two seeds has one degree of freedom: its band would cover the other curves."""
 

@@ -7,10 +7,11 @@ from rich.text import Text
 
 from rlalign.compare.analysis.intervals import LEVEL
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.numbers import CLIPPED, CLIPPED_NOTE, level
+from rlalign.compare.output.deviations import CLIPPED, CLIPPED_NOTE
 from rlalign.compare.results.schema import EnvResult, Estimate, Pair, Results, ToThreshold
 from rlalign.escaping.console import PlainConsole, line
 from rlalign.evaluation.signed_bounds import signed_bounds
+from rlalign.html.numbers import level
 
 _MISSING = "–"
 

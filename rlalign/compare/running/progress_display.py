@@ -9,10 +9,10 @@ from pathlib import Path
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.numbers import seconds
 from rlalign.compare.study import Cell
 from rlalign.escaping.console import PlainConsole
 from rlalign.escaping.terminal import visible
+from rlalign.html.numbers import seconds
 
 _FEWEST_ENDED = 3  # runs that must have ended before an estimate of the time left is shown
 

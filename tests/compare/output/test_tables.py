@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from rlalign.compare.analysis.environment import analyze_environment
-from rlalign.compare.output.html.components import cost, estimate
-from rlalign.compare.output.html.numbers import level
-from rlalign.compare.output.html.table_sections import final_rewards
+from rlalign.compare.output.html.table_sections import cost, final_rewards
 from rlalign.compare.output.results_csv import csv_rows
 from rlalign.compare.output.tables import final_rewards_table, learning_table
 from rlalign.compare.results.results_json import read_results
+from rlalign.html.components import estimate
+from rlalign.html.numbers import level
 
 DATA = Path(__file__).parents[2] / "data"
 

@@ -4,10 +4,8 @@ study.py, run.py, search.py   the three documents
 table_sections.py             sections of a study that hold tables
 plot_sections.py              sections of a study that hold drawings, with the words to read them
 study_plots.py                the drawings of a study: from results to SVG
-svg.py                        axes, lines, dots and labels of a drawing
-page.py, page.css, page.js    the page around the sections, its style and its script
-components.py, numbers.py     parts of sections; numbers as text
-markup.py                     the one module that turns text into markup
+
+The parts that all reports share are in `rlalign/html/`.
 """
 
 from rlalign.compare.output.html.run import write_run_report

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from rlalign.compare.output.html import study_plots
-from rlalign.compare.output.html.components import Colors, algorithm_label, note
-from rlalign.compare.output.html.markup import Html, joined, tag
-from rlalign.compare.output.html.page import panels, section
 from rlalign.compare.output.series import BUDGET_LABELS, MIN_SEEDS_FOR_BAND
 from rlalign.compare.results.schema import BUDGETS, Results
+from rlalign.html.components import Colors, colored_name, note
+from rlalign.html.markup import Html, joined, tag
+from rlalign.html.page import panels, section
 
 
 def plot_sections(results: Results, colors: Colors) -> Html:
@@ -38,7 +38,7 @@ def plot_sections(results: Results, colors: Colors) -> Html:
                 "steps. A curve that lies above another everywhere dominates it.",
                 _profiles(results, colors),
                 "profiles",
-                tag("ul", [tag("li", algorithm_label(a, colors)) for a in results.algorithms], class_="legend"),
+                tag("ul", [tag("li", colored_name(a, colors)) for a in results.algorithms], class_="legend"),
             ),
             _section(
                 "Reward against KL",

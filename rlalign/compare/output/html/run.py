@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rlalign.compare.output.html.components import note, titled_text
-from rlalign.compare.output.html.markup import Html, joined, tag
-from rlalign.compare.output.html.numbers import interval, number, typeset
-from rlalign.compare.output.html.page import facts, page, panels, row, section, table
-from rlalign.compare.output.html.svg import Panel, Series, axis_range
 from rlalign.compare.results.schema import Estimate
 from rlalign.config.defaults import default_config
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.errors import UserError
 from rlalign.evaluation.transcripts import prompt_text, sample_texts
+from rlalign.html.components import note, titled_text
+from rlalign.html.markup import Html, joined, tag
+from rlalign.html.numbers import interval, number, typeset
+from rlalign.html.page import facts, page, panels, row, section, table
+from rlalign.html.svg import Panel, Series, axis_range
 from rlalign.log.metrics import REWARD_STATISTICS
 from rlalign.run import Run
 from rlalign.storage.atomic import read_json, write_atomic

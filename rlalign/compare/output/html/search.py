@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.components import note
-from rlalign.compare.output.html.markup import Html, tag
-from rlalign.compare.output.html.numbers import number, typeset
-from rlalign.compare.output.html.page import facts, page, panels, row, section, table
 from rlalign.compare.output.html.study_plots import row_label, row_panel
-from rlalign.compare.output.html.svg import Panel, axis_range
 from rlalign.compare.study import label
 from rlalign.compare.tuning.search_results import SearchResults, Trial, read_search_results
 from rlalign.compare.tuning.spaces import choices
 from rlalign.config.defaults import default_config
 from rlalign.config.overrides import shown
 from rlalign.config.serialize import to_dict
+from rlalign.html.components import note
+from rlalign.html.markup import Html, tag
+from rlalign.html.numbers import number, typeset
+from rlalign.html.page import facts, page, panels, row, section, table
+from rlalign.html.svg import Panel, axis_range
 from rlalign.storage.atomic import write_atomic
 from rlalign.typecheck import flatten
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.components import Colors, algorithm_label, note, text_block, titled_text
-from rlalign.compare.output.html.markup import Html, tag, visible
-from rlalign.compare.output.html.numbers import number, seconds, typeset
-from rlalign.compare.output.html.page import facts, page, row, section, table
 from rlalign.compare.output.html.plot_sections import plot_sections
 from rlalign.compare.output.html.table_sections import budgets, final_rewards, paired_differences, tuning
 from rlalign.compare.output.series import color_indices
 from rlalign.compare.results.schema import EnvResult, Failure, Results, Sample
+from rlalign.html.components import Colors, colored_name, note, text_block, titled_text
+from rlalign.html.markup import Html, tag, visible
+from rlalign.html.numbers import number, seconds, typeset
+from rlalign.html.page import facts, page, row, section, table
 from rlalign.storage.atomic import write_atomic
 
 _SHORT = 60  # characters; samples with prompts and completions up to this length stand in several columns
@@ -86,7 +86,7 @@ def _sample(sample: Sample, colors: Colors) -> Html:
     """Return a prompt and below it the completion before training and that of each algorithm."""
     rows = [_completion("before training", "", sample.start)]
     for algorithm, text in sample.completions.items():
-        rows.append(_completion(algorithm_label(algorithm, colors), number(sample.rewards.get(algorithm)), text))
+        rows.append(_completion(colored_name(algorithm, colors), number(sample.rewards.get(algorithm)), text))
     prompt = titled_text(tag("h4", f"prompt, seed {sample.seed}"), sample.prompt)
     return tag("div", prompt, tag("div", rows, class_="completions"), class_="sample")
 

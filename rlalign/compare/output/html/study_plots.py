@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from rlalign.compare.output.html.components import Colors
-from rlalign.compare.output.html.markup import Html
-from rlalign.compare.output.html.numbers import interval, number
-from rlalign.compare.output.html.svg import WIDTH, Panel, Series, axis_range, label_margin, panel_height
 from rlalign.compare.output.series import BUDGET_LABELS, learning_curve, seed_means, single_seed_curves
 from rlalign.compare.results.schema import EnvResult, Estimate, Pair, Profile
+from rlalign.html.components import Colors
+from rlalign.html.markup import Html
+from rlalign.html.numbers import interval, number
+from rlalign.html.svg import WIDTH, Panel, Series, axis_range, label_margin, panel_height
 
 MAX_PAIRS = 15
 """Pairs that are drawn and listed; of more, a selection."""

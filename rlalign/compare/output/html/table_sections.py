@@ -5,30 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rlalign.compare.analysis.intervals import FEWEST_SEEDS
-from rlalign.compare.output.html.components import (
+from rlalign.compare.output.deviations import CLIPPED, CLIPPED_NOTE, deviation
+from rlalign.compare.output.html.study_plots import MAX_PAIRS
+from rlalign.compare.results.schema import BUDGETS, AlgorithmResult, Pair, Results, ToThreshold
+from rlalign.html.components import (
     Colors,
-    algorithm_label,
-    cost,
+    colored_name,
     estimate,
     group_row,
     note,
     value_only,
     with_interval,
 )
-from rlalign.compare.output.html.markup import Html, joined, tag
-from rlalign.compare.output.html.numbers import (
-    CLIPPED,
-    CLIPPED_NOTE,
+from rlalign.html.markup import Html, joined, tag
+from rlalign.html.numbers import (
     MISSING,
-    deviation,
     level,
     number,
     p_value,
     typeset,
 )
-from rlalign.compare.output.html.page import row, section, table
-from rlalign.compare.output.html.study_plots import MAX_PAIRS
-from rlalign.compare.results.schema import BUDGETS, AlgorithmResult, Pair, Results
+from rlalign.html.page import row, section, table
 
 
 def final_rewards(results: Results, colors: Colors) -> Html:
@@ -70,7 +67,7 @@ def _reward_rows(results: Results, colors: Colors) -> tuple[list[str], list[Html
         for algorithm, result in env.algorithms.items():
             is_best = result.mean.value is not None and result.mean.value == best
             cells: list[object] = [
-                algorithm_label(algorithm, colors),
+                colored_name(algorithm, colors),
                 estimate(result.mean, strong=is_best),
                 estimate(result.iqm),
                 estimate(result.median),
@@ -91,7 +88,7 @@ def _spread_rows(results: Results, colors: Colors) -> tuple[list[str], list[Html
             means = [value_only(result.metrics.get(metric), 2) for metric in ("kl", "length")]
             spread = result.spread
             deviations = [deviation(value) for value in (spread.seeds, spread.prompts, spread.rest)]
-            rows.append(row([algorithm_label(algorithm, colors), *means, *deviations], _columns(head)))
+            rows.append(row([colored_name(algorithm, colors), *means, *deviations], _columns(head)))
     return head, rows
 
 
@@ -108,7 +105,7 @@ def _aggregate(results: Results, colors: Colors) -> Html | None:
     rows = []
     for name in results.algorithms:
         values = [estimate(kind[name]) for kind in (aggregate.mean, aggregate.iqm, aggregate.median)]
-        rows.append(row([algorithm_label(name, colors), *values], _columns(head)))
+        rows.append(row([colored_name(name, colors), *values], _columns(head)))
     heading = "All environments, each rescaled so that 0 is the initial policy and 1 the best seed of the study"
     return joined((tag("h3", heading), table("all environments", head, rows, _columns(head))))
 
@@ -178,7 +175,7 @@ def budgets(results: Results, colors: Colors) -> Html:
         costs.append(group_row(name, len(cost_head), threshold))
         areas.append(group_row(name, len(area_head)))
         for algorithm, result in env.algorithms.items():
-            label = algorithm_label(algorithm, colors)
+            label = colored_name(algorithm, colors)
             costs.append(row([label, _reached(result), *_costs(result)], numeric))
             areas.append(row([label, *(estimate(result.auc.get(budget)) for budget in BUDGETS)], numeric))
     return section(
@@ -261,3 +258,10 @@ def _methods(results: Results) -> str:
                 if value.low is not None and value.method:
                     methods[kind] = value.method
     return "; ".join(f"{kind}: {method}" for kind, method in methods.items())
+
+
+def cost(to_threshold: ToThreshold) -> Html:
+    """Return the mean budget to a threshold, or a lower bound if no seed reached it."""
+    if to_threshold.beyond is None:
+        return estimate(to_threshold.restricted_mean)
+    return with_interval(f"> {number(to_threshold.beyond)}", "")

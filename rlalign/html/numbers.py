@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import math
 import re
-
-from rlalign.compare.results.schema import Estimate
+from typing import Protocol
 
 MISSING = "–"
 _SPACE = "\u00a0"  # no line break between a number and its unit
 
 
-CLIPPED = "0 †"
-CLIPPED_NOTE = (
-    "† The estimate of the variance is negative and set to 0: the residual alone explains differences as large as "
-    "these. It does not mean that they are equal."
-)
+class Estimate(Protocol):
+    """A number with its confidence interval; None where it is missing."""
 
+    @property
+    def value(self) -> float | None:
+        """The number."""
 
-def deviation(value: float | None) -> str:
-    """Return a standard deviation of `TwoWay` as text; 0 is the mark of an estimate below it."""
-    return CLIPPED if value == 0 else number(value)
+    @property
+    def low(self) -> float | None:
+        """Lower bound."""
+
+    @property
+    def high(self) -> float | None:
+        """Upper bound."""
+
+    @property
+    def level(self) -> float:
+        """Nominal coverage."""
 
 
 def number(value: float | None, *, sign: bool = False, decimals: int = 3, like: float | None = None) -> str:

@@ -11,14 +11,15 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rlalign.compare.output.html.markup import Html, joined, tag
-from rlalign.compare.output.html.numbers import tick
-from rlalign.compare.output.series import NUM_COLORS
+from rlalign.html.markup import Html, joined, tag
+from rlalign.html.numbers import tick
 
 WIDTH, HEIGHT = 400, 268  # user units
 _CHAR_WIDTH = 6.3  # average width of a character of a label
 _LABEL_DISTANCE = 13.0  # smallest vertical distance of two labels
 _BASELINE = 3.8  # from the middle of a label's text to its baseline
+NUM_COLORS = 8
+"""Colors of the page; further series use the same colors again, dashed."""
 Point = tuple[float, float]
 
 

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from importlib import resources
 
-from rlalign.compare.output.html.markup import Html, joined, tag
+from rlalign.html.markup import Html, joined, tag
 
 
 def page(title: str, *sections: object) -> str:
@@ -15,7 +15,7 @@ def page(title: str, *sections: object) -> str:
 
     The content security policy names the script by its hash, so the browser runs no other script.
     """
-    folder = resources.files("rlalign.compare.output.html")
+    folder = resources.files("rlalign.html")
     style = (folder / "page.css").read_text(encoding="utf-8")
     script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

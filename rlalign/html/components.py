@@ -1,16 +1,15 @@
-"""Parts of a report's sections: notes, algorithm labels, values with intervals, texts of models."""
+"""Parts of a report's sections: notes, colored names, values with intervals, texts of models."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlalign.compare.output.html.markup import Html, joined, tag, visible
-from rlalign.compare.output.html.numbers import MISSING, interval, number
-from rlalign.compare.output.html.svg import color_class
-from rlalign.compare.results.schema import Estimate, ToThreshold
+from rlalign.html.markup import Html, joined, tag, visible
+from rlalign.html.numbers import MISSING, Estimate, interval, number
+from rlalign.html.svg import color_class
 
 Colors = Mapping[str, int]
-"""Algorithm -> index of its color, the same in every table and drawing."""
+"""Name -> index of its color, the same in every table and drawing."""
 
 
 def note(text: str) -> Html:
@@ -18,17 +17,17 @@ def note(text: str) -> Html:
     return tag("p", text, class_="note")
 
 
-def algorithm_label(algorithm: str, colors: Colors) -> Html:
-    """Return an algorithm's name with a dot in its color."""
-    key = tag("span", class_=f"key {color_class(colors[algorithm])}")
-    return tag("span", key, algorithm, class_="name")
+def colored_name(name: str, colors: Colors) -> Html:
+    """Return a name, as of an algorithm or a policy, with a dot in its color."""
+    key = tag("span", class_=f"key {color_class(colors[name])}")
+    return tag("span", key, name, class_="name")
 
 
 def group_row(name: str, width: int, details: str = "") -> Html:
-    """Return a table row that heads the rows of an environment.
+    """Return a table row that heads a group of rows.
 
     Args:
-        name: of the environment.
+        name: of the group.
         width: number of columns.
         details: text after the name.
     """
@@ -51,13 +50,6 @@ def estimate(value: Estimate | None, *, sign: bool = False, strong: bool = False
 def with_interval(value: str, beside: str = "95 % CI") -> Html:
     """Return a value, or a column's heading, and the text beside it; the style sheet aligns the values of a column."""
     return joined((value, tag("span", beside, class_="ci")))
-
-
-def cost(to_threshold: ToThreshold) -> Html:
-    """Return the mean budget to a threshold, or a lower bound if no seed reached it."""
-    if to_threshold.beyond is None:
-        return estimate(to_threshold.restricted_mean)
-    return with_interval(f"> {number(to_threshold.beyond)}", "")
 
 
 def value_only(value: Estimate | None, decimals: int = 3) -> str:
