@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from rlalign.feedback.statistics.estimate import LEVEL, Counts, Estimate, TwoEstimates, detectable
-from rlalign.feedback.statistics.intervals import covariance, dense, rate
+from rlalign.feedback.statistics.intervals import cluster_sums, covariance, dense, rate
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.types import BoolArray, FloatArray, IntArray
 
@@ -330,7 +330,7 @@ def _bootstrap(
     if not len(parts):
         return empty
     codes, number = dense(clusters)
-    sums = np.stack([np.bincount(codes, parts[:, j], number) for j in range(parts.shape[1])], 1)
+    sums = cluster_sums(parts, codes, number)
     value = float(statistic(sums.sum(0, keepdims=True))[0])
     if number < 2 or not math.isfinite(value):
         return Estimate(value, nan, nan, nan, method, source, numbers.prompts, numbers.people, numbers.votes)
@@ -341,7 +341,7 @@ def _bootstrap(
     _, examples, frequency = np.unique(projection, return_index=True, return_counts=True)
     draws: FloatArray
     if len(examples) <= number // 8:
-        draws = rng.multinomial(number, frequency / number, _DRAWS) @ sums[examples]
+        draws = np.asarray(rng.multinomial(number, frequency / number, _DRAWS) @ sums[examples])
     else:
         draws = np.stack([np.bincount(rng.integers(0, number, number), minlength=number) @ sums for _ in range(_DRAWS)])
     values = statistic(draws)

@@ -129,9 +129,14 @@ def dense(values: IntArray) -> tuple[IntArray, int]:
     return codes.reshape(values.shape), len(unique)
 
 
-def cluster_sums(values: FloatArray, codes: IntArray, number: int) -> FloatArray:
+def sums_by(codes: IntArray, values: FloatArray | IntArray, number: int) -> FloatArray:
+    """Return the sums of values [N] over equal codes from 0, [number]."""
+    return np.asarray(np.bincount(codes, values, number), np.float64)
+
+
+def cluster_sums(values: FloatArray | IntArray, codes: IntArray, number: int) -> FloatArray:
     """Return the sums of values [N, P] over clusters, [number, P]."""
-    columns = [np.bincount(codes, values[:, j], number) for j in range(values.shape[1])]
+    columns = [sums_by(codes, values[:, j], number) for j in range(values.shape[1])]
     return np.stack(columns, 1) if columns else np.zeros((number, 0))
 
 
@@ -198,7 +203,7 @@ def rate(
     # both centers are the same for the sums of the sandwich, except for the two added prompts
     mean_weight = total / number
     center = (value * total + mean_weight) / (total + 2 * mean_weight)
-    sums = np.bincount(prompts, w * (scores - center), number)
+    sums = sums_by(prompts, w * (scores - center), number)
     added = mean_weight**2 * ((1 - center) ** 2 + center**2)
     n = number + 2
     panel = n / (n - 1) * (float(sums @ sums) + added) / (total + 2 * mean_weight) ** 2
