@@ -43,6 +43,9 @@ class Estimate:
         people: number of people.
         votes: number of votes.
         level: of the interval.
+        se: standard error of Student's t interval; NaN for others.
+        df: its degrees of freedom.
+        center: its middle, before bounds cut it off.
     """
 
     value: float
@@ -55,10 +58,20 @@ class Estimate:
     people: int
     votes: int
     level: float = LEVEL
+    se: float = math.nan
+    df: float = math.nan
+    center: float = math.nan
+
+    def p(self, null: float) -> float:
+        """Return the p-value of the two-sided t test of a value, which agrees with the interval; NaN without one."""
+        if not self.se > 0:
+            return math.nan
+        return float(2 * stats.t.sf(abs(self.center - null) / self.se, self.df))
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON values; NaN and infinity become None."""
         values: dict[str, Any] = without_nan(asdict(self))
+        del values["center"]
         return values
 
 
@@ -118,7 +131,10 @@ def t_estimate(
     low = max(bounds[0], middle - quantile * se)
     high = min(bounds[1], middle + quantile * se)
     found = detectable(se, df)
-    return Estimate(value, low, high, found, method, source, counts.prompts, counts.people, counts.votes)
+    return Estimate(
+        value, low, high, found, method, source, counts.prompts, counts.people, counts.votes,
+        se=se, df=df, center=middle,
+    )  # fmt: skip
 
 
 def detectable(se: float, df: float, *, level: float = LEVEL, power: float = POWER) -> float:

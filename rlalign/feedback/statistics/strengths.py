@@ -22,6 +22,7 @@ from rlalign.feedback.statistics.win_rates import inverse_weights
 from rlalign.types import FloatArray, IntArray
 
 Model = Literal["davidson", "rao-kupper", "ties dropped"]
+"""Models of ties in comparisons."""
 MODELS: dict[Model, tuple[Likelihood, str, str]] = {
     "davidson": (
         davidson, "Bradley-Terry strengths with ties by Davidson",
@@ -174,6 +175,15 @@ def design(pairs: Judgments, terms: Sequence[str]) -> dict[str, FloatArray]:
 
 
 # ---- existence of a maximum ----
+
+
+def comparison_refusal(pairs: Judgments) -> Refusal | None:
+    """Return the reason why comparisons determine no strengths; None if they do."""
+    if not len(pairs):
+        return Refusal("no votes", "expected votes on pairs of different policies, got none")
+    present = np.union1d(pairs.first, pairs.second)
+    first, second = np.searchsorted(present, pairs.first), np.searchsorted(present, pairs.second)
+    return _existence(first, second, pairs.outcome, [pairs.policies[i] for i in present])
 
 
 def _existence(first: IntArray, second: IntArray, outcome: IntArray, labels: Sequence[str]) -> Refusal | None:
