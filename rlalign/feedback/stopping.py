@@ -45,7 +45,8 @@ def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
     """Return the width of the widest 95 % interval of a win rate, in percentage points; infinite with few prompts.
 
     The win rate of a pair of policies is the mean of 1 for a win, 0 for a loss, and 1/2 for a tie or two bad
-    completions. The votes of a group of near-duplicate prompts form a cluster; with G groups, residuals e and n votes, approximately::
+    completions. The votes of a group of near-duplicate prompts form a cluster; with G groups, residuals e and n votes,
+    approximately::
 
         width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} e_i)²) / n
 
