@@ -10,10 +10,12 @@ from typing import Any
 import tyro
 
 from rlalign.cli.arguments import parse_arguments
+from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.escaping.terminal import print_text
 
 SUBCOMMANDS = {
+    "plan": "print how many prompts, people and votes a difference needs",
     "sample": "make the store of a study: completions of its policies for its prompts, sampled once",
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
@@ -130,7 +132,9 @@ class Erase:
     """Confirm the deletion."""
 
 
-ARGUMENTS: dict[str, Any] = {c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)}
+ARGUMENTS: dict[str, Any] = {
+    c.__name__.lower(): c for c in (Plan, Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)
+}
 """The arguments of each subcommand."""
 
 
@@ -151,6 +155,9 @@ def run(args: Sequence[str]) -> int:
         import_optional(module, "feedback")
     status: int = globals()[f"_{args[0]}"](arguments)
     return status
+
+
+_plan = run_plan
 
 
 def _sample(arguments: Sample) -> int:

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 from scipy import stats
 
 from rlalign.feedback.progress import progress, votes
+from rlalign.feedback.statistics.intervals import rate
 from rlalign.feedback.store import log_event
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import study
@@ -44,25 +45,27 @@ def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
     """Return the width of the widest 95 % interval of a win rate, in percentage points; infinite with few prompts.
 
     The win rate of a pair of policies is the mean of 1 for a win, 0 for a loss, and 1/2 for a tie or two bad
-    completions. The votes of a prompt form a cluster; with G prompts, residuals e and n votes::
+    completions. The votes of a group of near-duplicate prompts form a cluster; with G groups, residuals e and n votes,
+    approximately::
 
         width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} e_i)²) / n
 
-    A win and a loss of prompts of their own are added, as Agresti and Coull do (1998, The American Statistician
+    The interval is that of reports, for this panel of annotators (`rlalign.feedback.statistics.intervals.rate`). A
+    prompt of wins and a prompt of losses are added, as Agresti and Coull do (1998, The American Statistician
     52:119-126): without them, a policy that won every vote would have an interval of width 0, and its lead would end
-    the study. The interval is for these annotators (Cameron and Miller 2015, J. Human Resources 50:317-372).
+    the study.
 
     Args:
         rows: votes, as `rlalign.feedback.progress.votes` returns them.
     """
-    wins: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    wins: dict[tuple[str, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["gold"] or row["repeat_of"] is not None or row["choice"] == "skip":
             continue
         first, second = row["policies"]
         score = {"a": 1.0, "b": 0.0}.get(row["choice"], 0.5)
         pair = tuple(sorted((first, second)))
-        wins[pair][str(row["prompt"])].append(score if first == pair[0] else 1.0 - score)
+        wins[pair][row["group"]].append(score if first == pair[0] else 1.0 - score)
     widths = [_width(list(prompts.values())) for prompts in wins.values()]
     return max(widths, default=math.inf)
 
@@ -70,9 +73,8 @@ def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
 def _width(clusters: list[list[float]]) -> float:
     if len(clusters) < _LEAST_PROMPTS:
         return math.inf
-    clusters = [*clusters, [1.0], [0.0]]
-    g, n = len(clusters), sum(map(len, clusters))
-    rate = sum(map(sum, clusters)) / n
-    sums = np.array([sum(cluster) - rate * len(cluster) for cluster in clusters])
-    error = math.sqrt(g / (g - 1) * float((sums**2).sum())) / n
-    return 200.0 * float(stats.t.ppf(0.975, g - 1)) * error
+    scores = np.concatenate([np.array(cluster) for cluster in clusters])
+    prompt = np.repeat(np.arange(len(clusters)), [len(cluster) for cluster in clusters])
+    panel = rate(scores, prompt, np.zeros_like(prompt), method="win rate").panel
+    # twice the half width: the bounds are cut off at 0 and 1, and a lead must not make an interval shorter
+    return 200.0 * float(stats.t.ppf(0.975, panel.df)) * panel.se
