@@ -11,6 +11,7 @@ import tyro
 
 from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.feedback_plan import Plan, run_plan
+from rlalign.cli.feedback_report import Report, run_report
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.escaping.terminal import print_text
 
@@ -20,6 +21,7 @@ SUBCOMMANDS = {
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
+    "report": "write agreement, biases and win rates with intervals as one page",
     "forget": "replace a pseudonym and delete what belongs to it but the votes",
     "withdraw": "mark the votes of an annotator, which leave reports and exports",
     "erase": "delete the votes of an annotator for good",
@@ -133,7 +135,7 @@ class Erase:
 
 
 ARGUMENTS: dict[str, Any] = {
-    c.__name__.lower(): c for c in (Plan, Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)
+    c.__name__.lower(): c for c in (Plan, Sample, Invite, Serve, Simulate, Report, Forget, Withdraw, Erase)
 }
 """The arguments of each subcommand."""
 
@@ -158,6 +160,7 @@ def run(args: Sequence[str]) -> int:
 
 
 _plan = run_plan
+_report = run_report
 
 
 def _sample(arguments: Sample) -> int:

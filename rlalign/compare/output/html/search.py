@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.compare.analysis.verdict import count
-from rlalign.compare.output.html.study_plots import row_label, row_panel
 from rlalign.compare.study import label
 from rlalign.compare.tuning.search_results import SearchResults, Trial, read_search_results
 from rlalign.compare.tuning.spaces import choices
@@ -20,6 +19,7 @@ from rlalign.html.components import note
 from rlalign.html.markup import Html, tag
 from rlalign.html.numbers import number, typeset
 from rlalign.html.page import facts, page, panels, row, section, table
+from rlalign.html.rows import row_label, row_panel
 from rlalign.html.svg import Panel, axis_range
 from rlalign.storage.atomic import write_atomic
 from rlalign.typecheck import flatten

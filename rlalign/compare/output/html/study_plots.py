@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 from rlalign.compare.output.series import BUDGET_LABELS, learning_curve, seed_means, single_seed_curves
-from rlalign.compare.results.schema import EnvResult, Estimate, Pair, Profile
+from rlalign.compare.results.schema import EnvResult, Pair, Profile
 from rlalign.html.components import Colors
 from rlalign.html.markup import Html
-from rlalign.html.numbers import interval, number
-from rlalign.html.svg import WIDTH, Panel, Series, axis_range, label_margin, panel_height
+from rlalign.html.numbers import number
+from rlalign.html.rows import draw_estimate, row_label, row_panel
+from rlalign.html.svg import Panel, Series, axis_range, label_margin, panel_height
 
 MAX_PAIRS = 15
 """Pairs that are drawn and listed; of more, a selection."""
-_ROW_HEIGHT = 26.0
 _PALE_FROM = 6  # bands; so many above each other would be opaque, so they are paler
 _LABELED_TOP = 46  # top margin of a panel with a label above its vertical axis
 
@@ -82,7 +82,7 @@ def final_scores(name: str, env: EnvResult, colors: Colors, seeds: Sequence[int]
                 note = f"{algorithm}, seed {seed}{', failed' if failed else ''}: {number(value)}"
                 class_ = "seed failed" if failed else "seed"
                 panel.dot(value, y - 0.16, color, class_=class_, r=3.0, note=note)  # below the row's middle
-        _estimate(panel, result.mean, y + 0.2, color)  # above it
+        draw_estimate(panel, result.mean, y + 0.2, color)  # above it
         row_label(panel, y, algorithm)
     return panel.svg()
 
@@ -103,7 +103,7 @@ def differences(name: str, env: EnvResult, colors: Colors) -> Html:
     panel.reference_line(x=0.0)
     for row, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
         color = colors[pair.winner] if pair.winner is not None else -1  # -1: gray
-        _estimate(panel, pair.difference, -float(row), color)
+        draw_estimate(panel, pair.difference, -float(row), color)
         row_label(panel, -float(row), label)
     return panel.svg()
 
@@ -188,26 +188,6 @@ def _band_at_steps(profile: Profile) -> tuple[list[float | None], list[float | N
     low = [value if keep else None for value, keep in zip(profile.low, inside, strict=True)]
     high = [value if keep else None for value, keep in zip(profile.high, inside, strict=True)]
     return low, high
-
-
-def row_panel(title: str, labels: Sequence[str], x: tuple[float, float]) -> Panel:
-    """Return a panel with one row per label; row i has the vertical coordinate -i."""
-    left = min(label_margin(labels) - 2, WIDTH * 0.45)
-    height = 30 + _ROW_HEIGHT * len(labels) + 44
-    return Panel(x=x, y=(0.5 - len(labels), 0.5), title=title, height=height, left=left, top=26)
-
-
-def row_label(panel: Panel, y: float, label: str) -> None:
-    """Write the label of a row of `row_panel` to the left of the panel."""
-    panel.text(panel.left - 8, panel.at_y(y) + 4, label, "tick end name")
-
-
-def _estimate(panel: Panel, estimate: Estimate, y: float, color: int) -> None:
-    if estimate.value is None:
-        return
-    if estimate.low is not None and estimate.high is not None:
-        panel.whisker(estimate.low, estimate.high, y, color)
-    panel.dot(estimate.value, y, color, r=4.0, note=f"{number(estimate.value)} {interval(estimate)}")
 
 
 def _with_bands(lines: tuple[float, float], edges: Sequence[float | None]) -> tuple[float, float]:

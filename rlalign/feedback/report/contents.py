@@ -1,0 +1,102 @@
+"""The content of a report as JSON values, and the two files of a report."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlalign.feedback.progress import progress
+from rlalign.feedback.report.page import render
+from rlalign.feedback.report.values import Values
+from rlalign.feedback.report.verdict import verdict_sentences
+from rlalign.feedback.statistics import read_judgments, summarize
+from rlalign.feedback.store import Store, log_event
+from rlalign.feedback.study import Study
+from rlalign.feedback.tables import study as study_table
+from rlalign.storage.atomic import write_atomic
+
+FORMAT = 1
+
+
+def contents(connection: sa.Connection, study: Study) -> dict[str, Any]:
+    """Return the content of the report of a study.
+
+    Args:
+        connection: a snapshot of the store.
+        study: its study.
+
+    Returns:
+        `format`, `version` of rlalign, `created`, `study` (its settings that matter for the figures, its state and how
+        often results were looked at), and `people`, the statistics of the votes of people (see
+        `rlalign.feedback.statistics.summary`).
+    """
+    row = connection.execute(sa.select(study_table)).one()
+    counts = progress(connection)
+    return {
+        "format": FORMAT,
+        "version": metadata.version("rlalign"),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "study": {
+            "name": study.name,
+            "kind": study.kind,
+            "state": row.state,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.created / 1000)),
+            "config_hash": row.config_hash,
+            "seed": study.seed,
+            "selection": study.selection,
+            "votes_per_item": study.votes_per_item,
+            "stop_votes": study.stop.votes,
+            "stop_width": study.stop.width,
+            "items": counts["items"],
+            "done_items": counts["done_items"],
+            "votes": counts["votes"],
+            "needed": counts["needed"],
+            "looks": row.looks,
+        },
+        "people": summarize(read_judgments(connection, study), study),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The files of a report.
+
+    Attributes:
+        page: the HTML page.
+        data: the JSON file.
+        verdict: the sentences at the head of the page.
+    """
+
+    page: Path
+    data: Path
+    verdict: tuple[str, ...]
+
+
+def write_report(store: Store, path: Path) -> Report:
+    """Write the page of a report and the JSON file beside it.
+
+    A look at the results of a study that is not complete is counted in the store: a study that ends when somebody likes
+    its results has wrong intervals.
+
+    Args:
+        store: the store.
+        path: of the page; the JSON file has the same name with .json.
+    """
+    study = store.study()
+    if store.read(lambda c: progress(c)["state"]) != "complete":
+        store.write(_count_look).result()
+    text = json.dumps(store.read(lambda c: contents(c, study)), indent=1, ensure_ascii=False, allow_nan=False)
+    data = write_atomic(path.with_suffix(".json"), text + "\n")
+    values = Values(json.loads(text))  # what the file holds
+    return Report(write_atomic(path, render(values)), data, verdict_sentences(values["people"]))
+
+
+def _count_look(connection: sa.Connection) -> None:
+    connection.execute(sa.update(study_table).values(looks=study_table.c.looks + 1))
+    log_event(connection, "command line", "look", "report")
