@@ -12,7 +12,7 @@ from rlalign.escaping.terminal import print_text
 
 @dataclass(frozen=True)
 class Report:
-    """Write what the votes say: one HTML page, and all its numbers as JSON beside it. A look is counted in the store."""
+    """Write what the votes say: one HTML page, and all its numbers as JSON beside it. The store counts each look."""
 
     store: tyro.conf.Positional[str]
     """The store of the study, or its PostgreSQL URL."""
