@@ -10,6 +10,9 @@ from typing import Any
 import tyro
 
 from rlalign.cli.arguments import parse_arguments
+from rlalign.cli.feedback_check import Check
+from rlalign.cli.feedback_check import run_check as _check
+from rlalign.cli.feedback_export import Export
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.escaping.terminal import print_text
 
@@ -18,6 +21,8 @@ SUBCOMMANDS = {
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
+    "export": "write preferences of a study for TRL, or every vote with its time",
+    "check": "check preference data from anywhere, and name the rows that are wrong",
     "forget": "replace a pseudonym and delete what belongs to it but the votes",
     "withdraw": "mark the votes of an annotator, which leave reports and exports",
     "erase": "delete the votes of an annotator for good",
@@ -130,7 +135,9 @@ class Erase:
     """Confirm the deletion."""
 
 
-ARGUMENTS: dict[str, Any] = {c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)}
+ARGUMENTS: dict[str, Any] = {
+    c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Export, Check, Forget, Withdraw, Erase)
+}
 """The arguments of each subcommand."""
 
 
@@ -145,6 +152,8 @@ def run(args: Sequence[str]) -> int:
     if args[0] not in SUBCOMMANDS:
         raise UnknownNameError("subcommand of feedback", args[0], SUBCOMMANDS)
     arguments = parse_arguments(ARGUMENTS[args[0]], args[1:], prog=f"rlalign feedback {args[0]}")
+    if args[0] == "check":
+        return _check(arguments)  # needs no package of the extra
     from rlalign.registry import import_optional
 
     for module in ("sqlalchemy", "alembic", "fastapi", "uvicorn", "markdown_it", "nh3", "latex2mathml", "httpx"):

@@ -1,9 +1,9 @@
 """Rows of JSON values as Arrow tables, for Parquet files and folders of `datasets`, and back without a change.
 
-Arrow gives all values of a column one type: messages of which only some have a key `name` would all get one, and 1 would
-become 1.0 beside 0.5. A column whose values would change is stored as Arrow's JSON type, in which `datasets` stores
-mixed values, too (`datasets.Json`); it decodes them again. A list is stored as a list of JSON values, so that TRL finds
-a list of messages.
+Arrow gives all values of a column one type: messages of which only some have a key `name` would all get one, and 1
+would become 1.0 beside 0.5. A column whose values would change is stored as Arrow's JSON type, in which `datasets`
+stores mixed values, too (`datasets.Json`); it decodes them again. A list is stored as a list of JSON values, so that
+TRL finds a list of messages.
 """
 
 from __future__ import annotations

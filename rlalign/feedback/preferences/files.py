@@ -203,7 +203,9 @@ def write_rows(
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        raise FaultError(f"'{path}' cannot be written ({error.strerror or error}); free space or use another") from error
+        raise FaultError(
+            f"'{path}' cannot be written ({error.strerror or error}); free space or use another"
+        ) from error
     finally:
         with suppress(OSError):
             shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)

@@ -7,9 +7,9 @@
 | rating | one per pair of completions of a prompt with different mean ratings |
 
 The margin of a pair is the share of votes for `chosen` minus the share for `rejected`; ties and "both bad" are in the
-denominator. That of ratings is the difference of the means. Items with equal numbers of votes and both-bad items give no
-preference. Skips, gold items and repetitions are left out, as are withdrawn, undone and superseded votes, which are no
-counted votes.
+denominator. That of ratings is the difference of the means. Items with equal numbers of votes and both-bad items give
+no preference. Skips, gold items and repetitions are left out, as are withdrawn, undone and superseded votes, which are
+no counted votes.
 """
 
 from __future__ import annotations

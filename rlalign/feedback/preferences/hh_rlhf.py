@@ -1,4 +1,4 @@
-r"""Transcripts of HH-RLHF: `\n\nHuman: ...\n\nAssistant: ...` in `chosen` and `rejected` (Bai et al. 2022, arXiv:2204.05862).
+r"""Transcripts of HH-RLHF, `\n\nHuman: ...\n\nAssistant: ...` (Bai et al. 2022, arXiv:2204.05862).
 
 Both sides hold the whole conversation. They become messages with an explicit prompt: all turns but the last one of the
 assistant.

@@ -4,7 +4,7 @@
 |---|---|---|
 | `Pairwise` | `pairwise` | `{"selected": "left"}` or right |
 | `Choices` | `choices` | `{"choices": ["left"]}`: left, right, a tie, both bad, or the name of a completion |
-| `Ranker` of a `List` | `ranker` | `{"ranker": [id, ...]}`, best first; in buckets, the bucket `rank` or `_` or the only one |
+| `Ranker` of a `List` | `ranker` | `{"ranker": [id, ...]}`, best first; in buckets: `rank`, `_` or the only one |
 | `Rating` | `rating` | `{"rating": 4}`, `to_name` is the text that is rated |
 
 An export does not say which key of `data` a tag shows. A key with the name of the tag is used, else the texts in `data`
@@ -25,7 +25,9 @@ from rlalign.feedback.preferences.judged import Answer, Judged, Pairing, prefere
 from rlalign.feedback.preferences.pairs import Preference, Side, is_side
 
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "dialogue", "messages")
-_COMPLETION = re.compile(r"(answer|response|completion|output|text|txt|reply|candidate|left|right|model)", re.IGNORECASE)
+_COMPLETION = re.compile(
+    r"(answer|response|completion|output|text|txt|reply|candidate|left|right|model)", re.IGNORECASE
+)
 _LEFT = {"left", "a", "1", "first", "leftisbetter", "aisbetter"}
 _RIGHT = {"right", "b", "2", "second", "rightisbetter", "bisbetter"}
 _TIES = {"tie", "draw", "equal", "same", "both", "bothgood"}

@@ -34,6 +34,7 @@ _ROWS = 6
 """Equal values that make a candidate. 21 bands of 6 find a pair of similarity 0.8 with probability 0.998."""
 _PROBES = 64
 _CHUNK = 400_000  # characters that are hashed together: their arrays fit into the cache
+_TEMPLATE_SAMPLE = 4000  # texts: the share of a template is then known within 0.03
 _COUNTERS = 1 << 22  # a collision can only take a shingle for a part of a template
 
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
@@ -84,7 +85,7 @@ def _near(texts: Sequence[str]) -> list[int]:
     signatures = np.zeros((len(texts), _BINS), dtype=np.uint32)
     usable = np.zeros(len(texts), dtype=bool)
     for start, chunk in _chunks(texts):
-        owners, hashes = _shingles(chunk)
+        owners, hashes = _shingles(chunk)  # repetitions do not change a minimum
         keep = ~template[hashes % _COUNTERS]
         rows = slice(start, start + len(chunk))
         signatures[rows], usable[rows] = _signatures(owners[keep], hashes[keep], len(chunk))
@@ -108,14 +109,18 @@ def _root(parents: list[int], i: int) -> int:
 
 
 def _template(texts: Sequence[str]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return for each counter whether its shingles are in more than `TEMPLATE_SHARE` of the texts."""
+    """Return for each counter whether its shingles are in more than `TEMPLATE_SHARE` of a sample of the texts."""
     if len(texts) < TEMPLATE_PROMPTS:
         return np.zeros(_COUNTERS, dtype=bool)
+    sample = texts[:: max(1, len(texts) // _TEMPLATE_SAMPLE)]
     counts = np.zeros(_COUNTERS, dtype=np.int64)
-    for _, chunk in _chunks(texts):
-        _, hashes = _shingles(chunk)
-        counts += np.bincount((hashes % _COUNTERS).astype(np.int64), minlength=_COUNTERS)
-    share: np.ndarray[Any, np.dtype[np.bool_]] = counts > TEMPLATE_SHARE * len(texts)
+    for _, chunk in _chunks(sample):
+        owners, hashes = _shingles(chunk)
+        # one count per text: the keys of text and shingle are distinct up to a collision of 64 bits
+        keys = _mixed(hashes + owners.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))
+        _, places = np.unique(keys, return_index=True)
+        counts += np.bincount((hashes[places] % _COUNTERS).astype(np.int64), minlength=_COUNTERS)
+    share: np.ndarray[Any, np.dtype[np.bool_]] = counts > TEMPLATE_SHARE * len(sample)
     return share
 
 
@@ -133,7 +138,7 @@ def _chunks(texts: Sequence[str]) -> Iterator[tuple[int, Sequence[str]]]:
 
 
 def _shingles(texts: Sequence[str]) -> tuple[np.ndarray[Any, np.dtype[np.int64]], Hashes]:
-    """Return the distinct shingles of each text: arrays of equal length with the number of the text and the hash."""
+    """Return the shingles of texts, with repetitions: arrays of equal length, the number of the text and the hash."""
     # a text that is shorter than a shingle is padded, so that it has one
     padded = [text.ljust(SHINGLE, "\x00") for text in texts]
     codes = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
@@ -144,12 +149,7 @@ def _shingles(texts: Sequence[str]) -> tuple[np.ndarray[Any, np.dtype[np.int64]]
     for offset in range(SHINGLE):  # a polynomial of the characters; uint64 wraps around
         hashes = hashes * np.uint64(0x9E3779B97F4A7C15) + codes[offset : offset + windows]
     inside = owners[:windows] == owners[SHINGLE - 1 :]  # a window across two texts is no shingle
-    owners, hashes = owners[:windows][inside], _mixed(hashes[inside])
-    # one sort finds repetitions inside a text; equal keys of different shingles have probability 2^-64 per pair
-    keys = _mixed(hashes + owners.astype(np.uint64) * np.uint64(0xD1342543DE82EF95))
-    _, places = np.unique(keys, return_index=True)
-    places.sort()
-    return owners[places], hashes[places]
+    return owners[:windows][inside], _mixed(hashes[inside])
 
 
 def _mixed(values: Hashes) -> Hashes:

@@ -3,7 +3,7 @@
 Two shapes are read:
 
 - `instruction` (or `prompt`), and `completions`: objects with `response` (or text, completion, content) and a score;
-- `prompt` (or `instruction`), `completions` (or `responses`, `generations`): texts, and `scores` (or `ratings`): numbers.
+- `prompt` (or `instruction`), `completions` (or responses, generations): texts, and `scores` (or ratings): numbers.
 
 The pairs are those of `judged.PAIRINGS`; the margin is the difference of the scores.
 """
