@@ -10,9 +10,8 @@ from typing import Any
 import tyro
 
 from rlalign.cli.arguments import parse_arguments
-from rlalign.cli.feedback_check import Check
-from rlalign.cli.feedback_check import run_check as _check
-from rlalign.cli.feedback_export import Export
+from rlalign.cli.feedback_check import Check, run_check
+from rlalign.cli.feedback_export import Export, run_export
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.escaping.terminal import print_text
 
@@ -153,11 +152,13 @@ def run(args: Sequence[str]) -> int:
         raise UnknownNameError("subcommand of feedback", args[0], SUBCOMMANDS)
     arguments = parse_arguments(ARGUMENTS[args[0]], args[1:], prog=f"rlalign feedback {args[0]}")
     if args[0] == "check":
-        return _check(arguments)  # needs no package of the extra
+        return run_check(arguments)  # needs no package of the extra
     from rlalign.registry import import_optional
 
     for module in ("sqlalchemy", "alembic", "fastapi", "uvicorn", "markdown_it", "nh3", "latex2mathml", "httpx"):
         import_optional(module, "feedback")
+    if args[0] == "export":
+        return run_export(arguments)
     status: int = globals()[f"_{args[0]}"](arguments)
     return status
 

@@ -94,8 +94,8 @@ def _write_votes(store: Any, arguments: Export, output: Path) -> None:
             count = write_rows(rows, output, force=arguments.force)
         else:
             lines = json_lines(rows) if arguments.format == "jsonl" else csv_lines(rows)
-            count = _write_lines(lines, output) - (arguments.format == "csv")
-    print_text(f"{output}: {max(count, 0)} votes")
+            count = _write_lines(lines, output)  # the header of CSV comes with the first row
+    print_text(f"{output}: {count} votes")
 
 
 def _write_preferences(store: Any, arguments: Export, output: Path) -> None:

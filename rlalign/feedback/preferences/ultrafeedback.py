@@ -35,7 +35,9 @@ def detect(records: Sequence[Any]) -> str:
             return ""
         entries = record[name]
         numbers = _first(record, NUMBERS)
-        scored = all(isinstance(entry, Mapping) and _first(entry, SCORES) for entry in entries)
+        scored = all(isinstance(entry, Mapping) and _first(entry, TEXTS) for entry in entries) and any(
+            _first(entry, SCORES) for entry in entries
+        )
         if not entries or not (scored or (numbers is not None and isinstance(record[numbers], list))):
             return ""
     return "each row has a prompt and a list of completions with scores"
