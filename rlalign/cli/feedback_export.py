@@ -53,7 +53,6 @@ def run_export(arguments: Export) -> int:
         UserError: the store or the output cannot be used, or nothing would be written.
         FaultError: the output cannot be written.
     """
-    from rlalign.feedback.exports import log_look
     from rlalign.feedback.preferences.files import check_output
     from rlalign.feedback.store import Store
 
@@ -64,9 +63,14 @@ def run_export(arguments: Export) -> int:
             _write_preferences(store, arguments, output)
         else:
             _write_votes(store, arguments, output)
-        # after the file is there: a failure shows nobody a result
-        store.write(lambda connection: log_look(connection, "command line", "export")).result()
     return 0
+
+
+def _log(store: Any) -> None:
+    """Count the look before the file is written: a file without an entry would be a look that nobody counts."""
+    from rlalign.feedback.exports import log_look
+
+    store.write(lambda connection: log_look(connection, "command line", "export")).result()
 
 
 def _output(arguments: Export) -> Path:
@@ -88,6 +92,7 @@ def _write_votes(store: Any, arguments: Export, output: Path) -> None:
     from rlalign.feedback.preferences.files import write_rows
     from rlalign.feedback.progress import votes
 
+    _log(store)
     with store.snapshot() as connection:
         rows = votes(connection, comments=arguments.comments)
         if arguments.format == "parquet":
@@ -119,6 +124,7 @@ def _write_preferences(store: Any, arguments: Export, output: Path) -> None:
             f"'{store.location}': expected votes that prefer one of two completions in the split '{arguments.split}', "
             f"got none ({_listed(left_out) or 'no votes'}); collect votes first"
         )
+    _log(store)
     write_preferences([_named(p, margin=arguments.margin) for p in chosen], output, force=arguments.force)
     _print_summary(output, chosen, left_out, store.study().kind, arguments)
 

@@ -16,6 +16,7 @@ pytest.importorskip("fastapi", reason="needs the extra feedback")
 
 from rlalign.cli import main
 from rlalign.feedback.preferences.files import read_rows
+from rlalign.feedback.preferences.formats import read_preferences
 from rlalign.feedback.progress import votes
 from rlalign.feedback.store import Store
 from tests.feedback.conftest import write_study
@@ -95,6 +96,17 @@ def test_every_vote_with_its_time(format: str, store: str, tmp_path: Path, capsy
         assert [row.record for row in read_rows(path)] == stored
     assert main(["feedback", "export", store, "--format", format, "--no-comments", "--force"]) == 0
     assert "=1+1" not in path.read_bytes().decode("utf-8", "replace")
+
+
+def test_exported_votes_give_the_same_preferences_as_the_store(store: str, tmp_path: Path) -> None:
+    assert main(["feedback", "export", store]) == 0
+    expected = [row.record for row in read_rows(tmp_path / "study.trl.jsonl")]
+    for format in ("jsonl", "csv", "parquet"):
+        assert main(["feedback", "export", store, "--format", format]) == 0
+        preferences = list(read_preferences(tmp_path / f"study.votes.{format}"))
+        assert [(p.prompt, p.chosen, p.rejected, p.margin, p.group) for p in preferences] == [
+            (row["prompt"], row["chosen"], row["rejected"], row["strength"], row["group"]) for row in expected
+        ]
 
 
 def test_an_export_is_logged_as_a_look(store: str, tmp_path: Path) -> None:

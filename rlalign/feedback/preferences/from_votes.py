@@ -22,7 +22,7 @@ from typing import Any
 from rlalign.errors import UserError
 from rlalign.feedback.preferences.files import Row
 from rlalign.feedback.preferences.judged import Answer, Judged, Pairing, preferences_of
-from rlalign.feedback.preferences.pairs import Preference, Side
+from rlalign.feedback.preferences.pairs import Preference, Side, is_side
 
 Vote = Mapping[str, Any]
 """A row of `rlalign.feedback.progress.votes`."""
@@ -45,12 +45,38 @@ def read(rows: Iterable[Row], left_out: Counter[str], **options: Any) -> Iterato
 
     def votes() -> Iterator[Vote]:
         for row in rows:
-            if not isinstance(row.record, Mapping) or not set(row.record) >= _COLUMNS:
-                raise UserError(f"{row.place}: expected the columns {', '.join(sorted(_COLUMNS))} of exported votes")
+            if problem := _problem(row.record):
+                raise UserError(f"{row.place}: expected votes as `rlalign feedback export` writes them, got {problem}")
             yield row.record
 
     known = {name: options[name] for name in ("each_answer", "scale", "pairing", "seed") if name in options}
     yield from preferences_of_votes(votes(), left_out, **known)
+
+
+def _problem(record: Any) -> str:
+    """Return what keeps a row from being a vote; empty if nothing does."""
+    if not isinstance(record, Mapping) or not set(record) >= _COLUMNS:
+        return f"no columns {', '.join(sorted(_COLUMNS))}"
+    kind, texts = record["kind"], record["completions"]
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts) or not is_side(record["prompt"]):
+        return "a prompt or completions that are no texts"
+    for name in ("policies", "cut"):
+        if record.get(name) is not None and (not isinstance(record[name], list) or len(record[name]) != len(texts)):
+            return f"another number of values in '{name}' than completions"
+    if record["choice"] == "skip":
+        return ""
+    if kind == "pair" and len(texts) == 2 and record["choice"] in ("a", "b", "tie", "bad"):
+        return ""
+    if kind == "rating" and len(texts) == 1 and _are_numbers(record.get("ratings")):
+        return ""
+    ranking = record.get("ranking")
+    if kind == "ranking" and _are_numbers(ranking) and sorted(ranking) == list("ABCD"[: len(texts)]):
+        return ""
+    return f"no answer of the kind {kind!r}"
+
+
+def _are_numbers(values: Any) -> bool:
+    return isinstance(values, Mapping) and all(isinstance(value, int | float) for value in values.values())
 
 
 def preferences_of_votes(
@@ -80,7 +106,7 @@ def preferences_of_votes(
     """
     grouped: dict[str, list[Vote]] = {}
     for vote in votes:
-        if vote.get("gold"):
+        if vote.get("gold") in (True, "True"):  # a text in CSV
             left_out["gold vote"] += 1
         elif vote.get("repeat_of") is not None:
             left_out["repetition"] += 1

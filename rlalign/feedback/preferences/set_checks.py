@@ -114,7 +114,9 @@ class SetChecks:
             missing = common.endswith("explicit") and form == common.replace("explicit", "implicit")
             kind = "missing-prompt" if missing else "mixed-forms"
             kept = self._places[form]
-            detail = f"{form}, most are {common}" if common else form
+            detail = f"{form}, most are {common}"
+            if form == "mixed":
+                detail = "a text beside messages; leave out the column prompt if the messages contain it"
             for place in kept[:-1]:
                 self._findings.add(kind, place, detail)
             self._findings.add(kind, kept[-1], detail, count - len(kept) + 1)

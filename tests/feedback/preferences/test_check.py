@@ -15,7 +15,7 @@ from rlalign.feedback.preferences.row_checks import role_problem
 
 TOPICS = [
     "rivers of Europe", "the moon landing", "bread and cheese", "deep sea fish", "old railways", "jazz pianists",
-    "desert plants", "roman law", "chess endings", "volcanoes", "glass makers", "bees and honey", "stone bridges",
+    "desert plants", "roman baths", "chess endings", "volcanoes", "glass makers", "bees and honey", "stone bridges",
     "paper maps", "salt mines", "night trains", "wooden boats", "summer storms", "clay pots", "mountain goats",
     "river deltas", "street markets",
 ]  # fmt: skip
@@ -152,6 +152,14 @@ def test_mixed_forms_are_counted_beyond_the_named_rows(tmp_path: Path) -> None:
     report = check([*clean(22), *chats(9)], tmp_path, first=3)
     (finding,) = [f for f in report.findings if f.kind == "mixed-forms"]
     assert (finding.count, len(finding.rows)) == (9, 3)
+
+
+def test_a_prompt_as_text_beside_messages_is_an_error_in_each_row(tmp_path: Path) -> None:
+    """As in HuggingFaceH4/ultrafeedback_binarized: RewardTrainer would add a text and a list."""
+    rows = [{"prompt": row["chosen"][0]["content"], **row} for row in implicit()]
+    (finding,) = check(rows, tmp_path).findings
+    assert (finding.kind, finding.count) == ("mixed-forms", len(rows))
+    assert "leave out the column prompt" in finding.rows[0][1]
 
 
 def test_votes_of_several_people_are_no_duplicates(tmp_path: Path) -> None:

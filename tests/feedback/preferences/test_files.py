@@ -13,7 +13,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.arrow_table import equal
 from rlalign.feedback.preferences.csv_cells import read_cell, write_cell
 from rlalign.feedback.preferences.files import read_rows, write_rows
 from rlalign.feedback.preferences.formats import read_preferences, write_preferences
@@ -36,6 +35,11 @@ AWKWARD = [
     " x ",
     "\t=",
 ]
+
+
+def equal(first: Any, second: Any) -> bool:
+    """Compare values with their types and the order of keys: JSON writes 1, 1.0 and true differently."""
+    return json.dumps(first) == json.dumps(second)
 
 
 def message(role: str, content: Any, **more: Any) -> dict[str, Any]:
@@ -108,6 +112,16 @@ def test_messages_with_different_keys_and_columns_of_different_types_stay_as_the
 ) -> None:
     write_rows(MIXED, tmp_path / name)
     assert equal([row.record for row in read_rows(tmp_path / name)], MIXED)
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_the_order_of_keys_stays(name: str, tmp_path: Path) -> None:
+    rows = [
+        {"chosen": "a", "rejected": "b", "x": {"k": 1, "m": 2}},
+        {"chosen": "a", "rejected": "c", "x": {"m": 1, "k": 2}},
+    ]
+    write_rows(rows, tmp_path / name)
+    assert equal([row.record for row in read_rows(tmp_path / name)], rows)
 
 
 def test_datasets_reads_mixed_messages_as_they_are(tmp_path: Path) -> None:

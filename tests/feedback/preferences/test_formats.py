@@ -194,6 +194,11 @@ def test_argilla_ratings_are_averaged_over_users(tmp_path: Path) -> None:
     left_out: Counter[str] = Counter()
     found = list(read_preferences(write(tmp_path / "a.json", [argilla(responses)]), left_out=left_out))
     assert pairs(found) == [("The Rhine", "Paris", 3.0), ("Rhine", "Paris", 3.0)]
+    responses["rating_1"] = answers(4, 1)
+    each = read_preferences(write(tmp_path / "a.json", [argilla(responses)]), each_answer=True, pairing="best-each")
+    assert [(p.annotator, p.chosen, p.rejected, p.margin) for p in each] == [
+        (ANN, "The Rhine", "Paris", 3.0), (BOB, "Rhine", "Paris", 3.0), (BOB, "Rhine", "The Rhine", 4.0)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from rlalign.feedback.study import CHOICES
 from tests.feedback.conftest import GOLD, PRACTICE, Client
 
 Open = Callable[..., Store]
-pytestmark = pytest.mark.parametrize("location", ["sqlite"], indirect=True)
+ON_SQLITE = pytest.mark.parametrize("location", ["sqlite"], indirect=True)
 
 
 def made(store: Store, **options: Any) -> tuple[list[Preference], Counter[str]]:
@@ -53,6 +53,7 @@ PANEL = [
 ]
 
 
+@ON_SQLITE
 def test_the_majority_of_each_item_on_any_side_of_the_screen(open_study: Open) -> None:
     """Prompt 0: 3 to 0; 1: 2 to 1 for right; 2: 1 to 1; 3: 1 to 0 of 3; 4: 1 to 0 of 3; 5: 2 to 0 of 2."""
     store = open_study("votes_per_item = 3")
@@ -76,6 +77,7 @@ def test_the_majority_of_each_item_on_any_side_of_the_screen(open_study: Open) -
     assert all((p.group, p.split) == stored[p.extra["item"]] for p in preferences)
 
 
+@ON_SQLITE
 def test_a_preference_per_vote_names_the_pseudonym_and_no_internal_number(open_study: Open) -> None:
     store = open_study("votes_per_item = 2", prompts=2)
     people = [Client(store), Client(store)]
@@ -88,6 +90,7 @@ def test_a_preference_per_vote_names_the_pseudonym_and_no_internal_number(open_s
     assert left_out == {"both bad": 2}
 
 
+@ON_SQLITE
 def test_gold_practice_repetitions_withdrawn_and_undone_votes_do_not_count(open_study: Open) -> None:
     store = open_study("gold_share = 0.5\nrepeat_share = 0.5\nvotes_per_item = 2\n" + GOLD + PRACTICE, prompts=14)
     kept, gone = Client(store), Client(store)
@@ -113,6 +116,7 @@ def test_gold_practice_repetitions_withdrawn_and_undone_votes_do_not_count(open_
     assert left_out["repetition"] >= 1
 
 
+@ON_SQLITE
 def test_rankings_give_pairs_by_majority(open_study: Open) -> None:
     store = open_study('kind = "ranking"\nvotes_per_item = 2', prompts=1, completions=3)
     orders = (["left", "right", "third"], ["right", "left", "third"])
@@ -147,6 +151,7 @@ def rated(open_study: Open) -> Store:
     return store
 
 
+@ON_SQLITE
 def test_ratings_give_pairs_by_their_means(open_study: Open) -> None:
     store = rated(open_study)
     preferences, left_out = made(store)
@@ -159,9 +164,7 @@ def test_ratings_give_pairs_by_their_means(open_study: Open) -> None:
         made(store, scale="style")
 
 
-def test_conversations_stay_messages_and_plain_prompts_beside_them_become_messages(
-    open_study: Open, tmp_path: Path
-) -> None:
+def test_conversations_stay_messages_and_plain_prompts_beside_them_become_messages(tmp_path: Path) -> None:
     row = {
         "item": 1, "kind": "pair", "choice": "a", "annotator": "p", "completions": ["x", "y"],
         "prompt": [{"role": "system", "content": "s"}, {"role": "user", "content": "Hi"}],
@@ -176,3 +179,18 @@ def test_conversations_stay_messages_and_plain_prompts_beside_them_become_messag
     path = tmp_path / "votes.jsonl"
     path.write_text(json.dumps(row) + "\n" + json.dumps(plain) + "\n")
     assert list(read_preferences(path)) == [first, second]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "duel"}, {"choice": "c"}, {"completions": ["x"]}, {"completions": "xy"}, {"prompt": 3},
+        {"kind": "ranking", "ranking": {"A": 1}}, {"kind": "rating", "ratings": None}, {"policies": ["a"]}, {"cut": 3},
+    ],
+)  # fmt: skip
+def test_a_row_that_is_no_vote_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    row = {"item": 1, "prompt": "p", "kind": "pair", "choice": "a", "annotator": "p", "completions": ["x", "y"]}
+    path = tmp_path / "votes.jsonl"
+    path.write_text(json.dumps(row) + "\n" + json.dumps({**row, **change}) + "\n")
+    with pytest.raises(UserError, match=r"votes.jsonl, line 2: expected votes as"):
+        list(read_preferences(path, format="votes"))

@@ -10,7 +10,7 @@ from rlalign.feedback.preferences.splits import group_text, groups_of, split_by_
 
 TOPICS = [
     "rivers of Europe", "the moon landing", "bread and cheese", "deep sea fish", "old railways", "jazz pianists",
-    "desert plants", "roman law", "chess endings", "volcanoes", "glass makers", "bees and honey",
+    "desert plants", "roman baths", "chess endings", "volcanoes", "glass makers", "bees and honey",
 ]  # fmt: skip
 
 

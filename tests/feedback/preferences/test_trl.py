@@ -9,6 +9,7 @@ import pytest
 
 from rlalign.feedback.preferences.check import check_preferences
 from rlalign.feedback.preferences.formats import read_preferences, write_preferences
+from rlalign.feedback.preferences.token_checks import TokenChecks
 from tests.feedback.preferences.test_check import chats, clean, implicit
 from tests.feedback.preferences.test_files import CONTAINERS
 
@@ -105,6 +106,14 @@ def test_reward_trainer_trains_on_it_and_drops_what_the_check_names(
     )  # fmt: skip
     trainer = RewardTrainer(model=model, args=settings, train_dataset=data, processing_class=tokenizer)
     assert len(trainer.train_dataset) == len(data) - finding.count
+    checks = TokenChecks(str(tokenizer_folder), None)
+    for side in ("chosen", "rejected"):
+        whole = [
+            (p.prompt or []) + getattr(p, side) if form != "standard explicit" else p.prompt + getattr(p, side)
+            for p in read_preferences(tmp_path / "data")
+        ]
+        kept = list(trainer.train_dataset[f"{side}_ids"])
+        assert [ids for ids in checks.token_ids(whole) if ids in kept] == kept
     longest = max(len(ids) for row in trainer.train_dataset for ids in (row["chosen_ids"], row["rejected_ids"]))
     assert longest <= limit < report.statistics["longest_tokens"]
     before = model.score.weight.detach().clone()
