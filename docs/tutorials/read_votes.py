@@ -139,7 +139,9 @@ print(f"left side {100 * of['value']:.1f} %, p = {position['p']:.3f}")
 # that both are bad, are left out and counted.
 
 # %%
-status = main(["feedback", "export", str(FOLDER / "study.db"), "--format", "trl"])
+status = main(
+    ["feedback", "export", str(FOLDER / "study.db"), "--format", "trl"]
+)
 assert status == 0
 path = FOLDER / "study.trl.jsonl"
 print(path.read_text().splitlines()[0])
