@@ -95,11 +95,11 @@ def shares(hits: dict[str, float]) -> dict[str, float]:
     return {**result, "Monte-Carlo error": error}
 
 
-def rates(rng: np.random.Generator) -> list[dict[str, Any]]:
+def rates(generator: np.random.Generator) -> list[dict[str, Any]]:
     """Return the coverage of the intervals of a win rate, and of an interval of independent votes."""
     rows = []
     population = mean_win_rate(LEAD, math.hypot(PROMPT_SD, PERSON_SD))
-    for people, prompts in DESIGNS:
+    for (people, prompts), rng in zip(DESIGNS, generator.spawn(len(DESIGNS)), strict=True):
         hits = {"panel": 0.0, "population": 0.0, "panel's, for the population": 0.0, "independent votes": 0.0}
         for _ in range(STUDIES):
             votes, effect = study(rng, people, prompts)

@@ -41,8 +41,9 @@ TERMS = ("position", "length", *STYLES)
 (a - b) / (a + b) of the counts of both completions, divided by its standard deviation (Arena's style control, Li,
 Angelopoulos and Chiang 2024, lmsys.org/blog/2024-08-28-style-control)."""
 _STEPS = 100
-_LARGEST = 30.0
-"""Log odds beyond which a parameter counts as infinite."""
+_LARGEST = 15.0
+"""Log odds beyond which a parameter counts as infinite: three million to one. A likelihood without a maximum rises by
+less and less along the way there, so that the gradient alone does not show it."""
 
 
 @dataclass(frozen=True, slots=True)
