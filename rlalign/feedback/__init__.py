@@ -9,6 +9,7 @@ items       the next item of an annotator: leases
 votes       votes, undo, comments
 progress    counts of a study and of its annotators, and its votes as rows
 selection   the choice of the next item
+statistics  agreement, biases, win rates and strengths, each with its interval
 stopping    the rule that ends a study
 web         the annotators' pages, the administrator's, and the JSON interface
 simulate    simulated people that vote through the JSON interface

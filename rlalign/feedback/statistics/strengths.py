@@ -16,8 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rlalign.feedback.statistics.intervals import Covariance, covariance, sums_by
-from rlalign.feedback.statistics.judgments import BAD, LOSS, STYLES, TIE, WIN, Judgments
+from rlalign.feedback.statistics.judgments import BAD, LOSS, TIE, WIN, Judgments
 from rlalign.feedback.statistics.likelihoods import Derivatives, Likelihood, bradley_terry, davidson, rao_kupper
+from rlalign.feedback.statistics.markdown import STYLES
 from rlalign.feedback.statistics.win_rates import inverse_weights
 from rlalign.types import FloatArray, IntArray
 

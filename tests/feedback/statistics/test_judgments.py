@@ -22,7 +22,6 @@ from rlalign.feedback.statistics.judgments import (
     WIN,
     Judgments,
     judgments_from_rows,
-    markdown_counts,
     read_judgments,
 )
 from rlalign.feedback.store import Store
@@ -75,22 +74,6 @@ def test_rankings_and_ratings_follow_the_policies() -> None:
         judgments_from_rows([ranked, rated])
 
 
-@pytest.mark.parametrize(
-    ("text", "counts"),
-    [
-        ("plain - text * with # signs", (0, 0, 0)),
-        ("# One\n## Two\n#none", (2, 0, 0)),
-        ("- a\n* b\n  + c\n1. d\n2) e", (0, 5, 0)),
-        ("**one** and __two__ and **\nnot**", (0, 0, 2)),
-        ("a\n```\n# code\n- code\n**code**\n```\n- entry", (0, 1, 0)),
-        ("```\n# never closed", (0, 0, 0)),
-        ("", (0, 0, 0)),
-    ],
-)
-def test_markdown_is_counted_outside_of_code(text: str, counts: tuple[int, int, int]) -> None:
-    assert markdown_counts(text) == counts
-
-
 def equal(a: Judgments, b: Judgments, without: tuple[str, ...] = ()) -> None:
     for field in dataclasses.fields(Judgments):
         if field.name not in without:
@@ -100,7 +83,8 @@ def equal(a: Judgments, b: Judgments, without: tuple[str, ...] = ()) -> None:
 
 @SQLITE
 def test_a_store_and_its_export_give_the_same_arrays(open_study: Open) -> None:
-    store = open_study("gold_share = 0.2\nrepeat_share = 0.2\n" + GOLD, prompts=20)
+    """The seeds of the people are random: none of them gets a repetition with probability 0.5^14 = 0.00006."""
+    store = open_study("gold_share = 0.3\nrepeat_share = 0.5\n" + GOLD, prompts=20)
     people = [Client(store) for _ in range(3)]
     for number, client in enumerate(people):
         client.begin()
