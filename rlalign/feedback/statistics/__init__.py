@@ -3,6 +3,7 @@
 summary           all statistics of a study as JSON values, for the report
 summary_policies  its parts about policies
 judgments         votes as arrays, on the sides of policies
+markdown          counts of Markdown elements
 estimate          an estimate with its interval, method, source and numbers of prompts, people and votes
 intervals         the interval for this panel of annotators, and that for their population
 agreement         Krippendorff's alpha, kappa, self-consistency

@@ -68,7 +68,7 @@ def win_rates_part(pairs: Judgments) -> dict[str, Any]:
 
 
 def simultaneous_rates(pairs: Judgments, rates: list[PairRate]) -> list[Estimate | None]:
-    """Return max-t intervals of all win rates, of the kind of the headline; None where there is none."""
+    """Return max-t intervals of all win rates, of the kind of the headline; None without an interval."""
     if not rates:
         return []
     joint = covariance(pair_influences(pairs), pairs.group, pairs.person)
