@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from rlalign.cli.arguments import parse_arguments
+from rlalign.cli.feedback_judge import Judge
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.escaping.terminal import print_text
 
@@ -18,6 +19,7 @@ SUBCOMMANDS = {
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
+    "judge": "let a language model judge pairs in both orders",
     "forget": "replace a pseudonym and delete what belongs to it but the votes",
     "withdraw": "mark the votes of an annotator, which leave reports and exports",
     "erase": "delete the votes of an annotator for good",
@@ -130,7 +132,9 @@ class Erase:
     """Confirm the deletion."""
 
 
-ARGUMENTS: dict[str, Any] = {c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Forget, Withdraw, Erase)}
+ARGUMENTS: dict[str, Any] = {
+    c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Judge, Forget, Withdraw, Erase)
+}
 """The arguments of each subcommand."""
 
 
@@ -270,6 +274,12 @@ def _simulate(arguments: Simulate) -> int:
     for link, count in zip(links, counts, strict=True):
         print_text(f"{link.pseudonym}  {count} items")
     return 0
+
+
+def _judge(arguments: Judge) -> int:
+    from rlalign.cli.feedback_judge import judge
+
+    return judge(arguments)
 
 
 def _score(spec: str) -> Any:

@@ -101,7 +101,7 @@ annotator = _table(
     "annotator",
     _id(),
     _text("pseudonym", unique=True),
-    _text("scope"),  # annotator, admin, crowd, or user
+    _text("scope"),  # annotator, admin, crowd, user, or judge
     _text("token_hash", null=True, unique=True),
     _integer("created"),
     _integer("expires", null=True),
