@@ -9,6 +9,9 @@ items       the next item of an annotator: leases
 votes       votes, undo, comments
 progress    counts of a study and of its annotators, and its votes as rows
 selection   the choice of the next item
+enrollment  batches of items for the selection by uncertainty, and the weights that undo it
+judges      LLM judges of pairs, marked everywhere and counted nowhere as people
+statistics  estimates, intervals, agreement and weights
 stopping    the rule that ends a study
 web         the annotators' pages, the administrator's, and the JSON interface
 simulate    simulated people that vote through the JSON interface

@@ -15,6 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 from scipy import stats
 
+from rlalign.feedback.enrollment import read_selected
 from rlalign.feedback.progress import progress, votes
 from rlalign.feedback.store import log_event
 from rlalign.feedback.study import Study
@@ -30,7 +31,11 @@ def is_complete(connection: sa.Connection, described: Study) -> bool:
         return True
     if not described.stop.width or described.kind != "pair":
         return False
-    return widest_interval(votes(connection, comments=False)) <= described.stop.width
+    weights = None
+    if described.selection == "uncertainty":
+        selected = read_selected(connection)
+        weights = dict(zip(selected.item.tolist(), selected.weight.tolist(), strict=True))
+    return widest_interval(votes(connection, comments=False), weights) <= described.stop.width
 
 
 def complete(connection: sa.Connection) -> None:
@@ -40,13 +45,13 @@ def complete(connection: sa.Connection) -> None:
         log_event(connection, "stop rule", "stop")
 
 
-def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
+def widest_interval(rows: Iterable[Mapping[str, Any]], weights: Mapping[int, float] | None = None) -> float:
     """Return the width of the widest 95 % interval of a win rate, in percentage points; infinite with few prompts.
 
     The win rate of a pair of policies is the mean of 1 for a win, 0 for a loss, and 1/2 for a tie or two bad
-    completions. The votes of a prompt form a cluster; with G prompts, residuals e and n votes::
+    completions. The votes of a prompt form a cluster; with G prompts, residuals e and weights w of the votes::
 
-        width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} e_i)²) / n
+        width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} w_i e_i)²) / Σ w
 
     A win and a loss of prompts of their own are added, as Agresti and Coull do (1998, The American Statistician
     52:119-126): without them, a policy that won every vote would have an interval of width 0, and its lead would end
@@ -54,25 +59,28 @@ def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
 
     Args:
         rows: votes, as `rlalign.feedback.progress.votes` returns them.
+        weights: id of an item -> weight of its votes (see `rlalign.feedback.enrollment.read_selected`); None: all 1.
     """
-    wins: dict[tuple[str, ...], dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    wins: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for row in rows:
         if row["gold"] or row["repeat_of"] is not None or row["choice"] == "skip":
             continue
         first, second = row["policies"]
         score = {"a": 1.0, "b": 0.0}.get(row["choice"], 0.5)
         pair = tuple(sorted((first, second)))
-        wins[pair][str(row["prompt"])].append(score if first == pair[0] else 1.0 - score)
+        weight = 1.0 if weights is None else weights[row["item"]]
+        wins[pair][str(row["prompt"])].append((score if first == pair[0] else 1.0 - score, weight))
     widths = [_width(list(prompts.values())) for prompts in wins.values()]
     return max(widths, default=math.inf)
 
 
-def _width(clusters: list[list[float]]) -> float:
+def _width(clusters: list[list[tuple[float, float]]]) -> float:
     if len(clusters) < _LEAST_PROMPTS:
         return math.inf
-    clusters = [*clusters, [1.0], [0.0]]
-    g, n = len(clusters), sum(map(len, clusters))
-    rate = sum(map(sum, clusters)) / n
-    sums = np.array([sum(cluster) - rate * len(cluster) for cluster in clusters])
-    error = math.sqrt(g / (g - 1) * float((sums**2).sum())) / n
+    clusters = [*clusters, [(1.0, 1.0)], [(0.0, 1.0)]]
+    g = len(clusters)
+    total = sum(weight for cluster in clusters for _, weight in cluster)
+    rate = sum(weight * score for cluster in clusters for score, weight in cluster) / total
+    sums = np.array([sum(weight * (score - rate) for score, weight in cluster) for cluster in clusters])
+    error = math.sqrt(g / (g - 1) * float((sums**2).sum())) / total
     return 200.0 * float(stats.t.ppf(0.975, g - 1)) * error

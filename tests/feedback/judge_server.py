@@ -26,22 +26,23 @@ def prefers_first(_a: str, _b: str) -> str:
 
 
 class FakeJudge:
-    """The state of the server: its rule, the statuses of its next answers, and the requests that it got.
+    """The state of the server: its rule, its next answers, and the requests that it got."""
 
-    Args:
-        rule: takes the two completions as they are shown, and returns the content of the answer.
-    """
+    def __init__(self) -> None:
+        self.port = 0
+        self.released = threading.Event()
+        self.lock = threading.Lock()
+        self.reset()
 
-    def __init__(self, rule: Rule = prefers_longer) -> None:
-        self.rule = rule
+    def reset(self) -> None:
+        """Forget the requests, and answer by the length of the completions."""
+        self.rule: Rule = prefers_longer  # takes the completions as they are shown, and returns the content
         self.failures: list[Response] = []  # answers of the next requests, before the rule is asked
         self.hangs = 0  # requests that get no answer
         self.extra: dict[str, Any] = {}  # of the choice, such as finish_reason
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
-        self.url = ""
-        self.released = threading.Event()
-        self.lock = threading.Lock()
+        self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def seen(self) -> list[tuple[str, str]]:
         """Return the completions of each request in their order."""
@@ -90,7 +91,8 @@ def served(judge: FakeJudge) -> Iterator[FakeJudge]:
     server = uvicorn.Server(uvicorn.Config(judge.app(), access_log=False, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
-    judge.url = f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
+    judge.port = listener.getsockname()[1]
+    judge.reset()
     try:
         yield judge
     finally:

@@ -29,10 +29,16 @@ from tests.feedback.judge_server import FakeJudge, failure, page, prefers_first,
 Open = Callable[..., Store]
 
 
-@pytest.fixture
-def fake() -> Iterator[FakeJudge]:
+@pytest.fixture(scope="module")
+def server() -> Iterator[FakeJudge]:
     with served(FakeJudge()) as judge:
         yield judge
+
+
+@pytest.fixture
+def fake(server: FakeJudge) -> FakeJudge:
+    server.reset()
+    return server
 
 
 def client_of(fake: FakeJudge, waits: list[float] | None = None, **settings: Any) -> Client:
@@ -291,10 +297,10 @@ def test_a_run_that_fails_keeps_what_it_has_and_continues(open_study: Open, fake
     assert ask_all(store, fake).pairs == 6
 
 
-def test_nobody_listens(fake: FakeJudge) -> None:
-    fake.url = "http://127.0.0.1:9/v1"  # the port of the discard service, which nobody runs
+def test_nobody_listens() -> None:
     waits: list[float] = []
-    with client_of(fake, waits) as client, pytest.raises(FaultError, match="ConnectError"):
+    nobody = Endpoint("http://127.0.0.1:9/v1", "m")  # the port of the discard service, which nobody runs
+    with Client(nobody, wait=waits.append) as client, pytest.raises(FaultError, match="ConnectError"):
         client.ask([])
     assert len(waits) == 5
 

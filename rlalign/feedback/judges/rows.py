@@ -62,6 +62,8 @@ def judge_verdicts(connection: sa.Connection, judge: str | None = None) -> Itera
         asked = prompts[shown[0].prompt_id]
         yield {
             "item": item_id,
+            "repeat_of": None,
+            "gold": False,
             "prompt": json.loads(asked.messages_json),
             "group": asked.group_id,
             "split": asked.split,
@@ -71,12 +73,15 @@ def judge_verdicts(connection: sa.Connection, judge: str | None = None) -> Itera
             "cut": [c.finish == "length" for c in shown],
             "kind": "pair",
             "choice": verdict.choice or "skip",
+            "ratings": None,
+            "ranking": None,
             "annotator": pseudonym,
             "source": SOURCE,
             "answers": [forward.choice, backward.choice],
             "flipped": verdict.flipped,
             "reversed": verdict.reversed,
             "at": max(forward.at, backward.at),
+            "active_ms": 0,
             "elapsed_ms": forward.elapsed_ms + backward.elapsed_ms,
             "template": forward.guidelines_hash,
         }
