@@ -1,1 +1,1 @@
-"""Statistics of votes."""
+"""Statistics of judgements."""

@@ -1,0 +1,220 @@
+"""Two intervals of an estimate: for this panel of annotators, and for the population of annotators.
+
+Both begin with the influence of each vote: the estimate differs from its true value by their sum, approximately.
+
+*Panel*: the annotators are fixed. The votes of a prompt form a cluster; with G prompts and the sums s_g of influences::
+
+    V_panel = G / (G - 1) · Σ_g s_g s_gᵀ,   Student's t with G - 1 degrees of freedom
+
+*Population*: the annotators are a sample, too. With A annotators, their sums s_a, and the sums s_c of the C cells of
+prompt and annotator, the two-way sandwich is::
+
+    V_population = V_panel + A / (A - 1) · Σ_a s_a s_aᵀ - C / (C - 1) · Σ_c s_c s_cᵀ,   t with min(G, A) - 1
+
+Its negative eigenvalues are set to 0. An interval for the population that is narrower than that for the panel gets the
+width of the panel's: a variance between annotators that is estimated as negative adds nothing.
+
+Sources: Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249; degrees of freedom: Cameron
+and Miller (2015), J. Human Resources 50:317-372.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy import stats
+
+from rlalign.feedback.statistics.estimate import LEVEL, Counts, TwoEstimates, t_estimate
+from rlalign.types import FloatArray, IntArray
+
+Interval = Literal["panel", "population"]
+PANEL = "for this panel of annotators: sandwich variance clustered by prompt, Student's t"
+POPULATION = "for the population of annotators: two-way sandwich variance by prompt and annotator, Student's t"
+PANEL_SOURCE = "Cameron and Miller (2015), J. Human Resources 50:317-372"
+POPULATION_SOURCE = "Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249"
+
+
+@dataclass(frozen=True, slots=True)
+class Covariance:
+    """Covariances of an estimate of P components.
+
+    Attributes:
+        panel: annotators fixed, clustered by prompt, [P, P].
+        population: two-way, [P, P]; NaN for one annotator.
+        counts: numbers of prompts, annotators and votes.
+    """
+
+    panel: FloatArray
+    population: FloatArray
+    counts: Counts
+
+    @property
+    def panel_df(self) -> float:
+        """Degrees of freedom of the panel's interval."""
+        return self.counts.prompts - 1
+
+    @property
+    def population_df(self) -> float:
+        """Degrees of freedom of the population's interval."""
+        return min(self.counts.prompts, self.counts.people) - 1
+
+    def of(self, contrasts: FloatArray) -> Covariance:
+        """Return the covariances of linear combinations of the components.
+
+        Args:
+            contrasts: coefficients, [Q, P].
+        """
+        return Covariance(contrasts @ self.panel @ contrasts.T, contrasts @ self.population @ contrasts.T, self.counts)
+
+    def estimates(self, values: FloatArray, method: str, source: str) -> list[TwoEstimates]:
+        """Return each component with both intervals.
+
+        Args:
+            values: the components, [P].
+            method: how they are estimated.
+            source: its paper.
+        """
+        panel = np.sqrt(np.maximum(np.diag(self.panel), 0))
+        population = np.sqrt(np.maximum(np.diag(self.population), 0))
+        return [
+            two_estimates(
+                float(value), float(panel[i]), float(population[i]), self.counts, method=method, source=source
+            )
+            for i, value in enumerate(values)
+        ]
+
+    def standard_errors(self, interval: Interval) -> tuple[FloatArray, float]:
+        """Return the standard errors of the components, [P], and their degrees of freedom, for one of the intervals."""
+        panel = np.sqrt(np.maximum(np.diag(self.panel), 0))
+        if interval == "panel":
+            return panel, self.panel_df
+        population = np.sqrt(np.maximum(np.diag(self.population), 0))
+        least = panel * least_ratio(self.counts)
+        return np.maximum(population, least), self.population_df
+
+
+def two_estimates(
+    value: float, panel_se: float, population_se: float, counts: Counts, *, method: str, source: str,
+    center: float | None = None, bounds: tuple[float, float] = (-math.inf, math.inf),
+) -> TwoEstimates:  # fmt: skip
+    """Return an estimate with the intervals of two standard errors; see `t_estimate`."""
+    panel = t_estimate(
+        value, panel_se, counts.prompts - 1, counts, f"{method}; {PANEL}", f"{source}; {PANEL_SOURCE}",
+        center=center, bounds=bounds,
+    )  # fmt: skip
+    if counts.people < 2:
+        return TwoEstimates(panel, None)
+    population = t_estimate(
+        value, max(population_se, panel_se * least_ratio(counts)), min(counts.prompts, counts.people) - 1, counts,
+        f"{method}; {POPULATION}", f"{source}; {POPULATION_SOURCE}", center=center, bounds=bounds,
+    )  # fmt: skip
+    return TwoEstimates(panel, population)
+
+
+def least_ratio(counts: Counts) -> float:
+    """Return the ratio of the population's to the panel's standard error at which both intervals are equally wide."""
+    smaller = min(counts.prompts, counts.people)
+    if smaller < 2:
+        return math.nan
+    level = (1 + LEVEL) / 2
+    return float(stats.t.ppf(level, counts.prompts - 1) / stats.t.ppf(level, smaller - 1))
+
+
+def dense(values: IntArray) -> tuple[IntArray, int]:
+    """Return numbers from 0 that are equal where the values are, and how many there are."""
+    unique, codes = np.unique(values, return_inverse=True)
+    return codes.reshape(values.shape), len(unique)
+
+
+def sums_by(codes: IntArray, values: FloatArray | IntArray, number: int) -> FloatArray:
+    """Return the sums of values [N] over equal codes from 0, [number]."""
+    return np.asarray(np.bincount(codes, values, number), np.float64)
+
+
+def cluster_sums(values: FloatArray | IntArray, codes: IntArray, number: int) -> FloatArray:
+    """Return the sums of values [N, P] over clusters, [number, P]."""
+    columns = [sums_by(codes, values[:, j], number) for j in range(values.shape[1])]
+    return np.stack(columns, 1) if columns else np.zeros((number, 0))
+
+
+def covariance(influence: FloatArray, prompt: IntArray, person: IntArray) -> Covariance:
+    """Return the covariances of an estimate from the influences of its votes; see the module for the equations.
+
+    Args:
+        influence: [N, P]; the estimate's error is their sum, approximately.
+        prompt: cluster of each vote, [N].
+        person: annotator of each vote, [N].
+    """
+    prompts, number = dense(prompt)
+    people, annotators = dense(person)
+    panel = _outer(cluster_sums(influence, prompts, number))
+    counts = Counts(number, annotators, len(influence))
+    if annotators < 2:
+        return Covariance(panel, np.full_like(panel, math.nan), counts)
+    cells, pairs = dense(prompts * annotators + people)
+    between = _outer(cluster_sums(influence, people, annotators)) - _outer(cluster_sums(influence, cells, pairs))
+    return Covariance(panel, positive_part(panel + between), counts)
+
+
+def _outer(sums: FloatArray) -> FloatArray:
+    """Return n / (n - 1) · Σ s sᵀ of n sums; NaN for one."""
+    n = len(sums)
+    product: FloatArray = sums.T @ sums * (n / (n - 1) if n > 1 else math.nan)
+    return product
+
+
+def positive_part(matrix: FloatArray) -> FloatArray:
+    """Return a symmetric matrix whose negative eigenvalues are set to 0.
+
+    Source: Cameron, Gelbach and Miller (2011), section 2.3.
+    """
+    if not np.isfinite(matrix).all():
+        return matrix
+    values, vectors = np.linalg.eigh((matrix + matrix.T) / 2)
+    part: FloatArray = (vectors * np.maximum(values, 0)) @ vectors.T
+    return part
+
+
+def rate(
+    scores: FloatArray, prompt: IntArray, person: IntArray, weights: FloatArray | None = None, *, method: str,
+    source: str = "",
+) -> TwoEstimates:  # fmt: skip
+    """Return the mean of scores between 0 and 1 with both intervals.
+
+    The interval of the panel has two more prompts, with the mean weight of a prompt: one of scores 1, one of scores 0.
+    This is the correction of Agresti and Coull (1998, The American Statistician 52:119-126), per prompt. Without it, a
+    policy that won each vote would have an interval of width 0. The value is the plain mean.
+
+    Args:
+        scores: [N], N > 0.
+        prompt: cluster of each vote, [N].
+        person: annotator of each vote, [N].
+        weights: of the votes, such as inverse selection probabilities, [N]; None: equal.
+        method: what the mean is.
+        source: paper of the method.
+    """
+    w = np.ones(len(scores)) if weights is None else weights
+    total = float(w.sum())
+    value = float(w @ scores) / total
+    prompts, number = dense(prompt)
+    # both centers are the same for the sums of the sandwich, except for the two added prompts
+    mean_weight = total / number
+    center = (value * total + mean_weight) / (total + 2 * mean_weight)
+    sums = sums_by(prompts, w * (scores - center), number)
+    added = mean_weight**2 * ((1 - center) ** 2 + center**2)
+    n = number + 2
+    panel = n / (n - 1) * (float(sums @ sums) + added) / (total + 2 * mean_weight) ** 2
+    influence = (w * (scores - value) / total)[:, None]
+    plain = covariance(influence, prompt, person)
+    # the two added prompts have no annotators, so they change the panel's part only
+    population = plain.population[0, 0] - plain.panel[0, 0] + panel
+    if number < 2:
+        panel = population = math.nan
+    return two_estimates(
+        value, math.sqrt(panel), math.sqrt(max(population, 0.0)), plain.counts, method=method,
+        source=source or "Agresti and Coull (1998), The American Statistician 52:119-126",
+        center=center, bounds=(0.0, 1.0),
+    )  # fmt: skip

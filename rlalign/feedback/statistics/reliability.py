@@ -1,0 +1,175 @@
+"""Reliability of each annotator: accuracy on gold items, and the model of Dawid and Skene."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+
+from rlalign.feedback.statistics.agreement import Ratings
+from rlalign.feedback.statistics.estimate import Counts, Estimate, detectable, wilson, wilson_estimate
+from rlalign.feedback.statistics.judgments import Judgments
+from rlalign.types import FloatArray, IntArray
+
+SOURCE = "Dawid and Skene (1979), J. Royal Statistical Society C 28:20-28"
+GOLD_LIMIT = 0.7
+"""A person whose interval of the accuracy on gold items is below this number is unreliable."""
+FEWEST_GOLD = 5
+"""Gold answers from which the accuracy decides."""
+FEWEST_PEOPLE = 3
+"""People from which the model is fitted: two people who disagree can be told apart by nobody."""
+RULE = (
+    f"unreliable: the 95 % interval of the accuracy on at least {FEWEST_GOLD} gold items is below {GOLD_LIMIT:.0%}, or "
+    "the 95 % interval of the reliability (Dawid and Skene) is closer to that of random answers than to the median "
+    "person's"
+)
+_EPS = 1e-10
+_STEPS = 300
+_TOLERANCE = 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class DawidSkene:
+    """A fit of the model. U units, A people, K categories.
+
+    Attributes:
+        posterior: probability of each true category, [U, K].
+        prior: share of each true category, [K].
+        confusion: probability that a person answers l if k is true, [A, K, K].
+        log_likelihood: of the answers.
+        converged: the log-likelihood stopped rising.
+    """
+
+    posterior: FloatArray
+    prior: FloatArray
+    confusion: FloatArray
+    log_likelihood: float
+    converged: bool
+
+
+def dawid_skene(ratings: Ratings, *, steps: int = _STEPS, tolerance: float = _TOLERANCE) -> DawidSkene:
+    """Fit the model of Dawid and Skene by expectation maximization, from the shares of the answers to each unit.
+
+    With the true category z_u of unit u, of prior ρ, and the answer a_up of person p::
+
+        P(z_u = k) = ρ_k,   P(a_up = l | z_u = k) = π_pkl
+
+    Answers are independent given the true category. Source: Dawid and Skene (1979).
+
+    Args:
+        ratings: answers.
+        steps: largest number of steps.
+        tolerance: change of the log-likelihood per answer that ends the fit.
+    """
+    k = ratings.categories
+    units, people = int(ratings.unit.max()) + 1, int(ratings.person.max()) + 1
+    # one-hot answers [U, A * K]: a step is two products with a sparse matrix
+    cells = csr_array(
+        (np.ones(len(ratings.unit)), (ratings.unit, ratings.person * k + ratings.value)), shape=(units, people * k)
+    )
+    transposed = cells.T.tocsr()
+    counts = ratings.counts()
+    posterior = counts / counts.sum(1, keepdims=True)
+    height = -math.inf
+    converged = False
+    for _ in range(steps):
+        # [A * K (answer), K (truth)]
+        confusion = np.maximum((transposed @ posterior).reshape(people, k, k), _EPS)
+        confusion /= confusion.sum(1, keepdims=True)
+        prior = np.maximum(posterior.mean(0), _EPS)
+        logits = cells @ np.log(confusion.reshape(people * k, k)) + np.log(prior)
+        largest = logits.max(1, keepdims=True)
+        shares = np.exp(logits - largest)
+        total = shares.sum(1, keepdims=True)
+        posterior = shares / total
+        new = float((np.log(total) + largest).sum())
+        converged = new - height < tolerance * len(ratings.unit)
+        height = new
+        if converged:
+            break
+    return DawidSkene(posterior, prior, confusion.transpose(0, 2, 1), height, converged)
+
+
+def reliabilities(ratings: Ratings, fitted: DawidSkene) -> dict[int, Estimate]:
+    """Return the probability that a person gives the true answer, for each person, with its interval.
+
+    With the person's mean posterior ρ_pk of the true categories, r_p = Σ_k ρ_pk π_pkk. Its variance is the inverse of
+    the outer product of the scores of the person's confusion matrix (with the others' given), by the delta method. The
+    interval is Wilson's, with the number of observations that has this variance, at most the number of answers.
+    """
+    k = ratings.categories
+    order = np.argsort(ratings.person, kind="stable")
+    people, start = np.unique(ratings.person[order], return_index=True)
+    rows_of = np.split(order, start[1:])
+    method = "probability of the true answer (model of Dawid and Skene), Wilson's interval with the effective number"
+    result = {}
+    for person, rows in zip(people.tolist(), rows_of, strict=True):
+        pi = fitted.confusion[person]
+        truth = fitted.posterior[ratings.unit[rows]]  # [n, K]
+        share = truth.mean(0)
+        value = float(share @ np.diag(pi))
+        number = effective_number(value, pi, truth, ratings.value[rows], share, k)
+        low, high = wilson(value * number, number)
+        found = detectable(0.5 / math.sqrt(number), math.inf)
+        prompts = len(np.unique(ratings.cluster[rows]))
+        result[person] = Estimate(value, low, high, found, method, SOURCE, prompts, 1, len(rows))
+    return result
+
+
+def effective_number(
+    value: float, pi: FloatArray, truth: FloatArray, answers: IntArray, share: FloatArray, k: int
+) -> float:
+    """Return the number of independent observations that would give a reliability the variance that it has."""
+    n = len(answers)
+    # score by the logits of row k of the confusion matrix: T_k (1[answer = l] - π_kl)
+    residual = np.eye(k)[answers][:, None, :] - pi[None]  # [n, K, K]
+    scores = (truth[:, :, None] * residual).reshape(n, k * k)
+    diagonal = np.diag(pi)
+    slope = share[:, None] * diagonal[:, None] * (np.eye(k) - pi)
+    variance = float(slope.reshape(-1) @ np.linalg.pinv(scores.T @ scores, rcond=1e-8) @ slope.reshape(-1))
+    if not variance > 0 or not 0 < value < 1:
+        return float(n)
+    return float(min(n, max(1.0, value * (1 - value) / variance)))
+
+
+def chance(ratings: Ratings, fitted: DawidSkene) -> float:
+    """Return the reliability of answers that are drawn from all answers, without regard to the item."""
+    answers = np.bincount(ratings.value, minlength=ratings.categories) / len(ratings.value)
+    return float(answers @ fitted.prior)
+
+
+def gold_accuracy(judgments: Judgments) -> dict[int, Estimate]:
+    """Return the share of right answers to gold items of each person who answered some, with Wilson's interval."""
+    rows = judgments.gold & (judgments.right >= 0)
+    people, at = np.unique(judgments.person[rows], return_inverse=True)
+    total = np.bincount(at, minlength=len(people))
+    right = np.bincount(at, judgments.right[rows], len(people))
+    method = "share of right answers to gold items, Wilson's interval"
+    return {
+        int(p): wilson_estimate(float(right[i]), float(total[i]), Counts(int(total[i]), 1, int(total[i])), method)
+        for i, p in enumerate(people)
+    }
+
+
+def unreliable(gold: dict[int, Estimate], model: dict[int, Estimate], random: float) -> dict[int, str]:
+    """Return the people to whom `RULE` applies, with the reason. Nobody is dropped: this is a list to be reported.
+
+    Args:
+        gold: accuracy on gold items per person.
+        model: reliability per person; empty without a fit.
+        random: reliability of random answers.
+    """
+    reasons = {
+        person: f"gold items: at most {accuracy.high:.0%} right"
+        for person, accuracy in gold.items()
+        if accuracy.votes >= FEWEST_GOLD and accuracy.high < GOLD_LIMIT
+    }
+    if len(model) >= FEWEST_PEOPLE:
+        median = float(np.median([estimate.value for estimate in model.values()]))
+        limit = (median + random) / 2
+        for person, estimate in model.items():
+            if estimate.high < limit and person not in reasons:
+                reasons[person] = f"reliability: at most {estimate.high:.0%}, random answers {random:.0%}"
+    return reasons
