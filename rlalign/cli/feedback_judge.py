@@ -80,13 +80,18 @@ def judge(arguments: Judge) -> int:
         f"{done.judge}: {done.pairs} pairs judged in both orders, {done.new} new answers (answered as: {models})"
     )
     print_text(
-        f"flips: {_share(done.flipped, done.judged)} of the pairs with two verdicts, counted as ties; the winner "
-        f"changes in {_share(done.reversed, done.judged)}"
+        f"pairs with two verdicts: {_share(done.judged, done.pairs)}; flips among them, counted as ties: "
+        f"{_share(done.flipped, done.judged)}; the winner changes in {_share(done.reversed, done.judged)}"
     )
     print_text(
         f"answers without a verdict: {_share(done.unparsed, done.answers)}; refusals: "
         f"{_share(done.refused, done.answers)}"
     )
+    if done.unparsed > 0.1 * done.answers:
+        print_text(
+            "warning: many answers end without a verdict; use a larger model, more --max-tokens or another --template",
+            to_stderr=True,
+        )
     if done.rejected:
         print_text(
             f"warning: {done.rejected} requests were refused and are asked again by the next run: {done.rejection}",

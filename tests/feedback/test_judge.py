@@ -362,7 +362,7 @@ def test_the_command_prints_shares_and_reads_the_key_from_the_environment(
     assert main([*command, "--api-key-env", "MY_KEY"]) == 0
     out = capsys.readouterr().out
     assert re.search(r"judge:m:\w{8}: 3 pairs judged in both orders, 6 new answers \(answered as: served-m\)", out)
-    assert "flips: 0 of 3 (0.0 %)" in out
+    assert "pairs with two verdicts: 3 of 3 (100.0 %); flips among them, counted as ties: 0 of 3 (0.0 %)" in out
     assert "answers without a verdict: 0 of 6 (0.0 %)" in out
     assert fake.headers[-1]["authorization"] == "Bearer sesame"
     fake.failures = [failure(413, "too long")]

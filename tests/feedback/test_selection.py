@@ -27,6 +27,7 @@ from rlalign.feedback.people import invite
 from rlalign.feedback.progress import votes
 from rlalign.feedback.simulate import Taste, simulate
 from rlalign.feedback.statistics.information import allocate, posterior_mode
+from rlalign.feedback.statistics.judgments import read_judgments
 from rlalign.feedback.stopping import widest_interval
 from rlalign.feedback.store import Store
 from rlalign.feedback.study import read_study
@@ -228,6 +229,23 @@ def test_a_whole_study_selects_each_item_once_and_counts_them_equally(open_study
     selected = store.read(read_selected)
     assert selected.weight == pytest.approx(np.ones(24))
     assert selected.random.all()
+
+
+def test_win_rates_read_the_weights(open_study: Open) -> None:
+    store = open_study(UNCERTAINTY, prompts=60)
+    ids = [row.id for row in items_of(store)]
+    store.write(lambda c: set_priorities(c, {i: 1.0 + 9 * (n < 20) for n, i in enumerate(ids)})).result()
+    client = Client(store)
+    client.begin()
+    for _ in range(2):
+        enroll_now(store, 10)
+        for _ in range(10):
+            client.vote()
+    selected = store.read(read_selected)
+    weight = dict(zip(selected.item.tolist(), selected.weight.tolist(), strict=True))
+    assert max(weight.values()) > 2 * min(w for w in weight.values() if w)
+    read = store.read(lambda c: read_judgments(c, store.study()))
+    assert 1 / read.probability == pytest.approx([weight[i] for i in read.item.tolist()])
 
 
 def test_the_stop_rule_reads_the_weights() -> None:
