@@ -181,16 +181,17 @@ def _filled(scores: list[float | None]) -> FloatArray:
 
 def _fit_scores(connection: sa.Connection, study: Study, pool: list[Any], count: int) -> FloatArray:
     """Return a score per item: the share of the items of its pair of policies that reduces the variance fastest."""
-    policies = {row.id: row.policy_id for row in connection.execute(sa.select(completion.c.id, completion.c.policy_id))}
+    owners = connection.execute(sa.select(completion.c.id, completion.c.policy_id)).all()
+    policies = {number: policy for number, policy in owners}  # noqa: C416  # a row is no pair for dict()
     index = {policy: i for i, policy in enumerate(sorted({p for p in policies.values() if p is not None}))}
     k = len(index)
     wins, ties = _counts(connection, policies, index)
     total = wins + ties
     votes = np.triu(total + total.T, 1)
     strengths, nu = information.posterior_mode(wins, np.triu(ties + ties.T, 1))
-    pairs = np.array(
-        [sorted(index[policies[i]] for i in json.loads(row.completion_ids)) for row in pool], np.int64
-    ).reshape(-1, 2)
+    # one document of JSON takes a tenth of the time of one per item
+    shown = json.loads(f"[{','.join(row.completion_ids for row in pool)}]")
+    pairs = np.sort(np.array([(index[policies[a]], index[policies[b]]) for a, b in shown], np.int64), axis=1)
     available = np.zeros((k, k), np.int64)
     np.add.at(available, (pairs[:, 0], pairs[:, 1]), 1)
     wanted = information.allocate(strengths, nu, votes, available, count, study.votes_per_item)

@@ -30,7 +30,8 @@ _BEFORE = OPEN_ITEMS.where(item.c.place < sa.bindparam("start")).order_by(item.c
 _BY_PRIORITY = OPEN_ITEMS.order_by(item.c.priority.desc(), item.c.id)
 # items that a batch has selected have priorities above 0 (see `rlalign.feedback.enrollment`)
 _OF_BATCHES = OPEN_ITEMS.where(item.c.priority > 0).order_by(item.c.priority.desc(), item.c.id)
-_NEXT_AT_RANDOM = OPEN_ITEMS.where(item.c.priority == 0).order_by(item.c.place)
+# a condition on the priority would make SQLite sort all of these items
+_NEXT_AT_RANDOM = OPEN_ITEMS.where(item.c.batch.is_(None)).order_by(item.c.place)
 
 
 def at_random(rng: random.Random) -> Sequence[tuple[Statement, Mapping[str, Any]]]:

@@ -57,6 +57,8 @@ def batch_weights(batch: IntArray, probability: FloatArray, judged: BoolArray) -
         value = float(probability[np.flatnonzero(wrong)[0]])
         raise UserError(f"expected probabilities above 0 and at most 1, got {value}; use those of the batches")
     weights = np.zeros(len(batch))
+    if not judged.any():
+        return weights
     numbers = [int(b) for b in np.unique(batch[judged])]
     pool = len(batch)
     coefficients: list[float] = []
@@ -67,14 +69,14 @@ def batch_weights(batch: IntArray, probability: FloatArray, judged: BoolArray) -
         coefficients.append(math.inf if left == 0 else 1 / left - 1 / pool)
         pool = left
     c = np.array(coefficients)
-    c = np.isinf(c).astype(float) if np.isinf(c).any() else c / c.sum() if len(c) else c
+    c = np.isinf(c).astype(float) if np.isinf(c).any() else c / c.sum()
     later = np.concatenate([np.cumsum(c[::-1])[::-1][1:], [0.0]])
     for number, own, rest in zip(numbers, c, later, strict=True):
         members = batch == number
         share = (members & judged).sum() / members.sum()
         weights[members & judged] = (own / probability[members & judged] + rest) / share
-    total = weights.sum()
-    return weights * judged.sum() / total if total > 0 else weights
+    scaled: FloatArray = weights * (judged.sum() / weights.sum())
+    return scaled
 
 
 def random_part(place: FloatArray, at_random: BoolArray) -> BoolArray:

@@ -169,6 +169,10 @@ def test_judged_items_stand_for_their_batch() -> None:
     assert part[:2].sum() / part[4:6].sum() == pytest.approx(whole[:4].sum() / whole[4:6].sum())
 
 
+def test_no_votes_give_no_weights() -> None:
+    assert batch_weights(np.array([0, -1]), np.array([0.5, 1.0]), np.zeros(2, bool)).tolist() == [0, 0]
+
+
 def test_wrong_probabilities_are_refused() -> None:
     with pytest.raises(UserError, match=r"expected probabilities above 0 and at most 1, got 0\.0"):
         batch_weights(np.array([0]), np.array([0.0]), np.array([True]))
