@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from rlalign.errors import UserError
 from rlalign.feedback.progress import counted_votes
 from rlalign.feedback.statistics import information
 from rlalign.feedback.statistics.design import draw_batch
-from rlalign.feedback.statistics.weighting import batch_weights, random_part
+from rlalign.feedback.statistics.weighting import random_part, stratified_weights
 from rlalign.feedback.store import Store, log_event
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import completion, item, vote
@@ -42,7 +42,7 @@ class Plan:
         items: ids, in the order in which they are to be given.
         probability: of each item.
         random: the item is selected at random.
-        scores: where the scores come from: "fit" or "given".
+        scores: where the scores come from: "fit", or "scores" that were set.
     """
 
     number: int
@@ -142,7 +142,7 @@ def plan_batch(connection: sa.Connection, study: Study, *, size: int | None = No
     )  # fmt: skip
     return Plan(
         number, len(batches), [pool[i].id for i in drawn.items], drawn.probability.tolist(), drawn.random.tolist(),
-        "given" if given else "fit",
+        "scores" if given else "fit",
     )  # fmt: skip
 
 
@@ -161,7 +161,7 @@ def enroll(connection: sa.Connection, plan: Plan) -> None:
     values = [
         {
             "item_id": number, "new_priority": _TOP - plan.before - rank, "new_batch": plan.number,
-            "new_selection": "random" if at_random else "uncertainty", "new_selection_prob": probability,
+            "new_selection": "random" if at_random else plan.scores, "new_selection_prob": probability,
         }
         for rank, (number, probability, at_random) in enumerate(
             zip(plan.items, plan.probability, plan.random, strict=True)
@@ -181,17 +181,13 @@ def _filled(scores: list[float | None]) -> FloatArray:
 
 def _fit_scores(connection: sa.Connection, study: Study, pool: list[Any], count: int) -> FloatArray:
     """Return a score per item: the share of the items of its pair of policies that reduces the variance fastest."""
-    owners = connection.execute(sa.select(completion.c.id, completion.c.policy_id)).all()
-    policies = {number: policy for number, policy in owners}  # noqa: C416  # a row is no pair for dict()
-    index = {policy: i for i, policy in enumerate(sorted({p for p in policies.values() if p is not None}))}
-    k = len(index)
-    wins, ties = _counts(connection, policies, index)
+    count_of_policies, index = _policies(connection)
+    k = count_of_policies
+    wins, ties = _counts(connection, k, index)
     total = wins + ties
     votes = np.triu(total + total.T, 1)
     strengths, nu = information.posterior_mode(wins, np.triu(ties + ties.T, 1))
-    # one document of JSON takes a tenth of the time of one per item
-    shown = json.loads(f"[{','.join(row.completion_ids for row in pool)}]")
-    pairs = np.sort(np.array([(index[policies[a]], index[policies[b]]) for a, b in shown], np.int64), axis=1)
+    pairs = _pairs(pool, index)
     available = np.zeros((k, k), np.int64)
     np.add.at(available, (pairs[:, 0], pairs[:, 1]), 1)
     wanted = information.allocate(strengths, nu, votes, available, count, study.votes_per_item)
@@ -199,16 +195,27 @@ def _fit_scores(connection: sa.Connection, study: Study, pool: list[Any], count:
     return wanted[pairs[:, 0], pairs[:, 1]] / available[pairs[:, 0], pairs[:, 1]]
 
 
-def _counts(
-    connection: sa.Connection, policies: Mapping[int, int], index: Mapping[int, int]
-) -> tuple[FloatArray, FloatArray]:
+def _policies(connection: sa.Connection) -> tuple[int, dict[int, int]]:
+    """Return the number of policies, and the index of the policy of each completion."""
+    owners = connection.execute(sa.select(completion.c.id, completion.c.policy_id)).all()
+    index = {policy: i for i, policy in enumerate(sorted({row[1] for row in owners if row[1] is not None}))}
+    return len(index), {number: index[policy] for number, policy in owners if policy is not None}
+
+
+def _pairs(rows: Sequence[Any], policies: Mapping[int, int]) -> IntArray:
+    """Return the indices of the policies of each pair, the smaller one first, [N, 2]."""
+    # one document of JSON takes a tenth of the time of one per item
+    shown = json.loads(f"[{','.join(row.completion_ids for row in rows)}]")
+    return np.sort(np.array([(policies[a], policies[b]) for a, b in shown], np.int64), axis=1)
+
+
+def _counts(connection: sa.Connection, k: int, policies: Mapping[int, int]) -> tuple[FloatArray, FloatArray]:
     """Return wins[i, j] of policy i against j, and the ties; two bad completions are a tie, [K, K]."""
-    wins = np.zeros((len(index), len(index)))
-    ties = np.zeros_like(wins)
+    wins, ties = np.zeros((k, k)), np.zeros((k, k))
     stored = counted_votes().where(vote.c.kind == "pair", vote.c.choice != "skip").subquery()
     query = sa.select(stored.c.choice, stored.c.order_json).join(item, item.c.id == stored.c.item)
     for choice, order in connection.execute(query.where(item.c.needed > 0)):
-        left, right = (index[policies[i]] for i in json.loads(order))
+        left, right = (policies[i] for i in json.loads(order))
         if choice == "a":
             wins[left, right] += 1
         elif choice == "b":
@@ -227,8 +234,8 @@ class Selected:
 
     Attributes:
         item: ids, [N].
-        weight: for means over all items of the study; 0 without votes, mean 1 over the others, [N].
-        random: the item is in the random part, a simple random sample of all items, [N].
+        weight: for means over the items of a pair of policies; 0 without votes, mean 1 over the others of a pair, [N].
+        random: the item is in the random part, a simple random sample of all items, and has votes, [N].
     """
 
     item: IntArray
@@ -245,7 +252,7 @@ def read_selected(connection: sa.Connection) -> Selected:
         connection: a snapshot.
     """
     rows = connection.execute(
-        sa.select(item.c.id, item.c.place, item.c.batch, item.c.selection, item.c.selection_prob)
+        sa.select(item.c.id, item.c.place, item.c.batch, item.c.selection, item.c.selection_prob, item.c.completion_ids)
         .where(item.c.needed > 0)
         .order_by(item.c.id)
     ).all()
@@ -258,11 +265,16 @@ def read_selected(connection: sa.Connection) -> Selected:
         return Selected(numbers, judged.astype(float), judged)
     probability = np.array([row.selection_prob for row in rows])
     at_random = np.array([row.selection == "random" and row.batch is not None for row in rows], bool)
+    by_scores = np.unique(batch[np.array([row.selection == "scores" for row in rows], bool)])
     # items that were given in the random order since the last batch: a batch of their own
     since = judged & (batch < 0)
     if since.any():
         probability[since] = since.sum() / (batch < 0).sum()
         batch[since] = batch.max() + 1
         at_random |= since
+    _, policies = _policies(connection)
+    pairs = _pairs(rows, policies)
+    stratum = pairs[:, 0] * (pairs.max() + 1) + pairs[:, 1]
+    weights = stratified_weights(batch, probability, judged, stratum, ~np.isin(batch, by_scores))
     place = np.array([row.place for row in rows])
-    return Selected(numbers, batch_weights(batch, probability, judged), random_part(place, at_random) & judged)
+    return Selected(numbers, weights, random_part(place, at_random) & judged)

@@ -83,7 +83,7 @@ item = _table(
     _integer("free", sa.CheckConstraint("free >= 0", name="free_is_not_negative")),
     _real("priority", default=0.0),
     _real("place"),  # in a random order
-    _text("selection"),  # random or priority; with batches: random or uncertainty; or the kind, or repeat
+    _text("selection"),  # random, priority; of batches: random, fit or scores; or the kind, or repeat
     _real("selection_prob", default=1.0),  # of the batch, given the votes before it
     _text("answer", null=True),
     _text("explanation", null=True),

@@ -68,7 +68,7 @@ def test_a_batch_stores_how_each_item_was_selected(open_study: Open) -> None:
     rows = {row.id: row for row in items_of(store)}
     selected = [row for row in rows.values() if row.batch is not None]
     assert {row.id for row in selected} == set(plan.items)
-    assert Counter(row.selection for row in selected) == {"random": 3, "uncertainty": 7}
+    assert Counter(row.selection for row in selected) == {"random": 3, "fit": 7}
     assert all(0 < row.selection_prob < 1 for row in selected)
     # before the first vote, all pairs of policies are equal: each item has the chance 10 / 120
     assert [row.selection_prob for row in selected] == pytest.approx([1 / 12] * 10, rel=0.2)
@@ -168,7 +168,7 @@ def test_scores_of_an_ensemble_take_the_place_of_the_fit(open_study: Open) -> No
     liked = set(ids[:7])
     store.write(lambda c: set_priorities(c, {i: float(i in liked) for i in ids})).result()
     plan = enroll_now(store, 10)
-    assert plan.scores == "given"
+    assert plan.scores == "scores"
     by_score = {i for i, is_random in zip(plan.items, plan.random, strict=True) if not is_random}
     assert by_score == liked
     store.write(lambda c: set_priorities(c, {ids[0]: 0.5})).result()  # one score at a time is possible

@@ -79,6 +79,40 @@ def batch_weights(batch: IntArray, probability: FloatArray, judged: BoolArray) -
     return scaled
 
 
+def stratified_weights(
+    batch: IntArray, probability: FloatArray, judged: BoolArray, stratum: IntArray, uniform: BoolArray
+) -> FloatArray:
+    """Return weights as `batch_weights` does, for each stratum apart. They have the mean 1 within each stratum.
+
+    The strata are the pairs of policies. A batch whose scores depend on the stratum alone, as those of a fit do,
+    selects items of a stratum with equal probabilities. Given how many it selected, they are a simple random sample of
+    the stratum, so that no weights within it are needed: they would add variance and remove no bias. In such a batch,
+    n of the N items of a stratum have the probability n / N.
+
+    Args:
+        batch: as in `batch_weights`, [N].
+        probability: as in `batch_weights`, [N].
+        judged: as in `batch_weights`, [N].
+        stratum: number of the stratum of each item, [N].
+        uniform: the batch of the item selected within strata with equal probabilities, [N].
+
+    Returns:
+        [N]; 0 for items that are not judged.
+    """
+    weights = np.zeros(len(batch))
+    for number in np.unique(stratum):
+        members = np.flatnonzero(stratum == number)
+        own, chance = batch[members], probability[members].copy()
+        left = len(members)
+        for b in np.unique(own[own >= 0]):
+            of_batch = own == b
+            if uniform[members][of_batch].all():
+                chance[of_batch] = of_batch.sum() / left
+            left -= int(of_batch.sum())
+        weights[members] = batch_weights(own, chance, judged[members])
+    return weights
+
+
 def random_part(place: FloatArray, at_random: BoolArray) -> BoolArray:
     """Return the items of the random part, [N]: those up to the last place that was selected at random.
 

@@ -10,7 +10,13 @@ import pytest
 
 from rlalign.errors import UserError
 from rlalign.feedback.statistics.design import Batch, draw_batch, inclusion_probabilities, systematic_sample
-from rlalign.feedback.statistics.weighting import batch_weights, effective_number, random_part, weighted_mean
+from rlalign.feedback.statistics.weighting import (
+    batch_weights,
+    effective_number,
+    random_part,
+    stratified_weights,
+    weighted_mean,
+)
 from rlalign.types import FloatArray
 
 # ---- the design ----
@@ -167,6 +173,20 @@ def test_judged_items_stand_for_their_batch() -> None:
     whole = batch_weights(batch, probability, batch >= 0)
     part = batch_weights(batch, probability, np.array([1, 1, 0, 0, 1, 1, 0, 0], bool))
     assert part[:2].sum() / part[4:6].sum() == pytest.approx(whole[:4].sum() / whole[4:6].sum())
+
+
+def test_no_weights_are_needed_within_strata_that_a_batch_selects_uniformly() -> None:
+    batch = np.array([0, 0, 0, 1, -1, 0, 1, 1, -1, -1])
+    stratum = np.array([5, 5, 5, 5, 5, 7, 7, 7, 7, 7])
+    probability = np.array([0.6, 0.6, 0.6, 0.5, 1, 0.2, 0.3, 0.3, 1, 1])
+    judged = batch >= 0
+    weights = stratified_weights(batch, probability, judged, stratum, np.ones(10, bool))
+    assert weights == pytest.approx(judged.astype(float))
+    # a batch with scores per item has its own probabilities, and each stratum is weighted apart
+    weights = stratified_weights(batch, probability, judged, stratum, batch == 0)
+    assert weights[5:8].mean() == pytest.approx(1)
+    alone = batch_weights(batch[5:], np.array([0.2, 0.3, 0.3, 1, 1]), judged[5:])
+    assert weights[5:] == pytest.approx(alone)
 
 
 def test_no_votes_give_no_weights() -> None:
