@@ -28,6 +28,8 @@ from rlalign.types import BoolArray, FloatArray, IntArray
 
 _BATCHES = 20
 _SMALLEST, _LARGEST = 10, 1000
+_IDS = 500
+"""Ids in one query."""
 _TOP = 1e9
 """Priority of the first item of the first batch; each later item has 1 less. Items of no batch have 0."""
 
@@ -65,7 +67,8 @@ def set_priorities(connection: sa.Connection, scores: Mapping[int, float]) -> No
     """Store scores of items, to which the probabilities of selection of the next batches are proportional.
 
     They take the place of the fit's scores. Items without a score get the mean. A share of `random_share` is still
-    selected at random, so that an item with score 0 has a chance as well.
+    selected at random, so that an item with score 0 has a chance as well. Other writers wait for the transaction: use
+    several of some thousand scores each while people vote.
 
     Args:
         connection: inside a transaction.
@@ -84,8 +87,12 @@ def set_priorities(connection: sa.Connection, scores: Mapping[int, float]) -> No
     for number, score in scores.items():
         if not (math.isfinite(score) and score >= 0):
             raise UserError(f"item {number}: expected a score of at least 0, got {score}; use a probability")
-    known = set(connection.execute(sa.select(item.c.id).where(item.c.needed > 0)).scalars())
-    unknown = sorted(set(scores) - known)
+    known: set[int] = set()
+    wanted = sorted(int(number) for number in scores)
+    for start in range(0, len(wanted), _IDS):
+        part = wanted[start : start + _IDS]
+        known.update(connection.execute(sa.select(item.c.id).where(item.c.id.in_(part), item.c.needed > 0)).scalars())
+    unknown = sorted(set(wanted) - known)
     if unknown:
         raise UserError(f"expected ids of items of the study, got {unknown[0]}; use those of the store")
     if scores:

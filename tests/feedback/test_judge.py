@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -283,6 +284,15 @@ def test_a_request_without_an_answer_ends_at_the_timeout(fake: FakeJudge) -> Non
         reply = client.ask(Template(DEFAULT).messages([{"role": "text", "content": "p"}], "xx", "x"))
     assert reply.text.endswith("[[A]]")
     assert len(fake.requests) >= 2
+
+
+def test_no_further_attempt_follows_when_the_run_ends(fake: FakeJudge) -> None:
+    fake.failures = [failure(500)] * 6
+    ended = threading.Event()
+    ended.set()
+    with Client(Endpoint(fake.url, "m"), wait=ended.wait) as client, pytest.raises(FaultError, match="failed 1 times"):
+        client.ask([])
+    assert len(fake.requests) == 1
 
 
 def test_a_run_that_fails_keeps_what_it_has_and_continues(open_study: Open, fake: FakeJudge) -> None:

@@ -67,7 +67,8 @@ class Client:
     Args:
         endpoint: where the judge answers.
         connections: requests at the same time.
-        wait: waits for a number of seconds between two attempts.
+        wait: waits for a number of seconds between two attempts; True, as `threading.Event.wait` returns for an event
+            that is set, ends them.
 
     Raises:
         UserError: the address is none.
@@ -114,6 +115,7 @@ class Client:
             "max_tokens": self.endpoint.max_tokens,
         }
         reason = ""
+        attempt = 0
         for attempt in range(self.endpoint.attempts):
             asked = 0.0
             try:
@@ -130,9 +132,10 @@ class Client:
             if attempt + 1 < self.endpoint.attempts:
                 # the random part keeps several threads from asking again at the same moment
                 backoff = _FIRST_WAIT_S * 2**attempt * random.uniform(0.75, 1.25)
-                self.wait(min(_LONGEST_WAIT_S, max(asked, backoff)))
+                if self.wait(min(_LONGEST_WAIT_S, max(asked, backoff))) is True:
+                    break
         raise FaultError(
-            f"'{self.address}' failed {self.endpoint.attempts} times, at last with {reason}; the answers so far are "
+            f"'{self.address}' failed {attempt + 1} times, at last with {reason}; the answers so far are "
             "stored: run the command again to continue"
         )
 
