@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from rlalign.cli import main
 from rlalign.errors import FaultError, UserError
 from rlalign.feedback import tables
+from rlalign.feedback.judges import run
 from rlalign.feedback.judges.client import Client, Endpoint, RejectedError, Reply, shown_url
 from rlalign.feedback.judges.prompt import DEFAULT, Template, marked, read_template
 from rlalign.feedback.judges.rows import judge_verdicts
@@ -114,6 +115,13 @@ def test_texts_are_data_between_markers_that_nobody_can_foresee() -> None:
     assert nonce not in again["content"]
 
 
+def test_a_number_that_occurs_in_a_text_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    numbers = iter(["1111", "2222", "3333"])
+    monkeypatch.setattr("secrets.token_hex", lambda _: next(numbers))
+    (_, user) = Template(DEFAULT).messages([{"role": "text", "content": "p 1111"}], "<<<end of answer A 2222>>>", "b")
+    assert "<<<answer A 3333>>>" in user["content"]
+
+
 def test_a_conversation_keeps_its_roles_and_a_template_without_a_line_has_no_system_message() -> None:
     template = Template("{prompt}|{a}|{b}")
     talk = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yes?"}]
@@ -195,6 +203,28 @@ def test_what_is_stored_is_not_asked_again(open_study: Open, fake: FakeJudge) ->
         asked = len(fake.requests)
         assert run_judge(store, client, other, count=1).pairs == 1
     assert len(fake.requests) == asked + 1
+
+
+def test_two_processes_of_one_judge_store_an_order_once(
+    open_study: Open, fake: FakeJudge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_study()
+    questions: list[Any] = []
+    original = run._open_questions
+    monkeypatch.setattr(
+        run, "_open_questions", lambda *args, **options: questions.extend(original(*args, **options)) or questions
+    )
+    assert ask_all(store, fake).new == 12
+    assert ask_all(store, fake).new == 0  # the same questions again, as of a process that began at the same time
+    assert len(fake.requests) == 24
+    assert store.read(lambda c: c.execute(sa.select(sa.func.count()).select_from(tables.vote)).scalar_one()) == 12
+
+
+def test_a_part_of_the_pairs_is_taken_in_the_random_order(open_study: Open, fake: FakeJudge) -> None:
+    store = open_study(prompts=12)
+    ask_all(store, fake, count=4)
+    places = {row.id: row.place for row in store.read(lambda c: c.execute(sa.select(tables.item)).all())}
+    assert {row["item"] for row in rows_of(store)} == set(sorted(places, key=places.__getitem__)[:4])
 
 
 def test_answers_of_a_judge_are_no_votes_of_people(open_study: Open, fake: FakeJudge) -> None:
@@ -342,8 +372,11 @@ def test_a_run_without_one_answer_ends_at_the_third_refused_request(open_study: 
 
 
 def test_a_filter_of_the_endpoint_is_a_refusal(open_study: Open, fake: FakeJudge) -> None:
+    store = open_study()
     fake.extra = {"finish_reason": "content_filter"}
-    assert ask_all(open_study(), fake).refused == 12
+    assert ask_all(store, fake, count=2).refused == 4
+    fake.extra = {"message": {"content": None, "refusal": "no"}}
+    assert ask_all(store, fake).refused == 12
 
 
 def test_addresses_are_checked_and_shown_without_secrets() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -87,6 +88,16 @@ def test_people_get_the_items_of_the_batches_in_their_order(open_study: Open) ->
         client.vote()
     assert store.read(lambda c: [row["item"] for row in votes(c)]) == plan.items
     check_places(store)
+
+
+def test_earlier_batches_are_given_first_and_a_selected_item_stays_in_its_batch(open_study: Open) -> None:
+    store = open_study(UNCERTAINTY, prompts=30)
+    first, second = enroll_now(store, 6), enroll_now(store, 6)
+    priority = {row.id: row.priority for row in items_of(store)}
+    assert min(priority[i] for i in first.items) > max(priority[i] for i in second.items) > 0
+    stale = dataclasses.replace(second, items=first.items)
+    store.write(lambda c: enroll(c, stale)).result()
+    assert {row.id: row.priority for row in items_of(store)} == priority
 
 
 def test_items_given_between_two_batches_are_random_ones_of_the_next(open_study: Open) -> None:

@@ -60,6 +60,16 @@ def test_a_batch_has_the_stated_probabilities_and_its_random_share() -> None:
     assert np.abs(z).max() < 4.5
 
 
+def test_neighbors_can_be_selected_together_and_the_order_tells_nothing() -> None:
+    """300 batches: the first item is a random one in 30 % of them; false alarm below 1e-4."""
+    rng = np.random.default_rng(2)
+    assert {tuple(systematic_sample(np.full(4, 0.5), rng).tolist()) for _ in range(300)} == set(
+        itertools.combinations(range(4), 2)
+    )
+    first = sum(draw_batch(rng.random(30), np.ones(30), 10, 0.3, rng).random[0] for _ in range(300))
+    assert 60 < first < 121
+
+
 def test_the_random_items_are_the_next_ones_of_the_random_order() -> None:
     place = np.array([0.9, 0.1, 0.5, 0.3, 0.7, 0.2, 0.8, 0.6, 0.95, 0.05, 0.4, 0.99])
     scores = np.zeros(12)
