@@ -280,6 +280,32 @@ def test_the_stop_rule_reads_the_weights() -> None:
     assert 1.25 < half / plain < 1.5
 
 
+# ---- the page ----
+
+
+def test_the_figures_of_the_page_are_those_of_the_benchmark() -> None:
+    root = Path(__file__).parents[2]
+    page = (root / "docs/concepts/feedback.md").read_text(encoding="utf-8")
+    rows = json.loads((root / "benchmarks/results/feedback_selection.json").read_text())["rows"]
+
+    def share(row: dict[str, Any]) -> str:
+        return f"{100 * row['saved']:.1f} ± {100 * row['saved_se']:.1f} %"
+
+    expected = []
+    for row in rows:
+        if row["part"] == "win_rates":
+            bias = f"{100 * row['bias']:.2f} ± {100 * row['bias_se']:.2f}"
+            coverage = f"{100 * row['coverage']:.1f} ± {100 * row['coverage_se']:.1f} %"
+            expected.append(f"| {row['estimate']} | {bias} | {100 * row['rmse']:.2f} | {coverage} |")
+        elif row["part"] == "accuracy":
+            expected.append(f"{share(row)} ({row['reached']} of {row['studies']})")
+        elif row["arm"] == "fit":
+            expected.append(f"| {row['board']} |" if row["interval"] == "mean" else f"| {share(row)} |")
+            expected.append(share(row))
+    assert len(expected) == 5 + 6 + 24
+    assert [figure for figure in expected if figure not in page] == []
+
+
 # ---- migration ----
 
 
