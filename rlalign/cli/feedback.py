@@ -11,10 +11,12 @@ import tyro
 
 from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.feedback_judge import Judge
+from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.escaping.terminal import print_text
 
 SUBCOMMANDS = {
+    "plan": "print how many prompts, people and votes a difference needs",
     "sample": "make the store of a study: completions of its policies for its prompts, sampled once",
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
@@ -133,7 +135,7 @@ class Erase:
 
 
 ARGUMENTS: dict[str, Any] = {
-    c.__name__.lower(): c for c in (Sample, Invite, Serve, Simulate, Judge, Forget, Withdraw, Erase)
+    c.__name__.lower(): c for c in (Plan, Sample, Invite, Serve, Simulate, Judge, Forget, Withdraw, Erase)
 }
 """The arguments of each subcommand."""
 
@@ -155,6 +157,9 @@ def run(args: Sequence[str]) -> int:
         import_optional(module, "feedback")
     status: int = globals()[f"_{args[0]}"](arguments)
     return status
+
+
+_plan = run_plan
 
 
 def _sample(arguments: Sample) -> int:

@@ -11,7 +11,7 @@ progress    counts of a study and of its annotators, and its votes as rows
 selection   the choice of the next item
 enrollment  batches of items for the selection by uncertainty, and the weights that undo it
 judges      LLM judges of pairs, marked everywhere and counted nowhere as people
-statistics  estimates, intervals, agreement and weights
+statistics  agreement, biases, win rates and strengths, each with its interval
 stopping    the rule that ends a study
 web         the annotators' pages, the administrator's, and the JSON interface
 simulate    simulated people that vote through the JSON interface

@@ -17,6 +17,7 @@ from scipy import stats
 
 from rlalign.feedback.enrollment import read_selected
 from rlalign.feedback.progress import progress, votes
+from rlalign.feedback.statistics.intervals import distinct, rate
 from rlalign.feedback.store import log_event
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import study
@@ -49,19 +50,21 @@ def widest_interval(rows: Iterable[Mapping[str, Any]], weights: Mapping[int, flo
     """Return the width of the widest 95 % interval of a win rate, in percentage points; infinite with few prompts.
 
     The win rate of a pair of policies is the mean of 1 for a win, 0 for a loss, and 1/2 for a tie or two bad
-    completions. The votes of a prompt form a cluster; with G prompts, residuals e and weights w of the votes::
+    completions. The votes of a group of near-duplicate prompts form a cluster; with G groups, and residuals e and
+    weights w of the votes, approximately::
 
         width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} w_i e_i)²) / Σ w
 
-    A win and a loss of prompts of their own are added, as Agresti and Coull do (1998, The American Statistician
+    The interval is that of reports, for this panel of annotators (`rlalign.feedback.statistics.intervals.rate`). A
+    prompt of wins and a prompt of losses are added, as Agresti and Coull do (1998, The American Statistician
     52:119-126): without them, a policy that won every vote would have an interval of width 0, and its lead would end
-    the study. The interval is for these annotators (Cameron and Miller 2015, J. Human Resources 50:317-372).
+    the study.
 
     Args:
         rows: votes, as `rlalign.feedback.progress.votes` returns them.
         weights: id of an item -> weight of its votes (see `rlalign.feedback.enrollment.read_selected`); None: all 1.
     """
-    wins: dict[tuple[str, ...], dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
+    scores: dict[tuple[str, ...], list[tuple[int, float, float]]] = defaultdict(list)
     for row in rows:
         if row["gold"] or row["repeat_of"] is not None or row["choice"] == "skip":
             continue
@@ -69,18 +72,16 @@ def widest_interval(rows: Iterable[Mapping[str, Any]], weights: Mapping[int, flo
         score = {"a": 1.0, "b": 0.0}.get(row["choice"], 0.5)
         pair = tuple(sorted((first, second)))
         weight = 1.0 if weights is None else weights[row["item"]]
-        wins[pair][str(row["prompt"])].append((score if first == pair[0] else 1.0 - score, weight))
-    widths = [_width(list(prompts.values())) for prompts in wins.values()]
-    return max(widths, default=math.inf)
+        scores[pair].append((row["group"], score if first == pair[0] else 1.0 - score, weight))
+    return max((_width(votes_of_pair) for votes_of_pair in scores.values()), default=math.inf)
 
 
-def _width(clusters: list[list[tuple[float, float]]]) -> float:
-    if len(clusters) < _LEAST_PROMPTS:
+def _width(votes_of_pair: list[tuple[int, float, float]]) -> float:
+    """Return the width of the panel's interval of votes: group, score and weight of each."""
+    group = np.array([group for group, _, _ in votes_of_pair])
+    if distinct(group) < _LEAST_PROMPTS:
         return math.inf
-    clusters = [*clusters, [(1.0, 1.0)], [(0.0, 1.0)]]
-    g = len(clusters)
-    total = sum(weight for cluster in clusters for _, weight in cluster)
-    rate = sum(weight * score for cluster in clusters for score, weight in cluster) / total
-    sums = np.array([sum(weight * (score - rate) for score, weight in cluster) for cluster in clusters])
-    error = math.sqrt(g / (g - 1) * float((sums**2).sum())) / total
-    return 200.0 * float(stats.t.ppf(0.975, g - 1)) * error
+    score, weight = (np.array([vote[column] for vote in votes_of_pair]) for column in (1, 2))
+    panel = rate(score, group, np.zeros_like(group), weight, method="win rate").panel
+    # twice the half width: the bounds are cut off at 0 and 1, and a lead must not make an interval shorter
+    return 200.0 * float(stats.t.ppf(0.975, panel.df)) * panel.se

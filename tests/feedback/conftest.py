@@ -53,7 +53,11 @@ def write_study(folder: Path, text: str = "", *, prompts: int = 6, completions: 
     """Write a study of completions of two policies, or more, and return its path."""
     names = ("left", "right", "third", "fourth")[:completions]
     rows = [
-        {"prompt": f"prompt {'abcdefghijklmnopqrstuvwxyz'[i % 26]}{i}", "policy": name, "completion": f"{name} {i}"}
+        {
+            "prompt": f"prompt {'abcdefghijklmnopqrstuvwxyz'[i % 26] * (i // 26 + 1)}{i}",
+            "policy": name,
+            "completion": f"{name} {i}",
+        }
         for i in range(prompts)
         for name in names
     ]

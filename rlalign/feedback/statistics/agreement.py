@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from rlalign.feedback.statistics.estimate import LEVEL, Counts, Estimate, TwoEstimates, detectable
-from rlalign.feedback.statistics.intervals import cluster_sums, covariance, dense, rate
+from rlalign.feedback.statistics.intervals import cluster_sums, covariance, dense, distinct, rate
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.types import BoolArray, FloatArray, IntArray
 
@@ -234,7 +234,7 @@ def cohen_kappas(ratings: Ratings) -> tuple[list[PairKappa], TwoEstimates | None
         np.concatenate([ratings.cluster[left], ratings.cluster[left]]),
         np.concatenate([ratings.person[left], ratings.person[right]]),
     )
-    counts = Counts(len(np.unique(ratings.cluster[votes])), len(np.unique(ratings.person[votes])), len(votes))
+    counts = Counts(distinct(ratings.cluster[votes]), distinct(ratings.person[votes]), len(votes))
     mean = float((weight * np.where(defined, kappas, 0.0)).sum())
     method = "mean of Cohen's kappa over pairs of people, weighted by their items; linearization"
     (both,) = type(error)(error.panel, error.population, counts).estimates(np.array([mean]), method, COHEN_SOURCE)
@@ -292,7 +292,7 @@ def _shared(ratings: Ratings) -> tuple[IntArray, IntArray, Counts]:
     cluster_of[ratings.unit] = ratings.cluster
     rows = shared[ratings.unit] if len(counts) else np.zeros(0, bool)
     clusters = cluster_of[shared]
-    numbers = Counts(len(np.unique(clusters)), len(np.unique(ratings.person[rows])), int(rows.sum()))
+    numbers = Counts(distinct(clusters), distinct(ratings.person[rows]), int(rows.sum()))
     return counts[shared], clusters, numbers
 
 

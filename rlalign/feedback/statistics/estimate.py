@@ -157,7 +157,8 @@ def wilson(right: float, number: float) -> tuple[float, float]:
     share = right / number
     center = (share + z2 / (2 * number)) / (1 + z2 / number)
     half = math.sqrt(z2 * (share * (1 - share) / number + z2 / (4 * number**2))) / (1 + z2 / number)
-    return max(0.0, center - half), min(1.0, center + half)
+    # rounding must not put a bound on the wrong side of the share
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
 def wilson_estimate(right: float, number: float, counts: Counts, method: str) -> Estimate:

@@ -124,9 +124,21 @@ def least_ratio(counts: Counts) -> float:
 
 
 def dense(values: IntArray) -> tuple[IntArray, int]:
-    """Return numbers from 0 that are equal where the values are, and how many there are."""
-    unique, codes = np.unique(values, return_inverse=True)
-    return codes.reshape(values.shape), len(unique)
+    """Return numbers from 0 that are equal where the values are, in the order of the values, and how many there are."""
+    least = int(values.min(initial=0))
+    span = int(values.max(initial=0)) - least + 1
+    if span > 4 * len(values) + 1000:
+        unique, codes = np.unique(values, return_inverse=True)
+        return codes.reshape(values.shape), len(unique)
+    # counting takes a tenth of the time of sorting
+    present = np.bincount((values - least).reshape(-1), minlength=span) > 0
+    numbers = np.cumsum(present) - 1
+    return numbers[values - least], int(numbers[-1]) + 1 if len(values) else 0
+
+
+def distinct(values: IntArray) -> int:
+    """Return the number of different values."""
+    return dense(values)[1]
 
 
 def sums_by(codes: IntArray, values: FloatArray | IntArray, number: int) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.sparse import csr_array
 
 from rlalign.feedback.statistics.agreement import Ratings
 from rlalign.feedback.statistics.estimate import Counts, Estimate, detectable, wilson, wilson_estimate
+from rlalign.feedback.statistics.intervals import sums_by
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.types import FloatArray, IntArray
 
@@ -27,7 +29,7 @@ RULE = (
 )
 _EPS = 1e-10
 _STEPS = 300
-_TOLERANCE = 1e-7
+_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,36 +62,85 @@ def dawid_skene(ratings: Ratings, *, steps: int = _STEPS, tolerance: float = _TO
 
     Args:
         ratings: answers.
-        steps: largest number of steps.
+        steps: largest number of pairs of steps, each followed by an extrapolation.
         tolerance: change of the log-likelihood per answer that ends the fit.
     """
     k = ratings.categories
     units, people = int(ratings.unit.max()) + 1, int(ratings.person.max()) + 1
-    # one-hot answers [U, A * K]: a step is two products with a sparse matrix
-    cells = csr_array(
-        (np.ones(len(ratings.unit)), (ratings.unit, ratings.person * k + ratings.value)), shape=(units, people * k)
-    )
+    # one-hot answers [U, A * K]: a step is some products with a sparse matrix
+    ones = np.ones(len(ratings.unit))
+    answer = ratings.person * k + ratings.value
+    cells = csr_array((ones, (ratings.unit, answer)), shape=(units, people * k))
+    # units with equal answers of the same people are one row; a random sum names them
+    names = np.round(sums_by(ratings.unit, np.random.default_rng(0).random(people * k)[answer], units), 12)
+    _, example, row_of, weight = np.unique(names, return_index=True, return_inverse=True, return_counts=True)
+    cells = cells[example]
     transposed = cells.T.tocsr()
-    counts = ratings.counts()
-    posterior = counts / counts.sum(1, keepdims=True)
-    height = -math.inf
+    counts = ratings.counts()[example].T  # [K, rows]: sums over the first axis are fast
+
+    def maximize(posterior: FloatArray) -> FloatArray:
+        """Return log prior and log confusion, [K, 1 + A * K]: by truth, then by person and answer."""
+        confusion = np.stack([transposed @ (weight * row) for row in posterior]).reshape(k, people, k)
+        confusion = np.maximum(confusion, _EPS)
+        prior = np.maximum(posterior @ weight / units, _EPS)
+        return _normalized(np.concatenate([prior[:, None], confusion.reshape(k, -1)], 1), people)
+
+    def expect(parameters: FloatArray) -> tuple[FloatArray, float]:
+        """Return the posterior [K, rows] and the log-likelihood."""
+        logits = np.stack([cells @ row[1:] + row[0] for row in parameters])
+        largest = logits.max(0)
+        shares = np.exp(logits - largest)
+        total = shares.sum(0)
+        return shares / total, float(weight @ (np.log(total) + largest))
+
+    parameters = maximize(counts / counts.sum(0))
+    posterior, height = expect(parameters)
     converged = False
     for _ in range(steps):
-        # [A * K (answer), K (truth)]
-        confusion = np.maximum((transposed @ posterior).reshape(people, k, k), _EPS)
-        confusion /= confusion.sum(1, keepdims=True)
-        prior = np.maximum(posterior.mean(0), _EPS)
-        logits = cells @ np.log(confusion.reshape(people * k, k)) + np.log(prior)
-        largest = logits.max(1, keepdims=True)
-        shares = np.exp(logits - largest)
-        total = shares.sum(1, keepdims=True)
-        posterior = shares / total
-        new = float((np.log(total) + largest).sum())
+        once = maximize(posterior)
+        first, least = expect(once)
+        twice = maximize(first)
+        parameters, posterior, new = _accelerated(parameters, once, twice, least, people, expect)
         converged = new - height < tolerance * len(ratings.unit)
         height = new
         if converged:
             break
-    return DawidSkene(posterior, prior, confusion.transpose(0, 2, 1), height, converged)
+    table = np.exp(parameters)
+    confusion = table[:, 1:].reshape(k, people, k).transpose(1, 0, 2)
+    return DawidSkene(posterior.T[row_of], table[:, 0], confusion, height, converged)
+
+
+def _normalized(table: FloatArray, people: int) -> FloatArray:
+    """Return the logarithms of a prior and of confusion matrices whose shares have sum 1, [K, 1 + A * K]."""
+    k = len(table)
+    confusion = table[:, 1:].reshape(k, people, k)
+    confusion = confusion / confusion.sum(2, keepdims=True)
+    prior = table[:, :1] / table[:, 0].sum()
+    logs: FloatArray = np.log(np.concatenate([prior, confusion.reshape(k, -1)], 1))
+    return logs
+
+
+def _accelerated(
+    start: FloatArray, once: FloatArray, twice: FloatArray, least: float, people: int,
+    expect: Callable[[FloatArray], tuple[FloatArray, float]],
+) -> tuple[FloatArray, FloatArray, float]:  # fmt: skip
+    """Return parameters, posterior and log-likelihood of an extrapolation of two steps, or of the second step.
+
+    The extrapolation must have a larger log-likelihood than the first step, `least`.
+
+    Source: Varadhan and Roland (2008), Scandinavian J. Statistics 35:335-353 (SQUAREM, scheme S3).
+    """
+    change = once - start
+    curvature = twice - once - change
+    norm = float(np.linalg.norm(curvature))
+    if norm > 0:
+        length = max(1.0, float(np.linalg.norm(change)) / norm)
+        far = start + 2 * length * change + length**2 * curvature
+        far = _normalized(np.exp(np.clip(far, math.log(_EPS), 0.0)), people)
+        posterior, height = expect(far)
+        if math.isfinite(height) and height > least:
+            return far, posterior, height
+    return (twice, *expect(twice))
 
 
 def reliabilities(ratings: Ratings, fitted: DawidSkene) -> dict[int, Estimate]:

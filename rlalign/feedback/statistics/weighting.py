@@ -75,7 +75,8 @@ def batch_weights(batch: IntArray, probability: FloatArray, judged: BoolArray) -
         members = batch == number
         share = (members & judged).sum() / members.sum()
         weights[members & judged] = (own / probability[members & judged] + rest) / share
-    scaled: FloatArray = weights * (judged.sum() / weights.sum())
+    # rounded, so that weights that are equal in exact numbers are equal
+    scaled: FloatArray = np.round(weights * (judged.sum() / weights.sum()), 12)
     return scaled
 
 
