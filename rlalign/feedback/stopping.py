@@ -15,6 +15,7 @@ import numpy as np
 import sqlalchemy as sa
 from scipy import stats
 
+from rlalign.feedback.enrollment import read_selected
 from rlalign.feedback.progress import progress, votes
 from rlalign.feedback.statistics.intervals import distinct, rate
 from rlalign.feedback.store import log_event
@@ -31,7 +32,11 @@ def is_complete(connection: sa.Connection, described: Study) -> bool:
         return True
     if not described.stop.width or described.kind != "pair":
         return False
-    return widest_interval(votes(connection, comments=False)) <= described.stop.width
+    weights = None
+    if described.selection == "uncertainty":
+        selected = read_selected(connection)
+        weights = dict(zip(selected.item.tolist(), selected.weight.tolist(), strict=True))
+    return widest_interval(votes(connection, comments=False), weights) <= described.stop.width
 
 
 def complete(connection: sa.Connection) -> None:
@@ -57,7 +62,7 @@ def widest_interval(rows: Iterable[Mapping[str, Any]], weights: Mapping[int, flo
 
     Args:
         rows: votes, as `rlalign.feedback.progress.votes` returns them.
-        weights: id of an item -> weight of its votes; None: all 1.
+        weights: id of an item -> weight of its votes (see `rlalign.feedback.enrollment.read_selected`); None: all 1.
     """
     scores: dict[tuple[str, ...], list[tuple[int, float, float]]] = defaultdict(list)
     for row in rows:

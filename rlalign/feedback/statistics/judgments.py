@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback import tables
+from rlalign.feedback.enrollment import read_selected
 from rlalign.feedback.progress import is_right_on_screen
 from rlalign.feedback.statistics.markdown import STYLES, markdown_counts
 from rlalign.feedback.study import LABELS, Kind, Study
@@ -56,7 +57,7 @@ class Judgments:
         repeat_of: id of the item that this one repeats; -1 if it repeats none, [N].
         right: 1 for a right answer to a gold item, 0 for a wrong one, -1 if unknown, [N].
         judge: the vote is that of an LLM judge, [N].
-        probability: probability with which the item was selected, [N].
+        probability: probability with which the item was selected, up to a factor, [N].
     """
 
     kind: Kind
@@ -202,7 +203,7 @@ def _read(connection: sa.Connection, study: Study, sources: Sequence[str]) -> Ju
         repeat_of=np.array([-1 if i is None else i for i in items[4]], np.int64)[at],
         right=right,
         judge=np.array([source == "judge" for source in votes[6]], bool),
-        probability=np.array(items[3], np.float64)[at],
+        probability=_probabilities(connection, study, _integers(items[0]), items[3])[at],
     )
 
 
@@ -364,6 +365,17 @@ def _integers(values: Iterable[int]) -> IntArray:
 
 def _chosen(column: Sequence[Any], rows: IntArray) -> Sequence[Any]:
     return column if len(rows) == len(column) else [column[i] for i in rows]
+
+
+def _probabilities(connection: sa.Connection, study: Study, items: IntArray, stored: Sequence[float]) -> FloatArray:
+    """Return the selection probability of each item, up to a factor; that of all batches together, not of its own."""
+    if study.selection != "uncertainty":
+        return np.array(stored, np.float64)
+    selected = read_selected(connection)
+    weights = np.ones(len(items))  # of gold items and repetitions, which no batch selects
+    at = _find(selected.item, items)
+    weights[at >= 0] = selected.weight[at[at >= 0]]
+    return 1.0 / np.where(weights > 0, weights, 1.0)
 
 
 def _find(known: IntArray, values: IntArray) -> IntArray:
