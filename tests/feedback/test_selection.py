@@ -268,7 +268,7 @@ def test_the_stop_rule_reads_the_weights() -> None:
             "repeat_of": None,
             "choice": "a" if i % 2 else "b",
             "policies": ("x", "y"),
-            "prompt": i,
+            "group": i,
             "item": i,
         }
         for i in range(60)

@@ -19,7 +19,6 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback import tables
-from rlalign.feedback.enrollment import read_selected
 from rlalign.feedback.progress import is_right_on_screen
 from rlalign.feedback.statistics.markdown import STYLES, markdown_counts
 from rlalign.feedback.study import LABELS, Kind, Study
@@ -371,6 +370,8 @@ def _probabilities(connection: sa.Connection, study: Study, items: IntArray, sto
     """Return the selection probability of each item, up to a factor; that of all batches together, not of its own."""
     if study.selection != "uncertainty":
         return np.array(stored, np.float64)
+    from rlalign.feedback.enrollment import read_selected  # which imports statistics
+
     selected = read_selected(connection)
     weights = np.ones(len(items))  # of gold items and repetitions, which no batch selects
     at = _find(selected.item, items)
