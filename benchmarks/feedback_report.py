@@ -4,7 +4,8 @@
     python benchmarks/feedback_report.py --items 2000      # a trial, which writes nothing
 
 The store has three policies, completions of about 600 characters with some Markdown, gold items, repetitions and skips.
-The parts are: reading the store into arrays, all statistics, and the same as JSON text. Each is the median of three.
+The parts are: reading the store into arrays, all statistics, and the same as JSON text. Each is the median of three,
+as seconds of the wall clock and of the processor (one thread): other work on the machine makes the former longer.
 """
 
 from __future__ import annotations
@@ -150,6 +151,11 @@ def _votes(c: sa.Connection, rng: np.random.Generator, policy: np.ndarray, lengt
     c.execute(sa.insert(tables.vote), rows)
 
 
+def clock() -> tuple[float, float]:
+    """Return the seconds of the wall clock and of the processor."""
+    return time.perf_counter(), time.process_time()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
@@ -159,22 +165,24 @@ def main() -> None:
         location = arguments.store or f"{folder}/study.db"
         if not Path(location).exists():
             build(location, arguments.items)
-        times: dict[str, list[float]] = {"read_s": [], "statistics_s": [], "json_s": []}
+        times: dict[str, list[tuple[float, float]]] = {"read": [], "statistics": [], "json": []}
         with Store(location) as store:
             study = store.study()
             for _ in range(3):
-                start = time.perf_counter()
+                marks = [clock()]
                 judgments = store.read(lambda c: read_judgments(c, study))
-                times["read_s"].append(time.perf_counter() - start)
-                start = time.perf_counter()
+                marks.append(clock())
                 summary = summarize(judgments, study)
-                times["statistics_s"].append(time.perf_counter() - start)
-                start = time.perf_counter()
+                marks.append(clock())
                 json.dumps(summary, allow_nan=False)
-                times["json_s"].append(time.perf_counter() - start)
-    medians = {name: round(statistics.median(values), 3) for name, values in times.items()}
-    medians["total_s"] = round(sum(medians.values()), 3)
-    result = {"items": arguments.items, "votes": len(judgments), "people": PEOPLE, **medians}
+                marks.append(clock())
+                for name, start, end in zip(times, marks, marks[1:], strict=False):
+                    times[name].append((end[0] - start[0], end[1] - start[1]))
+    result: dict[str, Any] = {"items": arguments.items, "votes": len(judgments), "people": PEOPLE}
+    for column, unit in enumerate(("s", "cpu_s")):
+        medians = {name: statistics.median(row[column] for row in rows) for name, rows in times.items()}
+        result |= {f"{name}_{unit}": round(value, 3) for name, value in medians.items()}
+        result[f"total_{unit}"] = round(sum(medians.values()), 3)
     print(json.dumps(result, indent=1))
     if arguments.items == 100_000:
         print(write("feedback_report", result))
