@@ -185,6 +185,15 @@ def test_the_page_fits_and_is_silent(browser: Browser, report: Report, width: in
     assert browser.value(OVERFLOWING) == []
 
 
+def rounded(content: Any) -> Any:
+    """Return JSON values with nine significant digits: sums of other lengths differ in the last ones."""
+    if isinstance(content, dict):
+        return {key: rounded(part) for key, part in content.items()}
+    if isinstance(content, list):
+        return [rounded(part) for part in content]
+    return float(f"{content:.9g}") if isinstance(content, float) else content
+
+
 def test_a_judge_stands_beside_the_people_and_is_no_vote(tmp_path: Path) -> None:
     with build(write_study(tmp_path, prompts=10), tmp_path / "study.db") as store:
         judge_all(store, 3, prefer)
@@ -192,7 +201,7 @@ def test_a_judge_stands_beside_the_people_and_is_no_vote(tmp_path: Path) -> None
         with served(FakeJudge()) as fake, Client(Endpoint(fake.url, "m")) as client:
             run_judge(store, client, Template(DEFAULT))
         beside = json.loads(write_report(store, tmp_path / "report.html").data.read_text())
-    assert beside["people"] == alone["people"]
+    assert rounded(beside["people"]) == rounded(alone["people"])
     assert alone["judges"] == {}
     (judge,) = beside["judges"].values()
     assert judge["pairs"] == 10
