@@ -28,7 +28,6 @@ from rlalign.feedback.store import Store
 from tests.feedback.conftest import GOLD, Client
 
 Open = Callable[..., Store]
-SQLITE = pytest.mark.parametrize("location", ["sqlite"], indirect=True)
 
 
 def row(
@@ -81,7 +80,6 @@ def equal(a: Judgments, b: Judgments, without: tuple[str, ...] = ()) -> None:
             assert np.array_equal(first, second), field.name
 
 
-@SQLITE
 def test_a_store_and_its_export_give_the_same_arrays(open_study: Open) -> None:
     """The seeds of the people are random: none of them gets a repetition with probability 0.5^14 = 0.00006."""
     store = open_study("gold_share = 0.3\nrepeat_share = 0.5\n" + GOLD, prompts=20)
@@ -116,7 +114,6 @@ def test_a_store_and_its_export_give_the_same_arrays(open_study: Open) -> None:
     )  # fmt: skip
 
 
-@SQLITE
 def test_judges_are_never_mixed_with_people(open_study: Open) -> None:
     store = open_study(prompts=6)
     client = Client(store)
@@ -140,7 +137,6 @@ def test_judges_are_never_mixed_with_people(open_study: Open) -> None:
     ]
 
 
-@SQLITE
 @pytest.mark.parametrize("kind", ["rating", "ranking"])
 def test_other_kinds_are_read(kind: str, open_study: Open) -> None:
     scales = '[[scales]]\nname = "q"\n' if kind == "rating" else ""
