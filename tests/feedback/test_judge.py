@@ -19,10 +19,11 @@ from rlalign.feedback.judges import run
 from rlalign.feedback.judges.client import Client, Endpoint, RejectedError, Reply, shown_url
 from rlalign.feedback.judges.prompt import DEFAULT, Template, marked, read_template
 from rlalign.feedback.judges.rows import judge_verdicts
-from rlalign.feedback.judges.run import Summary, run_judge
+from rlalign.feedback.judges.run import Summary, judge_name, run_judge
 from rlalign.feedback.judges.verdicts import Verdict, classify, combine, parse
 from rlalign.feedback.people import erase, find_person, withdraw
 from rlalign.feedback.progress import annotators, progress, votes
+from rlalign.feedback.statistics.judges import judge_reports
 from rlalign.feedback.store import Store
 from tests.feedback.conftest import Client as Person
 from tests.feedback.conftest import check_places
@@ -243,6 +244,27 @@ def test_answers_of_a_judge_are_no_votes_of_people(open_study: Open, fake: FakeJ
     check_places(store)
     stored = store.read(lambda c: c.execute(sa.select(tables.vote.c.source, tables.vote.c.lease)).all())
     assert sorted(stored, key=str) == sorted([("judge", None)] * 12 + [("person", 1)], key=str)
+
+
+def test_the_report_of_a_store_has_each_judge_beside_people(open_study: Open, fake: FakeJudge) -> None:
+    """Two people prefer the longer completion, as the judge does, on both sides; another judge prefers the left."""
+    store = open_study("votes_per_item = 2")
+    for _ in range(2):
+        person = Person(store)
+        person.begin()
+        while (item := person.api("next")) is not None:
+            longer = max((0, 1), key=lambda i: len(item["completions"][i]["text"]))
+            person.api("vote", {"lease": item["lease"], "choice": "ab"[longer]})
+    ask_all(store, fake)
+    fake.rule = prefers_first
+    with client_of(fake) as client:
+        run_judge(store, client, Template(DEFAULT + "!"))
+    reports = store.read(lambda c: judge_reports(c, draws=50))
+    good, biased = (reports[judge_name("m", Template(text))] for text in (DEFAULT, DEFAULT + "!"))
+    assert (good.with_ties.judge.value, good.with_ties.people.value, good.flips.value) == (1, 1, 0)
+    assert (biased.with_ties.judge.value, biased.flips.value, biased.first.value) == (0, 1, 1)
+    assert json.dumps(biased.to_json())
+    assert biased.to_json()["without_ties"]["judge"]["value"] is None
 
 
 def test_only_pairs_with_votes_are_asked_on_request(open_study: Open, fake: FakeJudge) -> None:

@@ -15,6 +15,10 @@ strengths         their fit, with terms for position, length and Markdown
 plackett_luce     strengths from rankings
 ratings           ordinal model of ratings, and a comparison of ranks
 ranking           simultaneous intervals, rank sets, cycles
+design            random design of a batch of items
+weighting         weights that undo the selection of items
+information       information of further votes, disagreement
+judges            LLM judges beside people
 power             sample size, and the smallest detectable difference
 """
 

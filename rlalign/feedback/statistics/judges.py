@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import sqlalchemy as sa
 from scipy import stats
 
+from rlalign.feedback.judges.rows import judge_verdicts
+from rlalign.feedback.judges.verdicts import combine
+from rlalign.feedback.progress import votes as votes_of_people
+from rlalign.feedback.statistics.estimate import without_nan
 from rlalign.types import FloatArray
 
 WIN, LOSS, TIE = "a", "b", "tie"
@@ -86,6 +91,11 @@ class JudgeReport:
     refused: Interval
     pairs: int
 
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields as JSON values; NaN becomes None."""
+        values: dict[str, Any] = without_nan(asdict(self))
+        return values
+
 
 def judge_report(
     votes: Mapping[int, Sequence[str]],
@@ -109,9 +119,6 @@ def judge_report(
         draws: bootstrap draws.
         seed: of the draws.
     """
-    # here, since the statistics of people need no HTTP client
-    from rlalign.feedback.judges.verdicts import combine
-
     items = sorted(answers)
     verdicts = {i: combine(*answers[i]) for i in items}
     choices = {i: v.choice for i, v in verdicts.items()}
@@ -220,3 +227,18 @@ def read_judge_report(
     answers = {number: (str(row["answers"][0]), str(row["answers"][1])) for number, row in judged.items()}
     clusters = {number: int(row["group"]) for number, row in judged.items()}
     return judge_report(votes, answers, clusters, draws=draws, seed=seed)
+
+
+def judge_reports(connection: sa.Connection, *, draws: int = 2000, seed: int = 0) -> dict[str, JudgeReport]:
+    """Return the report of each judge of a store, by its pseudonym.
+
+    Args:
+        connection: a snapshot.
+        draws: bootstrap draws.
+        seed: of the draws.
+    """
+    verdicts: dict[str, list[Mapping[str, Any]]] = {}
+    for row in judge_verdicts(connection):
+        verdicts.setdefault(row["annotator"], []).append(row)
+    people = list(votes_of_people(connection, comments=False)) if verdicts else []
+    return {name: read_judge_report(people, rows, draws=draws, seed=seed) for name, rows in sorted(verdicts.items())}
