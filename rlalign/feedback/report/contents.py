@@ -37,6 +37,11 @@ def contents(connection: sa.Connection, study: Study) -> dict[str, Any]:
         often results were looked at), `people`, the statistics of the votes of people (see
         `rlalign.feedback.statistics.summary`), and `judges`, the LLM judges by their pseudonyms.
     """
+    return contents_of(connection, study, summarize(read_judgments(connection, study), study))
+
+
+def contents_of(connection: sa.Connection, study: Study, people: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the report of a study whose statistics are known; see `contents`."""
     row = connection.execute(sa.select(study_table)).one()
     counts = progress(connection)
     return {
@@ -60,7 +65,7 @@ def contents(connection: sa.Connection, study: Study) -> dict[str, Any]:
             "needed": counts["needed"],
             "looks": row.looks,
         },
-        "people": summarize(read_judgments(connection, study), study),
+        "people": people,
         "judges": judges_part(connection),
     }
 
