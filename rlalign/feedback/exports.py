@@ -16,8 +16,12 @@ from rlalign.feedback.tables import study
 
 
 def log_look(connection: sa.Connection, actor: str, what: Literal["look", "export"]) -> None:
-    """Count that somebody looked at results, and store who: a stop that depends on results changes an interval."""
-    connection.execute(sa.update(study).values(looks=study.c.looks + 1))
+    """Store that somebody looked at results, and count it until the study is complete.
+
+    A stop that depends on results changes what an interval means.
+    """
+    before_the_end = sa.update(study).where(study.c.state != "complete")
+    connection.execute(before_the_end.values(looks=study.c.looks + 1))
     log_event(connection, actor, what)
 
 
