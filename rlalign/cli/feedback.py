@@ -104,6 +104,8 @@ class Simulate:
     """Mean bias for length, per hundred characters."""
     seed: int = 0
     """Seed of the tastes and choices."""
+    force: bool = False
+    """Simulate although the store has votes of people."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,7 @@ def _simulate(arguments: Simulate) -> int:
     import random
 
     from rlalign.feedback.people import invite
-    from rlalign.feedback.simulate import answers, draw_taste, simulate
+    from rlalign.feedback.simulate import answers, draw_taste, has_real_votes, mark_simulated, simulate
     from rlalign.feedback.store import Store
     from rlalign.feedback.web.serve import in_background, only_server
     from rlalign.typecheck import check_range
@@ -284,7 +286,13 @@ def _simulate(arguments: Simulate) -> int:
     tastes = [draw_taste(rng, **means) for _ in range(arguments.people)]
     with Store(arguments.store) as store, only_server(store), in_background(store) as address:
         study = store.study()
+        if not arguments.force and store.read(has_real_votes):
+            raise UserError(
+                f"'{store.location}' has votes of people, and those of simulated people would count with them; sample "
+                "another store for a trial, or use --force"
+            )
         links = store.write(lambda c: invite(c, arguments.people, 1, actor="simulate")).result()
+        store.write(lambda c: mark_simulated(c, [link.pseudonym for link in links])).result()
         paths = [link.path for link in links]
         known = {**answers(study.practice), **answers(study.check)}
         counts = simulate(address, paths, tastes, score, known=known, seed=arguments.seed, most=arguments.votes)

@@ -11,17 +11,18 @@ from typing import Any, Literal
 import sqlalchemy as sa
 
 from rlalign.escaping.spreadsheet import cell
+from rlalign.feedback.progress import is_finished
 from rlalign.feedback.store import log_event
 from rlalign.feedback.tables import study
 
 
 def log_look(connection: sa.Connection, actor: str, what: Literal["look", "export"]) -> None:
-    """Store that somebody looked at results, and count it until the study is complete.
+    """Store that somebody looked at results, and count it until the study is finished.
 
     A stop that depends on results changes what an interval means.
     """
-    before_the_end = sa.update(study).where(study.c.state != "complete")
-    connection.execute(before_the_end.values(looks=study.c.looks + 1))
+    if not is_finished(connection):
+        connection.execute(sa.update(study).values(looks=study.c.looks + 1))
     log_event(connection, actor, what)
 
 

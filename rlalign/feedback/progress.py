@@ -22,6 +22,16 @@ def counted_votes() -> sa.Select[Any]:
     return sa.select(vote).where(vote.c.source == "person", vote.c.withdrawn == 0, stands())
 
 
+def is_finished(connection: sa.Connection) -> bool:
+    """Return True if the stop rule has ended a study, or no place is left and no item is on a screen."""
+    if connection.execute(sa.select(study.c.state)).scalar_one() == "complete":
+        return True
+    left = sa.select(item.c.id).where(item.c.needed > 0, item.c.free > 0).limit(1)
+    waiting = sa.select(lease.c.id).join(item, item.c.id == lease.c.item)
+    waiting = waiting.where(lease.c.state == "open", item.c.needed > 0).limit(1)
+    return connection.execute(left).first() is None and connection.execute(waiting).first() is None
+
+
 def progress(connection: sa.Connection) -> dict[str, Any]:
     """Return the counts of a study.
 

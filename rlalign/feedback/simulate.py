@@ -9,6 +9,7 @@ with ties (Davidson 1970, JASA 65:317-328)::
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +18,11 @@ from threading import Thread
 from typing import Any
 
 import httpx
+import sqlalchemy as sa
 
 from rlalign.errors import FaultError
 from rlalign.feedback.study import Example
+from rlalign.feedback.tables import annotator, vote
 
 Score = Callable[[str], float]
 Known = Mapping[tuple[str, ...], str]
@@ -227,3 +230,32 @@ def simulate(
     if errors:
         raise errors[0]
     return [person.votes for person in people]
+
+
+_SIMULATED = json.dumps({"simulated": "1"})
+"""Parameters of the row of a simulated person."""
+
+
+def mark_simulated(connection: sa.Connection, pseudonyms: Sequence[str]) -> None:
+    """Mark annotators as simulated, so that reports name their number.
+
+    Args:
+        connection: inside a transaction.
+        pseudonyms: of the annotators.
+    """
+    people = sa.update(annotator).where(annotator.c.pseudonym.in_(pseudonyms))
+    connection.execute(people.values(crowd_json=_SIMULATED))
+
+
+def has_real_votes(connection: sa.Connection) -> bool:
+    """Return True if a person who is not marked as simulated has voted."""
+    voted = sa.select(vote.c.id).join(annotator, annotator.c.id == vote.c.annotator)
+    real = sa.func.coalesce(annotator.c.crowd_json, "") != _SIMULATED
+    return connection.execute(voted.where(vote.c.source == "person", real).limit(1)).first() is not None
+
+
+def simulated_people(connection: sa.Connection) -> int:
+    """Return the number of annotators who are marked as simulated and have voted."""
+    voted = sa.select(sa.func.count(sa.distinct(vote.c.annotator)))
+    voted = voted.join(annotator, annotator.c.id == vote.c.annotator)
+    return int(connection.execute(voted.where(annotator.c.crowd_json == _SIMULATED)).scalar_one())

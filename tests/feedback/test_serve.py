@@ -20,6 +20,7 @@ from rlalign.errors import FaultError, UserError
 from rlalign.feedback import tables
 from rlalign.feedback.people import csrf_token, find_link, invite
 from rlalign.feedback.store import Store
+from rlalign.feedback.web import serve as serve_module
 from rlalign.feedback.web.access import COOKIE
 from rlalign.feedback.web.serve import masked, only_server, serve
 from rlalign.feedback.web.server import Limits
@@ -162,7 +163,8 @@ def test_every_acknowledged_vote_survives_thirty_kills(tmp_path: Path, location:
     kill_while_people_vote(location, kills=30, seed=1, between=80)
 
 
-def test_a_store_has_one_server(location: str, tmp_path: Path) -> None:
+def test_a_store_has_one_server(location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_module, "_LOCK_WAIT_MS", 50)
     build(study(tmp_path, 2), location).close()
     with Store(location) as store, Store(location) as other, only_server(store):
         second = only_server(other)

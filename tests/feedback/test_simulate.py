@@ -8,11 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
+from rlalign.cli import main
 from rlalign.feedback.people import invite
 from rlalign.feedback.progress import votes
-from rlalign.feedback.simulate import Person, Taste, simulate
+from rlalign.feedback.simulate import Person, Taste, simulate, simulated_people
 from rlalign.feedback.store import Store
 from rlalign.feedback.web.serve import in_background
+from tests.feedback.conftest import Client
 
 
 def _person(taste: Taste) -> Person:
@@ -64,3 +66,21 @@ def test_people_with_a_clear_taste_find_the_better_one(kind: str, open_study: Ca
             assert row["ratings"] == {"help": 5 if best is not None else 1}
         else:
             assert row["ranking"]["AB"[best]] == 1
+
+
+@pytest.mark.parametrize("location", ["sqlite"], indirect=True)
+def test_simulated_votes_are_not_mixed_with_those_of_people(
+    location: str, open_study: Callable[..., Store], capsys: pytest.CaptureFixture[str]
+) -> None:
+    open_study("break_items = 3").close()
+    trial = ["feedback", "simulate", location, "--people", "1", "--votes", "1", "--reward", "length"]
+    assert main(trial) == 0
+    assert main(trial) == 0  # others that are simulated
+    with Store(location) as store:
+        assert store.read(simulated_people) == 2
+        person = Client(store)
+        person.begin()
+        person.vote("a")
+    assert main(trial) == 2
+    assert "has votes of people" in capsys.readouterr().err
+    assert main([*trial, "--force"]) == 0

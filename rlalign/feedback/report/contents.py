@@ -13,11 +13,12 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback.exports import log_look
-from rlalign.feedback.progress import progress
+from rlalign.feedback.progress import is_finished, progress
 from rlalign.feedback.report.judges import judges_part
 from rlalign.feedback.report.page import render
 from rlalign.feedback.report.values import Values
 from rlalign.feedback.report.verdict import verdict_sentences
+from rlalign.feedback.simulate import simulated_people
 from rlalign.feedback.statistics import read_judgments, summarize
 from rlalign.feedback.store import Store
 from rlalign.feedback.study import Study
@@ -53,7 +54,7 @@ def contents_of(connection: sa.Connection, study: Study, people: dict[str, Any])
         "study": {
             "name": study.name,
             "kind": study.kind,
-            "state": row.state,
+            "state": "complete" if is_finished(connection) else row.state,
             "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(row.created / 1000)),
             "config_hash": row.config_hash,
             "seed": study.seed,
@@ -66,6 +67,7 @@ def contents_of(connection: sa.Connection, study: Study, people: dict[str, Any])
             "votes": counts["votes"],
             "needed": counts["needed"],
             "looks": row.looks,
+            "simulated_people": simulated_people(connection),
         },
         "people": people,
         "judges": judges_part(connection),
@@ -120,6 +122,8 @@ def check_output(path: Path, location: str) -> Path:
     """
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--output: expected the path of a page that ends in .html, got '{path}'; use report.html")
+    if not path.absolute().parent.is_dir():
+        raise UserError(f"--output: the folder of '{path}' does not exist; make it first")
     data = path.with_suffix(".json")
     if path.resolve() == Path(location).resolve():
         raise UserError(f"--output: '{path}' is the store of the study; use another path")

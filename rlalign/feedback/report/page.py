@@ -49,7 +49,7 @@ def render(values: Values) -> str:
         vote_sections.counts(people),
     ]
     title = study.content["name"]
-    return page(title, _header(values), *sections, _study(study), _methods(methods))
+    return page(title, _header(values), *sections, _study(study, values.content["version"]), _methods(methods))
 
 
 def _header(values: Values) -> Html:
@@ -61,6 +61,9 @@ def _header(values: Values) -> Html:
             "The study is not complete. Figures of a study that ends when somebody likes them are wrong: an interval "
             "that is looked at until it excludes one half covers the truth in 72 % of studies instead of 95 %."
         )
+    simulated = study.content["simulated_people"]
+    if simulated:
+        warnings.append(f"Simulated people who voted: {simulated}. Their votes are no judgements of people.")
     return tag(
         "header",
         tag("p", _KINDS[people.content["kind"]], class_="kind"),
@@ -75,7 +78,7 @@ def _count(counts: Values, name: str) -> list[object]:
     return [shown(counts[name], integer), f" {name}"]
 
 
-def _study(study: Values) -> Html:
+def _study(study: Values, version: str) -> Html:
     stop = study.content
     rule = f"{stop['votes_per_item']} votes per item"
     if stop["stop_votes"]:
@@ -95,6 +98,7 @@ def _study(study: Values) -> Html:
                 "looks at results before the end": shown(study["looks"], integer),
                 "selection of items": study.content["selection"],
                 "seed": study.content["seed"],
+                "report": f"rlalign {version}",
                 "digest of the settings": study.content["config_hash"],
             }
         ),

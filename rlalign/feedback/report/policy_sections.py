@@ -17,6 +17,10 @@ from rlalign.html.components import Colors, colored_name, note
 from rlalign.html.markup import Html, joined, tag
 from rlalign.html.page import panels, row, section, table
 
+_MODELS = {
+    "davidson": "Ties by Davidson", "rao-kupper": "Ties by Rao and Kupper", "ties dropped": "Ties left out",
+}  # fmt: skip
+
 
 def win_rates(values: Values, colors: Colors, methods: Methods) -> Html | None:
     """Return the section of win rates; None without comparisons."""
@@ -35,8 +39,9 @@ def win_rates(values: Values, colors: Colors, methods: Methods) -> Html | None:
             "The win rate of the first policy against the second: the mean of 1 for a win, 0 for a loss, and ½ for a "
             "tie or two bad completions. Above 50 %, the first is preferred. The interval for this panel holds for the "
             "people who voted; that for the population of annotators says what other people would prefer. Bold: the "
-            "interval to quote. “Detects” is the smallest difference from 50 % that votes like these find with a "
-            "probability of 80 %." + implied
+            "interval to quote for one pair; claims about several pairs need those for all pairs together. “Detects” "
+            "is the smallest difference from a fixed value, here 50 %, that votes like these find with a probability "
+            "of 80 %." + implied
         ),
         panels([forest("Win rates", drawn[:MOST_ROWS], "win rate of the first policy, %, 95 % CI", 0.5, 100.0)]),
         note(f"The drawing has the first {MOST_ROWS} pairs.") if len(drawn) > MOST_ROWS else "",
@@ -63,8 +68,8 @@ def win_rates(values: Values, colors: Colors, methods: Methods) -> Html | None:
 
 
 def _winner(pair: Values, colors: Colors) -> int:
-    """Return the color of the policy whose interval is on its side of one half; -1 if it holds one half."""
-    main = pair.content[pair.content["headline"]]
+    """Return the color of the policy that wins by the interval for all pairs together; -1 if it holds one half."""
+    main = pair.content["simultaneous"] or {"low": None, "high": None}
     if main["low"] is not None and main["low"] > 0.5:
         return colors[pair.content["first"]]
     if main["high"] is not None and main["high"] < 0.5:
@@ -96,7 +101,7 @@ def order(values: Values, colors: Colors, methods: Methods) -> Html:
     """Return the section of ranks: the places that each policy can have, and all differences of strengths."""
     ranking = values["ranking"]
     if "refused" in ranking.content:
-        return section("Order of the policies", tag("p", "No order: ", reason(ranking)), id_="order")
+        return section("Order of the policies", tag("p", reason(ranking)), id_="order")
     return section("Order of the policies", *ranks(ranking, colors, methods), id_="order")
 
 
@@ -137,13 +142,14 @@ def strengths(values: Values, colors: Colors, methods: Methods) -> Html:
     part = values["strengths"]
     parts: list[object] = [
         note(
-            "Log odds with mean 0: the difference of two strengths is the log odds that the first policy wins. The "
-            "model with ties by Davidson is the main one; the others show how much the treatment of ties, the position "
-            "on the screen, length and Markdown matter."
+            "Log odds with mean 0. In the model with ties by Davidson, which is the main one, the difference of two "
+            "strengths is the log odds of a win against a loss. The other fits show how much the treatment of ties, "
+            "the position on the screen, length and Markdown matter: compare orders, not values. Terms that do not "
+            "vary, or that only tell the policies apart, are left out."
         )
     ]
     for name, fitted in [*part["models"].items(), *part["with_terms"].items()]:
-        heading = name.capitalize() if name in part["models"].content else f"Davidson, with terms for {name}"
+        heading = _MODELS.get(name, name) if name in part["models"].content else f"Davidson, with terms for {name}"
         parts.append(tag("h3", heading))
         parts += fit(fitted, colors, methods)
     return section("Strengths", *parts, id_="strengths")

@@ -9,7 +9,7 @@ from rlalign.feedback.report.cells import integer, interval, percent, shown
 from rlalign.feedback.report.values import Values
 from rlalign.html.markup import Html, tag
 
-_WHO = {"population": "the population of annotators", "panel": "this panel of people"}
+_WHO = {"population": "the population of annotators", "panel": "this panel of annotators"}
 
 
 def verdict(values: Values) -> list[Html]:
@@ -20,11 +20,14 @@ def verdict(values: Values) -> list[Html]:
     """
     kind = values.content["kind"]
     if kind == "rating":
-        claims = [
-            _claim(pair, f" on the scale {name}: probability of a higher rating, ties as one half, ")
-            for name, part in values["ratings"].items()
-            for pair in part["superiority"]
-        ]
+        claims: list[Html] = []
+        for name, part in values["ratings"].items():
+            superiority = list(part["superiority"])
+            if len(superiority) == 1:
+                measure = f" on the scale {name}: probability of a higher rating, ties as one half, "
+                claims.append(_claim(superiority[0], measure))
+            elif superiority and "refused" not in part["ranking"].content:
+                claims += [tag("p", f"Scale {name}:"), *_order(part["ranking"])]
         return claims or [tag("p", "No two policies have ratings yet.")]
     pairs = list(values["win_rates"]["pairs"])
     if not pairs:
@@ -50,7 +53,7 @@ def _order(ranking: Values) -> list[Html]:
         ranks = [best] if p.content["best_rank"] == p.content["worst_rank"] else [best, "–", worst]
         parts += [p.content["policy"], ": rank ", *ranks, ". "]
     if not ranking.content["determined"]:
-        parts.append("Other orders agree with the votes as well.")
+        parts.append("The intervals allow more than one order.")
     who = _WHO[ranking.content["interval"]]
     numbers = _numbers(ranking["policies"][0])
     return [tag("p", *parts), tag("p", f"95 % for all policies at once, for {who}; ", *numbers, ".")]

@@ -56,7 +56,12 @@ def agreement(values: Values, methods: Methods) -> Html:
             for name, (label, text) in _AGREEMENT.items()
             if name in measures.content
         ]
-    consistency = [([name], estimate) for name, estimate in values["consistency"].items()]
+    consistency = [([name], e) for name, e in values["consistency"].items() if e.content is not None]
+    repeated: list[object] = [
+        tag("h3", "Self-consistency"),
+        note("The share of repeated items that a person answers in the same way as before."),
+        estimate_table("self-consistency", ["repetitions"], consistency, percent, methods),
+    ]
     parts: list[object] = [
         note(
             "Between people, on the same items and on the sides of the policies. Alpha and kappa are 1 for perfect "
@@ -64,9 +69,7 @@ def agreement(values: Values, methods: Methods) -> Html:
         ),
         table("agreement", head, rows, numeric),
         *_pairs_of_people(scales),
-        tag("h3", "Self-consistency"),
-        note("The share of repeated items that a person answers in the same way as before."),
-        estimate_table("self-consistency", ["repetitions"], consistency, percent, methods),
+        *(repeated if consistency else []),
     ]
     return section("Agreement", *parts, id_="agreement")
 
@@ -89,6 +92,8 @@ def _pairs_of_people(scales: list[tuple[str, Values]]) -> list[object]:
 def biases(values: Values, methods: Methods) -> Html:
     """Return the section of position and length bias, and of votes that were too fast."""
     part = values["bias"]
+    # a better policy may be longer, so that the share of votes for longer completions is no test
+    tests = ("position", "length_effect")
     labels = {
         "position": ("votes for the left side", percent),
         "length_share": ("votes for the longer completion", percent),
@@ -103,7 +108,7 @@ def biases(values: Values, methods: Methods) -> Html:
             rows.append(row([label, MISSING, MISSING, *estimate_cells(test, text, methods)], numeric))
             continue
         found = "yes" if test.content["found"] else "no"
-        if test.content["p"] is None:
+        if test.content["p"] is None or name not in tests:
             found = MISSING
         rows.append(row([label, shown(test["p"], p_value), found, *estimate_cells(test, text, methods)], numeric))
     return section(
@@ -135,8 +140,9 @@ def people(values: Values, methods: Methods) -> Html:
         ),
         table("people", head, rows, numeric),
         tag("p", part.content["rule"][:1].upper() + part.content["rule"][1:], ".", class_="note"),
-        tag("p", "Methods: ", *[[methods.mark(e), " "] for e in used], class_="note"),
     ]
+    if used:
+        parts.append(tag("p", "Methods: ", *[[methods.mark(e), " "] for e in used], class_="note"))
     model = part.get("model")
     if model is not None and not model.content["converged"]:
         parts.append(tag("p", "The model of reliability did not converge, and is not used.", class_="note"))

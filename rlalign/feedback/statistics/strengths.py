@@ -7,7 +7,7 @@ with a weight, unless a term has another value for each vote.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -42,6 +42,8 @@ TERMS = ("position", "length", *STYLES)
 (a - b) / (a + b) of the counts of both completions, divided by its standard deviation (Arena's style control, Li,
 Angelopoulos and Chiang 2024, lmsys.org/blog/2024-08-28-style-control)."""
 _STEPS = 100
+_DEPENDENT = 1e-6
+"""Share of a term that the policies and other terms must leave unexplained."""
 _LARGEST = 15.0
 """Log odds beyond which a parameter counts as infinite: three million to one. A likelihood without a maximum rises by
 less and less along the way there, so that the gradient alone does not show it."""
@@ -108,7 +110,7 @@ def fit(pairs: Judgments, model: Model = "davidson", terms: Sequence[str] = ()) 
     Args:
         pairs: votes that `rlalign.feedback.statistics.win_rates.comparisons` returned.
         model: of ties.
-        terms: of `TERMS`; those without variation are left out.
+        terms: of `TERMS`; those that do not vary, or that the policies and earlier terms determine, are left out.
     """
     outcome = np.where(pairs.outcome == BAD, TIE, pairs.outcome)
     if model == "ties dropped":
@@ -126,7 +128,7 @@ def fit(pairs: Judgments, model: Model = "davidson", terms: Sequence[str] = ()) 
     has_ties = bool((outcome == TIE).any())
     if not has_ties:
         likelihood = bradley_terry  # the limit of both models for a share of ties of 0
-    table = design(pairs, terms)
+    table = identified(design(pairs, terms), first, second, len(present))
     used = tuple(table)
     z = np.stack(list(table.values()), 1) if table else np.zeros((len(pairs), 0))
     weights = inverse_weights(pairs)
@@ -174,6 +176,33 @@ def design(pairs: Judgments, terms: Sequence[str]) -> dict[str, FloatArray]:
         if np.ptp(column) > 0:
             columns[term] = column
     return columns
+
+
+def identified(
+    columns: Mapping[str, FloatArray], first: IntArray, second: IntArray, policies: int
+) -> dict[str, FloatArray]:
+    """Return the terms that are no linear combination of the policies and of the terms before them.
+
+    Without this, the effect of a term that only one policy has could be divided between both in any way.
+
+    Args:
+        columns: values of the terms for each vote, each [N].
+        first: index of the first policy, [N].
+        second: index of the second policy, [N].
+        policies: number of policies.
+    """
+    votes = np.arange(len(first))
+    basis = np.zeros((len(first), policies))
+    basis[votes, first] = 1.0
+    basis[votes, second] -= 1.0
+    basis = basis[:, 1:]
+    kept = {}
+    for term, column in columns.items():
+        rest = column - basis @ np.linalg.lstsq(basis, column, rcond=None)[0]
+        if np.linalg.norm(rest) > _DEPENDENT * np.linalg.norm(column):
+            kept[term] = column
+            basis = np.column_stack([basis, column])
+    return kept
 
 
 # ---- existence of a maximum ----

@@ -30,6 +30,7 @@ from rlalign.feedback.web.server import Limits
 
 _TOKEN = re.compile(r"(/j/)[^/?\s]+")
 _HOUSEKEEPING_S = 5.0
+_LOCK_WAIT_MS = 5000
 _LOCK = 0x726C616C
 """Number of the advisory lock of PostgreSQL, which holds for one database."""
 
@@ -176,8 +177,13 @@ def only_server(store: Store) -> Iterator[None]:
     message = f"'{store.location}' is served already; stop that server first, or open its pages"
     if store.postgres:
         with store.snapshot() as connection:  # the lock ends with the connection
-            if not connection.execute(sa.select(sa.func.pg_try_advisory_lock(_LOCK))).scalar_one():
-                raise UserError(message)
+            # the database takes a moment to notice that a server was killed
+            connection.execute(sa.text(f"SET lock_timeout = {_LOCK_WAIT_MS}"))
+            try:
+                connection.execute(sa.select(sa.func.pg_advisory_lock(_LOCK)))
+            except sa.exc.OperationalError as error:
+                raise UserError(message) from error
+            connection.execute(sa.text("SET lock_timeout = 0"))
             connection.commit()
             yield
         return

@@ -178,7 +178,7 @@ def test_each_claim_of_the_verdict_has_prompts_people_and_votes(report: Report) 
     claims = [" ".join(report.verdict)] if ": rank " in report.verdict[0] else report.verdict
     for claim in claims:
         assert re.search(r"\d prompts?, \d+ (people|person), [\d\u202f]+ votes?\.", claim), claim
-        assert "this panel of people" in claim or "the population of annotators" in claim, claim
+        assert "this panel of annotators" in claim or "the population of annotators" in claim, claim
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -14,7 +14,8 @@ from arenakit.schema import PairCounts
 from scipy import optimize
 
 from rlalign.feedback.statistics.judgments import BAD, LOSS, TIE, WIN, Judgments
-from rlalign.feedback.statistics.strengths import MODELS, TERMS, Model, Refusal, Strengths, fit
+from rlalign.feedback.statistics.markdown import STYLES
+from rlalign.feedback.statistics.strengths import MODELS, TERMS, Model, Refusal, Strengths, design, fit
 from tests.feedback.statistics.conftest import draw, pairs
 
 STRENGTHS = (0.0, 0.5, 1.0, 0.2)
@@ -180,3 +181,15 @@ def test_a_term_that_predicts_each_answer_is_refused() -> None:
     found = fit(votes, "davidson", ("position",))
     assert isinstance(found, Refusal)
     assert found.reason == "not converged"
+
+
+def test_a_term_that_is_a_policy_is_left_out() -> None:
+    """All completions of one policy, and no others, have a bold passage."""
+    votes = draw(3, 200, strengths=(0.5, 0.0, -0.5))
+    markdown = np.zeros((len(votes), 2, 3), int)
+    markdown[:, :, STYLES.index("bold")] = votes.policy == 1
+    votes = dataclasses.replace(votes, markdown=markdown)
+    assert "bold" in design(votes, TERMS)
+    controlled = fitted(votes, terms=("bold",))
+    assert controlled.terms == ()
+    np.testing.assert_allclose(controlled.values, fitted(votes).values)
