@@ -6,8 +6,8 @@ Both begin with the influence of each vote: the estimate differs from its true v
 
     V_panel = G / (G - 1) · Σ_g s_g s_gᵀ,   Student's t with G - 1 degrees of freedom
 
-*Population*: the annotators are a sample, too. With A annotators, their sums s_a, their shares w_a of the votes, and the
-sums s_c of the C cells of prompt and annotator, the two-way sandwich is::
+*Population*: the annotators are a sample, too. With A annotators, their sums s_a, their shares w_a of the votes, and
+the sums s_c of the C cells of prompt and annotator, the two-way sandwich is::
 
     V_population = V_panel + Σ_a s_a s_aᵀ / (1 - 2 w_a + Σ_b w_b²) - C / (C - 1) · Σ_c s_c s_cᵀ
 
@@ -39,8 +39,8 @@ PANEL = "for this panel of annotators: sandwich variance clustered by prompt, St
 POPULATION = "for the population of annotators: two-way sandwich variance by prompt and annotator, Student's t"
 PANEL_SOURCE = "Cameron and Miller (2015), J. Human Resources 50:317-372"
 POPULATION_SOURCE = (
-    "Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249; Carter, Schnepel and Steigerwald "
-    "(2017), Review of Economics and Statistics 99:698-709"
+    "Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249; Carter, Schnepel and "
+    "Steigerwald (2017), Review of Economics and Statistics 99:698-709"
 )
 
 
@@ -99,7 +99,7 @@ class Covariance:
                 self.population_df,
                 method=method,
                 source=source,
-            )  # fmt: skip
+            )
             for i, value in enumerate(values)
         ]
 
