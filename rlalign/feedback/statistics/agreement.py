@@ -195,12 +195,12 @@ def cohen_kappas(ratings: Ratings) -> tuple[list[PairKappa], TwoEstimates | None
     The variance of the mean for the panel is that of its linearization, clustered by prompt (as in Fleiss, Cohen and
     Everitt 1969). For the population, people are left out one by one, since two pairs with a person in common are
     alike. Without person a, of A, whose pairs have the sum w_a of the weights w, the mean changes by
-    d_a = Σ_j w_aj (kappa_aj - mean) / (1 - w_a). With the same sums e_ag of the influences of each prompt::
+    d_a = Σ_j w_aj (kappa_aj - mean) / (1 - w_a)::
 
-        V_population = V_panel + (A - 1) / A · (Σ_a d_a² - Σ_a Σ_g e_ag²),   t with A - 1 degrees of freedom
+        V_population = V_panel + (A - 1) / A · Σ_a d_a²,   t with A - 1 degrees of freedom
 
-    The last sum is the noise of the prompts, which is in both others. There is no interval for the population if all
-    pairs have a person in common. Source: Arvesen (1969), Annals of Mathematical Statistics 40:2076-2100.
+    A part of the noise of the prompts is in both terms. There is no interval for the population if all pairs have a
+    person in common. Source: Arvesen (1969), Annals of Mathematical Statistics 40:2076-2100.
     Pairs whose kappa is not defined are in the list, and not in the mean.
     """
     rows = np.lexsort((ratings.person, ratings.unit))
@@ -242,24 +242,22 @@ def cohen_kappas(ratings: Ratings) -> tuple[list[PairKappa], TwoEstimates | None
     method = "mean of Cohen's kappa over pairs of people, weighted by their items; linearization, jackknife over people"
     deviation = weight * np.where(defined, kappas - mean, 0.0)
     members = np.stack([keys // size, keys % size], 1)
-    panel, population = _pair_variances(influence, ratings.cluster[left], pair, members, deviation, weight)
+    panel, population = _pair_variances(influence, ratings.cluster[left], members, deviation, weight)
     both = two_estimates(
-        mean, math.sqrt(panel), math.sqrt(max(population, 0.0)), counts, min(counts.prompts, counts.people) - 1,
+        mean, math.sqrt(panel), math.sqrt(population), counts, min(counts.prompts, counts.people) - 1,
         method=method, source=COHEN_SOURCE,
     )  # fmt: skip
     return listed, both
 
 
 def _pair_variances(
-    influence: FloatArray, cluster: IntArray, pair: IntArray, members: IntArray, deviation: FloatArray,
-    weight: FloatArray,
+    influence: FloatArray, cluster: IntArray, members: IntArray, deviation: FloatArray, weight: FloatArray
 ) -> tuple[float, float]:  # fmt: skip
     """Return the variances of a mean over pairs of people, for the panel and for the population.
 
     Args:
         influence: of R shared items of pairs, with sum 0 for each pair, [R].
         cluster: prompt of each, [R].
-        pair: index of its pair, [R].
         members: the two people of each pair, [Q, 2].
         deviation: weight times deviation of each pair from the mean, [Q].
         weight: of the pairs, with sum 1; 0 for those that are left out, [Q].
@@ -272,14 +270,7 @@ def _pair_variances(
     if (rest < 1e-9).any():
         return panel, math.nan
     change = sums_by(people.reshape(-1), np.repeat(deviation[weight > 0], 2), number) / rest
-    index = np.full(len(weight), -1)
-    index[weight > 0] = np.arange(len(people))
-    rows = np.flatnonzero(weight[pair] > 0)
-    of_rows = people[index[pair[rows]]]  # each shared item belongs to both people, [R, 2]
-    cells = (of_rows * prompts + cluster[rows, None]).reshape(-1)
-    shares = sums_by(cells, np.repeat(influence[rows], 2), number * prompts).reshape(number, prompts) / rest[:, None]
-    noise = float((shares**2).sum())
-    return panel, panel + (number - 1) / number * (float(change @ change) - noise)
+    return panel, panel + (number - 1) / number * float(change @ change)
 
 
 # ---- self-consistency ----
