@@ -15,14 +15,15 @@ from typing import Literal
 import numpy as np
 
 from rlalign.feedback.statistics.estimate import LEVEL, Counts, Estimate, TwoEstimates, detectable
-from rlalign.feedback.statistics.intervals import cluster_sums, covariance, dense, distinct, rate
+from rlalign.feedback.statistics.intervals import cluster_sums, dense, distinct, rate, sums_by, two_estimates
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.types import BoolArray, FloatArray, IntArray
 
 ALPHA_SOURCE = "Krippendorff (2011), Computing Krippendorff's Alpha-Reliability, University of Pennsylvania"
 FLEISS_SOURCE = "Fleiss (1971), Psychological Bulletin 76:378-382"
 COHEN_SOURCE = (
-    "Cohen (1960), Educational and Psychological Measurement 20:37-46; Light (1971), Psychological Bulletin 76"
+    "Cohen (1960), Educational and Psychological Measurement 20:37-46; Light (1971), Psychological Bulletin "
+    "76:365-377; Arvesen (1969), Annals of Mathematical Statistics 40:2076-2100"
 )
 BOOTSTRAP = "percentile bootstrap over prompts, 1,000 draws"
 _DRAWS = 1000
@@ -191,7 +192,15 @@ def cohen_kappas(ratings: Ratings) -> tuple[list[PairKappa], TwoEstimates | None
 
         kappa = (p_o - p_e) / (1 - p_e),   p_o = Σ_c p_cc,   p_e = Σ_c r_c q_c
 
-    The variance of the mean is that of its linearization, clustered by prompt (as in Fleiss, Cohen and Everitt 1969).
+    The variance of the mean for the panel is that of its linearization, clustered by prompt (as in Fleiss, Cohen and
+    Everitt 1969). For the population, people are left out one by one, since two pairs with a person in common are
+    alike. Without person a, of A, whose pairs have the sum w_a of the weights w, the mean changes by
+    d_a = Σ_j w_aj (kappa_aj - mean) / (1 - w_a)::
+
+        V_population = V_panel + (A - 1) / A · Σ_a d_a²,   t with A - 1 degrees of freedom
+
+    A part of the noise of the prompts is in both terms. There is no interval for the population if all pairs have a
+    person in common. Source: Arvesen (1969), Annals of Mathematical Statistics 40:2076-2100.
     Pairs whose kappa is not defined are in the list, and not in the mean.
     """
     rows = np.lexsort((ratings.person, ratings.unit))
@@ -228,17 +237,40 @@ def cohen_kappas(ratings: Ratings) -> tuple[list[PairKappa], TwoEstimates | None
     influence = np.where(defined[pair], influence * weight[pair] / items[pair], 0.0)
     used = defined[pair]
     votes = np.unique(np.concatenate([left[used], right[used]]))
-    # half of the influence belongs to each of the two people
-    error = covariance(
-        np.concatenate([influence, influence])[:, None] / 2,
-        np.concatenate([ratings.cluster[left], ratings.cluster[left]]),
-        np.concatenate([ratings.person[left], ratings.person[right]]),
-    )
     counts = Counts(distinct(ratings.cluster[votes]), distinct(ratings.person[votes]), len(votes))
     mean = float((weight * np.where(defined, kappas, 0.0)).sum())
-    method = "mean of Cohen's kappa over pairs of people, weighted by their items; linearization"
-    (both,) = type(error)(error.panel, error.population, counts).estimates(np.array([mean]), method, COHEN_SOURCE)
+    method = "mean of Cohen's kappa over pairs of people, weighted by their items; linearization, jackknife over people"
+    deviation = weight * np.where(defined, kappas - mean, 0.0)
+    members = np.stack([keys // size, keys % size], 1)
+    panel, population = _pair_variances(influence, ratings.cluster[left], members, deviation, weight)
+    both = two_estimates(
+        mean, math.sqrt(panel), math.sqrt(population), counts, min(counts.prompts, counts.people) - 1,
+        method=method, source=COHEN_SOURCE,
+    )  # fmt: skip
     return listed, both
+
+
+def _pair_variances(
+    influence: FloatArray, cluster: IntArray, members: IntArray, deviation: FloatArray, weight: FloatArray
+) -> tuple[float, float]:  # fmt: skip
+    """Return the variances of a mean over pairs of people, for the panel and for the population.
+
+    Args:
+        influence: of R shared items of pairs, with sum 0 for each pair, [R].
+        cluster: prompt of each, [R].
+        members: the two people of each pair, [Q, 2].
+        deviation: weight times deviation of each pair from the mean, [Q].
+        weight: of the pairs, with sum 1; 0 for those that are left out, [Q].
+    """
+    cluster, prompts = dense(cluster)
+    sums = sums_by(cluster, influence, prompts)
+    panel = prompts / (prompts - 1) * float(sums @ sums) if prompts > 1 else math.nan
+    people, number = dense(members[weight > 0])
+    rest = 1 - sums_by(people.reshape(-1), np.repeat(weight[weight > 0], 2), number)  # weight without a person
+    if (rest < 1e-9).any():
+        return panel, math.nan
+    change = sums_by(people.reshape(-1), np.repeat(deviation[weight > 0], 2), number) / rest
+    return panel, panel + (number - 1) / number * float(change @ change)
 
 
 # ---- self-consistency ----

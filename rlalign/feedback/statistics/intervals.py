@@ -6,16 +6,21 @@ Both begin with the influence of each vote: the estimate differs from its true v
 
     V_panel = G / (G - 1) · Σ_g s_g s_gᵀ,   Student's t with G - 1 degrees of freedom
 
-*Population*: the annotators are a sample, too. With A annotators, their sums s_a, and the sums s_c of the C cells of
-prompt and annotator, the two-way sandwich is::
+*Population*: the annotators are a sample, too. With A annotators, their sums s_a, their shares w_a of the votes, and
+the sums s_c of the C cells of prompt and annotator, the two-way sandwich is::
 
-    V_population = V_panel + A / (A - 1) · Σ_a s_a s_aᵀ - C / (C - 1) · Σ_c s_c s_cᵀ,   t with min(G, A) - 1
+    V_population = V_panel + Σ_a s_a s_aᵀ / (1 - 2 w_a + Σ_b w_b²) - C / (C - 1) · Σ_c s_c s_cᵀ
 
-Its negative eigenvalues are set to 0. An interval for the population that is narrower than that for the panel gets the
+The divisor makes the middle part unbiased for independent effects of the annotators: a person with many votes draws the
+estimate to their own mean, so their sum is too small. For equal workloads it is (A - 1) / A. Student's t has
+min(G - 1, A* · (A - 1) / A) degrees of freedom, at least 1, with the effective number of annotators A* = 1 / Σ_a w_a²,
+which is A for equal workloads: if two people gave most votes, the variance between annotators is known from two people.
+
+Negative eigenvalues are set to 0. An interval for the population that is narrower than that for the panel gets the
 width of the panel's: a variance between annotators that is estimated as negative adds nothing.
 
-Sources: Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249; degrees of freedom: Cameron
-and Miller (2015), J. Human Resources 50:317-372.
+Sources: Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249; effective number of clusters:
+Carter, Schnepel and Steigerwald (2017), Review of Economics and Statistics 99:698-709.
 """
 
 from __future__ import annotations
@@ -33,7 +38,10 @@ Interval = Literal["panel", "population"]
 PANEL = "for this panel of annotators: sandwich variance clustered by prompt, Student's t"
 POPULATION = "for the population of annotators: two-way sandwich variance by prompt and annotator, Student's t"
 PANEL_SOURCE = "Cameron and Miller (2015), J. Human Resources 50:317-372"
-POPULATION_SOURCE = "Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249"
+POPULATION_SOURCE = (
+    "Cameron, Gelbach and Miller (2011), J. Business & Economic Statistics 29:238-249; Carter, Schnepel and "
+    "Steigerwald (2017), Review of Economics and Statistics 99:698-709"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +52,13 @@ class Covariance:
         panel: annotators fixed, clustered by prompt, [P, P].
         population: two-way, [P, P]; NaN for one annotator.
         counts: numbers of prompts, annotators and votes.
+        between_df: degrees of freedom of the variance between annotators; NaN: the number of annotators less 1.
     """
 
     panel: FloatArray
     population: FloatArray
     counts: Counts
+    between_df: float = math.nan
 
     @property
     def panel_df(self) -> float:
@@ -58,7 +68,8 @@ class Covariance:
     @property
     def population_df(self) -> float:
         """Degrees of freedom of the population's interval."""
-        return min(self.counts.prompts, self.counts.people) - 1
+        between = self.counts.people - 1 if math.isnan(self.between_df) else self.between_df
+        return min(self.counts.prompts - 1, between)
 
     def of(self, contrasts: FloatArray) -> Covariance:
         """Return the covariances of linear combinations of the components.
@@ -66,7 +77,8 @@ class Covariance:
         Args:
             contrasts: coefficients, [Q, P].
         """
-        return Covariance(contrasts @ self.panel @ contrasts.T, contrasts @ self.population @ contrasts.T, self.counts)
+        panel, population = (contrasts @ matrix @ contrasts.T for matrix in (self.panel, self.population))
+        return Covariance(panel, population, self.counts, self.between_df)
 
     def estimates(self, values: FloatArray, method: str, source: str) -> list[TwoEstimates]:
         """Return each component with both intervals.
@@ -80,7 +92,13 @@ class Covariance:
         population = np.sqrt(np.maximum(np.diag(self.population), 0))
         return [
             two_estimates(
-                float(value), float(panel[i]), float(population[i]), self.counts, method=method, source=source
+                float(value),
+                float(panel[i]),
+                float(population[i]),
+                self.counts,
+                self.population_df,
+                method=method,
+                source=source,
             )
             for i, value in enumerate(values)
         ]
@@ -91,13 +109,13 @@ class Covariance:
         if interval == "panel":
             return panel, self.panel_df
         population = np.sqrt(np.maximum(np.diag(self.population), 0))
-        least = panel * least_ratio(self.counts)
+        least = panel * least_ratio(self.panel_df, self.population_df)
         return np.maximum(population, least), self.population_df
 
 
 def two_estimates(
-    value: float, panel_se: float, population_se: float, counts: Counts, *, method: str, source: str,
-    center: float | None = None, bounds: tuple[float, float] = (-math.inf, math.inf),
+    value: float, panel_se: float, population_se: float, counts: Counts, population_df: float, *, method: str,
+    source: str, center: float | None = None, bounds: tuple[float, float] = (-math.inf, math.inf),
 ) -> TwoEstimates:  # fmt: skip
     """Return an estimate with the intervals of two standard errors; see `t_estimate`."""
     panel = t_estimate(
@@ -107,19 +125,18 @@ def two_estimates(
     if counts.people < 2:
         return TwoEstimates(panel, None)
     population = t_estimate(
-        value, max(population_se, panel_se * least_ratio(counts)), min(counts.prompts, counts.people) - 1, counts,
+        value, max(population_se, panel_se * least_ratio(counts.prompts - 1, population_df)), population_df, counts,
         f"{method}; {POPULATION}", f"{source}; {POPULATION_SOURCE}", center=center, bounds=bounds,
     )  # fmt: skip
     return TwoEstimates(panel, population)
 
 
-def least_ratio(counts: Counts) -> float:
+def least_ratio(panel_df: float, population_df: float) -> float:
     """Return the ratio of the population's to the panel's standard error at which both intervals are equally wide."""
-    smaller = min(counts.prompts, counts.people)
-    if smaller < 2:
+    if not population_df >= 1:
         return math.nan
     level = (1 + LEVEL) / 2
-    return t_quantile(level, counts.prompts - 1) / t_quantile(level, smaller - 1)
+    return t_quantile(level, panel_df) / t_quantile(level, population_df)
 
 
 def dense(values: IntArray) -> tuple[IntArray, int]:
@@ -151,13 +168,16 @@ def cluster_sums(values: FloatArray | IntArray, codes: IntArray, number: int) ->
     return np.stack(columns, 1) if columns else np.zeros((number, 0))
 
 
-def covariance(influence: FloatArray, prompt: IntArray, person: IntArray) -> Covariance:
+def covariance(
+    influence: FloatArray, prompt: IntArray, person: IntArray, weights: FloatArray | None = None
+) -> Covariance:
     """Return the covariances of an estimate from the influences of its votes; see the module for the equations.
 
     Args:
         influence: [N, P]; the estimate's error is their sum, approximately.
         prompt: cluster of each vote, [N].
         person: annotator of each vote, [N].
+        weights: of the votes, for the shares of the annotators, [N]; None: equal.
     """
     prompts, number = dense(prompt)
     people, annotators = dense(person)
@@ -166,8 +186,14 @@ def covariance(influence: FloatArray, prompt: IntArray, person: IntArray) -> Cov
     if annotators < 2:
         return Covariance(panel, np.full_like(panel, math.nan), counts)
     cells, pairs = dense(prompts * annotators + people)
-    between = _outer(cluster_sums(influence, people, annotators)) - _outer(cluster_sums(influence, cells, pairs))
-    return Covariance(panel, positive_part(panel + between), counts)
+    share = sums_by(people, np.ones(len(people)) if weights is None else weights, annotators)
+    share = share / share.sum()
+    concentration = float(share @ share)  # 1 / A*
+    sums = cluster_sums(influence, people, annotators)
+    between = (sums / (1 - 2 * share + concentration)[:, None]).T @ sums
+    matrix = panel + between - _outer(cluster_sums(influence, cells, pairs))
+    df = max(1.0, (annotators - 1) / annotators / concentration)
+    return Covariance(panel, positive_part(matrix), counts, df)
 
 
 def _outer(sums: FloatArray) -> FloatArray:
@@ -219,13 +245,13 @@ def rate(
     n = number + 2
     panel = n / (n - 1) * (float(sums @ sums) + added) / (total + 2 * mean_weight) ** 2
     influence = (w * (scores - value) / total)[:, None]
-    plain = covariance(influence, prompt, person)
+    plain = covariance(influence, prompt, person, weights)
     # the two added prompts have no annotators, so they change the panel's part only
     population = plain.population[0, 0] - plain.panel[0, 0] + panel
     if number < 2:
         panel = population = math.nan
     return two_estimates(
-        value, math.sqrt(panel), math.sqrt(max(population, 0.0)), plain.counts, method=method,
+        value, math.sqrt(panel), math.sqrt(max(population, 0.0)), plain.counts, plain.population_df, method=method,
         source=source or "Agresti and Coull (1998), The American Statistician 52:119-126",
         center=center, bounds=(0.0, 1.0),
     )  # fmt: skip

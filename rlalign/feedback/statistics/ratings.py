@@ -172,8 +172,8 @@ def superiority(judgments: Judgments, scale: int) -> dict[tuple[int, int], TwoEs
         panel = shrink * float(found.panel[0, 0]) + added
         population = shrink * float(found.population[0, 0]) + added
         result[first, second] = two_estimates(
-            value, math.sqrt(panel), math.sqrt(max(population, 0.0)), found.counts, method=RANK_METHOD,
-            source=RANK_SOURCE, center=center, bounds=(0.0, 1.0),
+            value, math.sqrt(panel), math.sqrt(max(population, 0.0)), found.counts, found.population_df,
+            method=RANK_METHOD, source=RANK_SOURCE, center=center, bounds=(0.0, 1.0),
         )  # fmt: skip
     return result
 
