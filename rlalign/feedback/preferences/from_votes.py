@@ -10,6 +10,8 @@ The margin of a pair is the share of votes for `chosen` minus the share for `rej
 denominator. That of ratings is the difference of the means. Items with equal numbers of votes and both-bad items give
 no preference. Skips, gold items and repetitions are left out, as are withdrawn, undone and superseded votes, which are
 no counted votes.
+
+A file may hold the votes of several studies. An item is then known by its prompt and its completions beside its number.
 """
 
 from __future__ import annotations
@@ -113,14 +115,26 @@ def preferences_of_votes(
         elif vote["choice"] == "skip":
             left_out["skip"] += 1
         else:
-            # the completions of a prompt are rated one by one: what they share is the prompt
-            key = json.dumps(vote["prompt"]) if vote["kind"] == "rating" else str(vote["item"])
-            grouped.setdefault(key, []).append(vote)
+            grouped.setdefault(_key(vote), []).append(vote)
     plain = [_plain_text(group[0]["prompt"]) is not None for group in grouped.values()]
     as_messages = not all(plain)
     for group in grouped.values():
         judged = _judged(group, scale, as_messages=as_messages)
         yield from preferences_of(judged, left_out, pairing=pairing, each_answer=each_answer, seed=seed)
+
+
+def _key(vote: Vote) -> str:
+    """Return what the votes of one question share.
+
+    Several studies in one file have the same numbers of items, so the prompt and the completions belong to the key. The
+    completions of a prompt are rated one by one: what their votes share is the prompt.
+    """
+    if vote["kind"] == "rating":
+        return json.dumps(["rating", vote["prompt"]])
+    texts = vote["completions"]
+    policies = vote.get("policies") or [None] * len(texts)
+    shown = sorted([str(policy), text] for policy, text in zip(policies, texts, strict=True))
+    return json.dumps([vote["kind"], vote["prompt"], vote["item"], shown])
 
 
 def _judged(votes: Sequence[Vote], scale: str, *, as_messages: bool) -> Judged:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlalign.errors import UserError
@@ -22,6 +22,8 @@ _ROLES = {"Human": "user", "Assistant": "assistant"}
 def detect(records: Sequence[Any]) -> str:
     """Return why records are transcripts of HH-RLHF; empty if they are not."""
     for record in records:
+        if not isinstance(record, Mapping):
+            return ""
         sides = [record.get(name) for name in ("chosen", "rejected")]
         if not all(isinstance(side, str) and side.startswith("\n\nHuman:") for side in sides):
             return ""

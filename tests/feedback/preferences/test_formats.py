@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rlalign.errors import UnknownNameError, UserError
+from rlalign.feedback.preferences.check import check_preferences
 from rlalign.feedback.preferences.files import read_rows
 from rlalign.feedback.preferences.formats import read_preferences, recognized, write_preferences
 from rlalign.feedback.preferences.hh_rlhf import messages_of, transcript_of
@@ -392,3 +393,15 @@ def test_rows_of_another_shape_are_mistakes_of_the_user(record: Any, format: str
     except UserError as error:
         outcome = str(error)
     assert outcome == "[]" or (outcome.startswith("x.jsonl, line 1") and "expected" in outcome)
+
+
+@pytest.mark.parametrize("content", ["[1]\n[2]\n", '"a"\n', "3\n", "null\n"])
+def test_rows_without_columns_are_recognized_as_no_format(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(content)
+    with pytest.raises(UserError, match=r"expected one of the formats of preference data, got (list|str|int|NoneType)"):
+        check_preferences(path)
+    path.write_text(json.dumps({"prompt": "p", "chosen": "a", "rejected": "b"}) + "\n" + content)
+    report = check_preferences(path)
+    assert (report.format, report.preferences) == ("trl", 1)
+    assert "no-row" in [finding.kind for finding in report.findings]

@@ -194,3 +194,20 @@ def test_a_row_that_is_no_vote_is_named(change: dict[str, Any], tmp_path: Path) 
     path.write_text(json.dumps(row) + "\n" + json.dumps({**row, **change}) + "\n")
     with pytest.raises(UserError, match=r"votes.jsonl, line 2: expected votes as"):
         list(read_preferences(path, format="votes"))
+
+
+def test_items_with_one_number_in_two_studies_stay_apart() -> None:
+    first = {"item": 1, "prompt": "P1", "kind": "pair", "choice": "a", "annotator": "x", "completions": ["good", "bad"],
+             "policies": ["a", "b"], "group": 0, "split": "train"}  # fmt: skip
+    other = {**first, "prompt": "P2", "completions": ["fine", "poor"], "policies": ["c", "d"], "split": "test"}
+    third = {**other, "choice": "b", "completions": ["dull", "new"]}  # other completions of the same prompt
+    swapped = {**first, "choice": "b", "completions": ["bad", "good"], "policies": ["b", "a"], "annotator": "y"}
+    made = list(preferences_of_votes([first, other, third, swapped], Counter()))
+    assert [(p.prompt, p.chosen, p.rejected, p.split, p.extra["votes"]) for p in made] == [
+        ("P1", "good", "bad", "train", 2), ("P2", "fine", "poor", "test", 1), ("P2", "new", "dull", "test", 1),
+    ]  # fmt: skip
+    rated = {**first, "item": 2, "kind": "rating", "choice": "", "ratings": {"q": 3}, "completions": ["good"],
+             "policies": ["a"]}  # fmt: skip
+    better = {**rated, "item": 3, "ratings": {"q": 5}, "completions": ["best"], "policies": ["c"]}
+    both = list(preferences_of_votes([first, rated, better], Counter()))
+    assert [(p.chosen, p.rejected) for p in both] == [("good", "bad"), ("best", "good")]
