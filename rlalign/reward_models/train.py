@@ -99,7 +99,7 @@ def train_reward_model(
         metrics = _measured(scorer, manifest, held_out)
         facts = {
             **manifest.training, "train": len(train), "held_out": len(held_out), "too_long": len(too_long),
-            "metrics": metrics.to_json(),
+            "metrics": _summary(metrics),
         }  # fmt: skip
         manifest = replace(manifest, training=facts)
         manifest.write(scratch)
@@ -205,6 +205,17 @@ def _measured(scorer: Any, manifest: Manifest, held_out: Sequence[Any]) -> PairM
         scores = scorer.scores([row.sample for row in held_out])
         return rating_metrics(held_out, manifest.rating_mean + manifest.rating_spread * scores)
     return pair_metrics(held_out, scorer.scores([p.chosen for p in held_out]), scorer.scores([p.rejected for p in held_out]))
+
+
+def _summary(metrics: PairMetrics | RatingMetrics) -> dict[str, Any]:
+    """Return the main metrics for reward_model.json."""
+    content = metrics.to_json()
+    if isinstance(metrics, RatingMetrics):
+        return content
+    short = {name: content[name] for name in ("pairs", "groups", "ties", "length_correlation", "longer_wins")}
+    for name in ("accuracy", "brier", "log_loss", "slope"):
+        short[name] = {key: content[name][key] for key in ("value", "low", "high")}
+    return short
 
 
 def _device(settings: Settings) -> str:

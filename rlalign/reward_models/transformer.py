@@ -8,6 +8,7 @@ and those of the saved folder differ by as much as their standard deviation.
 from __future__ import annotations
 
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.errors import FaultError, UserError
+from rlalign.policies.device import hidden_progress_bars
 from rlalign.reward_models.base_model import form_of, load_base, separate_pad
 from rlalign.reward_models.data import Pair, Rating
 from rlalign.reward_models.settings import Settings
@@ -61,6 +63,11 @@ def train_transformer(
         UserError: the model cannot be used, or all rows are too long.
         FaultError: the saved folder does not score as the trained model.
     """
+    with hidden_progress_bars():
+        return _trained(rows, settings, folder, seed, quiet=quiet)
+
+
+def _trained(rows: Sequence[Any], settings: Settings, folder: Path, seed: int, *, quiet: bool) -> Trained:
     model, tokenizer = load_base(settings.model, seed=seed)
     samples = _samples(rows)
     messages = any(not isinstance(side, str) for s in samples for side in (s.prompt, s.completion))
@@ -164,7 +171,7 @@ def _fit(
     from trl import RewardConfig, RewardTrainer
 
     peft_config = _adapter(model, settings) if settings.lora_r else None
-    with tempfile.TemporaryDirectory(prefix="rlalign-rm-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="rlalign-rm-") as scratch, warnings.catch_warnings():
         common: dict[str, Any] = {
             "output_dir": scratch, "num_train_epochs": settings.epochs, "learning_rate": settings.rate,
             "per_device_train_batch_size": settings.batch_size, "seed": seed, "data_seed": seed, "bf16": False,
@@ -173,6 +180,8 @@ def _fit(
             "lr_scheduler_type": "linear", "dataloader_pin_memory": False,
         }  # fmt: skip
         data = datasets.Dataset.from_list(encoded)
+        # RewardConfig sets a setting of transformers that is deprecated; its user can do nothing about it
+        warnings.filterwarnings("ignore", message=".*gradient_checkpointing", category=FutureWarning)
         if settings.objective == "ratings":
             if peft_config is not None:
                 from peft import get_peft_model
