@@ -61,5 +61,7 @@ class EnsembleScorer:
 def check_how(how: str) -> str:
     """Return the name of a combination. Raises UserError if it is unknown."""
     if how not in HOW:
-        raise UserError(f"reward model: expected how to be one of {', '.join(HOW)}, got '{how}'.{did_you_mean(how, HOW)}")
+        raise UserError(
+            f"reward model: expected how to be one of {', '.join(HOW)}, got '{how}'.{did_you_mean(how, HOW)}"
+        )
     return how

@@ -18,7 +18,7 @@ def is_url(name: str) -> bool:
 
 
 def is_folder(name: str) -> bool:
-    """Return whether the name of a reward is the path of a folder: it has a `/` and is neither a URL nor `file:attr`."""
+    """Return whether the name of a reward is the path of a folder: it has a `/` and no `:`, as `file.py:attr` has."""
     return "/" in name and ":" not in name and not name.endswith(".py")
 
 
@@ -115,7 +115,9 @@ class FolderReward:
         if isinstance(scorer, EnsembleScorer):
             values = scorer.combined(scorer.member_scores(samples), how or None, coef)
         elif how or coef is not None:
-            raise UserError(f"reward '{self._folder}': expected an ensemble for how and coef, got one model; leave them out")
+            raise UserError(
+                f"reward '{self._folder}': expected an ensemble for how and coef, got one model; leave them out"
+            )
         else:
             values = scorer.scores(samples)
         if centered and manifest is not None and not isinstance(scorer, EnsembleScorer):  # an ensemble is centered

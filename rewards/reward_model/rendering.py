@@ -38,14 +38,16 @@ class Sample:
 
     def messages(self) -> list[dict[str, Any]]:
         """Return the conversation; a plain prompt is a message of the user, a plain completion one of the assistant."""
-        prompt = [{"role": "user", "content": self.prompt}] if isinstance(self.prompt, str) else list(self.prompt)
-        if isinstance(self.prompt, str) and not self.prompt and not isinstance(self.completion, str):
-            prompt = []
+        messages: list[dict[str, Any]] = []
+        if not isinstance(self.prompt, str):
+            messages += [dict(message) for message in self.prompt]
+        elif self.prompt or isinstance(self.completion, str):
+            messages.append({"role": "user", "content": self.prompt})
         if isinstance(self.completion, str):
-            prompt.append({"role": "assistant", "content": self.completion})
+            messages.append({"role": "assistant", "content": self.completion})
         else:
-            prompt.extend(self.completion)
-        return [dict(message) for message in prompt]
+            messages += [dict(message) for message in self.completion]
+        return messages
 
     def text(self) -> str:
         """Return prompt and completion as one text."""

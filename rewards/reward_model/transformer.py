@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,9 @@ class TransformerScorer:
         return values
 
 
-def load_transformer(folder: Path, manifest: Manifest | None, device: str, form: Form | None = None) -> TransformerScorer:
+def load_transformer(
+    folder: Path, manifest: Manifest | None, device: str, form: Form | None = None
+) -> TransformerScorer:
     """Return the model of a folder in float32, with its tokenizer.
 
     Args:
@@ -94,9 +97,11 @@ def load_transformer(folder: Path, manifest: Manifest | None, device: str, form:
     _check_files(folder)
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
+        with _hidden_bars():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), dtype=torch.float32, use_safetensors=True, trust_remote_code=False,
+                output_loading_info=True,
+            )  # fmt: skip
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(
@@ -122,6 +127,20 @@ def load_transformer(folder: Path, manifest: Manifest | None, device: str, form:
                 f"'{folder}': expected the chat template of the training, got another one; restore the folder"
             )
     return TransformerScorer(model, Renderer(tokenizer, chosen, limit, str(folder)), device)
+
+
+@contextmanager
+def _hidden_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers: a reward is loaded in the middle of a run."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
 
 
 def _check_files(folder: Path) -> None:

@@ -30,7 +30,8 @@ class Args:
     """Run the conformance checks of an environment, a reward or a policy."""
 
     target: tyro.conf.Positional[str]
-    """Environment or reward (name, module:attr, file.py:attr, ./folder of a reward model), or `all` for all built-in ones."""
+    """Environment or reward (name, module:attr, file.py:attr, ./FOLDER of a reward model), or `all` for all built-in
+    ones."""
     kind: Annotated[Literal["auto", "policy"], tyro.conf.arg(name="as")] = "auto"
     """auto: an environment or a reward. policy: a folder, a hub id or a name of `rlalign list policies`; each path
     through its model is compared with plain forward passes of each row alone."""

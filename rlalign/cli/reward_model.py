@@ -188,13 +188,21 @@ def _evaluate(arguments: Evaluate) -> int:
     from rlalign.storage.atomic import write_atomic
 
     if arguments.gold and arguments.run_folder is None:
-        raise UserError("--gold: expected --run-folder, whose samples it judges; samples of a file have the column gold")
+        raise UserError(
+            "--gold: expected --run-folder, whose samples it judges; samples of a file have the column gold"
+        )
     result = evaluate_reward_model(
         arguments.model, arguments.data, majority=arguments.majority, format=arguments.format, split=arguments.split,
         subset=arguments.subset, ratings=arguments.ratings, samples=arguments.samples, run=arguments.run_folder,
         gold=arguments.gold, prompts=arguments.prompts, k=arguments.k, seed=arguments.seed, device=arguments.device,
         trust_run=arguments.trust_run,
     )  # fmt: skip
+    if result.seen:
+        print_text(
+            f"warning: {result.seen} rows have a prompt on which the model was trained, so their accuracy is not that "
+            "on other prompts; use --split test, or other data",
+            to_stderr=True,
+        )
     _print_metrics(result.metrics)
     if result.samples is not None:
         _print_samples(result.samples)
@@ -220,9 +228,15 @@ def _print_metrics(metrics: PairMetrics | RatingMetrics) -> None:
     _print("Brier score", f"{_shown(metrics.brier)}; 0.25 if nothing is known")
     _print("log loss", f"{_shown(metrics.log_loss)}; 0.693 if nothing is known")
     _print("calibration slope", f"{_shown(metrics.slope)}; 1 is calibrated, below 1 overconfident")
-    _print("length correlation", f"{metrics.length_correlation:.3f}; the longer side was chosen in {metrics.longer_wins:.0%}")
+    _print(
+        "length correlation",
+        f"{metrics.length_correlation:.3f}; the longer side was chosen in {metrics.longer_wins:.0%}",
+    )
     if metrics.position_gap == metrics.position_gap:  # not NaN
-        _print("position correlation", f"{metrics.position_correlation:.3f}; gap of the accuracies {metrics.position_gap:+.3f}")
+        _print(
+            "position correlation",
+            f"{metrics.position_correlation:.3f}; gap of the accuracies {metrics.position_gap:+.3f}",
+        )
     for title, parts in (
         ("annotator", metrics.by_annotator), ("margin", metrics.by_margin), ("subset", metrics.by_subset),
     ):  # fmt: skip

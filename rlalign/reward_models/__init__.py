@@ -10,6 +10,7 @@
     policy_samples.py  best-of-k accuracy and reward variance among the samples of a policy
     evaluate.py      `evaluate_reward_model`: all metrics of a folder on other data
     flipped.py       refits on flipped labels
+    seen_prompts.py  digests of the prompts of the training
     picture.py       the reliability picture
 
 The folders and their scores are in `rlalign.rewards.reward_model`, which rewards need without the training.

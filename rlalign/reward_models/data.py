@@ -104,7 +104,9 @@ def read_pairs(source: str | Path, *, majority: bool = False, format: str = "aut
         pairs = pairs_of(read_preferences(source, format=format, left_out=left_out))
     if not pairs:
         listed = ", ".join(f"{count} x {reason}" for reason, count in left_out.items()) or "no rows"
-        raise UserError(f"'{source}': expected preferences between two completions, got none ({listed}); use other data")
+        raise UserError(
+            f"'{source}': expected preferences between two completions, got none ({listed}); use other data"
+        )
     return Rows(pairs, left_out)
 
 
@@ -231,7 +233,7 @@ def _rating(record: Any, place: str) -> Rating:
     completion = record.get("completion")
     prompt = record.get("prompt") or ""
     if not is_side(completion) or not is_side(prompt):
-        raise UserError(f"{place}: expected prompt and completion as texts or messages, got {json.dumps(record)[:60]}")
+        raise UserError(f"{place}: expected texts or messages as prompt and completion, got {json.dumps(record)[:60]}")
     sample = Sample(prompt, completion, bool(record.get("cut")))
     return Rating(sample, float(points), 0, str(record.get("split") or ""), str(record.get("annotator") or ""), place)
 

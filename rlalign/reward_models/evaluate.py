@@ -11,6 +11,7 @@ from rlalign.errors import UserError
 from rlalign.reward_models.data import Pair, Rating, read_pairs, read_ratings
 from rlalign.reward_models.metrics import PairMetrics, RatingMetrics, pair_metrics, rating_metrics
 from rlalign.reward_models.policy_samples import SampleMetrics, read_samples, sample_metrics, sample_run
+from rlalign.reward_models.seen_prompts import count_seen
 from rlalign.rewards.reward_model.folder import load_scorer
 
 
@@ -22,16 +23,18 @@ class Evaluation:
         model: folder of the model.
         metrics: on pairs or ratings.
         samples: among the samples of a policy; None: not measured.
+        seen: number of rows whose prompt was in training; None: unknown, as for a model of RewardTrainer.
     """
 
     model: str
     metrics: PairMetrics | RatingMetrics
     samples: SampleMetrics | None = None
+    seen: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the metrics as JSON values; NaN is None."""
         samples = None if self.samples is None else self.samples.to_json()
-        return {"model": self.model, "metrics": self.metrics.to_json(), "samples": samples}
+        return {"model": self.model, "seen": self.seen, "metrics": self.metrics.to_json(), "samples": samples}
 
 
 def evaluate_reward_model(
@@ -81,6 +84,7 @@ def evaluate_reward_model(
         if manifest is None or manifest.objective != "ratings":
             raise UserError(f"'{model}': expected a model of ratings, got one of preferences; use data of preferences")
         rows: Sequence[Rating] = _of_split(read_ratings(data).rows, split)  # type: ignore[arg-type]
+        seen = count_seen(Path(model).expanduser(), rows)
         values = scorer.scores([row.sample for row in rows])
         metrics: PairMetrics | RatingMetrics = rating_metrics(
             rows, manifest.rating_mean + manifest.rating_spread * values
@@ -88,6 +92,7 @@ def evaluate_reward_model(
     else:
         pairs = read_pairs(data, majority=majority, format=format).rows if isinstance(data, str | Path) else data
         pairs = _of_split(pairs, split)
+        seen = count_seen(Path(model).expanduser(), pairs)
         chosen, rejected = (scorer.scores([getattr(p, side) for p in pairs]) for side in ("chosen", "rejected"))
         metrics = pair_metrics(pairs, chosen, rejected, subset=subset)
     among = None
@@ -98,7 +103,7 @@ def evaluate_reward_model(
         among = sample_metrics(
             sample_run(Path(run), folder, gold=gold, prompts=prompts, k=k, seed=seed, trust_run=trust_run)
         )
-    return Evaluation(str(model), metrics, among)
+    return Evaluation(str(model), metrics, among, seen)
 
 
 def _of_split(rows: Sequence[Any], split: str) -> Sequence[Any]:

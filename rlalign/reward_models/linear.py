@@ -78,7 +78,9 @@ def _vocabulary(samples: Sequence[Sample]) -> Any:
     try:
         return fitted.fit([text_of(sample.completion) for sample in samples])
     except ValueError as error:  # an empty vocabulary
-        raise UserError(f"expected completions with words, got {len(samples)} without a common one; add data") from error
+        raise UserError(
+            f"expected completions with words, got {len(samples)} without a common one; add data"
+        ) from error
 
 
 def _margin(row: Pair) -> float:

@@ -204,9 +204,7 @@ def calibration_slope(difference: FloatArray, group: IntArray) -> Estimate:
             break
     p = _sigmoid(slope * x)
     influence = (1 - p) * x / float((p * (1 - p)) @ x**2)
-    return t_estimate(
-        slope / unit, _clustered_se(influence, group) / unit, _number(group) - 1, counts, method, source
-    )
+    return t_estimate(slope / unit, _clustered_se(influence, group) / unit, _number(group) - 1, counts, method, source)
 
 
 def reliability(difference: FloatArray, bins: int = BINS) -> list[Bin]:
@@ -256,7 +254,7 @@ def margin_bins(margins: Sequence[float | None]) -> list[str | None]:
         return [None if m is None else f"{m:.3g}" for m in margins]
     values = np.array([m for m in margins if m is not None])
     low, high = (float(q) for q in np.quantile(values, (1 / 3, 2 / 3)))
-    names = []
+    names: list[str | None] = []
     for m in margins:
         if m is None:
             names.append(None)

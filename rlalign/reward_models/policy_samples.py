@@ -130,7 +130,9 @@ def read_samples(path: Path, scorer: Any) -> PolicySamples:
         record = row.record
         completions = record.get("completions") if isinstance(record, Mapping) else None
         if row.problem or not isinstance(completions, list) or not all(map(is_side, completions)):
-            raise UserError(f"{row.place}: expected prompt and completions, got {row.problem or 'other columns'}; use both")
+            raise UserError(
+                f"{row.place}: expected prompt and completions, got {row.problem or 'other columns'}; use both"
+            )
         cut = record.get("cut") or [False] * len(completions)
         values = record.get("gold")
         for name, column in (("cut", cut), ("gold", values)):

@@ -16,6 +16,7 @@ import numpy as np
 from rlalign.errors import FaultError, UserError
 from rlalign.reward_models.data import Pair, Rating, divide, read_pairs, read_ratings
 from rlalign.reward_models.metrics import PairMetrics, RatingMetrics, pair_metrics, rating_metrics
+from rlalign.reward_models.seen_prompts import write_prompts
 from rlalign.reward_models.settings import LINEAR, Settings
 from rlalign.rewards.reward_model.ensemble import EnsembleScorer
 from rlalign.rewards.reward_model.folder import load_scorer
@@ -97,6 +98,7 @@ def train_reward_model(
         scorer, manifest = load_scorer(scratch, _device(settings))
         assert manifest is not None  # it was written just now
         metrics = _measured(scorer, manifest, held_out)
+        write_prompts(scratch, train)
         facts = {
             **manifest.training, "train": len(train), "held_out": len(held_out), "too_long": len(too_long),
             "metrics": _summary(metrics),
@@ -204,7 +206,8 @@ def _measured(scorer: Any, manifest: Manifest, held_out: Sequence[Any]) -> PairM
     if manifest.objective == "ratings" and all(isinstance(row, Rating) for row in held_out):
         scores = scorer.scores([row.sample for row in held_out])
         return rating_metrics(held_out, manifest.rating_mean + manifest.rating_spread * scores)
-    return pair_metrics(held_out, scorer.scores([p.chosen for p in held_out]), scorer.scores([p.rejected for p in held_out]))
+    chosen = scorer.scores([pair.chosen for pair in held_out])
+    return pair_metrics(held_out, chosen, scorer.scores([pair.rejected for pair in held_out]))
 
 
 def _summary(metrics: PairMetrics | RatingMetrics) -> dict[str, Any]:

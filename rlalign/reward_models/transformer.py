@@ -105,9 +105,8 @@ def _trained(rows: Sequence[Any], settings: Settings, folder: Path, seed: int, *
 
 def load_transformer_unchecked(folder: Path, renderer: Renderer, device: str) -> TransformerScorer:
     """Return the model of a folder whose manifest is not written yet."""
-    bare = Manifest(
-        "transformer", renderer.form, max_length=renderer.max_length, template_sha256=template_digest(renderer.tokenizer)
-    )
+    digest = template_digest(renderer.tokenizer)
+    bare = Manifest("transformer", renderer.form, max_length=renderer.max_length, template_sha256=digest)
     return load_transformer(folder, bare, device)
 
 
@@ -144,8 +143,8 @@ def _encoded_pairs(
 def _margin(row: Pair, number: int) -> float:
     if row.margin is None:
         raise UserError(
-            f"{row.place or f'pair {number}'}: expected a margin, got none; use data with the column margin, a study by "
-            "majority, or leave --margin out"
+            f"{row.place or f'pair {number}'}: expected a margin, got none; use data with the column margin, a study "
+            "by majority, or leave --margin out"
         )
     return row.margin
 
@@ -193,9 +192,7 @@ def _fit(
             trainer: Any = Trainer(model=model, args=arguments, train_dataset=data, data_collator=collator)
         else:
             # rows that are too long were left out and reported, so RewardTrainer's own silent filter is off
-            config = RewardConfig(
-                **common, max_length=None, center_rewards_coefficient=settings.center_coef or None
-            )
+            config = RewardConfig(**common, max_length=None, center_rewards_coefficient=settings.center_coef or None)
             trainer = RewardTrainer(
                 model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=peft_config
             )
