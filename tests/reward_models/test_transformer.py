@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from rlalign.envs.builtin.reward_hacking.preference import gold_of
 from rlalign.errors import UserError
 from rlalign.reward_models import Settings, train_reward_model
 from rlalign.reward_models.data import pairs_of, read_pairs
@@ -136,13 +137,15 @@ def test_ratings_train_a_regression(tmp_path):
     base = write_model(tmp_path / "base", pad_is_eos=False)
     rows = []
     for row in notes(80, seed=3):
-        for side, points in (("chosen", 5), ("rejected", 2)):
+        for side in ("chosen", "rejected"):
+            points = 3 + 4 * gold_of(str(row[side]).split())
             rows.append({"prompt": row["prompt"], "completion": row[side], "rating": points})
-    settings = Settings(model=str(base), objective="ratings", epochs=4, batch_size=16, learning_rate=3e-3)
+    settings = Settings(model=str(base), objective="ratings", epochs=8, batch_size=16, learning_rate=5e-3)
     result = train_reward_model(write_rows(tmp_path / "r.jsonl", rows), tmp_path / "rm", settings)
     assert result.metrics.rmse < result.metrics.baseline
     assert result.metrics.correlation > 0.5
-    assert result.manifest.rating_mean == pytest.approx(3.5, abs=0.2)
+    points = [float(row["rating"]) for row in rows]
+    assert result.manifest.rating_mean == pytest.approx(np.mean(points), abs=0.3)
 
 
 def test_data_of_messages_needs_a_template(tmp_path):
