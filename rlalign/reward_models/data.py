@@ -206,10 +206,9 @@ def _ratings_of_votes(votes: Iterable[Mapping[str, Any]], scale: str) -> Iterato
         ratings = vote["ratings"] or {}
         name = scale or next(iter(ratings), "")
         if name not in ratings:
-            raise UserError(
-                f"vote {vote['vote']}: expected a rating on the scale '{name}', got {', '.join(ratings) or 'none'}; use "
-                "one of these"
-            )
+            known = ", ".join(ratings) or "none"
+            place = f"vote {vote['vote']}"
+            raise UserError(f"{place}: expected a rating on the scale '{name}', got {known}; use one of these")
         prompt = vote["prompt"]
         if len(prompt) == 1 and prompt[0]["role"] == "text":  # the store holds a plain prompt as one such message
             prompt = prompt[0]["content"]
@@ -233,7 +232,8 @@ def _rating(record: Any, place: str) -> Rating:
     completion = record.get("completion")
     prompt = record.get("prompt") or ""
     if not is_side(completion) or not is_side(prompt):
-        raise UserError(f"{place}: expected texts or messages as prompt and completion, got {json.dumps(record)[:60]}")
+        shown = json.dumps(record)[:60]
+        raise UserError(f"{place}: expected texts or messages as prompt and completion, got {shown}; use both columns")
     sample = Sample(prompt, completion, bool(record.get("cut")))
     return Rating(sample, float(points), 0, str(record.get("split") or ""), str(record.get("annotator") or ""), place)
 
