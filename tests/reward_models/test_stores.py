@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 pytest.importorskip("fastapi", reason="needs the extra feedback")
@@ -50,16 +52,23 @@ def test_ties_give_no_pair_and_are_counted(store, tmp_path):
     assert rows.left_out == {"tie": 8}
 
 
-def test_model_of_a_store(store, tmp_path):
-    vote(store, "left")
-    vote(store, "left")
-    # all prompts of this study are near-duplicates: the splits of the study keep them apart or not at all
-    settings = Settings(model="linear")
-    rows = read_pairs(tmp_path / "study.db").rows
-    from dataclasses import replace
-
-    divided = [replace(row, group=i // 2, split="") for i, row in enumerate(rows)]
-    result = train_reward_model(divided, tmp_path / "rm", settings)
+def test_model_of_a_store_is_measured_on_its_test_split(tmp_path):
+    themes = ("the sea", "a long winter", "my bicycle", "apples", "old maps", "a quiet street", "thunder", "bread")
+    rows = [
+        {"prompt": f"Write about {theme}.", "policy": name, "completion": f"{name} words on {theme}"}
+        for theme in themes
+        for name in ("left", "right")
+    ]
+    path = write_study(tmp_path, "votes_per_item = 2")
+    (tmp_path / "completions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = build(path, tmp_path / "study.db")
+    for _ in range(2):
+        vote(made, "left")
+    made.close()
+    pairs = read_pairs(tmp_path / "study.db").rows
+    held_out = [p for p in pairs if p.split == "test"]
+    result = train_reward_model(tmp_path / "study.db", tmp_path / "rm", Settings(model="linear"))
+    assert result.held_out == len(held_out) > 0
     assert result.metrics.accuracy.value == 1.0
 
 
