@@ -214,7 +214,14 @@ def _ratings_of_votes(votes: Iterable[Mapping[str, Any]], scale: str) -> Iterato
         if len(prompt) == 1 and prompt[0]["role"] == "text":  # the store holds a plain prompt as one such message
             prompt = prompt[0]["content"]
         sample = Sample(prompt, vote["completions"][0], vote["cut"][0])
-        yield Rating(sample, float(ratings[name]), int(vote["group"]), vote["split"] or "", vote["annotator"], f"vote {vote['vote']}")
+        yield Rating(
+            sample,
+            float(ratings[name]),
+            int(vote["group"]),
+            vote["split"] or "",
+            vote["annotator"],
+            f"vote {vote['vote']}",
+        )
 
 
 def _records(path: Path) -> Iterator[tuple[Any, str]]:
@@ -261,7 +268,7 @@ def divide(rows: Sequence[R], *, test: float, seed: int = 0) -> tuple[list[R], l
             place = next(row.place for row in held_out if row.group in shared)
             raise UserError(
                 f"expected splits without common prompts, got {len(shared)} groups of (nearly) equal prompts in both, "
-                f"such as {place or 'a row of test'}; leave the column split out, and the groups are divided anew"
+                f"such as {place or 'a row of test'}; leave the column split out, and groups are drawn"
             )
         return train, held_out
     sizes = Counter(row.group for row in rows)

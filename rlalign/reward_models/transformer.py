@@ -205,7 +205,7 @@ def _fit(
 
 
 def _adapter(model: Any, settings: Settings) -> Any:
-    """Return LoRA on all linear layers but the head, which is trained in full and saved with the adapter."""
+    """Return LoRA on all linear layers but the head, whose weights are all trained and saved with the adapter."""
     from peft import LoraConfig, TaskType
 
     heads = [name for name, _ in model.named_children() if name in ("score", "classifier", "classification_head")]
