@@ -12,6 +12,7 @@ import tyro
 from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.feedback_check import Check, run_check
 from rlalign.cli.feedback_export import Export, run_export
+from rlalign.cli.feedback_judge import Judge
 from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.cli.feedback_report import Report, run_report
 from rlalign.errors import UnknownNameError, UserError
@@ -23,6 +24,7 @@ SUBCOMMANDS = {
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
+    "judge": "let a language model judge pairs in both orders",
     "report": "write agreement, biases and win rates with intervals as one page",
     "export": "write preferences of a study for TRL, or every vote with its time",
     "check": "check preference data from anywhere, and name the rows that are wrong",
@@ -140,7 +142,7 @@ class Erase:
 
 ARGUMENTS: dict[str, Any] = {
     c.__name__.lower(): c
-    for c in (Plan, Sample, Invite, Serve, Simulate, Report, Export, Check, Forget, Withdraw, Erase)
+    for c in (Plan, Sample, Invite, Serve, Simulate, Judge, Report, Export, Check, Forget, Withdraw, Erase)
 }
 """The arguments of each subcommand."""
 
@@ -289,6 +291,12 @@ def _simulate(arguments: Simulate) -> int:
     for link, count in zip(links, counts, strict=True):
         print_text(f"{link.pseudonym}  {count} items")
     return 0
+
+
+def _judge(arguments: Judge) -> int:
+    from rlalign.cli.feedback_judge import judge
+
+    return judge(arguments)
 
 
 def _score(spec: str) -> Any:

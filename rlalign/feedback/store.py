@@ -363,7 +363,7 @@ def log_event(
     connection: sa.Connection,
     actor: str,
     what: Literal["create", "invite", "pause", "resume", "revoke", "export", "look", "forget", "withdraw", "erase",
-                  "break", "stop", "withdraw item"],
+                  "break", "stop", "withdraw item", "judge", "enroll"],
     detail: str = "",
 ) -> None:  # fmt: skip
     """Store who did what, without personal data."""

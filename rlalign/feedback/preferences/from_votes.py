@@ -69,7 +69,7 @@ def _problem(record: Any) -> str:
         return ""
     if kind == "rating" and len(texts) == 1 and _are_numbers(record.get("ratings")):
         return ""
-    ranking = record.get("ranking")
+    ranking = record.get("ranking") or {}
     if kind == "ranking" and _are_numbers(ranking) and sorted(ranking) == list("ABCD"[: len(texts)]):
         return ""
     return f"no answer of the kind {kind!r}"

@@ -12,6 +12,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from rlalign.feedback.progress import progress
+from rlalign.feedback.report.judges import judges_part
 from rlalign.feedback.report.page import render
 from rlalign.feedback.report.values import Values
 from rlalign.feedback.report.verdict import verdict_sentences
@@ -33,9 +34,14 @@ def contents(connection: sa.Connection, study: Study) -> dict[str, Any]:
 
     Returns:
         `format`, `version` of rlalign, `created`, `study` (its settings that matter for the figures, its state and how
-        often results were looked at), and `people`, the statistics of the votes of people (see
-        `rlalign.feedback.statistics.summary`).
+        often results were looked at), `people`, the statistics of the votes of people (see
+        `rlalign.feedback.statistics.summary`), and `judges`, the LLM judges by their pseudonyms.
     """
+    return contents_of(connection, study, summarize(read_judgments(connection, study), study))
+
+
+def contents_of(connection: sa.Connection, study: Study, people: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of the report of a study whose statistics are known; see `contents`."""
     row = connection.execute(sa.select(study_table)).one()
     counts = progress(connection)
     return {
@@ -59,7 +65,8 @@ def contents(connection: sa.Connection, study: Study) -> dict[str, Any]:
             "needed": counts["needed"],
             "looks": row.looks,
         },
-        "people": summarize(read_judgments(connection, study), study),
+        "people": people,
+        "judges": judges_part(connection),
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rlalign.feedback.report import policy_sections, vote_sections
 from rlalign.feedback.report.cells import Methods, integer, shown
+from rlalign.feedback.report.judges import judges_section
 from rlalign.feedback.report.values import Values
 from rlalign.feedback.report.verdict import verdict
 from rlalign.html.markup import Html, tag
@@ -42,6 +43,7 @@ def render(values: Values) -> str:
         vote_sections.people(people, methods),
         policy_sections.sensitivity(people, colors, methods) if kind == "pair" else None,
         policy_sections.rates("Skips", skips, people["skips"], colors, methods),
+        judges_section(values["judges"], methods),
         vote_sections.planning(people, methods),
         vote_sections.counts(people),
     ]

@@ -15,12 +15,16 @@ import sqlalchemy as sa
 from rlalign.cli import main
 from rlalign.feedback import tables
 from rlalign.feedback.items import content_of, next_item
+from rlalign.feedback.judges.client import Client, Endpoint
+from rlalign.feedback.judges.prompt import DEFAULT, Template
+from rlalign.feedback.judges.run import run_judge
 from rlalign.feedback.people import accept, invite, sign_in, signed_in
 from rlalign.feedback.report import Report, write_report
 from rlalign.feedback.store import Store
 from rlalign.feedback.votes import Ballot, record
 from tests.conftest import Browser
 from tests.feedback.conftest import build, write_study
+from tests.feedback.judge_server import FakeJudge, served
 
 HOSTILE = "<script>document.title = 1</script>"
 SCALES = '[[scales]]\nname = "help"\n[[scales]]\nname = "tone"\npoints = 7\n'
@@ -75,6 +79,7 @@ def rank(rng: random.Random, texts: list[str]) -> Ballot:
 CASES: dict[str, tuple[str, dict[str, int], Callable[[random.Random, list[str]], Ballot], int]] = {
     "two policies": ("repeat_share = 0.2", {"prompts": 40}, prefer, 6),
     "three policies": ("", {"prompts": 30, "completions": 3}, prefer, 6),
+    "a judge": ("", {"prompts": 10}, prefer, 3),
     "few people": ("votes_per_item = 2", {"prompts": 20}, prefer, 2),
     "no votes": ("", {}, prefer, 0),
     "ratings": (f'kind = "rating"\n{SCALES}', {"prompts": 20}, rate, 5),
@@ -89,6 +94,9 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     text, shape, ballot, people = CASES[request.param]
     with build(write_study(folder, text, **shape), folder / "study.db") as store:
         judge_all(store, people, ballot)
+        if "judge" in request.param:
+            with served(FakeJudge()) as fake, Client(Endpoint(fake.url, "m")) as client:
+                run_judge(store, client, Template(DEFAULT))
         return write_report(store, folder / "report.html")
 
 
@@ -175,6 +183,31 @@ def test_the_page_fits_and_is_silent(browser: Browser, report: Report, width: in
     assert [url for url in urls if not url.startswith("data:")] == [report.page.as_uri()]
     assert browser.value("document.documentElement.scrollWidth") == width
     assert browser.value(OVERFLOWING) == []
+
+
+def rounded(content: Any) -> Any:
+    """Return JSON values with nine significant digits: sums of other lengths differ in the last ones."""
+    if isinstance(content, dict):
+        return {key: rounded(part) for key, part in content.items()}
+    if isinstance(content, list):
+        return [rounded(part) for part in content]
+    return float(f"{content:.9g}") if isinstance(content, float) else content
+
+
+def test_a_judge_stands_beside_the_people_and_is_no_vote(tmp_path: Path) -> None:
+    with build(write_study(tmp_path, prompts=10), tmp_path / "study.db") as store:
+        judge_all(store, 3, prefer)
+        alone = json.loads(write_report(store, tmp_path / "report.html").data.read_text())
+        with served(FakeJudge()) as fake, Client(Endpoint(fake.url, "m")) as client:
+            run_judge(store, client, Template(DEFAULT))
+        beside = json.loads(write_report(store, tmp_path / "report.html").data.read_text())
+    assert rounded(beside["people"]) == rounded(alone["people"])
+    assert alone["judges"] == {}
+    (judge,) = beside["judges"].values()
+    assert judge["pairs"] == 10
+    assert judge["estimates"]["flips"]["value"] == 0.0  # "right" is longer than "left" in both orders
+    assert judge["estimates"]["people_with_ties"]["people"] == 3
+    assert "LLM judges" in (tmp_path / "report.html").read_text()
 
 
 def test_a_clear_preference_is_found(tmp_path: Path) -> None:
