@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,7 +151,7 @@ def _train(arguments: Train) -> int:
         raise UserError("--flipped: expected preferences, whose sides can be exchanged, got ratings; leave it out")
     result = train_reward_model(
         arguments.data, arguments.output, settings, majority=arguments.majority, format=arguments.format,
-        scale=arguments.scale, force=arguments.force, quiet=False,
+        scale=arguments.scale, force=arguments.force, quiet=not sys.stderr.isatty(),
     )  # fmt: skip
     if result.left_out:
         print_text(f"left out: {counts_of(result.left_out)}")

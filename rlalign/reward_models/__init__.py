@@ -4,6 +4,7 @@
     settings.py      settings of a training
     base_model.py    a causal model or a sequence classifier with one output and its own padding token
     transformer.py   training by TRL's RewardTrainer, or regression; merged in float32
+    progress.py      its progress bar
     linear.py        Bradley-Terry or ridge regression on TF-IDF features
     train.py         `train_reward_model`: one folder, or an ensemble of several seeds
     metrics.py       accuracy, Brier score, log loss, calibration, correlations, with intervals by groups of prompts

@@ -168,8 +168,10 @@ def _fit(
 ) -> tuple[Any, list[float]]:
     """Return the trained model, with its adapter if it has one, and the logged losses."""
     import datasets
-    from transformers import PrinterCallback, Trainer, TrainingArguments
+    from transformers import PrinterCallback, ProgressCallback, Trainer, TrainingArguments
     from trl import RewardConfig, RewardTrainer
+
+    from rlalign.reward_models.progress import ProgressBar
 
     peft_config = _adapter(model, settings) if settings.lora_r else None
     with tempfile.TemporaryDirectory(prefix="rlalign-rm-") as scratch, warnings.catch_warnings():
@@ -198,7 +200,10 @@ def _fit(
             trainer = RewardTrainer(
                 model=model, args=config, train_dataset=data, processing_class=tokenizer, peft_config=peft_config
             )
-        trainer.remove_callback(PrinterCallback)
+        trainer.remove_callback(PrinterCallback)  # prints a dictionary per step
+        if not quiet:
+            trainer.remove_callback(ProgressCallback)
+            trainer.add_callback(ProgressBar)
         trainer.train()
         losses = [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
         return trainer.accelerator.unwrap_model(trainer.model), losses
