@@ -157,3 +157,23 @@ def test_data_of_messages_needs_a_template(tmp_path):
         train_reward_model(data, tmp_path / "rm", Settings(model=str(base)))
     assert not (tmp_path / "rm").exists()
     assert not list(tmp_path.glob(".tmp*"))
+
+
+def test_a_training_is_in_float32(tmp_path, monkeypatch):
+    """RewardConfig's default is bf16, with which the saved model scores otherwise than the trained one."""
+    import torch
+    import trl
+
+    seen = []
+    original = trl.RewardTrainer.compute_loss
+
+    def compute_loss(self, model, inputs, *arguments, **keywords):
+        seen.append((self.args.bf16, torch.is_autocast_enabled("cpu"), model.score.weight.dtype))
+        return original(self, model, inputs, *arguments, **keywords)
+
+    monkeypatch.setattr(trl.RewardTrainer, "compute_loss", compute_loss)
+    base = write_model(tmp_path / "base", dtype="bfloat16")
+    pairs = read_pairs(write_rows(tmp_path / "d.jsonl", notes(8))).rows
+    (tmp_path / "rm").mkdir()
+    train_transformer(pairs, Settings(model=str(base)), tmp_path / "rm", 0, quiet=True)
+    assert set(seen) == {(False, False, torch.float32)}
