@@ -77,6 +77,8 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "supervised", "align_interval", "supervised.weight is 0"
     if updates == c.steps and c.learner.old_logprobs == "recompute":
         yield "learner", "old_logprobs", "each rollout is used once"
+    if c.algorithm != "best_of_n":
+        yield "evaluation", "best_of", "the algorithm is not best_of_n"
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
     yield from _unread_of_model(c)

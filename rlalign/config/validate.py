@@ -41,6 +41,8 @@ def validate(config: TrainConfig) -> None:
         ("evaluation.samples", e.samples, 1),
         ("evaluation.every", e.every, 0),
         ("evaluation.patience", e.patience, 0),
+        ("evaluation.stop_kl", e.stop_kl, 0),
+        ("evaluation.best_of", e.best_of, 1),
         ("supervised.align_interval", config.supervised.align_interval, 0),
         ("supervised.weight", config.supervised.weight, 0),
         ("learner.max_grad_norm", ln.max_grad_norm, 0),
@@ -70,6 +72,11 @@ def validate(config: TrainConfig) -> None:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
     if e.patience and e.split == "test":
         raise UserError("evaluation.patience would select weights on the test split; use --evaluation.split validation")
+    if e.stop_kl and not e.every and config.objective.kl.where == "none":
+        raise UserError(
+            f"evaluation.stop_kl {e.stop_kl:g}: expected a measured KL, got neither validations nor a KL term; use "
+            "--evaluation.every 1, or --objective.kl.where loss with --objective.kl.coef above 0"
+        )
     if r.per_component and r.group_size < 2:
         raise UserError("rollout.per_component normalizes within groups; use --rollout.group-size 2 or more")
     if r.per_component and config.objective.needs_greedy:

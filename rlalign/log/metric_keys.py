@@ -138,6 +138,11 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             _POLICY,
         ),
         Metric(
+            "train/stop_kl",
+            "1: the KL passed evaluation.stop_kl and training ended; else 0",
+            "evaluation.stop_kl above 0, in steps that measured the KL",
+        ),
+        Metric(
             "train/mismatch",
             "mean of |log pi - log pi_sampler|, nats per token; in the first update of a rollout from rounding alone",
             _POLICY,
