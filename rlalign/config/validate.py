@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 
+from rlalign.algorithms import UNTRAINED
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
@@ -70,6 +71,11 @@ def validate(config: TrainConfig) -> None:
     config.objective.validate(group_size=r.group_size)
     if e.patience and not e.every:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
+    if config.algorithm in UNTRAINED and (e.patience or e.stop_kl):
+        raise UserError(
+            f"{config.algorithm} trains nothing that could stop early; use --evaluation.patience 0 and "
+            "--evaluation.stop-kl 0"
+        )
     if e.patience and e.split == "test":
         raise UserError("evaluation.patience would select weights on the test split; use --evaluation.split validation")
     if e.stop_kl and not e.every and config.objective.kl.where == "none":

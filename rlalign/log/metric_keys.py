@@ -220,6 +220,17 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "steps that evaluation.every divides",
         ),
     ),
+    "best_of_n": (
+        Metric("best_of_n/samples_per_answer", "completions that one answer costs, n", "algorithm best_of_n"),
+        Metric(
+            "best_of_n/samples_per_prompt", "completions per held-out prompt of the estimates", "algorithm best_of_n"
+        ),
+        Metric(
+            "best_of_n/kl_upper_bound",
+            "log n - (n - 1)/n, an upper bound of the KL to the base policy, nats per completion",
+            "algorithm best_of_n",
+        ),
+    ),
     "alarm": (
         Metric("alarm/length", "1: completions run to the length limit, and longer ones had higher rewards; else 0"),
         Metric("alarm/phrase", "1: nearly all completions share a word that few had at the start; else 0"),

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.compare.records.run_curves import held_out_curve, training_curve
+from rlalign.algorithms import UNTRAINED
+from rlalign.compare.records.run_curves import held_out_curve, training_curve, untrained_curve
 from rlalign.compare.results.schema import Curve
 from rlalign.compare.study import Cell
 from rlalign.storage.jsonl import read_metrics
@@ -115,6 +116,9 @@ def read_record(cell: Cell, failure: str | None = None) -> Record:
         for when in ("before", "after")
     )
     start = float(np.nanmean(before["reward"]))
+    if cell.config.algorithm in UNTRAINED:
+        curve = untrained_curve(float(np.nanmean(after["reward"])))
+        return Record(cell, None, before, after, evaluation["samples"], curve, curve)
     held_out = held_out_curve(cell.config, rows, start)
     return Record(cell, None, before, after, evaluation["samples"], held_out, training)
 

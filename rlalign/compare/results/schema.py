@@ -140,6 +140,7 @@ class AlgorithmResult:
         at_equal_kl: reward at the point of the learning curve at which the KL first reached `EnvResult.kl_level`; mean
             over the seeds that did not fail, since a failed seed may lack this point.
         at_equal_kl_seeds: the same per seed.
+        samples_per_answer: completions that one answer costs after training: n for best_of_n, else 1.
     """
 
     final: list[list[float | None]]
@@ -158,6 +159,7 @@ class AlgorithmResult:
     profile: Profile
     at_equal_kl: Estimate | None = None
     at_equal_kl_seeds: list[float | None] = field(default_factory=list)
+    samples_per_answer: int = 1
 
 
 @dataclass(frozen=True)
