@@ -10,6 +10,7 @@ from typing import Any
 import tyro
 
 from rlalign.cli.arguments import parse_arguments
+from rlalign.cli.feedback_overoptimization import Overoptimization, run_overoptimization
 from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.cli.feedback_report import Report, run_report
 from rlalign.errors import UnknownNameError, UserError
@@ -22,6 +23,7 @@ SUBCOMMANDS = {
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
     "report": "write agreement, biases and win rates with intervals as one page",
+    "overoptimization": "fit proxy and gold reward of runs against their KL, and report where gold turns",
     "forget": "replace a pseudonym and delete what belongs to it but the votes",
     "withdraw": "mark the votes of an annotator, which leave reports and exports",
     "erase": "delete the votes of an annotator for good",
@@ -135,7 +137,8 @@ class Erase:
 
 
 ARGUMENTS: dict[str, Any] = {
-    c.__name__.lower(): c for c in (Plan, Sample, Invite, Serve, Simulate, Report, Forget, Withdraw, Erase)
+    c.__name__.lower(): c
+    for c in (Plan, Sample, Invite, Serve, Simulate, Report, Overoptimization, Forget, Withdraw, Erase)
 }
 """The arguments of each subcommand."""
 
@@ -145,7 +148,7 @@ def run(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print_text("rlalign feedback SUBCOMMAND ...\n")
         for name, text in SUBCOMMANDS.items():
-            print_text(f"  {name:10} {text}")
+            print_text(f"  {name:16} {text}")
         print_text("\nrlalign feedback SUBCOMMAND --help shows its arguments.")
         return 0
     if args[0] not in SUBCOMMANDS:
@@ -161,6 +164,7 @@ def run(args: Sequence[str]) -> int:
 
 _plan = run_plan
 _report = run_report
+_overoptimization = run_overoptimization
 
 
 def _sample(arguments: Sample) -> int:
