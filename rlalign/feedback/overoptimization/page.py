@@ -23,10 +23,11 @@ _FORMS = {"best_of_n": "R(d) = d (α − β d)", "rl": "R(d) = d (α − β log 
 _METHODS = (
     "d is the square root of the KL to the initial policy in nats per completion. R is the reward minus that of the "
     "initial policy, so that R(0) = 0. Both forms are of Gao et al. 2022 (2210.10760): d (α − β d) for best-of-n, "
-    "largest at α/2β, and d (α − β log d) for reinforcement learning, largest at exp(α/β − 1). They are fitted by least "
-    "squares to the points of all seeds.",
-    "Intervals are 95 % percentiles over resampled seeds; the seed is the unit, because the points of one run depend on "
-    "each other. “beyond” means that more than 2.5 % of the resampled fits do not turn within the range of the data.",
+    "largest at α/2β, and d (α − β log d) for reinforcement learning, largest at exp(α/β − 1). They are fitted by "
+    "least squares to the points of all seeds.",
+    "Intervals are 95 % percentiles over resampled seeds; the seed is the unit, because the points of one run depend "
+    "on each other. “beyond” means that more than 2.5 % of the resampled fits do not turn within the range of the "
+    "data.",
     "The KL of best-of-n is the upper bound log n − (n − 1)/n (Beirami et al. 2024, 2401.01879). Its rewards are "
     "unbiased estimates by order statistics (Nakano et al. 2021, 2112.09332). The KL of a trained policy is the mean "
     "log-ratio of its samples.",

@@ -56,7 +56,7 @@ class RunCurve:
 
     @property
     def d(self) -> FloatArray:
-        """Square root of the KL. The sampled KL of a policy that has hardly changed can be below 0, which counts as 0."""
+        """Square root of the KL. A sampled KL below 0, as of a policy that has hardly changed, counts as 0."""
         return np.sqrt(np.maximum(self.kl, 0.0))
 
 
@@ -92,8 +92,8 @@ def read_curves(
         names = ", ".join(sorted(known)) or "none"
         detail = f" ({notes[0]})" if notes else ""
         raise UserError(
-            f"expected runs that measure the metrics '{proxy}' and '{gold}' and their KL, got none{detail}; use --proxy "
-            f"and --gold with metrics of the runs ({names}), and train with --reward NAME=0 to measure one"
+            f"expected runs that measure the metrics '{proxy}' and '{gold}' and their KL, got none{detail}; use "
+            f"--proxy and --gold with metrics of the runs ({names}), and train with --reward NAME=0 to measure one"
         )
     return _named(_once_per_seed(curves)), notes
 
