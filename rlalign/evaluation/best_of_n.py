@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from rlalign.errors import UserError
-from rlalign.types import FloatArray
+from rlalign.types import FloatArray, IntArray
 
 SAMPLES_PER_N = 4
 """Least number of samples per prompt, in multiples of n: with N = n the estimate uses one sample of the maximum."""
@@ -152,10 +152,10 @@ def exact_kl(probabilities: FloatArray, rewards: FloatArray, n: int) -> float:
     return float((gain[drawn] * np.log(gain[drawn] / mass[drawn])).sum())
 
 
-def _classes(probabilities: FloatArray, rewards: FloatArray, n: int) -> tuple[FloatArray, FloatArray, FloatArray]:
+def _classes(probabilities: FloatArray, rewards: FloatArray, n: int) -> tuple[FloatArray, IntArray, FloatArray]:
     """Return per different reward its probability under best-of-n, the class of each completion, and its base mass."""
     _, classes = np.unique(rewards, return_inverse=True)
-    mass = np.bincount(classes, probabilities)
+    mass: FloatArray = np.bincount(classes, probabilities).astype(np.float64)
     upper = np.minimum(np.cumsum(mass), 1.0)
     upper[-1] = 1.0  # rounding of the sum would reappear n-fold
     lower = np.concatenate([[0.0], upper[:-1]])

@@ -35,7 +35,8 @@ def num_completions(vocabulary: int, num_stops: int, max_new: int) -> int:
         31
     """
     others = vocabulary - num_stops
-    return num_stops * sum(others**t for t in range(max_new)) + others**max_new
+    count: int = num_stops * sum(others**t for t in range(max_new)) + others**max_new
+    return count
 
 
 def all_completions(vocabulary: int, stop_ids: Collection[int], max_new: int) -> list[tuple[int, ...]]:
