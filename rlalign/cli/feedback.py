@@ -23,7 +23,7 @@ SUBCOMMANDS = {
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
     "report": "write agreement, biases and win rates with intervals as one page",
-    "overoptimization": "fit proxy and gold reward of runs against their KL, and report where gold turns",
+    "overoptimization": "fit proxy and gold reward of runs against their KL, and report where gold begins to fall",
     "forget": "replace a pseudonym and delete what belongs to it but the votes",
     "withdraw": "mark the votes of an annotator, which leave reports and exports",
     "erase": "delete the votes of an annotator for good",

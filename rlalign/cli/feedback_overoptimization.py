@@ -1,4 +1,4 @@
-"""`rlalign feedback overoptimization`: proxy and gold reward of runs against their KL, and where gold turns."""
+"""`rlalign feedback overoptimization`: proxy and gold reward of runs against their KL, and where gold falls."""
 
 from __future__ import annotations
 

@@ -129,6 +129,7 @@ def _group(name: str, members: Sequence[RunCurve], seed: int, notes: list[str]) 
         notes.append(f"{name}: no fit: {error}")
         return {**part, "fits": None, "sentence": f"{name}: too few points for a fit."}
     highest = max(float(np.nanmax(curve.d)) for curve in members)
+    part["measured"] = {reward: _largest_measured(members, reward) for reward in fits}
     part["range"] = {"d": highest, "kl": highest**2}
     part["fits"] = {reward: _fit(result, highest) for reward, result in fits.items()}
     part["sentence"] = sentence(name, fits["proxy"], fits["gold"], highest)
@@ -139,6 +140,19 @@ def _group(name: str, members: Sequence[RunCurve], seed: int, notes: list[str]) 
                 "read a turning point from it"
             )
     return part
+
+
+def _largest_measured(members: Sequence[RunCurve], reward: str) -> dict[str, float]:
+    """Return the KL of the evaluation with the largest reward: median, least and largest over the seeds.
+
+    It needs no form, but the largest of many noisy values is often at a KL that is not the best one.
+    """
+    kls = []
+    for curve in members:
+        values = np.where(np.isfinite(curve.kl), getattr(curve, reward), math.nan)
+        if np.isfinite(values).any():
+            kls.append(float(curve.kl[int(np.nanargmax(values))]))
+    return {"value": float(np.median(kls)), "low": min(kls), "high": max(kls)}
 
 
 def _fit(result: SeedFit, highest: float) -> dict[str, Any]:
@@ -186,10 +200,11 @@ def sentence(name: str, proxy: SeedFit, gold: SeedFit, highest: float) -> str:
         claim = f"gold is largest at a KL of {where} by the fit to one seed, without an interval"
     elif math.isinf(turn.high):
         claim = (
-            f"no turn of gold can be claimed: the fit is largest at a KL of {where}, and {100 * turn.share:.0f} % of "
+            f"no turning point of gold can be claimed: the fit is largest at a KL of {where}, and {100 * turn.share:.0f} % of "
             f"the resampled fits turn {until}"
         )
     else:
-        claim = f"gold turns at a KL of {where} (95 % CI [{turn.low**2:.3g}, {turn.high**2:.3g}])"
+        interval = f"95 % CI [{turn.low**2:.3g}, {turn.high**2:.3g}]"
+        claim = f"gold is largest at a KL of {where} ({interval}) and falls beyond it"
     rises = proxy.turn.d > turn.d * 1.05 and proxy.turn.outcome != "fell from the start"
     return f"{name}: {claim}{'; the proxy still rises there' if rises else ''}."

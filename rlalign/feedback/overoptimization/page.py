@@ -27,7 +27,8 @@ _METHODS = (
     "least squares to the points of all seeds.",
     "Intervals are 95 % percentiles over resampled seeds; the seed is the unit, because the points of one run depend "
     "on each other. “beyond” means that more than 2.5 % of the resampled fits do not turn within the range of the "
-    "data.",
+    "data. “Largest measured” is the median over seeds of the KL with the largest reward; it needs no form and is "
+    "noisy.",
     "The KL of best-of-n is the upper bound log n − (n − 1)/n (Beirami et al. 2024, 2401.01879). Its rewards are "
     "unbiased estimates by order statistics (Nakano et al. 2021, 2112.09332). The KL of a trained policy is the mean "
     "log-ratio of its samples.",
@@ -63,7 +64,7 @@ def _group(group: Values) -> Html:
         content["name"],
         note(text),
         panels([_drawing(content, "proxy"), _drawing(content, "gold")]),
-        None if content["fits"] is None else _fits(group["fits"]),
+        None if content["fits"] is None else _fits(group),
         _points(group),
     )
 
@@ -76,9 +77,7 @@ def _drawing(content: dict[str, Any], reward: str) -> Html:
     if fit:
         edges += fit["line"]["value"]
     x = axis_range([point["d"] for point in points], zero=True)
-    panel = Panel(
-        x=x, y=axis_range([*edges, 0.0]), title=reward, x_label="√KL to the initial policy", y_label="R − R(0)"
-    )
+    panel = Panel(x=x, y=axis_range([*edges, 0.0]), title=f"{reward}, R − R(0)", x_label="√KL to the initial policy")
     panel.grid()
     panel.reference_line(y=0.0)
     color = _COLORS[reward]
@@ -98,10 +97,11 @@ def _drawing(content: dict[str, Any], reward: str) -> Html:
     return panel.svg()
 
 
-def _fits(fits: Values) -> Html:
-    head = ["", "α", "95 % CI", "β", "95 % CI", "R²", "points", "turning point", "largest at KL", "95 % CI", "in range"]
+def _fits(group: Values) -> Html:
+    head = ["", "α", "95 % CI", "β", "95 % CI", "R²", "points", "turning point", "at KL", "95 % CI", "in range"]
+    head += ["largest measured at KL", "seeds from, to"]
     rows = []
-    for reward, fit in fits.items():
+    for reward, fit in group["fits"].items():
         turn = fit["turn"]
         rows.append(
             row(
@@ -114,9 +114,11 @@ def _fits(fits: Values) -> Html:
                     shown(fit["r2"], plain),
                     shown(fit["points"], integer),
                     turn.content["outcome"],
-                    shown(turn["kl"]["value"], plain),
+                    shown(turn["kl"]["value"], plain) if turn.content["outcome"] == "turned" else MISSING,
                     _interval(turn["kl"], beyond=turn.content["share_in_range"] is not None),
                     shown(turn["share_in_range"], _percent),
+                    shown(group["measured"][reward]["value"], plain),
+                    _interval(group["measured"][reward]),
                 ],
                 set(range(1, len(head))) - {7},
             )

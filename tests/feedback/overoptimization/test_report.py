@@ -26,7 +26,7 @@ Write = Callable[..., Path]
 
 @pytest.fixture
 def write_run(tmp_path: Path) -> Write:
-    """Return a function that writes the folder of a run whose proxy rises and whose gold turns at d = 2."""
+    """Return a function that writes the folder of a run whose proxy rises and whose gold is largest at d = 2."""
 
     def write(name: str, seed: int, *, alpha: float = 1.0, validations: bool = True, best_of: bool = False,
               finished: bool = True, gold: str = "gold", **settings: Any) -> Path:  # fmt: skip
@@ -84,7 +84,7 @@ def test_the_turn_of_gold_is_reported_with_its_interval_and_the_proxy_still_rise
     assert turn["kl"]["value"] == pytest.approx(4.0, abs=0.1)
     assert turn["kl"]["low"] <= 4.0 + 0.1
     assert turn["kl"]["high"] >= 4.0 - 0.1
-    assert text.startswith("rloo: gold turns at a KL of 4")
+    assert text.startswith("rloo: gold is largest at a KL of 4")
     assert text.endswith("the proxy still rises there.")
     assert group["fits"]["proxy"]["turn"]["outcome"] == "did not turn in range"
     assert report.notes == ()
