@@ -200,8 +200,8 @@ def sentence(name: str, proxy: SeedFit, gold: SeedFit, highest: float) -> str:
         claim = f"gold is largest at a KL of {where} by the fit to one seed, without an interval"
     elif math.isinf(turn.high):
         claim = (
-            f"no turning point of gold can be claimed: the fit is largest at a KL of {where}, and {100 * turn.share:.0f} % of "
-            f"the resampled fits turn {until}"
+            f"no turning point of gold can be claimed: the fit is largest at a KL of {where}, and "
+            f"{100 * turn.share:.0f} % of the resampled fits turn {until}"
         )
     else:
         interval = f"95 % CI [{turn.low**2:.3g}, {turn.high**2:.3g}]"
