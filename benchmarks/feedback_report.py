@@ -1,10 +1,12 @@
-"""Time of the statistics of a large study: 200,000 votes, 100,000 items, 50 people.
+"""Time of the report of a large study: 200,000 votes, 100,000 items, 50 people.
 
     python benchmarks/feedback_report.py                   # writes benchmarks/results/feedback_report.json
     python benchmarks/feedback_report.py --items 2000      # a trial, which writes nothing
 
 The store has three policies, completions of about 600 characters with some Markdown, gold items, repetitions and skips.
-The parts are: reading the store into arrays, all statistics, and the same as JSON text. Each is the median of three.
+`command_s` is `rlalign feedback report`, a process of its own, with its imports. The parts are: reading the store into
+arrays, all statistics, and the page with its JSON text. Each is the median of three, as seconds of the wall clock and
+of the processor: other work on the machine makes the former longer.
 """
 
 from __future__ import annotations
@@ -12,6 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +26,9 @@ import sqlalchemy as sa
 from machine import write
 
 from rlalign.feedback import tables
+from rlalign.feedback.report.contents import contents_of
+from rlalign.feedback.report.page import render
+from rlalign.feedback.report.values import Values
 from rlalign.feedback.sampling import Completion, Content, make_store
 from rlalign.feedback.statistics import read_judgments, summarize
 from rlalign.feedback.store import Store
@@ -150,6 +157,11 @@ def _votes(c: sa.Connection, rng: np.random.Generator, policy: np.ndarray, lengt
     c.execute(sa.insert(tables.vote), rows)
 
 
+def clock() -> tuple[float, float]:
+    """Return the seconds of the wall clock and of the processor."""
+    return time.perf_counter(), time.process_time()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=100_000)
@@ -159,22 +171,33 @@ def main() -> None:
         location = arguments.store or f"{folder}/study.db"
         if not Path(location).exists():
             build(location, arguments.items)
-        times: dict[str, list[float]] = {"read_s": [], "statistics_s": [], "json_s": []}
+        times: dict[str, list[tuple[float, float]]] = {"read": [], "statistics": [], "page": []}
+        commands: list[float] = []
         with Store(location) as store:
             study = store.study()
             for _ in range(3):
-                start = time.perf_counter()
+                marks = [clock()]
                 judgments = store.read(lambda c: read_judgments(c, study))
-                times["read_s"].append(time.perf_counter() - start)
-                start = time.perf_counter()
+                marks.append(clock())
                 summary = summarize(judgments, study)
-                times["statistics_s"].append(time.perf_counter() - start)
-                start = time.perf_counter()
-                json.dumps(summary, allow_nan=False)
-                times["json_s"].append(time.perf_counter() - start)
-    medians = {name: round(statistics.median(values), 3) for name, values in times.items()}
-    medians["total_s"] = round(sum(medians.values()), 3)
-    result = {"items": arguments.items, "votes": len(judgments), "people": PEOPLE, **medians}
+                marks.append(clock())
+                with store.snapshot() as connection:
+                    content = contents_of(connection, study, summary)
+                render(Values(json.loads(json.dumps(content, allow_nan=False))))
+                marks.append(clock())
+                for name, start, end in zip(times, marks, marks[1:], strict=False):
+                    times[name].append((end[0] - start[0], end[1] - start[1]))
+        for _ in range(3):
+            begin = time.perf_counter()
+            command = [sys.executable, "-m", "rlalign", "feedback", "report", location]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+            commands.append(time.perf_counter() - begin)
+    result: dict[str, Any] = {"items": arguments.items, "votes": len(judgments), "people": PEOPLE}
+    for column, unit in enumerate(("s", "cpu_s")):
+        medians = {name: statistics.median(row[column] for row in rows) for name, rows in times.items()}
+        result |= {f"{name}_{unit}": round(value, 3) for name, value in medians.items()}
+        result[f"total_{unit}"] = round(sum(medians.values()), 3)
+    result["command_s"] = round(statistics.median(commands), 2)
     print(json.dumps(result, indent=1))
     if arguments.items == 100_000:
         print(write("feedback_report", result))

@@ -68,7 +68,16 @@ def _read_json(path: Path) -> Table:
 
 
 def _read_csv(path: Path, separator: str | None = None) -> Table:
-    """Return the records of a CSV file. An empty cell is a missing value; every other cell is a text.
+    numbers = []
+    rows = []
+    for number, row in csv_records(path, separator):
+        numbers.append(number)
+        rows.append(row)
+    return Table(rows, path.name, "line", numbers)
+
+
+def csv_records(path: Path, separator: str | None = None) -> Iterator[tuple[int, dict[str, str | None]]]:
+    """Yield line and record of each row of a CSV file. An empty cell is a missing value; every other cell is a text.
 
     Rows of empty cells are skipped, as are columns without a name and without values: spreadsheets write both.
 
@@ -76,6 +85,9 @@ def _read_csv(path: Path, separator: str | None = None) -> Table:
         path: the file.
         separator: of cells; None: a semicolon if the header has one and no comma, as some spreadsheets write, else a
             comma.
+
+    Raises:
+        ValueError: names the line.
     """
     lines = (line for _, line in _text_lines(path))
     first = next(lines, "")
@@ -94,8 +106,6 @@ def _read_csv(path: Path, separator: str | None = None) -> Table:
         if repeated := [name for name, count in Counter(header).items() if name and count > 1]:
             raise ValueError(f"expected distinct column names in line 1, got '{repeated[0]}' twice")
         nameless = [column for column, name in enumerate(header) if not name]
-        rows = []
-        numbers = []
         start = reader.line_num + 1
         for cells in reader:
             if not any(cells):  # an empty line, too
@@ -114,14 +124,12 @@ def _read_csv(path: Path, separator: str | None = None) -> Table:
                 )
             if valued:  # the numbers of the rows, as data frames write them
                 row[""] = cells[valued[0]]
-            rows.append(row)
-            numbers.append(start)
+            yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
         raise ValueError(f"line {reader.line_num}: {error}") from error
     finally:
         csv.field_size_limit(previous)
-    return Table(rows, path.name, "line", numbers)
 
 
 def _read_tsv(path: Path) -> Table:

@@ -10,6 +10,9 @@ from typing import Any
 import tyro
 
 from rlalign.cli.arguments import parse_arguments
+from rlalign.cli.feedback_check import Check, run_check
+from rlalign.cli.feedback_export import Export, run_export
+from rlalign.cli.feedback_judge import Judge
 from rlalign.cli.feedback_overoptimization import Overoptimization, run_overoptimization
 from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.cli.feedback_report import Report, run_report
@@ -22,7 +25,10 @@ SUBCOMMANDS = {
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
+    "judge": "let a language model judge pairs in both orders",
     "report": "write agreement, biases and win rates with intervals as one page",
+    "export": "write preferences of a study for TRL, or every vote with its time",
+    "check": "check preference data from anywhere, and name the rows that are wrong",
     "overoptimization": "fit proxy and gold reward of runs against their KL, and report where gold begins to fall",
     "forget": "replace a pseudonym and delete what belongs to it but the votes",
     "withdraw": "mark the votes of an annotator, which leave reports and exports",
@@ -138,7 +144,10 @@ class Erase:
 
 ARGUMENTS: dict[str, Any] = {
     c.__name__.lower(): c
-    for c in (Plan, Sample, Invite, Serve, Simulate, Report, Overoptimization, Forget, Withdraw, Erase)
+    for c in (
+        *(Plan, Sample, Invite, Serve, Simulate, Judge, Report, Export, Check, Overoptimization),
+        *(Forget, Withdraw, Erase),
+    )
 }
 """The arguments of each subcommand."""
 
@@ -154,10 +163,14 @@ def run(args: Sequence[str]) -> int:
     if args[0] not in SUBCOMMANDS:
         raise UnknownNameError("subcommand of feedback", args[0], SUBCOMMANDS)
     arguments = parse_arguments(ARGUMENTS[args[0]], args[1:], prog=f"rlalign feedback {args[0]}")
+    if args[0] == "check":
+        return run_check(arguments)  # needs no package of the extra
     from rlalign.registry import import_optional
 
     for module in ("sqlalchemy", "alembic", "fastapi", "uvicorn", "markdown_it", "nh3", "latex2mathml", "httpx"):
         import_optional(module, "feedback")
+    if args[0] == "export":
+        return run_export(arguments)
     status: int = globals()[f"_{args[0]}"](arguments)
     return status
 
@@ -284,6 +297,12 @@ def _simulate(arguments: Simulate) -> int:
     for link, count in zip(links, counts, strict=True):
         print_text(f"{link.pseudonym}  {count} items")
     return 0
+
+
+def _judge(arguments: Judge) -> int:
+    from rlalign.cli.feedback_judge import judge
+
+    return judge(arguments)
 
 
 def _score(spec: str) -> Any:

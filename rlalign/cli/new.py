@@ -278,7 +278,8 @@ prompts = "prompts.jsonl"  # a data file with a column `prompt`; a column `langu
 kind = "pair"  # pair: which of two is better; rating: points of one; ranking: an order of 2 to 4
 votes_per_item = 3  # people who judge an item
 # items_per_person = 0  # largest number of items per person; 0: no limit
-# selection = "random"  # the next item: random, or priority
+# selection = "random"  # the next item: random, priority, or uncertainty (pairs that tell most about the policies)
+# random_share = 0.3  # of "uncertainty": share of the items that are selected at random, at least 0.3
 # gold_share = 0.0  # share of the items of a person that are gold questions (below), at most 0.5
 # repeat_share = 0.0  # share of the items of a person that they judged before, at most 0.5
 

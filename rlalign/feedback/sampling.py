@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback import tables
+from rlalign.feedback.preferences.near_duplicates import prompt_groups
 from rlalign.feedback.store import Store, insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import LABELS, Example, Study, number_of_completions, text_of, to_values
 from rlalign.feedback.tables import VERSION
@@ -73,7 +74,7 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
     if study.stop.width and len(content.policies) < 2:
         raise UserError("'stop.width': expected two policies or more, whose win rates have intervals; use stop.votes")
     texts = {part: text_of(study, part, folder) for part in ("consent", "guidelines")}
-    groups = _near_duplicates([_plain(messages) for messages, _ in content.prompts])
+    groups = prompt_groups([_plain(messages) for messages, _ in content.prompts])
     items = list(_items(study, content))
     if not items:
         raise UserError("the study has no item: no prompt has enough completions; add policies or samples")
@@ -104,7 +105,9 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
             {
                 "kind": study.kind, "prompt_id": prompts[prompt],
                 "completion_ids": json.dumps([ids[i] for i in members]), "needed": study.votes_per_item,
-                "free": study.votes_per_item, "priority": 0.0, "place": rng.random(), "selection": study.selection,
+                "free": study.votes_per_item, "priority": 0.0, "place": rng.random(),
+                # a batch that selects an item by its score writes that
+                "selection": "random" if study.selection == "uncertainty" else study.selection,
             }
             for prompt, members in items
         ]  # fmt: skip
@@ -338,15 +341,9 @@ def as_messages(prompt: Any) -> list[dict[str, str]]:
 
 
 def _plain(messages: Sequence[Mapping[str, str]]) -> str:
-    return "\n".join(m["content"] for m in messages)
-
-
-def _near_duplicates(texts: Sequence[str]) -> list[int]:
-    """Return a group for each text, equal for texts that differ in case, space, digits and punctuation alone."""
-    groups: dict[str, int] = {}
-    return [
-        groups.setdefault(re.sub(r"[\W\d_]+", " ", text.lower()).strip() or text, i) for i, text in enumerate(texts)
-    ]
+    """Return the text by which prompts are compared: without the system's messages, which prompts share."""
+    users = [m for m in messages if m["role"] != "system"]
+    return "\n".join(m["content"] for m in users or messages)
 
 
 def named_policies(study: Study, content: Content, words: Sequence[str] = ()) -> list[str]:

@@ -1,4 +1,4 @@
-"""The choice of the next item: at random, or by priority.
+"""The choice of the next item: at random, by priority, or from batches that are drawn by uncertainty.
 
 Statements are built once: building one takes longer than executing it.
 """
@@ -28,6 +28,10 @@ OPEN_ITEMS: Statement = sa.select(item).where(item.c.free > 0, ~sa.exists(_HAD))
 _BEHIND = OPEN_ITEMS.where(item.c.place >= sa.bindparam("start")).order_by(item.c.place)
 _BEFORE = OPEN_ITEMS.where(item.c.place < sa.bindparam("start")).order_by(item.c.place)
 _BY_PRIORITY = OPEN_ITEMS.order_by(item.c.priority.desc(), item.c.id)
+# items that a batch has selected have priorities above 0 (see `rlalign.feedback.enrollment`)
+_OF_BATCHES = OPEN_ITEMS.where(item.c.priority > 0).order_by(item.c.priority.desc(), item.c.id)
+# a condition on the priority would make SQLite sort all of these items
+_NEXT_AT_RANDOM = OPEN_ITEMS.where(item.c.batch.is_(None)).order_by(item.c.place)
 
 
 def at_random(rng: random.Random) -> Sequence[tuple[Statement, Mapping[str, Any]]]:
@@ -41,5 +45,13 @@ def by_priority(_: random.Random) -> Sequence[tuple[Statement, Mapping[str, Any]
     return [(_BY_PRIORITY, {})]
 
 
-SELECTIONS: dict[str, Selection] = {"random": at_random, "priority": by_priority}
+def from_batches(_: random.Random) -> Sequence[tuple[Statement, Mapping[str, Any]]]:
+    """Choose an item of the batches; if none is left for the annotator, the next one in the stored random order.
+
+    The next batch takes over the items that were given in this way, as selected at random.
+    """
+    return [(_OF_BATCHES, {}), (_NEXT_AT_RANDOM, {})]
+
+
+SELECTIONS: dict[str, Selection] = {"random": at_random, "priority": by_priority, "uncertainty": from_batches}
 """Selections by their names in study.toml."""

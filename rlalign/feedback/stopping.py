@@ -15,8 +15,9 @@ import numpy as np
 import sqlalchemy as sa
 from scipy import stats
 
+from rlalign.feedback.enrollment import read_selected
 from rlalign.feedback.progress import progress, votes
-from rlalign.feedback.statistics.intervals import rate
+from rlalign.feedback.statistics.intervals import distinct, rate
 from rlalign.feedback.store import log_event
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import study
@@ -31,7 +32,11 @@ def is_complete(connection: sa.Connection, described: Study) -> bool:
         return True
     if not described.stop.width or described.kind != "pair":
         return False
-    return widest_interval(votes(connection, comments=False)) <= described.stop.width
+    weights = None
+    if described.selection == "uncertainty":
+        selected = read_selected(connection)
+        weights = dict(zip(selected.item.tolist(), selected.weight.tolist(), strict=True))
+    return widest_interval(votes(connection, comments=False), weights) <= described.stop.width
 
 
 def complete(connection: sa.Connection) -> None:
@@ -41,14 +46,14 @@ def complete(connection: sa.Connection) -> None:
         log_event(connection, "stop rule", "stop")
 
 
-def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
+def widest_interval(rows: Iterable[Mapping[str, Any]], weights: Mapping[int, float] | None = None) -> float:
     """Return the width of the widest 95 % interval of a win rate, in percentage points; infinite with few prompts.
 
     The win rate of a pair of policies is the mean of 1 for a win, 0 for a loss, and 1/2 for a tie or two bad
-    completions. The votes of a group of near-duplicate prompts form a cluster; with G groups, residuals e and n votes,
-    approximately::
+    completions. The votes of a group of near-duplicate prompts form a cluster; with G groups, and residuals e and
+    weights w of the votes, approximately::
 
-        width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} e_i)²) / n
+        width = 2 · t(0.975, G - 1) · sqrt(G / (G - 1) · Σ_g (Σ_{i in g} w_i e_i)²) / Σ w
 
     The interval is that of reports, for this panel of annotators (`rlalign.feedback.statistics.intervals.rate`). A
     prompt of wins and a prompt of losses are added, as Agresti and Coull do (1998, The American Statistician
@@ -57,24 +62,26 @@ def widest_interval(rows: Iterable[Mapping[str, Any]]) -> float:
 
     Args:
         rows: votes, as `rlalign.feedback.progress.votes` returns them.
+        weights: id of an item -> weight of its votes (see `rlalign.feedback.enrollment.read_selected`); None: all 1.
     """
-    wins: dict[tuple[str, ...], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    scores: dict[tuple[str, ...], list[tuple[int, float, float]]] = defaultdict(list)
     for row in rows:
         if row["gold"] or row["repeat_of"] is not None or row["choice"] == "skip":
             continue
         first, second = row["policies"]
         score = {"a": 1.0, "b": 0.0}.get(row["choice"], 0.5)
         pair = tuple(sorted((first, second)))
-        wins[pair][row["group"]].append(score if first == pair[0] else 1.0 - score)
-    widths = [_width(list(prompts.values())) for prompts in wins.values()]
-    return max(widths, default=math.inf)
+        weight = 1.0 if weights is None else weights[row["item"]]
+        scores[pair].append((row["group"], score if first == pair[0] else 1.0 - score, weight))
+    return max((_width(votes_of_pair) for votes_of_pair in scores.values()), default=math.inf)
 
 
-def _width(clusters: list[list[float]]) -> float:
-    if len(clusters) < _LEAST_PROMPTS:
+def _width(votes_of_pair: list[tuple[int, float, float]]) -> float:
+    """Return the width of the panel's interval of votes: group, score and weight of each."""
+    group = np.array([group for group, _, _ in votes_of_pair])
+    if distinct(group) < _LEAST_PROMPTS:
         return math.inf
-    scores = np.concatenate([np.array(cluster) for cluster in clusters])
-    prompt = np.repeat(np.arange(len(clusters)), [len(cluster) for cluster in clusters])
-    panel = rate(scores, prompt, np.zeros_like(prompt), method="win rate").panel
+    score, weight = (np.array([vote[column] for vote in votes_of_pair]) for column in (1, 2))
+    panel = rate(score, group, np.zeros_like(group), weight, method="win rate").panel
     # twice the half width: the bounds are cut off at 0 and 1, and a lead must not make an interval shorter
     return 200.0 * float(stats.t.ppf(0.975, panel.df)) * panel.se

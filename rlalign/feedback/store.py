@@ -95,6 +95,7 @@ class Store:
             self._copying = threading.Thread(target=self._copy_log, args=(path,), name="feedback-log", daemon=True)
             self._must_copy = threading.Event()
         self.closed = False
+        self._closing = threading.Lock()
         try:
             if create:
                 self._create()
@@ -114,12 +115,13 @@ class Store:
 
         An exception of the request undoes its changes only, and is raised by the future.
         """
-        if self.closed:
-            raise FaultError(f"the store '{self.location}' is closed; open it again")
-        if self.postgres:
-            return self._threads.submit(self._write_alone, request)
         future: Future[T] = Future()
-        self._waiting.put((request, future))
+        with self._closing:  # a request behind the end would wait for ever
+            if self.closed:
+                raise FaultError(f"the store '{self.location}' is closed; open it again")
+            if self.postgres:
+                return self._threads.submit(self._write_alone, request)
+            self._waiting.put((request, future))
         return future
 
     @contextmanager
@@ -139,13 +141,15 @@ class Store:
 
     def close(self) -> None:
         """Finish the waiting requests and close all connections."""
-        if self.closed:
-            return
-        self.closed = True
+        with self._closing:
+            if self.closed:
+                return
+            self.closed = True
+            if not self.postgres:
+                self._waiting.put(None)
         if self.postgres:
             self._threads.shutdown()
         else:
-            self._waiting.put(None)
             self._writer.join()
             self._must_copy.set()
             self._copying.join()
@@ -170,28 +174,28 @@ class Store:
     def _write_groups(self) -> None:
         """Run waiting requests until the store is closed."""
         with self._engine.connect() as connection:
-            open_ = True
             written = 0
-            while open_:
-                entry = self._waiting.get()
-                group: list[tuple[Request[Any], Future[Any]]] = []
-                while entry is not None and len(group) < _LARGEST_GROUP:
+            entry = self._waiting.get()
+            while entry is not None:  # None follows the last request
+                group = [entry]
+                while len(group) < _LARGEST_GROUP and (entry := self._next_waiting()) is not None:
                     group.append(entry)
-                    try:
-                        entry = self._waiting.get_nowait()
-                    except queue.Empty:
-                        break
-                else:
-                    if entry is None:
-                        open_ = False
-                    else:
-                        self._waiting.put(entry)
-                if group:
-                    self._write_group(connection, group)
+                self._write_group(connection, group)
                 written += len(group)
                 if written >= _CHECKPOINT_REQUESTS:
                     written = 0
                     self._must_copy.set()
+                entry = self._waiting.get()
+
+    def _next_waiting(self) -> tuple[Request[Any], Future[Any]] | None:
+        """Return the next request if one waits. The end of the queue stays in it."""
+        try:
+            entry = self._waiting.get_nowait()
+        except queue.Empty:
+            return None
+        if entry is None:
+            self._waiting.put(None)  # nothing comes behind it
+        return entry
 
     def _copy_log(self, path: Path) -> None:
         """Copy the write-ahead log into the file from time to time, until the store is closed.
@@ -363,7 +367,7 @@ def log_event(
     connection: sa.Connection,
     actor: str,
     what: Literal["create", "invite", "pause", "resume", "revoke", "export", "look", "forget", "withdraw", "erase",
-                  "break", "stop", "withdraw item"],
+                  "break", "stop", "withdraw item", "judge", "enroll"],
     detail: str = "",
 ) -> None:  # fmt: skip
     """Store who did what, without personal data."""

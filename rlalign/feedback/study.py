@@ -124,7 +124,8 @@ class Study:
         gold: items with a known answer, mixed in.
         gold_share: share of items of a person that are gold questions.
         repeat_share: share of items of a person that were shown to them before.
-        selection: the next item: "random" or "priority".
+        selection: the next item: "random", "priority" or "uncertainty".
+        random_share: share of the items that "uncertainty" selects at random, at least 0.3.
         lease_minutes: an item that is not answered in this time is given to somebody else.
         break_items: a break is suggested after this number of items.
         break_minutes: a break is suggested after this time of work.
@@ -152,6 +153,7 @@ class Study:
     gold_share: float = 0.0
     repeat_share: float = 0.0
     selection: str = "random"
+    random_share: float = 0.3
     lease_minutes: float = 20.0
     break_items: int = 50
     break_minutes: float = 25.0
@@ -264,7 +266,8 @@ def _check(study: Study) -> None:
         raise UserError("'prompts': expected a data file for the policies, got none; use prompts = \"prompts.jsonl\"")
     for name, least, most in (
         ("votes_per_item", 1, 1000), ("count", 0, None), ("items_per_person", 0, None), ("gold_share", 0, 0.5),
-        ("repeat_share", 0, 0.5), ("lease_minutes", 0.1, 1440), ("break_items", 1, None), ("break_minutes", 1, None),
+        ("repeat_share", 0, 0.5), ("random_share", 0.3, 1), ("lease_minutes", 0.1, 1440), ("break_items", 1, None),
+        ("break_minutes", 1, None),
     ):  # fmt: skip
         value = getattr(study, name)
         check_range(name, value, least=least)
@@ -295,6 +298,8 @@ def _check(study: Study) -> None:
         raise UserError("'stop.width': expected two policies or more, whose win rates have intervals; use stop.votes")
     if study.selection not in SELECTIONS:
         raise UserError(f"unknown selection '{study.selection}'.{did_you_mean(study.selection, SELECTIONS)}")
+    if study.selection == "uncertainty" and study.kind != "pair":
+        raise UserError(f"selection 'uncertainty': expected kind 'pair', got '{study.kind}'; use selection 'random'")
     if study.kind == "rating" and not study.scales:
         raise UserError("kind 'rating': expected at least one scale, got none; add [[scales]] with a name")
     for scale in study.scales:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 1
+VERSION = 2
 """Version of the schema. Another version needs a migration (see `migrations/`)."""
 
 metadata = sa.MetaData()
@@ -34,9 +34,9 @@ def _text(name: str, *, null: bool = False, default: str | None = None, unique: 
     return sa.Column(name, sa.Text, nullable=null, server_default=default, unique=unique)
 
 
-def _real(name: str, *, default: float | None = None) -> sa.Column[float]:
+def _real(name: str, *, null: bool = False, default: float | None = None) -> sa.Column[float]:
     kind: sa.types.TypeEngine[float] = sa.Double().with_variant(sa.REAL, "sqlite")
-    return sa.Column(name, kind, nullable=False, server_default=None if default is None else str(default))
+    return sa.Column(name, kind, nullable=null, server_default=None if default is None else str(default))
 
 
 study = _table(
@@ -83,11 +83,13 @@ item = _table(
     _integer("free", sa.CheckConstraint("free >= 0", name="free_is_not_negative")),
     _real("priority", default=0.0),
     _real("place"),  # in a random order
-    _text("selection"),
-    _real("selection_prob", default=1.0),
+    _text("selection"),  # random, priority; of batches: random, fit or scores; or the kind, or repeat
+    _real("selection_prob", default=1.0),  # of the batch, given the votes before it
     _text("answer", null=True),
     _text("explanation", null=True),
     _integer("repeat_of", sa.ForeignKey("item.id"), null=True),
+    _real("score", null=True),  # of an ensemble: items of larger scores are selected with larger probability
+    _integer("batch", null=True),  # number of the batch in which the item was selected
 )
 sa.Index("item_by_place", item.c.place, sqlite_where=item.c.free > 0, postgresql_where=item.c.free > 0)
 sa.Index(
@@ -101,7 +103,7 @@ annotator = _table(
     "annotator",
     _id(),
     _text("pseudonym", unique=True),
-    _text("scope"),  # annotator, admin, crowd, or user
+    _text("scope"),  # annotator, admin, crowd, user, or judge
     _text("token_hash", null=True, unique=True),
     _integer("created"),
     _integer("expires", null=True),

@@ -34,15 +34,15 @@ def test_a_newer_store_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_older_store_is_copied_and_migrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A second version is added to a copy of the folder of versions."""
+    """A further version is added to a copy of the folder of versions."""
     import shutil
 
     location = tmp_path / "study.db"
     build(write_study(tmp_path), location).close()
     folder = tmp_path / "versions of later"
     shutil.copytree(Path(migrations.__file__).parent, folder)
-    (folder / "versions" / "0002_later.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0002'\ndown_revision = '0001'\n"
+    (folder / "versions" / "0003_later.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision = '0003'\ndown_revision = '0002'\n"
         "def upgrade():\n    op.add_column('study', sa.Column('note', sa.Text(), server_default=''))\n"
     )
     config = migrations._config()
@@ -51,7 +51,7 @@ def test_an_older_store_is_copied_and_migrated(tmp_path: Path, monkeypatch: pyte
     with Store(location) as store:
         assert store.read(lambda c: c.execute(sa.text("SELECT note FROM study")).scalar_one()) == ""
         assert store.study().name == "numbers"
-    copy = sqlite3.connect(tmp_path / "study.db.0001.backup")
+    copy = sqlite3.connect(tmp_path / "study.db.0002.backup")
     assert copy.execute("SELECT count(*) FROM item").fetchone() == (6,)
     assert "note" not in [row[1] for row in copy.execute("PRAGMA table_info(study)")]
     copy.close()

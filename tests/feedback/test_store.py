@@ -7,12 +7,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import closing, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
-from rlalign.errors import UserError
+from rlalign.errors import FaultError, UserError
 from rlalign.feedback import store as store_module
 from rlalign.feedback import tables
 from rlalign.feedback.store import Store, filesystem, log_event
@@ -151,3 +152,40 @@ def test_the_log_is_copied_into_the_file_beside_the_writer(tmp_path: Path, monke
             if "look" in names():
                 break
         assert "look" in names()
+
+
+def test_all_waiting_requests_are_answered_before_the_store_closes(tmp_path: Path) -> None:
+    build(write_study(tmp_path), tmp_path / "study.db").close()
+    store = Store(tmp_path / "study.db")
+    go = Event()
+    order: list[int] = []
+    blocked = store.write(lambda _: go.wait())
+    # more than one group
+    futures = [store.write(lambda _, i=i: order.append(i)) for i in range(600)]  # type: ignore[misc]  # of now
+    closing = Thread(target=store.close)
+    closing.start()
+    go.set()
+    closing.join(60)
+    assert blocked.done()
+    assert [future.done() for future in futures] == [True] * 600
+    assert order == sorted(order)
+
+
+def test_a_request_beside_the_end_is_refused_or_answered(tmp_path: Path) -> None:
+    build(write_study(tmp_path), tmp_path / "study.db").close()
+    for _ in range(5):
+        store = Store(tmp_path / "study.db")
+        futures: list[Future[Any]] = []
+
+        def ask(store: Store = store, futures: list[Future[Any]] = futures) -> None:
+            with suppress(FaultError):
+                while True:
+                    futures.append(store.write(lambda _: None))
+
+        threads = [Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        store.close()
+        for thread in threads:
+            thread.join()
+        assert all(future.done() for future in futures)

@@ -19,7 +19,6 @@ Format = Callable[[float | None], str]
 
 ESTIMATE_HEAD = ("estimate", "this panel", "population", "detects", "prompts", "people", "votes", "method")
 """Headings of the cells of `estimate_cells`."""
-TEXT_COLUMNS = {3}
 
 
 class Methods:

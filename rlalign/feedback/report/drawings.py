@@ -10,7 +10,8 @@ from rlalign.html.markup import Html
 from rlalign.html.rows import draw_estimate, row_label, row_panel
 from rlalign.html.svg import axis_range
 
-_MOST_ROWS = 30
+MOST_ROWS = 30
+"""Rows of a drawing that can be read."""
 _NUMBERS = ("value", "low", "high")
 
 
@@ -24,7 +25,7 @@ def forest(title: str, rows: Sequence[tuple[str, int, Values]], x_label: str, nu
         null: value without a difference.
         scale: factor of the numbers, such as 100 for percent.
     """
-    parts = [(label, color, _main(estimate)) for label, color, estimate in rows[:_MOST_ROWS]]
+    parts = [(label, color, _main(estimate)) for label, color, estimate in rows]
 
     def scaled(value: float | None) -> float | None:
         return None if value is None else scale * value

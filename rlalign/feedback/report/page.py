@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rlalign.feedback.report import policy_sections, vote_sections
 from rlalign.feedback.report.cells import Methods, integer, shown
+from rlalign.feedback.report.judges import judges_section
 from rlalign.feedback.report.values import Values
 from rlalign.feedback.report.verdict import verdict
 from rlalign.html.markup import Html, tag
@@ -26,12 +27,13 @@ def render(values: Values) -> str:
     if kind == "rating":
         sections += policy_sections.ratings(people, colors, methods)
     else:
-        sections += [policy_sections.win_rates(people, colors, methods), policy_sections.order(people, colors, methods)]
-    if kind == "ranking":
-        sections.append(policy_sections.rankings(people, colors, methods))
+        if kind == "ranking":
+            sections.append(policy_sections.rankings(people, colors, methods))
+        sections.append(policy_sections.win_rates(people, colors, methods))
     if kind == "pair":
         bad = "“Both are bad” counts as a tie in comparisons. Its share of the votes says how good the policies are."
         sections += [
+            policy_sections.order(people, colors, methods),
             policy_sections.strengths(people, colors, methods),
             policy_sections.rates("Both are bad", bad, people["bad"], colors, methods),
             vote_sections.biases(people, methods),
@@ -42,6 +44,7 @@ def render(values: Values) -> str:
         vote_sections.people(people, methods),
         policy_sections.sensitivity(people, colors, methods) if kind == "pair" else None,
         policy_sections.rates("Skips", skips, people["skips"], colors, methods),
+        judges_section(values["judges"], methods),
         vote_sections.planning(people, methods),
         vote_sections.counts(people),
     ]
@@ -51,7 +54,6 @@ def render(values: Values) -> str:
 
 def _header(values: Values) -> Html:
     study, people = values["study"], values["people"]
-    source = " of an LLM judge" if people.content["source"] == "judge" else ""
     size = [_count(people["counts"], name) for name in ("prompts", "people", "votes")]
     warnings = []
     if study.content["state"] != "complete":
@@ -61,7 +63,7 @@ def _header(values: Values) -> Html:
         )
     return tag(
         "header",
-        tag("p", _KINDS[people.content["kind"]] + source, class_="kind"),
+        tag("p", _KINDS[people.content["kind"]], class_="kind"),
         tag("h1", study.content["name"]),
         tag("p", size[0], " · ", size[1], " · ", size[2], f" · {values.content['created'][:10]}", class_="facts"),
         tag("div", verdict(people), class_="verdict", id_="verdict"),
@@ -75,11 +77,11 @@ def _count(counts: Values, name: str) -> list[object]:
 
 def _study(study: Values) -> Html:
     stop = study.content
-    rule = (
-        f"{stop['stop_votes']} votes" if stop["stop_votes"]
-        else f"intervals narrower than {stop['stop_width']:g} points" if stop["stop_width"]
-        else f"{stop['votes_per_item']} votes per item"
-    )  # fmt: skip
+    rule = f"{stop['votes_per_item']} votes per item"
+    if stop["stop_votes"]:
+        rule = f"{stop['stop_votes']} votes"
+    elif stop["stop_width"]:
+        rule = f"intervals narrower than {stop['stop_width']:g} points"
     return section(
         "Study",
         facts(

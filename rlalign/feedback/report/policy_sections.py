@@ -11,7 +11,7 @@ from rlalign.feedback.report.cells import (
     reason,
     shown,
 )
-from rlalign.feedback.report.drawings import forest
+from rlalign.feedback.report.drawings import MOST_ROWS, forest
 from rlalign.feedback.report.values import Values
 from rlalign.html.components import Colors, colored_name, note
 from rlalign.html.markup import Html, joined, tag
@@ -25,15 +25,21 @@ def win_rates(values: Values, colors: Colors, methods: Methods) -> Html | None:
         return None
     rows = [([_name(p, "first", colors), _name(p, "second", colors)], p) for p in pairs]
     drawn = [(f"{p.content['first']} – {p.content['second']}", _winner(p, colors), p) for p in pairs]
+    implied = (
+        " A ranking of several completions gives a comparison for each pair of them, and “votes” counts these."
+        if values.content["kind"] == "ranking"
+        else ""
+    )
     parts: list[object] = [
         note(
             "The win rate of the first policy against the second: the mean of 1 for a win, 0 for a loss, and ½ for a "
             "tie or two bad completions. Above 50 %, the first is preferred. The interval for this panel holds for the "
             "people who voted; that for the population of annotators says what other people would prefer. Bold: the "
             "interval to quote. “Detects” is the smallest difference from 50 % that votes like these find with a "
-            "probability of 80 %."
+            "probability of 80 %." + implied
         ),
-        panels([forest("Win rates", drawn, "win rate of the first policy, %, 95 % CI", 0.5, 100.0)]),
+        panels([forest("Win rates", drawn[:MOST_ROWS], "win rate of the first policy, %, 95 % CI", 0.5, 100.0)]),
+        note(f"The drawing has the first {MOST_ROWS} pairs.") if len(drawn) > MOST_ROWS else "",
         estimate_table("win rates", ["first", "second"], rows, percent, methods),
     ]
     parts += _outcomes(pairs, colors)

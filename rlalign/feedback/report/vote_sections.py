@@ -103,6 +103,8 @@ def biases(values: Values, methods: Methods) -> Html:
             rows.append(row([label, MISSING, MISSING, *estimate_cells(test, text, methods)], numeric))
             continue
         found = "yes" if test.content["found"] else "no"
+        if test.content["p"] is None:
+            found = MISSING
         rows.append(row([label, shown(test["p"], p_value), found, *estimate_cells(test, text, methods)], numeric))
     return section(
         "Biases",
@@ -135,6 +137,9 @@ def people(values: Values, methods: Methods) -> Html:
         tag("p", part.content["rule"][:1].upper() + part.content["rule"][1:], ".", class_="note"),
         tag("p", "Methods: ", *[[methods.mark(e), " "] for e in used], class_="note"),
     ]
+    model = part.get("model")
+    if model is not None and not model.content["converged"]:
+        parts.append(tag("p", "The model of reliability did not converge, and is not used.", class_="note"))
     random = part.get("random_answers")
     if random is not None:
         parts.append(tag("p", "Reliability of random answers: ", shown(random, plain), ".", class_="note"))
@@ -187,9 +192,9 @@ def planning(values: Values, methods: Methods) -> Html | None:
     }
     points = f"{100 * target.content['difference']:g} points"
     listed |= {
-        f"prompts for {points}, this panel": _needed(target["panel_prompts"]),
-        f"prompts for {points}, population": _needed(target["population_prompts"]),
-        f"people for {points}, population": _needed(target["population_people"]),
+        f"prompts for {points}, this panel, with these people": _needed(target["panel_prompts"]),
+        f"prompts for {points}, population, with these people": _needed(target["population_prompts"]),
+        f"people for {points}, population, with these prompts": _needed(target["population_people"]),
     }
     return section(
         "Sample size",

@@ -3,6 +3,7 @@
 summary           all statistics of a study as JSON values, for the report
 summary_policies  its parts about policies
 judgments         votes as arrays, on the sides of policies
+markdown          counts of Markdown elements
 estimate          an estimate with its interval, method, source and numbers of prompts, people and votes
 intervals         the interval for this panel of annotators, and that for their population
 agreement         Krippendorff's alpha, kappa, self-consistency
@@ -14,6 +15,10 @@ strengths         their fit, with terms for position, length and Markdown
 plackett_luce     strengths from rankings
 ratings           ordinal model of ratings, and a comparison of ranks
 ranking           simultaneous intervals, rank sets, cycles
+design            random design of a batch of items
+weighting         weights that undo the selection of items
+information       information of further votes, disagreement
+judges            LLM judges beside people
 power             sample size, and the smallest detectable difference
 """
 

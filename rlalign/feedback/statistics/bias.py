@@ -10,7 +10,7 @@ from scipy import stats
 from rlalign.feedback.statistics.estimate import Counts, Estimate, TwoEstimates, wilson_estimate
 from rlalign.feedback.statistics.intervals import rate
 from rlalign.feedback.statistics.judgments import LOSS, WIN, Judgments
-from rlalign.feedback.statistics.strengths import Refusal, fit
+from rlalign.feedback.statistics.strengths import Refusal, Strengths, fit
 from rlalign.types import BoolArray, FloatArray
 
 _OUTLIER = 3.5
@@ -64,8 +64,9 @@ def position_bias_of_people(pairs: Judgments) -> dict[int, tuple[Estimate, float
     people, at = np.unique(votes.person, return_inverse=True)
     left = np.bincount(at, left_wins(votes), len(people))
     total = np.bincount(at, minlength=len(people))
-    p = [float(stats.binomtest(int(k), int(n)).pvalue) for k, n in zip(left, total, strict=True)]
-    adjusted = holm(p)
+    # the binomial distribution of one half is symmetric: its two-sided p-value is twice the smaller tail
+    p = np.minimum(1.0, 2 * stats.binom.cdf(np.minimum(left, total - left), total, 0.5))
+    adjusted = holm(p.tolist())
     method = "share of decisive votes for the left side, Wilson's interval"
     return {
         int(person): (
@@ -76,12 +77,16 @@ def position_bias_of_people(pairs: Judgments) -> dict[int, tuple[Estimate, float
     }
 
 
-def length_bias(pairs: Judgments) -> tuple[Test | None, Test | Refusal]:
+def length_bias(pairs: Judgments, fitted: Strengths | Refusal | None = None) -> tuple[Test | None, Test | Refusal]:
     """Return the share of decisive votes for the longer completion, and the effect of length beside the strengths.
 
     The share differs from one half for a policy that is better and longer. The effect does not: it is the coefficient
     of the relative difference in length in Davidson's model with strengths of the policies, in log odds per standard
     deviation. It shows that longer completions of the same policy win more often, for any reason.
+
+    Args:
+        pairs: votes that `rlalign.feedback.statistics.win_rates.comparisons` returned.
+        fitted: the fit of Davidson's model with this term, if it exists already.
     """
     votes = decisive(pairs)
     longer = votes.take(votes.length[:, 0] != votes.length[:, 1])
@@ -91,7 +96,8 @@ def length_bias(pairs: Judgments) -> tuple[Test | None, Test | Refusal]:
         share = tested(
             rate(won, longer.group, longer.person, method="share of decisive votes for the longer side"), 0.5
         )
-    fitted = fit(pairs, "davidson", ("length",))
+    if fitted is None:
+        fitted = fit(pairs, "davidson", ("length",))
     if isinstance(fitted, Refusal):
         return share, fitted
     if not fitted.terms:

@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
 
-from rlalign.feedback.statistics.estimate import LEVEL, Counts, TwoEstimates, t_estimate
+from rlalign.feedback.statistics.estimate import LEVEL, Counts, TwoEstimates, t_estimate, t_quantile
 from rlalign.types import FloatArray, IntArray
 
 Interval = Literal["panel", "population"]
@@ -120,7 +119,7 @@ def least_ratio(counts: Counts) -> float:
     if smaller < 2:
         return math.nan
     level = (1 + LEVEL) / 2
-    return float(stats.t.ppf(level, counts.prompts - 1) / stats.t.ppf(level, smaller - 1))
+    return t_quantile(level, counts.prompts - 1) / t_quantile(level, smaller - 1)
 
 
 def dense(values: IntArray) -> tuple[IntArray, int]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import sqlalchemy as sa
 from rlalign.errors import UserError
 from rlalign.feedback import tables
 from rlalign.feedback.progress import is_right_on_screen
+from rlalign.feedback.statistics.markdown import STYLES, markdown_counts
 from rlalign.feedback.study import LABELS, Kind, Study
 from rlalign.feedback.votes import stands
 from rlalign.types import BoolArray, FloatArray, IntArray
@@ -28,16 +28,8 @@ from rlalign.types import BoolArray, FloatArray, IntArray
 LOSS, TIE, WIN, BAD, SKIP = range(5)
 """Outcomes of a pair for its first policy. The first three are ordered; BAD (both are bad) has no place among them."""
 OUTCOMES = ("loss", "tie", "win", "bad", "skip")
-STYLES = ("headers", "lists", "bold")
-"""Markdown elements that are counted per completion."""
 _OTHER = -1
 """Outcome of a rating or of a ranking that is not a skip."""
-
-_CODE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-# patterns that begin with a fixed character are found several times faster than those that begin with ^
-_LINES = re.compile(r"\n(?: {0,3}(#{1,6})|[ \t]*(?:[-*+]|\d+[.)]))\s")
-_STARS = re.compile(r"\*\*[^*\n]+\*\*")
-_UNDERSCORES = re.compile(r"__[^_\n]+__")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +56,7 @@ class Judgments:
         repeat_of: id of the item that this one repeats; -1 if it repeats none, [N].
         right: 1 for a right answer to a gold item, 0 for a wrong one, -1 if unknown, [N].
         judge: the vote is that of an LLM judge, [N].
-        probability: probability with which the item was selected, [N].
+        probability: probability with which the item was selected, up to a factor, [N].
     """
 
     kind: Kind
@@ -128,17 +120,6 @@ class Judgments:
             if isinstance(getattr(self, field.name), np.ndarray)
         }
         return dataclasses.replace(self, **changes)
-
-
-def markdown_counts(text: str) -> tuple[int, int, int]:
-    """Return the number of headers, list entries and bold passages of a Markdown text, without its code blocks."""
-    if "```" in text:
-        text = _CODE.sub("", text)
-    starts: list[str] = _LINES.findall(f"\n{text}")  # the number signs of a header, or nothing for an entry
-    entries = starts.count("")
-    bold = len(_STARS.findall(text)) if "**" in text else 0
-    bold += len(_UNDERSCORES.findall(text)) if "__" in text else 0
-    return len(starts) - entries, entries, bold
 
 
 def read_judgments(connection: sa.Connection, study: Study, *, sources: Sequence[str] = ("person",)) -> Judgments:
@@ -221,7 +202,7 @@ def _read(connection: sa.Connection, study: Study, sources: Sequence[str]) -> Ju
         repeat_of=np.array([-1 if i is None else i for i in items[4]], np.int64)[at],
         right=right,
         judge=np.array([source == "judge" for source in votes[6]], bool),
-        probability=np.array(items[3], np.float64)[at],
+        probability=_probabilities(connection, study, _integers(items[0]), items[3])[at],
     )
 
 
@@ -383,6 +364,19 @@ def _integers(values: Iterable[int]) -> IntArray:
 
 def _chosen(column: Sequence[Any], rows: IntArray) -> Sequence[Any]:
     return column if len(rows) == len(column) else [column[i] for i in rows]
+
+
+def _probabilities(connection: sa.Connection, study: Study, items: IntArray, stored: Sequence[float]) -> FloatArray:
+    """Return the selection probability of each item, up to a factor; that of all batches together, not of its own."""
+    if study.selection != "uncertainty":
+        return np.array(stored, np.float64)
+    from rlalign.feedback.enrollment import read_selected  # which imports statistics
+
+    selected = read_selected(connection)
+    weights = np.ones(len(items))  # of gold items and repetitions, which no batch selects
+    at = _find(selected.item, items)
+    weights[at >= 0] = selected.weight[at[at >= 0]]
+    return 1.0 / np.where(weights > 0, weights, 1.0)
 
 
 def _find(known: IntArray, values: IntArray) -> IntArray:

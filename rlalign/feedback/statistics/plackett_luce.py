@@ -16,7 +16,7 @@ from rlalign.types import FloatArray, IntArray
 METHOD = "Plackett-Luce strengths; a tie is the mean over the orders that it leaves open"
 SOURCE = "Plackett (1975), Applied Statistics 24:193-202; Luce (1959), Individual Choice Behavior"
 _STEPS = 100
-_LARGEST = 30.0
+_LARGEST = 15.0
 
 
 def fit_rankings(judgments: Judgments) -> Strengths | Refusal:

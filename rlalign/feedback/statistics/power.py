@@ -7,9 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from rlalign.feedback.statistics.estimate import LEVEL, POWER
+from rlalign.feedback.statistics.estimate import LEVEL, POWER, t_quantile
 from rlalign.feedback.statistics.intervals import Interval, dense, sums_by
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.feedback.statistics.win_rates import SCORE, compared_pairs
@@ -101,7 +100,7 @@ def detectable_difference(
     if df < 1:
         return math.inf
     level = 1 - (1 - LEVEL) / design.comparisons
-    quantiles = float(stats.t.ppf((1 + level) / 2, df) + stats.t.ppf(power, df))
+    quantiles = t_quantile((1 + level) / 2, df) + t_quantile(power, df)
     return quantiles * standard_error(design, variability, interval)
 
 

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from rlalign.feedback.statistics.estimate import LEVEL, Counts, Estimate, detectable
+from rlalign.feedback.statistics.estimate import LEVEL, Counts, Estimate, detectable, t_quantile
 from rlalign.feedback.statistics.intervals import Covariance, Interval
 from rlalign.types import BoolArray, FloatArray
 
@@ -46,7 +45,7 @@ def critical_value(correlation: FloatArray, df: float) -> float:
         correlation: [P, P], positive semidefinite.
         df: degrees of freedom, at least 1.
     """
-    single = float(stats.t.ppf((1 + LEVEL) / 2, df))
+    single = t_quantile((1 + LEVEL) / 2, df)
     if len(correlation) == 1:
         return single
     rng = np.random.default_rng(_SEED)
@@ -95,7 +94,7 @@ def simultaneous(
 def _estimate(
     value: float, critical: float, se: float, counts: Counts, method: str, source: str, *, df: float = math.nan
 ) -> Estimate:
-    found = detectable(se, df) + (critical - float(stats.t.ppf((1 + LEVEL) / 2, df))) * se
+    found = detectable(se, df) + (critical - t_quantile((1 + LEVEL) / 2, df)) * se
     low, high = value - critical * se, value + critical * se
     return Estimate(value, low, high, found, method, source, counts.prompts, counts.people, counts.votes)
 

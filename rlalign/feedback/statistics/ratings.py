@@ -23,7 +23,7 @@ RANK_SOURCE = (
     "Mann and Whitney (1947), Annals of Mathematical Statistics 18:50-60; in clusters: Obuchowski (1997), Biometrics "
     "53:567-578"
 )
-_LARGEST = 30.0
+_LARGEST = 15.0
 
 
 @dataclass(frozen=True, slots=True)

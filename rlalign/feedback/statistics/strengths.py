@@ -16,8 +16,9 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from rlalign.feedback.statistics.intervals import Covariance, covariance, sums_by
-from rlalign.feedback.statistics.judgments import BAD, LOSS, STYLES, TIE, WIN, Judgments
+from rlalign.feedback.statistics.judgments import BAD, LOSS, TIE, WIN, Judgments
 from rlalign.feedback.statistics.likelihoods import Derivatives, Likelihood, bradley_terry, davidson, rao_kupper
+from rlalign.feedback.statistics.markdown import STYLES
 from rlalign.feedback.statistics.win_rates import inverse_weights
 from rlalign.types import FloatArray, IntArray
 
@@ -41,8 +42,9 @@ TERMS = ("position", "length", *STYLES)
 (a - b) / (a + b) of the counts of both completions, divided by its standard deviation (Arena's style control, Li,
 Angelopoulos and Chiang 2024, lmsys.org/blog/2024-08-28-style-control)."""
 _STEPS = 100
-_LARGEST = 30.0
-"""Log odds beyond which a parameter counts as infinite."""
+_LARGEST = 15.0
+"""Log odds beyond which a parameter counts as infinite: three million to one. A likelihood without a maximum rises by
+less and less along the way there, so that the gradient alone does not show it."""
 
 
 @dataclass(frozen=True, slots=True)

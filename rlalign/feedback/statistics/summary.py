@@ -26,8 +26,9 @@ from rlalign.feedback.statistics.power import (
     required_people,
     required_prompts,
 )
-from rlalign.feedback.statistics.strengths import Refusal
+from rlalign.feedback.statistics.strengths import Refusal, Strengths, fit
 from rlalign.feedback.statistics.summary_policies import (
+    all_fits,
     ranking_part,
     rankings_part,
     ratings_part,
@@ -79,12 +80,14 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
     if study.kind == "rating":
         return result_of(result | {"ratings": ratings_part(judgments)})
     result["win_rates"] = win_rates_part(pairs)
-    result["ranking"] = ranking_part(pairs)
     if study.kind == "ranking":
+        result["ranking"] = ranking_part(pairs, fit(pairs))
         return result_of(result | {"rankings": rankings_part(judgments)})
+    fits = all_fits(pairs)
+    result["ranking"] = ranking_part(pairs, fits.models["davidson"])
     result["bad"] = _by_policy(judgments, BAD)
-    result["bias"] = bias_part(pairs)
-    result["strengths"] = strengths_part(pairs)
+    result["bias"] = bias_part(pairs, fits.controlled["length"])
+    result["strengths"] = strengths_part(pairs, fits)
     result["without"] = {
         "unreliable_people": _without(pairs, ~np.isin(pairs.person, list(unreliable)), bool(unreliable)),
         "fast_votes": _without(pairs, ~bias.fast_votes(pairs), bool(bias.fast_votes(pairs).any())),
@@ -219,9 +222,9 @@ def people_part(judgments: Judgments, pairs: Judgments, study: Study) -> tuple[d
 # ---- biases, skips, sensitivity ----
 
 
-def bias_part(pairs: Judgments) -> dict[str, Any]:
+def bias_part(pairs: Judgments, with_length: Strengths | Refusal) -> dict[str, Any]:
     """Return the tests of position and length bias."""
-    share, effect = bias.length_bias(pairs)
+    share, effect = bias.length_bias(pairs, with_length)
     return {
         "position": _test(bias.position_bias(pairs)),
         "length_share": _test(share),
@@ -248,7 +251,11 @@ def _without(pairs: Judgments, keep: BoolArray, changed: bool) -> dict[str, Any]
     if not changed:
         return None
     part = pairs.take(keep)
-    return {"votes_left_out": int((~keep).sum()), "win_rates": win_rates_part(part), "ranking": ranking_part(part)}
+    return {
+        "votes_left_out": int((~keep).sum()),
+        "win_rates": win_rates_part(part),
+        "ranking": ranking_part(part, fit(part)),
+    }
 
 
 # ---- sample size ----

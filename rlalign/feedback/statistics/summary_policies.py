@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from rlalign.feedback.statistics.estimate import LEVEL, Estimate, TwoEstimates
+from rlalign.feedback.statistics.estimate import LEVEL, Estimate, TwoEstimates, t_quantile
 from rlalign.feedback.statistics.intervals import Covariance, Interval, covariance
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.feedback.statistics.plackett_luce import fit_rankings
@@ -68,7 +68,7 @@ def win_rates_part(pairs: Judgments) -> dict[str, Any]:
 
 
 def simultaneous_rates(pairs: Judgments, rates: list[PairRate]) -> list[Estimate | None]:
-    """Return max-t intervals of all win rates, of the kind of the headline; None where there is none."""
+    """Return max-t intervals of all win rates, of the kind of the headline; None without an interval."""
     if not rates:
         return []
     joint = covariance(pair_influences(pairs), pairs.group, pairs.person)
@@ -98,7 +98,7 @@ def _widened(estimate: Estimate, critical: float, claims: int) -> Estimate:
     """Return an estimate of a rate with another multiple of its standard error."""
     low = max(0.0, estimate.center - critical * estimate.se)
     high = min(1.0, estimate.center + critical * estimate.se)
-    found = estimate.detectable + (critical - float(stats.t.ppf((1 + LEVEL) / 2, estimate.df))) * estimate.se
+    found = estimate.detectable + (critical - t_quantile((1 + LEVEL) / 2, estimate.df)) * estimate.se
     return Estimate(
         estimate.value, low, high, found, f"{estimate.method}; simultaneous (max-t) for {claims} claims",
         f"{estimate.source}; {SOURCE}", estimate.prompts, estimate.people, estimate.votes,
@@ -108,17 +108,40 @@ def _widened(estimate: Estimate, critical: float, claims: int) -> Estimate:
 # ---- strengths ----
 
 
-def strengths_part(pairs: Judgments) -> dict[str, Any]:
+CONTROLLED: dict[str, tuple[str, ...]] = {
+    "position": ("position",),
+    "length": ("length",),
+    "position, length and Markdown": TERMS,
+}
+"""Fits with terms beside the plain one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """The fits of a study.
+
+    Attributes:
+        models: by the model of ties, without terms.
+        controlled: of Davidson's model, by the keys of `CONTROLLED`.
+    """
+
+    models: dict[str, Strengths | Refusal]
+    controlled: dict[str, Strengths | Refusal]
+
+
+def all_fits(pairs: Judgments) -> Fits:
+    """Return the fits by each model of ties, and with terms for position, length and Markdown."""
+    return Fits(
+        {name: fit(pairs, name) for name in MODELS},
+        {name: fit(pairs, "davidson", terms) for name, terms in CONTROLLED.items()},
+    )
+
+
+def strengths_part(pairs: Judgments, fits: Fits) -> dict[str, Any]:
     """Return the strengths by each model of ties, and with terms for position, length and Markdown."""
-    models: dict[str, Any] = {name: _fit_json(pairs, fit(pairs, name)) for name in MODELS}
-    controlled = {
-        "position": ("position",),
-        "length": ("length",),
-        "position, length and Markdown": TERMS,
-    }
     return {
-        "models": models,
-        "with_terms": {name: _fit_json(pairs, fit(pairs, "davidson", terms)) for name, terms in controlled.items()},
+        "models": {name: _fit_json(pairs, fitted) for name, fitted in fits.models.items()},
+        "with_terms": {name: _fit_json(pairs, fitted) for name, fitted in fits.controlled.items()},
     }
 
 
@@ -144,9 +167,8 @@ def _fit_json(pairs: Judgments, fitted: Strengths | Refusal) -> dict[str, Any]:
     }
 
 
-def ranking_part(pairs: Judgments) -> dict[str, Any]:
+def ranking_part(pairs: Judgments, fitted: Strengths | Refusal) -> dict[str, Any]:
     """Return the differences of strengths with simultaneous intervals, and the ranks that each policy can have."""
-    fitted = fit(pairs, "davidson")
     if isinstance(fitted, Refusal):
         return fitted.to_json()
     return _ranks(pairs, fitted)

@@ -11,7 +11,7 @@ import numpy as np
 from rlalign.feedback.statistics.estimate import TwoEstimates
 from rlalign.feedback.statistics.intervals import rate
 from rlalign.feedback.statistics.judgments import BAD, LOSS, SKIP, TIE, WIN, Judgments
-from rlalign.types import FloatArray, IntArray
+from rlalign.types import BoolArray, FloatArray, IntArray
 
 SCORE = np.array([0.0, 0.5, 1.0, 0.5, np.nan])
 """Score of the first policy by outcome: a tie and two bad completions are half a win."""
@@ -46,11 +46,12 @@ def comparisons(judgments: Judgments) -> Judgments:
     A ranking of k completions becomes k (k - 1) / 2 comparisons. They are in the cluster of their prompt, so that no
     interval counts them as independent. A rating becomes none.
     """
-    counted = judgments.take(judgments.counted)
-    pairs = ranked_pairs(counted) if judgments.kind == "ranking" else counted
     if judgments.kind == "rating":
-        return pairs.take(np.zeros(len(pairs), bool))
-    return pairs.take((pairs.first >= 0) & (pairs.first != pairs.second))
+        return judgments.take(np.zeros(len(judgments), bool))
+    if judgments.kind == "ranking":
+        pairs = ranked_pairs(judgments.take(judgments.counted))
+        return pairs.take((pairs.first >= 0) & (pairs.first != pairs.second))
+    return judgments.take(judgments.counted & (judgments.first >= 0) & (judgments.first != judgments.second))
 
 
 def ranked_pairs(judgments: Judgments) -> Judgments:
@@ -163,16 +164,17 @@ def outcome_rates(judgments: Judgments, outcome: int) -> dict[int | None, TwoEst
     Skips are missing values: a rate that differs between policies means that the others are no random part. Gold items
     and repetitions are left out.
     """
-    plain = judgments.take(~judgments.gold & (judgments.repeat_of < 0))
+    plain = ~judgments.gold & (judgments.repeat_of < 0)
     if outcome != SKIP:
-        plain = plain.take(plain.answered)
+        plain &= judgments.answered
     name = "skips" if outcome == SKIP else "both are bad"
-    parts: dict[int | None, Judgments] = {None: plain}
-    present: IntArray = np.unique(plain.policy[plain.policy >= 0])
-    for policy in present.tolist():
-        parts[policy] = plain.take((plain.policy == policy).any(1))
+    parts: dict[int | None, BoolArray] = {None: plain}
+    present: IntArray = np.unique(judgments.policy[plain])
+    for policy in present[present >= 0].tolist():
+        parts[policy] = plain & (judgments.policy == policy).any(1)
+    hits = (judgments.outcome == outcome).astype(np.float64)
     return {
-        key: rate((votes.outcome == outcome).astype(np.float64), votes.group, votes.person, method=f"share of {name}")
-        for key, votes in parts.items()
-        if len(votes)
+        key: rate(hits[rows], judgments.group[rows], judgments.person[rows], method=f"share of {name}")
+        for key, rows in parts.items()
+        if rows.any()
     }

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,9 +10,9 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
 
-from rlalign.escaping.spreadsheet import cell
 from rlalign.feedback import people
 from rlalign.feedback.errors import Invalid, NotFound
+from rlalign.feedback.exports import csv_lines, json_lines, log_look
 from rlalign.feedback.progress import annotators, progress, votes
 from rlalign.feedback.store import log_event
 from rlalign.feedback.tables import annotator, study
@@ -155,9 +152,7 @@ async def _log_look(server: Server, request: Request, what: Any) -> None:
     """Count that somebody looked at results: a stop that depends on them changes what an interval means."""
 
     def change(c: sa.Connection) -> None:
-        person = _admin(c, request)
-        c.execute(sa.update(study).values(looks=study.c.looks + 1))
-        log_event(c, person.pseudonym, what)
+        log_look(c, _admin(c, request).pseudonym, what)
 
     await server.write(change)
 
@@ -181,19 +176,9 @@ def _download(content: Iterator[str], media_type: str, name: str) -> StreamingRe
 
 def _lines(server: Server, comments: bool) -> Iterator[str]:
     with server.store.snapshot() as connection:
-        for row in votes(connection, comments=comments):
-            yield json.dumps(row, ensure_ascii=False) + "\n"
+        yield from json_lines(votes(connection, comments=comments))
 
 
 def _csv(server: Server, comments: bool) -> Iterator[str]:
     with server.store.snapshot() as connection:
-        names: list[str] | None = None
-        for row in votes(connection, comments=comments):
-            buffer = io.StringIO()
-            writer = csv.writer(buffer)
-            if names is None:
-                names = list(row)
-                writer.writerow(names)
-            values = (json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in row.values())
-            writer.writerow([cell(value) for value in values])
-            yield buffer.getvalue()
+        yield from csv_lines(votes(connection, comments=comments))

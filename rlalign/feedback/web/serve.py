@@ -18,6 +18,7 @@ import uvicorn
 
 from rlalign.errors import FaultError, UserError
 from rlalign.escaping.terminal import in_one_line, print_text
+from rlalign.feedback.enrollment import enroll_next
 from rlalign.feedback.people import Link, invite
 from rlalign.feedback.progress import progress
 from rlalign.feedback.stopping import complete, is_complete
@@ -66,9 +67,11 @@ class _MaskedLog:
 
 @contextmanager
 def housekeeping(store: Store) -> Iterator[None]:
-    """Give back the items whose time is over, and follow the stop rule, every few seconds while the block runs."""
+    """Give back the items whose time is over, select items and follow the stop rule, while the block runs."""
     stopped = threading.Event()
     study = store.study()
+    if study.selection == "uncertainty":
+        enroll_next(store, study)
 
     def follow_stop_rule(counted: int) -> int:
         """Return the number of votes that the rule has seen; it is computed again only when there are more."""
@@ -82,6 +85,8 @@ def housekeeping(store: Store) -> Iterator[None]:
         while not stopped.wait(_HOUSEKEEPING_S):
             try:
                 store.write(expire).result()
+                if study.selection == "uncertainty":
+                    enroll_next(store, study)
                 if study.stop.votes or study.stop.width:
                     counted = follow_stop_rule(counted)
             except Exception as error:  # a full disk may be freed: the next turn tries again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,14 +14,19 @@ import pytest
 import sqlalchemy as sa
 
 from rlalign.cli import main
+from rlalign.errors import UserError
 from rlalign.feedback import tables
 from rlalign.feedback.items import content_of, next_item
+from rlalign.feedback.judges.client import Client, Endpoint
+from rlalign.feedback.judges.prompt import DEFAULT, Template
+from rlalign.feedback.judges.run import run_judge
 from rlalign.feedback.people import accept, invite, sign_in, signed_in
 from rlalign.feedback.report import Report, write_report
 from rlalign.feedback.store import Store
 from rlalign.feedback.votes import Ballot, record
 from tests.conftest import Browser
 from tests.feedback.conftest import build, write_study
+from tests.feedback.judge_server import FakeJudge, served
 
 HOSTILE = "<script>document.title = 1</script>"
 SCALES = '[[scales]]\nname = "help"\n[[scales]]\nname = "tone"\npoints = 7\n'
@@ -68,13 +74,14 @@ def rate(rng: random.Random, texts: list[str]) -> Ballot:
 
 def rank(rng: random.Random, texts: list[str]) -> Ballot:
     """Rank "left" first in most cases."""
-    order = sorted(range(len(texts)), key=lambda i: rng.random() - texts[i].startswith("left"))
+    order = sorted(range(len(texts)), key=lambda i: 2 * rng.random() - texts[i].startswith("left"))
     return Ballot(ranking={"ABCD"[i]: place + 1 for place, i in enumerate(order)})
 
 
 CASES: dict[str, tuple[str, dict[str, int], Callable[[random.Random, list[str]], Ballot], int]] = {
     "two policies": ("repeat_share = 0.2", {"prompts": 40}, prefer, 6),
     "three policies": ("", {"prompts": 30, "completions": 3}, prefer, 6),
+    "a judge": ("", {"prompts": 10}, prefer, 3),
     "few people": ("votes_per_item = 2", {"prompts": 20}, prefer, 2),
     "no votes": ("", {}, prefer, 0),
     "ratings": (f'kind = "rating"\n{SCALES}', {"prompts": 20}, rate, 5),
@@ -89,6 +96,9 @@ def report(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     text, shape, ballot, people = CASES[request.param]
     with build(write_study(folder, text, **shape), folder / "study.db") as store:
         judge_all(store, people, ballot)
+        if "judge" in request.param:
+            with served(FakeJudge()) as fake, Client(Endpoint(fake.url, "m")) as client:
+                run_judge(store, client, Template(DEFAULT))
         return write_report(store, folder / "report.html")
 
 
@@ -162,9 +172,13 @@ def test_every_estimate_names_the_numbers_behind_it_its_method_and_paper(report:
 
 
 def test_each_claim_of_the_verdict_has_prompts_people_and_votes(report: Report) -> None:
-    for sentence in report.verdict:
-        has_numbers = all(word in sentence for word in ("prompts", "people", "votes"))
-        assert has_numbers or "rank " in sentence or "yet" in sentence or "none: " in sentence, sentence
+    if report.verdict[0].startswith(("No two policies", "The votes determine no order")):
+        return
+    # an order is one claim, whose numbers stand in the sentence behind it
+    claims = [" ".join(report.verdict)] if ": rank " in report.verdict[0] else report.verdict
+    for claim in claims:
+        assert re.search(r"\d prompts?, \d+ (people|person), [\d\u202f]+ votes?\.", claim), claim
+        assert "this panel of people" in claim or "the population of annotators" in claim, claim
 
 
 @pytest.mark.parametrize("width", [390, 1440])
@@ -177,6 +191,31 @@ def test_the_page_fits_and_is_silent(browser: Browser, report: Report, width: in
     assert browser.value(OVERFLOWING) == []
 
 
+def rounded(content: Any) -> Any:
+    """Return JSON values with nine significant digits: sums of other lengths differ in the last ones."""
+    if isinstance(content, dict):
+        return {key: rounded(part) for key, part in content.items()}
+    if isinstance(content, list):
+        return [rounded(part) for part in content]
+    return float(f"{content:.9g}") if isinstance(content, float) else content
+
+
+def test_a_judge_stands_beside_the_people_and_is_no_vote(tmp_path: Path) -> None:
+    with build(write_study(tmp_path, prompts=10), tmp_path / "study.db") as store:
+        judge_all(store, 3, prefer)
+        alone = json.loads(write_report(store, tmp_path / "report.html").data.read_text())
+        with served(FakeJudge()) as fake, Client(Endpoint(fake.url, "m")) as client:
+            run_judge(store, client, Template(DEFAULT))
+        beside = json.loads(write_report(store, tmp_path / "report.html").data.read_text())
+    assert rounded(beside["people"]) == rounded(alone["people"])
+    assert alone["judges"] == {}
+    (judge,) = beside["judges"].values()
+    assert judge["pairs"] == 10
+    assert judge["estimates"]["flips"]["value"] == 0.0  # "right" is longer than "left" in both orders
+    assert judge["estimates"]["people_with_ties"]["people"] == 3
+    assert "LLM judges" in (tmp_path / "report.html").read_text()
+
+
 def test_a_clear_preference_is_found(tmp_path: Path) -> None:
     with build(write_study(tmp_path, prompts=60), tmp_path / "study.db") as store:
         judge_all(store, 8, prefer)
@@ -184,7 +223,7 @@ def test_a_clear_preference_is_found(tmp_path: Path) -> None:
     pair = json.loads(report.data.read_text())["people"]["win_rates"]["pairs"][0]
     assert (pair["first"], pair["second"]) == ("left", "right")
     assert 0.6 < pair["population"]["low"] < pair["population"]["value"] < 0.9
-    assert report.verdict[0].startswith("left wins against right in ")
+    assert report.verdict[0].startswith("left against right: win rate, ties as one half, ")
     assert "do not determine" not in report.verdict[0]
 
 
@@ -199,7 +238,52 @@ def test_a_look_is_counted_until_the_study_is_complete(tmp_path: Path) -> None:
         assert third["study"]["looks"] == 2
         assert "The study is not complete" not in (tmp_path / "report.html").read_text()
         looks = store.read(lambda c: c.execute(sa.select(tables.event).where(tables.event.c.what == "look")).all())
-        assert len(looks) == 2
+        assert len(looks) == 3
+
+
+def test_a_report_never_replaces_the_store_or_another_file(tmp_path: Path) -> None:
+    location = tmp_path / "study.html"
+    build(write_study(tmp_path), location).close()
+    before = location.read_bytes()
+    other = tmp_path / "other.json"
+    other.write_text('{"mine": 1}')
+    with Store(location) as store:
+        for path, message in (
+            (location, "is the store of the study"),
+            (tmp_path / "study.db", "use report.html"),
+            (tmp_path / "other.html", "holds something else than a report"),
+        ):
+            with pytest.raises(UserError, match=message):
+                write_report(store, path)
+        assert store.read(lambda c: c.execute(sa.select(tables.study.c.looks)).scalar_one()) == 0
+    assert location.read_bytes()[:16] == before[:16]
+    assert other.read_text() == '{"mine": 1}'
+
+
+def test_votes_that_are_all_ties_are_no_win(tmp_path: Path) -> None:
+    with build(write_study(tmp_path, prompts=10, completions=3), tmp_path / "study.db") as store:
+        # the third policy has no votes: its pairs are skipped
+        judge_all(store, 3, lambda _, texts: Ballot("skip" if any("third" in text for text in texts) else "tie"))
+        report = write_report(store, tmp_path / "report.html")
+    assert report.verdict[0].startswith("left against right: win rate, ties as one half, 50.0 %, 95 % CI [")
+    assert report.verdict[0].endswith("The votes do not determine which of them is preferred.")
+    assert report.verdict[1] == "Without votes: third."
+
+
+def test_one_vote_has_no_interval(tmp_path: Path) -> None:
+    with build(write_study(tmp_path, "votes_per_item = 1", prompts=1), tmp_path / "study.db") as store:
+        judge_all(store, 1, lambda *_: Ballot("a"))
+        report = write_report(store, tmp_path / "report.html")
+    assert "no interval from so few prompts" in report.verdict[0]
+    assert "1 prompt, 1 person, 1 vote." in report.verdict[0]
+
+
+def test_an_order_of_rankings_counts_rankings(tmp_path: Path) -> None:
+    with build(write_study(tmp_path, 'kind = "ranking"', prompts=20, completions=3), tmp_path / "study.db") as store:
+        judge_all(store, 5, rank)
+        report = write_report(store, tmp_path / "report.html")
+        cast = store.read(lambda c: c.execute(sa.select(sa.func.count()).select_from(tables.vote)).scalar_one())
+    assert f"{cast} votes." in report.verdict[1]
 
 
 def test_names_of_policies_and_studies_are_no_markup(tmp_path: Path) -> None:
@@ -225,7 +309,7 @@ def test_the_command_writes_both_files_and_prints_the_verdict(
         judge_all(store, 3, prefer)
     assert main(["feedback", "report", str(tmp_path / "study.db")]) == 0
     printed = capsys.readouterr().out
-    assert "left wins against right in" in printed
+    assert "left against right: win rate, ties as one half, " in printed
     assert (tmp_path / "report.html").is_file()
     assert (tmp_path / "report.json").is_file()
     assert main(["feedback", "report", str(tmp_path / "study.db"), "--output", str(tmp_path / "other.html")]) == 0
