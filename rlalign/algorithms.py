@@ -67,6 +67,21 @@ OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
 """Name of another library's trainer -> the preset at the same point on the axes."""
 
 
+BEST_OF_N = "best_of_n"
+
+UNTRAINED = {
+    BEST_OF_N: Algorithm(
+        BEST_OF_N,
+        Objective(),
+        "Nakano et al. 2021",
+        "2112.09332",
+        "Draws evaluation.best_of completions of the base policy per prompt and keeps the one with the highest reward.",
+        "No gradient: the weights stay those of the base policy, and each answer costs n samples.",
+    )
+}
+"""Name -> a competitor that trains nothing."""
+
+
 def algorithm(name: str) -> Algorithm:
     """Return the algorithm of a name, or of a `module:attr` or `file.py:attr`.
 
@@ -86,6 +101,8 @@ def algorithm(name: str) -> Algorithm:
         >>> grpo.objective.baseline, grpo.objective.scale, grpo.objective.aggregation
         ('group_mean', 'group_std', 'sequence_mean')
     """
+    if name in UNTRAINED:
+        return UNTRAINED[name]
     if name in OUTSIDE:
         return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
     if name.startswith("trl:"):

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlalign.algorithms import BEST_OF_N, UNTRAINED
 from rlalign.config.defaults import default_config
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import update
@@ -23,9 +24,10 @@ Rewards = str | Callable[..., Any] | Sequence[str | Callable[..., Any]] | Mappin
 
 _TRAINERS = {
     "": ("rlalign.training.experiment:train_run", "rlalign.training.experiment:check_run"),
+    BEST_OF_N: ("rlalign.training.best_of_n:run_best_of_n", "rlalign.training.best_of_n:check_best_of_run"),
     "trl": ("rlalign.integrations.trl.train:train_trl", "rlalign.integrations.trl.settings:check_run"),
 }
-"""Prefix of an algorithm (`trl:grpo`) -> its trainer and the check of a configuration, loaded on first use."""
+"""Prefix of an algorithm (`trl:grpo`), or its name -> its trainer and the check of a configuration, loaded on use."""
 
 
 def train(
@@ -56,7 +58,8 @@ def train(
             `file.py:Class` or a `TextMDP`; or prompts: records, a data file, `hf:org/name` or a dataset, as in
             `make_mdp`.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
-        algorithm: a preset of `rlalign list algorithms`, or `trl:grpo` and `trl:rloo` for TRL's trainers.
+        algorithm: a preset of `rlalign list algorithms`; `trl:grpo` and `trl:rloo` for TRL's trainers; or `best_of_n`,
+            which trains nothing.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of specs to weights. They
             replace the environment's own. A list of specs that all begin with `+` adds to these.
         objective: a whole objective instead of the preset's.
@@ -112,7 +115,9 @@ def check_config(config: TrainConfig) -> None:
 
 def _trainer(config: TrainConfig) -> tuple[str, str]:
     prefix, colon, _ = config.algorithm.partition(":")
-    return _TRAINERS.get(prefix if colon else "", _TRAINERS[""])  # `module:attr` is a custom preset
+    if colon or prefix in UNTRAINED:  # `module:attr` is a custom preset
+        return _TRAINERS.get(prefix, _TRAINERS[""])
+    return _TRAINERS[""]
 
 
 def evaluate(run: Run | str | Path, *, split: str = "test", prompts: int | None = None) -> Comparison:

@@ -17,6 +17,7 @@ from rlalign.storage.run_folder import read_config
 if TYPE_CHECKING:
     from rlalign.envs.mdp import TextMDP
     from rlalign.evaluation.before_after import Comparison
+    from rlalign.evaluation.evaluate_best_of import BestOf
     from rlalign.policies.base import Policy
 
 
@@ -159,6 +160,38 @@ class Run:
             rewards=rewards if other else self.rewards,
             baseline=baseline,
             folds=folds,
+        )
+
+    def best_of(
+        self,
+        n: int,
+        *,
+        split: str = "test",
+        prompts: int | None = None,
+        samples: int | None = None,
+        rewards: Any = None,
+    ) -> BestOf:
+        """Estimate best-of-n of the initial and the trained policy on held-out prompts, for 1, 2, 4, ... and n.
+
+        Of n completions, the one with the highest reward is kept. The estimates are unbiased; log n - (n - 1)/n is an
+        upper bound of the KL to the policy that is sampled. The file is `report/best-of-SPLIT.json`.
+
+        Args:
+            n: largest number of completions among which one is kept, at least 2.
+            split: train, validation or test.
+            prompts: number of held-out prompts, at least 2; None: as in the configuration.
+            samples: completions per prompt, at least 4 n; None: 4 n.
+            rewards: specs of the reward that selects; the run's own are then measured too. None: the run's own.
+
+        Raises:
+            UserError: a name is unknown, a number is out of range, the run has no checkpoint, or its config.json names
+                code and the folder is not trusted.
+        """
+        from rlalign.evaluation.evaluate_best_of import evaluate_best_of
+
+        self._check_code()
+        return evaluate_best_of(
+            self.folder, self.config, n, split=split, prompts=prompts, samples=samples, rewards=rewards, env=self.env
         )
 
     def _check_code(self) -> None:

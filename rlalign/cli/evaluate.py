@@ -12,6 +12,7 @@ from rich.table import Table
 
 from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.console import console as make_console
+from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole, line
 from rlalign.escaping.terminal import print_json
 
@@ -39,6 +40,9 @@ class Args:
     """Environment; None: the run's. Another one is scored with its own rewards."""
     rewards: Annotated[tuple[str, ...], tyro.conf.arg(name="reward"), tyro.conf.UseAppendAction] = ()
     """Reward in place of those of the run or of --env; repeatable; a leading + adds to the environment's own."""
+    best_of: int = 0
+    """Largest n of best-of-n: of n completions, --reward keeps the best one. Both policies are measured for n = 1, 2,
+    4, ... from 4 n completions per prompt or --k; the run's own rewards are measured too. 0: off."""
     trust_run: bool = False
     """Run the code that the run's config.json names, although somebody else wrote the folder. It can do anything that
     you can."""
@@ -49,6 +53,8 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Evaluate, and print tables or JSON; return 0."""
     arguments = parse_arguments(Args, args, prog="rlalign evaluate")
+    if arguments.best_of:
+        return _best_of(arguments)
     from rlalign.cli.train import print_comparison, print_samples
     from rlalign.run import Run
     from rlalign.storage.jsonl import nullable
@@ -70,6 +76,43 @@ def run(args: Sequence[str]) -> int:
     print_reports(console, comparison)
     print_samples(console, comparison)
     console.print(line((comparison.verdict, "bold")), soft_wrap=True)
+    return 0
+
+
+def _best_of(arguments: Args) -> int:
+    """Estimate best-of-n, and print tables or JSON; return 0."""
+    from rlalign.evaluation.evaluate_best_of import to_dict
+    from rlalign.run import Run
+    from rlalign.storage.jsonl import nullable
+
+    for name, unused in (("--env", arguments.env), ("--baseline", arguments.baseline), ("--folds", arguments.folds)):
+        if unused:
+            raise UserError(f"{name}: expected none with --best-of, got {unused}; leave it out")
+    best = Run(arguments.run, trust=arguments.trust_run).best_of(
+        arguments.best_of,
+        split=arguments.split,
+        prompts=arguments.prompts,
+        samples=arguments.k,
+        rewards=arguments.rewards or None,
+    )
+    if arguments.json_:
+        print_json(nullable(to_dict(best)))
+        return 0
+    console = make_console()
+    for policy, curve in best.curves.items():
+        title = (
+            f"best of n of the {policy} policy by {' + '.join(best.selector)}, {best.prompts} {best.split} prompts × "
+            f"{curve.samples} samples"
+        )
+        table = _table(title, "", *(f"n = {n}" for n in curve.numbers))
+        table.add_row("KL, upper bound", *(f"{kl:.3f}" for kl in curve.kl_bounds))
+        if curve.kl_exact is not None:
+            table.add_row("KL, exact", *(f"{kl:.3f}" for kl in curve.kl_exact))
+        for metric in curve.metrics:
+            table.add_row(metric, *(f"{curve.mean(metric, n):.3f}" for n in curve.numbers))
+        console.print(table)
+    console.print("An answer costs n samples. The KL is to the policy that is sampled, in nats per completion.")
+    console.print(f"written: {best.path}", soft_wrap=True)
     return 0
 
 

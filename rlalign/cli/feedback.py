@@ -13,6 +13,7 @@ from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.feedback_check import Check, run_check
 from rlalign.cli.feedback_export import Export, run_export
 from rlalign.cli.feedback_judge import Judge
+from rlalign.cli.feedback_overoptimization import Overoptimization, run_overoptimization
 from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.cli.feedback_report import Report, run_report
 from rlalign.errors import UnknownNameError, UserError
@@ -28,6 +29,7 @@ SUBCOMMANDS = {
     "report": "write agreement, biases and win rates with intervals as one page",
     "export": "write preferences of a study for TRL, or every vote with its time",
     "check": "check preference data from anywhere, and name the rows that are wrong",
+    "overoptimization": "fit proxy and gold reward of runs against their KL, and report where gold begins to fall",
     "forget": "replace a pseudonym and delete what belongs to it but the votes",
     "withdraw": "mark the votes of an annotator, which leave reports and exports",
     "erase": "delete the votes of an annotator for good",
@@ -144,7 +146,10 @@ class Erase:
 
 ARGUMENTS: dict[str, Any] = {
     c.__name__.lower(): c
-    for c in (Plan, Sample, Invite, Serve, Simulate, Judge, Report, Export, Check, Forget, Withdraw, Erase)
+    for c in (
+        *(Plan, Sample, Invite, Serve, Simulate, Judge, Report, Export, Check, Overoptimization),
+        *(Forget, Withdraw, Erase),
+    )
 }
 """The arguments of each subcommand."""
 
@@ -154,7 +159,7 @@ def run(args: Sequence[str]) -> int:
     if not args or args[0] in ("-h", "--help"):
         print_text("rlalign feedback SUBCOMMAND ...\n")
         for name, text in SUBCOMMANDS.items():
-            print_text(f"  {name:10} {text}")
+            print_text(f"  {name:16} {text}")
         print_text("\nrlalign feedback SUBCOMMAND --help shows its arguments.")
         return 0
     if args[0] not in SUBCOMMANDS:
@@ -174,6 +179,7 @@ def run(args: Sequence[str]) -> int:
 
 _plan = run_plan
 _report = run_report
+_overoptimization = run_overoptimization
 
 
 def _sample(arguments: Sample) -> int:

@@ -53,7 +53,8 @@ def _print_results(folder: Path, comparison: Comparison) -> None:
     console = make_console()
     print_comparison(console, comparison)
     print_samples(console, comparison)
-    console.print(f"reward curve  {folder / 'report' / 'reward.png'}", soft_wrap=True)
+    if (folder / "report" / "reward.png").is_file():  # best_of_n has no curve
+        console.print(f"reward curve  {folder / 'report' / 'reward.png'}", soft_wrap=True)
     console.print(f"run folder    {folder}", soft_wrap=True)
     console.print(line(("\n" + comparison.verdict, "bold")), soft_wrap=True)
 

@@ -20,7 +20,7 @@ from rlalign.compare.running.machine_capacity import capacity
 from rlalign.compare.running.run_cells import run_cells
 from rlalign.compare.running.run_folders import refuse_unrelated_files
 from rlalign.compare.running.workers import Workers
-from rlalign.compare.study import TUNING_SEED, Cell, Study, build_cells, check_study, label
+from rlalign.compare.study import TUNING_SEED, Cell, Study, build_cells, check_study, label, trained_algorithms
 from rlalign.compare.tuning.trial_config import spaces_of, trial_config
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
@@ -227,7 +227,7 @@ def _check_searches(study: Study, folder: Path) -> None:
     if not study.tune.trials:
         return
     for env in study.envs:
-        for algorithm in study.algorithms:
+        for algorithm in trained_algorithms(study):
             check_search(trial_config(study, env, algorithm, folder), spaces_of(study, env, algorithm))
 
 
@@ -244,10 +244,10 @@ def _tune(
     summaries: list[Tuning] = []
     if not study.tune.trials:
         return tuned, summaries
-    searches = len(study.envs) * len(study.algorithms)
+    searches = len(study.envs) * len(trained_algorithms(study))
     console.print(f"first a search for each algorithm on each environment: {searches} × {study.tune.trials} trials")
     for env in study.envs:
-        for algorithm in study.algorithms:
+        for algorithm in trained_algorithms(study):
             search_folder = folder / "tune" / label(env) / label(algorithm)
             console.print(f"tuning {algorithm} on {label(env)}: {study.tune.trials} trials")
             results = search(

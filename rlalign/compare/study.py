@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rlalign.algorithms import UNTRAINED
 from rlalign.config.defaults import default_config
 from rlalign.config.overrides import apply
 from rlalign.config.schema import TrainConfig
@@ -171,6 +172,11 @@ def cell_config(
     except UserError as error:
         raise UserError(f"{algorithm} on {label(env)}: {error}") from error
     return config
+
+
+def trained_algorithms(study: Study) -> list[str]:
+    """Return the labels of the algorithms that train, whose settings a search can select."""
+    return [name for name in study.algorithms if study.algorithm.get(name, {}).get("preset", name) not in UNTRAINED]
 
 
 def label(name: str) -> str:

@@ -38,7 +38,7 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     mdp = make_mdp(config.env if env is None else env)
     chosen = config.rewards if rewards is None else rewards
     if chosen:
-        mdp = mdp.with_reward(compose(_with_own(mdp, chosen)))
+        mdp = mdp.with_reward(compose(with_own(mdp, chosen)))
     if not mdp.has_reward and not config.supervised.align_interval:
         raise UserError(
             f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
@@ -46,7 +46,7 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     return mdp.with_limits(max_prompt=config.rollout.max_prompt, max_new=config.rollout.max_new)
 
 
-def _with_own(mdp: TextMDP, chosen: Any) -> Any:
+def with_own(mdp: TextMDP, chosen: Any) -> Any:
     """Return the environment's own rewards and the chosen ones if all of these begin with +, else the chosen ones."""
     if isinstance(chosen, Mapping) or not isinstance(chosen, Sequence) or isinstance(chosen, str):
         return chosen

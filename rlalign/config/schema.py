@@ -113,6 +113,12 @@ class EvaluationConfig:
     patience: int = 0
     """Early stopping: validations in a row without a better reward after which the run stops and restores the best
     weights; 0: never. Above 0, the test split is used before and after training."""
+    stop_kl: float = 0.0
+    """KL budget in nats per completion: training ends after the first step whose KL to the reference policy is above
+    it; 0: never. With evaluation.every the KL on held-out prompts is read, else that of the training samples."""
+    best_of: int = 16
+    """Completions per held-out prompt of which the algorithm best_of_n keeps the one with the highest reward; read by
+    it alone."""
     split: Literal["validation", "test"] = "validation"
     """Split of the held-out prompts. validation: for choosing settings; test: for the numbers to report; neither is
     trained on."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from rlalign.algorithms import BEST_OF_N
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
@@ -77,6 +78,8 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "supervised", "align_interval", "supervised.weight is 0"
     if updates == c.steps and c.learner.old_logprobs == "recompute":
         yield "learner", "old_logprobs", "each rollout is used once"
+    if c.algorithm != BEST_OF_N:
+        yield "evaluation", "best_of", "the algorithm is not best_of_n"
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
     yield from _unread_of_model(c)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib.util import find_spec
 
+from rlalign.algorithms import UNTRAINED
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
@@ -41,6 +42,8 @@ def validate(config: TrainConfig) -> None:
         ("evaluation.samples", e.samples, 1),
         ("evaluation.every", e.every, 0),
         ("evaluation.patience", e.patience, 0),
+        ("evaluation.stop_kl", e.stop_kl, 0),
+        ("evaluation.best_of", e.best_of, 1),
         ("supervised.align_interval", config.supervised.align_interval, 0),
         ("supervised.weight", config.supervised.weight, 0),
         ("learner.max_grad_norm", ln.max_grad_norm, 0),
@@ -68,8 +71,18 @@ def validate(config: TrainConfig) -> None:
     config.objective.validate(group_size=r.group_size)
     if e.patience and not e.every:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
+    if config.algorithm in UNTRAINED and (e.patience or e.stop_kl):
+        raise UserError(
+            f"{config.algorithm} trains nothing that could stop early; use --evaluation.patience 0 and "
+            "--evaluation.stop-kl 0"
+        )
     if e.patience and e.split == "test":
         raise UserError("evaluation.patience would select weights on the test split; use --evaluation.split validation")
+    if e.stop_kl and not e.every and config.objective.kl.where == "none":
+        raise UserError(
+            f"evaluation.stop_kl {e.stop_kl:g}: expected a measured KL, got neither validations nor a KL term; use "
+            "--evaluation.every 1, or --objective.kl.where loss with --objective.kl.coef above 0"
+        )
     if r.per_component and r.group_size < 2:
         raise UserError("rollout.per_component normalizes within groups; use --rollout.group-size 2 or more")
     if r.per_component and config.objective.needs_greedy:

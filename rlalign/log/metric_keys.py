@@ -138,6 +138,11 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             _POLICY,
         ),
         Metric(
+            "train/stop_kl",
+            "1: the KL passed evaluation.stop_kl and training ended; else 0",
+            "evaluation.stop_kl above 0, in steps that measured the KL",
+        ),
+        Metric(
             "train/mismatch",
             "mean of |log pi - log pi_sampler|, nats per token; in the first update of a rollout from rounding alone",
             _POLICY,
@@ -213,6 +218,17 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "eval/KEY",
             "mean over the held-out prompts of a metric of report/evaluation.json, such as eval/reward",
             "steps that evaluation.every divides",
+        ),
+    ),
+    "best_of_n": (
+        Metric("best_of_n/samples_per_answer", "completions that one answer costs, n", "algorithm best_of_n"),
+        Metric(
+            "best_of_n/samples_per_prompt", "completions per held-out prompt of the estimates", "algorithm best_of_n"
+        ),
+        Metric(
+            "best_of_n/kl_upper_bound",
+            "log n - (n - 1)/n, an upper bound of the KL to the base policy, nats per completion",
+            "algorithm best_of_n",
         ),
     ),
     "alarm": (

@@ -64,6 +64,7 @@ class EndOfStep:
             metrics = experience.step_metrics()
             if is_due(step, self.config.evaluation.every):
                 metrics |= self._validate(step)
+            metrics |= state.kl_budget.record(step, metrics)
             metrics |= state.alarms.update(step, metrics)
             logged.enter_context(self.stop.deferred())
             state.tracker.log(step, metrics, experience.samples)

@@ -175,6 +175,12 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
         with suppress(OutputError):  # the terminal is lost with SIGHUP
             console.print(f"stopped at step {state.step} and saved; continue with: rlalign train --resume {folder}")
         return Run(folder, status)
+    budget = state.kl_budget
+    if budget.should_stop:
+        console.print(
+            f"ended at step {budget.step}: the KL of {budget.kl:.3g} nats per completion ({budget.key}) is above "
+            f"evaluation.stop_kl {budget.budget:g}"
+        )
     best = state.early_stopping
     if best.restore(state.policy):
         console.print(

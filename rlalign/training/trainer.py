@@ -19,6 +19,7 @@ from rlalign.training.early_stopping import EarlyStopping
 from rlalign.training.end_of_step import EndOfStep, is_due
 from rlalign.training.experience import Experience, ExperienceCollector
 from rlalign.training.failure_limits import FailureLimits
+from rlalign.training.kl_budget import KLBudget
 from rlalign.training.learner import DivergedError, Learner
 from rlalign.training.out_of_memory import during
 from rlalign.training.rng import RngStreams
@@ -77,6 +78,7 @@ class Trainer:
             demonstration_tasks=TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
             failures=self.failures,
             early_stopping=EarlyStopping(folder, config.evaluation.patience),
+            kl_budget=KLBudget(config.evaluation.stop_kl, config.evaluation.every),
             alarms=AlarmMonitor(folder, self.console),
         )
         self.end_of_step = EndOfStep(self.state, self.validator, self.stop, self._warn)
@@ -106,7 +108,7 @@ class Trainer:
     def _loop(self, line: ProgressLine) -> None:
         state = self.state
         saved = time.monotonic()
-        while state.step < self.config.steps and not self.stop and not state.early_stopping.should_stop:
+        while state.step < self.config.steps and not self.stop and not state.has_ended:
             if state.experience is None:
                 state.check_weights("before a rollout")
                 with during("rollout"), state.undone_on_error():

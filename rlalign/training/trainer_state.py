@@ -25,6 +25,7 @@ from rlalign.storage.newest import newest
 from rlalign.training.early_stopping import EarlyStopping
 from rlalign.training.experience import Experience, ExperienceCollector
 from rlalign.training.failure_limits import FailureLimits
+from rlalign.training.kl_budget import KLBudget
 from rlalign.training.learner import Learner
 from rlalign.training.rng import RngStreams
 from rlalign.training.update_buffer import UpdateBuffer
@@ -42,7 +43,7 @@ class TrainerState:
         policy, learner, rng: weights, optimizer and objective state, random number generators.
         collector: holds the position in the tasks and the rewards' own state.
         demonstration_tasks: the position in the tasks of supervised updates.
-        failures, early_stopping, alarms: counters over steps.
+        failures, early_stopping, kl_budget, alarms: counters over steps.
         tracker: the log files; None until the run starts or resumes.
         step: steps done.
         experience: of a step that is not logged yet, else None.
@@ -58,11 +59,17 @@ class TrainerState:
     demonstration_tasks: TaskStream
     failures: FailureLimits
     early_stopping: EarlyStopping
+    kl_budget: KLBudget
     alarms: AlarmMonitor
     tracker: Tracker | None = None
     step: int = 0
     experience: Experience | None = None
     identity: Mapping[str, Any] | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run has ended before its last step: by early stopping or at its KL budget."""
+        return self.early_stopping.should_stop or self.kl_budget.should_stop
 
     def check_weights(self, when: str) -> None:
         """Raise FaultError unless all trainable weights are finite."""
@@ -131,6 +138,7 @@ class TrainerState:
             "answers": self.demonstration_tasks.state_dict(),
             "divergence": self.failures.state_dict(),
             "patience": self.early_stopping.state_dict(),
+            "kl_budget": self.kl_budget.state_dict(),
             "reward": dict(self.collector.mdp.reward.state_dict()),
         }
 
@@ -138,6 +146,8 @@ class TrainerState:
         self.failures.load_state_dict(progress["divergence"])
         if "patience" in progress:
             self.early_stopping.load_state_dict(progress["patience"])
+        if "kl_budget" in progress:
+            self.kl_budget.load_state_dict(progress["kl_budget"])
         self.collector.mdp.reward.load_state_dict(progress.get("reward", {}))
         self.collector.tasks.load_state_dict(progress["tasks"])
         self.demonstration_tasks.load_state_dict(progress["answers"])

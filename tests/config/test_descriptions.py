@@ -86,7 +86,9 @@ def test_every_flag_has_a_description_that_names_its_values(arguments):
 
 
 def test_all_commands_and_settings_are_read():
-    assert {arguments.__module__.removeprefix("rlalign.cli.") for arguments in commands()} == {
+    modules = {arguments.__module__.removeprefix("rlalign.cli.") for arguments in commands()}
+    # a subcommand of feedback has a module of its own
+    assert {"feedback" if name.startswith("feedback_") else name for name in modules} == {
         cli._MODULES.get(name, name) for name in cli.COMMANDS
     } - {"train", "doctor"}  # train has the settings as its flags, doctor has no flags
     assert len(list(sections(TrainConfig))) == 15

@@ -95,6 +95,26 @@ def test_the_runs_of_own_environments_are_the_stored_ones() -> None:
         assert re.search(rf"^{metric} +{mean['before']:.3f} +{mean['after']:.3f} ", shown, re.MULTILINE)
 
 
+def test_the_example_of_over_optimization_is_the_stored_one() -> None:
+    stored = read("overoptimization")
+    page = (ROOT / "docs" / "concepts" / "overoptimization.md").read_text(encoding="utf-8")
+    (rl,) = [group for group in stored["groups"] if group["form"] == "rl"]
+    turn = rl["fits"]["gold"]["turn"]["kl"]
+    measured = rl["measured"]["gold"]
+    assert f"| {turn['value']:.1f} [{turn['low']:.1f}, {turn['high']:.1f}] |" in page
+    assert f"| {measured['value']:.1f} ({measured['low']:.1f}, {measured['high']:.1f}) |" in page
+    for runs in (stored["free"], stored["stopped"]):
+        means = {name: sum(run[name] for run in runs) / len(runs) for name in ("reward", "gold", "kl")}
+        assert f"| {means['reward']:.2f} | {means['gold']:.2f} | {means['kl']:.1f} |" in page
+    gains = [b["gold"] - a["gold"] for a, b in zip(stored["free"], stored["stopped"], strict=True)]
+    assert min(gains) > 0
+    assert f"by {sum(gains) / len(gains):.2f} on average" in page
+    assert f"({min(stored['budgets']):.1f} to {max(stored['budgets']):.1f} nats)" in page
+    ends = [run["kl"] for run in stored["stopped"]]
+    assert f"at {min(ends):.1f} to {max(ends):.1f} nats" in page
+    assert machine(stored) in page
+
+
 def test_readme_shows_the_table_the_texts_and_the_time_of_the_first_run() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     stored = read("first_run")

@@ -190,6 +190,7 @@ def test_an_adapter_is_trained_and_no_other_adapter_is_saved(tmp_path) -> None:
         ("trl:rloo", {"objective__scale": "group_std"}, "scale"),
         ("trl:grpo", {"rollout__per_component": True}, "per_component"),
         ("trl:grpo", {"evaluation__patience": 2, "evaluation__every": 1}, "patience"),
+        ("trl:grpo", {"evaluation__stop_kl": 1.0, "evaluation__every": 1}, "stop_kl"),
         ("trl:grpo", {"supervised__align_interval": 1}, "supervised"),
         ("trl:grpo", {"learner__micro_batch": 5}, "micro_batch"),
         ("trl:grpo", {"policy": "gru"}, "expected a transformers model"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rlalign.algorithms import BEST_OF_N
 from rlalign.compare.analysis import learning_curves
 from rlalign.compare.analysis.aggregate import profile_of
 from rlalign.compare.analysis.estimates import BOOTSTRAP, OVER_SEEDS, TWO_WAY, estimate, finite, floats
@@ -57,7 +58,7 @@ def analyze_algorithm(
     layout = two_way(final)
     scores = np.nanmean(final, axis=1)
     median, coverage = median_interval(scores)
-    metrics = [name for name in next(iter(starts.values())) if name != "reward"]
+    matrices = {name: metric_matrix(row, name, starts) for name in next(iter(starts.values())) if name != "reward"}
     areas = {budget: _areas(row, curves, shared, budget) for budget in BUDGETS}
     to_threshold = {}
     if shared.threshold is not None:
@@ -75,7 +76,11 @@ def analyze_algorithm(
         median=estimate(median, "order statistics", coverage if coverage < LEVEL else LEVEL),
         gain=estimate(two_way(final - start).interval, TWO_WAY),
         spread=Spread(finite(layout.sd_seed), finite(layout.sd_prompt), finite(layout.sd_rest)),
-        metrics={name: estimate(two_way(metric_matrix(row, name, starts)).interval, TWO_WAY) for name in metrics},
+        metrics={
+            name: estimate(two_way(values).interval, TWO_WAY)
+            for name, values in matrices.items()
+            if np.isfinite(values).any()  # best_of_n has no sampled KL
+        },
         curves=list(curves),
         auc={budget: estimate(t_interval(values), OVER_SEEDS) for budget, values in areas.items()},
         auc_seeds={budget: [finite(value) for value in values] for budget, values in areas.items()},
@@ -83,7 +88,13 @@ def analyze_algorithm(
         profile=profile_of(scores, shared.taus),
         at_equal_kl=None if shared.kl_level is None else estimate(t_interval(at_kl), OVER_SEEDS),
         at_equal_kl_seeds=[finite(value) for value in at_kl],
+        samples_per_answer=_samples_per_answer(row),
     )
+
+
+def _samples_per_answer(row: Mapping[int, Record]) -> int:
+    config = next(iter(row.values())).cell.config
+    return config.evaluation.best_of if config.algorithm == BEST_OF_N else 1
 
 
 def metric_matrix(row: Mapping[int, Record], name: str, starts: Starts) -> FloatArray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlalign.algorithms import UNTRAINED
 from rlalign.compare.analysis.aggregate import PROFILE_THRESHOLDS
 from rlalign.compare.analysis.algorithm import Shared, Starts, analyze_algorithm, metric_matrix
 from rlalign.compare.analysis.estimates import finite
@@ -96,13 +97,15 @@ def _curve(record: Record, held_out: bool, start: Mapping[str, FloatArray]) -> C
 
 
 def _complete_curves(grid: Grid, curves: Mapping[str, Sequence[Curve]]) -> list[Curve]:
-    """Return the learning curves of the finished cells."""
-    complete = []
+    """Return the learning curves of the finished cells; those of competitors without training only if all are."""
+    complete: list[tuple[bool, Curve]] = []
     for algorithm, row in grid.items():
         for curve, record in zip(curves[algorithm], row.values(), strict=True):
             if record.failure is None:
-                complete.append(curve)
-    return complete
+                complete.append((record.cell.config.algorithm in UNTRAINED, curve))
+    # a budget of 0 is not one that the others can be compared at
+    trained = [curve for untrained, curve in complete if not untrained]
+    return trained or [curve for _, curve in complete]
 
 
 def _common_kl(curves: Sequence[Curve]) -> float | None:

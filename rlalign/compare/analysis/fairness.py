@@ -40,8 +40,10 @@ def unequal_draws(environments: Mapping[str, EnvResult]) -> list[str]:
         samples: dict[str, float] = {}
         for algorithm, r in result.algorithms.items():
             totals = [c.samples[-1] for c, failed in zip(r.curves, r.failed, strict=True) if not failed]
-            if totals:
+            if any(totals):  # a competitor without training drew none
                 samples[algorithm] = sum(totals) / len(totals)
+        if not samples:
+            continue
         most = max(samples, key=samples.__getitem__)
         least = min(samples, key=samples.__getitem__)
         if samples[most] > _NOTABLE_RATIO * samples[least] > 0:
@@ -49,6 +51,20 @@ def unequal_draws(environments: Mapping[str, EnvResult]) -> list[str]:
                 f"On {env}, {most} drew {samples[most] / samples[least]:.2f} times the samples that {least} drew in as "
                 "many steps: read the curves against samples too."
             )
+    return sentences
+
+
+def unequal_costs(environments: Mapping[str, EnvResult]) -> list[str]:
+    """Return a sentence per environment on which an answer of one algorithm costs more samples than that of others."""
+    sentences = []
+    for env, result in environments.items():
+        costs = {name: r.samples_per_answer for name, r in result.algorithms.items()}
+        for name, cost in costs.items():
+            if cost > min(costs.values()):
+                sentences.append(
+                    f"On {env}, an answer of {name} costs {cost} samples, and it drew none in training; an answer of "
+                    f"{min(costs, key=costs.__getitem__)} costs {min(costs.values())}."
+                )
     return sentences
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rlalign.compare.analysis.aggregate import aggregate
 from rlalign.compare.analysis.environment import analyze_environment
-from rlalign.compare.analysis.fairness import check_prompts, unequal_draws, unequal_starts
+from rlalign.compare.analysis.fairness import check_prompts, unequal_costs, unequal_draws, unequal_starts
 from rlalign.compare.analysis.pairs import decide
 from rlalign.compare.analysis.setting_differences import setting_differences
 from rlalign.compare.analysis.verdict import count, verdict, warnings
@@ -69,7 +69,11 @@ def write_findings(
     results = Results(
         title=f"{_names(algorithms, 'algorithm')} on {_names(list(environments), 'environment')}",
         verdict=verdict(environments, algorithms, len(seeds)),
-        warnings=warnings(failures, excluded, [*unequal_starts(grids), *unequal_draws(environments), *notes]),
+        warnings=warnings(
+            failures,
+            excluded,
+            [*unequal_starts(grids), *unequal_draws(environments), *unequal_costs(environments), *notes],
+        ),
         algorithms=algorithms,
         seeds=seeds,
         environments=environments,

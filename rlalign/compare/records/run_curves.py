@@ -56,6 +56,15 @@ def training_curve(config: TrainConfig, rows: list[dict[str, Any]]) -> Curve:
     )
 
 
+def untrained_curve(reward: float) -> Curve:
+    """Return the curve of a competitor that trains nothing: one point, its reward at every budget of 0.
+
+    Args:
+        reward: held-out reward, such as that of best-of-n.
+    """
+    return Curve([0], [0.0], [0.0], [0.0], [0.0], [reward], [None])
+
+
 def cumulative_budgets(config: TrainConfig, rows: list[dict[str, Any]]) -> dict[str, list[float]]:
     """Return budget -> amount spent before each step and after the last, len(rows) + 1 values.
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.compare.records.run_curves import held_out_curve, training_curve
+from rlalign.algorithms import UNTRAINED
+from rlalign.compare.records.run_curves import held_out_curve, training_curve, untrained_curve
 from rlalign.compare.results.schema import Curve
 from rlalign.compare.study import Cell
 from rlalign.storage.jsonl import read_metrics
+from rlalign.training.kl_budget import STOPPED
 from rlalign.types import FloatArray
 
 _EVALUATION = Path("report", "evaluation.json")
@@ -63,7 +65,7 @@ def evaluation_of(folder: Path) -> dict[str, Any]:
 def finished(folder: Path) -> bool:
     """Return whether a run, by any trainer, has reached its end and was evaluated prompt by prompt.
 
-    The end is the last step, or an earlier one at which early stopping ended the run.
+    The end is the last step, or an earlier one at which early stopping or the KL budget ended the run.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -73,7 +75,9 @@ def finished(folder: Path) -> bool:
     rows = read_metrics(folder)
     if "prompts" not in evaluation or not rows:
         return False
-    return rows[-1]["step"] >= config["steps"] or _stopped_early(rows, config["evaluation"].get("patience", 0))
+    if rows[-1]["step"] >= config["steps"] or rows[-1].get(STOPPED):
+        return True
+    return _stopped_early(rows, config["evaluation"].get("patience", 0))
 
 
 def _stopped_early(rows: Sequence[Mapping[str, Any]], patience: int) -> bool:
@@ -112,6 +116,9 @@ def read_record(cell: Cell, failure: str | None = None) -> Record:
         for when in ("before", "after")
     )
     start = float(np.nanmean(before["reward"]))
+    if cell.config.algorithm in UNTRAINED:
+        curve = untrained_curve(float(np.nanmean(after["reward"])))
+        return Record(cell, None, before, after, evaluation["samples"], curve, curve)
     held_out = held_out_curve(cell.config, rows, start)
     return Record(cell, None, before, after, evaluation["samples"], held_out, training)
 

@@ -121,8 +121,7 @@ class AlgorithmResult:
     """One algorithm on one environment.
 
     Attributes:
-        final: held-out reward [seeds][prompts], mean over the completions of a prompt; of a failed seed, the reward of
-            the initial policy.
+        final: held-out reward [seeds][prompts], mean over completions; of a failed seed, that of the initial policy.
         start: the same before training.
         failed: per seed, true if the cell crashed.
         mean: mean over seeds and prompts of `final`.
@@ -137,9 +136,9 @@ class AlgorithmResult:
         auc_seeds: budget -> the same per seed.
         to_threshold: budget -> amount until the environment's threshold was reached.
         profile: performance profile.
-        at_equal_kl: reward at the point of the learning curve at which the KL first reached `EnvResult.kl_level`; mean
-            over the seeds that did not fail, since a failed seed may lack this point.
+        at_equal_kl: reward where the learning curve first reached `EnvResult.kl_level`; mean over seeds that have it.
         at_equal_kl_seeds: the same per seed.
+        samples_per_answer: completions that one answer costs after training: n for best_of_n, else 1.
     """
 
     final: list[list[float | None]]
@@ -158,6 +157,7 @@ class AlgorithmResult:
     profile: Profile
     at_equal_kl: Estimate | None = None
     at_equal_kl_seeds: list[float | None] = field(default_factory=list)
+    samples_per_answer: int = 1
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from rlalign.algorithms import UNTRAINED
 from rlalign.compare.running.workers import log_of
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
@@ -81,7 +82,8 @@ def prepare_run(config: TrainConfig) -> TrainConfig:
     if (folder / "config.json").is_file() and checkpoint.complete(folder / "checkpoints"):
         with _locked(folder):
             return replace(config, resume=True)
-    saves = not config.algorithm.startswith("trl:")  # TRL's runs have a checkpoint at their end only
+    # TRL's runs and those without training have a checkpoint at their end only
+    saves = not config.algorithm.startswith("trl:") and config.algorithm not in UNTRAINED
     if saves and not (folder / "checkpoints").is_dir() and read_metrics(folder):
         raise UserError(
             f"'{folder}' holds the steps of a run, and its checkpoints are missing or cannot be read; restore them, or "

@@ -155,6 +155,7 @@ def _common_requirements(config: TrainConfig) -> list[_Requirement]:
         _Requirement("rollout.per_component", config.rollout.per_component, not config.rollout.per_component, "False"),
         # TRL trains to the last step
         _Requirement("evaluation.patience", config.evaluation.patience, config.evaluation.patience <= 0, "0"),
+        _Requirement("evaluation.stop_kl", config.evaluation.stop_kl, config.evaluation.stop_kl <= 0, "0"),
         _Requirement("supervised.align_interval", interval, interval <= 0, "0 (no supervised updates)"),
         _Requirement("learner.old_logprobs", ln.old_logprobs, ln.old_logprobs != "sampler", "auto or recompute"),
         # TRL gives each token the whole return
