@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback import tables
-from rlalign.feedback.preferences.near_duplicates import prompt_groups
 from rlalign.feedback.store import Store, insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import LABELS, Example, Study, number_of_completions, text_of, to_values
 from rlalign.feedback.tables import VERSION
+from rlalign.preferences.near_duplicates import prompt_groups
 
 _BATCH = 16  # prompts that are sampled together
 

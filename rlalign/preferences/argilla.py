@@ -24,9 +24,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.files import Row
-from rlalign.feedback.preferences.judged import Answer, Judged, Pairing, preferences_of
-from rlalign.feedback.preferences.pairs import Preference, is_side
+from rlalign.preferences.files import Row
+from rlalign.preferences.judged import Answer, Judged, Pairing, preferences_of
+from rlalign.preferences.pairs import Preference, is_side
 
 PROMPTS = ("prompt", "instruction", "question", "input", "chat", "messages", "conversation")
 _TIES = {"tie", "draw", "equal", "same", "both", "bothgood"}

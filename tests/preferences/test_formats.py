@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from rlalign.errors import UnknownNameError, UserError
-from rlalign.feedback.preferences.files import read_rows
-from rlalign.feedback.preferences.formats import read_preferences, recognized, write_preferences
-from rlalign.feedback.preferences.hh_rlhf import messages_of, transcript_of
-from rlalign.feedback.preferences.pairs import Preference, Side, text_of
+from rlalign.preferences.files import read_rows
+from rlalign.preferences.formats import read_preferences, recognized, write_preferences
+from rlalign.preferences.hh_rlhf import messages_of, transcript_of
+from rlalign.preferences.pairs import Preference, Side, text_of
 
 ANN, BOB, CLEO = "11111111-aaaa", "22222222-bbbb", "33333333-cccc"
 

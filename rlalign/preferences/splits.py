@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.near_duplicates import prompt_groups
-from rlalign.feedback.preferences.pairs import Preference, text_of
+from rlalign.preferences.near_duplicates import prompt_groups
+from rlalign.preferences.pairs import Preference, text_of
 
 
 @dataclass(frozen=True, slots=True)

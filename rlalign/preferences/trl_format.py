@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rlalign.feedback.preferences.files import Row
-from rlalign.feedback.preferences.pairs import SIDES, Preference, preference_of
+from rlalign.preferences.files import Row
+from rlalign.preferences.pairs import SIDES, Preference, preference_of
 
 
 def detect(records: Sequence[Any]) -> str:

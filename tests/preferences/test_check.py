@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.check import check_preferences
-from rlalign.feedback.preferences.findings import KINDS, Report
-from rlalign.feedback.preferences.row_checks import role_problem
+from rlalign.preferences.check import check_preferences
+from rlalign.preferences.findings import KINDS, Report
+from rlalign.preferences.row_checks import role_problem
 
 TOPICS = [
     "rivers of Europe", "the moon landing", "bread and cheese", "deep sea fish", "old railways", "jazz pianists",

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.files import Row
-from rlalign.feedback.preferences.pairs import Message, Preference
+from rlalign.preferences.files import Row
+from rlalign.preferences.pairs import Message, Preference
 
 _TURN = re.compile(r"\n\n(Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}

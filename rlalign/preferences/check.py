@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.files import Row, read_rows
-from rlalign.feedback.preferences.findings import Findings, Report
-from rlalign.feedback.preferences.formats import Recognized, preferences_in, read_row, recognized
-from rlalign.feedback.preferences.pairs import Preference, problems_of
-from rlalign.feedback.preferences.row_checks import row_problems
-from rlalign.feedback.preferences.set_checks import SetChecks
-from rlalign.feedback.preferences.token_checks import TokenChecks
+from rlalign.preferences.files import Row, read_rows
+from rlalign.preferences.findings import Findings, Report
+from rlalign.preferences.formats import Recognized, preferences_in, read_row, recognized
+from rlalign.preferences.pairs import Preference, problems_of
+from rlalign.preferences.row_checks import row_problems
+from rlalign.preferences.set_checks import SetChecks
+from rlalign.preferences.token_checks import TokenChecks
 
 
 def check_preferences(

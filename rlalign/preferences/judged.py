@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from rlalign.feedback.preferences.pairs import Preference, Side
+from rlalign.preferences.pairs import Preference, Side
 
 Pairing = Literal["best-random", "best-each", "all"]
 PAIRINGS: tuple[Pairing, ...] = ("best-random", "best-each", "all")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlalign.feedback.preferences.pairs import SIDES, Message, Preference, Side, content_of, text_of
+from rlalign.preferences.pairs import SIDES, Message, Preference, Side, content_of, text_of
 
 _HALF = re.compile("[\ud800-\udfff]")
 _MESSAGES = re.compile(r"""^\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")

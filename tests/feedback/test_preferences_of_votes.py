@@ -14,12 +14,12 @@ pytest.importorskip("fastapi", reason="needs the extra feedback")
 
 from rlalign.errors import UserError
 from rlalign.feedback.people import find_person, withdraw
-from rlalign.feedback.preferences.formats import read_preferences
-from rlalign.feedback.preferences.from_votes import preferences_of_votes
-from rlalign.feedback.preferences.pairs import Preference
 from rlalign.feedback.progress import votes
 from rlalign.feedback.store import Store
 from rlalign.feedback.study import CHOICES
+from rlalign.preferences.formats import read_preferences
+from rlalign.preferences.from_votes import preferences_of_votes
+from rlalign.preferences.pairs import Preference
 from tests.feedback.conftest import GOLD, PRACTICE, Client
 
 Open = Callable[..., Store]

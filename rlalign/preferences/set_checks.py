@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlalign.envs.records.splits import KNOWN
-from rlalign.feedback.preferences.findings import Findings
-from rlalign.feedback.preferences.near_duplicates import prompt_groups
-from rlalign.feedback.preferences.pairs import Preference
-from rlalign.feedback.preferences.row_checks import ends_unfinished, joins_words, length_of, split_name
-from rlalign.feedback.preferences.splits import group_text
+from rlalign.preferences.findings import Findings
+from rlalign.preferences.near_duplicates import prompt_groups
+from rlalign.preferences.pairs import Preference
+from rlalign.preferences.row_checks import ends_unfinished, joins_words, length_of, split_name
+from rlalign.preferences.splits import group_text
 
 _MANY = 20
 """Preferences from which a share is reported as a finding."""

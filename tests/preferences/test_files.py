@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.csv_cells import read_cell, write_cell
-from rlalign.feedback.preferences.files import read_rows, write_rows
-from rlalign.feedback.preferences.formats import read_preferences, write_preferences
+from rlalign.preferences.csv_cells import read_cell, write_cell
+from rlalign.preferences.files import read_rows, write_rows
+from rlalign.preferences.formats import read_preferences, write_preferences
 
 USER, ANSWER = "user", "assistant"
 CONTAINERS = ["prefs.jsonl", "prefs.csv", "prefs.parquet", "prefs"]

@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from rlalign.escaping.spreadsheet import cell as spreadsheet_cell
-from rlalign.feedback.preferences.pairs import is_side
+from rlalign.preferences.pairs import is_side
 
 _TEXT_COLUMNS = ("prompt", "chosen", "rejected")
 

@@ -26,10 +26,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlalign.feedback.preferences.check import check_preferences
-    from rlalign.feedback.preferences.formats import read_preferences, write_preferences
-    from rlalign.feedback.preferences.pairs import Preference
-    from rlalign.feedback.preferences.splits import split_by_group
+    from rlalign.preferences.check import check_preferences
+    from rlalign.preferences.formats import read_preferences, write_preferences
+    from rlalign.preferences.pairs import Preference
+    from rlalign.preferences.splits import split_by_group
 
 __all__ = ["Preference", "check_preferences", "read_preferences", "split_by_group", "write_preferences"]
 _MODULES = {

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.pairs import Preference, Side
-from rlalign.feedback.preferences.row_checks import same_text
+from rlalign.preferences.pairs import Preference, Side
+from rlalign.preferences.row_checks import same_text
 
 _BATCH = 256  # rows that are tokenized together, which is several times faster
 

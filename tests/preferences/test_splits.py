@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.pairs import Preference
-from rlalign.feedback.preferences.splits import group_text, groups_of, split_by_group
+from rlalign.preferences.pairs import Preference
+from rlalign.preferences.splits import group_text, groups_of, split_by_group
 
 TOPICS = [
     "rivers of Europe", "the moon landing", "bread and cheese", "deep sea fish", "old railways", "jazz pianists",

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import UnknownNameError, UserError
-from rlalign.feedback.preferences import argilla, from_votes, hh_rlhf, label_studio, trl_format, ultrafeedback
-from rlalign.feedback.preferences.files import Row, check_output, read_rows, write_rows
-from rlalign.feedback.preferences.judged import PAIRINGS, Pairing
-from rlalign.feedback.preferences.pairs import Preference
+from rlalign.preferences import argilla, from_votes, hh_rlhf, label_studio, trl_format, ultrafeedback
+from rlalign.preferences.files import Row, check_output, read_rows, write_rows
+from rlalign.preferences.judged import PAIRINGS, Pairing
+from rlalign.preferences.pairs import Preference
 
 _SAMPLE = 20
 """Rows from which a format is recognized."""

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import FaultError, UserError
-from rlalign.feedback.preferences.csv_cells import read_cell, write_cell
+from rlalign.preferences.csv_cells import read_cell, write_cell
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of files that can be read. A folder is one of `datasets`, as `save_to_disk` writes it."""
@@ -125,7 +125,7 @@ def _parquet(path: Path) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
-    from rlalign.feedback.preferences.arrow_table import rows_of_batch
+    from rlalign.preferences.arrow_table import rows_of_batch
 
     try:
         number = 0
@@ -163,7 +163,7 @@ def _from_hub(name: str) -> Any:
 
 
 def _of_datasets(data: Any, name: str) -> Iterator[Row]:
-    from rlalign.feedback.preferences.arrow_table import rows_of_table
+    from rlalign.preferences.arrow_table import rows_of_table
 
     tables = data if isinstance(data, Mapping) else {"": data}
     for split, table in tables.items():
@@ -282,7 +282,7 @@ def _write_csv(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
 def _write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
     import pyarrow.parquet
 
-    from rlalign.feedback.preferences.arrow_table import table_of_rows
+    from rlalign.preferences.arrow_table import table_of_rows
 
     held = list(rows)
     pyarrow.parquet.write_table(table_of_rows(held, _columns(held)), path)
@@ -292,7 +292,7 @@ def _write_parquet(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
 def _write_folder(rows: Iterable[Mapping[str, Any]], path: Path, splits: Sequence[str]) -> int:
     import datasets
 
-    from rlalign.feedback.preferences.arrow_table import as_dataset, table_of_rows
+    from rlalign.preferences.arrow_table import as_dataset, table_of_rows
 
     held = list(rows)
     columns = _columns(held)

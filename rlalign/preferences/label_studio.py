@@ -20,9 +20,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.files import Row
-from rlalign.feedback.preferences.judged import Answer, Judged, Pairing, preferences_of
-from rlalign.feedback.preferences.pairs import Preference, Side, is_side
+from rlalign.preferences.files import Row
+from rlalign.preferences.judged import Answer, Judged, Pairing, preferences_of
+from rlalign.preferences.pairs import Preference, Side, is_side
 
 PROMPTS = ("prompt", "instruction", "question", "query", "input", "dialogue", "messages")
 _COMPLETION = re.compile(

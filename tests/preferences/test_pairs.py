@@ -9,7 +9,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.pairs import Preference, preference_of, problems_of, shared_prefix, text_of
+from rlalign.preferences.pairs import Preference, preference_of, problems_of, shared_prefix, text_of
 
 USER = {"role": "user", "content": "Hi"}
 A = {"role": "assistant", "content": "a"}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from rlalign.feedback.preferences.check import check_preferences
-from rlalign.feedback.preferences.formats import read_preferences, write_preferences
-from rlalign.feedback.preferences.token_checks import TokenChecks
-from tests.feedback.preferences.test_check import chats, clean, implicit
-from tests.feedback.preferences.test_files import CONTAINERS
+from rlalign.preferences.check import check_preferences
+from rlalign.preferences.formats import read_preferences, write_preferences
+from rlalign.preferences.token_checks import TokenChecks
+from tests.preferences.test_check import chats, clean, implicit
+from tests.preferences.test_files import CONTAINERS
 
 FORMS = {
     "standard explicit": clean(),
@@ -62,7 +62,7 @@ def test_trl_sees_the_form_and_the_prompt(form: str, name: str, tmp_path: Path) 
 
     source = tmp_path / "in.jsonl"
     rows = FORMS[form]
-    from rlalign.feedback.preferences.files import write_rows
+    from rlalign.preferences.files import write_rows
 
     write_rows(rows, source)
     write_preferences(read_preferences(source), tmp_path / name)
@@ -122,7 +122,7 @@ def test_reward_trainer_trains_on_it_and_drops_what_the_check_names(
 
 
 def _written(rows: list[dict[str, Any]], folder: Path) -> Path:
-    from rlalign.feedback.preferences.files import write_rows
+    from rlalign.preferences.files import write_rows
 
     write_rows(rows, folder / "rows.jsonl")
     return folder / "rows.jsonl"

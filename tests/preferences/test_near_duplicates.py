@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from rlalign.feedback.preferences.near_duplicates import normalized, prompt_groups, similarity
+from rlalign.preferences.near_duplicates import normalized, prompt_groups, similarity
 
 
 def words(rng: random.Random, count: int) -> list[str]:
