@@ -23,8 +23,8 @@ def default_config(
     The preset sets `objective`, `rollout.group_size` and the epochs, minibatches and old log-probs of `learner`. A
     policy without pretraining (`gru`, `tiny`, `tabular`) trains for 200 steps of 128 samples with the learning rate
     3e-3, and without KL. A trainer on preference data (`trl:dpo`) reads as many completions per step as others sample,
-    keeps its KL coefficient, and has a tenth of the learning rate: each of its updates moves the policy farther. All
-    other settings are the defaults of `TrainConfig`.
+    keeps its KL coefficient, and has a tenth of the learning rate of a pretrained policy: its updates all point the
+    same way. All other settings are the defaults of `TrainConfig`.
 
     Args:
         env: an environment as `TrainConfig.env`. It changes no other setting.
@@ -76,10 +76,12 @@ def _scratch(config: TrainConfig) -> TrainConfig:
 
 def _offline(config: TrainConfig) -> TrainConfig:
     """Return the configuration of a trainer on preference data: pairs in place of groups of samples."""
-    samples = config.samples_per_step if from_scratch(config.policy) else _SAMPLES
+    scratch = from_scratch(config.policy)
+    samples = config.samples_per_step if scratch else _SAMPLES
+    lr = config.learner.lr if scratch else config.learner.lr / 10
     return replace(
         config,
         objective=OFFLINE[config.algorithm].objective,
         rollout=replace(config.rollout, prompts=samples // 2, group_size=2),
-        learner=replace(config.learner, lr=config.learner.lr / 10),
+        learner=replace(config.learner, lr=lr),
     )

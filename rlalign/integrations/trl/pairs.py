@@ -188,6 +188,10 @@ def encode(mdp: TextMDP, preference: Preference, end_ids: tuple[int, int], posit
             model cannot read that many tokens.
     """
     explicit = preference.explicit()
+    texts = [
+        (name, _text(side, name, preference.place))
+        for name, side in (("chosen", explicit.chosen), ("rejected", explicit.rejected))
+    ]
     prompt: Any = explicit.prompt
     task = Task(prompt, {}, place=preference.place)
     context = encoded_alone(mdp, task)
@@ -196,8 +200,7 @@ def encode(mdp: TextMDP, preference: Preference, end_ids: tuple[int, int], posit
     plain, conversation = end_ids
     end = plain if isinstance(mdp.policy_prompt(task), str) else conversation
     sides: list[list[int]] = []
-    for name, side in (("chosen", explicit.chosen), ("rejected", explicit.rejected)):
-        text = _text(side, name, preference.place)
+    for name, text in texts:
         try:
             ids = mdp.tokenizer.encode(text)
         except UserError as error:  # a character that the tokenizer of a policy from scratch does not have
