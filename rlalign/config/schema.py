@@ -146,7 +146,8 @@ class TrainConfig:
     leading + adds to these."""
     data: str | None = None
     """Preference data that trl:dpo trains on: a JSONL, JSON, CSV or Parquet file, a folder of datasets, or a hub data
-    set, with the columns prompt, chosen and rejected or in another format of `rlalign feedback check`."""
+    set, with the columns prompt, chosen and rejected or in another format of `rlalign feedback check`. None: no
+    data, as for the other algorithms."""
     steps: int = 24
     """Training steps; a step is one rollout and the updates made from it. A step of trl:dpo is one update on
     rollout.prompts pairs."""

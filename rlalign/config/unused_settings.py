@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlalign.algorithms import OFFLINE
+from rlalign.algorithms import OFFLINE, axes
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
@@ -82,7 +82,10 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
     yield from _unread_of_model(c)
-    if c.algorithm not in OFFLINE:
+    if c.algorithm in OFFLINE:
+        unread = " ".join(axis for axis in axes(o) if axis != "kl.coef")
+        yield "objective", unread, f"{c.algorithm} reads objective.kl.coef alone"
+    else:
         yield "", "data", f"{c.algorithm} samples its own completions"
     if c.tracking.wandb == "off":
         yield "tracking", "project", "tracking.wandb is off"

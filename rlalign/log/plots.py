@@ -91,6 +91,8 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("expected different runs, got the same run twice; pass each run once")
     empty = [folder for folder, rows in runs.items() if not rows]
+    if empty and not offline and _rows_with(empty[0], "preference/accuracy"):
+        raise UserError(f"'{empty[0]}' is a run on preference data, without rewards of samples; plot it alone")
     if empty:
         raise UserError(no_curve(empty[0]))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
