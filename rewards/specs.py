@@ -1,6 +1,7 @@
 """Specs: how a user names rewards, as `SPEC[?parameter=value&...][=WEIGHT]`, callables, pairs or mappings.
 
-SPEC is a registered name, `package.module:function` or `path/to/file.py:function`. A value may contain `=`. Write `&`
+SPEC is a registered name, `package.module:function`, `path/to/file.py:function`, the folder of a reward model (with a
+`/`, as in `./rm`) or the URL of a server. A value may contain `=`. Write `&`
 as %26, `%` as %25, and the `=` of a final `=NUMBER` that is not a weight as %3D. The weight may be a schedule,
 `length=0.5@0:1.0@100`, or a bound, `toxicity<=0.1` (see `rlalign.rewards.weights`). Write the `<` of a final `<=NUMBER`
 that is not a bound as %3C.
@@ -18,6 +19,7 @@ from urllib.parse import unquote
 from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards.function import RewardFunction, as_reward
+from rlalign.rewards.reward_model.function import is_folder, is_url, reward_of
 from rlalign.rewards.weights import Constraint, Schedule, Weight, as_weight, is_schedule, multiply, split_bound
 
 Spec = str | Callable[..., Any] | tuple[str | Callable[..., Any], Weight]
@@ -58,7 +60,7 @@ def _resolve_one(spec: Any) -> WeightedReward:
         return as_reward(spec), 1.0
     spec, bound = split_bound(spec)
     name, parameters, weight_text = split(spec)
-    item = as_reward(REWARDS.get(name), name.rpartition(":")[2])
+    item = _named(name)
     if parameters:
         checked = item.using(**dict.fromkeys(parameters))  # refuse unknown names before parsing values
         values = {
@@ -67,6 +69,13 @@ def _resolve_one(spec: Any) -> WeightedReward:
         item = item.using(**values)
     weight = 1.0 if weight_text is None else as_weight(weight_text, item.name)
     return item, weight if bound is None else multiply(weight, bound, item.name)
+
+
+def _named(name: str) -> RewardFunction:
+    """Return the reward of a name: a registered one comes first, then a URL, a folder, `module:attr`."""
+    if name not in REWARDS and (is_url(name) or is_folder(name)):
+        return reward_of(name)
+    return as_reward(REWARDS.get(name), name.rpartition(":")[2])
 
 
 def split(spec: str) -> tuple[str, dict[str, str], str | None]:

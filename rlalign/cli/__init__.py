@@ -24,12 +24,14 @@ COMMANDS = {
     "compare": "compare algorithms over environments and seeds, from new or existing runs, with statistical tests",
     "tune": "search for good settings of an algorithm",
     "feedback": "collect judgements of people about completions: sample, invite, serve, simulate",
+    "reward-model": "train a reward model on votes or preferences, and measure it",
     "plot": "plot the training curves of one or more runs",
     "doctor": "print versions, optional packages, device, cache and disk space",
 }
 
 _WORKING = ("train", "compare", "tune")  # an output that is closed stops their work, so it is no success
-_MODULES = {"list": "listing"}  # a module named list would shadow the builtin in this package
+_MODULES = {"list": "listing", "reward-model": "reward_model"}
+"""Command -> module: a module named list would shadow the builtin in this package."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

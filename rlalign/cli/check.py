@@ -7,6 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import repeat
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
@@ -17,6 +18,8 @@ from rlalign.envs.registration import find_env, make_mdp
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
 from rlalign.escaping.console import PlainConsole, line
 from rlalign.registry import ENVS, REWARDS
+from rlalign.rewards.reward_model.folder import is_reward_model
+from rlalign.rewards.reward_model.function import is_folder, is_url
 
 if TYPE_CHECKING:  # it imports torch, which takes longer than --help
     from rlalign import checks
@@ -27,7 +30,8 @@ class Args:
     """Run the conformance checks of an environment, a reward or a policy."""
 
     target: tyro.conf.Positional[str]
-    """Environment or reward (name, module:attr, file.py:attr), or `all` for all built-in ones."""
+    """Environment or reward (name, module:attr, file.py:attr, ./FOLDER of a reward model), or `all` for all built-in
+    ones."""
     kind: Annotated[Literal["auto", "policy"], tyro.conf.arg(name="as")] = "auto"
     """auto: an environment or a reward. policy: a folder, a hub id or a name of `rlalign list policies`; each path
     through its model is compared with plain forward passes of each row alone."""
@@ -108,7 +112,8 @@ def _results(name: str, arguments: Args) -> list[checks.CheckResult]:
         return checks.check_policy(name)
     if arguments.env is not None:
         return checks.check_reward_on_data(name, arguments.env, policy=arguments.policy, seed=arguments.seed)
-    if name.partition("?")[0] in REWARDS:
+    target = name.partition("?")[0]
+    if target in REWARDS or is_url(target) or (is_folder(target) and is_reward_model(Path(target).expanduser())):
         return checks.check_reward(name)
     if name.endswith(".py"):
         raise UserError(f"expected an environment or a reward in a file as FILE.py:NAME, got '{name}'; use {name}:NAME")

@@ -29,6 +29,8 @@ from rlalign.errors import RecordError, UserError
 from rlalign.policies.model_files import ModelFiles, sha256
 from rlalign.registry import ENVS, POLICIES, REWARDS
 from rlalign.rewards.columns import items_of
+from rlalign.rewards.reward_model.folder import model_files
+from rlalign.rewards.reward_model.function import is_folder, is_url
 from rlalign.rewards.specs import split
 from rlalign.rewards.weights import split_bound
 from rlalign.storage.newest import stored_identity
@@ -169,6 +171,8 @@ def code_files(config: TrainConfig) -> dict[str, Path]:
 
 def _is_code(spec: str) -> bool:
     """Return whether a spec names code that is not built in. `rlalign.registry.load` runs it under any prefix."""
+    if is_url(spec) and spec not in REWARDS:  # a reward-model server
+        return False
     return ":" in spec and not any(spec in registry.built_in.values() for registry in (ENVS, REWARDS, POLICIES))
 
 
@@ -188,7 +192,10 @@ def _data_files(config: TrainConfig) -> dict[str, Path]:
     if path is not None:
         files[f"data {path.name}"] = path
     files |= _preference_files(config.data)
-    for name, parameters in _rewards_of(config):  # a word list, or the folder of a reward model
+    for name, parameters in _rewards_of(config):  # a reward model, a word list, or the folder of a classifier
+        if name not in REWARDS and is_folder(name):
+            folder = expanded(name)
+            files |= {f"reward {folder.name}/{file}": path for file, path in model_files(folder).items()}
         for key, value in parameters.items():
             files |= _named_files(f"reward {Path(name).name}?{key}=", expanded(value))
     return files
