@@ -12,6 +12,7 @@ import tyro
 from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.feedback_check import Check, run_check
 from rlalign.cli.feedback_export import Export, run_export
+from rlalign.cli.feedback_loop import Loop, run_loop_command
 from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.cli.feedback_report import Report, run_report
 from rlalign.errors import UnknownNameError, UserError
@@ -23,6 +24,7 @@ SUBCOMMANDS = {
     "invite": "make personal links for annotators",
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
+    "loop": "train in rounds of sampling, votes, a reward model and policy-gradient steps",
     "report": "write agreement, biases and win rates with intervals as one page",
     "export": "write preferences of a study for TRL, or every vote with its time",
     "check": "check preference data from anywhere, and name the rows that are wrong",
@@ -140,7 +142,7 @@ class Erase:
 
 ARGUMENTS: dict[str, Any] = {
     c.__name__.lower(): c
-    for c in (Plan, Sample, Invite, Serve, Simulate, Report, Export, Check, Forget, Withdraw, Erase)
+    for c in (Plan, Sample, Invite, Serve, Simulate, Loop, Report, Export, Check, Forget, Withdraw, Erase)
 }
 """The arguments of each subcommand."""
 
@@ -168,6 +170,7 @@ def run(args: Sequence[str]) -> int:
     return status
 
 
+_loop = run_loop_command
 _plan = run_plan
 _report = run_report
 
@@ -266,7 +269,7 @@ def _simulate(arguments: Simulate) -> int:
     import random
 
     from rlalign.feedback.people import invite
-    from rlalign.feedback.simulate import answers, draw_taste, simulate
+    from rlalign.feedback.simulate import answers, draw_taste, reward_score, simulate
     from rlalign.feedback.store import Store
     from rlalign.feedback.web.serve import in_background, only_server
     from rlalign.typecheck import check_range
@@ -276,7 +279,7 @@ def _simulate(arguments: Simulate) -> int:
         raise UserError(f"--noise: expected a number above 0, got {arguments.noise}; use 0.01 for hardly any noise")
     if arguments.votes is not None:
         check_range("--votes", arguments.votes, least=1)
-    score = _score(arguments.reward)
+    score = reward_score(arguments.reward)
     rng = random.Random(arguments.seed)
     means = {"noise": arguments.noise, "side": arguments.side, "length": arguments.length}
     tastes = [draw_taste(rng, **means) for _ in range(arguments.people)]
@@ -289,20 +292,6 @@ def _simulate(arguments: Simulate) -> int:
     for link, count in zip(links, counts, strict=True):
         print_text(f"{link.pseudonym}  {count} items")
     return 0
-
-
-def _score(spec: str) -> Any:
-    """Return a function of a text from a reward."""
-    import numpy as np
-
-    from rlalign.rewards.weighted_sum import compose
-
-    reward = compose(spec)
-
-    def score(text: str) -> float:
-        return float(np.nan_to_num(reward.score("episode", [""], [text], [[]]).total[0]))
-
-    return score
 
 
 def _forget(arguments: Forget) -> int:
