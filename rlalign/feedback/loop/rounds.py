@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlalign.config.defaults import default_config
+from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.overrides import apply
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
@@ -75,18 +75,26 @@ class Round:
         """The policy that this round samples and continues."""
         if self.number == 1:
             return self.plan.path(self.plan.loop.policy)
-        return str(self.folder(self.number - 1) / "run" / "policy")
+        # absolute: a run that is resumed from another working folder must name the same policy
+        return str((self.folder(self.number - 1) / "run" / "policy").absolute())
 
     def config(self, rewards: tuple[str, ...] = ()) -> TrainConfig:
         """Return the configuration of the training of this round.
+
+        The settings are those of the initial policy in all rounds: a policy that began from scratch stays one whose
+        weights are all trained, with its learning rate and batch.
 
         Args:
             rewards: specs; without, the configuration serves to sample.
         """
         loop = self.plan.loop
         env = self.plan.path(loop.env) or str(self.plan.prompts)
-        config = default_config(env=env, policy=self.policy, algorithm=loop.algorithm)
-        config = apply(config, loop.train)
+        initial = self.plan.path(loop.policy)
+        config = apply(default_config(env=env, policy=initial, algorithm=loop.algorithm), loop.train)
+        if self.number > 1:
+            config = replace(config, policy=self.policy)
+            if from_scratch(initial) and config.model.lora_r is None:
+                config = replace(config, model=replace(config.model, lora_r=0))
         return replace(
             config, rewards=rewards, steps=loop.steps, seed=config.seed + self.number - 1,
             output=str(self.folder() / "run"),
@@ -187,13 +195,16 @@ def measure(this: Round) -> Result:
     """Return the reward model's and the gold reward on held-out prompts, before and after the round."""
     import json
 
+    from rlalign.rewards.specs import resolve
+
     evaluation = json.loads((this.folder() / "run" / "report" / "evaluation.json").read_text(encoding="utf-8"))
     metrics = evaluation["metrics"]
     result: Result = {"prompts": len(evaluation["samples"]), "proxy": _values(metrics["reward"])}
-    gold = this.plan.gold
-    if gold:
-        names = [name for name in metrics if name == gold or name.partition("[")[0] == gold.partition("?")[0]]
-        result["gold"] = _values(metrics[names[0]]) if names else None
+    if this.plan.gold:
+        ((reward, _),) = resolve([this.plan.gold])
+        # a component that has the name of another metric has a prefix
+        name = next(name for name in (f"reward/{reward.name}", reward.name) if name in metrics)
+        result["gold"] = _values(metrics[name])
     if "kl" in metrics:
         result["kl"] = metrics["kl"]["after"]
     return result
