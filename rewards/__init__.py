@@ -10,6 +10,8 @@ Definition and composition:
     weights.py           constant weights, schedules, constraints with a multiplier
     weighted_sum.py      `RewardSum`: total = sum of weight · component, valid samples, failure counts
     ensemble.py          mean, minimum, penalized mean or product of several rewards
+    combine.py           the same of arrays
+    reward_model/        reward models in folders and behind URLs
 
 Execution:
     guard.py             retries, worker start, and the kill of a reward at its timeout

@@ -9,36 +9,13 @@ import numpy as np
 
 from rlalign.errors import RewardError, UserError, did_you_mean
 from rlalign.rewards.columns import items_of
+from rlalign.rewards.combine import combine
 from rlalign.rewards.function import RewardFunction, reward
 from rlalign.rewards.specs import Specs
 from rlalign.rewards.text import text_of
 from rlalign.rewards.weighted_sum import RewardSum, compose
-from rlalign.types import FloatArray
 
 _HOW = ("mean", "min", "penalised", "product")
-
-
-def combine(values: FloatArray, how: str, coef: float) -> FloatArray:
-    """Return one value per sample from the values of all members.
-
-    Source of min and penalised: Coste et al., Reward model ensembles help mitigate overoptimization, arXiv 2310.02743.
-
-    Args:
-        values: float [members, B].
-        how: "mean", "min", "product", or "penalised": mean - coef · std, with the population standard deviation.
-        coef: weight of the members' disagreement.
-
-    Returns:
-        float [B].
-    """
-    if how == "min":
-        minimum: FloatArray = values.min(0)
-        return minimum
-    if how == "product":
-        product: FloatArray = values.prod(0)
-        return product
-    mean: FloatArray = values.mean(0)
-    return mean - coef * values.std(0) if how == "penalised" else mean
 
 
 class Ensemble:

@@ -25,7 +25,7 @@ Besides these:
   the SPEC begins with `+` (see [Rewards](rewards.md)).
 - `--config FILE` reads settings from a TOML file, such as the `best.toml` of `rlalign tune`.
 - `--resume FOLDER` continues the run in that folder, with its settings."""
-MODULES = {"list": "listing"}
+MODULES = {"list": "listing", "reward-model": "reward_model"}
 
 
 def page() -> str:

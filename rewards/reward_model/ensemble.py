@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from rlalign.errors import UserError, did_you_mean
-from rlalign.rewards.ensemble import combine
+from rlalign.rewards.combine import combine
 from rlalign.rewards.reward_model.rendering import Sample
 from rlalign.types import FloatArray
 

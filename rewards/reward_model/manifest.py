@@ -41,7 +41,8 @@ class Manifest:
         members: folders of an ensemble.
         how: combination of an ensemble, if a spec names none.
         coef: weight of the disagreement, if a spec names none.
-        rating_mean, rating_spread: of ratings, which are trained as (rating - mean) / spread.
+        rating_mean: mean of the ratings, which are trained as (rating - mean) / spread.
+        rating_spread: their standard deviation.
         versions: package -> version that trained the model.
         training: settings and counts of the training, for people.
         format: version of the file.

@@ -96,7 +96,7 @@ class Renderer:
         text = sample.text()
         if sample.cut:
             ids = list(self.tokenizer(text)["input_ids"])
-            while ids and eos and ids[-1] == self.tokenizer.eos_token_id:  # a tokenizer that appends it by itself
+            while ids and eos and ids[-1] == self.tokenizer.eos_token_id:  # a tokenizer that appends it
                 ids.pop()
             return ids
         # as RewardTrainer does: the EOS token is appended to the text unless it is there

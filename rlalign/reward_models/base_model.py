@@ -49,11 +49,11 @@ def load_base(model: str, *, seed: int) -> tuple[Any, Any]:
     Raises:
         UserError: the model cannot be loaded, or weights other than those of the head are missing.
     """
+    name = base_folder(model)  # before the heavy imports
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, set_seed
     from trl.trainer.reward_trainer import suppress_seqcls_warning
 
-    name = base_folder(model)
     set_seed(seed)  # the head is drawn while the model is loaded
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)

@@ -97,7 +97,7 @@ def read_pairs(source: str | Path, *, majority: bool = False, format: str = "aut
     """
     left_out: Counter[str] = Counter()
     if is_store(source):
-        pairs = _with_groups(_pairs_of_votes(_votes(source), left_out, majority=majority))
+        pairs = list(_pairs_of_votes(_votes(source), left_out, majority=majority))
     else:
         from rlalign.preferences import read_preferences
 
@@ -133,13 +133,13 @@ def _pairs_of_votes(votes: Sequence[Mapping[str, Any]], left_out: Counter[str], 
 
     if majority or any(vote["kind"] == "rating" for vote in votes):  # ratings make pairs of several votes
         for preference in preferences_of_votes(votes, left_out, each_answer=not majority):
-            yield _pair(preference)
+            yield replace(_pair(preference), group=int(preference.group or 0))
         return
     for vote in votes:
         for preference in preferences_of_votes([vote], left_out, each_answer=True):
             # a vote's choice is a side of the screen
             first = vote["choice"] == "a" if vote["kind"] == "pair" else None
-            yield replace(_pair(preference), chosen_first=first)
+            yield replace(_pair(preference), chosen_first=first, group=int(preference.group or 0))
 
 
 def _pair(preference: Preference) -> Pair:
@@ -190,13 +190,14 @@ def read_ratings(source: str | Path, *, scale: str = "") -> Rows[Rating]:
         UserError: the source cannot be read, or a row is no rating.
     """
     if is_store(source):
-        rows = list(_ratings_of_votes(_votes(source), scale))
+        rows = list(_ratings_of_votes(_votes(source), scale))  # the store knows the groups
     else:
         rows = [_rating(record, place) for record, place in _records(Path(source))]
+        groups = _groups([row.sample for row in rows])
+        rows = [replace(row, group=group) for row, group in zip(rows, groups, strict=True)]
     if not rows:
         raise UserError(f"'{source}': expected ratings of completions, got none; use a study of ratings")
-    groups = _groups([row.sample for row in rows])
-    return Rows([replace(row, group=group) for row, group in zip(rows, groups, strict=True)])
+    return Rows(rows)
 
 
 def _ratings_of_votes(votes: Iterable[Mapping[str, Any]], scale: str) -> Iterator[Rating]:
@@ -206,15 +207,21 @@ def _ratings_of_votes(votes: Iterable[Mapping[str, Any]], scale: str) -> Iterato
         ratings = vote["ratings"] or {}
         name = scale or next(iter(ratings), "")
         if name not in ratings:
-            raise UserError(
-                f"vote {vote['vote']}: expected a rating on the scale '{name}', got {', '.join(ratings) or 'none'}; use "
-                "one of these"
-            )
+            known = ", ".join(ratings) or "none"
+            place = f"vote {vote['vote']}"
+            raise UserError(f"{place}: expected a rating on the scale '{name}', got {known}; use one of these")
         prompt = vote["prompt"]
         if len(prompt) == 1 and prompt[0]["role"] == "text":  # the store holds a plain prompt as one such message
             prompt = prompt[0]["content"]
         sample = Sample(prompt, vote["completions"][0], vote["cut"][0])
-        yield Rating(sample, float(ratings[name]), 0, vote["split"] or "", vote["annotator"], f"vote {vote['vote']}")
+        yield Rating(
+            sample,
+            float(ratings[name]),
+            int(vote["group"]),
+            vote["split"] or "",
+            vote["annotator"],
+            f"vote {vote['vote']}",
+        )
 
 
 def _records(path: Path) -> Iterator[tuple[Any, str]]:
@@ -233,7 +240,8 @@ def _rating(record: Any, place: str) -> Rating:
     completion = record.get("completion")
     prompt = record.get("prompt") or ""
     if not is_side(completion) or not is_side(prompt):
-        raise UserError(f"{place}: expected texts or messages as prompt and completion, got {json.dumps(record)[:60]}")
+        shown = json.dumps(record)[:60]
+        raise UserError(f"{place}: expected texts or messages as prompt and completion, got {shown}; use both columns")
     sample = Sample(prompt, completion, bool(record.get("cut")))
     return Rating(sample, float(points), 0, str(record.get("split") or ""), str(record.get("annotator") or ""), place)
 
@@ -260,7 +268,7 @@ def divide(rows: Sequence[R], *, test: float, seed: int = 0) -> tuple[list[R], l
             place = next(row.place for row in held_out if row.group in shared)
             raise UserError(
                 f"expected splits without common prompts, got {len(shared)} groups of (nearly) equal prompts in both, "
-                f"such as {place or 'a row of test'}; leave the column split out, and the groups are divided anew"
+                f"such as {place or 'a row of test'}; leave the column split out, and groups are drawn"
             )
         return train, held_out
     sizes = Counter(row.group for row in rows)

@@ -13,6 +13,7 @@ from rlalign.reward_models.metrics import PairMetrics, RatingMetrics, pair_metri
 from rlalign.reward_models.policy_samples import SampleMetrics, read_samples, sample_metrics, sample_run
 from rlalign.reward_models.seen_prompts import count_seen
 from rlalign.rewards.reward_model.folder import load_scorer
+from rlalign.rewards.reward_model.manifest import FILE
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def evaluate_reward_model(
     """
     if samples is not None and run is not None:
         raise UserError("expected samples or run, got both; use one of them")
-    scorer, manifest = load_scorer(model, _device(device))
+    scorer, manifest = load_scorer(model, _device(device, Path(model).expanduser()))
     if ratings:
         if manifest is None or manifest.objective != "ratings":
             raise UserError(f"'{model}': expected a model of ratings, got one of preferences; use data of preferences")
@@ -114,9 +115,12 @@ def _of_split(rows: Sequence[Any], split: str) -> Sequence[Any]:
     return chosen
 
 
-def _device(name: str) -> str:
-    import torch
-
+def _device(name: str, model: Path) -> str:
+    """Return the device of a model; torch is imported only for a model that needs it."""
     if name != "auto":
         return name
+    if not model.is_dir() or ((model / FILE).is_file() and (model / "features.json").is_file()):
+        return "cpu"
+    import torch
+
     return "cuda" if torch.cuda.is_available() else "cpu"

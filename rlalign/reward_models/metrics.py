@@ -32,7 +32,8 @@ class Bin:
     Attributes:
         confidence: mean probability of the side that the model prefers.
         accuracy: share of pairs in which people prefer that side.
-        low, high: Wilson's interval of the share.
+        low: lower bound of Wilson's interval of the share.
+        high: upper bound.
         pairs: number of pairs.
     """
 
@@ -48,7 +49,8 @@ class PairMetrics:
     """Metrics on pairs that were not in training.
 
     Attributes:
-        pairs, groups: number of pairs, and of groups of prompts.
+        pairs: number of pairs.
+        groups: number of groups of prompts.
         accuracy: share of pairs with s_chosen > s_rejected.
         ties: share of pairs with equal scores, which are wrong.
         brier: mean of (1 - P)².
@@ -61,7 +63,9 @@ class PairMetrics:
         position_correlation: of s_chosen - s_rejected and the side of the screen on which the chosen completion was,
             +1 for the first. The model sees no side: a correlation means that people chose that side against the model.
         position_gap: accuracy where the first side was chosen, minus that where the second was.
-        by_annotator, by_margin, by_subset: accuracy of parts of the pairs, by name.
+        by_annotator: accuracy of the pairs of each annotator.
+        by_margin: of each third of the margins.
+        by_subset: of each value of a column.
     """
 
     pairs: int
@@ -90,7 +94,8 @@ class RatingMetrics:
     """Metrics on ratings that were not in training.
 
     Attributes:
-        ratings, groups: number of ratings, and of groups of prompts.
+        ratings: number of ratings.
+        groups: number of groups of prompts.
         rmse: root of the mean squared error, in points.
         baseline: that of the mean of these ratings.
         correlation: Pearson's, of predictions and ratings.

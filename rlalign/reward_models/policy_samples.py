@@ -23,6 +23,9 @@ from rlalign.reward_models.metrics import mean_of
 from rlalign.rewards.reward_model.rendering import Sample
 from rlalign.types import FloatArray
 
+_PROMPTS = 16
+"""Prompts that are sampled together."""
+
 
 @dataclass(frozen=True)
 class PolicySamples:
@@ -165,9 +168,14 @@ def sample_run(
     Raises:
         UserError: the run or a reward cannot be used, or a number is out of range.
     """
-    from rlalign.evaluation.evaluate import evaluate, held_out
+    import torch
+
+    from rlalign.envs.vector_env import TokenVectorEnv
+    from rlalign.evaluation.evaluate import held_out
+    from rlalign.policies.factory import make_sampler
     from rlalign.rewards import compose
     from rlalign.rewards.specs import resolve
+    from rlalign.rollout.collect import collect
     from rlalign.run import Run
     from rlalign.typecheck import check_range
 
@@ -182,11 +190,19 @@ def sample_run(
         mdp = trained.build_mdp().with_reward(reward)
         mdp.reward.bind(policy)
         tasks = held_out(mdp, "test", prompts)
-        sampling = trained.config.rollout.sampling
-        metrics = evaluate(policy, mdp, tasks, samples=k, sampling=sampling, seed=seed).metrics
+        sampler = make_sampler("decode", policy)
+        values: dict[str, list[FloatArray]] = {name: [] for name in names}
+        policy.begin_rollout()
+        generator = torch.Generator(policy.device).manual_seed(seed)
+        for start in range(0, len(tasks), _PROMPTS):
+            part = tasks[start : start + _PROMPTS]
+            with torch.no_grad():
+                rollout = collect(
+                    TokenVectorEnv(mdp, len(part) * k), sampler, part, group_size=k,
+                    sampling=trained.config.rollout.sampling, generator=generator, seed=seed + start,
+                )  # fmt: skip
+            for name in names:
+                values[name] += list(rollout.components[name].double().cpu().numpy().reshape(len(part), k))
     finally:
         reward.close()
-    values = [metrics.get(f"reward/{name}", metrics.get(name)) for name in names]
-    if any(value is None for value in values):
-        raise UserError(f"expected an episode reward as gold, got '{gold}' of another scope; use another one")
-    return PolicySamples(list(values[0]), list(values[1]) if gold else [])  # type: ignore[arg-type]
+    return PolicySamples(values[names[0]], values[names[1]] if gold else [])

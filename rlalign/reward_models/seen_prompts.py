@@ -9,7 +9,7 @@ from typing import Any
 
 from rlalign.rewards.text import text_of
 
-FILE = "training_prompts.txt"
+FILE = "training_prompts.list"
 _DIGITS = 16
 """Hexadecimal digits of a digest: 64 bits, so that two of a million prompts collide with probability 3e-8."""
 

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.errors import FaultError, UserError
-from rlalign.policies.device import hidden_progress_bars
-from rlalign.reward_models.base_model import form_of, load_base, separate_pad
+from rlalign.reward_models.base_model import base_folder, form_of, load_base, separate_pad
 from rlalign.reward_models.data import Pair, Rating
 from rlalign.reward_models.settings import Settings
 from rlalign.rewards.reward_model.manifest import Manifest
@@ -63,6 +62,9 @@ def train_transformer(
         UserError: the model cannot be used, or all rows are too long.
         FaultError: the saved folder does not score as the trained model.
     """
+    base_folder(settings.model)  # a mistake in the name is reported before the heavy imports
+    from rlalign.policies.device import hidden_progress_bars
+
     with hidden_progress_bars():
         return _trained(rows, settings, folder, seed, quiet=quiet)
 
@@ -203,7 +205,7 @@ def _fit(
 
 
 def _adapter(model: Any, settings: Settings) -> Any:
-    """Return LoRA on all linear layers but the head, which is trained in full and saved with the adapter."""
+    """Return LoRA on all linear layers but the head, whose weights are all trained and saved with the adapter."""
     from peft import LoraConfig, TaskType
 
     heads = [name for name, _ in model.named_children() if name in ("score", "classifier", "classification_head")]

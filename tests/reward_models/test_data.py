@@ -14,7 +14,14 @@ from tests.reward_models.tiny import notes, write_rows
 
 def test_rows_of_a_file(tmp_path):
     rows = [
-        {"prompt": "One two three", "chosen": "a", "rejected": "b", "margin": 0.5, "annotator": "x", "chosen_cut": True},
+        {
+            "prompt": "One two three",
+            "chosen": "a",
+            "rejected": "b",
+            "margin": 0.5,
+            "annotator": "x",
+            "chosen_cut": True,
+        },
         {"chosen": "Something else: c", "rejected": "Something else: d", "subset": "s", "chosen_first": False},
     ]
     first, second = read_pairs(write_rows(tmp_path / "d.jsonl", rows)).rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -34,7 +35,9 @@ def draw(number, seed, scale=1.0):
 
 
 def test_equal_scores_are_wrong():
-    metrics = pair_metrics([pair(group=i) for i in range(4)], np.array([1.0, 2.0, 3.0, 0.0]), np.array([0.0, 2.0, 3.0, 1.0]))
+    metrics = pair_metrics(
+        [pair(group=i) for i in range(4)], np.array([1.0, 2.0, 3.0, 0.0]), np.array([0.0, 2.0, 3.0, 1.0])
+    )
     assert metrics.accuracy.value == 0.25
     assert metrics.ties == 0.5
 
@@ -81,7 +84,7 @@ def test_reliability_bins_have_equal_numbers_and_no_direction():
     bins = reliability(difference, 5)
     assert [b.pairs for b in bins] == [200] * 5
     assert sum(b.accuracy * b.pairs for b in bins) == pytest.approx((difference > 0).sum())
-    assert all(a.confidence < b.confidence for a, b in zip(bins, bins[1:], strict=False))
+    assert all(a.confidence < b.confidence for a, b in itertools.pairwise(bins))
     # calibrated scores: each of 5 bins is in its 95 % interval for this seed; 0.77 of all seeds
     assert all(b.low <= b.confidence <= b.high for b in bins)
     assert reliability(np.zeros(3)) == []

@@ -48,3 +48,17 @@ def test_file_of_samples_is_scored(tmp_path, linear):
         path.write_text(json.dumps({**rows[0], **change}) + "\n")
         with pytest.raises(UserError, match=message):
             read_samples(path, scorer)
+
+
+def test_policy_of_a_run_is_sampled(tmp_path, linear):
+    import rlalign
+    from rlalign.reward_models.policy_samples import sample_run
+
+    settings = {"steps": 1, "quiet": True, "rollout__prompts": 2, "evaluation__prompts": 2}
+    rlalign.train("preference", "gru", output=tmp_path / "run", **settings)
+    gold = "rlalign.envs.builtin.reward_hacking.preference:gold"
+    samples = sample_run(tmp_path / "run", str(linear), gold=gold, prompts=3, k=4)
+    assert [scores.shape for scores in (*samples.scores, *samples.gold)] == [(4,)] * 6
+    again = sample_run(tmp_path / "run", str(linear), gold=gold, prompts=3, k=4)
+    assert np.array_equal(samples.scores, again.scores)
+    assert sample_metrics(samples).prompts == 3

@@ -89,7 +89,9 @@ def test_pairs_that_are_too_long_are_named(tmp_path):
     rows = notes(12)
     rows[3]["chosen"] = " clear" * 40
     base = write_model(tmp_path / "base")
-    pairs = [replace(p, place=f"row {i}") for i, p in enumerate(read_pairs(write_rows(tmp_path / "d.jsonl", rows)).rows)]
+    pairs = [
+        replace(p, place=f"row {i}") for i, p in enumerate(read_pairs(write_rows(tmp_path / "d.jsonl", rows)).rows)
+    ]
     (tmp_path / "rm").mkdir()
     trained = train_transformer(
         pairs, Settings(model=str(base), max_length=32, batch_size=8), tmp_path / "rm", 0, quiet=True

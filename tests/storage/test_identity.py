@@ -186,3 +186,18 @@ def test_every_task_of_a_split_is_hashed():
         return source_identity(TrainConfig(env="object:Data"), rlalign.make_mdp(source))
 
     assert digest("a") != digest("b")
+
+
+def test_files_of_a_reward_model_belong_to_the_experiment(tmp_path):
+    member = tmp_path / "rm" / "member-0"
+    member.mkdir(parents=True)
+    for path in (tmp_path / "rm" / "reward_model.json", member / "weights.safetensors", member / "notes.md"):
+        path.write_text("{}")
+    config = TrainConfig(rewards=(f"{tmp_path}/rm?how=min=0.5", "http://127.0.0.1:9/score"))
+    before = identity_of(config)
+    assert {"reward rm/reward_model.json", "reward rm/member-0/weights.safetensors"} <= set(before)
+    assert not any("notes.md" in role for role in before)
+    (member / "weights.safetensors").write_text("other")
+    (change,) = changes(before, identity_of(config))
+    assert change.role == "reward rm/member-0/weights.safetensors"
+    assert not [spec for _, spec in code_specs(config) if "rm" in spec or "http" in spec]  # neither runs code

@@ -30,7 +30,7 @@ def test_scores_are_weights_times_features():
 
 def test_folder_has_no_pickle(linear):
     names = sorted(path.name for path in linear.iterdir())
-    assert names == ["features.json", "reward_model.json", "training_prompts.txt", "weights.safetensors"]
+    assert names == ["features.json", "reward_model.json", "training_prompts.list", "weights.safetensors"]
 
 
 def test_files_that_do_not_fit_are_refused(tmp_path, linear):

@@ -35,7 +35,11 @@ class _Server:
                     self.send_header("Location", "http://127.0.0.1:9/other")
                 self.end_headers()
                 if state == 200:
-                    values = {"rewards": [len(c) + 100 * t for c, t in zip(body["completions"], body["truncated"])]}
+                    values = {
+                        "rewards": [
+                            len(c) + 100 * t for c, t in zip(body["completions"], body["truncated"], strict=True)
+                        ]
+                    }
                     self.wfile.write(json.dumps(values if outer.answer is None else outer.answer).encode())
 
             def log_message(self, *_: object) -> None:
