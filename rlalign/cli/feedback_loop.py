@@ -42,7 +42,7 @@ def run_loop_command(arguments: Loop) -> int:
         print_text(f"round {number}  {step:12}  {_line(result)}")
 
     try:
-        state = run_loop(plan, output, enough=arguments.enough, on_step=show)
+        state = run_loop(plan, output, enough=arguments.enough, quiet=False, on_step=show)
     except Waiting as waiting:
         print_text(str(waiting))
         return WAITING

@@ -23,6 +23,7 @@ from rlalign.config.overrides import apply
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
 from rlalign.feedback.loop.plan import Plan
+from rlalign.preferences.pairs import text_of
 
 Result = dict[str, Any]
 
@@ -153,6 +154,7 @@ def vote(this: Round) -> Result:
 
 def reward_model(this: Round) -> Result:
     """Train a reward model on the votes of all rounds so far."""
+    from rlalign.preferences.near_duplicates import prompt_groups
     from rlalign.reward_models.data import read_pairs
     from rlalign.reward_models.settings import Settings
     from rlalign.reward_models.train import train_reward_model
@@ -160,11 +162,16 @@ def reward_model(this: Round) -> Result:
 
     target = this.folder() / "reward_model"
     if not (target / FILE).is_file():  # the folder appears when it is complete
-        pairs = []
-        for number in range(1, this.number + 1):
-            part = read_pairs(this.folder(number) / "study.db").rows
-            pairs += [replace(pair, group=pair.group + 1_000_000 * number, split="") for pair in part]
-        settings = Settings(**{"model": "linear", **this.plan.loop.reward_model})
+        pairs = [
+            pair for number in range(1, this.number + 1) for pair in read_pairs(this.folder(number) / "study.db").rows
+        ]
+        # prompts of two rounds may be near-duplicates, and one group must not be divided
+        groups = prompt_groups([_text(pair.chosen.prompt) for pair in pairs])
+        pairs = [replace(pair, group=group, split="") for pair, group in zip(pairs, groups, strict=True)]
+        for scratch in this.folder().glob(".tmp-rm-*"):  # of a training that was killed
+            shutil.rmtree(scratch, ignore_errors=True)
+        chosen = {"model": "linear", **this.plan.loop.reward_model}
+        settings = Settings(**{**chosen, "model": this.plan.path(chosen["model"])})
         train_reward_model(pairs, target, settings, quiet=this.quiet)
     training = read_manifest(target).training
     return {"pairs": training["train"], "held_out": training["held_out"], "metrics": training["metrics"]}
@@ -253,6 +260,10 @@ def _simulate(this: Round) -> None:
     if not _counts(copy)["votes"]:
         raise UserError("the simulated people left no vote; use more of them, or other items")
     os.replace(copy, this.store)
+
+
+def _text(prompt: Any) -> str:
+    return prompt if isinstance(prompt, str) else text_of([dict(message) for message in prompt])
 
 
 def _remove(path: Path) -> None:

@@ -18,6 +18,7 @@ from rlalign.api import check_config
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import fingerprint, update
+from rlalign.config.unused_settings import unread, unused_settings
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.integrations.trl import dpo, train_trl
@@ -286,6 +287,41 @@ def test_prompts_of_the_preferences_among_the_held_out_ones_are_reported(tmp_pat
     text = " ".join(capsys.readouterr().out.split())
     assert "2 of the 2 held-out prompts are also prompts of the preferences" in text
     assert "preferences: 8 pairs to train on, 1 held out" in text
+
+
+def test_reports_and_pictures_show_the_pairs_in_place_of_rewards(tmp_path) -> None:
+    from rlalign.compare.output.html.run import write_run_report
+    from rlalign.log.plots import plot_runs
+
+    preferences(tmp_path)
+    run = train_trl(configuration(tmp_path, evaluation__every=1), quiet=True)
+    report = write_run_report(run).read_text()
+    for title in ("held-out reward", "accuracy on the step’s pairs", "accuracy on held-out pairs", "2 of 2 steps"):
+        assert title in report
+    again = tmp_path / "grpo"
+    again.mkdir()
+    (again / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 1.0, "reward/ci95": 0.1, "rollout/length": 3}\n')
+    assert plot_runs([again], tmp_path / "a.png").is_file()
+    with pytest.raises(UserError, match="is a run on preference data, without rewards of samples; plot it alone"):
+        plot_runs([again, run.folder], tmp_path / "b.png")
+
+
+def test_defaults_read_as_many_completions_as_others_sample() -> None:
+    for policy in ("tiny", "smollm2"):
+        ours, theirs = (default_config(ENV, policy, name) for name in ("trl:dpo", "grpo"))
+        assert ours.samples_per_step == theirs.samples_per_step
+        assert (ours.rollout.group_size, ours.objective.kl.coef) == (2, 0.1)
+    assert default_config(ENV, "tiny", "trl:dpo").learner.lr == 3e-3
+    assert default_config(ENV, "smollm2", "trl:dpo").learner.lr == pytest.approx(1e-4)
+
+
+def test_data_without_effect_is_reported_and_axes_of_dpo_are_unread() -> None:
+    other = update(default_config(ENV, "tiny", "grpo"), {"data": "a.jsonl"})
+    assert unused_settings(other) == {"data": "grpo samples its own completions"}
+    ours = update(default_config(ENV, "tiny", "trl:dpo"), {"data": "a.jsonl"})
+    assert unused_settings(ours) == {}
+    assert {"objective.baseline", "objective.trust.high", "objective.kl.estimator"} <= set(unread(ours))
+    assert not {"data", "objective.kl.coef"} & set(unread(ours))
 
 
 def test_data_is_a_setting_of_the_result_and_older_runs_keep_their_fingerprint(tmp_path) -> None:
