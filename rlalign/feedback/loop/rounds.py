@@ -52,7 +52,7 @@ class Round:
         plan: the plan.
         output: folder of the loop.
         number: from 1.
-        enough: go on with the votes that are there.
+        enough: end the present vote with the votes that are there.
         quiet: print nothing.
     """
 
@@ -144,7 +144,7 @@ def vote(this: Round) -> Result:
             raise Waiting(
                 f"round {this.number}: {counts['votes']} of {counts['needed']} votes. Collect them with "
                 f"rlalign feedback invite {this.store} --count 3 and rlalign feedback serve {this.store}, then run "
-                "this command again (--enough goes on with the votes that are there)"
+                "this command again (--enough takes the votes that are there)"
             )
     elif not counts["votes"]:  # votes appear with the whole store: see below
         _simulate(this)
