@@ -83,8 +83,8 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
     yield from _unread_of_model(c)
     if c.algorithm in OFFLINE:
-        unread = " ".join(axis for axis in axes(o) if axis != "kl.coef")
-        yield "objective", unread, f"{c.algorithm} reads objective.kl.coef alone"
+        others = " ".join(axis for axis in axes(o) if axis != "kl.coef")
+        yield "objective", others, f"{c.algorithm} reads objective.kl.coef alone"
     else:
         yield "", "data", f"{c.algorithm} samples its own completions"
     if c.tracking.wandb == "off":
