@@ -66,6 +66,21 @@ def register_algorithm(item: Algorithm) -> Algorithm:
 OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
 """Name of another library's trainer -> the preset at the same point on the axes."""
 
+OFFLINE: dict[str, Algorithm] = {
+    "trl:dpo": Algorithm(
+        "trl:dpo",
+        Objective(kl=KL("reward", 0.1)),
+        "Rafailov et al. 2023",
+        "2305.18290",
+        "Direct preference optimization: logistic regression on pairs of completions from a data file, with the reward "
+        "beta · log pi/ref. It draws no samples.",
+        "No policy gradient: its optimum is that of a Bradley-Terry reward minus beta · KL if the pairs cover all "
+        "completions.",
+        group_size=2,
+    ),
+}
+"""Name of a trainer on preference data -> its objective. Only the KL coefficient, DPO's beta, may be changed."""
+
 
 BEST_OF_N = "best_of_n"
 
@@ -87,8 +102,7 @@ def algorithm(name: str) -> Algorithm:
 
     Args:
         name: a preset, a registered name, or the path of an Algorithm or Objective. `trl:grpo` and `trl:rloo` return
-        the
-            presets grpo and rloo under that name.
+            the presets grpo and rloo under that name.
 
     Raises:
         UnknownNameError: the name is not registered; the message suggests the nearest.
@@ -105,8 +119,10 @@ def algorithm(name: str) -> Algorithm:
         return UNTRAINED[name]
     if name in OUTSIDE:
         return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
+    if name in OFFLINE:
+        return OFFLINE[name]
     if name.startswith("trl:"):
-        raise UnknownNameError("algorithm", name, OUTSIDE)
+        raise UnknownNameError("algorithm", name, [*OUTSIDE, *OFFLINE])
     item: Any = ALGORITHMS.get(name)
     if isinstance(item, Objective):
         return Algorithm(name, item, "", "", "A custom objective.", "")

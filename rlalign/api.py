@@ -58,8 +58,8 @@ def train(
             `file.py:Class` or a `TextMDP`; or prompts: records, a data file, `hf:org/name` or a dataset, as in
             `make_mdp`.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
-        algorithm: a preset of `rlalign list algorithms`; `trl:grpo` and `trl:rloo` for TRL's trainers; or `best_of_n`,
-            which trains nothing.
+        algorithm: a preset of `rlalign list algorithms`; `trl:grpo` and `trl:rloo` for TRL's trainers; `trl:dpo`, which
+            trains on the preference data of the setting `data`; or `best_of_n`, which trains nothing.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of specs to weights. They
             replace the environment's own. A list of specs that all begin with `+` adds to these.
         objective: a whole objective instead of the preset's.

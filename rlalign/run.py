@@ -212,9 +212,10 @@ class Run:
         return plot_run(self.folder)
 
     def __repr__(self) -> str:
-        rewards = [r for r in self.metrics.get("reward/mean", []) if r is not None]
+        metrics = self.metrics
+        rewards = [r for r in metrics.get("reward/mean") or metrics.get("eval/reward", []) if r is not None]
         curve = f", reward {rewards[0]:.3f} -> {rewards[-1]:.3f}" if rewards else ""
-        return f"Run('{self.folder}', {len(rewards)} of {self.config.steps} steps{curve})"
+        return f"Run('{self.folder}', {len(metrics.get('step', []))} of {self.config.steps} steps{curve})"
 
     def _repr_png_(self) -> bytes | None:
-        return self.plot().read_bytes() if self.metrics.get("reward/mean") else None
+        return self.plot().read_bytes() if self.metrics else None

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from rlalign.cli import main
 from rlalign.feedback.people import invite
-from rlalign.feedback.preferences import read_preferences, split_by_group
 from rlalign.feedback.simulate import draw_taste, simulate
 from rlalign.feedback.store import Store
 from rlalign.feedback.web.serve import in_background
+from rlalign.preferences import read_preferences, split_by_group
 
 FOLDER = Path(tempfile.mkdtemp())
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from rlalign.algorithms import ALGORITHMS, OUTSIDE, UNTRAINED, Algorithm, algorithm, diff
+from rlalign.algorithms import ALGORITHMS, OFFLINE, OUTSIDE, UNTRAINED, Algorithm, algorithm, diff
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 
@@ -18,6 +18,7 @@ def show(pair: Sequence[str]) -> int:
         console.print(_axes_table())
         console.print(f"TRL's trainers with the same objective: {', '.join(OUTSIDE)} (docs/concepts/trl.md)")
         console.print(f"without training: {', '.join(UNTRAINED)} (docs/concepts/overoptimization.md)")
+        console.print(f"on preference data, --data FILE: {', '.join(OFFLINE)}")
         console.print("the proven properties of each gradient: rlalign oracle, docs/reference/algorithms.md")
         return 0
     if len(pair) != 2:

@@ -13,6 +13,7 @@ from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.feedback_check import Check, run_check
 from rlalign.cli.feedback_export import Export, run_export
 from rlalign.cli.feedback_judge import Judge
+from rlalign.cli.feedback_loop import Loop, run_loop_command
 from rlalign.cli.feedback_overoptimization import Overoptimization, run_overoptimization
 from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.cli.feedback_report import Report, run_report
@@ -26,6 +27,7 @@ SUBCOMMANDS = {
     "serve": "serve the annotators' pages and the administrator's",
     "simulate": "let simulated people judge",
     "judge": "let a language model judge pairs in both orders",
+    "loop": "train in rounds of sampling, votes, a reward model and policy-gradient steps",
     "report": "write agreement, biases and win rates with intervals as one page",
     "export": "write preferences of a study for TRL, or every vote with its time",
     "check": "check preference data from anywhere, and name the rows that are wrong",
@@ -147,7 +149,7 @@ class Erase:
 ARGUMENTS: dict[str, Any] = {
     c.__name__.lower(): c
     for c in (
-        *(Plan, Sample, Invite, Serve, Simulate, Judge, Report, Export, Check, Overoptimization),
+        *(Plan, Sample, Invite, Serve, Simulate, Judge, Loop, Report, Export, Check, Overoptimization),
         *(Forget, Withdraw, Erase),
     )
 }
@@ -177,6 +179,7 @@ def run(args: Sequence[str]) -> int:
     return status
 
 
+_loop = run_loop_command
 _plan = run_plan
 _report = run_report
 _overoptimization = run_overoptimization
@@ -276,7 +279,14 @@ def _simulate(arguments: Simulate) -> int:
     import random
 
     from rlalign.feedback.people import invite
-    from rlalign.feedback.simulate import answers, draw_taste, has_real_votes, mark_simulated, simulate
+    from rlalign.feedback.simulate import (
+        answers,
+        draw_taste,
+        has_real_votes,
+        mark_simulated,
+        reward_score,
+        simulate,
+    )
     from rlalign.feedback.store import Store
     from rlalign.feedback.web.serve import in_background, only_server
     from rlalign.typecheck import check_range
@@ -286,7 +296,7 @@ def _simulate(arguments: Simulate) -> int:
         raise UserError(f"--noise: expected a number above 0, got {arguments.noise}; use 0.01 for hardly any noise")
     if arguments.votes is not None:
         check_range("--votes", arguments.votes, least=1)
-    score = _score(arguments.reward)
+    score = reward_score(arguments.reward)
     rng = random.Random(arguments.seed)
     means = {"noise": arguments.noise, "side": arguments.side, "length": arguments.length}
     tastes = [draw_taste(rng, **means) for _ in range(arguments.people)]
@@ -311,20 +321,6 @@ def _judge(arguments: Judge) -> int:
     from rlalign.cli.feedback_judge import judge
 
     return judge(arguments)
-
-
-def _score(spec: str) -> Any:
-    """Return a function of a text from a reward."""
-    import numpy as np
-
-    from rlalign.rewards.weighted_sum import compose
-
-    reward = compose(spec)
-
-    def score(text: str) -> float:
-        return float(np.nan_to_num(reward.score("episode", [""], [text], [[]]).total[0]))
-
-    return score
 
 
 def _forget(arguments: Forget) -> int:

@@ -11,7 +11,7 @@ import tyro
 from rlalign.escaping.terminal import in_one_line, print_text
 
 if TYPE_CHECKING:
-    from rlalign.feedback.preferences.findings import Finding, Report
+    from rlalign.preferences.findings import Finding, Report
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def run_check(arguments: Check) -> int:
     """
     import json
 
-    from rlalign.feedback.preferences.check import check_preferences
+    from rlalign.preferences.check import check_preferences
     from rlalign.storage.atomic import write_atomic
     from rlalign.typecheck import check_range
 

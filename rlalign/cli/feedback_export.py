@@ -14,7 +14,7 @@ from rlalign.escaping.terminal import print_text
 if TYPE_CHECKING:
     from collections import Counter
 
-    from rlalign.feedback.preferences.pairs import Preference
+    from rlalign.preferences.pairs import Preference
 
 _SUFFIXES = {"trl": ".trl.jsonl", "jsonl": ".votes.jsonl", "parquet": ".votes.parquet", "csv": ".votes.csv"}
 
@@ -53,8 +53,8 @@ def run_export(arguments: Export) -> int:
         UserError: the store or the output cannot be used, or nothing would be written.
         FaultError: the output cannot be written.
     """
-    from rlalign.feedback.preferences.files import check_output
     from rlalign.feedback.store import Store
+    from rlalign.preferences.files import check_output
 
     output = _output(arguments)
     check_output(output, force=arguments.force)
@@ -89,8 +89,8 @@ def _output(arguments: Export) -> Path:
 
 def _write_votes(store: Any, arguments: Export, output: Path) -> None:
     from rlalign.feedback.exports import csv_lines, json_lines
-    from rlalign.feedback.preferences.files import write_rows
     from rlalign.feedback.progress import votes
+    from rlalign.preferences.files import write_rows
 
     _log(store)
     with store.snapshot() as connection:
@@ -106,9 +106,9 @@ def _write_votes(store: Any, arguments: Export, output: Path) -> None:
 def _write_preferences(store: Any, arguments: Export, output: Path) -> None:
     from collections import Counter
 
-    from rlalign.feedback.preferences.formats import write_preferences
-    from rlalign.feedback.preferences.from_votes import preferences_of_votes
     from rlalign.feedback.progress import votes
+    from rlalign.preferences.formats import write_preferences
+    from rlalign.preferences.from_votes import preferences_of_votes
 
     left_out: Counter[str] = Counter()
     with store.snapshot() as connection:

@@ -58,4 +58,5 @@ def _obstacle(folder: Path) -> str:
         run = Run(folder)
     except UserError as error:
         return str(error)
-    return "" if run.metrics.get("reward/mean") else no_curve(folder)
+    drawable = run.metrics.get("reward/mean") or run.metrics.get("preference/accuracy")
+    return "" if drawable else no_curve(folder)

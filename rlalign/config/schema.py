@@ -150,8 +150,13 @@ class TrainConfig:
     rewards: tuple[str, ...] = ()
     """Rewards as SPEC[=WEIGHT]; on the command line --reward SPEC, repeatable. They replace the environment's own; a
     leading + adds to these."""
+    data: str | None = None
+    """Preference data that trl:dpo trains on: a JSONL, JSON, CSV or Parquet file, a folder of datasets, or a hub data
+    set, with the columns prompt, chosen and rejected or in another format of `rlalign feedback check`. None: no
+    data, as for the other algorithms."""
     steps: int = 24
-    """Training steps; a step is one rollout and the updates made from it."""
+    """Training steps; a step is one rollout and the updates made from it. A step of trl:dpo is one update on
+    rollout.prompts pairs."""
     seed: int = 0
     """Seed of the initial policy, the order of tasks, the sampling and the evaluations; 0 or more."""
     output: str | None = None

@@ -40,6 +40,7 @@ _ADDED: dict[str, Any] = {
     "trust_run": False,
     "rollout.max_prompt": None,
     "on_bad_record": "fail",
+    "data": None,
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlalign.algorithms import BEST_OF_N
+from rlalign.algorithms import BEST_OF_N, OFFLINE, axes
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
@@ -32,7 +32,8 @@ def cautions(config: TrainConfig) -> list[str]:
 
 def unread(config: TrainConfig) -> dict[str, str]:
     """Return dotted key -> reason, for every setting that this configuration does not read."""
-    return {f"{where}.{name}": reason for where, names, reason in _unread(config) for name in names.split()}
+    prefixed = ((f"{where}." if where else "", names, reason) for where, names, reason in _unread(config))
+    return {f"{where}{name}": reason for where, names, reason in prefixed for name in names.split()}
 
 
 def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
@@ -83,6 +84,11 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
     yield from _unread_of_model(c)
+    if c.algorithm in OFFLINE:
+        others = " ".join(axis for axis in axes(o) if axis != "kl.coef")
+        yield "objective", others, f"{c.algorithm} reads objective.kl.coef alone"
+    else:
+        yield "", "data", f"{c.algorithm} samples its own completions"
     if c.tracking.wandb == "off":
         yield "tracking", "project", "tracking.wandb is off"
 

@@ -9,7 +9,6 @@ items       the next item of an annotator: leases
 votes       votes, undo, comments
 progress    counts of a study and of its annotators, and its votes as rows
 exports     votes as lines of files, and who exported them
-preferences preference data in and out, its splits and its checks
 selection   the choice of the next item
 enrollment  batches of items for the selection by uncertainty, and the weights that undo it
 judges      LLM judges of pairs, marked everywhere and counted nowhere as people

@@ -17,10 +17,10 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback import tables
-from rlalign.feedback.preferences.near_duplicates import prompt_groups
 from rlalign.feedback.store import Store, insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import LABELS, Example, Study, number_of_completions, text_of, to_values
 from rlalign.feedback.tables import VERSION
+from rlalign.preferences.near_duplicates import prompt_groups
 
 _BATCH = 16  # prompts that are sampled together
 
@@ -208,12 +208,12 @@ def sample(study: Study, folder: Path, *, trust_run: bool = False) -> Content:
     """
     if study.completions:
         return _read_completions(study, folder / study.completions)
-    prompts = _read_prompts(folder / study.prompts, study.count)
+    prompts = read_prompts(folder / study.prompts, study.count)
     completions: list[Completion] = []
     policies = []
     for number, name in enumerate(study.policies):
         path = folder / name
-        policies.append((name, _policy_digest(path)))
+        policies.append((name, weights_digest(path / "policy")))
         completions += _sample_policy(study, path, number, [prompt for prompt, _ in prompts], trust_run=trust_run)
     return Content(policies, [(as_messages(prompt), language) for prompt, language in prompts], completions)
 
@@ -222,24 +222,41 @@ def _sample_policy(
     study: Study, folder: Path, number: int, prompts: Sequence[Any], *, trust_run: bool
 ) -> Iterator[Completion]:
     """Sample from the policy of a run. The same study gives the same completions on the same machine."""
+    from rlalign.run import Run
+
+    trained = Run(folder, trust=trust_run)
+    yield from sample_from(
+        study, trained.policy, trained.build_mdp(), prompts, number=number, sampling=trained.config.rollout.sampling
+    )
+
+
+def sample_from(
+    study: Study, policy: Any, mdp: Any, prompts: Sequence[Any], *, number: int, sampling: Any
+) -> Iterator[Completion]:
+    """Sample the completions of a policy. The same study and number give the same completions on the same machine.
+
+    Args:
+        study: number of samples, their limits and the seed.
+        policy: the policy.
+        mdp: an environment, bound to the policy's tokenizer, that formats the prompts.
+        prompts: texts or messages.
+        number: of the policy in the study.
+        sampling: the distribution, unless the study has another temperature.
+    """
     import torch
 
     from rlalign.envs.vector_env import TokenVectorEnv
     from rlalign.policies.factory import make_sampler
     from rlalign.rollout.collect import collect
-    from rlalign.run import Run
     from rlalign.types import Sampling, Task
 
-    trained = Run(folder, trust=trust_run)
-    policy = trained.policy
-    mdp = trained.build_mdp().with_reward(None)
+    mdp = mdp.with_reward(None)
     tasks = [Task(prompt, {}, "test", i) for i, prompt in enumerate(prompts)]
     longest = max(len(mdp.tokenizer.encode_prompt(mdp.policy_prompt(task))) for task in tasks)
     limits = {"max_prompt": max(mdp.max_prompt, longest)}
     if study.sampling.max_new:
         limits["max_new"] = study.sampling.max_new
     mdp = mdp.with_limits(**limits)
-    sampling = trained.config.rollout.sampling
     if study.sampling.temperature:
         sampling = Sampling(study.sampling.temperature, sampling.top_k, sampling.top_p)
     sampler = make_sampler("decode", policy)
@@ -262,15 +279,15 @@ def _seed(*numbers: int) -> int:
     return int(hashlib.sha256(repr(numbers).encode()).hexdigest()[:8], 16)
 
 
-def _policy_digest(folder: Path) -> str:
-    """Return the digest of the weights of a run."""
+def weights_digest(folder: Path) -> str:
+    """Return the digest of the weights in a policy folder."""
     content = hashlib.sha256()
-    for path in sorted((folder / "policy").glob("*.safetensors")):
+    for path in sorted(folder.glob("*.safetensors")):
         content.update(path.read_bytes())
     return content.hexdigest()[:32]
 
 
-def _read_prompts(path: Path, count: int) -> list[tuple[Any, str]]:
+def read_prompts(path: Path, count: int) -> list[tuple[Any, str]]:
     """Return prompts and their languages (column `language`) from a data file."""
     from rlalign.envs.records.prompts import as_prompt, split_last_answer
     from rlalign.envs.records.readers import read_table

@@ -177,6 +177,20 @@ def answers(examples: Sequence[Example]) -> Known:
     return {example.completions: example.answer.lower() for example in examples}
 
 
+def reward_score(spec: str) -> Score:
+    """Return a reward as a score of texts."""
+    import numpy as np
+
+    from rlalign.rewards.weighted_sum import compose
+
+    reward = compose(spec)
+
+    def score(text: str) -> float:
+        return float(np.nan_to_num(reward.score("episode", [""], [text], [[]]).total[0]))
+
+    return score
+
+
 def _as_ballot(item: Mapping[str, Any], answer: str) -> dict[str, Any]:
     """Return a known answer as the body of a vote."""
     if item["kind"] == "pair":

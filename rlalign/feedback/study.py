@@ -179,7 +179,17 @@ def read_study(path: Path) -> Study:
         ) from error
     except ValueError as error:  # of tomllib, or of a file that is not UTF-8
         raise UserError(f"'{path}' is no TOML file ({error}); mend it") from error
-    study: Study = _from_values(Study, content, "")
+    content.pop("loop", None)  # settings of `rlalign feedback loop`: see feedback/loop/plan.py
+    return checked_study(content)
+
+
+def checked_study(values: Mapping[str, Any]) -> Study:
+    """Return the study of the values of study.toml, checked without its policies and data.
+
+    Raises:
+        UserError: a setting is unknown, of another type, out of range or contradictory.
+    """
+    study: Study = _from_values(Study, values, "")
     _check(study)
     return study
 

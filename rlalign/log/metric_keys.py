@@ -50,6 +50,8 @@ _POLICY = f"{_OWN}, except while only the value is trained"
 _CRITIC = "objective.value.kind head or model"
 _REFERENCE = "objective.kl.where reward or loss"
 _RATIO = "objective.ratio other than none"
+_PAIRS = "trl:dpo"
+_HELD_OUT_PAIRS = "trl:dpo, steps that evaluation.every divides and the last one"
 _FAILED = "steps with at least one"
 _TRUE_OBJECTIVE = "a component of weight 0 is the environment's true objective"
 
@@ -200,6 +202,29 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         ),
         Metric("train/value_error_squared", "mean of (V - R)² over tokens", _CRITIC),
     ),
+    "preference": (
+        Metric(
+            "preference/accuracy",
+            "share of the step's pairs whose chosen completion has the larger implicit reward beta · log pi/ref, "
+            "before the update",
+            _PAIRS,
+        ),
+        Metric("preference/margin", "implicit reward of the chosen completion minus that of the other, mean", _PAIRS),
+        Metric("preference/chosen_reward", "implicit reward of the chosen completions, mean", _PAIRS),
+        Metric("preference/rejected_reward", "implicit reward of the rejected completions, mean", _PAIRS),
+        Metric("preference/chosen_logprob", "log-prob of a chosen completion, nats, mean", _PAIRS),
+        Metric("preference/rejected_logprob", "log-prob of a rejected completion, nats, mean", _PAIRS),
+        Metric("preference/tokens", "tokens of both completions, summed over the step's pairs", _PAIRS),
+        Metric("preference/passes", "passes over the training pairs so far", _PAIRS),
+        Metric(
+            "preference/held_out_accuracy",
+            "share of the held-out pairs whose chosen completion has the larger implicit reward, after the step; a "
+            "margin of 0 counts as one half",
+            _HELD_OUT_PAIRS,
+        ),
+        Metric("preference/held_out_margin", "the margin on the held-out pairs, mean", _HELD_OUT_PAIRS),
+        Metric("preference/held_out_loss", "-log sigmoid of the margin on the held-out pairs, mean", _HELD_OUT_PAIRS),
+    ),
     "supervised": (
         Metric(
             "supervised/nll",
@@ -240,12 +265,12 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("alarm/entropy", "1: entropy is lost while the reward is far below its best sample; else 0"),
     ),
     "time": (
-        Metric("time/rollout", "seconds of sampling and scoring"),
+        Metric("time/rollout", "seconds of sampling and scoring", f"all runs but {_PAIRS}"),
         Metric("time/reward", "seconds of scoring alone, a part of time/rollout", _OWN),
         Metric("time/prepare", "seconds of advantages and of log-probs that were not computed while scoring", _OWN),
         Metric("time/update", "seconds of the updates of the rollout; supervised updates do not count"),
         Metric("time/step", "seconds of rollout, preparation and updates; evaluations do not count"),
-        Metric("time/tokens_per_s", "rollout/tokens divided by time/step"),
+        Metric("time/tokens_per_s", "rollout/tokens, or preference/tokens, divided by time/step"),
     ),
 }
 """Stage -> rows, for the keys of metrics.jsonl besides `step`, the number of the step from 1."""

@@ -48,7 +48,8 @@ def _frees_its_figure(draw: Callable[P, Path]) -> Callable[P, Path]:
 def plot_run(folder: Path) -> Path:
     """Draw report/reward.png of a run folder and return its path.
 
-    It shows the reward with its 95 % CI, the reward components, and the KL to the reference policy or the length.
+    It shows the reward with its 95 % CI, the reward components, and the KL to the reference policy or the length; of a
+    run on preference data, the accuracy and the margin on the pairs.
     """
     return plot_runs([folder], folder / "report" / "reward.png")
 
@@ -70,9 +71,11 @@ def no_curve(folder: Path) -> str:
 def plot_runs(folders: Sequence[Path], path: Path) -> Path:
     """Draw the reward and KL curves of one or several runs into one image and return its path.
 
+    Runs on preference data have no rewards of samples; several of them are drawn by their pairs.
+
     Raises:
-        UserError: for an image format that matplotlib does not write, for a run that is passed twice, and for a run
-            without metrics.
+        UserError: for an image format that matplotlib does not write, for a run that is passed twice, for a run
+            without metrics, and for runs on samples beside runs on preference data.
     """
     import matplotlib
     from matplotlib.backend_bases import FigureCanvasBase
@@ -81,10 +84,15 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
     formats = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in formats:
         raise UserError(f"'{path}': expected the suffix of an image format; use one of {', '.join(sorted(formats))}")
-    runs = {folder: _rows_with_reward(folder) for folder in folders}
+    runs = {folder: _rows_with(folder, "reward/mean") for folder in folders}
+    offline = not any(runs.values())
+    if offline:
+        runs = {folder: _rows_with(folder, "preference/accuracy") for folder in folders}
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("expected different runs, got the same run twice; pass each run once")
     empty = [folder for folder, rows in runs.items() if not rows]
+    if empty and not offline and _rows_with(empty[0], "preference/accuracy"):
+        raise UserError(f"'{empty[0]}' is a run on preference data, without rewards of samples; plot it alone")
     if empty:
         raise UserError(no_curve(empty[0]))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
@@ -93,16 +101,23 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
         reward_axis, second_axis = figure.subplots(1, 2, width_ratios=[1.6, 1])
         palette: Any = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # listed colormaps have it
         has_kl = any("rollout/kl" in row for rows in runs.values() for row in rows)
+        first, second = ("preference/accuracy", "preference/margin") if offline else ("reward/mean", "rollout/length")
+        if has_kl:
+            second = "rollout/kl"
         single = len(folders) == 1
         for i, (folder, rows) in enumerate(runs.items()):
             color = _BLUE if single else palette[i % 10]
-            label = "reward" if single else literal(folder.name)
-            _curve(reward_axis, rows, "reward/mean", color, label, band="reward/ci95")
+            name = "accuracy on the step's pairs" if offline else "reward"
+            label = name if single else literal(folder.name)
+            _curve(reward_axis, rows, first, color, label, band="" if offline else "reward/ci95")
             if single:
                 _components(reward_axis, rows)
-            _curve(second_axis, rows, "rollout/kl" if has_kl else "rollout/length", color, None)
+            _curve(second_axis, rows, second, color, None)
         reward_axis.set(xlabel="step", ylabel="reward (95 % CI over samples)", title="Reward")
-        if has_kl:
+        if offline:
+            reward_axis.set(ylabel="share of pairs", title="Accuracy on preferences")
+            second_axis.set(xlabel="step", ylabel="implicit reward, chosen − rejected", title="Margin")
+        elif has_kl:
             second_axis.set(xlabel="step", ylabel="nats per completion", title="KL to the reference policy")
         else:
             second_axis.set(xlabel="step", ylabel="tokens per completion", title="Length")
@@ -147,8 +162,8 @@ def plot_comparison(comparison: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
-def _rows_with_reward(folder: Path) -> list[dict[str, float]]:
-    return [row for row in read_metrics(folder) if row.get("reward/mean") is not None]
+def _rows_with(folder: Path, key: str) -> list[dict[str, float]]:
+    return [row for row in read_metrics(folder) if row.get(key) is not None]
 
 
 def _components(axis: Any, rows: Sequence[dict[str, float]]) -> None:

@@ -49,10 +49,8 @@ class ProgressLine:
         # steps of an earlier process took none of this process's time
         seconds_per_step = (time.monotonic() - self._began) / max(step - self.start, 1)
         remaining = seconds_per_step * (self.steps - step)
-        kl = f"KL {metrics['rollout/kl']:.2f}  " if "rollout/kl" in metrics else ""
         text = (
-            f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}  {kl}"
-            f"length {metrics['rollout/length']:.1f}  {metrics['time/tokens_per_s']:.0f} tokens/s  "
+            f"{_state(metrics)}  {metrics['time/tokens_per_s']:.0f} tokens/s  "
             f"{int(remaining // 60)}:{int(remaining % 60):02d} left"
         )
         head = f"step {step}/{self.steps}"
@@ -60,3 +58,12 @@ class ProgressLine:
             self._bar.update(self._task, completed=step, head=head, text=text)
         else:
             self.console.print(f"{head}  {text}", soft_wrap=True)
+
+
+def _state(metrics: Mapping[str, float]) -> str:
+    """Return the reward and length of the step's samples, or the loss and accuracy on its pairs."""
+    if "reward/mean" not in metrics:
+        return f"loss {metrics['train/loss']:.4f}  accuracy {metrics['preference/accuracy']:.2f}"
+    kl = f"KL {metrics['rollout/kl']:.2f}  " if "rollout/kl" in metrics else ""
+    reward = f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}"
+    return f"{reward}  {kl}length {metrics['rollout/length']:.1f}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.pairs import Preference, is_side, text_of
+from rlalign.preferences.pairs import Preference, is_side, text_of
 from rlalign.rewards.reward_model.rendering import Sample
 
 SQLITE = (".db", ".sqlite", ".sqlite3")
@@ -99,7 +99,7 @@ def read_pairs(source: str | Path, *, majority: bool = False, format: str = "aut
     if is_store(source):
         pairs = list(_pairs_of_votes(_votes(source), left_out, majority=majority))
     else:
-        from rlalign.feedback.preferences import read_preferences
+        from rlalign.preferences import read_preferences
 
         pairs = pairs_of(read_preferences(source, format=format, left_out=left_out))
     if not pairs:
@@ -129,7 +129,7 @@ def _votes(source: str | Path) -> list[dict[str, Any]]:
 
 
 def _pairs_of_votes(votes: Sequence[Mapping[str, Any]], left_out: Counter[str], *, majority: bool) -> Iterator[Pair]:
-    from rlalign.feedback.preferences.from_votes import preferences_of_votes
+    from rlalign.preferences.from_votes import preferences_of_votes
 
     if majority or any(vote["kind"] == "rating" for vote in votes):  # ratings make pairs of several votes
         for preference in preferences_of_votes(votes, left_out, each_answer=not majority):
@@ -168,7 +168,7 @@ def _with_groups(pairs: Iterable[Pair]) -> list[Pair]:
 
 def _groups(samples: Sequence[Sample]) -> list[int]:
     """Return the group of the prompt of each sample: equal and nearly equal prompts have one."""
-    from rlalign.feedback.preferences.near_duplicates import prompt_groups
+    from rlalign.preferences.near_duplicates import prompt_groups
 
     texts = []
     for sample in samples:
@@ -225,7 +225,7 @@ def _ratings_of_votes(votes: Iterable[Mapping[str, Any]], scale: str) -> Iterato
 
 
 def _records(path: Path) -> Iterator[tuple[Any, str]]:
-    from rlalign.feedback.preferences.files import read_rows
+    from rlalign.preferences.files import read_rows
 
     for row in read_rows(path):
         if row.problem:

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from rlalign.errors import UserError
-from rlalign.feedback.preferences.pairs import is_side
 from rlalign.feedback.statistics.estimate import Estimate, without_nan
+from rlalign.preferences.pairs import is_side
 from rlalign.reward_models.metrics import mean_of
 from rlalign.rewards.reward_model.rendering import Sample
 from rlalign.types import FloatArray
@@ -125,7 +125,7 @@ def read_samples(path: Path, scorer: Any) -> PolicySamples:
     Raises:
         UserError: names the row that has other columns.
     """
-    from rlalign.feedback.preferences.files import read_rows
+    from rlalign.preferences.files import read_rows
 
     scores: list[FloatArray] = []
     gold: list[FloatArray] = []

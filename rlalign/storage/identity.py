@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from rlalign.algorithms import OUTSIDE
+from rlalign.algorithms import OFFLINE, OUTSIDE
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import to_dict
@@ -158,7 +158,8 @@ def code_specs(config: TrainConfig) -> list[tuple[str, str]]:
         specs.append(("environment", str(EnvSpec.parse(config.env).target)))
     specs += [("reward", name) for name, _ in _rewards_of(config)]
     for key, value in flatten(to_dict(config)).items():
-        if key.startswith("objective.") or key == "policy" or (key == "algorithm" and value not in OUTSIDE):
+        other_trainer = key == "algorithm" and value in {*OUTSIDE, *OFFLINE}
+        if key.startswith("objective.") or (key in ("policy", "algorithm") and not other_trainer):
             specs.append((key, str(value)))
     return [(role, spec) for role, spec in dict.fromkeys(specs) if _is_code(spec)]
 
@@ -190,6 +191,7 @@ def _data_files(config: TrainConfig) -> dict[str, Path]:
     path = _path_of(config.env) if is_data(config.env) else None
     if path is not None:
         files[f"data {path.name}"] = path
+    files |= _preference_files(config.data)
     for name, parameters in _rewards_of(config):  # a reward model, a word list, or the folder of a classifier
         if name not in REWARDS and is_folder(name):
             folder = expanded(name)
@@ -197,6 +199,15 @@ def _data_files(config: TrainConfig) -> dict[str, Path]:
         for key, value in parameters.items():
             files |= _named_files(f"reward {Path(name).name}?{key}=", expanded(value))
     return files
+
+
+def _preference_files(data: str | None) -> dict[str, Path]:
+    """Return role -> path of the file or the files of a folder with preference data; {} for the hub, or without it."""
+    path = expanded(data or "")
+    if data and path.is_dir():
+        inside = (file for file in sorted(path.rglob("*")) if file.suffix in (".arrow", ".json"))
+        return {f"preferences {file.relative_to(path)}": file for file in inside if file.is_file()}
+    return {f"preferences {path.name}": path} if data and path.is_file() else {}
 
 
 def _path_of(env: str) -> Path | None:

@@ -15,10 +15,10 @@ import pytest
 pytest.importorskip("fastapi", reason="needs the extra feedback")
 
 from rlalign.cli import main
-from rlalign.feedback.preferences.files import read_rows
-from rlalign.feedback.preferences.formats import read_preferences
 from rlalign.feedback.progress import votes
 from rlalign.feedback.store import Store
+from rlalign.preferences.files import read_rows
+from rlalign.preferences.formats import read_preferences
 from tests.feedback.conftest import write_study
 
 

@@ -35,7 +35,7 @@ _SMALL = (
     "--evaluation.prompts", "2",
 )  # fmt: skip
 # A sound value of these starts a download, a device or a tracker.
-_OUTSIDE = ("tracking.wandb", "device", "resume", "output", "policy", "env")
+_OUTSIDE = ("tracking.wandb", "device", "resume", "output", "policy", "env", "data")
 
 _FILES = {
     "mine.py": "def good(completions, **columns):\n    return [float(len(c)) for c in completions]\n\n"

@@ -67,7 +67,12 @@ RUNS: dict[str, dict[str, Any]] = {
     "several turns": {"env": "GuessNumber"},
     "TRL's GRPO": {"algorithm": "trl:grpo", "policy": "tiny", "objective__kl__where": "loss"},
     "TRL's RLOO": {"algorithm": "trl:rloo", "policy": "tiny", "evaluation__every": 2},
+    "TRL's DPO": {"algorithm": "trl:dpo", "policy": "tiny", "rollout__group_size": 2, "data": "prefs.jsonl"},
 }
+PREFERENCES = """
+{"prompt": "ab>", "chosen": "ba", "rejected": "d", "split": "train"}
+{"prompt": "cd>", "chosen": "dc", "rejected": "a", "split": "test"}
+"""
 SLOW = """
 import time, rlalign
 
@@ -87,6 +92,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     """The folder of each run."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "slow.py").write_text(SLOW)
+    (folder / "prefs.jsonl").write_text(PREFERENCES)
     for name, settings in RUNS.items():
         small = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 2}
         with warnings.catch_warnings(), contextlib.chdir(folder):  # a spec names slow.py

@@ -14,7 +14,7 @@ from tests.reward_models.tiny import notes
 
 
 def made_pairs(number, **settings):
-    from rlalign.feedback.preferences.pairs import preference_of
+    from rlalign.preferences.pairs import preference_of
 
     return pairs_of(preference_of(row) for row in notes(number, **settings))
 

@@ -126,7 +126,7 @@ def test_cut_completions_are_trained_without_the_end_mark(tmp_path):
     for i, row in enumerate(notes(96)):
         text = row["chosen"] + (" note" if i % 2 else "")
         rows.append({**row, "chosen": text, "rejected": text, "rejected_cut": True, "chosen_cut": False})
-    from rlalign.feedback.preferences.pairs import preference_of
+    from rlalign.preferences.pairs import preference_of
 
     pairs = pairs_of(preference_of(row) for row in rows)
     assert [p.rejected.cut for p in pairs] == [True] * 96

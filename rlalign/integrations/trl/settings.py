@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any
 
-from rlalign.algorithms import OUTSIDE
+from rlalign.algorithms import OFFLINE, OUTSIDE
 from rlalign.config.instantiate import check_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.integrations.trl.bridge import require_single_turn
+from rlalign.integrations.trl.dpo_settings import dpo_arguments
+from rlalign.integrations.trl.pairs import read_pairs
+from rlalign.integrations.trl.requirements import Requirement, check_requirements, one_of
 from rlalign.objective.spec import Objective, OffPolicy
 from rlalign.policies.factory import policy_kind
 from rlalign.training.experiment import build_checked_mdp
@@ -30,10 +32,14 @@ def check_run(config: TrainConfig) -> None:
 
 
 def check_trl(config: TrainConfig, mdp: TextMDP) -> None:
-    """Raise UserError for an environment, a policy or a setting that TRL does not support."""
+    """Raise UserError for an environment, a policy, a setting or preference data that TRL does not support."""
     require_single_turn(mdp)
     if policy_kind(config.policy) in ("gru", "tabular"):
         raise UserError(not_transformers(config))
+    if config.algorithm in OFFLINE:
+        dpo_arguments(config, cpu=True, bf16=False)
+        read_pairs(config.data)
+        return
     trl_arguments(config, max_new=mdp.max_new, cpu=True, bf16=False)
 
 
@@ -62,9 +68,13 @@ def trl_arguments(config: TrainConfig, *, max_new: int, cpu: bool, bf16: bool) -
     """
     o, r, ln = config.objective, config.rollout, config.learner
     if config.algorithm not in OUTSIDE:
-        raise UnknownNameError("TRL trainer", config.algorithm, OUTSIDE)
+        raise UnknownNameError("TRL trainer", config.algorithm, [*OUTSIDE, *OFFLINE])
     grpo = config.algorithm == "trl:grpo"
-    _check([*_common_requirements(config), *(_grpo_requirements(o) if grpo else _rloo_requirements(o))], config)
+    check_requirements(
+        [*_common_requirements(config), *(_grpo_requirements(o) if grpo else _rloo_requirements(o))],
+        config,
+        f"change it, or use rlalign's own trainer: --algorithm {OUTSIDE[config.algorithm]}",
+    )
     samples = config.samples_per_step
     update = samples // ln.minibatches
     micro = ln.micro_batch or update
@@ -120,88 +130,69 @@ def _grpo_arguments(o: Objective) -> dict[str, Any]:
 # ---- what TRL supports ----
 
 
-class _Requirement(NamedTuple):
-    """A setting, its value, and the values that TRL supports."""
-
-    setting: str
-    value: Any
-    supported: bool
-    expected: str
-
-
-def _check(requirements: list[_Requirement], config: TrainConfig) -> None:
-    """Raise UserError for the first setting whose value TRL does not support."""
-    for setting, value, supported, expected in requirements:
-        if not supported:
-            raise UserError(
-                f"{setting}: expected {expected} for {config.algorithm}, got {value}; change it, or use "
-                f"rlalign's own trainer: --algorithm {OUTSIDE[config.algorithm]}"
-            )
-
-
-def _common_requirements(config: TrainConfig) -> list[_Requirement]:
+def _common_requirements(config: TrainConfig) -> list[Requirement]:
     o, ln = config.objective, config.learner
     minibatch = config.samples_per_step // ln.minibatches
     interval = config.supervised.align_interval
     return [
-        _Requirement(
+        Requirement(
             "learner.micro_batch",
             ln.micro_batch,
             not ln.micro_batch or minibatch % ln.micro_batch == 0,
             f"a divisor of the minibatch's {minibatch} samples",
         ),
-        _Requirement("rollout.group_size", config.rollout.group_size, config.rollout.group_size >= 2, "at least 2"),
+        Requirement("rollout.group_size", config.rollout.group_size, config.rollout.group_size >= 2, "at least 2"),
         # TRL computes advantages from the weighted sum of the components
-        _Requirement("rollout.per_component", config.rollout.per_component, not config.rollout.per_component, "False"),
+        Requirement("rollout.per_component", config.rollout.per_component, not config.rollout.per_component, "False"),
         # TRL trains to the last step
-        _Requirement("evaluation.patience", config.evaluation.patience, config.evaluation.patience <= 0, "0"),
-        _Requirement("evaluation.stop_kl", config.evaluation.stop_kl, config.evaluation.stop_kl <= 0, "0"),
-        _Requirement("supervised.align_interval", interval, interval <= 0, "0 (no supervised updates)"),
-        _Requirement("learner.old_logprobs", ln.old_logprobs, ln.old_logprobs != "sampler", "auto or recompute"),
+        Requirement("evaluation.patience", config.evaluation.patience, config.evaluation.patience <= 0, "0"),
+        Requirement("evaluation.stop_kl", config.evaluation.stop_kl, config.evaluation.stop_kl <= 0, "0"),
+        Requirement("supervised.align_interval", interval, interval <= 0, "0 (no supervised updates)"),
+        Requirement("learner.old_logprobs", ln.old_logprobs, ln.old_logprobs != "sampler", "auto or recompute"),
         # TRL gives each token the whole return
-        _Requirement("objective.credit.kind", o.credit.kind, o.credit.kind == "trajectory", "trajectory"),
-        _Requirement("objective.value.kind", o.value.kind, o.value.kind == "none", "none (no critic)"),
+        Requirement("objective.credit.kind", o.credit.kind, o.credit.kind == "trajectory", "trajectory"),
+        Requirement("objective.value.kind", o.value.kind, o.value.kind == "none", "none (no critic)"),
         # transformers.generate samples from the policy itself
-        _Requirement("objective.off_policy", o.off_policy, o.off_policy == OffPolicy(), "no correction"),
+        Requirement("objective.off_policy", o.off_policy, o.off_policy == OffPolicy(), "no correction"),
         # TRL also masks truncated completions, but still counts their tokens in the mean
-        _Requirement("objective.filter.drop_truncated", o.filter.drop_truncated, not o.filter.drop_truncated, "False"),
-        _Requirement(
+        Requirement("objective.filter.drop_truncated", o.filter.drop_truncated, not o.filter.drop_truncated, "False"),
+        Requirement(
             "objective.filter.dynamic_sampling", o.filter.dynamic_sampling, not o.filter.dynamic_sampling, "False"
         ),
-        _Requirement("objective.filter.overlong", o.filter.overlong, o.filter.overlong <= 0, "0"),
-        _Requirement("objective.regularizer.nll_coef", o.regularizer.nll_coef, o.regularizer.nll_coef <= 0, "0"),
+        Requirement("objective.filter.overlong", o.filter.overlong, o.filter.overlong <= 0, "0"),
+        Requirement("objective.regularizer.nll_coef", o.regularizer.nll_coef, o.regularizer.nll_coef <= 0, "0"),
         # TRL's beta is a constant
-        _Requirement("objective.kl.target", o.kl.target, o.kl.target <= 0, "0"),
-        _Requirement("objective.kl.level", o.kl.level, o.kl.where == "none" or o.kl.level == "token", "token"),
-        _Requirement("objective.loss", o.loss, o.loss == "surrogate", "surrogate"),
+        Requirement("objective.kl.target", o.kl.target, o.kl.target <= 0, "0"),
+        Requirement("objective.kl.level", o.kl.level, o.kl.where == "none" or o.kl.level == "token", "token"),
+        Requirement("objective.loss", o.loss, o.loss == "surrogate", "surrogate"),
     ]
 
 
-def _grpo_requirements(o: Objective) -> list[_Requirement]:
+def _grpo_requirements(o: Objective) -> list[Requirement]:
     # The loss types cispo and sapo have one aggregation each; the others are named after theirs.
     aggregation = {"soft_gate": "sequence_mean", "stopgrad_cap": "token_global"}.get(o.trust.kind, o.aggregation)
     importance = {"token": "token", "sequence_geomean": "geomean"}.get(o.ratio)
     no_kl = o.kl.where == "none"
     return [
-        _Requirement("objective.baseline", o.baseline, o.baseline == "group_mean", "group_mean"),
-        _Requirement("objective.scale", o.scale, o.scale in _SCALE_REWARDS, _one_of(_SCALE_REWARDS)),
-        _Requirement("objective.ratio", o.ratio, o.ratio in _RATIO_LEVEL, _one_of(_RATIO_LEVEL)),
-        _Requirement("objective.trust.kind", o.trust.kind, o.trust.kind in _TRUST_KINDS, _one_of(_TRUST_KINDS)),
-        _Requirement(
+        Requirement("objective.baseline", o.baseline, o.baseline == "group_mean", "group_mean"),
+        Requirement("objective.scale", o.scale, o.scale in _SCALE_REWARDS, one_of(_SCALE_REWARDS)),
+        Requirement("objective.ratio", o.ratio, o.ratio in _RATIO_LEVEL, one_of(_RATIO_LEVEL)),
+        Requirement("objective.trust.kind", o.trust.kind, o.trust.kind in _TRUST_KINDS, one_of(_TRUST_KINDS)),
+        Requirement(
             "objective.trust.low",
             o.trust.low,
             o.trust.kind != "stopgrad_cap" or o.trust.low >= 1,
             "1 (CISPO has no lower bound)",
         ),
-        _Requirement(
+        Requirement(
             "objective.aggregation",
             o.aggregation,
             o.aggregation == aggregation,
             f"{aggregation} with trust {o.trust.kind}",
         ),
-        _Requirement("objective.kl.where", o.kl.where, o.kl.where in ("none", "loss"), "none or loss"),
-        _Requirement("objective.kl.estimator", o.kl.estimator, no_kl or o.kl.estimator == "k3", "k3"),
-        _Requirement(
+        Requirement("objective.kl.where", o.kl.where, o.kl.where in ("none", "loss"), "none or loss"),
+        Requirement("objective.kl.estimator", o.kl.estimator, no_kl or o.kl.estimator == "k3", "k3"),
+        Requirement(
             "objective.kl.importance",
             o.kl.importance,
             no_kl or o.kl.importance in ("none", importance),
@@ -210,27 +201,22 @@ def _grpo_requirements(o: Objective) -> list[_Requirement]:
     ]
 
 
-def _rloo_requirements(o: Objective) -> list[_Requirement]:
+def _rloo_requirements(o: Objective) -> list[Requirement]:
     # On policy, the clipped product of ratios has the gradient of the loss without a ratio.
     plain = o.ratio == "none" and o.aggregation == "sequence_sum"
     clipped = (o.ratio, o.trust.kind, o.aggregation) == ("sequence_product", "clip", "sequence_mean")
     no_kl = o.kl.where == "none"
     entropy_coef = o.regularizer.entropy_coef
     return [
-        _Requirement("objective.baseline", o.baseline, o.baseline == "leave_one_out", "leave_one_out"),
-        _Requirement("objective.scale", o.scale, o.scale == "none", "none"),
-        _Requirement(
+        Requirement("objective.baseline", o.baseline, o.baseline == "leave_one_out", "leave_one_out"),
+        Requirement("objective.scale", o.scale, o.scale == "none", "none"),
+        Requirement(
             "objective.ratio",
             f"{o.ratio} with trust {o.trust.kind} and aggregation {o.aggregation}",
             plain or clipped,
             "none with aggregation sequence_sum, or sequence_product with trust clip and aggregation sequence_mean",
         ),
-        _Requirement("objective.kl.where", o.kl.where, o.kl.where in ("none", "reward"), "none or reward"),
-        _Requirement("objective.kl.estimator", o.kl.estimator, no_kl or o.kl.estimator == "k1", "k1"),
-        _Requirement("objective.regularizer.entropy_coef", entropy_coef, entropy_coef <= 0, "0"),
+        Requirement("objective.kl.where", o.kl.where, o.kl.where in ("none", "reward"), "none or reward"),
+        Requirement("objective.kl.estimator", o.kl.estimator, no_kl or o.kl.estimator == "k1", "k1"),
+        Requirement("objective.regularizer.entropy_coef", entropy_coef, entropy_coef <= 0, "0"),
     ]
-
-
-def _one_of(names: Iterable[str]) -> str:
-    *others, last = sorted(names)
-    return f"{', '.join(others)} or {last}"

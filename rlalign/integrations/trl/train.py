@@ -1,17 +1,15 @@
-"""Training by TRL's GRPOTrainer and RLOOTrainer on an rlalign environment, with an ordinary run folder as the result.
+"""Training by TRL's trainers on an rlalign environment, with an ordinary run folder as the result.
 
 The same as in a run of rlalign's own trainer: the initial weights, the prompts and their order, the ids of a prompt,
 the reward, the length limit, the samples per step, the optimizer and its schedule, and the evaluation. TRL's own:
-sampling (transformers.generate), advantages, loss, and the split of a rollout into minibatches.
+sampling (transformers.generate), advantages, loss, and the split of a rollout into minibatches. DPO samples nothing:
+it reads pairs of a data file (see `dpo`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlalign.algorithms import OFFLINE
 from rlalign.checks.data_pass import checked_mdp, refuse_bad_records
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.schema import TrainConfig
@@ -30,9 +29,12 @@ from rlalign.envs.task_stream import TaskStream
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
-from rlalign.evaluation.evaluate import few_prompts
+from rlalign.evaluation.evaluate import few_prompts, held_out
 from rlalign.integrations.trl.bridge import trl_prompt
-from rlalign.integrations.trl.record import Recorder
+from rlalign.integrations.trl.contexts import detach, reference_on_disk, silenced, stop_ids
+from rlalign.integrations.trl.dpo import train_on_pairs
+from rlalign.integrations.trl.pairs import Pairs, build_pairs, hub_identity
+from rlalign.integrations.trl.record import OnStep, Recorder
 from rlalign.integrations.trl.settings import check_trl, not_transformers, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.log.alarms import AlarmMonitor
@@ -45,6 +47,7 @@ from rlalign.policies.measured_save import save_measured
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
+from rlalign.storage.identity import Identity, identity_of, source_identity
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.training.experiment import default_output
@@ -61,13 +64,13 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
 
     The run folder is that of `rlalign.train`, with the same metric keys. Equal to a run of rlalign's own trainer are
     the initial weights, the prompts and their order, the reward, the length limit, the optimizer and the evaluation.
-    TRL computes samples, advantages and loss.
+    TRL computes samples, advantages and loss. DPO trains on the pairs of `config.data` instead of samples.
 
     A run that was interrupted starts again from step 0 with `config.resume`, because TRL's checkpoints do not contain a
     rollout that is reused.
 
     Args:
-        config: as for `rlalign.train`, with the algorithm trl:grpo or trl:rloo.
+        config: as for `rlalign.train`, with the algorithm trl:grpo, trl:rloo or trl:dpo.
         env, rewards: objects in place of the configuration's names; None: those of the names.
         quiet: print nothing.
 
@@ -76,7 +79,7 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
 
     Raises:
         UserError: for an environment of several turns, a policy that is not a transformers model, a setting that TRL
-            does not support, or a folder that holds a run already.
+            does not support, preference data that cannot be used, or a folder that holds a run already.
     """
     config = resolve(config)
     validate(config)
@@ -94,16 +97,35 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         for note in policy.notes:
             console.print(note, soft_wrap=True)
         mdp = checked_mdp(config, mdp, policy, folder=folder, console=console)
+        pairs = _pairs(config, policy, mdp, console) if config.algorithm in OFFLINE else None
         few = few_prompts(mdp, config.evaluation.split)
         if few:
             console.warn(few)
         check_sizes(config, mdp)  # again, with the length of the prompts
+        identity = {**identity_of(config), **source_identity(config, mdp), **hub_identity(config.data)}
         config = replace(config, output=str(folder), resume=False, allow_change=False)
         write_config(folder, config)
         try:
-            return _train(config, folder, policy, mdp, stop, quiet)
+            return _train(config, folder, policy, mdp, pairs, identity, stop, quiet)
         finally:
             mdp.reward.close()
+
+
+def _pairs(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, console: PlainConsole) -> Pairs:
+    """Return the pairs of the run's preference data; warn of held-out prompts that are also prompts of the pairs."""
+    drop = config.on_bad_record == "drop"
+    pairs = build_pairs(config.data, mdp, positions=policy.max_positions, drop=drop)
+    for note in pairs.notes:
+        console.print(note, soft_wrap=True)
+    known = {tuple(pair.prompt) for pair in pairs.train}
+    tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
+    shared = sum(tuple(mdp.prompt_ids(task)) in known for task in tasks)
+    if shared:
+        console.warn(
+            f"{shared} of the {len(tasks)} held-out prompts are also prompts of the preferences, so that the "
+            "evaluation is not of new prompts; use another --evaluation.split, or other preferences"
+        )
+    return pairs
 
 
 def _prepare_folder(folder: Path, config: TrainConfig) -> None:
@@ -128,7 +150,14 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
 
 
 def _train(
-    config: TrainConfig, folder: Path, policy: CausalPolicy, mdp: TextMDP, stop: StopRequest, quiet: bool
+    config: TrainConfig,
+    folder: Path,
+    policy: CausalPolicy,
+    mdp: TextMDP,
+    pairs: Pairs | None,
+    identity: Identity,
+    stop: StopRequest,
+    quiet: bool,
 ) -> Run:
     console = PlainConsole(quiet=quiet)
     validator = Validator(config, policy, mdp)
@@ -144,34 +173,32 @@ def _train(
             if every and step % every == 0:
                 evaluation = validator.evaluate(tasks)
                 metrics = metrics | {f"eval/{name}": evaluation.mean(name) for name in evaluation.metrics}
-            metrics = metrics | alarms.update(step, metrics)
+            if pairs is None:  # the patterns of alarms and warnings are those of samples
+                metrics = metrics | alarms.update(step, metrics)
             tracker.log(step, metrics, samples)
-            if warning := warning_of(step, alarms.rows, mdp, config.objective.baseline):
+            if alarms.rows and (warning := warning_of(step, alarms.rows, mdp, config.objective.baseline)):
                 console.warn(warning)
             line.show(step, metrics)
 
-        recorder = Recorder(
-            mdp,
-            _ordered_tasks(config, mdp),
-            group_size=config.rollout.group_size,
-            updates=config.learner.epochs * config.learner.minibatches,
-            on_step=on_step,
-            stop=stop,
-        )
         try:
-            _run_trainer(config, policy, mdp, recorder)
+            if pairs is not None:
+                steps = train_on_pairs(config, policy, mdp, pairs, on_step=on_step, stop=stop)
+            else:
+                steps = _train_on_rollouts(config, policy, mdp, on_step, stop)
         finally:
             tracker.close()
-    if recorder.step:
+    if steps:
         draw(folder)
     run = Run(folder, stop.exit_status)
     if stop:
         return run
-    held_out = [mdp.prompt_ids(task) for task in tasks]
-    console.print(save_measured(policy, folder / "policy", held_out), soft_wrap=True)
+    contexts = [mdp.prompt_ids(task) for task in tasks]
+    console.print(save_measured(policy, folder / "policy", contexts), soft_wrap=True)
     # `rlalign evaluate` loads the trained weights from a checkpoint. TRL's optimizer state is not in it.
     state = {"policy": dict(policy.trainable()), "progress": {}}
-    checkpoint.save(folder / "checkpoints", recorder.step, state, config_hash=fingerprint(config), keep=config.keep)
+    checkpoint.save(
+        folder / "checkpoints", steps, state, config_hash=fingerprint(config), keep=config.keep, identity=identity
+    )
     run.comparison = Comparison(before, validator.evaluate(tasks))
     write_comparison(folder, run.comparison)
     return run
@@ -182,6 +209,22 @@ def _ordered_tasks(config: TrainConfig, mdp: TextMDP) -> list[Task]:
     # Equal to `RngStreams.task_seed`; building RngStreams here would seed the global generators that TRL draws from.
     task_seed = int(np.random.SeedSequence(config.seed).generate_state(4)[3])
     return TaskStream(mdp.source, "train", seed=task_seed).next(config.steps * config.rollout.prompts)
+
+
+def _train_on_rollouts(
+    config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, on_step: OnStep, stop: StopRequest
+) -> int:
+    """Train the policy's model in place with TRL's GRPOTrainer or RLOOTrainer; return the number of steps."""
+    recorder = Recorder(
+        mdp,
+        _ordered_tasks(config, mdp),
+        group_size=config.rollout.group_size,
+        updates=config.learner.epochs * config.learner.minibatches,
+        on_step=on_step,
+        stop=stop,
+    )
+    _run_trainer(config, policy, mdp, recorder)
+    return recorder.step
 
 
 def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, recorder: Recorder) -> None:
@@ -200,9 +243,9 @@ def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, record
     rows = [{"prompt": trl_prompt(mdp.policy_prompt(task)), "task": i} for i, task in enumerate(recorder.tasks)]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        _silenced(),
-        _reference_on_disk(policy, scratch, arguments["beta"]),
-        _stop_ids(policy.lm, mdp),
+        silenced(),
+        reference_on_disk(policy, scratch, arguments["beta"]),
+        stop_ids(policy.lm, mdp),
     ):
         trainer = (GRPOTrainer if grpo else RLOOTrainer)(
             model=policy.model,
@@ -215,65 +258,4 @@ def _run_trainer(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, record
         )
         trainer.remove_callback(PrinterCallback)
         trainer.train()
-    # TRL replaces the model's forward by one with a fused head, and accelerate wraps one in autocast.
-    # Neither must become part of a saved or copied model.
-    for model in (policy.lm, policy.model):
-        for name in ("forward", "_original_forward"):
-            model.__dict__.pop(name, None)
-    if "ref" in getattr(policy.model, "peft_config", {}):
-        policy.model.delete_adapter("ref")  # TRL's copy of the initial adapter
-    policy.eval()
-
-
-@contextlib.contextmanager
-def _stop_ids(lm: Any, mdp: TextMDP) -> Iterator[None]:
-    """End the completions of transformers.generate at the environment's stop ids, and restore the model's special ids.
-
-    TRL and the trainer of transformers also write the ids of their tokenizer into both configurations, which the policy
-    folder would then contain in place of the model's own.
-    """
-    configs = (lm.config, lm.generation_config)
-    keys = ("bos_token_id", "eos_token_id", "pad_token_id")
-    own = [(config, key, getattr(config, key)) for config in configs for key in keys if hasattr(config, key)]
-    lm.generation_config.eos_token_id = sorted(mdp.stop_ids)
-    try:
-        yield
-    finally:
-        for config, key, value in own:
-            setattr(config, key, value)
-
-
-@contextlib.contextmanager
-def _reference_on_disk(policy: CausalPolicy, folder: str, beta: float) -> Iterator[None]:
-    """Save the initial model to `folder` for TRL's reference policy, and name the model after that folder meanwhile.
-
-    TRL loads the reference by the model's name, and the name of a model in memory need not point to its weights.
-    """
-    if beta == 0.0 or policy.model is not policy.lm:  # TRL needs no reference, or disables the adapter to get it
-        yield
-        return
-    name = policy.lm.config._name_or_path
-    policy.lm.save_pretrained(folder)
-    policy.lm.config._name_or_path = policy.lm.name_or_path = folder
-    try:
-        yield
-    finally:
-        policy.lm.config._name_or_path = policy.lm.name_or_path = name
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Silence the log messages, progress bars and warnings of transformers and TRL."""
-    from transformers.utils import logging
-
-    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # untyped in transformers
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-        if shown:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
+    detach(policy)

@@ -29,6 +29,9 @@ _TITLES = {
     "rollout/kl": "KL to the reference policy, nats",
     "rollout/length": "tokens",
     "rollout/entropy": "entropy, nats per token",
+    "preference/accuracy": "accuracy on the step’s pairs",
+    "preference/margin": "margin of the implicit reward",
+    "preference/held_out_accuracy": "accuracy on held-out pairs",
 }
 
 
@@ -38,7 +41,7 @@ def write_run_report(run: Run) -> Path:
     Raises:
         UserError: if no step of the run is finished.
     """
-    if not run.metrics.get("reward/mean"):
+    if not run.metrics:
         raise UserError(f"'{run.folder}': expected at least one finished step, got none; train the run first")
     return write_atomic(run.folder / "report" / "report.html", render(run))
 
@@ -48,7 +51,7 @@ def render(run: Run) -> str:
     config = run.config
     evaluation = _evaluation(run.folder)
     title = f"{config.algorithm} on {config.env}"
-    done = len(run.metrics["reward/mean"])
+    done = len(run.metrics["step"])
     size = f"policy {config.policy} · seed {config.seed} · {done} of {config.steps} steps · {run.folder.name}"
     unfinished = "The run is not finished: no evaluation on held-out prompts after training."
     header = tag(
@@ -137,15 +140,15 @@ def _training_curves(metrics: Mapping[str, Sequence[float | None]]) -> list[Html
     """Return drawings of the reward with the held-out reward, then of each component, KL, length and entropy."""
     components = [name for name in metrics if name.startswith("reward/") and name not in REWARD_STATISTICS]
     titles = {name: name.removeprefix("reward/") for name in components} | _TITLES
-    return [_reward_curve(metrics), *(_metric_curve(metrics, name, title) for name, title in titles.items())]
+    return [_reward_curve(metrics), *(_points_curve(metrics, name, title) for name, title in titles.items())]
 
 
 def _reward_curve(metrics: Mapping[str, Sequence[float | None]]) -> Html | None:
     rewards = _finite(metrics.get("reward/mean", []))
     half_widths = metrics.get("reward/ci95", [])
     held_out = metrics.get("eval/reward") or []
-    if all(value is None for value in rewards):
-        return None
+    if all(value is None for value in rewards):  # a run on preference data
+        return _points_curve(metrics, "eval/reward", "held-out reward")
     steps = _steps(metrics)
     intervals = list(zip(rewards, half_widths, strict=False))
     low = [None if value is None or half is None else value - half for value, half in intervals]
@@ -167,6 +170,13 @@ def _reward_curve(metrics: Mapping[str, Sequence[float | None]]) -> Html | None:
         no_band = [None] * len(points)
         panel.hover = [training, Series("held-out", 1, evaluated, values, no_band, no_band)]
     return panel.svg()
+
+
+def _points_curve(metrics: Mapping[str, Sequence[float | None]], name: str, title: str) -> Html | None:
+    """Return the drawing of a metric that only some steps have, connected."""
+    steps = [step for step, value in zip(_steps(metrics), metrics.get(name, []), strict=False) if value is not None]
+    values = [value for value in metrics.get(name, []) if value is not None]
+    return _metric_curve({"step": steps, name: values}, name, title)
 
 
 def _metric_curve(metrics: Mapping[str, Sequence[float | None]], name: str, title: str) -> Html | None:

@@ -1,0 +1,355 @@
+"""Runs of trl:dpo: the losses of TRL's own trainer, a policy that improves, the run folder, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import rlalign
+from rlalign.api import check_config
+from rlalign.config.defaults import default_config
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.serialize import fingerprint, update
+from rlalign.config.unused_settings import unread, unused_settings
+from rlalign.envs.registration import make_mdp
+from rlalign.errors import UserError
+from rlalign.integrations.trl import dpo, train_trl
+from rlalign.integrations.trl.held_out import preference_metrics
+from rlalign.integrations.trl.pairs import build_pairs, pair_order
+from rlalign.policies.factory import load
+from rlalign.storage import checkpoint
+from rlalign.storage.identity import changed_files
+
+ENV = "reverse?max_length=2"
+SMALL = {"rollout.prompts": 4, "steps": 2, "evaluation.prompts": 2, "model.hidden_size": 32}
+TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m.role + '|> ' + m.content + ' <|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|> ' }}{% endif %}"
+)
+
+
+def preferences(folder: Path, count: int = 60, env: str = ENV) -> Path:
+    """Write preferences for the reversed text over another one of the same alphabet."""
+    source = make_mdp(env).source
+    rng = random.Random(0)
+    rows = []
+    for i in range(count):
+        task = source.get("train", i)
+        wrong = "".join(rng.choice("abcd") for _ in range(rng.randint(1, 3)))
+        if wrong != task.columns["answer"]:
+            rows.append({"prompt": task.prompt, "chosen": task.columns["answer"], "rejected": wrong})
+    return write(folder / "prefs.jsonl", rows)
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def configuration(folder: Path, output: str = "run", **changes: Any) -> Any:
+    """Return the configuration of a small run; `__` in the name of a change is a dot."""
+    config = default_config(ENV, "tiny", "trl:dpo")
+    settings = {**SMALL, "data": str(folder / "prefs.jsonl"), "output": str(folder / output)}
+    return update(config, {**settings, **{key.replace("__", "."): value for key, value in changes.items()}})
+
+
+def word_model(folder: Path) -> Path:
+    """Write a model whose tokenizer splits at blanks and has a chat template that writes a line break after its end."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = ["<eos>", "<|end|>", "<|user|>", "<|assistant|>", *"abcdef", "<unk>"]
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    core.add_special_tokens(words[:4])
+    PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token="<eos>", pad_token="<unk>", chat_template=TEMPLATE
+    ).save_pretrained(folder)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=None, eos_token_id=0, pad_token_id=None, tie_word_embeddings=False, max_position_embeddings=40,
+    )  # fmt: skip
+    lm = LlamaForCausalLM(config)
+    lm.generation_config.eos_token_id = [0, 1]
+    lm.save_pretrained(folder)
+    return folder
+
+
+def word_rows(chat: bool) -> list[dict[str, Any]]:
+    rng = random.Random(1)
+    rows = []
+    for i in range(24):
+        prompt = " ".join(rng.choices("abc", k=1 + i % 4))
+        chosen, rejected = (" ".join(rng.choices("abcdef", k=rng.randint(1, 5))) for _ in range(2))
+        if chat:
+            message = {"role": "user", "content": prompt}
+            sides = ([{"role": "assistant", "content": side}] for side in (chosen, rejected))
+            rows.append({"prompt": [message], **dict(zip(("chosen", "rejected"), sides, strict=True))})
+        else:
+            rows.append({"prompt": prompt, "chosen": f" {chosen}", "rejected": f" {rejected}"})
+    return [{**row, "split": "test" if i % 6 == 5 else "train"} for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(
+    ("chat", "changes"),
+    [
+        (False, {"model__lora_r": 0}),
+        (True, {"model__lora_r": 0, "learner__micro_batch": 4}),
+        (True, {"model__lora_r": 2, "objective__kl__coef": 0.3}),
+    ],
+    ids=["plain, all weights", "chat, micro-batches", "chat, adapter"],
+)
+def test_the_losses_and_weights_are_those_of_trls_own_trainer_on_the_same_rows(tmp_path, chat, changes) -> None:
+    """The oracle gets texts or messages, and TRL tokenizes them by its own template handling."""
+    import datasets
+    from transformers import AutoTokenizer
+    from trl import DPOConfig, DPOTrainer
+
+    rows = word_rows(chat)
+    write(tmp_path / "prefs.jsonl", rows)
+    prompts = [{"prompt": p, "split": split} for split in ("train", "validation", "test") for p in ("d e", "f d", "e")]
+    write(tmp_path / "env.jsonl", prompts)
+    model = str(word_model(tmp_path / "model"))
+    config = configuration(
+        tmp_path, env=str(tmp_path / "env.jsonl"), rewards=["length?target=3"], policy=model, steps=3, **changes
+    )
+    run = train_trl(config, quiet=True)
+
+    train = [row for row in rows if row["split"] == "train"]
+    order = pair_order(len(train), 12, config.seed)
+    policy, _ = build_policy(config, build_mdp(config))
+    oracle = DPOTrainer(
+        model=policy.model,
+        ref_model=None if config.model.lora_r else build_policy(config, build_mdp(config))[0].model,
+        args=DPOConfig(
+            output_dir=str(tmp_path / "oracle"), per_device_train_batch_size=4, max_steps=3,
+            beta=config.objective.kl.coef, learning_rate=config.learner.lr, lr_scheduler_type="constant",
+            max_grad_norm=config.learner.max_grad_norm, bf16=False, use_cpu=True,
+            gradient_checkpointing=False, logging_steps=1,
+            report_to="none", save_strategy="no", train_sampling_strategy="sequential",
+        ),
+        train_dataset=datasets.Dataset.from_list([{k: v for k, v in train[i].items() if k != "split"} for i in order]),
+        processing_class=AutoTokenizer.from_pretrained(model),
+    )  # fmt: skip
+    oracle.train()
+    logged = [row for row in oracle.state.log_history if "loss" in row]
+    for ours, theirs in (
+        ("train/loss", "loss"),
+        ("train/grad_norm", "grad_norm"),
+        ("preference/margin", "rewards/margins"),
+        ("preference/chosen_logprob", "logps/chosen"),
+    ):
+        assert run.metrics[ours] == pytest.approx([row[theirs] for row in logged], rel=1e-4, abs=1e-6)
+    state, _ = checkpoint.load(checkpoint.latest(run.folder / "checkpoints"), need=("policy",))
+    for name, weight in policy.trainable().items():
+        assert torch.allclose(state["policy"][name], weight.detach(), atol=1e-5), name
+    # the exported policy is the trained one, with the model's own special ids
+    exported = load(run.folder / "policy")
+    ids = torch.tensor([[4, 5, 6, 1]])
+    with torch.no_grad():
+        assert torch.allclose(exported.lm(ids).logits, policy.model(ids).logits, atol=1e-4)
+    assert json.loads((run.folder / "policy" / "config.json").read_text()).get("pad_token_id") is None
+
+
+def test_the_policy_improves_on_held_out_prompts_and_prefers_the_chosen_of_held_out_pairs(tmp_path) -> None:
+    """From scratch in 40 updates on 400 pairs. The interval of the gain is above 0: false alarm below 2.5 %."""
+    env = "reverse?max_length=4"
+    preferences(tmp_path, 400, env)
+    config = configuration(
+        tmp_path, env=env, steps=40, rollout__prompts=32, evaluation__samples=4, evaluation__prompts=16,
+        evaluation__every=20, model__hidden_size=64,
+    )  # fmt: skip
+    run = train_trl(config, quiet=True)
+    assert run.comparison is not None
+    assert run.comparison.differences["reward"].low > 0
+    accuracy = run.metrics["preference/held_out_accuracy"]
+    assert [value is not None for value in accuracy] == [step in (20, 40) for step in range(1, 41)]
+    assert accuracy[-1] > 0.9
+    assert run.metrics["train/loss"][0] == pytest.approx(0.6931, abs=1e-3)
+    assert run.metrics["preference/passes"][-1] > 3
+
+
+def test_the_held_out_measures_are_those_of_the_initial_policy_by_hand(tmp_path) -> None:
+    preferences(tmp_path)
+    config = configuration(tmp_path)
+    policy, mdp = build_policy(config, build_mdp(config))
+    pairs = build_pairs(config.data, mdp)
+    metrics = preference_metrics(policy, pairs.held_out, 0.1)
+    assert metrics["preference/held_out_accuracy"] == 0.5
+    assert metrics["preference/held_out_margin"] == 0
+    assert metrics["preference/held_out_loss"] == pytest.approx(0.693147, abs=1e-6)
+    with torch.no_grad():
+        for weight in policy.trainable().values():
+            weight.mul_(1.5)
+    rewards = []
+    for pair in pairs.held_out:
+        ratios = []
+        for side in (pair.chosen, pair.rejected):
+            ids = torch.tensor([[*pair.prompt, *side]])
+            with torch.no_grad():
+                now, before = policy.lm(ids).logits, policy.reference(ids).logits
+            steps = range(len(pair.prompt) - 1, ids.shape[1] - 1)
+            ratios.append(
+                sum(float((now.log_softmax(-1) - before.log_softmax(-1))[0, t, ids[0, t + 1]]) for t in steps)
+            )
+        rewards.append(0.1 * (ratios[0] - ratios[1]))
+    metrics = preference_metrics(policy, pairs.held_out, 0.1)
+    assert metrics["preference/held_out_margin"] == pytest.approx(sum(rewards) / len(rewards), abs=1e-5)
+    assert metrics["preference/held_out_accuracy"] == sum(r > 0 for r in rewards) / len(rewards)
+
+
+def test_the_run_folder_is_that_of_the_other_trainers(tmp_path) -> None:
+    path = preferences(tmp_path)
+    config = configuration(tmp_path, evaluation__every=1)
+    run = train_trl(config, quiet=True)
+    assert run.metrics["step"] == [1, 2]
+    assert None not in run.metrics["eval/reward"]
+    assert {"train/loss", "train/grad_norm", "time/step", "time/tokens_per_s", "preference/tokens"} <= set(run.metrics)
+    assert not any(key.startswith(("rollout/", "alarm/")) for key in run.metrics)
+    assert (run.folder / "report" / "reward.png").stat().st_size > 1000
+    assert "2 of 2 steps" in repr(run)
+    manifest = checkpoint.read_manifest(checkpoint.latest(run.folder / "checkpoints"))
+    assert set(manifest["identity"]) == {"preferences prefs.jsonl"}
+    assert changed_files(run.folder, run.config) == []
+    for resume, message in ((False, "holds a run already"), (True, "holds a finished run")):
+        with pytest.raises(UserError, match=message):
+            train_trl(replace(run.config, resume=resume), quiet=True)
+    again = train_trl(configuration(tmp_path, "again", evaluation__every=1), quiet=True)
+    assert again.metrics["train/loss"] == run.metrics["train/loss"]
+    assert again.comparison.after.completions == run.comparison.after.completions
+    path.write_text(path.read_text() + path.read_text().splitlines()[0] + "\n")
+    assert [change.role for change in changed_files(run.folder, run.config)] == ["preferences prefs.jsonl"]
+
+
+def test_a_stopped_run_reports_the_signal_and_starts_again_on_resume(tmp_path, monkeypatch) -> None:
+    preferences(tmp_path)
+    real = dpo._Recorder.on_log
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        real(self, args, state, control, logs=logs, **kwargs)
+        if self.step == 2 and "loss" in logs:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(dpo._Recorder, "on_log", on_log)
+    run = train_trl(configuration(tmp_path, steps=6), quiet=True)
+    monkeypatch.undo()
+    assert run.exit_status == 128 + signal.SIGTERM
+    assert run.comparison is None
+    assert len(run.metrics["step"]) == 3
+    resumed = train_trl(configuration(tmp_path, steps=6, resume=True), quiet=True)
+    assert resumed.metrics["step"] == [1, 2, 3, 4, 5, 6]
+    assert resumed.comparison is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data": None}, "data: expected preference data, such as --data prefs.jsonl, for trl:dpo, got None"),
+        ({"data": "absent.jsonl"}, "absent.jsonl"),
+        ({"objective__kl__coef": 0.0}, r"objective.kl.coef: expected a beta above 0 for trl:dpo, got 0.0"),
+        ({"objective__kl__where": "loss"}, "objective.kl.where: expected reward"),
+        ({"objective__baseline": "group_mean"}, "objective.baseline: expected none for trl:dpo, got group_mean"),
+        ({"objective__regularizer__nll_coef": 0.1}, "objective.regularizer.nll_coef: expected 0.0"),
+        ({"rollout__group_size": 4}, r"rollout.group_size: expected 2 \(a pair\)"),
+        ({"learner__minibatches": 2, "objective__ratio": "token"}, "objective.ratio: expected none"),
+        ({"learner__micro_batch": 3}, "learner.micro_batch: expected twice a divisor of the 4 pairs"),
+        ({"evaluation__patience": 2, "evaluation__every": 1}, "patience"),
+        ({"supervised__align_interval": 1}, "supervised"),
+        ({"policy": "gru"}, "expected a transformers model for trl:dpo, got 'gru'"),
+        ({"env": "rlalign/GuessNumber-v0"}, "turns"),
+    ],
+    ids=str,
+)
+def test_unsupported_settings_raise_an_error_with_the_reason(tmp_path, changes, message) -> None:
+    preferences(tmp_path)
+    config = configuration(tmp_path, **changes)
+    with pytest.raises(UserError, match=message):
+        train_trl(config, quiet=True)
+    with pytest.raises(UserError, match=message):
+        check_config(config)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_prompts_of_the_preferences_among_the_held_out_ones_are_reported(tmp_path, capsys) -> None:
+    tasks = [make_mdp(ENV).source.get("validation", i) for i in range(8)]
+    rows = [{"prompt": t.prompt, "chosen": t.columns["answer"], "rejected": "dddd", "split": "train"} for t in tasks]
+    write(tmp_path / "prefs.jsonl", [*rows, {**rows[0], "prompt": "dd>", "split": "test"}])
+    train_trl(configuration(tmp_path, steps=1))
+    text = " ".join(capsys.readouterr().out.split())
+    assert "2 of the 2 held-out prompts are also prompts of the preferences" in text
+    assert "preferences: 8 pairs to train on, 1 held out" in text
+
+
+def test_reports_and_pictures_show_the_pairs_in_place_of_rewards(tmp_path) -> None:
+    from rlalign.compare.output.html.run import write_run_report
+    from rlalign.log.plots import plot_runs
+
+    preferences(tmp_path)
+    run = train_trl(configuration(tmp_path, evaluation__every=1), quiet=True)
+    report = write_run_report(run).read_text()
+    for title in ("held-out reward", "accuracy on the step’s pairs", "accuracy on held-out pairs", "2 of 2 steps"):
+        assert title in report
+    again = tmp_path / "grpo"
+    again.mkdir()
+    (again / "metrics.jsonl").write_text('{"step": 1, "reward/mean": 1.0, "reward/ci95": 0.1, "rollout/length": 3}\n')
+    assert plot_runs([again], tmp_path / "a.png").is_file()
+    with pytest.raises(UserError, match="is a run on preference data, without rewards of samples; plot it alone"):
+        plot_runs([again, run.folder], tmp_path / "b.png")
+
+
+def test_defaults_read_as_many_completions_as_others_sample() -> None:
+    for policy in ("tiny", "smollm2"):
+        ours, theirs = (default_config(ENV, policy, name) for name in ("trl:dpo", "grpo"))
+        assert ours.samples_per_step == theirs.samples_per_step
+        assert (ours.rollout.group_size, ours.objective.kl.coef) == (2, 0.1)
+    assert default_config(ENV, "tiny", "trl:dpo").learner.lr == 3e-3
+    assert default_config(ENV, "smollm2", "trl:dpo").learner.lr == pytest.approx(1e-4)
+
+
+def test_data_without_effect_is_reported_and_axes_of_dpo_are_unread() -> None:
+    other = update(default_config(ENV, "tiny", "grpo"), {"data": "a.jsonl"})
+    assert unused_settings(other) == {"data": "grpo samples its own completions"}
+    ours = update(default_config(ENV, "tiny", "trl:dpo"), {"data": "a.jsonl"})
+    assert unused_settings(ours) == {}
+    assert {"objective.baseline", "objective.trust.high", "objective.kl.estimator"} <= set(unread(ours))
+    assert not {"data", "objective.kl.coef"} & set(unread(ours))
+
+
+def test_data_is_a_setting_of_the_result_and_older_runs_keep_their_fingerprint(tmp_path) -> None:
+    plain = default_config(ENV, "tiny", "grpo")
+    # of the version before the setting
+    assert fingerprint(update(plain, {"seed": 3})) == "6a036f91238cecade1d9c4ffab503b2559b69b7730db2fa9b22e33a788d0e5cd"
+    assert fingerprint(update(plain, {"data": "a.jsonl"})) != fingerprint(plain)
+
+
+def test_dpo_stands_beside_other_algorithms_in_a_study(tmp_path) -> None:
+    from rlalign.compare.cell_settings import check_equal_settings
+    from rlalign.compare.records.run_records import read_record
+    from rlalign.compare.study import Study, build_cells
+
+    preferences(tmp_path)
+    small = {"rollout.max_new": 4, "evaluation.prompts": 2, "model.hidden_size": 32, "evaluation.every": 1}
+    study = Study(
+        ("grpo", "trl:dpo"), (ENV,), "tiny", (0,), steps=2, output=str(tmp_path / "study"), settings=small,
+        algorithm={"trl:dpo": {"data": str(tmp_path / "prefs.jsonl")}},
+    )  # fmt: skip
+    cells = build_cells(study)
+    check_equal_settings(cells)  # as many completions per step as the others
+    cell = cells[1]
+    train_trl(cell.config, quiet=True)
+    record = read_record(cell)
+    assert record.failure is None
+    assert record.held_out is not None
+    assert record.held_out.samples == [0, 128, 256]
+    tokens = rlalign.Run(cell.folder).metrics["preference/tokens"]
+    assert record.held_out.tokens == [0, tokens[0], sum(tokens)]
+    assert len(record.after["reward"]) == 2
