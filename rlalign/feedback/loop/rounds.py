@@ -242,7 +242,7 @@ def _counts(location: Path) -> Result:
 def _simulate(this: Round) -> None:
     """Let simulated people judge a copy of the store, which replaces the store when they are done."""
     from rlalign.feedback.people import invite
-    from rlalign.feedback.simulate import answers, draw_taste, reward_score, simulate
+    from rlalign.feedback.simulate import answers, draw_taste, mark_simulated, reward_score, simulate
     from rlalign.feedback.store import Store
     from rlalign.feedback.web.serve import in_background
 
@@ -255,6 +255,7 @@ def _simulate(this: Round) -> None:
     with Store(copy) as store, in_background(store) as address:
         study = store.study()
         links = store.write(lambda c: invite(c, loop.people, 1, actor="loop")).result()
+        store.write(lambda c: mark_simulated(c, [link.pseudonym for link in links])).result()
         known = {**answers(study.practice), **answers(study.check)}
         simulate(address, [link.path for link in links], tastes, reward_score(loop.reward), known=known, seed=seed)
     if not _counts(copy)["votes"]:
