@@ -191,7 +191,14 @@ class Run:
 
         self._check_code()
         return evaluate_best_of(
-            self.folder, self.config, n, split=split, prompts=prompts, samples=samples, rewards=rewards, env=self.env
+            self.folder,
+            self.config,
+            n,
+            split=split,
+            prompts=prompts,
+            samples=samples,
+            rewards=self.rewards if rewards is None else rewards,  # objects that no name rebuilds
+            env=self.env,
         )
 
     def _check_code(self) -> None:

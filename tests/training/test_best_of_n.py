@@ -143,3 +143,15 @@ def test_the_exact_kl_stands_beside_the_bound_where_completions_can_be_enumerate
     points = data["policies"]["initial"]["curve"]
     assert points[0]["kl_exact"] == pytest.approx(0.0, abs=1e-9)
     assert 0 < points[-1]["kl_exact"] < points[-1]["kl_upper_bound"]
+
+
+def test_a_reward_that_is_an_object_selects_in_the_process_that_has_it(tmp_path: Path) -> None:
+    def short(completions: list[str], **columns: object) -> list[float]:
+        return [-float(len(text)) for text in completions]
+
+    run = rlalign.train("reverse", "gru", "best_of_n", [short], output=tmp_path / "a", quiet=True,
+                        evaluation__prompts=2, evaluation__best_of=2)  # fmt: skip
+    best = run.best_of(2, prompts=2)
+    assert list(best.selector) == ["short"]
+    with pytest.raises(UserError, match="Python object"):
+        Run(run.folder).best_of(2, prompts=2)
