@@ -31,7 +31,7 @@ class Export:
     """File to write; for trl it ends in .jsonl, .csv or .parquet, or is a folder of `datasets` with a table per split;
     None: beside the store."""
     split: Literal["all", "train", "test"] = "all"
-    """Split of the prompts whose preferences are written."""
+    """Split of the prompts whose preferences are written: all, train or test."""
     each_vote: bool = False
     """Write a preference per vote, with its annotator, in place of one per item by majority."""
     margin: bool = False
@@ -39,7 +39,8 @@ class Export:
     scale: str = ""
     """Scale of ratings that makes preferences; empty: the first one."""
     pairing: Literal["best-random", "best-each", "all"] = "all"
-    """Pairs of rated completions: the best with a random worse one, the best with each worse one, or all."""
+    """Pairs of rated completions: best-random, the best with a random worse one; best-each, the best with each worse
+    one; or all."""
     comments: bool = True
     """Include the comments in votes; `--no-comments` leaves them out."""
     force: bool = False
