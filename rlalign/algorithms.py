@@ -74,16 +74,13 @@ OFFLINE: dict[str, Algorithm] = {
         "2305.18290",
         "Direct preference optimization: logistic regression on pairs of completions from a data file, with the reward "
         "beta · log pi/ref. It draws no samples.",
-        "No policy gradient: its optimum is that of a Bradley-Terry reward minus beta · KL if the pairs cover all "
-        "completions.",
+        "No policy gradient: the optimum of a Bradley-Terry reward minus beta · KL if the pairs cover all completions.",
         group_size=2,
     ),
 }
 """Name of a trainer on preference data -> its objective. Only the KL coefficient, DPO's beta, may be changed."""
 
-
 BEST_OF_N = "best_of_n"
-
 UNTRAINED = {
     BEST_OF_N: Algorithm(
         BEST_OF_N,
@@ -115,12 +112,11 @@ def algorithm(name: str) -> Algorithm:
         >>> grpo.objective.baseline, grpo.objective.scale, grpo.objective.aggregation
         ('group_mean', 'group_std', 'sequence_mean')
     """
-    if name in UNTRAINED:
-        return UNTRAINED[name]
+    peers = UNTRAINED | OFFLINE
+    if name in peers:
+        return peers[name]
     if name in OUTSIDE:
         return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
-    if name in OFFLINE:
-        return OFFLINE[name]
     if name.startswith("trl:"):
         raise UnknownNameError("algorithm", name, [*OUTSIDE, *OFFLINE])
     item: Any = ALGORITHMS.get(name)

@@ -23,15 +23,16 @@ class Check:
     format: str = "auto"
     """trl, hh-rlhf, ultrafeedback, argilla, label-studio or votes; auto: it is recognized and printed."""
     tokenizer: str | None = None
-    """Name or folder of a tokenizer: sides are compared, and tokens are counted, as RewardTrainer does."""
+    """Name or folder of a tokenizer: sides are compared, and tokens are counted, as RewardTrainer does; None: words are
+    compared."""
     max_length: int | None = None
-    """Largest number of tokens that RewardTrainer keeps; needs --tokenizer."""
+    """Largest number of tokens that RewardTrainer keeps; needs --tokenizer. None: no limit."""
     test: str | None = None
-    """A second file whose prompts must not be in the first one."""
+    """A second file whose prompts must not be in the first one; None: no other file."""
     rows: int = 5
     """Number of rows that are named per kind of finding."""
     json: Path | None = None
-    """File for the report as JSON."""
+    """File for the report as JSON; None: no file."""
 
 
 def run_check(arguments: Check) -> int:

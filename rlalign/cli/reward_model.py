@@ -61,7 +61,7 @@ class Train:
     majority: bool = False
     """Of a store: one pair per item by majority, in place of one per vote."""
     how: Literal["mean", "min", "penalised"] = "mean"
-    """Combination of an ensemble; penalised: mean - coef · standard deviation."""
+    """Combination of an ensemble: mean, min, or penalised, which is mean - coef · standard deviation."""
     coef: float = 1.0
     """Weight of the disagreement for penalised."""
     regularization: float = 1.0
@@ -99,9 +99,10 @@ class Evaluate:
     format: str = "auto"
     """Format of a file, as in `rlalign feedback check`."""
     samples: Path | None = None
-    """A .jsonl file of the samples of a policy: prompt, completions and optionally gold and cut."""
+    """A .jsonl file of the samples of a policy: prompt, completions and optionally gold and cut. None: no
+    samples."""
     run_folder: Path | None = None
-    """Run folder whose policy is sampled on its held-out prompts."""
+    """Run folder whose policy is sampled on its held-out prompts; None: no samples."""
     gold: str = ""
     """Reward that decides which sample of the run is best; empty: only the variance is measured."""
     prompts: int = 50
@@ -111,9 +112,9 @@ class Evaluate:
     seed: int = 0
     """Seed of the samples."""
     picture: Path | None = None
-    """File for the reliability picture: .svg, .png or .pdf."""
+    """File for the reliability picture: .svg, .png or .pdf. None: no picture."""
     json: Path | None = None
-    """File for all metrics as JSON."""
+    """File for all metrics as JSON; None: no file."""
     device: str = "auto"
     """Torch device; auto: a GPU if there is one."""
     trust_run: bool = False

@@ -106,7 +106,6 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
                 "kind": study.kind, "prompt_id": prompts[prompt],
                 "completion_ids": json.dumps([ids[i] for i in members]), "needed": study.votes_per_item,
                 "free": study.votes_per_item, "priority": 0.0, "place": rng.random(),
-                # a batch that selects an item by its score writes that
                 "selection": "random" if study.selection == "uncertainty" else study.selection,
             }
             for prompt, members in items

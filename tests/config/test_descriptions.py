@@ -62,7 +62,7 @@ def faults(cls: Any) -> dict[str, str]:
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {}
     for name, text in descriptions(cls).items():
-        words = re.findall(r"\w+", text)
+        words = {*re.findall(r"\w+", text), *re.findall(r"[\w-]+", text)}
         missing = [value for value in literals(hints[name]) if value not in words]
         if not text.endswith("."):
             found[name] = "a sentence"
