@@ -184,3 +184,15 @@ def test_help_needs_no_heavy_package() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_sample_warns_of_few_groups_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"prompt": f"Add the numbers{'.' * i}", "policy": policy, "completion": f"{policy} {i}"}
+        for i in range(10)
+        for policy in "ab"
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "study.toml").write_text('name = "few"\ncompletions = "c.jsonl"\n')
+    assert main(["feedback", "sample", str(tmp_path / "study.toml")]) == 0
+    assert "warning: 10 prompts form 1 groups of near duplicates" in capsys.readouterr().err
