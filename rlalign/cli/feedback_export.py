@@ -163,27 +163,11 @@ def _listed(left_out: Counter[str]) -> str:
 
 def _write_lines(lines: Any, output: Path) -> int:
     """Write lines to a file, and return their number; a failure leaves no file."""
-    import os
-    from contextlib import suppress
+    from rlalign.storage.atomic import replacing
 
-    from rlalign.errors import FaultError
-
-    temporary = output.with_name(f"{output.name}.tmp")
     count = 0
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            for line in lines:
-                file.write(line)
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, output)
-    except OSError as error:
-        raise FaultError(
-            f"'{output}' cannot be written ({error.strerror or error}); free space or use another"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        for line in lines:
+            file.write(line)
+            count += 1
     return count
