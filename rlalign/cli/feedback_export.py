@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from rlalign.cli.feedback_output import refuse_loss
 from rlalign.errors import UserError
 from rlalign.escaping.terminal import print_text
 
@@ -54,9 +55,10 @@ def run_export(arguments: Export) -> int:
         FaultError: the output cannot be written.
     """
     from rlalign.feedback.preferences.files import check_output
-    from rlalign.feedback.store import Store
+    from rlalign.feedback.store import Store, is_postgres
 
     output = _output(arguments)
+    refuse_loss("--output", output, [] if is_postgres(arguments.store) else [arguments.store])
     check_output(output, force=arguments.force)
     with Store(arguments.store) as store:
         if arguments.format == "trl":
