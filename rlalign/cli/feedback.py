@@ -189,6 +189,7 @@ def _sample(arguments: Sample) -> int:
     from rlalign.feedback.sampling import empty_completions, make_store, named_policies, sample
     from rlalign.feedback.store import is_postgres, shown_location
     from rlalign.feedback.study import read_study
+    from rlalign.preferences.near_duplicates import are_few
 
     study = read_study(arguments.study)
     location = arguments.store or str(arguments.study.with_suffix(".db"))
@@ -200,6 +201,12 @@ def _sample(arguments: Sample) -> int:
     for warning in named_policies(study, content, arguments.flag):
         print_text(f"warning: {warning}; people would know who wrote them", to_stderr=True)
     counts = make_store(location, study, arguments.study.parent, content)
+    if are_few(counts["groups"], counts["prompts"]):
+        print_text(
+            f"warning: {counts['prompts']} prompts form {counts['groups']} groups of near duplicates; the split and "
+            "the intervals treat a group as one prompt",
+            to_stderr=True,
+        )
     votes = counts["items"] * study.votes_per_item
     shown = shown_location(location)
     print_text(

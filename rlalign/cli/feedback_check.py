@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import tyro
 
+from rlalign.cli.feedback_output import refuse_existing, refuse_loss
 from rlalign.escaping.terminal import in_one_line, print_text
 
 if TYPE_CHECKING:
@@ -32,14 +33,16 @@ class Check:
     rows: int = 5
     """Number of rows that are named per kind of finding."""
     json: Path | None = None
-    """File for the report as JSON; None: no file."""
+    """New file for the report as JSON; None: no file."""
+    force: bool = False
+    """Replace a file of --json that exists."""
 
 
 def run_check(arguments: Check) -> int:
     """Print the report; return 1 if it has errors, else 0.
 
     Raises:
-        UserError: the data cannot be read, or no format fits.
+        UserError: the data cannot be read, no format fits, or --json would replace the data or a file that exists.
     """
     import json
 
@@ -48,6 +51,10 @@ def run_check(arguments: Check) -> int:
     from rlalign.typecheck import check_range
 
     check_range("--rows", arguments.rows, least=1)
+    if arguments.json is not None:
+        sources = [arguments.data] if arguments.test is None else [arguments.data, arguments.test]
+        refuse_loss("--json", arguments.json, sources)
+        refuse_existing("--json", arguments.json, force=arguments.force)
     report = check_preferences(
         arguments.data, format=arguments.format, tokenizer=arguments.tokenizer, max_length=arguments.max_length,
         test=arguments.test, first=arguments.rows,

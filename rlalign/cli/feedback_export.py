@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from rlalign.cli.feedback_output import refuse_loss
 from rlalign.errors import UserError
 from rlalign.escaping.terminal import print_text
 
@@ -54,10 +55,11 @@ def run_export(arguments: Export) -> int:
         UserError: the store or the output cannot be used, or nothing would be written.
         FaultError: the output cannot be written.
     """
-    from rlalign.feedback.store import Store
+    from rlalign.feedback.store import Store, is_postgres
     from rlalign.preferences.files import check_output
 
     output = _output(arguments)
+    refuse_loss("--output", output, [] if is_postgres(arguments.store) else [arguments.store])
     check_output(output, force=arguments.force)
     with Store(arguments.store) as store:
         if arguments.format == "trl":
@@ -164,27 +166,11 @@ def _listed(left_out: Counter[str]) -> str:
 
 def _write_lines(lines: Any, output: Path) -> int:
     """Write lines to a file, and return their number; a failure leaves no file."""
-    import os
-    from contextlib import suppress
+    from rlalign.storage.atomic import replacing
 
-    from rlalign.errors import FaultError
-
-    temporary = output.with_name(f"{output.name}.tmp")
     count = 0
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            for line in lines:
-                file.write(line)
-                count += 1
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, output)
-    except OSError as error:
-        raise FaultError(
-            f"'{output}' cannot be written ({error.strerror or error}); free space or use another"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    with replacing(output) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        for line in lines:
+            file.write(line)
+            count += 1
     return count

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import tyro
 
+from rlalign.cli.feedback_output import refuse_loss
 from rlalign.escaping.terminal import print_text
 
 
@@ -26,8 +27,11 @@ def run_report(arguments: Report) -> int:
     from rlalign.feedback.store import Store, is_postgres
 
     folder = Path() if is_postgres(arguments.store) else Path(arguments.store).parent
+    output = arguments.output or folder / "report.html"
+    for path in (output, output.with_suffix(".json")):
+        refuse_loss("--output", path, [] if is_postgres(arguments.store) else [arguments.store])
     with Store(arguments.store) as store:
-        report = write_report(store, arguments.output or folder / "report.html")
+        report = write_report(store, output)
     for sentence in report.verdict:
         print_text(sentence)
     print_text(f"report: {report.page} and {report.data}")

@@ -17,6 +17,7 @@ import numpy as np
 import sqlalchemy as sa
 
 from rlalign.errors import UserError
+from rlalign.feedback.errors import Conflict
 from rlalign.feedback.progress import counted_votes
 from rlalign.feedback.statistics import information
 from rlalign.feedback.statistics.design import draw_batch
@@ -24,6 +25,7 @@ from rlalign.feedback.statistics.weighting import random_part, stratified_weight
 from rlalign.feedback.store import Store, log_event
 from rlalign.feedback.study import Study
 from rlalign.feedback.tables import completion, item, vote
+from rlalign.feedback.tables import study as study_table
 from rlalign.types import BoolArray, FloatArray, IntArray
 
 _BATCHES = 20
@@ -101,11 +103,17 @@ def set_priorities(connection: sa.Connection, scores: Mapping[int, float]) -> No
 
 
 def enroll_next(store: Store, study: Study) -> int:
-    """Select the next batch if at most half of a batch's places are left; return the number of selected items."""
+    """Select the next batch if at most half of a batch's places are left; return the number of selected items.
+
+    It is 0, too, if another process writes a batch meanwhile.
+    """
     plan = store.read(lambda c: plan_batch(c, study) if _is_due(c, study) else None)
     if plan is None:
         return 0
-    store.write(lambda c: enroll(c, plan)).result()
+    try:
+        store.write(lambda c: enroll(c, plan)).result()
+    except Conflict:
+        return 0
     return len(plan.items)
 
 
@@ -159,7 +167,17 @@ def enroll(connection: sa.Connection, plan: Plan) -> None:
     Args:
         connection: inside a transaction.
         plan: the batch.
+
+    Raises:
+        Conflict: another batch was written after the plan's snapshot, so that its probabilities are not those of the
+            selection; plan again.
     """
+    # in PostgreSQL two transactions would read the same number: the second one waits here (SQLite has one writer)
+    connection.execute(sa.select(study_table.c.id).with_for_update()).all()
+    last = connection.execute(sa.select(sa.func.max(item.c.batch))).scalar_one()
+    following = 0 if last is None else last + 1
+    if plan.number != following:
+        raise Conflict("batch", f"expected a plan of batch {following}, got one of batch {plan.number}; plan it again")
     query = (
         sa.update(item)
         .where(item.c.id == sa.bindparam("item_id"), item.c.batch.is_(None))

@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
-from rlalign.escaping.spreadsheet import cell
 from rlalign.feedback.progress import is_finished
 from rlalign.feedback.store import log_event
 from rlalign.feedback.tables import study
+from rlalign.preferences.csv_cells import write_cell
 
 
 def log_look(connection: sa.Connection, actor: str, what: Literal["look", "export"]) -> None:
@@ -33,7 +33,7 @@ def json_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
-    """Yield a header and rows of CSV. Lists and objects are JSON; no text is a formula of a spreadsheet program."""
+    """Yield a header and rows of CSV, whose cells are read back exactly (`rlalign.preferences.csv_cells`)."""
     names: list[str] | None = None
     for row in rows:
         buffer = io.StringIO()
@@ -41,6 +41,5 @@ def csv_lines(rows: Iterable[Mapping[str, Any]]) -> Iterator[str]:
         if names is None:
             names = list(row)
             writer.writerow(names)
-        values = (json.dumps(v, ensure_ascii=False) if isinstance(v, list | dict) else v for v in row.values())
-        writer.writerow([cell(value) for value in values])
+        writer.writerow([write_cell(value, name) for name, value in row.items()])
         yield buffer.getvalue()

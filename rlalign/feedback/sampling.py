@@ -69,7 +69,7 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
         content: prompts and completions.
 
     Returns:
-        Numbers of `prompts`, `completions` and `items`.
+        Numbers of `prompts`, `groups` of prompts, `completions` and `items`.
     """
     if study.stop.width and len(content.policies) < 2:
         raise UserError("'stop.width': expected two policies or more, whose win rates have intervals; use stop.votes")
@@ -116,7 +116,8 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
             for example in getattr(study, kind):
                 _insert_example(connection, kind, example, study.seed)
         log_event(connection, "command line", "create", study.name)
-        return {"prompts": len(prompts), "completions": len(ids), "items": len(rows)}
+        groups_of_prompts = len(set(groups))
+        return {"prompts": len(prompts), "groups": groups_of_prompts, "completions": len(ids), "items": len(rows)}
 
     with Store(location, create=True) as store:
         try:

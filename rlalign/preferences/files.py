@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlalign.errors import FaultError, UserError
+from rlalign.errors import UserError
 from rlalign.preferences.csv_cells import read_cell, write_cell
+from rlalign.storage.atomic import replacing
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet")
 """Suffixes of files that can be read. A folder is one of `datasets`, as `save_to_disk` writes it."""
@@ -191,25 +189,11 @@ def write_rows(
         FaultError: the file cannot be written.
     """
     check_output(path, force=force)
-    temporary = path.with_name(f"{path.name}.tmp")
     writers = {".jsonl": _write_jsonl, ".csv": _write_csv, ".parquet": _write_parquet}
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
         if path.suffix:
-            count = writers[path.suffix.lower()](rows, temporary)
-        else:
-            count = _write_folder(rows, temporary, splits)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FaultError(
-            f"'{path}' cannot be written ({error.strerror or error}); free space or use another"
-        ) from error
-    finally:
-        with suppress(OSError):
-            shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
-    return count
+            return writers[path.suffix.lower()](rows, temporary)
+        return _write_folder(rows, temporary, splits)
 
 
 def check_output(path: Path, *, force: bool = False) -> None:
@@ -226,6 +210,9 @@ def check_output(path: Path, *, force: bool = False) -> None:
         return
     if not force:
         raise UserError(f"'{path}' exists already; use another path, or --force to replace it")
+    if path.is_dir() == bool(path.suffix):
+        shown = "a file, got a folder" if path.suffix else "a folder, since the path has no suffix, got a file"
+        raise UserError(f"'{path}': expected {shown}; use another path")
     if path.is_dir() and not ({entry.name for entry in path.iterdir()} & {"dataset_info.json", "dataset_dict.json"}):
         raise UserError(f"'{path}' is a folder of something else than datasets; use another path")
 
@@ -236,8 +223,6 @@ def _write_jsonl(rows: Iterable[Mapping[str, Any]], path: Path) -> int:
         for row in rows:
             count += 1
             file.write(_json_bytes(row, count) + b"\n")
-        file.flush()
-        os.fsync(file.fileno())
     return count
 
 

@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "nul": ("warning", "a text has a NUL character"),
     "cut": ("warning", "a side was cut by a limit of its length"),
     "always-longer": ("warning", "almost always the same side is longer: a model can learn the length alone"),
+    "few-groups": ("warning", "the prompts form few groups of near duplicates, which a split does not divide"),
     "replaced-character": ("note", "a text has U+FFFD, which replaces a character that could not be read"),
     "unfinished": ("note", "many sides end without punctuation: they may have been cut"),
     "joined-words": ("note", "TRL puts prompt and side together without a space, and neither has one"),

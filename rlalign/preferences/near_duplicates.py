@@ -2,11 +2,13 @@
 
 Two rules form the groups:
 
-1. Equal after normalization: texts that differ in case, spaces, digits and punctuation alone.
+1. Equal after normalization: texts that differ in case, spaces and punctuation alone.
 2. Nearly equal: the Jaccard similarity of the sets of their character 5-grams is at least `THRESHOLD`. Candidates come
    from MinHash signatures (Broder 1997, "On the resemblance and containment of documents") by one permutation with
    densification (Shrivastava 2017, "Optimal densification for fast and accurate minwise hashing", ICML) in bands
    (Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets", section 3.4). Each candidate is verified exactly.
+
+Digits, and signs before a digit, are compared: `What is 3 + 4?` and `What is 3 - 4?` are two questions.
 
 Groups are transitive: if A is near B and B is near C, all three form one group. The time grows linearly with the number
 of characters. Equal input gives equal groups on each machine.
@@ -28,6 +30,11 @@ TEMPLATE_SHARE = 0.25
 """Shingles in more than this share of the prompts belong to a template, and are not compared."""
 TEMPLATE_PROMPTS = 20
 """Number of different prompts from which templates are looked for: fewer prompts may all be duplicates."""
+FEW_PROMPTS = 10
+"""Number of different prompts from which few groups are reported."""
+FEW_SHARE = 0.5
+"""Groups per prompt below which they are few."""
+_WORD = re.compile(r"[-+*/^=<>%](?=\s*\d)|[^\W_]+")
 _BINS = 126
 """Length of a signature."""
 _ROWS = 6
@@ -50,7 +57,7 @@ def prompt_groups(texts: Sequence[str]) -> list[int]:
         N numbers, equal for texts of one group.
 
     Example:
-        >>> prompt_groups(["Add 3 and 4.", "add 5 and  6", "Name a river in France."])
+        >>> prompt_groups(["Add 3 and 4.", "add 3 and  4", "Add 5 and 6."])
         [0, 0, 2]
     """
     first: dict[str, int] = {}
@@ -64,13 +71,25 @@ def prompt_groups(texts: Sequence[str]) -> list[int]:
 
 
 def normalized(text: str) -> str:
-    """Return a text without case, digits and punctuation, with single spaces; the text itself if nothing is left.
+    """Return a text without case and punctuation, with single spaces; the text itself if nothing is left.
+
+    Digits stay, and so do signs before a digit: they alone distinguish the tasks of a template.
 
     Example:
-        >>> normalized("Add 3 and 4."), normalized("2 + 2 =")
-        ('add and', '2 + 2 =')
+        >>> normalized("Add 3 and 4."), normalized("2+2="), normalized("?")
+        ('add 3 and 4', '2 + 2', '?')
     """
-    return re.sub(r"[\W\d_]+", " ", text.lower()).strip() or text
+    return " ".join(_WORD.findall(text.lower())) or text
+
+
+def are_few(groups: int, prompts: int) -> bool:
+    """Return True if prompts form so few groups that a split, and intervals by groups, have little to use.
+
+    Args:
+        groups: number of groups.
+        prompts: number of different prompts.
+    """
+    return prompts >= FEW_PROMPTS and groups < FEW_SHARE * prompts
 
 
 def similarity(first: str, second: str) -> float:

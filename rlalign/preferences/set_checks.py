@@ -11,7 +11,7 @@ from typing import Any
 
 from rlalign.envs.records.splits import KNOWN
 from rlalign.preferences.findings import Findings
-from rlalign.preferences.near_duplicates import prompt_groups
+from rlalign.preferences.near_duplicates import are_few, prompt_groups
 from rlalign.preferences.pairs import Preference
 from rlalign.preferences.row_checks import ends_unfinished, joins_words, length_of, split_name
 from rlalign.preferences.splits import group_text
@@ -95,6 +95,9 @@ class SetChecks:
             "splits": dict(Counter(split or "none" for _, split in self._rows[:own])),
             **self._length_statistics(),
         }
+        if are_few(statistics["prompt_groups"], statistics["prompts"]):
+            detail = f"{statistics['prompts']} prompts in {statistics['prompt_groups']}"
+            self._findings.add("few-groups", "all rows", detail)
         if own >= _MANY:
             shares = [count / own for count in self._unfinished]
             if max(shares) >= _UNFINISHED:

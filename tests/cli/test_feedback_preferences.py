@@ -185,3 +185,86 @@ def test_help_needs_no_heavy_package() -> None:
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_sample_warns_of_few_groups_of_prompts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [
+        {"prompt": f"Add the numbers{'.' * i}", "policy": policy, "completion": f"{policy} {i}"}
+        for i in range(10)
+        for policy in "ab"
+    ]
+    (tmp_path / "c.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "study.toml").write_text('name = "few"\ncompletions = "c.jsonl"\n')
+    assert main(["feedback", "sample", str(tmp_path / "study.toml")]) == 0
+    assert "warning: 10 prompts form 1 groups of near duplicates" in capsys.readouterr().err
+
+
+ROW = json.dumps({"prompt": "Name a river. ", "chosen": "The Rhine.", "rejected": "Paris."}) + "\n"
+
+
+@pytest.mark.parametrize("force", [[], ["--force"]])
+@pytest.mark.parametrize("name", ["data.json", "./data.json", "link.json", "hard.json", "other.json"])
+def test_check_refuses_to_write_its_report_over_its_input(
+    name: str, force: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data.json"
+    data.write_text(ROW)
+    (tmp_path / "other.json").write_text(ROW)
+    (tmp_path / "link.json").symlink_to(data)
+    (tmp_path / "hard.json").hardlink_to(data)
+    assert main(["feedback", "check", str(data), "--test", "other.json", "--json", name, *force]) == 2
+    assert "expected another path than the input" in capsys.readouterr().err
+    assert (data.read_text(), (tmp_path / "other.json").read_text()) == (ROW, ROW)
+
+
+def test_check_replaces_a_file_only_by_force_and_never_a_store(
+    store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, report = tmp_path / "data.jsonl", tmp_path / "report.json"
+    data.write_text(ROW)
+    report.write_text("precious")
+    words = ["feedback", "check", str(data), "--json"]
+    assert main([*words, str(report)]) == 2
+    assert "exists already; use another path, or --force to replace it" in capsys.readouterr().err
+    assert report.read_text() == "precious"
+    assert main([*words, str(report), "--force"]) == 0
+    assert json.loads(report.read_text())["passed"]
+    assert main([*words, str(tmp_path), "--force"]) == 2
+    before = Path(store).read_bytes()
+    for end in ("", "-wal", "-shm"):
+        assert main([*words, f"{store}{end}", "--force"]) == 2
+        assert "got a part of a store" in capsys.readouterr().err
+    assert Path(store).read_bytes() == before
+
+
+@pytest.mark.parametrize("command", ["export", "report"])
+@pytest.mark.parametrize("name", ["votes.csv", "votes", "study.csv", "folder", "votes.csv.tmp"])
+def test_no_output_replaces_the_store(
+    command: str, name: str, store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The store itself under any name, a link to it, and a folder of datasets that it lies in."""
+    if name == "folder":
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "dataset_info.json").write_text("{}")
+        location = Path(shutil.move(store, tmp_path / name / "study.db"))
+    else:
+        location = Path(shutil.move(store, tmp_path / ("study.db" if name == "study.csv" else name)))
+    output = tmp_path / name.removesuffix(".tmp")
+    if name == "study.csv":
+        output.hardlink_to(location)
+    before = location.read_bytes()
+    words = ["feedback", command, str(location), "--output", str(output)]
+    assert (
+        main([*words, *(["--format", "csv"] if output.suffix else []), "--force"] if command == "export" else words)
+        == 2
+    )
+    assert "expected another path than the input" in capsys.readouterr().err
+    assert location.read_bytes() == before
+
+
+def test_an_output_of_the_other_kind_is_refused(store: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "prefs").write_text("a file")
+    assert main(["feedback", "export", store, "--output", str(tmp_path / "prefs"), "--force"]) == 2
+    assert "expected a folder, since the path has no suffix, got a file" in capsys.readouterr().err
+    assert (tmp_path / "prefs").read_text() == "a file"

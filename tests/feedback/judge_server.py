@@ -42,6 +42,7 @@ class FakeJudge:
         self.extra: dict[str, Any] = {}  # of the choice, such as finish_reason
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
+        self.queries: list[str] = []
         self.url = f"http://127.0.0.1:{self.port}/v1"
 
     def seen(self) -> list[tuple[str, str]]:
@@ -60,6 +61,7 @@ class FakeJudge:
             with self.lock:
                 self.requests.append(body)
                 self.headers.append(dict(request.headers))
+                self.queries.append(request.url.query)
                 hang, self.hangs = self.hangs > 0, max(0, self.hangs - 1)
                 failure = self.failures.pop(0) if self.failures and not hang else None
             if hang:

@@ -405,7 +405,37 @@ def test_addresses_are_checked_and_shown_without_secrets() -> None:
     for url in ("ftp://host/v1", "localhost:8000", "http://", ""):
         with pytest.raises(UserError, match="--url: expected"):
             Client(Endpoint(url, "m"))
+    for url in (
+        "ftp://me:s3cret@host/v1",
+        "me:s3cret@host",
+        "http://me:s3/cret@host:x",
+        "http://host:s3cret?key=s3cret",
+    ):
+        with pytest.raises(UserError, match="--url: expected") as refused:
+            Client(Endpoint(url, "m"))
+        assert "s3" not in str(refused.value)
     assert shown_url("https://me:secret@host/v1?key=1") == "https://host/v1"
+
+
+@pytest.mark.parametrize("status", [400, 401, 404, 500])
+def test_errors_do_not_print_what_is_secret_in_the_address(fake: FakeJudge, status: int) -> None:
+    fake.failures = [failure(status, "no")] * 2
+    fake.url = f"http://me:s3cret@127.0.0.1:{fake.port}/v1?key=abc"
+    with client_of(fake, attempts=1) as client, pytest.raises((UserError, FaultError)) as error:
+        client.ask([])
+    assert f"'http://127.0.0.1:{fake.port}/v1/chat/completions'" in str(error.value)
+    fake.failures = [page("<html>welcome</html>")]
+    with client_of(fake, attempts=1) as client, pytest.raises(UserError, match="expected a chat completion") as error:
+        client.ask([])
+    assert not any(secret in str(error.value) for secret in ("s3cret", "abc", "me:"))
+
+
+def test_a_query_of_the_address_stays_behind_the_path(fake: FakeJudge) -> None:
+    fake.url = f"http://127.0.0.1:{fake.port}/v1/?api-version=1"
+    fake.failures = [failure(400, "too long")]
+    with client_of(fake) as client, pytest.raises(RejectedError, match="too long"):
+        client.ask([])
+    assert fake.queries == ["api-version=1"]
 
 
 # ---- the command ----

@@ -65,5 +65,6 @@ def test_exports_hold_the_shown_order_and_no_internal_number(open_study: Open) -
     table = list(csv.DictReader(io.StringIO(admin.http.get("/admin/api/export.csv").text)))
     assert [row["comment"] for row in table] == ["'=1+1", "a\nb", "中文"]
     assert json.loads(table[0]["completions"]) == shown[0]
+    assert {row["gold"] for row in table} == {"false"}
     assert all("comment" not in row for row in store.read(lambda c: list(votes(c, comments=False))))
     assert store.read(progress)["looks"] == 2

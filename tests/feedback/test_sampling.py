@@ -78,7 +78,7 @@ def test_a_failure_leaves_no_store(tmp_path: Path) -> None:
 
 
 def test_near_duplicates_share_a_group_and_a_split(tmp_path: Path) -> None:
-    prompts = [f"Add {i} and {i + 1}." for i in range(8)] + ["Sort the words."]
+    prompts = ["Add the numbers" + "." * i for i in range(8)] + ["Sort the words."]
     rows = [{"prompt": p, "policy": x, "completion": x + p} for p in prompts for x in "ab"]
     (tmp_path / "c.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     (tmp_path / "study.toml").write_text('name = "groups"\ncompletions = "c.jsonl"\n')

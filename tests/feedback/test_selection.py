@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from alembic import command
 
 from rlalign.errors import UserError
-from rlalign.feedback import migrations, sampling, tables
+from rlalign.feedback import enrollment, migrations, sampling, tables
 from rlalign.feedback.enrollment import (
     batch_size,
     enroll,
@@ -24,6 +24,7 @@ from rlalign.feedback.enrollment import (
     read_selected,
     set_priorities,
 )
+from rlalign.feedback.errors import Conflict
 from rlalign.feedback.people import invite
 from rlalign.feedback.progress import votes
 from rlalign.feedback.simulate import Taste, simulate
@@ -95,9 +96,31 @@ def test_earlier_batches_are_given_first_and_a_selected_item_stays_in_its_batch(
     first, second = enroll_now(store, 6), enroll_now(store, 6)
     priority = {row.id: row.priority for row in items_of(store)}
     assert min(priority[i] for i in first.items) > max(priority[i] for i in second.items) > 0
-    stale = dataclasses.replace(second, items=first.items)
-    store.write(lambda c: enroll(c, stale)).result()
+    again = dataclasses.replace(second, number=2, items=first.items)
+    store.write(lambda c: enroll(c, again)).result()
     assert {row.id: row.priority for row in items_of(store)} == priority
+
+
+@BOTH
+def test_a_plan_of_an_older_snapshot_is_refused(open_study: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two plans of one snapshot would be one batch of twice its size, with probabilities of half of it."""
+    store = open_study(UNCERTAINTY, prompts=100)
+    study = store.study()
+    first = store.read(lambda c: plan_batch(c, study))
+    assert first is not None
+    scores = {row.id: row.id % 7 / 7 for row in items_of(store)}
+    store.write(lambda c: set_priorities(c, scores)).result()
+    second = store.read(lambda c: plan_batch(c, study))
+    assert second is not None
+    store.write(lambda c: enroll(c, first)).result()
+    with pytest.raises(Conflict, match="expected a plan of batch 1, got one of batch 0; plan it again"):
+        store.write(lambda c: enroll(c, second)).result()
+    monkeypatch.setattr(enrollment, "_is_due", lambda *_: True)
+    monkeypatch.setattr(enrollment, "plan_batch", lambda *_: second)
+    assert enroll_next(store, study) == 0
+    stored = [row for row in items_of(store) if row.batch is not None]
+    assert {row.id for row in stored} == set(first.items)
+    assert {(row.batch, row.selection == "scores") for row in stored} == {(0, False)}
 
 
 def test_items_given_between_two_batches_are_random_ones_of_the_next(open_study: Open) -> None:

@@ -119,6 +119,8 @@ CASES: list[tuple[str, list[Any], list[str]]] = [
         {"prompt": f"{LONG} them. ", "chosen": "v.", "rejected": "w."}])], ["line 5"]),
     ("always-longer", [{"prompt": f"Tell me of {t}. ", "chosen": f"Long text on {t}.", "rejected": f"On {t}."}
                        for t in TOPICS], ["all rows"]),
+    ("few-groups", [{**row, "prompt": f"Tell me about {TOPICS[i % 5]}{'.' * i} "} for i, row in enumerate(clean(12))],
+     ["all rows"]),
     ("unfinished", [{**row, "rejected": row["rejected"].rstrip(".")} for row in clean(22)], ["all rows"]),
     ("joined-words", [{**row, "prompt": f"About {t}", "chosen": f"a {t}.", "rejected": f"b {t}."}
                       for row, t in zip(clean(22), TOPICS, strict=True)], ["all rows"]),

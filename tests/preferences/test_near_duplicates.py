@@ -18,8 +18,15 @@ def shingles(text: str) -> set[str]:
 
 
 def test_equal_after_normalization() -> None:
-    texts = ["Add 3 and 4.", "Name a river.", "add  5 AND 6", "2 + 2 =", "2 + 3 =", "name a river"]
-    assert prompt_groups(texts) == [0, 1, 0, 3, 4, 1]
+    texts = ["Add 3 and 4.", "Name a river.", "add  3 AND 4", "2 + 2 =", "2+2", "2 + 3 =", "name a river"]
+    assert prompt_groups(texts) == [0, 1, 0, 3, 3, 5, 1]
+
+
+def test_questions_that_differ_in_numbers_or_signs_are_no_duplicates() -> None:
+    sums = [f"What is {a} {sign} {b}?" for a in range(20) for b in range(10) for sign in "+-*/"]
+    assert prompt_groups(sums) == list(range(800))
+    products = [f"Calculate {a * 37} times {a + 3} and explain." for a in range(100)]
+    assert prompt_groups(products) == list(range(100))
 
 
 def test_similarity_is_jaccards_of_the_shingles() -> None:

@@ -18,7 +18,7 @@ def preferences() -> list[Preference]:
     rows = []
     for i, topic in enumerate(TOPICS):
         for number in range(1 + i % 3):  # groups of one to three preferences
-            prompt = f"Write {number + 2} lines about {topic}."
+            prompt = f"Write lines about {topic}{'!' * number}"
             rows.append(Preference(f"{topic} good {number}", f"{topic} bad {number}", prompt))
     return rows
 
@@ -32,6 +32,7 @@ def test_no_group_is_in_both_parts(seed: int) -> None:
     assert {p.split for p in split.train} == {"train"}
     assert {p.split for p in split.test} == {"test"}
     topics = [{str(p.prompt).split("about ")[1] for p in part} for part in (split.train, split.test)]
+    topics = [{topic.strip("!") for topic in part} for part in topics]
     assert not topics[0] & topics[1]
     assert (split.train_groups, split.test_groups) == (len(topics[0]), len(topics[1]))
     assert str(split).startswith(f"train: {len(split.train)} preferences, {len(topics[0])} groups of prompts; test: ")
@@ -64,6 +65,6 @@ def test_implicit_prompts_and_conversations_are_grouped_too() -> None:
 
 def test_what_cannot_be_divided() -> None:
     with pytest.raises(UserError, match="two or more groups of prompts, got 1"):
-        split_by_group([Preference("a", "b", "p1"), Preference("c", "d", "p2")])
+        split_by_group([Preference("a", "b", "p"), Preference("c", "d", "P.")])
     with pytest.raises(UserError, match="between 0 and 1"):
         split_by_group(preferences(), test=1.0)

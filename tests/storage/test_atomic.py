@@ -13,7 +13,7 @@ from rlalign.compare.output.plots import write_plots
 from rlalign.compare.results.results_json import read_results
 from rlalign.errors import FaultError
 from rlalign.storage import atomic
-from rlalign.storage.atomic import write_atomic
+from rlalign.storage.atomic import replacing, write_atomic
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -51,3 +51,25 @@ def test_an_unwritable_file_and_an_unknown_flag_print_one_line(
         err = capsys.readouterr().err
         assert message in err
         assert len(err.splitlines()) == 1
+
+
+def test_a_folder_is_replaced_as_a_whole_and_only_without_an_error(tmp_path: Path) -> None:
+    target = tmp_path / "data"
+    (tmp_path / "data.tmp").mkdir()  # of a process that was killed
+    (tmp_path / "data.tmp" / "old part").touch()
+    for name in ("first", "second"):
+        with replacing(target) as temporary:
+            temporary.mkdir()
+            (temporary / name).touch()
+    assert [path.name for path in target.iterdir()] == ["second"]
+
+    def fail(temporary: Path) -> None:
+        temporary.mkdir()
+        raise KeyError
+
+    with pytest.raises(KeyError), replacing(target) as temporary:
+        fail(temporary)
+    with pytest.raises(FaultError, match=r"data' cannot be written \(Is a directory\)"):
+        write_atomic(target, "a file in place of a folder")
+    assert [path.name for path in target.iterdir()] == ["second"]
+    assert os.listdir(tmp_path) == ["data"]

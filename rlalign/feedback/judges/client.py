@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -64,6 +65,9 @@ class RejectedError(FaultError):
 class Client:
     """A client of an endpoint, for several threads.
 
+    Attributes:
+        address: of the requests, without user, password and query, for messages.
+
     Args:
         endpoint: where the judge answers.
         connections: requests at the same time.
@@ -79,7 +83,11 @@ class Client:
     ) -> None:
         self.endpoint = endpoint
         self.wait = wait
-        self.address = f"{checked_url(endpoint.url).rstrip('/')}/chat/completions"
+        parts = urlsplit(checked_url(endpoint.url))
+        # a query, such as api-version=1 of Azure, stays behind the path
+        address = parts._replace(path=f"{parts.path.rstrip('/')}/chat/completions", fragment="").geturl()
+        self._address = address
+        self.address = shown_url(address)
         headers = {"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {}
         self._http = httpx.Client(
             headers=headers,
@@ -119,7 +127,7 @@ class Client:
         for attempt in range(self.endpoint.attempts):
             asked = 0.0
             try:
-                answer = self._http.post(self.address, json=body)
+                answer = self._http.post(self._address, json=body)
             except httpx.TransportError as error:
                 reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
             else:
@@ -181,10 +189,13 @@ def checked_url(url: str) -> str:
     """
     try:
         parsed = httpx.URL(url)
-    except (httpx.InvalidURL, TypeError) as error:
-        raise UserError(f"--url: expected http://HOST:PORT/v1, got '{url}' ({error})") from error
-    if parsed.scheme not in ("http", "https") or not parsed.host:
-        raise UserError(f"--url: expected http:// or https:// and a host, got '{url}'; use http://127.0.0.1:8000/v1")
+        is_address = parsed.scheme in ("http", "https") and bool(parsed.host)
+    except (httpx.InvalidURL, TypeError):  # the message of the error may quote a part of a password
+        is_address = False
+    if not is_address:
+        # an address that is none has no parts of which the secret ones could be left out
+        shown = "one that is not shown, since it may hold a secret" if {"@", "?"} & set(str(url)) else f"'{url}'"
+        raise UserError(f"--url: expected http:// or https:// and a host, got {shown}; use http://127.0.0.1:8000/v1")
     return url
 
 
