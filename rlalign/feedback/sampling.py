@@ -110,8 +110,7 @@ def make_store(location: str | Path, study: Study, folder: Path, content: Conten
             }
             for prompt, members in items
         ]  # fmt: skip
-        for start in range(0, len(rows), 5000):
-            connection.execute(sa.insert(tables.item), rows[start : start + 5000])
+        connection.execute(sa.insert(tables.item), rows)
         for kind in ("practice", "check", "gold"):
             for example in getattr(study, kind):
                 _insert_example(connection, kind, example, study.seed)
