@@ -35,7 +35,7 @@ from rlalign.feedback.statistics.summary_policies import (
     strengths_part,
     win_rates_part,
 )
-from rlalign.feedback.statistics.win_rates import compared_pairs, comparisons, outcome_rates, ranked_pairs
+from rlalign.feedback.statistics.win_rates import compared, compared_pairs, comparisons, outcome_rates, ranked_pairs
 from rlalign.feedback.study import Study
 from rlalign.types import BoolArray
 
@@ -58,7 +58,9 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
         raise UserError("expected votes of people or of LLM judges, got both; use Judgments.take to choose one")
     pairs = comparisons(judgments)
     people, unreliable = people_part(judgments, pairs, study)
-    fast = bias.fast_votes(judgments)
+    # one set of votes decides what is fast: gold items, repetitions and skips take other times
+    fast = np.zeros(len(judgments), bool)
+    fast[judgments.counted] = bias.fast_votes(judgments.take(judgments.counted))
     result: dict[str, Any] = {
         "kind": study.kind,
         "level": LEVEL,
@@ -70,7 +72,7 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
         "consistency": {key: both(value) for key, value in agreement.self_consistency(judgments).items()},
         "people": people,
         "speed": {
-            "fast_votes": int(fast[judgments.counted].sum()),
+            "fast_votes": int(fast.sum()),
             "rule": "logarithm of the active seconds with a modified z-score below -3.5",
             "source": bias.SPEED_SOURCE,
         },
@@ -88,9 +90,10 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
     result["bad"] = _by_policy(judgments, BAD)
     result["bias"] = bias_part(pairs, fits.controlled["length"])
     result["strengths"] = strengths_part(pairs, fits)
+    fast_pairs = fast[compared(judgments)]
     result["without"] = {
         "unreliable_people": _without(pairs, ~np.isin(pairs.person, list(unreliable)), bool(unreliable)),
-        "fast_votes": _without(pairs, ~bias.fast_votes(pairs), bool(bias.fast_votes(pairs).any())),
+        "fast_votes": _without(pairs, ~fast_pairs, bool(fast_pairs.any())),
     }
     return result_of(result)
 
