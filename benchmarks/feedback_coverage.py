@@ -83,7 +83,7 @@ def study(
         group=item, item=item, person=person, policy=policy[item], place=np.stack([place, 1 - place], 1),
         outcome=np.array([LOSS, TIE, WIN])[outcome], ranks=np.zeros((n, 2), int), ratings=np.zeros((n, 0), int),
         length=lengths[item], markdown=np.zeros((n, 2, 3), int), seconds=np.full(n, 10.0), gold=np.zeros(n, bool),
-        repeat_of=np.full(n, -1), right=np.full(n, -1), judge=np.zeros(n, bool), probability=np.ones(n),
+        repeat_of=np.full(n, -1), right=np.full(n, -1), probability=np.ones(n),
     )  # fmt: skip
     return votes, effect
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from rlalign.feedback.statistics.agreement import Ratings
 from rlalign.feedback.statistics.estimate import Counts, Estimate, detectable, wilson, wilson_estimate
-from rlalign.feedback.statistics.intervals import sums_by
+from rlalign.feedback.statistics.intervals import dense, distinct, sums_by
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.types import FloatArray, IntArray
 
@@ -22,6 +23,8 @@ FEWEST_GOLD = 5
 """Gold answers from which the accuracy decides."""
 FEWEST_PEOPLE = 3
 """People from which the model is fitted: two people who disagree can be told apart by nobody."""
+FEWEST_SHARED = 10
+"""Items that a person must share with others to have a reliability."""
 RULE = (
     f"unreliable: the 95 % interval of the accuracy on at least {FEWEST_GOLD} gold items is below {GOLD_LIMIT:.0%}, or "
     "the 95 % interval of the reliability (Dawid and Skene) is closer to that of random answers than to the median "
@@ -108,6 +111,38 @@ def dawid_skene(ratings: Ratings, *, steps: int = _STEPS, tolerance: float = _TO
     table = np.exp(parameters)
     confusion = table[:, 1:].reshape(k, people, k).transpose(1, 0, 2)
     return DawidSkene(posterior.T[row_of], table[:, 0], confusion, height, converged)
+
+
+def shared_answers(ratings: Ratings) -> Ratings:
+    """Return the answers that the model can compare; none if there are too few.
+
+    These are answers to items with two answers or more, of the largest group of people who are linked by shared items,
+    each with at least `FEWEST_SHARED` of them. A group of less than `FEWEST_PEOPLE` people is none. Without a second
+    answer to an item, each answer would be right.
+    """
+    rows = np.arange(len(ratings.unit))
+    while len(rows):  # leaving somebody out can leave an item with one answer
+        unit, units = dense(ratings.unit[rows])
+        person, people = dense(ratings.person[rows])
+        cells = csr_array((np.ones(len(rows)), (person, unit)), shape=(people, units))
+        answers = sums_by(unit, np.ones(len(rows)), units)
+        _, group = connected_components(cells @ cells.T, directed=False)
+        shared = sums_by(person, (answers[unit] > 1).astype(float), people)
+        enough = shared >= FEWEST_SHARED
+        if not enough.any():
+            rows = rows[:0]
+            break
+        largest = np.bincount(group[enough]).argmax()
+        keep = (answers[unit] > 1) & (enough & (group == largest))[person]
+        if keep.all():
+            break
+        rows = rows[keep]
+    if distinct(ratings.person[rows]) < FEWEST_PEOPLE:
+        rows = rows[:0]
+    return Ratings(
+        dense(ratings.unit[rows])[0], ratings.cluster[rows], ratings.person[rows], ratings.value[rows],
+        ratings.categories,
+    )  # fmt: skip
 
 
 def _normalized(table: FloatArray, people: int) -> FloatArray:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.errors import UserError
 from rlalign.feedback.statistics import agreement, bias, reliability
 from rlalign.feedback.statistics.estimate import LEVEL, POWER, Estimate, TwoEstimates, without_nan
 from rlalign.feedback.statistics.intervals import Interval, distinct
@@ -48,14 +47,9 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
     """Return all statistics of the votes of a study.
 
     Args:
-        judgments: votes of people, or of LLM judges; not of both.
+        judgments: votes of people.
         study: the study.
-
-    Raises:
-        UserError: votes of people and of LLM judges are mixed.
     """
-    if judgments.judge.any() and not judgments.judge.all():
-        raise UserError("expected votes of people or of LLM judges, got both; use Judgments.take to choose one")
     pairs = comparisons(judgments)
     people, unreliable = people_part(judgments, pairs, study)
     # one set of votes decides what is fast: gold items, repetitions and skips take other times
@@ -66,7 +60,7 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
         "level": LEVEL,
         "power": POWER,
         "policies": list(judgments.policies),
-        "source": "judge" if judgments.judge.any() else "person",
+        "source": "person",
         "counts": counts_part(judgments),
         "agreement": agreement_part(judgments),
         "consistency": {key: both(value) for key, value in agreement.self_consistency(judgments).items()},
@@ -184,7 +178,8 @@ def people_part(judgments: Judgments, pairs: Judgments, study: Study) -> tuple[d
         ratings = agreement.of_votes(
             judgments, values=judgments.outcome, keep=judgments.outcome <= BAD, categories=BAD + 1
         )
-        if distinct(ratings.person) >= reliability.FEWEST_PEOPLE:
+        ratings = reliability.shared_answers(ratings)
+        if len(ratings.unit):
             fitted = reliability.dawid_skene(ratings)
             model = reliability.reliabilities(ratings, fitted)
             random = reliability.chance(ratings, fitted)

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlalign.errors import UserError
 from rlalign.feedback.statistics import summarize
 from rlalign.feedback.statistics.judgments import BAD, SKIP, WIN
 from rlalign.feedback.statistics.win_rates import concatenated
@@ -163,13 +162,6 @@ def test_ratings() -> None:
     assert len(part["superiority"]) == 3
     assert summary["agreement"]["q"]["alpha_ordinal"]["value"] < 0.3
     assert "win_rates" not in summary
-
-
-def test_people_and_judges_are_not_mixed() -> None:
-    votes = draw(4, 30)
-    with pytest.raises(UserError, match="LLM judges"):
-        summarize(dataclasses.replace(votes, judge=np.arange(len(votes)) < 5), STUDY)
-    assert summarize(dataclasses.replace(votes, judge=np.ones(len(votes), bool)), STUDY)["source"] == "judge"
 
 
 def test_a_pair_with_one_prompt_has_no_simultaneous_interval_and_the_others_do() -> None:
