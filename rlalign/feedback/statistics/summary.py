@@ -180,7 +180,7 @@ def people_part(judgments: Judgments, pairs: Judgments, study: Study) -> tuple[d
         )
         ratings = reliability.shared_answers(ratings)
         if len(ratings.unit):
-            fitted = reliability.dawid_skene(ratings)
+            fitted = reliability.dawid_skene(ratings, strength=reliability.STRENGTH)
             model = reliability.reliabilities(ratings, fitted)
             random = reliability.chance(ratings, fitted)
     reasons = reliability.unreliable(gold, model if fitted is not None and fitted.converged else {}, random)
