@@ -45,7 +45,7 @@ def fit_rankings(judgments: Judgments) -> Strengths | Refusal:
     numbers = np.full(int(rankings.policy.max()) + 2, -1)  # the last one is that of -1, no completion
     numbers[present] = np.arange(len(present))
     policy = numbers[rankings.policy]
-    compared = (policy >= 0).any(1)
+    compared = np.flatnonzero((policy >= 0).any(1))
     rankings, policy = rankings.take(compared), policy[compared]
     patterns, row = _patterns(policy, rankings.ranks)
     weights = inverse_weights(rankings)
