@@ -24,6 +24,7 @@ from numpy.polynomial.hermite_e import hermegauss
 
 from rlalign.feedback.statistics.agreement import Ratings, alpha
 from rlalign.feedback.statistics.bias import length_bias, position_bias
+from rlalign.feedback.statistics.intervals import rate
 from rlalign.feedback.statistics.judgments import LOSS, TIE, WIN, Judgments
 from rlalign.feedback.statistics.power import PRIOR, Design, detectable_difference
 from rlalign.feedback.statistics.strengths import Refusal, fit
@@ -83,7 +84,7 @@ def study(
         group=item, item=item, person=person, policy=policy[item], place=np.stack([place, 1 - place], 1),
         outcome=np.array([LOSS, TIE, WIN])[outcome], ranks=np.zeros((n, 2), int), ratings=np.zeros((n, 0), int),
         length=lengths[item], markdown=np.zeros((n, 2, 3), int), seconds=np.full(n, 10.0), gold=np.zeros(n, bool),
-        repeat_of=np.full(n, -1), right=np.full(n, -1), judge=np.zeros(n, bool), probability=np.ones(n),
+        repeat_of=np.full(n, -1), right=np.full(n, -1), probability=np.ones(n),
     )  # fmt: skip
     return votes, effect
 
@@ -136,6 +137,35 @@ def no_person_effect(rng: np.random.Generator) -> list[dict[str, Any]]:
                 hits["panel"] += pair.rate.panel.low <= panel <= pair.rate.panel.high
                 hits["population"] += second.low <= truth <= second.high
             rows.append({"studies with": name, "people": people, "prompts": prompts, **shares(hits)})
+    return rows
+
+
+def unequal_workloads(rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Return the coverage if annotator r gives votes in proportion to 1 / r^power, as in a crowd.
+
+    The panel's value is the mean over annotators by their shares of the votes.
+    """
+    rows = []
+    population = mean_win_rate(LEAD, math.hypot(PROMPT_SD, PERSON_SD))
+    for people, votes_per_item, exponent in ((5, 1, 1.0), (10, 1, 1.0), (10, 3, 1.0), (10, 1, 1.5), (30, 1, 1.0)):
+        load = 1 / np.arange(1, people + 1) ** exponent
+        hits = {"panel": 0.0, "population": 0.0}
+        for _ in range(STUDIES):
+            item = np.repeat(np.arange(300), votes_per_item)
+            # the largest keys are a sample without replacement with probabilities in proportion to the loads
+            keys = rng.random((300, people)) ** (1 / load)
+            person = np.argsort(-keys, axis=1)[:, :votes_per_item].ravel()
+            effect = PERSON_SD * rng.normal(size=people)
+            x = LEAD + PROMPT_SD * rng.normal(size=300)[item] + effect[person]
+            won = (rng.random(len(item)) < 1 / (1 + np.exp(-x))).astype(float)
+            estimate = rate(won, item, person, method="win rate")
+            assert estimate.population is not None
+            of_people = np.array([mean_win_rate(LEAD + e, PROMPT_SD) for e in effect])
+            panel = float(of_people @ np.bincount(person, minlength=people)) / len(item)
+            hits["panel"] += estimate.panel.low <= panel <= estimate.panel.high
+            hits["population"] += estimate.population.low <= population <= estimate.population.high
+        row = {"people": people, "prompts": 300, "votes per item": votes_per_item, "power": exponent}
+        rows.append({**row, **shares(hits)})
     return rows
 
 
@@ -324,7 +354,8 @@ def averages(rng: np.random.Generator) -> list[dict[str, Any]]:
 
 def main() -> None:
     parts = {"rates": rates, "no_person_effect": no_person_effect, "strengths": strengths, "averages": averages,
-             "biases": biases, "bias_power": bias_power, "power": power, "alpha": alphas}  # fmt: skip
+             "biases": biases, "bias_power": bias_power, "power": power, "alpha": alphas,
+             "unequal_workloads": unequal_workloads}  # fmt: skip
     path = RESULTS / "feedback_coverage.json"
     stored = json.loads(path.read_text()) if path.is_file() else {}
     result: dict[str, Any] = {name: stored[name] for name in parts if name in stored}

@@ -18,7 +18,7 @@ def parts() -> Parts:
     """Return the tables of the page."""
     results: dict[str, Any] = json.loads((RESULTS / "feedback_coverage.json").read_text(encoding="utf-8"))
     tables = {}
-    for name in ("rates", "no_person_effect", "strengths", "biases", "bias_power", "power"):
+    for name in ("rates", "no_person_effect", "strengths", "biases", "bias_power", "power", "unequal_workloads"):
         rows = results[name]["rows"]
         tables[name] = table(list(rows[0]), [_cells(row) for row in rows])
     return {PAGE: tables}

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import sqlalchemy as sa
-from scipy import stats
 
 from rlalign.feedback.enrollment import read_selected
 from rlalign.feedback.progress import progress, votes
+from rlalign.feedback.statistics.estimate import LEVEL, t_quantile
 from rlalign.feedback.statistics.intervals import distinct, rate
 from rlalign.feedback.store import log_event
 from rlalign.feedback.study import Study
@@ -84,4 +84,4 @@ def _width(votes_of_pair: list[tuple[int, float, float]]) -> float:
     score, weight = (np.array([vote[column] for vote in votes_of_pair]) for column in (1, 2))
     panel = rate(score, group, np.zeros_like(group), weight, method="win rate").panel
     # twice the half width: the bounds are cut off at 0 and 1, and a lead must not make an interval shorter
-    return 200.0 * float(stats.t.ppf(0.975, panel.df)) * panel.se
+    return 200.0 * t_quantile((1 + LEVEL) / 2, panel.df) * panel.se

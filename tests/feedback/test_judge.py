@@ -23,7 +23,7 @@ from rlalign.feedback.judges.run import Summary, judge_name, run_judge
 from rlalign.feedback.judges.verdicts import Verdict, classify, combine, parse
 from rlalign.feedback.people import erase, find_person, withdraw
 from rlalign.feedback.progress import annotators, progress, votes
-from rlalign.feedback.statistics.judges import judge_reports
+from rlalign.feedback.statistics.judges import read_judge_report
 from rlalign.feedback.store import Store
 from tests.feedback.conftest import Client as Person
 from tests.feedback.conftest import check_places
@@ -259,8 +259,12 @@ def test_the_report_of_a_store_has_each_judge_beside_people(open_study: Open, fa
     fake.rule = prefers_first
     with client_of(fake) as client:
         run_judge(store, client, Template(DEFAULT + "!"))
-    reports = store.read(lambda c: judge_reports(c, draws=50))
-    good, biased = (reports[judge_name("m", Template(text))] for text in (DEFAULT, DEFAULT + "!"))
+    people = store.read(lambda c: list(votes(c)))
+    verdicts = store.read(lambda c: list(judge_verdicts(c)))
+    good, biased = (
+        read_judge_report(people, [row for row in verdicts if row["annotator"] == judge_name("m", Template(text))])
+        for text in (DEFAULT, DEFAULT + "!")
+    )
     assert (good.with_ties.judge.value, good.with_ties.people.value, good.flips.value) == (1, 1, 0)
     assert (biased.with_ties.judge.value, biased.flips.value, biased.first.value) == (0, 1, 1)
     assert json.dumps(biased.to_json())

@@ -14,8 +14,11 @@ from typing import Literal
 
 import numpy as np
 
-from rlalign.feedback.statistics.estimate import LEVEL, Counts, Estimate, TwoEstimates, detectable
-from rlalign.feedback.statistics.intervals import cluster_sums, dense, distinct, rate, sums_by, two_estimates
+from rlalign.feedback.statistics.bootstrap import DRAWS, bootstrap
+from rlalign.feedback.statistics.bootstrap import METHOD as BOOTSTRAP_METHOD
+from rlalign.feedback.statistics.bootstrap import SOURCE as BOOTSTRAP_SOURCE
+from rlalign.feedback.statistics.estimate import Counts, Estimate, TwoEstimates, detectable
+from rlalign.feedback.statistics.intervals import dense, distinct, rate, sums_by, two_estimates
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.types import BoolArray, FloatArray, IntArray
 
@@ -25,10 +28,7 @@ COHEN_SOURCE = (
     "Cohen (1960), Educational and Psychological Measurement 20:37-46; Light (1971), Psychological Bulletin "
     "76:365-377; Arvesen (1969), Annals of Mathematical Statistics 40:2076-2100"
 )
-BOOTSTRAP = "percentile bootstrap over prompts, 1,000 draws"
-_DRAWS = 1000
-_SEED = 0
-"""Of the bootstrap: equal votes give equal intervals."""
+BOOTSTRAP = f"{BOOTSTRAP_METHOD}, {DRAWS:,} draws"
 Metric = Literal["nominal", "ordinal", "interval"]
 
 
@@ -357,32 +357,8 @@ def _bootstrap(
         method: its name.
         source: its paper.
     """
-    nan = math.nan
-    empty = Estimate(nan, nan, nan, nan, method, source, numbers.prompts, numbers.people, numbers.votes)
-    if not len(parts):
-        return empty
-    codes, number = dense(clusters)
-    sums = cluster_sums(parts, codes, number)
-    value = float(statistic(sums.sum(0, keepdims=True))[0])
-    if number < 2 or not math.isfinite(value):
-        return Estimate(value, nan, nan, nan, method, source, numbers.prompts, numbers.people, numbers.votes)
-    # clusters with equal sums are drawn together: their number is multinomial
-    rng = np.random.default_rng(_SEED)
-    # a random projection names a pattern: sorting it takes a tenth of the time of sorting the rows
-    projection = np.round(sums @ rng.random(sums.shape[1]), 9)
-    _, examples, frequency = np.unique(projection, return_index=True, return_counts=True)
-    draws: FloatArray
-    if len(examples) <= number // 8:
-        draws = np.asarray(rng.multinomial(number, frequency / number, _DRAWS) @ sums[examples])
-    else:
-        draws = np.stack([np.bincount(rng.integers(0, number, number), minlength=number) @ sums for _ in range(_DRAWS)])
-    values = statistic(draws)
-    values = values[np.isfinite(values)]
-    # equal draws, as those of perfect agreement, determine no interval
-    if len(values) < _DRAWS / 2 or np.ptp(values) == 0:
-        return Estimate(value, nan, nan, nan, method, source, numbers.prompts, numbers.people, numbers.votes)
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    found = detectable(float(values.std()), number - 1)
+    value, low, high, error = bootstrap(parts, clusters, statistic)
+    found = detectable(error, numbers.prompts - 1) if math.isfinite(error) else math.nan
     return Estimate(
-        value, float(low), float(high), found, method, source, numbers.prompts, numbers.people, numbers.votes
+        value, low, high, found, method, f"{source}; {BOOTSTRAP_SOURCE}", numbers.prompts, numbers.people, numbers.votes
     )

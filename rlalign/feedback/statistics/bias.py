@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from rlalign.compare.analysis.hypothesis_tests import holm
 from rlalign.feedback.statistics.estimate import Counts, Estimate, TwoEstimates, wilson_estimate
 from rlalign.feedback.statistics.intervals import rate
 from rlalign.feedback.statistics.judgments import LOSS, WIN, Judgments
@@ -117,16 +118,6 @@ def left_wins(votes: Judgments) -> BoolArray:
     """Return True for decisive votes for the left side."""
     wins: BoolArray = (votes.outcome == WIN) == votes.first_left
     return wins
-
-
-def holm(p: list[float]) -> list[float]:
-    """Return p-values adjusted for the number of tests (Holm 1979), in their order."""
-    adjusted = [0.0] * len(p)
-    largest = 0.0
-    for rank, i in enumerate(sorted(range(len(p)), key=lambda k: p[k])):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 # ---- speed ----

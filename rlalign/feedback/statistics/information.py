@@ -154,18 +154,6 @@ def allocate(
     return given
 
 
-def vote_disagreement(counts: FloatArray) -> FloatArray:
-    """Return the share of pairs of votes on an item that differ; NaN with fewer than two votes.
-
-    Args:
-        counts: number of votes of each answer, [N, answers].
-    """
-    n = counts.sum(1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share: FloatArray = 1 - (counts * (counts - 1)).sum(1) / (n * (n - 1))
-    return np.where(n >= 2, share, np.nan)
-
-
 def ensemble_disagreement(probabilities: Sequence[FloatArray] | FloatArray) -> FloatArray:
     """Return the probability that two different members of an ensemble, drawn at random, disagree on the winner.
 

@@ -255,3 +255,33 @@ def rate(
         source=source or "Agresti and Coull (1998), The American Statistician 52:119-126",
         center=center, bounds=(0.0, 1.0),
     )  # fmt: skip
+
+
+def share_of_influences(
+    value: float, influence: FloatArray, prompt: IntArray, person: IntArray, weights: FloatArray | None = None, *,
+    method: str, source: str,
+) -> TwoEstimates:  # fmt: skip
+    """Return an estimate between 0 and 1 with both intervals, from the influences of its votes.
+
+    As in `rate`, two prompts are added, one with the value 1 and one with the value 0.
+
+    Args:
+        value: the estimate.
+        influence: of the votes, [N].
+        prompt: cluster of each vote, [N].
+        person: annotator of each vote, [N].
+        weights: of the votes, for the shares of the annotators, [N]; None: equal.
+        method: how the value is estimated.
+        source: its paper.
+    """
+    found = covariance(influence[:, None], prompt, person, weights)
+    prompts = found.counts.prompts
+    center = (value * prompts + 1) / (prompts + 2)
+    shrink = (prompts / (prompts + 2)) ** 2
+    added = ((1 - center) ** 2 + center**2) / (prompts + 2) ** 2 if prompts > 1 else math.nan
+    panel = shrink * float(found.panel[0, 0]) + added
+    population = shrink * float(found.population[0, 0]) + added
+    return two_estimates(
+        value, math.sqrt(panel), math.sqrt(max(population, 0.0)), found.counts, found.population_df, method=method,
+        source=source, center=center, bounds=(0.0, 1.0),
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """An LLM judge beside people: agreement on the same items, flips between the orders, and preference for a position.
 
 Agreement of the judge means little alone: people do not agree with each other either. So it stands beside the agreement
-among people, on the same items, with the difference of both and one bootstrap for all three. The measure is that of
+among people, on the same items, with the difference of both. The measure is that of
 Zheng et al. (2023, arXiv 2306.05685, section 4): the probability that a random vote agrees, with ties (three answers)
 and without (votes and verdicts that name a winner only). A flip is a tie.
 """
@@ -14,35 +14,48 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import sqlalchemy as sa
 from scipy import stats
 
-from rlalign.feedback.judges.rows import judge_verdicts
 from rlalign.feedback.judges.verdicts import combine
-from rlalign.feedback.progress import votes as votes_of_people
-from rlalign.feedback.statistics.estimate import without_nan
-from rlalign.types import FloatArray
+from rlalign.feedback.statistics.bootstrap import DRAWS, bootstrap
+from rlalign.feedback.statistics.bootstrap import METHOD as BOOTSTRAP_METHOD
+from rlalign.feedback.statistics.bootstrap import SOURCE as BOOTSTRAP_SOURCE
+from rlalign.feedback.statistics.estimate import detectable, without_nan
+from rlalign.feedback.statistics.intervals import distinct, rate
+from rlalign.types import BoolArray, FloatArray
 
 WIN, LOSS, TIE = "a", "b", "tie"
 """Answers on the sides of the policies: the first completion in the stored order is better, the second, or none."""
-_LEVEL = 0.95
+RATE_METHOD = "sandwich variance clustered by prompt, Student's t, with a prompt of ones and one of zeros added"
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """An estimate with a 95 % percentile interval of the bootstrap; NaN without data.
+    """An estimate with its 95 % interval; NaN where the data determine none, as with one prompt.
 
     Attributes:
         value: the estimate.
         low: lower bound.
         high: upper bound.
         items: items that the estimate uses.
+        prompts: clusters of these items.
+        people: people whose votes the estimate uses; 0 for figures of the judge alone.
+        votes: these votes; answers of the judge for figures of the judge alone.
+        detectable: smallest difference that is found with a power of 80 %.
+        method: how the interval is computed.
+        source: its paper.
     """
 
     value: float
     low: float
     high: float
     items: int
+    prompts: int = 0
+    people: int = 0
+    votes: int = 0
+    detectable: float = math.nan
+    method: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +115,15 @@ def judge_report(
     answers: Mapping[int, tuple[str, str]],
     clusters: Mapping[int, int] | None = None,
     *,
-    draws: int = 2000,
+    annotators: Mapping[int, Sequence[str]] | None = None,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> JudgeReport:
     """Return the agreement of a judge with people beside that among people, its flips and its position preference.
 
-    Intervals are percentiles of a bootstrap that draws clusters of items with replacement (Efron and Tibshirani 1993,
-    An Introduction to the Bootstrap, chapter 13).
+    The intervals of shares are those of win rates for a panel, clustered by prompt, with one prompt of ones and one of
+    zeros added (`rlalign.feedback.statistics.intervals.rate`); a share of 0 has an interval, too. That of the
+    difference is a bootstrap over prompts (`rlalign.feedback.statistics.bootstrap`).
 
     Args:
         votes: item -> votes of different people without skips, on the sides of the policies: "a" if the first
@@ -116,70 +131,110 @@ def judge_report(
         answers: item -> answers of the judge to the stored order and to the order that is turned round, as they were
             given: "a", "b", "tie", "unparsed" or "refused". See `rlalign.feedback.judges.rows.judge_verdicts`.
         clusters: item -> cluster, such as the group of the prompt; None: each item is one.
+        annotators: item -> the people who gave its votes, in their order, for the numbers of people; None: unknown.
         draws: bootstrap draws.
         seed: of the draws.
     """
     items = sorted(answers)
     verdicts = {i: combine(*answers[i]) for i in items}
     choices = {i: v.choice for i, v in verdicts.items()}
+    shares = _Shares(
+        items, [i if clusters is None else clusters[i] for i in items], votes, annotators or {}, draws, seed
+    )
     decided = np.array([choices[i] is not None for i in items], float)
-    flipped = np.array([verdicts[i].flipped for i in items], float)
-    reversed_ = np.array([verdicts[i].reversed for i in items], float)
     given = np.array([[answers[i].count(name) for name in ("a", "b", "unparsed", "refused")] for i in items], float)
     given = given.reshape(-1, 4)
     both = np.full(len(items), 2.0)
-    boot = _Bootstrap([i if clusters is None else clusters[i] for i in items], draws, seed)
 
     def agreement(*, ties: bool) -> Agreement:
         sums = np.array([_agreements(votes.get(i, ()), choices[i], ties=ties) for i in items], float).reshape(-1, 2)
-        usable = ~np.isnan(sums).any(1)
-        weight = usable.astype(float)
-        judge, people = np.where(usable[:, None], sums, 0.0).T
-        return Agreement(boot.ratio(judge, weight), boot.ratio(people, weight), boot.ratio(judge - people, weight))
+        sums[np.isnan(sums).any(1)] = math.nan  # all three use the same items
+        judge, people = sums.T
+        return Agreement(
+            shares.of_people(judge, ties=ties), shares.of_people(people, ties=ties),
+            shares.difference(judge - people, ties=ties),
+        )  # fmt: skip
 
     single = np.array([_agreement_with(votes.get(i, ()), choices[i], ties=True) for i in items], float)
-    some = ~np.isnan(single)
     prefers_first = sum(verdicts[i].reversed and answers[i][0] == "a" for i in items)
-    reversals = int(reversed_.sum())
+    reversals = sum(verdicts[i].reversed for i in items)
+    flipped = np.array([verdicts[i].flipped for i in items], float)
+    reversed_ = np.array([verdicts[i].reversed for i in items], float)
     return JudgeReport(
         with_ties=agreement(ties=True),
         without_ties=agreement(ties=False),
-        one_vote=boot.ratio(np.where(some, single, 0.0), some.astype(float)),
-        flips=boot.ratio(flipped, decided),
-        reversals=boot.ratio(reversed_, decided),
-        first=boot.ratio(given[:, 0], given[:, 0] + given[:, 1]),
+        one_vote=shares.of_people(single, ties=True),
+        flips=shares.of_judge(flipped, decided, 2 * decided),
+        reversals=shares.of_judge(reversed_, decided, 2 * decided),
+        first=shares.of_judge(given[:, 0], given[:, 0] + given[:, 1], given[:, 0] + given[:, 1]),
         position_p=float(stats.binomtest(prefers_first, reversals).pvalue) if reversals else math.nan,
-        unparsed=boot.ratio(given[:, 2], both),
-        refused=boot.ratio(given[:, 3], both),
+        unparsed=shares.of_judge(given[:, 2], both, both),
+        refused=shares.of_judge(given[:, 3], both, both),
         pairs=len(items),
     )
 
 
-class _Bootstrap:
-    """Draws of clusters with replacement, the same ones for each statistic."""
+class _Shares:
+    """Shares of items with their intervals and the numbers behind them."""
 
-    def __init__(self, clusters: Sequence[int], draws: int, seed: int) -> None:
-        _, self.codes = np.unique(np.asarray(clusters, np.int64), return_inverse=True)
-        self.number = int(self.codes.max()) + 1 if len(self.codes) else 0
-        rng = np.random.default_rng(seed)
-        # how often each cluster is drawn; a draw of n of n clusters is multinomial
-        self.times = (
-            rng.multinomial(self.number, np.full(self.number, 1 / self.number), draws)
-            if self.number
-            else np.zeros((draws, 0), np.int64)
+    def __init__(
+        self, items: Sequence[int], clusters: Sequence[int], votes: Mapping[int, Sequence[str]],
+        annotators: Mapping[int, Sequence[str]], draws: int, seed: int,
+    ) -> None:  # fmt: skip
+        self.items = items
+        self.clusters = np.asarray(clusters, np.int64)
+        self.votes = votes
+        self.annotators = annotators
+        self.draws = draws
+        self.seed = seed
+
+    def of_judge(self, numerator: FloatArray, denominator: FloatArray, answers: FloatArray) -> Interval:
+        """Return the ratio of two sums over items, a share, and the number of answers of the judge behind it."""
+        rows = denominator > 0
+        return self._rate(numerator[rows] / denominator[rows], rows, denominator[rows], 0, int(answers[rows].sum()))
+
+    def of_people(self, scores: FloatArray, *, ties: bool) -> Interval:
+        """Return the mean of scores between 0 and 1 over items; NaN for items that do not count."""
+        rows = ~np.isnan(scores)
+        return self._rate(scores[rows], rows, np.ones(int(rows.sum())), *self._numbers(rows, ties=ties))
+
+    def difference(self, scores: FloatArray, *, ties: bool) -> Interval:
+        """Return the mean of differences over items; NaN for items that do not count."""
+        rows = ~np.isnan(scores)
+        parts = np.stack([scores[rows], np.ones(int(rows.sum()))], 1)
+        clusters = self.clusters[rows]
+        value, low, high, error = bootstrap(
+            parts, clusters, lambda sums: sums[:, 0] / sums[:, 1], draws=self.draws, seed=self.seed
+        )
+        prompts = distinct(clusters)
+        found = detectable(error, prompts - 1) if math.isfinite(error) else math.nan
+        people, votes = self._numbers(rows, ties=ties)
+        return Interval(
+            value, low, high, int(rows.sum()), prompts, people, votes, found, BOOTSTRAP_METHOD, BOOTSTRAP_SOURCE
         )
 
-    def ratio(self, numerator: FloatArray, denominator: FloatArray) -> Interval:
-        """Return the ratio of two sums over items with its interval."""
-        total = float(denominator.sum())
-        if total <= 0:
+    def _numbers(self, rows: BoolArray, *, ties: bool) -> tuple[int, int]:
+        """Return the numbers of people and votes of items."""
+        people: set[str] = set()
+        number = 0
+        for at in np.flatnonzero(rows).tolist():
+            item = self.items[at]
+            kept = [at for at, vote in enumerate(self.votes.get(item, ())) if ties or vote in (WIN, LOSS)]
+            number += len(kept)
+            names = self.annotators.get(item, ())
+            people.update(names[at] for at in kept if at < len(names))
+        return len(people), number
+
+    def _rate(self, scores: FloatArray, rows: BoolArray, weights: FloatArray, people: int, votes: int) -> Interval:
+        """Return the weighted mean of scores with the interval of a panel."""
+        if not len(scores):
             return Interval(math.nan, math.nan, math.nan, 0)
-        value = float(numerator.sum()) / total
-        above = self.times @ np.bincount(self.codes, numerator, self.number)
-        below = self.times @ np.bincount(self.codes, denominator, self.number)
-        shares = above[below > 0] / below[below > 0]  # a draw of few items may have none that counts
-        low, high = np.quantile(shares, [(1 - _LEVEL) / 2, (1 + _LEVEL) / 2])
-        return Interval(value, float(low), float(high), int((denominator > 0).sum()))
+        clusters = self.clusters[rows]
+        panel = rate(scores, clusters, np.zeros(len(scores), np.int64), weights, method="share").panel
+        return Interval(
+            panel.value, panel.low, panel.high, len(scores), panel.prompts, people, votes, panel.detectable,
+            RATE_METHOD, panel.source,
+        )  # fmt: skip
 
 
 def _agreement_with(votes: Sequence[str], choice: str | None, *, ties: bool) -> float:
@@ -203,7 +258,7 @@ def _agreements(votes: Sequence[str], choice: str | None, *, ties: bool) -> tupl
 
 
 def read_judge_report(
-    people: Iterable[Mapping[str, Any]], verdicts: Iterable[Mapping[str, Any]], *, draws: int = 2000, seed: int = 0
+    people: Iterable[Mapping[str, Any]], verdicts: Iterable[Mapping[str, Any]], *, draws: int = DRAWS, seed: int = 0
 ) -> JudgeReport:
     """Return the report of one judge from rows.
 
@@ -216,6 +271,7 @@ def read_judge_report(
     """
     judged = {int(row["item"]): row for row in verdicts}
     votes: dict[int, list[str]] = {}
+    annotators: dict[int, list[str]] = {}
     for row in people:
         number, choice = int(row["item"]), str(row["choice"])
         if row["gold"] or row["repeat_of"] is not None or choice == "skip" or number not in judged:
@@ -224,21 +280,7 @@ def read_judge_report(
         if row["completions"] != judged[number]["completions"] and choice in (WIN, LOSS):
             choice = LOSS if choice == WIN else WIN
         votes.setdefault(number, []).append(choice)
+        annotators.setdefault(number, []).append(str(row.get("annotator", "")))
     answers = {number: (str(row["answers"][0]), str(row["answers"][1])) for number, row in judged.items()}
     clusters = {number: int(row["group"]) for number, row in judged.items()}
-    return judge_report(votes, answers, clusters, draws=draws, seed=seed)
-
-
-def judge_reports(connection: sa.Connection, *, draws: int = 2000, seed: int = 0) -> dict[str, JudgeReport]:
-    """Return the report of each judge of a store, by its pseudonym.
-
-    Args:
-        connection: a snapshot.
-        draws: bootstrap draws.
-        seed: of the draws.
-    """
-    verdicts: dict[str, list[Mapping[str, Any]]] = {}
-    for row in judge_verdicts(connection):
-        verdicts.setdefault(row["annotator"], []).append(row)
-    people = list(votes_of_people(connection, comments=False)) if verdicts else []
-    return {name: read_judge_report(people, rows, draws=draws, seed=seed) for name, rows in sorted(verdicts.items())}
+    return judge_report(votes, answers, clusters, annotators=annotators, draws=draws, seed=seed)

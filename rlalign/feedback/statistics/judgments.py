@@ -55,7 +55,6 @@ class Judgments:
         gold: the item has a known answer, [N].
         repeat_of: id of the item that this one repeats; -1 if it repeats none, [N].
         right: 1 for a right answer to a gold item, 0 for a wrong one, -1 if unknown, [N].
-        judge: the vote is that of an LLM judge, [N].
         probability: probability with which the item was selected, up to a factor, [N].
     """
 
@@ -77,7 +76,6 @@ class Judgments:
     gold: BoolArray
     repeat_of: IntArray
     right: IntArray
-    judge: BoolArray
     probability: FloatArray
 
     def __len__(self) -> int:
@@ -122,18 +120,18 @@ class Judgments:
         return dataclasses.replace(self, **changes)
 
 
-def read_judgments(connection: sa.Connection, study: Study, *, sources: Sequence[str] = ("person",)) -> Judgments:
-    """Return the votes of a store that stand: not undone, not superseded, not withdrawn.
+def read_judgments(connection: sa.Connection, study: Study) -> Judgments:
+    """Return the votes of people in a store that stand: not undone, not superseded, not withdrawn.
 
-    Columns are read at once, and length and Markdown are computed once per completion.
+    Columns are read at once, and length and Markdown are computed once per completion. Verdicts of LLM judges are no
+    votes: see `rlalign.feedback.statistics.judges`.
 
     Args:
         connection: a snapshot.
         study: the study of the store.
-        sources: "person", "judge" (an LLM judge) or both.
     """
     with _collection_paused():
-        return _read(connection, study, sources)
+        return _read(connection, study)
 
 
 @contextmanager
@@ -148,7 +146,7 @@ def _collection_paused() -> Iterator[None]:
             gc.enable()
 
 
-def _read(connection: sa.Connection, study: Study, sources: Sequence[str]) -> Judgments:
+def _read(connection: sa.Connection, study: Study) -> Judgments:
     vote, item, completion = tables.vote, tables.item, tables.completion
     people = connection.execute(sa.select(tables.annotator.c.id, tables.annotator.c.pseudonym)).all()
     labels = connection.execute(sa.select(tables.policy.c.id, tables.policy.c.label).order_by(tables.policy.c.id)).all()
@@ -161,11 +159,11 @@ def _read(connection: sa.Connection, study: Study, sources: Sequence[str]) -> Ju
         5,
     )
     columns = [vote.c.id, vote.c.item, vote.c.annotator, vote.c.choice, vote.c.order_json, vote.c.active_ms]
-    columns += [vote.c.source, *([] if study.kind == "pair" else [vote.c.ratings_json, vote.c.ranking_json])]
+    columns += [] if study.kind == "pair" else [vote.c.ratings_json, vote.c.ranking_json]
     votes = _columns(
         connection,
         sa.select(*columns)
-        .where(vote.c.kind == study.kind, vote.c.source.in_(sources), vote.c.withdrawn == 0, stands())
+        .where(vote.c.kind == study.kind, vote.c.source == "person", vote.c.withdrawn == 0, stands())
         .order_by(vote.c.id),
         len(columns),
     )
@@ -192,8 +190,8 @@ def _read(connection: sa.Connection, study: Study, sources: Sequence[str]) -> Ju
         orders=orders,
         known=(known[0], _find(policy_ids, known[1]), known[2], known[3]),
         choices=votes[3],
-        ratings=votes[7] if study.kind == "rating" else (),
-        rankings=votes[8] if study.kind == "ranking" else (),
+        ratings=votes[6] if study.kind == "rating" else (),
+        rankings=votes[7] if study.kind == "ranking" else (),
         group=_integers(items[2])[at],
         item=_integers(items[0])[at],
         person=order_of_people[found] if len(found) else found,
@@ -201,7 +199,6 @@ def _read(connection: sa.Connection, study: Study, sources: Sequence[str]) -> Ju
         gold=gold,
         repeat_of=np.array([-1 if i is None else i for i in items[4]], np.int64)[at],
         right=right,
-        judge=np.array([source == "judge" for source in votes[6]], bool),
         probability=_probabilities(connection, study, _integers(items[0]), items[3])[at],
     )
 
@@ -217,9 +214,13 @@ def judgments_from_rows(
         scales: names of the scales; those of the first rating if it is empty.
 
     Raises:
-        UserError: the rows are of several kinds.
+        UserError: the rows are of several kinds, or verdicts of LLM judges.
     """
     listed = list(rows)
+    if any(row.get("source", "person") == "judge" for row in listed):
+        raise UserError(
+            "expected votes of people, got answers of an LLM judge; use rlalign.feedback.statistics.judges for them"
+        )
     kinds = {row["kind"] for row in listed}
     if len(kinds) > 1:
         raise UserError(f"expected votes of one kind, got {', '.join(sorted(kinds))}; use one file per kind")
@@ -259,7 +260,6 @@ def judgments_from_rows(
         gold=np.array([row["gold"] for row in listed], bool),
         repeat_of=_integers([-1 if row["repeat_of"] is None else row["repeat_of"] for row in listed]),
         right=_integers([-1 if row.get("right") is None else int(row["right"]) for row in listed]),
-        judge=np.array([row.get("source", "person") == "judge" for row in listed], bool),
         probability=np.array([row.get("selection_prob", 1.0) for row in listed], np.float64),
     )
 

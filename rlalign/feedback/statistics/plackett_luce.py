@@ -36,13 +36,17 @@ def fit_rankings(judgments: Judgments) -> Strengths | Refusal:
     """
     rankings = judgments.take(judgments.counted)
     pairs = ranked_pairs(rankings)
-    refusal = comparison_refusal(pairs.take((pairs.first >= 0) & (pairs.first != pairs.second)))
+    different = pairs.take((pairs.first >= 0) & (pairs.first != pairs.second))
+    refusal = comparison_refusal(different)
     if refusal is not None:
         return refusal
-    present, policy = np.unique(rankings.policy, return_inverse=True)
-    policy = policy.reshape(rankings.policy.shape)
-    if present[0] < 0:  # no completion in a column
-        present, policy = present[1:], policy - 1
+    # a policy that is ranked only against itself has no strength
+    present = np.unique(different.policy)
+    numbers = np.full(int(rankings.policy.max()) + 2, -1)  # the last one is that of -1, no completion
+    numbers[present] = np.arange(len(present))
+    policy = numbers[rankings.policy]
+    compared = np.flatnonzero((policy >= 0).any(1))
+    rankings, policy = rankings.take(compared), policy[compared]
     patterns, row = _patterns(policy, rankings.ranks)
     weights = inverse_weights(rankings)
     w = np.ones(len(rankings)) if weights is None else weights * len(weights) / weights.sum()

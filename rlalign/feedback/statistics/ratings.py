@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,7 +10,7 @@ import numpy as np
 from scipy import optimize, special
 
 from rlalign.feedback.statistics.estimate import TwoEstimates
-from rlalign.feedback.statistics.intervals import Covariance, covariance, sums_by, two_estimates
+from rlalign.feedback.statistics.intervals import Covariance, covariance, share_of_influences, sums_by
 from rlalign.feedback.statistics.judgments import Judgments
 from rlalign.feedback.statistics.strengths import Refusal
 from rlalign.types import FloatArray, IntArray
@@ -77,6 +76,12 @@ def fit_ratings(judgments: Judgments, scale: int) -> OrdinalFit | Refusal:
     high = {labels[i] for i in range(p) if counts[i, :-1].sum() == 0}
     if low or high:
         return Refusal("separated", f"all points at one end of the scale: {', '.join(sorted(low | high))}")
+    for cut in range(1, k):  # policies on both sides of a point, and none in between: the gap has no maximum
+        below, above = counts[:, :cut].sum(1), counts[:, cut:].sum(1)
+        if not ((below > 0) & (above > 0)).any():
+            upper = ", ".join(sorted(labels[i] for i in range(p) if above[i] > 0))
+            return Refusal("separated", f"all points of {upper} are above all points of the others")
+
     rows_policy, rows_level = np.repeat(np.arange(p), k), np.tile(np.arange(k), p)
 
     def loss(at: FloatArray) -> tuple[float, FloatArray]:
@@ -162,19 +167,9 @@ def superiority(judgments: Judgments, scale: int) -> dict[tuple[int, int], TwoEs
         influence[x] = (above_y - value) / x.sum()
         influence[y] = (above_x - value) / y.sum()
         rows = x | y
-        found = covariance(influence[rows][:, None], votes.group[rows], votes.person[rows])
-        prompts = found.counts.prompts
-        center = (value * prompts + 1) / (prompts + 2)
-        shrink = (prompts / (prompts + 2)) ** 2
-        added = ((1 - center) ** 2 + center**2) / (prompts + 2) ** 2
-        if prompts < 2:
-            added = math.nan
-        panel = shrink * float(found.panel[0, 0]) + added
-        population = shrink * float(found.population[0, 0]) + added
-        result[first, second] = two_estimates(
-            value, math.sqrt(panel), math.sqrt(max(population, 0.0)), found.counts, found.population_df,
-            method=RANK_METHOD, source=RANK_SOURCE, center=center, bounds=(0.0, 1.0),
-        )  # fmt: skip
+        result[first, second] = share_of_influences(
+            value, influence[rows], votes.group[rows], votes.person[rows], method=RANK_METHOD, source=RANK_SOURCE
+        )
     return result
 
 

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.errors import UserError
 from rlalign.feedback.statistics import agreement, bias, reliability
 from rlalign.feedback.statistics.estimate import LEVEL, POWER, Estimate, TwoEstimates, without_nan
 from rlalign.feedback.statistics.intervals import Interval, distinct
@@ -35,7 +34,7 @@ from rlalign.feedback.statistics.summary_policies import (
     strengths_part,
     win_rates_part,
 )
-from rlalign.feedback.statistics.win_rates import compared_pairs, comparisons, outcome_rates, ranked_pairs
+from rlalign.feedback.statistics.win_rates import compared, compared_pairs, comparisons, outcome_rates, ranked_pairs
 from rlalign.feedback.study import Study
 from rlalign.types import BoolArray
 
@@ -48,29 +47,26 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
     """Return all statistics of the votes of a study.
 
     Args:
-        judgments: votes of people, or of LLM judges; not of both.
+        judgments: votes of people.
         study: the study.
-
-    Raises:
-        UserError: votes of people and of LLM judges are mixed.
     """
-    if judgments.judge.any() and not judgments.judge.all():
-        raise UserError("expected votes of people or of LLM judges, got both; use Judgments.take to choose one")
     pairs = comparisons(judgments)
     people, unreliable = people_part(judgments, pairs, study)
-    fast = bias.fast_votes(judgments)
+    # one set of votes decides what is fast: gold items, repetitions and skips take other times
+    fast = np.zeros(len(judgments), bool)
+    fast[judgments.counted] = bias.fast_votes(judgments.take(judgments.counted))
     result: dict[str, Any] = {
         "kind": study.kind,
         "level": LEVEL,
         "power": POWER,
         "policies": list(judgments.policies),
-        "source": "judge" if judgments.judge.any() else "person",
+        "source": "person",
         "counts": counts_part(judgments),
         "agreement": agreement_part(judgments),
         "consistency": {key: both(value) for key, value in agreement.self_consistency(judgments).items()},
         "people": people,
         "speed": {
-            "fast_votes": int(fast[judgments.counted].sum()),
+            "fast_votes": int(fast.sum()),
             "rule": "logarithm of the active seconds with a modified z-score below -3.5",
             "source": bias.SPEED_SOURCE,
         },
@@ -88,9 +84,10 @@ def summarize(judgments: Judgments, study: Study) -> dict[str, Any]:
     result["bad"] = _by_policy(judgments, BAD)
     result["bias"] = bias_part(pairs, fits.controlled["length"])
     result["strengths"] = strengths_part(pairs, fits)
+    fast_pairs = fast[compared(judgments)]
     result["without"] = {
         "unreliable_people": _without(pairs, ~np.isin(pairs.person, list(unreliable)), bool(unreliable)),
-        "fast_votes": _without(pairs, ~bias.fast_votes(pairs), bool(bias.fast_votes(pairs).any())),
+        "fast_votes": _without(pairs, ~fast_pairs, bool(fast_pairs.any())),
     }
     return result_of(result)
 
@@ -181,8 +178,9 @@ def people_part(judgments: Judgments, pairs: Judgments, study: Study) -> tuple[d
         ratings = agreement.of_votes(
             judgments, values=judgments.outcome, keep=judgments.outcome <= BAD, categories=BAD + 1
         )
-        if distinct(ratings.person) >= reliability.FEWEST_PEOPLE:
-            fitted = reliability.dawid_skene(ratings)
+        ratings = reliability.shared_answers(ratings)
+        if len(ratings.unit):
+            fitted = reliability.dawid_skene(ratings, strength=reliability.STRENGTH)
             model = reliability.reliabilities(ratings, fitted)
             random = reliability.chance(ratings, fitted)
     reasons = reliability.unreliable(gold, model if fitted is not None and fitted.converged else {}, random)

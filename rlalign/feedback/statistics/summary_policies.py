@@ -68,24 +68,28 @@ def win_rates_part(pairs: Judgments) -> dict[str, Any]:
 
 
 def simultaneous_rates(pairs: Judgments, rates: list[PairRate]) -> list[Estimate | None]:
-    """Return max-t intervals of all win rates, of the kind of the headline; None without an interval."""
+    """Return max-t intervals of all win rates, of the kind of the headline; None for pairs without an interval.
+
+    A pair with one prompt has no interval, and takes no part in the multiple of the standard errors.
+    """
     if not rates:
         return []
-    joint = covariance(pair_influences(pairs), pairs.group, pairs.person)
-    main = [pair.rate.main for pair in rates]
     interval: Interval = "population" if all(pair.rate.headline == "population" for pair in rates) else "panel"
     used = [_of(pair.rate, interval) for pair in rates]
-    df = min(estimate.df for estimate in used)
-    if not df >= 1:
-        return [None for _ in main]
+    exists = np.array([estimate.df >= 1 for estimate in used])  # False for NaN
+    if not exists.any():
+        return [None for _ in used]
+    claims = [estimate for estimate in used if estimate.df >= 1]
+    df = min(estimate.df for estimate in claims)
+    joint = covariance(pair_influences(pairs)[:, exists], pairs.group, pairs.person)
     matrix = joint.panel if interval == "panel" else joint.population
     scale = np.sqrt(np.diag(matrix))
     positive = scale > 0  # a policy that won each vote has no variance of its own, and an interval from the two prompts
-    correlation = np.eye(len(rates))
+    correlation = np.eye(len(claims))
     inside = np.ix_(positive, positive)
     correlation[inside] = matrix[inside] / np.outer(scale[positive], scale[positive])
     critical = critical_value(correlation, df)
-    return [_widened(estimate, critical, len(rates)) for estimate in used]
+    return [_widened(estimate, critical, len(claims)) if estimate.df >= 1 else None for estimate in used]
 
 
 def _of(estimate: TwoEstimates, interval: Interval) -> Estimate:

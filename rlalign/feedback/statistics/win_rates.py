@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.feedback.statistics.estimate import TwoEstimates
-from rlalign.feedback.statistics.intervals import rate
+from rlalign.feedback.statistics.intervals import rate, share_of_influences
 from rlalign.feedback.statistics.judgments import BAD, LOSS, SKIP, TIE, WIN, Judgments
 from rlalign.types import BoolArray, FloatArray, IntArray
 
@@ -51,7 +51,13 @@ def comparisons(judgments: Judgments) -> Judgments:
     if judgments.kind == "ranking":
         pairs = ranked_pairs(judgments.take(judgments.counted))
         return pairs.take((pairs.first >= 0) & (pairs.first != pairs.second))
-    return judgments.take(judgments.counted & (judgments.first >= 0) & (judgments.first != judgments.second))
+    return judgments.take(compared(judgments))
+
+
+def compared(judgments: Judgments) -> BoolArray:
+    """Return True for the counted votes on pairs of two different policies, [N]."""
+    different: BoolArray = (judgments.first >= 0) & (judgments.first != judgments.second)
+    return judgments.counted & different
 
 
 def ranked_pairs(judgments: Judgments) -> Judgments:
@@ -145,16 +151,30 @@ def pair_influences(pairs: Judgments) -> FloatArray:
 
 
 def average_win_rates(pairs: Judgments) -> dict[int, TwoEstimates]:
-    """Return the win rate of each policy over all others, weighted by their numbers of votes."""
+    """Return the mean of the win rates of each policy over the others, each of them with the same weight.
+
+    It does not depend on how often each pair was compared. A policy with which the policy was not compared is left out.
+    """
+    listed = compared_pairs(pairs)
+    influence = pair_influences(pairs)
+    weights = inverse_weights(pairs)
+    w = np.ones(len(pairs)) if weights is None else weights
+    rates = []
+    for first, second in listed:
+        rows = (pairs.first == first) & (pairs.second == second)
+        rates.append(float(w[rows] @ SCORE[pairs.outcome[rows]]) / float(w[rows].sum()))
     result = {}
     for policy in np.union1d(pairs.first, pairs.second).tolist():
+        sign = np.array([(first == policy) - (1.0 * (second == policy)) for first, second in listed])
+        number = int(np.abs(sign).sum())
+        value = sum(rate if s > 0 else 1 - rate for rate, s in zip(rates, sign, strict=True) if s) / number
         rows = (pairs.first == policy) | (pairs.second == policy)
-        votes = pairs.take(rows)
-        scores = SCORE[votes.outcome]
-        scores = np.where(votes.first == policy, scores, 1.0 - scores)
-        result[policy] = rate(
-            scores, votes.group, votes.person, inverse_weights(votes), method="mean win rate over the other policies"
-        )
+        result[policy] = share_of_influences(
+            value, influence[rows] @ sign / number, pairs.group[rows], pairs.person[rows],
+            weights=None if weights is None else weights[rows], source="Agresti and Coull (1998), The American "
+            "Statistician 52:119-126",
+            method="mean of the win rates over the other policies, with equal weights; influences of the votes",
+        )  # fmt: skip
     return result
 
 

@@ -29,7 +29,7 @@ def pairs(
         item=group.copy(), person=person, policy=policy, place=np.stack([place, 1 - place], 1), outcome=outcome,
         ranks=np.zeros((n, 2), int), ratings=np.zeros((n, 0), int), length=np.full((n, 2), 100),
         markdown=np.zeros((n, 2, 3), int), seconds=np.full(n, 10.0), gold=np.zeros(n, bool), repeat_of=np.full(n, -1),
-        right=np.full(n, -1), judge=np.zeros(n, bool), probability=np.ones(n),
+        right=np.full(n, -1), probability=np.ones(n),
     )  # fmt: skip
     return dataclasses.replace(built, **changes)
 

@@ -170,6 +170,16 @@ def test_two_people_have_no_mean_kappa_of_a_population() -> None:
     assert math.isnan(mean.population.low)
 
 
+def test_few_prompts_have_no_bootstrap_interval() -> None:
+    rng = np.random.default_rng(0)
+    unit, value = np.repeat(np.arange(40), 2), rng.integers(0, 3, 80)
+    person = np.tile([0, 1], 40)
+    for clusters, exists in ((2, False), (7, False), (8, True)):
+        found = alpha(Ratings(unit, unit % clusters, person, value, 4), "nominal")
+        assert math.isfinite(found.value)
+        assert math.isfinite(found.low) == math.isfinite(found.detectable) == exists
+
+
 def test_perfect_agreement_and_single_answers_have_no_interval() -> None:
     unit = np.repeat(np.arange(20), 2)
     same = Ratings(unit, unit, np.tile([0, 1], 20), unit % 3, 4)

@@ -12,7 +12,6 @@ from rlalign.feedback.statistics.bias import (
     Test,
     fast_people,
     fast_votes,
-    holm,
     length_bias,
     modified_z,
     position_bias,
@@ -89,11 +88,6 @@ def test_people_with_a_side() -> None:
     assert found[0][0].value == 1
     assert found[0][1] < 1e-6
     assert found[1][1] > 0.05
-
-
-def test_holm() -> None:
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]) == []
 
 
 def test_speed_outliers() -> None:

@@ -12,7 +12,6 @@ from rlalign.feedback.statistics.information import (
     posterior_mode,
     strength_covariance,
     variance_reduction,
-    vote_disagreement,
     vote_information,
 )
 
@@ -96,12 +95,6 @@ def test_allocation_is_the_best_of_all_for_the_next_item_and_respects_what_is_le
 def test_equal_policies_get_equal_shares() -> None:
     given = allocate(np.zeros(4), 0.3, np.zeros((4, 4)), np.triu(np.full((4, 4), 99), 1), 60, 3)
     assert set(given[np.triu_indices(4, 1)].tolist()) == {10}
-
-
-def test_disagreement_of_votes_is_the_share_of_pairs_that_differ() -> None:
-    counts = np.array([[3, 0, 0], [2, 1, 0], [1, 1, 1], [1, 0, 0]])
-    assert vote_disagreement(counts)[:3] == pytest.approx([0, 2 / 3, 1])
-    assert np.isnan(vote_disagreement(counts)[3])
 
 
 def test_disagreement_of_an_ensemble_is_the_mean_over_pairs_of_members() -> None:

@@ -12,7 +12,7 @@ from scipy import stats
 
 pytest.importorskip("fastapi", reason="needs the extra feedback")
 
-from rlalign.feedback.statistics.judges import judge_report, read_judge_report
+from rlalign.feedback.statistics.judges import Interval, judge_report, read_judge_report
 
 # item: votes of people; answers of the judge to both orders
 VOTES = {
@@ -100,6 +100,44 @@ def test_intervals_cover_the_agreement() -> None:
         covered[0] += agreement.judge.low <= true_judge <= agreement.judge.high
         covered[1] += agreement.difference.low <= true_judge - true_people <= agreement.difference.high
     assert all(0.89 <= c / 200 <= 0.99 for c in covered), covered
+
+
+def test_a_share_of_zero_has_an_interval() -> None:
+    report = judge_report({}, dict.fromkeys(range(5), ("a", "b")))
+    assert report.flips.value == report.flips.low == 0
+    assert 0.2 < report.flips.high < 0.8  # Agresti and Coull's: 0.44 for independent pairs
+    assert 0 < report.flips.detectable < 1
+
+
+def test_one_prompt_has_no_interval() -> None:
+    votes = {i: ["a", "b", "a"] for i in range(5)}
+    answers = {i: ("a", "b") if i else ("a", "a") for i in range(5)}
+    report = judge_report(votes, answers, dict.fromkeys(range(5), 7))
+    every = (report.flips, report.first, report.refused, report.one_vote, report.with_ties.judge,
+             report.with_ties.difference)  # fmt: skip
+    for interval in every:
+        assert math.isfinite(interval.value)
+        assert interval.prompts == 1
+        assert all(map(math.isnan, (interval.low, interval.high, interval.detectable)))
+
+
+def test_each_figure_names_its_own_prompts_people_and_votes() -> None:
+    people = [_row(0, "a", "xy", annotator="p"), _row(0, "a", "xy", annotator="q")]
+    people += [_row(i, "a", "xy", annotator="r") for i in range(1, 50)]
+    verdicts = [{"item": 0, "group": 0, "completions": ["x", "y"], "answers": ["a", "b"]}]
+    verdicts += [
+        {"item": i, "group": i // 2, "completions": ["x", "y"], "answers": ["unparsed", "b"]} for i in range(1, 50)
+    ]
+    report = read_judge_report(people, verdicts)
+
+    def numbers(interval: Interval) -> tuple[int, int, int, int]:
+        return interval.items, interval.prompts, interval.people, interval.votes
+
+    assert numbers(report.with_ties.judge) == numbers(report.with_ties.difference) == (1, 1, 2, 2)
+    assert numbers(report.one_vote) == (1, 1, 2, 2)
+    assert numbers(report.flips) == (1, 1, 0, 2)
+    assert numbers(report.first) == (50, 25, 0, 51)
+    assert numbers(report.unparsed) == (50, 25, 0, 100)
 
 
 def _row(item: int, choice: str, completions: Sequence[str], **more: object) -> dict[str, object]:

@@ -130,11 +130,13 @@ def test_judges_are_never_mixed_with_people(open_study: Open) -> None:
     store.write(judge).result()
     study = store.study()
     assert len(store.read(lambda c: read_judgments(c, study))) == 4
-    (judge,) = store.read(lambda c: read_judgments(c, study, sources=("judge",))).judge
-    assert judge
-    assert store.read(lambda c: read_judgments(c, study, sources=("person", "judge"))).judge.tolist() == [False] * 4 + [
-        True
-    ]
+
+
+@pytest.mark.parametrize("choice", ["a", "unparsed", "refused"])
+def test_answers_of_judges_are_no_votes(choice: str) -> None:
+    row = {"kind": "pair", "choice": choice, "policies": ["a", "b"], "completions": ["x", "y"], "source": "judge"}
+    with pytest.raises(UserError, match="LLM judge"):
+        judgments_from_rows([row])
 
 
 @pytest.mark.parametrize("kind", ["rating", "ranking"])

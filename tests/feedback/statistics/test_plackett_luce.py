@@ -81,6 +81,14 @@ def test_the_panels_error_is_that_of_a_jackknife() -> None:
     assert found.covariance.counts.prompts == 60
 
 
+def test_a_policy_that_is_ranked_only_against_itself_has_no_strength() -> None:
+    policy, ranks = sample(4, n=100, policies=4)
+    itself = np.tile([5, 5, -1, -1], (3, 1))
+    found = fitted(rankings(np.concatenate([policy, itself]), np.concatenate([ranks, np.tile([1, 2, 0, 0], (3, 1))])))
+    assert found.policies == (0, 1, 2, 3)
+    np.testing.assert_allclose(found.values, fitted(rankings(policy, ranks)).values, atol=1e-8)
+
+
 def test_refusals() -> None:
     apart = rankings(np.array([[0, 1], [2, 3]]), np.array([[1, 2], [1, 2]]))
     first = rankings(np.array([[0, 1, 2], [0, 1, 2]]), np.array([[1, 2, 3], [1, 3, 2]]))

@@ -95,6 +95,7 @@ def test_refusals() -> None:
     policy = np.repeat([0, 1], 5)
     cases = {
         "separated": ratings(policy, np.where(policy == 0, 5, np.arange(10) % 3 + 1)),
+        "separated ": ratings(policy, np.where(policy == 0, 1, 3) + np.arange(10) % 2),  # 1 to 2, and 3 to 4
         "only ties": ratings(policy, np.full(10, 3)),
         "one policy": ratings(np.zeros(5, int), np.arange(5) + 1),
         "no votes": ratings(policy, np.zeros(10, int)),
@@ -102,4 +103,4 @@ def test_refusals() -> None:
     for reason, votes in cases.items():
         found = fit_ratings(votes, 0)
         assert isinstance(found, Refusal)
-        assert found.reason == reason
+        assert found.reason == reason.strip()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from rlalign.errors import UserError
 from rlalign.feedback.statistics import summarize
 from rlalign.feedback.statistics.judgments import BAD, SKIP, WIN
 from rlalign.feedback.statistics.win_rates import concatenated
@@ -165,8 +164,36 @@ def test_ratings() -> None:
     assert "win_rates" not in summary
 
 
-def test_people_and_judges_are_not_mixed() -> None:
-    votes = draw(4, 30)
-    with pytest.raises(UserError, match="LLM judges"):
-        summarize(dataclasses.replace(votes, judge=np.arange(len(votes)) < 5), STUDY)
-    assert summarize(dataclasses.replace(votes, judge=np.ones(len(votes), bool)), STUDY)["source"] == "judge"
+def test_a_pair_with_one_prompt_has_no_simultaneous_interval_and_the_others_do() -> None:
+    outcome = np.random.default_rng(0).integers(0, 3, 121)
+    others = [[0, 2]] * 60 + [[1, 2]] * 60
+    for policy in ([[0, 1], *others], [*others, [0, 1]]):  # the order of the pairs does not matter
+        votes = pairs(outcome, policy=policy, person=np.arange(121) % 3, people=3, policies=3)
+        for pair in summarize(votes, STUDY)["win_rates"]["pairs"]:
+            if {pair["first"], pair["second"]} == {"a", "b"}:
+                assert pair["simultaneous"] is None
+            else:
+                assert 0 < pair["simultaneous"]["low"] < pair["panel"]["low"]
+
+
+def test_fast_votes_are_those_that_are_left_out() -> None:
+    """Gold items with other times change neither number."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        seconds = np.exp(rng.normal(np.log(20), 0.4, 200))
+        seconds[:6] = 3.5
+        seconds[120:] = np.exp(rng.normal(np.log(5), 0.8, 80))
+        votes = pairs(rng.integers(0, 3, 200), person=np.arange(200) % 4, people=4, seconds=seconds,
+                      gold=np.arange(200) >= 120)  # fmt: skip
+        summary = summarize(votes, STUDY)
+        without = summary["without"]["fast_votes"]
+        assert summary["speed"]["fast_votes"] == (0 if without is None else without["votes_left_out"])
+
+
+def test_people_without_shared_items_have_no_reliability() -> None:
+    """One vote per item: nobody can be compared with anybody."""
+    rng = np.random.default_rng(0)
+    votes = pairs(rng.integers(0, 3, 300), person=rng.integers(0, 3, 300), people=3)
+    people = summarize(votes, STUDY)["people"]
+    assert [person["reliability"] for person in people["people"]] == [None] * 3
+    assert people["model"] is None

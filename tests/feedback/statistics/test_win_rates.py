@@ -91,4 +91,13 @@ def test_influences_give_the_covariance_of_the_rates() -> None:
 def test_averages_over_the_other_policies() -> None:
     votes = pairs([WIN, LOSS, WIN, TIE], policy=[[0, 1], [0, 1], [0, 2], [1, 2]], policies=3)
     averages = {k: e.panel.value for k, e in average_win_rates(votes).items()}
-    assert averages == {0: pytest.approx(2 / 3), 1: 0.5, 2: 0.25}
+    assert averages == {0: pytest.approx(3 / 4), 1: 0.5, 2: 0.25}
+
+
+def test_the_average_does_not_depend_on_the_numbers_of_votes() -> None:
+    policy = [[0, 1]] * 90 + [[0, 2]] * 10
+    votes = pairs([WIN] * 45 + [LOSS] * 45 + [WIN] * 10, policy=policy, policies=3)
+    average = average_win_rates(votes)[0].panel
+    assert average.value == pytest.approx(0.75)
+    # the pairs are independent, and the second has no variance: half the error of the first
+    assert average.se == pytest.approx(0.5 * 0.5 / np.sqrt(90), rel=0.06)
