@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import sqlalchemy as sa
-from scipy import stats
 
 from rlalign.feedback.judges.rows import PREFIX, judge_verdicts
 from rlalign.feedback.progress import votes
 from rlalign.feedback.report.cells import ESTIMATE_HEAD, Methods, estimate_cells, integer, percent, shown
 from rlalign.feedback.report.values import Values
-from rlalign.feedback.statistics.estimate import LEVEL, POWER, without_nan
+from rlalign.feedback.statistics.estimate import LEVEL, without_nan
 from rlalign.feedback.statistics.judges import Agreement, Interval, JudgeReport, read_judge_report
 from rlalign.html.components import note
 from rlalign.html.markup import Html, tag
 from rlalign.html.numbers import p_value
 from rlalign.html.page import row, section, table
 
-_SOURCE = (
-    "Zheng et al. (2023), Judging LLM-as-a-judge, arXiv 2306.05685; Efron and Tibshirani (1993), An Introduction to "
-    "the Bootstrap"
-)
 _LABELS = {
     "judge_with_ties": "judge and a person, with ties",
     "people_with_ties": "two people, with ties",
@@ -62,17 +58,8 @@ def judges_part(connection: sa.Connection) -> dict[str, Any]:
 
 def _judge(people: Sequence[Mapping[str, Any]], verdicts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     report = read_judge_report(people, verdicts)
-    items = {row["item"] for row in verdicts}
-    groups = {row["group"] for row in verdicts}
-    both = [row for row in people if row["item"] in items]
-    of_people = {
-        "prompts": len({row["group"] for row in both}),
-        "people": len({row["annotator"] for row in both}),
-        "votes": len(both),
-    }
-    of_judge = {"prompts": len(groups), "people": 0, "votes": 2 * len(items)}
     estimates = {
-        name: _estimate(name, interval, of_judge if name in _OF_JUDGE else of_people)
+        name: {**asdict(interval), "level": LEVEL, "method": f"{_LABELS[name]}; {interval.method}"}
         for name, interval in _intervals(report).items()
     }
     content: dict[str, Any] = without_nan(
@@ -91,22 +78,6 @@ def _intervals(report: JudgeReport) -> dict[str, Interval]:
             f"difference_{name}": agreement.difference,
         }  # fmt: skip
     return found | {name: getattr(report, name) for name in ("one_vote", *_OF_JUDGE)}
-
-
-def _estimate(name: str, interval: Interval, numbers: Mapping[str, int]) -> dict[str, Any]:
-    # the smallest detectable difference of a normal estimate with an interval of this width
-    width = (interval.high - interval.low) / (2 * stats.norm.ppf((1 + LEVEL) / 2))
-    return {
-        "value": interval.value,
-        "low": interval.low,
-        "high": interval.high,
-        "level": LEVEL,
-        "detectable": (stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)) * width,
-        "items": interval.items,
-        **numbers,
-        "method": f"{_LABELS[name]}: share, percentile bootstrap over prompts",
-        "source": _SOURCE,
-    }
 
 
 def judges_section(values: Values, methods: Methods) -> Html | None:
