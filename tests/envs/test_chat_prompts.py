@@ -113,7 +113,9 @@ def test_the_default_leaves_the_fingerprint_of_earlier_runs():
     without = flatten(to_dict(config))
     assert without.pop("rollout.chat_template") == "auto"
     # other settings that earlier runs do not have
-    assert without.pop("model.on_adapter") is without.pop("rollout.max_prompt") is None
+    assert without.pop("model.on_adapter") is without.pop("rollout.max_prompt") is without.pop("data") is None
+    without.pop("evaluation.stop_kl")
+    without.pop("evaluation.best_of")
     assert without.pop("on_bad_record") == "fail"
     deciding = {key: value for key, value in without.items() if unsafe(key, config)}
     deciding["model.trust_remote_code"] = False  # as earlier runs without the flag hold it

@@ -90,7 +90,7 @@ def served(judge: FakeJudge) -> Iterator[FakeJudge]:
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
     listener.listen()  # a client that comes before the server waits
-    server = uvicorn.Server(uvicorn.Config(judge.app(), access_log=False, log_level="critical"))
+    server = uvicorn.Server(uvicorn.Config(judge.app(), access_log=False, log_config=None, log_level="critical"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     judge.port = listener.getsockname()[1]

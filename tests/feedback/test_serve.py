@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import signal
@@ -22,7 +23,7 @@ from rlalign.feedback.people import csrf_token, find_link, invite
 from rlalign.feedback.store import Store
 from rlalign.feedback.web import serve as serve_module
 from rlalign.feedback.web.access import COOKIE
-from rlalign.feedback.web.serve import masked, only_server, serve
+from rlalign.feedback.web.serve import in_background, masked, only_server, serve
 from rlalign.feedback.web.server import Limits
 from tests.feedback.conftest import build, check_places, write_study
 
@@ -197,3 +198,16 @@ def test_a_taken_port_is_named(tmp_path: Path) -> None:
     assert run.returncode == 1
     assert "use another --port" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+def test_a_server_in_the_background_closes_no_handler_of_others(tmp_path: Path) -> None:
+    closed: list[logging.Handler] = []
+
+    class Handler(logging.StreamHandler[Any]):
+        def close(self) -> None:
+            closed.append(self)
+
+    handler = Handler()
+    with build(study(tmp_path, 2), tmp_path / "study.db") as store, in_background(store):
+        pass
+    assert handler not in closed

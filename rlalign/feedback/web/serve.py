@@ -29,6 +29,9 @@ from rlalign.feedback.web.app import make_app
 from rlalign.feedback.web.server import Limits
 
 _TOKEN = re.compile(r"(/j/)[^/?\s]+")
+_LOGGING: dict[str, Any] = {"log_config": None, "log_level": "warning"}
+"""Settings of uvicorn. Its own configuration of `logging` closes the handlers of other packages, and with them, if absl
+is imported, the standard error."""
 _HOUSEKEEPING_S = 5.0
 _LOCK_WAIT_MS = 5000
 _LOCK = 0x726C616C
@@ -144,7 +147,7 @@ def serve(
     with Store(location) as store, only_server(store):
         app = make_app(store, limits, secure=secure)
         config = uvicorn.Config(
-            _MaskedLog(app) if log else app, access_log=False, log_level="warning", proxy_headers=secure,
+            _MaskedLog(app) if log else app, access_log=False, **_LOGGING, proxy_headers=secure,
             server_header=False, timeout_graceful_shutdown=5,
         )  # fmt: skip
         try:
@@ -214,7 +217,7 @@ def in_background(store: Store, limits: Limits | None = None, *, log: bool = Fal
     app = make_app(store, limits or Limits(0, 1, 0))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))
-    config = uvicorn.Config(_MaskedLog(app) if log else app, access_log=False, log_level="warning")
+    config = uvicorn.Config(_MaskedLog(app) if log else app, access_log=False, **_LOGGING)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
