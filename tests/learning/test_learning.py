@@ -77,7 +77,13 @@ def test_controls_do_not_learn(tmp_path, control):
     assert not run.comparison.differences["token_match"].low > 0.1
 
 
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+SAMPLE = ("reinforce", "rloo", "grpo", "ppo")
+"""Presets of each run of the tests. The others are trained in .ci/slow."""
+
+
+@pytest.mark.parametrize(
+    "algorithm", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+)
 def test_every_preset_learns_in_at_least_four_of_five_seeds(tmp_path, algorithm):
     """From the same initial policies, on strings of two letters, the reward rises from at most 0.2 to above 0.3.
 
