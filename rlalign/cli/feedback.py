@@ -9,7 +9,6 @@ from typing import Any
 
 import tyro
 
-from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.feedback_check import Check, run_check
 from rlalign.cli.feedback_export import Export, run_export
 from rlalign.cli.feedback_judge import Judge
@@ -17,7 +16,8 @@ from rlalign.cli.feedback_loop import Loop, run_loop_command
 from rlalign.cli.feedback_overoptimization import Overoptimization, run_overoptimization
 from rlalign.cli.feedback_plan import Plan, run_plan
 from rlalign.cli.feedback_report import Report, run_report
-from rlalign.errors import UnknownNameError, UserError
+from rlalign.cli.subcommands import parse_subcommand
+from rlalign.errors import UserError
 from rlalign.escaping.terminal import print_text
 
 SUBCOMMANDS = {
@@ -158,27 +158,21 @@ ARGUMENTS: dict[str, Any] = {
 
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; return its exit status."""
-    if not args or args[0] in ("-h", "--help"):
-        print_text("rlalign feedback SUBCOMMAND ...\n")
-        for name, text in SUBCOMMANDS.items():
-            print_text(f"  {name:16} {text}")
-        print_text("\nrlalign feedback SUBCOMMAND --help shows its arguments.")
+    parsed = parse_subcommand("feedback", args, SUBCOMMANDS, ARGUMENTS)
+    if parsed is None:
         return 0
-    if args[0] not in SUBCOMMANDS:
-        raise UnknownNameError("subcommand of feedback", args[0], SUBCOMMANDS)
-    arguments = parse_arguments(ARGUMENTS[args[0]], args[1:], prog=f"rlalign feedback {args[0]}")
-    if args[0] == "check":
+    name, arguments = parsed
+    if name == "check":
         return run_check(arguments)  # needs no package of the extra
     from rlalign.registry import import_optional
 
     for module in ("sqlalchemy", "alembic", "fastapi", "uvicorn", "markdown_it", "nh3", "latex2mathml", "httpx"):
         import_optional(module, "feedback")
-    if args[0] == "export":
-        return run_export(arguments)
-    status: int = globals()[f"_{args[0]}"](arguments)
+    status: int = globals()[f"_{name}"](arguments)
     return status
 
 
+_export = run_export
 _loop = run_loop_command
 _plan = run_plan
 _report = run_report

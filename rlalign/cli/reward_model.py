@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from rlalign.cli.arguments import parse_arguments
-from rlalign.errors import UnknownNameError, UserError
+from rlalign.cli.subcommands import parse_subcommand
+from rlalign.errors import UserError
 from rlalign.escaping.terminal import print_text
 
 if TYPE_CHECKING:
@@ -127,16 +127,11 @@ ARGUMENTS: dict[str, Any] = {"train": Train, "evaluate": Evaluate}
 
 def run(args: Sequence[str]) -> int:
     """Run a subcommand; return its exit status."""
-    if not args or args[0] in ("-h", "--help"):
-        print_text("rlalign reward-model SUBCOMMAND ...\n")
-        for name, text in SUBCOMMANDS.items():
-            print_text(f"  {name:10} {text}")
-        print_text("\nrlalign reward-model SUBCOMMAND --help shows its arguments.")
+    parsed = parse_subcommand("reward-model", args, SUBCOMMANDS, ARGUMENTS)
+    if parsed is None:
         return 0
-    if args[0] not in SUBCOMMANDS:
-        raise UnknownNameError("subcommand of reward-model", args[0], SUBCOMMANDS)
-    arguments = parse_arguments(ARGUMENTS[args[0]], args[1:], prog=f"rlalign reward-model {args[0]}")
-    return _train(arguments) if args[0] == "train" else _evaluate(arguments)
+    name, arguments = parsed
+    return _train(arguments) if name == "train" else _evaluate(arguments)
 
 
 def _train(arguments: Train) -> int:
