@@ -16,6 +16,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import socket
 from contextlib import suppress
 from dataclasses import replace
@@ -111,3 +112,13 @@ class RunLock:
             self.path.parent.rmdir()
         with suppress(OSError):
             self._file.close()
+
+
+def delete_results(folder: Path) -> None:
+    """Delete what an interrupted run has left in its folder, before the run starts again. The settings stay."""
+    for name in ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report"):
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -5,7 +5,6 @@ Nothing is trained. The run folder is that of a training run, so that best-of-n 
 
 from __future__ import annotations
 
-import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,12 +33,10 @@ from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.jsonl import read_metrics
-from rlalign.storage.run_folder import RunLock, write_config
+from rlalign.storage.run_folder import RunLock, delete_results, write_config
 from rlalign.training.experiment import build_checked_mdp, check_run, default_output
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.validation import Validator
-
-_STALE = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")  # what an interrupted run leaves
 
 
 def run_best_of_n(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
@@ -100,12 +97,7 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
         raise UserError(f"'{folder}' holds a run already; use another --output, or --resume to start the run again")
     if (folder / "report" / "evaluation.json").is_file():
         raise UserError(f"'{folder}' holds a finished run of {BEST_OF_N}; use another --output")
-    for name in _STALE:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    delete_results(folder)
 
 
 def _evaluate(

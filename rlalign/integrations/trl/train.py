@@ -8,7 +8,6 @@ it reads pairs of a data file (see `dpo`).
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -49,14 +48,12 @@ from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.identity import Identity, identity_of, source_identity
 from rlalign.storage.jsonl import read_metrics
-from rlalign.storage.run_folder import RunLock, write_config
+from rlalign.storage.run_folder import RunLock, delete_results, write_config
 from rlalign.training.experiment import default_output
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.validation import Validator
 from rlalign.types import Task
-
-_STALE = ("metrics.jsonl", "samples.jsonl", "checkpoints", "policy", "report")  # what a restarted run deletes
 
 
 def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
@@ -141,12 +138,7 @@ def _prepare_folder(folder: Path, config: TrainConfig) -> None:
         raise UserError(f"'{folder}' holds a run already: use another --output, or --resume to start the run again")
     if done >= config.steps and (folder / "report" / "evaluation.json").is_file():
         raise UserError(f"'{folder}' holds a finished run, which TRL cannot continue: use another --output")
-    for name in _STALE:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    delete_results(folder)
 
 
 def _train(
