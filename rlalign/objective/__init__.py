@@ -9,6 +9,7 @@ The package does not depend on models, environments or run configurations.
 Modules, in the order in which data flows:
 
     spec            Objective: one value per axis, and the combinations that are refused
+    preference_settings  Preference: settings of the preference losses, and the axes that these refuse
     registries      names of baselines, trust regions and losses; the decorators that register them
     state           ObjectiveState: beta, moving average and step count between steps
     batch           Batch and LossSum: the input and the output
@@ -26,6 +27,7 @@ Modules, in the order in which data flows:
     kl              estimates of KL(pi‖ref), in the reward and in the loss
     value           squared error of the critic
     aggregation     token losses to one sum and one count
+    preference      dpo, ipo, kto, simpo: losses of pairs and of labeled completions
     loss            surrogate (the built-in policy term), policy_loss, likelihood_loss, value_loss and their counts
 
 Notation: N sequences, T token columns (L in a rollout, prompt included), G samples per group, P prompts, V vocabulary;
@@ -52,8 +54,9 @@ if TYPE_CHECKING:
         value_count,
         value_loss,
     )
+    from rlalign.objective.preference import reference_point
     from rlalign.objective.registries import BASELINES, LOSSES, TRUSTS, baseline, custom_loss, trust_region
-    from rlalign.objective.spec import KL, Credit, Filter, Objective, OffPolicy, Regularizer, Trust, Value
+    from rlalign.objective.spec import KL, Credit, Filter, Objective, OffPolicy, Preference, Regularizer, Trust, Value
     from rlalign.objective.state import ObjectiveState
     from rlalign.objective.trust import TrustInput
 
@@ -70,6 +73,7 @@ __all__ = [
     "Objective",
     "ObjectiveState",
     "OffPolicy",
+    "Preference",
     "Regularizer",
     "Trust",
     "TrustInput",
@@ -81,6 +85,7 @@ __all__ = [
     "likelihood_loss",
     "loss_count",
     "policy_loss",
+    "reference_point",
     "trust_region",
     "value_count",
     "value_loss",
@@ -98,8 +103,9 @@ _MODULES = {
         "value_count",
         "value_loss",
     ),
+    "preference": ("reference_point",),
     "registries": ("BASELINES", "LOSSES", "TRUSTS", "baseline", "trust_region", "custom_loss"),
-    "spec": ("KL", "Credit", "Filter", "Objective", "OffPolicy", "Regularizer", "Trust", "Value"),
+    "spec": ("KL", "Credit", "Filter", "Objective", "OffPolicy", "Preference", "Regularizer", "Trust", "Value"),
     "state": ("ObjectiveState",),
     "trust": ("TrustInput",),
 }

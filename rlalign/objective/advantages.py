@@ -15,6 +15,7 @@ from rlalign.objective import credit
 from rlalign.objective.batch import Batch
 from rlalign.objective.checked_batch import prepare
 from rlalign.objective.groups import Groups
+from rlalign.objective.preference import preference_rows
 from rlalign.objective.registries import BASELINES
 from rlalign.objective.scales import scale
 from rlalign.objective.spec import Objective
@@ -34,6 +35,8 @@ def compute_advantages(objective: Objective, batch: Batch, state: ObjectiveState
     Rows outside `in_baseline` (None: those that are not `valid`, because their reward failed) have zero advantages and
     enter no baseline. filter.drop_truncated and filter.dynamic_sampling take further rows out of the loss, not out of
     baselines.
+
+    A preference loss (`Objective.is_preference`) has no advantages: see `preference_rows`.
 
     Args:
         objective: the point on the axes.
@@ -61,6 +64,8 @@ def compute_advantages(objective: Objective, batch: Batch, state: ObjectiveState
                 [-0.2500, -0.2500],
                 [ 0.2500,  0.2500]])
     """
+    if objective.is_preference:
+        return preference_rows(objective, batch)
     state = state or ObjectiveState.start(objective)
     b = replace(prepare(batch), ema=state.ema)
     assert b.valid is not None

@@ -39,6 +39,8 @@ class Batch:
         final_values: float [N], V at rollout of the state after the last token: the bootstrap.
         entropies: float [N, T] of the policy's token distribution, in nats, with gradient.
         greedy_rewards: float [N], reward of the greedy rollout of the same prompt (ReMax).
+        reference_point: float [N], z0 of the loss kto: an estimate of KL(pi‖ref) of the batch, equal in all rows, from
+            `rlalign.objective.reference_point`.
         advantages: float [N, T], once computed; micro-batches carry them along.
         returns: float [N, T], the target of the value loss, once computed.
         valid: bool [N], rows that enter the loss; false if the reward failed. None means all.
@@ -64,6 +66,7 @@ class Batch:
     final_values: Tensor | None = None
     entropies: Tensor | None = None
     greedy_rewards: Tensor | None = None
+    reference_point: Tensor | None = None
     advantages: Tensor | None = None
     returns: Tensor | None = None
     valid: Tensor | None = None

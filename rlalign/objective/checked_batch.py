@@ -26,7 +26,16 @@ PER_TOKEN = (
     "advantages",
     "returns",
 )
-PER_ROW = ("group_ids", "terminated", "truncated", "final_values", "greedy_rewards", "valid", "weights")
+PER_ROW = (
+    "group_ids",
+    "terminated",
+    "truncated",
+    "final_values",
+    "greedy_rewards",
+    "reference_point",
+    "valid",
+    "weights",
+)
 
 
 class NonFiniteError(UserError):

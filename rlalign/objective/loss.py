@@ -15,6 +15,7 @@ from rlalign.objective import aggregation, offpolicy
 from rlalign.objective.batch import Batch, LossSum
 from rlalign.objective.checked_batch import prepare
 from rlalign.objective.kl import LOG_LIMIT, estimate, in_loss
+from rlalign.objective.preference import preference_metrics
 from rlalign.objective.ratios import ratio
 from rlalign.objective.registries import LOSSES, TRUSTS, custom_loss
 from rlalign.objective.spec import Objective
@@ -70,7 +71,8 @@ def policy_loss(
 
         -gain(ratio, trust) · off-policy weight + beta · KL - entropy_coef · H
 
-    A custom `objective.loss` takes the place of the first term.
+    A custom `objective.loss` takes the place of the first term. A preference loss has this term alone, and both rows of
+    a pair must be among the rows given.
 
     Args:
         objective: the point on the axes.
@@ -82,7 +84,8 @@ def policy_loss(
     Returns:
         Total and count by the aggregation axis, and metrics. These are pg_loss, kl (nats per completion, k1), kl_k3
         (per token), kl_clamped, entropy, ratio, ratio_max, clip_fraction, mismatch (`|log pi - log sampler|`),
-        mismatch_max, off_policy_weight. Those with `_max` are in `maxima`.
+        mismatch_max, off_policy_weight. Those with `_max` are in `maxima`. A preference loss has pg_loss, entropy and
+        those of `preference_metrics`.
 
     Raises:
         UserError: a tensor that an axis needs is missing or has the wrong shape; the message names it.
@@ -253,6 +256,9 @@ def _metrics(
 
     if b.entropies is not None:
         per_token("entropy", b.entropies)
+    if objective.is_preference:
+        # the completions were not sampled from the policy: their log-ratios do not estimate its KL
+        return metrics | preference_metrics(objective, b), maxima
     if b.ref_logprobs is not None:
         k1 = logprobs - b.ref_logprobs
         metrics["kl"] = (k1.where(mask, 0).sum(), rows)

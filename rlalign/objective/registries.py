@@ -2,7 +2,7 @@
 
     @baseline("name")        f(returns [N], batch) -> [N] or [N, T]          built-in: baselines.py
     @trust_region("name")    f(x: TrustInput, trust: Trust) -> gain [N, T]   built-in: trust.py
-    @custom_loss("name")     f(objective, batch) -> loss of a token [N, T]   built-in: loss.py
+    @custom_loss("name")     f(objective, batch) -> loss of a token [N, T]   built-in: loss.py, preference.py
 
 A built-in value is one decorated function in its file and needs no entry here. Its name is read from the source text of
 the file, because importing the file would import torch, and the command line lists names without it. The file is
@@ -25,28 +25,28 @@ from rlalign.registry import Registry
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE = __name__.rpartition(".")[0]
-_BUILT_IN_FILES = {"baseline": "baselines", "trust_region": "trust", "custom_loss": "loss"}
+_BUILT_IN_FILES = {"baseline": ("baselines",), "trust_region": ("trust",), "custom_loss": ("loss", "preference")}
 _PARAMETERS = {"baseline": "returns, batch", "trust region": "x, trust", "loss": "objective, batch"}
 
 
 @cache  # the file of the baselines is read for their names and again for what they compare
 def _decorator_calls(decorator: str) -> dict[str, ast.Call]:
-    """Return function name -> decorator call in the built-in file of a decorator, in the order of the file."""
-    source = Path(__file__).with_name(_BUILT_IN_FILES[decorator] + ".py").read_text(encoding="utf-8")
+    """Return "module:function" -> decorator call in the built-in files of a decorator, in the order of the files."""
     calls = {}
-    for function in ast.parse(source).body:
-        if not isinstance(function, ast.FunctionDef):
-            continue
-        for call in function.decorator_list:
-            if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator:
-                calls[function.name] = call
+    for stem in _BUILT_IN_FILES[decorator]:
+        source = Path(__file__).with_name(f"{stem}.py").read_text(encoding="utf-8")
+        for function in ast.parse(source).body:
+            if not isinstance(function, ast.FunctionDef):
+                continue
+            for call in function.decorator_list:
+                if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == decorator:
+                    calls[f"{_PACKAGE}.{stem}:{function.name}"] = call
     return calls
 
 
 def _built_in(decorator: str) -> dict[str, str]:
     """Return registered name -> "module:function" of the built-in values of an axis."""
-    module = f"{_PACKAGE}.{_BUILT_IN_FILES[decorator]}"
-    return {ast.literal_eval(call.args[0]): f"{module}:{name}" for name, call in _decorator_calls(decorator).items()}
+    return {ast.literal_eval(call.args[0]): path for path, call in _decorator_calls(decorator).items()}
 
 
 BUILT_IN_BASELINES = _built_in("baseline")
@@ -160,12 +160,12 @@ def check_axis(registry: Registry[Callable[..., Any]], name: str) -> None:
 
 
 def _register(registry: Registry[Callable[..., Any]], name: str, decorator: str) -> Callable[[F], F]:
-    module = f"{_PACKAGE}.{_BUILT_IN_FILES[decorator]}"
+    modules = {f"{_PACKAGE}.{stem}" for stem in _BUILT_IN_FILES[decorator]}
 
     def add(function: F) -> F:
         # The registry holds the paths of built-in functions already. Adding them again when their file is imported
         # would overwrite a function that a user registered under a built-in name before that import.
-        if getattr(function, "__module__", None) != module:
+        if getattr(function, "__module__", None) not in modules:
             registry.add(name, function)
         return function
 

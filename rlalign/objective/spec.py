@@ -4,17 +4,20 @@ Nothing here computes: the other modules of this package do, one axis each. Valu
 frozen dataclasses, so that an objective is a JSON object and a set of command-line flags.
 
 The eleven axes: baseline, scale, credit, ratio, trust, aggregation, kl, value, off_policy, filter, regularizer. A
-custom `loss` takes the place of ratio, trust and off_policy.
+custom `loss` takes the place of ratio, trust and off_policy. A preference loss (dpo, ipo, kto, simpo) takes the
+place of all axes but kl: see `preference_settings`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from rlalign.errors import UserError
+from rlalign.objective import preference_settings
+from rlalign.objective.preference_settings import Preference as Preference
 from rlalign.objective.registries import BASELINES, BUILT_IN_TRUSTS, GROUP_BASELINES, LOSSES, TRUSTS, check_axis
-from rlalign.typecheck import check_fields, check_range
+from rlalign.typecheck import check_fields, check_range, flatten
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,10 @@ class Objective:
     regularizer: Regularizer = field(default_factory=Regularizer)
     """Terms that are added to the policy loss."""
     loss: str = "surrogate"
-    """surrogate: defined by ratio, trust and off_policy; or a custom one by name or file.py:function."""
+    """surrogate: defined by ratio, trust and off_policy; dpo, ipo and simpo: of pairs of completions; kto: of labeled
+    completions; or a custom one by name or file.py:function."""
+    preference: Preference = field(default_factory=Preference)
+    """The settings of the losses dpo, ipo, kto and simpo."""
     ema_decay: float = 0.9
     """Decay of the ema baseline per step, in [0, 1): ema = decay · ema + (1 - decay) · mean return."""
     scale_eps: float = 1e-4
@@ -224,6 +230,21 @@ class Objective:
         return self.regularizer.entropy_coef != 0.0
 
     @property
+    def is_preference(self) -> bool:
+        """Whether the loss learns from preferences, of pairs or of single completions, and not from rewards."""
+        return self.loss in preference_settings.READS
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether the rows of a batch are pairs: two rows per group, one with the larger reward."""
+        return self.is_preference and not self.needs_reference_point
+
+    @property
+    def needs_reference_point(self) -> bool:
+        """Whether the loss compares log-ratios with the policy's KL to the reference, z0 (KTO)."""
+        return self.loss == "kto"
+
+    @property
     def reuses(self) -> bool:
         """Whether a batch may be used for several updates: a ratio or a custom loss accounts for the changed policy."""
         return self.ratio != "none" or self.loss != "surrogate"
@@ -241,10 +262,14 @@ class Objective:
         check_fields(self, "objective.")
         for registry, name in ((BASELINES, self.baseline), (TRUSTS, self.trust.kind), (LOSSES, self.loss)):
             check_axis(registry, name)
+        axes, defaults = flatten(asdict(self)), flatten(asdict(Objective()))
+        for message in preference_settings.refusals(axes, defaults, group_size):
+            raise UserError(message)
         for refused, message in _combinations(self, group_size):
             if refused:
                 raise UserError(message)
         _check_ranges(self)
+        preference_settings.check_ranges(self.preference)
 
 
 def _combinations(o: Objective, group_size: int | None) -> list[tuple[bool, str]]:

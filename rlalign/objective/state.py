@@ -50,7 +50,8 @@ class ObjectiveState:
 
         KL is the mean of Σ_t (log pi - log ref) in nats per completion, pi the policy at the start of the update, n the
         number of completions. Rows outside the baseline do not count. Call it once per step, after the advantages and
-        losses of the batch, which use the state before the update.
+        losses of the batch, which use the state before the update. A preference loss changes the step count alone: its
+        beta is constant, and its labels are no returns.
 
         Args:
             objective: reads `ema_decay`, `kl` and `filter`.
@@ -61,6 +62,8 @@ class ObjectiveState:
             UserError: a tensor that the KL needs is missing.
         """
         self.steps += 1
+        if objective.is_preference:
+            return
         b = prepare(batch)
         assert b.in_baseline is not None
         n = int(b.in_baseline.sum())

@@ -1,0 +1,168 @@
+"""The definition of an algorithm, the registry of presets, and the look-up of a name."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from rlalign.errors import UnknownNameError, UserError
+from rlalign.objective.spec import KL, Objective
+from rlalign.registry import Registry
+from rlalign.typecheck import flatten
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A named objective, with the settings of its paper.
+
+    Attributes:
+        name: as on the command line.
+        objective: its point on the axes.
+        paper: first author and year.
+        arxiv: id, or "" for older papers.
+        description: one paragraph.
+        bias: relation of its expected on-policy gradient to the gradient of the expected reward; for recorded data the
+            optimum of its loss.
+        group_size: samples of each prompt, G, in the paper, or a modest number.
+        epochs: passes over each rollout.
+        minibatches: optimizer steps in each pass.
+        old_logprobs: denominator of the ratio, see `LearnerConfig.old_logprobs`.
+        data: the recorded data that it learns from: demonstrations (completions to imitate), pairs (a chosen and a
+            rejected completion), or labels (desirable or undesirable completions). Empty: it samples its own
+            completions.
+    """
+
+    name: str
+    objective: Objective
+    paper: str
+    arxiv: str
+    description: str
+    bias: str
+    group_size: int = 8
+    epochs: int = 1
+    minibatches: int = 1
+    old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
+    data: Literal["", "demonstrations", "pairs", "labels"] = ""
+
+
+ALGORITHMS: Registry[Algorithm] = Registry("algorithm", group="rlalign.algorithms")
+
+
+def register_algorithm(item: Algorithm) -> Algorithm:
+    """Add an algorithm to the registry and return it.
+
+    An algorithm of the same name is replaced. The name is then valid for `rlalign train --algorithm`, `rlalign.train`
+    and `rlalign oracle` in this process.
+
+    Args:
+        item: the algorithm.
+
+    Raises:
+        UserError: its objective is invalid.
+    """
+    item.objective.validate(group_size=item.group_size)
+    return ALGORITHMS.add(item.name, item)
+
+
+OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
+"""Name of another library's trainer -> the preset at the same point on the axes."""
+
+OFFLINE: dict[str, Algorithm] = {
+    "trl:dpo": Algorithm(
+        "trl:dpo",
+        Objective(kl=KL("reward", 0.1)),
+        "Rafailov et al. 2023",
+        "2305.18290",
+        "Direct preference optimization: logistic regression on pairs of completions from a data file, with the reward "
+        "beta · log pi/ref. It draws no samples.",
+        "No policy gradient: the optimum of a Bradley-Terry reward minus beta · KL if the pairs cover all completions.",
+        group_size=2,
+    ),
+}
+"""Name of a trainer on preference data -> its objective. Only the KL coefficient, DPO's beta, may be changed."""
+
+BEST_OF_N = "best_of_n"
+UNTRAINED = {
+    BEST_OF_N: Algorithm(
+        BEST_OF_N,
+        Objective(),
+        "Nakano et al. 2021",
+        "2112.09332",
+        "Draws evaluation.best_of completions of the base policy per prompt and keeps the one with the highest reward.",
+        "No gradient: the weights stay those of the base policy, and each answer costs n samples.",
+    )
+}
+"""Name -> a competitor that trains nothing."""
+
+
+def algorithm(name: str) -> Algorithm:
+    """Return the algorithm of a name, or of a `module:attr` or `file.py:attr`.
+
+    Args:
+        name: a preset, a registered name, or the path of an Algorithm or Objective. `trl:grpo` and `trl:rloo` return
+            the presets grpo and rloo under that name.
+
+    Raises:
+        UnknownNameError: the name is not registered; the message suggests the nearest.
+        UserError: the object is neither an Algorithm nor an Objective.
+
+    Example:
+        >>> grpo = algorithm("grpo")
+        >>> grpo.arxiv, grpo.group_size
+        ('2402.03300', 8)
+        >>> grpo.objective.baseline, grpo.objective.scale, grpo.objective.aggregation
+        ('group_mean', 'group_std', 'sequence_mean')
+    """
+    peers = UNTRAINED | OFFLINE
+    if name in peers:
+        return peers[name]
+    if name in OUTSIDE:
+        return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
+    if name.startswith("trl:"):
+        raise UnknownNameError("algorithm", name, [*OUTSIDE, *OFFLINE])
+    item: Any = ALGORITHMS.get(name)
+    if isinstance(item, Objective):
+        return Algorithm(name, item, "", "", "A custom objective.", "")
+    if not isinstance(item, Algorithm):
+        raise UserError(f"'{name}': expected an Algorithm or an Objective, got a {type(item).__name__}")
+    return item
+
+
+def sampling_presets() -> list[str]:
+    """Return the names of the registered algorithms that sample their own completions."""
+    return [name for name in ALGORITHMS if not algorithm(name).data]
+
+
+def recorded_presets() -> list[str]:
+    """Return the names of the registered algorithms that learn from recorded data."""
+    return [name for name in ALGORITHMS if algorithm(name).data]
+
+
+def axes(objective: Objective) -> dict[str, Any]:
+    """Return dotted axis -> value, such as `trust.high` -> 0.2.
+
+    Args:
+        objective: any objective.
+    """
+    return flatten(dataclasses.asdict(objective))
+
+
+def diff(a: Objective, b: Objective) -> dict[str, tuple[Any, Any]]:
+    """Return dotted axis -> (value in a, value in b) of the axes that differ.
+
+    Args:
+        a: an objective.
+        b: another one.
+
+    Example:
+        >>> for axis, values in diff(algorithm("grpo").objective, algorithm("dr_grpo").objective).items():
+        ...     print(axis, *values)
+        scale group_std none
+        aggregation sequence_mean constant
+        kl.where loss none
+        kl.coef 0.04 0.05
+        kl.estimator k3 k1
+    """
+    left, right = axes(a), axes(b)
+    return {key: (left[key], right[key]) for key in left if left[key] != right[key]}
