@@ -31,7 +31,7 @@ _TRAINERS = {
 
 
 def train(
-    env: str | TextMDP | Any = TrainConfig.env,
+    env: str | TextMDP | Any = None,
     policy: str | Path = TrainConfig.policy,
     algorithm: str = TrainConfig.algorithm,
     rewards: Rewards | None = None,
@@ -56,10 +56,13 @@ def train(
     Args:
         env: an environment: an id (`rlalign/Reverse-v0`, or `reverse?max_length=6` with arguments), `module:Class`,
             `file.py:Class` or a `TextMDP`; or prompts: records, a data file, `hf:org/name` or a dataset, as in
-            `make_mdp`.
+            `make_mdp`. None: the prompts of `data` for an algorithm that learns from recorded data, else
+            `rlalign/Sentiment-v0`.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
         algorithm: a preset of `rlalign list algorithms`; `trl:grpo` and `trl:rloo` for TRL's trainers; `trl:dpo`, which
-            trains on the preference data of the setting `data`; or `best_of_n`, which trains nothing.
+            trains on the preference data of the setting `data`; or `best_of_n`, which trains nothing. `sft`, `dpo`,
+            `ipo`, `kto` and `simpo` learn from the recorded data of the setting `data`, and a policy gradient from its
+            logged rewards.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of specs to weights. They
             replace the environment's own. A list of specs that all begin with `+` adds to these.
         objective: a whole objective instead of the preset's.
@@ -82,14 +85,16 @@ def train(
     if not isinstance(rewards, str | Mapping | Iterable | None) and not callable(rewards):
         raise UserError(f"rewards: expected names, specs, functions, or a mapping of them to weights, got {rewards!r}")
     policy = str(policy)
-    env_object = None if isinstance(env, str) else _environment(env)
-    name = env if isinstance(env, str) else _name_of(env)
-    base = config or default_config(env=name, policy=policy, algorithm=algorithm)
+    env_object = None if env is None or isinstance(env, str) else _environment(env)
+    name = env if env is None or isinstance(env, str) else _name_of(env)
+    data = settings.get("data")
+    base = config or default_config(name, policy, algorithm, None if data is None else str(data))
     if objective is not None:
         base = replace(base, objective=objective)
     changes = {key.replace("__", "."): value for key, value in settings.items()}
-    if isinstance(changes.get("output"), Path):
-        changes["output"] = str(changes["output"])
+    for key in ("output", "data"):
+        if isinstance(changes.get(key), Path):
+            changes[key] = str(changes[key])
     if rewards is not None:
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         pairs = list(rewards.items()) if isinstance(rewards, Mapping) else list(rewards)

@@ -44,6 +44,8 @@ class Run:
             uses the object.
         rewards: the same for rewards.
         comparison: before and after on held-out prompts if the run was trained in this process, else None.
+        held_out: a sentence about the change on held-out recorded data if the run was trained in this process on such
+            data, else empty.
         trust: as the argument.
 
     Raises:
@@ -57,6 +59,7 @@ class Run:
         self.env: TextMDP | None = None
         self.rewards: Any = None
         self.comparison: Comparison | None = None
+        self.held_out = ""
         check_run(self.folder)
 
     @cached_property

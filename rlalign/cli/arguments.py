@@ -76,8 +76,10 @@ def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[st
 
 
 def settings_flags(args: Sequence[str]) -> list[str]:
-    """Return the arguments with `--reward SPEC`, one reward per flag, renamed to the setting `--rewards`."""
-    return ["--rewards" + word[len("--reward") :] if word.partition("=")[0] == "--reward" else word for word in args]
+    """Return the arguments with short flags renamed to settings: `--reward SPEC`, one per flag, and `--as KIND`."""
+    names = {"--reward": "--rewards", "--as": "--recorded.kind"}
+    parts = (word.partition("=") for word in args)
+    return [names.get(flag, flag) + equals + value for flag, equals, value in parts]
 
 
 def optional_value(args: Sequence[str], flag: str, default: str) -> list[str]:

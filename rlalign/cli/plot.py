@@ -49,7 +49,7 @@ def run(args: Sequence[str]) -> int:
 def _obstacle(folder: Path) -> str:
     """Return why a folder cannot be plotted; "" if it can."""
     from rlalign.errors import UserError
-    from rlalign.log.plots import no_curve
+    from rlalign.log.plots import DRAWABLE, no_curve
     from rlalign.run import Run
 
     if (folder / "results.json").is_file() or (folder / "search.json").is_file():
@@ -58,5 +58,4 @@ def _obstacle(folder: Path) -> str:
         run = Run(folder)
     except UserError as error:
         return str(error)
-    drawable = run.metrics.get("reward/mean") or run.metrics.get("preference/accuracy")
-    return "" if drawable else no_curve(folder)
+    return "" if any(run.metrics.get(key) for key in DRAWABLE) else no_curve(folder)

@@ -23,6 +23,7 @@ from rlalign.storage.run_folder import read_config
 
 if TYPE_CHECKING:  # torch takes longer to import than --help and a mistake take to answer
     from rlalign.evaluation.before_after import Comparison, Difference
+    from rlalign.run import Run
 
 _SAMPLES = 3  # completions printed at the end
 _LONGEST = 400  # characters of each
@@ -42,21 +43,28 @@ def run(args: Sequence[str]) -> int:
     if comparison is None:
         return trained.exit_status
     try:
-        _print_results(trained.folder, comparison)
+        _print_results(trained, comparison)
     except OutputError as error:
         error.args = (f"{error}; the run is finished, and its results are in {trained.folder}",)
         raise
     return 0
 
 
-def _print_results(folder: Path, comparison: Comparison) -> None:
+def _print_results(run: Run, comparison: Comparison) -> None:
+    folder = run.folder
     console = make_console()
-    print_comparison(console, comparison)
+    scored = any(comparison.means("reward")) or not run.config.data  # the prompts of recorded data have no reward
+    print_comparison(console, comparison, hidden=() if scored else ("reward",))
     print_samples(console, comparison)
     if (folder / "report" / "reward.png").is_file():  # best_of_n has no curve
         console.print(f"reward curve  {folder / 'report' / 'reward.png'}", soft_wrap=True)
     console.print(f"run folder    {folder}", soft_wrap=True)
-    console.print(line(("\n" + comparison.verdict, "bold")), soft_wrap=True)
+    if not (run.held_out or scored):
+        console.print("nothing scores these prompts; use rlalign evaluate with --reward, or train with --env")
+    if run.held_out:
+        console.print(line(("\n" + run.held_out, "bold")), soft_wrap=True)
+    if scored:
+        console.print(line(("\n" + comparison.verdict, "bold")), soft_wrap=True)
 
 
 def parse(args: Sequence[str]) -> TrainConfig:
@@ -100,10 +108,11 @@ def _default(args: list[str], file_settings: Mapping[str, Any]) -> TrainConfig:
 
     if "--resume" in args:
         return _stored_config(args)
-    base = TrainConfig()
     names: dict[str, str] = {}
-    for name in ("env", "policy", "algorithm"):
-        names[name] = flag_value(args, f"--{name}") or str(file_settings.get(name, getattr(base, name)))
+    for name in ("env", "policy", "algorithm", "data"):
+        value = flag_value(args, f"--{name}") or file_settings.get(name)
+        if value is not None:
+            names[name] = str(value)
     config = default_config(**names)
     return apply(config, {key: value for key, value in file_settings.items() if key not in names})
 
@@ -130,12 +139,20 @@ def _expand_resume(args: list[str]) -> list[str]:
     return args
 
 
-def print_comparison(console: PlainConsole, comparison: Comparison) -> None:
-    """Print the means over held-out prompts before and after, and the paired differences with their 95 % CI."""
+def print_comparison(console: PlainConsole, comparison: Comparison, hidden: Sequence[str] = ()) -> None:
+    """Print the means over held-out prompts before and after, and the paired differences with their 95 % CI.
+
+    Args:
+        console: to print on.
+        comparison: of the run.
+        hidden: metrics that are left out.
+    """
     table = Table(title=f"before / after on {comparison.before.size}", title_justify="left")
     for column in ("", "before", "after", "difference", "95 % CI"):
         table.add_column(column, justify="left" if not column else "right")
     for name, difference in comparison.differences.items():
+        if name in hidden:
+            continue
         decimals = decimals_of(difference.low, difference.high)
         before, after = comparison.means(name)
         table.add_row(

@@ -39,7 +39,7 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     chosen = config.rewards if rewards is None else rewards
     if chosen:
         mdp = mdp.with_reward(compose(with_own(mdp, chosen)))
-    if not mdp.has_reward and not config.supervised.align_interval:
+    if not mdp.has_reward and not config.supervised.align_interval and not config.data:
         raise UserError(
             f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
         )

@@ -101,6 +101,23 @@ class SupervisedConfig:
 
 
 @dataclass(frozen=True)
+class RecordedConfig:
+    """Recorded data that is trained on: the file of --data."""
+
+    kind: Literal["auto", "demonstrations", "rewards", "labels", "pairs"] = "auto"
+    """What the data is read as; on the command line also --as KIND. auto: its columns decide, and the algorithm must
+    learn from that kind. Preferences are also demonstrations (their chosen completions) and labels (both)."""
+    turns: Literal["all", "last"] = "all"
+    """Answers of a conversation that are trained on: all, or the last one. Other turns never are."""
+    max_length: int | None = None
+    """Largest number of tokens of prompt and completion; longer rows are left out and counted, never cut. None: as
+    many as the model reads."""
+    held_out: float = 0.1
+    """Share of the rows that are not trained on, by groups of nearly equal prompts, in [0, 1); read if the data has no
+    splits of its own."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation on held-out prompts: before, during and after training."""
 
@@ -151,12 +168,13 @@ class TrainConfig:
     """Rewards as SPEC[=WEIGHT]; on the command line --reward SPEC, repeatable. They replace the environment's own; a
     leading + adds to these."""
     data: str | None = None
-    """Preference data that trl:dpo trains on: a JSONL, JSON, CSV or Parquet file, a folder of datasets, or a hub data
-    set, with the columns prompt, chosen and rejected or in another format of `rlalign feedback check`. None: no
-    data, as for the other algorithms."""
+    """Recorded data to train on instead of samples: a JSONL, JSON, CSV or Parquet file, a folder of datasets, or a hub
+    data set. Columns: messages, or prompt and completion (sft); prompt, chosen and rejected, or another format of
+    `rlalign feedback check` (dpo, ipo, simpo, trl:dpo); prompt, completion and label (kto); prompt, completion and
+    reward (policy gradients). None: the policy samples."""
     steps: int = 24
-    """Training steps; a step is one rollout and the updates made from it. A step of trl:dpo is one update on
-    rollout.prompts pairs."""
+    """Training steps; a step is one rollout and the updates made from it. With --data it reads rollout.prompts groups:
+    rows, pairs, or all completions of a prompt with logged rewards."""
     seed: int = 0
     """Seed of the initial policy, the order of tasks, the sampling and the evaluations; 0 or more."""
     output: str | None = None
@@ -187,6 +205,8 @@ class TrainConfig:
     """Optimizer and reuse of rollouts."""
     model: PolicyOptions = field(default_factory=PolicyOptions)
     """Size, adapters and precision of the policy."""
+    recorded: RecordedConfig = field(default_factory=RecordedConfig)
+    """Recorded data that is trained on."""
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     """Supervised updates on reference answers, interleaved with the policy gradient."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

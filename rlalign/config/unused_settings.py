@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlalign.algorithms import BEST_OF_N, OFFLINE, axes
+from rlalign.algorithms import BEST_OF_N, OFFLINE, OUTSIDE, UNTRAINED, axes
+from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
@@ -13,7 +14,7 @@ from rlalign.config.serialize import differences
 
 def unused_settings(config: TrainConfig) -> dict[str, str]:
     """Return dotted key -> reason, for settings without effect that differ from the defaults of the configuration."""
-    base = default_config(env=config.env, policy=config.policy, algorithm=config.algorithm)
+    base = default_config(config.env, config.policy, config.algorithm, config.data)
     changed = differences(base, config)
     return {key: reason for key, reason in unread(config).items() if key in changed}
 
@@ -73,6 +74,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "objective.regularizer", "nll_above", "objective.regularizer.nll_coef is 0"
     if not o.filter.dynamic_sampling:
         yield "rollout", "max_draws", "objective.filter.dynamic_sampling is off"
+    yield from _unread_on_data(c)
     if not c.supervised.align_interval:
         yield "supervised", "weight", "supervised.align_interval is 0"
     elif c.supervised.weight == 0:
@@ -87,10 +89,22 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if c.algorithm in OFFLINE:
         others = " ".join(axis for axis in axes(o) if axis != "kl.coef")
         yield "objective", others, f"{c.algorithm} reads objective.kl.coef alone"
-    else:
+    if c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
         yield "", "data", f"{c.algorithm} samples its own completions"
+    if not c.data:
+        yield "recorded", "kind turns max_length held_out", "there is no --data"
     if c.tracking.wandb == "off":
         yield "tracking", "project", "tracking.wandb is off"
+
+
+def _unread_on_data(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    if not c.data or c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
+        return
+    if not find_algorithm(c.algorithm).data and c.algorithm not in OFFLINE:
+        yield "rollout", "group_size", "a step reads all recorded completions of rollout.prompts prompts"
+    yield "rollout", "max_draws", "the completions were recorded"
+    if c.recorded.kind != "demonstrations" and find_algorithm(c.algorithm).data != "demonstrations":
+        yield "recorded", "turns", "the data is no demonstrations"
 
 
 def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from rlalign.algorithms import UNTRAINED
 from rlalign.algorithms import algorithm as find_algorithm
+from rlalign.config.defaults import ENV_OF_DATA, env_of_data
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.errors import MissingExtraError, UserError, did_you_mean
@@ -51,6 +52,9 @@ def validate(config: TrainConfig) -> None:
         ("seed", config.seed, 0),
     ):
         check_range(name, value, least=least)
+    check_range("recorded.held_out", config.recorded.held_out, least=0, below=1)
+    if config.recorded.max_length is not None:
+        check_range("recorded.max_length", config.recorded.max_length, least=2)
     for name, beta in (("learner.beta1", ln.beta1), ("learner.beta2", ln.beta2)):
         check_range(name, beta, least=0, below=1)
     _check_numbers(config)
@@ -152,6 +156,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     if ":" in config.algorithm and not config.algorithm.startswith("trl:"):
         find_algorithm(config.algorithm)
+    if config.data and config.env.partition("?")[0] == ENV_OF_DATA:
+        config = replace(config, env=env_of_data(config.data, config.recorded.held_out))
     objective = config.objective
     if objective.kl.where != "none" and objective.kl.coef == 0 and objective.kl.target == 0:
         objective = replace(objective, kl=replace(objective.kl, where="none"))

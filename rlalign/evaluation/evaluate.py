@@ -206,6 +206,7 @@ def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> 
 def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
     """Return metric -> [N] of a rollout; `reference` holds the reference log-probs [N, L]."""
     actions = rollout.num_actions.clamp(min=1)  # an empty completion divides 0 by 1
+    assert rollout.sampler_logprobs is not None  # it was sampled
     kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 outside the action mask
     return {
         "reward": rollout.returns.double().numpy(),

@@ -36,12 +36,28 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
         "rollout/length": float(rollout.num_actions.double().mean()),
         "rollout/tokens": float(rollout.num_actions.sum()),
         "rollout/truncated": float(rollout.truncated.double().mean()),
-        # sample estimate of the policy's entropy per token, in nats
-        "rollout/entropy": float(-rollout.sampler_logprobs.sum() / rollout.num_actions.sum()),
         # share of groups with nonzero reward variance
         "rollout/signal": float(has_reward_variance(rollout).double().mean()),
     }
+    if rollout.sampler_logprobs is not None:
+        # sample estimate of the policy's entropy per token, in nats
+        metrics["rollout/entropy"] = float(-rollout.sampler_logprobs.sum() / rollout.num_actions.sum())
     return metrics
+
+
+def recorded_metrics(rollout: Rollout, passes: float) -> dict[str, float]:
+    """Return the metrics of N recorded trajectories: rollout/length, /tokens, /truncated and data/passes.
+
+    Args:
+        rollout: of the step.
+        passes: passes over the data after the step.
+    """
+    return {
+        "rollout/length": float(rollout.num_actions.double().mean()),
+        "rollout/tokens": float(rollout.num_actions.sum()),
+        "rollout/truncated": float(rollout.truncated.double().mean()),
+        "data/passes": passes,
+    }
 
 
 def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, float]:
@@ -52,7 +68,7 @@ def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, flo
         reference: log-probabilities of the sampled tokens under the reference policy, [N, L], or None if the objective
             uses no reference policy; the result is then empty.
     """
-    if reference is None:
+    if reference is None or rollout.sampler_logprobs is None:
         return {}
     return {"rollout/kl": float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())}
 

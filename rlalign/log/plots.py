@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -63,19 +64,57 @@ def draw(folder: Path) -> None:
 
 
 def no_curve(folder: Path) -> str:
-    """Return the message for a run without a step that has a reward."""
-    return f"'{folder}': expected metrics, got no step with a reward; train the run first"
+    """Return the message for a run without a step that can be drawn."""
+    return f"'{folder}': expected metrics, got no step with a reward or a loss; train the run first"
+
+
+@dataclass(frozen=True, slots=True)
+class _Curve:
+    """What the first panel shows, and the second one if there is no KL.
+
+    Attributes:
+        key: metric of the first panel; runs without it are not of this kind.
+        label: name of the curve.
+        axis: label of the axis.
+        title: of the panel.
+        band: metric of the half-width of the interval; empty: none.
+        second: metric of the second panel.
+        second_axis: label of its axis.
+        second_title: its title.
+    """
+
+    key: str
+    label: str
+    axis: str
+    title: str
+    band: str
+    second: str
+    second_axis: str
+    second_title: str
+
+
+_CURVES = (
+    _Curve("reward/mean", "reward", "reward (95 % CI over samples)", "Reward", "reward/ci95", "rollout/length",
+           "tokens per completion", "Length"),
+    _Curve("preference/accuracy", "accuracy on the step's pairs", "share of pairs", "Accuracy on preferences", "",
+           "preference/margin", "implicit reward, chosen − rejected", "Margin"),
+    _Curve("train/loss", "loss", "nats per token", "Loss on recorded data", "", "train/grad_norm", "Euclidean norm",
+           "Gradient"),
+)  # fmt: skip
+"""Kinds of runs, in the order in which they are tried: on samples, on preferences, on demonstrations."""
+DRAWABLE = tuple(curve.key for curve in _CURVES)
+"""Metrics one of which a run needs to be drawn."""
 
 
 @_frees_its_figure
 def plot_runs(folders: Sequence[Path], path: Path) -> Path:
     """Draw the reward and KL curves of one or several runs into one image and return its path.
 
-    Runs on preference data have no rewards of samples; several of them are drawn by their pairs.
+    Runs on recorded data have no rewards of samples; they are drawn by their pairs, or by their loss.
 
     Raises:
         UserError: for an image format that matplotlib does not write, for a run that is passed twice, for a run
-            without metrics, and for runs on samples beside runs on preference data.
+            without metrics, and for runs on samples beside runs on recorded data.
     """
     import matplotlib
     from matplotlib.backend_bases import FigureCanvasBase
@@ -84,15 +123,12 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
     formats = FigureCanvasBase.get_supported_filetypes()
     if path.suffix[1:].lower() not in formats:
         raise UserError(f"'{path}': expected the suffix of an image format; use one of {', '.join(sorted(formats))}")
-    runs = {folder: _rows_with(folder, "reward/mean") for folder in folders}
-    offline = not any(runs.values())
-    if offline:
-        runs = {folder: _rows_with(folder, "preference/accuracy") for folder in folders}
+    curve, runs = _curve_of(folders)
     if len({folder.resolve() for folder in folders}) < len(folders):
         raise UserError("expected different runs, got the same run twice; pass each run once")
     empty = [folder for folder, rows in runs.items() if not rows]
-    if empty and not offline and _rows_with(empty[0], "preference/accuracy"):
-        raise UserError(f"'{empty[0]}' is a run on preference data, without rewards of samples; plot it alone")
+    if empty and any(_rows_with(empty[0], other.key) for other in _CURVES[1:]):
+        raise UserError(f"'{empty[0]}' is a run on recorded data, without {curve.label}; plot it alone")
     if empty:
         raise UserError(no_curve(empty[0]))
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
@@ -101,31 +137,34 @@ def plot_runs(folders: Sequence[Path], path: Path) -> Path:
         reward_axis, second_axis = figure.subplots(1, 2, width_ratios=[1.6, 1])
         palette: Any = matplotlib.colormaps["tab10"].colors  # type: ignore[attr-defined]  # listed colormaps have it
         has_kl = any("rollout/kl" in row for rows in runs.values() for row in rows)
-        first, second = ("preference/accuracy", "preference/margin") if offline else ("reward/mean", "rollout/length")
-        if has_kl:
-            second = "rollout/kl"
+        second = "rollout/kl" if has_kl else curve.second
         single = len(folders) == 1
         for i, (folder, rows) in enumerate(runs.items()):
             color = _BLUE if single else palette[i % 10]
-            name = "accuracy on the step's pairs" if offline else "reward"
-            label = name if single else literal(folder.name)
-            _curve(reward_axis, rows, first, color, label, band="" if offline else "reward/ci95")
+            label = curve.label if single else literal(folder.name)
+            _curve(reward_axis, rows, curve.key, color, label, band=curve.band)
             if single:
                 _components(reward_axis, rows)
             _curve(second_axis, rows, second, color, None)
-        reward_axis.set(xlabel="step", ylabel="reward (95 % CI over samples)", title="Reward")
-        if offline:
-            reward_axis.set(ylabel="share of pairs", title="Accuracy on preferences")
-            second_axis.set(xlabel="step", ylabel="implicit reward, chosen − rejected", title="Margin")
-        elif has_kl:
+        reward_axis.set(xlabel="step", ylabel=curve.axis, title=curve.title)
+        if has_kl:
             second_axis.set(xlabel="step", ylabel="nats per completion", title="KL to the reference policy")
         else:
-            second_axis.set(xlabel="step", ylabel="tokens per completion", title="Length")
+            second_axis.set(xlabel="step", ylabel=curve.second_axis, title=curve.second_title)
         if reward_axis.get_legend_handles_labels()[0]:
             reward_axis.legend(frameon=False, fontsize=8)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path)
     return path
+
+
+def _curve_of(folders: Sequence[Path]) -> tuple[_Curve, dict[Path, list[dict[str, Any]]]]:
+    """Return the first kind that one of the runs is of, and the rows of each run that have its metric."""
+    for curve in _CURVES:
+        runs = {folder: _rows_with(folder, curve.key) for folder in folders}
+        if any(runs.values()):
+            break
+    return curve, runs
 
 
 @_frees_its_figure

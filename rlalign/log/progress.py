@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from types import TracebackType
@@ -61,9 +62,10 @@ class ProgressLine:
 
 
 def _state(metrics: Mapping[str, float]) -> str:
-    """Return the reward and length of the step's samples, or the loss and accuracy on its pairs."""
+    """Return the reward and length of the step's samples, or the loss on recorded data and the accuracy on pairs."""
     if "reward/mean" not in metrics:
-        return f"loss {metrics['train/loss']:.4f}  accuracy {metrics['preference/accuracy']:.2f}"
+        agreement = f"  accuracy {metrics['preference/accuracy']:.2f}" if "preference/accuracy" in metrics else ""
+        return f"loss {metrics.get('train/loss', math.nan):.4f}{agreement}"
     kl = f"KL {metrics['rollout/kl']:.2f}  " if "rollout/kl" in metrics else ""
     reward = f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}"
     return f"{reward}  {kl}length {metrics['rollout/length']:.1f}"

@@ -53,6 +53,7 @@ def check_rollout(policy: Policy, rollout: Rollout, sampling: Sampling, where: s
     def difference(rows: torch.Tensor) -> torch.Tensor:
         mask = rollout.action_mask[rows]
         scores = policy.score(rollout.tokens[rows], rollout.lengths[rows], mask, sampling)
+        assert rollout.sampler_logprobs is not None  # it was sampled
         return (scores.logprobs.float().cpu() - rollout.sampler_logprobs[rows])[mask].abs()
 
     count = int((rollout.num_actions.cumsum(0) < _ENOUGH).sum()) + 1

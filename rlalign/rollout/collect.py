@@ -25,7 +25,7 @@ class Rollout:
         tokens: int64 [N, L], contexts right-padded: prompt, turns and environment messages as the policy read them.
         lengths: int64 [N].
         action_mask: bool [N, L], true where the policy chose the token.
-        sampler_logprobs: float32 [N, L], of the sampling distribution; 0 off the mask.
+        sampler_logprobs: float32 [N, L], of the sampling distribution; 0 off the mask. None: they were not recorded.
         rewards: float32 [N, L]; 0 where `valid` is false.
         valid: bool [N], false where a reward failed.
         components: name -> float64 [N], unweighted, summed over the episode; NaN where one failed or did not apply.
@@ -43,7 +43,7 @@ class Rollout:
     tokens: Tensor
     lengths: Tensor
     action_mask: Tensor
-    sampler_logprobs: Tensor
+    sampler_logprobs: Tensor | None
     rewards: Tensor
     valid: Tensor
     components: dict[str, Tensor]

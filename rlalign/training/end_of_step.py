@@ -13,6 +13,7 @@ from rlalign.config.serialize import fingerprint
 from rlalign.log.equal_rewards import warning_of
 from rlalign.training.experience import Experience
 from rlalign.training.out_of_memory import during
+from rlalign.training.recorded_run import HeldOutData
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.supervised_step import supervised_step
 from rlalign.training.trainer_state import TrainerState
@@ -30,16 +31,23 @@ class EndOfStep:
     Args:
         state: of the run.
         validator: evaluates the policy.
+        held_out: measures the policy on held-out rows of recorded data; None: the policy samples.
         stop: holds interruptions back where half of the work must not be done.
         warn: prints a warning.
     """
 
     def __init__(
-        self, state: TrainerState, validator: Validator, stop: StopRequest, warn: Callable[[str], None]
+        self,
+        state: TrainerState,
+        validator: Validator,
+        held_out: HeldOutData | None,
+        stop: StopRequest,
+        warn: Callable[[str], None],
     ) -> None:
         self.state = state
         self.config = state.config
         self.validator = validator
+        self.held_out = held_out
         self.stop = stop
         self.warn = warn
 
@@ -79,5 +87,9 @@ class EndOfStep:
             state.check_weights("before a validation")  # its weights may become the best ones
         with during("validation"):
             results = self.validator.evaluate(self.validator.validation_tasks)
-        state.early_stopping.record(step, results.mean("reward"), state.policy, fingerprint(self.config))
-        return {f"eval/{name}": results.mean(name) for name in results.metrics}
+            of_data = self.held_out.metrics() if self.held_out is not None else {}
+        score = results.mean("reward")
+        if self.held_out is not None and of_data and not state.collector.mdp.has_reward:
+            score = self.held_out.score(of_data)
+        state.early_stopping.record(step, score, state.policy, fingerprint(self.config))
+        return {f"eval/{name}": results.mean(name) for name in results.metrics} | of_data

@@ -1,31 +1,24 @@
-"""Experience of one step: tasks → rollout → rewards → log-probs and values → advantages, as a buffer to learn from."""
+"""Experience of one step: rollout → log-probs and values → advantages, as a buffer to learn from."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
-
-import torch
-from torch import Tensor
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_stream import TaskStream
-from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.log.diagnostics import gold_of, rollout_diagnostics
-from rlalign.log.metrics import kl_metric, logged_metrics, rollout_metrics, samples_of
+from rlalign.log.metrics import kl_metric, logged_metrics, recorded_metrics, rollout_metrics, samples_of
 from rlalign.policies.base import Policy
-from rlalign.policies.factory import make_sampler
-from rlalign.rollout.collect import Rollout, collect
+from rlalign.rollout.collect import Rollout
 from rlalign.rollout.component_normalization import check_scopes, normalize_components
-from rlalign.rollout.dynamic_sampling import join, resample_groups
+from rlalign.rollout.recorded import RecordedRollouts
+from rlalign.rollout.source import Drawn, RolloutSource
 from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.learner import Learner
-from rlalign.training.rng import RngStreams
 from rlalign.training.update_buffer import UpdateBuffer
-from rlalign.types import Task
 
 
 @dataclass
@@ -71,10 +64,10 @@ class ExperienceCollector:
 
     Args:
         config: the run's configuration.
-        policy: samples the completions.
+        policy: told that its weights have changed, before each rollout.
         mdp: the environment, bound to the policy's tokenizer.
         learner: computes log-probs, values and advantages.
-        rng: the run's random number generators.
+        source: of the rollouts.
         failures: counts steps without a valid reward.
         warn: prints a warning.
     """
@@ -85,7 +78,7 @@ class ExperienceCollector:
         policy: Policy,
         mdp: TextMDP,
         learner: Learner,
-        rng: RngStreams,
+        source: RolloutSource,
         failures: FailureLimits,
         warn: Callable[[str], None],
     ) -> None:
@@ -93,18 +86,15 @@ class ExperienceCollector:
         self.policy = policy
         self.mdp = mdp
         self.learner = learner
-        self.rng = rng
+        self.source = source
         self.failures = failures
         self.warn = warn
-        self.sampler = make_sampler(config.rollout.sampler, policy)
-        self.tasks = TaskStream(mdp.source, "train", seed=rng.task_seed)
-        self.env = TokenVectorEnv(mdp, config.samples_per_step)
         self.gold = gold_of(mdp, mdp.reward.weights)
         if config.rollout.per_component:
             check_scopes(mdp.reward.scopes, mdp.reward.weights)
 
     def collect(self, step: int) -> Experience:
-        """Sample the next tasks and prepare the updates.
+        """Draw the next rollout and prepare the updates.
 
         Args:
             step: the step, from 0.
@@ -114,88 +104,44 @@ class ExperienceCollector:
         """
         start = time.perf_counter()
         self.policy.begin_rollout()
-        tasks = self.tasks.next(self.config.rollout.prompts)
         self.mdp.reward.begin_step(step)
-        self.env.reward_seconds = 0.0
-        with torch.no_grad():
-            rollout, sampled, precomputed = self._sample(step, tasks)
-            greedy_rewards = None
-            if self.config.objective.needs_greedy:
-                rollout, greedy_rewards = self._greedy_rewards(step, rollout)
-        weights = self.mdp.reward.weights
+        drawn = self.source.draw(step)
         rollout_end = time.perf_counter()
-        learned = normalize_components(rollout, weights) if self.config.rollout.per_component else rollout
-        buffer = self.learner.prepare(learned, greedy_rewards=greedy_rewards, precomputed=precomputed)
+        weights = self.mdp.reward.weights
+        recorded = isinstance(self.source, RecordedRollouts)
+        learned = normalize_components(drawn.rollout, weights) if self.config.rollout.per_component else drawn.rollout
+        buffer = self.learner.prepare(
+            learned,
+            greedy_rewards=drawn.greedy_rewards,
+            precomputed=drawn.precomputed,
+            mismatched=drawn.mismatched,
+            recorded=recorded,
+        )
         times = {
             "time/rollout": rollout_end - start,
             "time/prepare": time.perf_counter() - rollout_end,
             "time/update": 0.0,
-            "time/reward": self.env.reward_seconds,  # a part of time/rollout
+            "time/reward": drawn.reward_seconds,  # a part of time/rollout
         }
-        # Dynamic sampling selects groups, which are a biased sample: metrics describe everything that was sampled.
-        everything = rollout if len(sampled) == 1 else join(sampled)
-        buffer.component_means = {name: float(v.nanmean()) for name, v in everything.components.items()}
+        samples = samples_of(drawn.rollout)
+        if isinstance(self.source, RecordedRollouts):
+            return Experience(buffer, recorded_metrics(drawn.rollout, self.source.passes) | times, samples)
+        buffer.component_means = {name: float(v.nanmean()) for name, v in drawn.everything.components.items()}
         failures = self._pop_failures()
-        self._check_rewards(step, rollout, failures)
+        self._check_rewards(step, drawn.rollout, failures)
         logged = logged_metrics(self.mdp.reward)
-        metrics = self._metrics(rollout, everything, buffer, weights) | logged | failures | times
-        return Experience(buffer, metrics | {"rollout/draws": float(len(sampled))}, samples_of(rollout))
+        metrics = self._metrics(drawn, buffer, weights) | logged | failures | times
+        return Experience(buffer, metrics | {"rollout/draws": float(drawn.draws)}, samples)
 
-    def _metrics(
-        self, rollout: Rollout, everything: Rollout, buffer: UpdateBuffer, weights: Mapping[str, float]
-    ) -> dict[str, float]:
+    def _metrics(self, drawn: Drawn, buffer: UpdateBuffer, weights: Mapping[str, float]) -> dict[str, float]:
         """Return rollout/, reward/ and train/ metrics."""
-        metrics = rollout_metrics(everything) | kl_metric(rollout, buffer.batch.ref_logprobs)
-        metrics |= rollout_diagnostics(everything, self.mdp, self.gold)
+        metrics = rollout_metrics(drawn.everything) | kl_metric(drawn.rollout, buffer.batch.ref_logprobs)
+        metrics |= rollout_diagnostics(drawn.everything, self.mdp, self.gold)
         if self.config.on_bad_record == "drop":
             metrics["rollout/dropped_records"] = float(getattr(self.mdp.source, "dropped", 0))
         if self.config.objective.kl.target > 0:
             metrics["train/kl_coef"] = self.learner.state.kl_coef  # beta of this step's updates
         return metrics | {f"reward/{name}/weight": weights[name] for name in self.mdp.reward.scheduled}
-
-    def _sample(
-        self, step: int, tasks: Sequence[Task]
-    ) -> tuple[Rollout, list[Rollout], dict[str, Tensor | None] | None]:
-        """Return the rollout to learn from, everything that was sampled, and precomputed log-probs of the rollout."""
-        group_size = self.config.rollout.group_size
-        settings = self._sampling_settings(step)
-        if self.config.objective.filter.dynamic_sampling:
-            # The groups to learn from are known only after scoring, so nothing can be precomputed meanwhile.
-            first = collect(self.env, self.sampler, tasks, group_size=group_size, **settings)
-
-            def sample_again() -> Rollout:
-                tasks = self.tasks.next(self.config.rollout.prompts)
-                return collect(self.env, self.sampler, tasks, group_size=group_size, **settings)
-
-            rollout, sampled = resample_groups(sample_again, first, max_draws=self.config.rollout.max_draws)
-            return rollout, sampled, None
-        results: list[dict[str, Tensor | None]] = []
-
-        # Called while worker processes score the rewards; not called without one, and `prepare` computes them then.
-        def precompute(tokens: Tensor, lengths: Tensor, mask: Tensor) -> None:
-            results.append(self.learner.precompute_logprobs(tokens, lengths, mask))
-
-        rollout = collect(self.env, self.sampler, tasks, group_size=group_size, while_scoring=precompute, **settings)
-        return rollout, [rollout], results[0] if results else None
-
-    def _greedy_rewards(self, step: int, rollout: Rollout) -> tuple[Rollout, Tensor]:
-        """Return the rollout and, per row, the reward of a greedy completion of its prompt (ReMax), float [N].
-
-        Rows whose greedy completion could not be scored become invalid: they have no baseline.
-        """
-        group_size = self.config.rollout.group_size
-        tasks = rollout.tasks[::group_size]
-        env = TokenVectorEnv(self.mdp, self.config.rollout.prompts)
-        greedy = collect(env, self.sampler, tasks, group_size=1, greedy=True, **self._sampling_settings(step))
-        rewards = greedy.returns.repeat_interleave(group_size)
-        return replace(rollout, valid=rollout.valid & rewards.isfinite()), rewards.nan_to_num()
-
-    def _sampling_settings(self, step: int) -> dict[str, Any]:
-        return {
-            "sampling": self.config.rollout.sampling,
-            "generator": self.rng.sampler,
-            "seed": self.rng.episode_seed(step),
-        }
 
     def _check_rewards(self, step: int, rollout: Rollout, failures: dict[str, float]) -> None:
         """Count a step without a valid reward. Raises RewardError when there are too many in a row."""

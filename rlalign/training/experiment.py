@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError
 
 from rlalign.checks.data_pass import check_splits, checked_mdp, refuse_bad_records
+from rlalign.config.defaults import ENV_OF_DATA
 from rlalign.config.instantiate import build_mdp, build_policy, check_policy
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_sizes
@@ -27,6 +28,7 @@ from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
 from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
+from rlalign.recorded.read import hub_identity
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
@@ -35,6 +37,7 @@ from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.tokenizers import HFTokenizer
 from rlalign.training.out_of_memory import memory_failure, out_of_memory
+from rlalign.training.recorded_run import check_data, load_data, write_held_out
 from rlalign.training.resume_check import check_resume, check_source
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.supervised import has_reference, no_reference
@@ -63,7 +66,7 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         check_resume(folder, config, console)  # before the import of code, which may have changed
     validate(config)
     mdp = build_checked_mdp(config, env=env, rewards=rewards)  # unknown names fail before anything is written
-    identity = {**identity_of(config), **source_identity(config, mdp)}
+    identity = {**identity_of(config), **source_identity(config, mdp), **hub_identity(config.data)}
     if config.resume:
         check_source(folder, config, identity, console)
     for key, reason in unused_settings(config).items():
@@ -83,6 +86,7 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         if few:
             console.warn(few)
         check_sizes(config, mdp)  # again, with the length of the prompts
+        config, data = load_data(config, policy, mdp, console)
         if mdp.chat:
             console.print(
                 f"prompts: user messages in the policy's chat template, turns of up to {mdp.max_new} tokens; "
@@ -94,7 +98,7 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         if policy.path_summary:
             console.print(f"policy: {policy.path_summary}", soft_wrap=True)
         write_config(folder, replace(config, resume=False, allow_change=False, trust_run=False))
-        trainer = Trainer(config, folder, policy, mdp, stop=stop, quiet=quiet)
+        trainer = Trainer(config, folder, policy, mdp, data=data, stop=stop, quiet=quiet)
         trainer.state.identity = identity
         try:
             with on_device(policy.device):
@@ -141,6 +145,7 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
     mdp = build_mdp(config, env=env, rewards=rewards)
     check_sizes(config, mdp, early=True)
     refuse_bad_records(config, mdp)
+    check_data(config)
     if config.supervised.align_interval and not has_reference(mdp):
         raise UserError(no_reference(mdp))
     weights = mdp.reward.weights
@@ -163,10 +168,11 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
     folder = state.folder
     validator = trainer.validator
     before = validator.evaluate(validator.final_tasks)  # before a resume, while the weights are the initial ones
+    values_before = trainer.held_out.values() if trainer.held_out is not None else {}
     if trainer.config.resume:
         trainer.resume()
         console.print(f"resuming '{folder}' at step {state.step} of {trainer.config.steps}")
-    else:
+    elif trainer.mdp.has_reward:
         console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
     status = trainer.run()
     if state.step:
@@ -196,6 +202,9 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
     run = Run(folder)
     run.comparison = Comparison(before, validator.evaluate(validator.final_tasks))
     write_comparison(folder, run.comparison)
+    if trainer.held_out is not None and values_before:
+        kind = trainer.held_out.data.kind
+        run.held_out = write_held_out(folder, kind, values_before, trainer.held_out.values())
     return run
 
 
@@ -222,8 +231,11 @@ def _check_unused(folder: Path) -> None:
 
 def default_output(config: TrainConfig) -> Path:
     """Return runs/ENV-POLICY-ALGORITHM-TIME, with a number appended where that exists."""
+    env = config.env
+    if config.data and env.partition("?")[0] == ENV_OF_DATA:
+        env = config.data
     words = [
-        Path(config.env.removeprefix(OBJECT).partition("?")[0]).stem.removesuffix("-v0"),
+        Path(env.removeprefix(OBJECT).partition("?")[0]).stem.removesuffix("-v0"),
         Path(config.policy).name,
         config.algorithm,
     ]

@@ -25,6 +25,7 @@ from rlalign.objective import (
     likelihood_loss,
     loss_count,
     policy_loss,
+    reference_point,
     value_count,
     value_loss,
 )
@@ -32,6 +33,7 @@ from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.agreement import check_mismatch
 from rlalign.rollout.collect import Rollout
+from rlalign.rollout.source import TokenRows
 from rlalign.training.allocator import keep_freed_memory
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.metric_sums import MetricSums
@@ -100,14 +102,17 @@ class Learner:
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lr_factor(config, total_updates))
         self.state = ObjectiveState.start(objective)
-        self.micro_batcher = MicroBatcher(policy, config.micro_batch)
+        # a loss that compares the two rows of a pair needs both in one forward pass
+        self.micro_batcher = MicroBatcher(policy, config.micro_batch, unit=2 if objective.needs_pairs else 1)
         self.updates = 0
         self.steps_begun = self.steps_done = 0  # of the optimizer, in this process
         self.last_metrics: dict[str, float] = {}  # of the last update that reached its optimizer step
 
     # ---- before the updates ----
 
-    def precompute_logprobs(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> dict[str, Tensor | None]:
+    def precompute_logprobs(
+        self, tokens: Tensor, lengths: Tensor, mask: Tensor, *, recorded: bool = False
+    ) -> dict[str, Tensor | None]:
         """Return the fields of a `Batch` that models compute and rewards do not change.
 
         These are reference log-probs, values and old log-probs, as far as the objective reads them.
@@ -116,11 +121,12 @@ class Learner:
             tokens: int64 [N, L] of a rollout, as in `Rollout`.
             lengths: int64 [N].
             mask: bool [N, L], the action mask.
+            recorded: the rollout was recorded, so that its log-probs are not those of this policy.
         """
         objective = self.objective
         batcher = self.micro_batcher
         computed: dict[str, Tensor | None] = {}
-        recompute = self._reuses and self._recompute_old()
+        recompute = self._needs_own_logprobs if recorded else self._reuses and self._recompute_old()
         with torch.no_grad():
             if objective.needs_reference:
                 reference = batcher.score_all(self._score_reference, tokens, lengths, mask)
@@ -142,6 +148,8 @@ class Learner:
         *,
         greedy_rewards: Tensor | None = None,
         precomputed: dict[str, Tensor | None] | None = None,
+        mismatched: TokenRows | None = None,
+        recorded: bool = False,
     ) -> UpdateBuffer:
         """Compute the advantages of a rollout and plan its minibatches.
 
@@ -149,9 +157,13 @@ class Learner:
             rollout: N trajectories.
             greedy_rewards: float [N], rewards of greedy completions of the same prompts, for that baseline.
             precomputed: the result of `precompute_logprobs`; None: it is computed here.
+            mismatched: prompts with completions of other prompts, for KTO's reference point.
+            recorded: the rollout was recorded: its log-probs, if it has any, are those of another policy.
         """
         if precomputed is None:
-            precomputed = self.precompute_logprobs(rollout.tokens, rollout.lengths, rollout.action_mask)
+            precomputed = self.precompute_logprobs(
+                rollout.tokens, rollout.lengths, rollout.action_mask, recorded=recorded
+            )
         batch = Batch(
             action_mask=rollout.action_mask,
             rewards=rollout.rewards,
@@ -164,11 +176,34 @@ class Learner:
             max_length=self.max_length,
         ).to(self.policy.device)
         batch = replace(batch, **precomputed)  # type: ignore[arg-type]  # its keys are names of tensors only
-        if batch.old_logprobs is None and (self._reuses or self.config.old_logprobs == "sampler"):
+        own = batch.sampler_logprobs is not None and (self._reuses or self.config.old_logprobs == "sampler")
+        if batch.old_logprobs is None and own:
             batch = replace(batch, old_logprobs=batch.sampler_logprobs)
+        if mismatched is not None:
+            batch = replace(batch, reference_point=self._reference_point(mismatched).expand(len(rollout)))
         with torch.no_grad():
             batch = compute_advantages(self.objective, batch, self.state)
-        return UpdateBuffer(rollout.tokens, rollout.lengths, rollout.action_mask, batch, self._plan(len(rollout)))
+        plan = self._plan(len(rollout))
+        return UpdateBuffer(
+            rollout.tokens, rollout.lengths, rollout.action_mask, batch, plan, sampled_by_policy=not recorded
+        )
+
+    def _reference_point(self, rows: TokenRows) -> Tensor:
+        """Return KTO's reference point, a scalar on the policy's device, from prompts with other prompts' answers."""
+        arguments = (rows.tokens, rows.lengths, rows.action_mask)
+        with torch.no_grad():
+            score = partial(self.policy.score, sampling=self.sampling)
+            logprobs = self.micro_batcher.score_all(score, *arguments).logprobs
+            reference = self.micro_batcher.score_all(self._score_reference, *arguments).logprobs
+            return reference_point(logprobs, reference, to_device(rows.action_mask, self.policy.device))
+
+    @property
+    def _needs_own_logprobs(self) -> bool:
+        """Whether updates on recorded rows read the log-probs of this policy before the update."""
+        objective = self.objective
+        if objective.is_preference or (self.config.old_logprobs == "sampler" and objective.ratio != "none"):
+            return False
+        return objective.reuses or objective.kl.where == "reward"
 
     @property
     def _reuses(self) -> bool:
@@ -182,8 +217,10 @@ class Learner:
         """Return the row indices of each update: one permutation per epoch, cut into minibatches."""
         if not self._reuses:
             return [torch.arange(n)]
-        orders = [torch.randperm(n, generator=self.generator) for _ in range(self.config.epochs)]
-        return [rows for order in orders for rows in order.chunk(self.config.minibatches)]
+        unit = self.micro_batcher.unit
+        orders = [torch.randperm(n // unit, generator=self.generator) for _ in range(self.config.epochs)]
+        chunks = [units for order in orders for units in order.chunk(self.config.minibatches)]
+        return [(units[:, None] * unit + torch.arange(unit)).flatten() for units in chunks]
 
     # ---- updates ----
 
@@ -209,9 +246,9 @@ class Learner:
             self.accumulate_gradient(buffer, rows, check_finite=True)  # again with checks, which name the tensor
             self.optimizer.zero_grad(set_to_none=True)
             raise
-        metrics = {f"train/{name}": value for name, value in numbers.items()}
+        metrics = {name if "/" in name else f"train/{name}": value for name, value in numbers.items()}
         mismatch = metrics.get("train/mismatch", 0.0)  # not computed while only the value is trained
-        if first:
+        if first and buffer.sampled_by_policy:
             check_mismatch(mismatch, self.policy.compute_dtype, "the first update")
         self.last_metrics = {**metrics, "train/lr": float(self.schedule.get_last_lr()[0])}
         self._step()

@@ -28,11 +28,13 @@ class MicroBatcher:
         policy: the policy that scores.
         micro_batch: rows per micro-batch at most. 0 is all rows; on a CPU it is as many as have 8,192 tokens to read,
             or fewer where those would need more than about 4 GiB for the backward pass.
+        unit: neighboring rows that are never divided: 2 for a loss on pairs of rows.
     """
 
-    def __init__(self, policy: Policy, micro_batch: int) -> None:
+    def __init__(self, policy: Policy, micro_batch: int, *, unit: int = 1) -> None:
         self.policy = policy
         self.micro_batch = micro_batch
+        self.unit = unit
 
     def split(self, rows: Tensor, tokens: Tensor, lengths: Tensor, mask: Tensor) -> Sequence[Tensor]:
         """Return the row indices of each micro-batch. Sums over them do not depend on the split.
@@ -47,6 +49,8 @@ class MicroBatcher:
         if not self.micro_batch and self.policy.device.type != "cpu":
             return [rows]
         packs = isinstance(self.policy, SupportsPacking) and self.policy.packs
+        if self.unit > 1:
+            return self._split_units(rows.sort().values.view(-1, self.unit), lengths)
         order = rows.sort().values if packs else rows[torch.argsort(lengths[rows], stable=True)]
         first_cost = lengths[order]  # tokens that a row adds as the first one of its micro-batch
         next_cost = first_cost  # tokens that it adds after another row
@@ -55,15 +59,33 @@ class MicroBatcher:
             prompts, ends_group = _prompts(tokens[order], lengths[order], mask[order])
             starts_group = torch.tensor([True, *ends_group[:-1]])
             next_cost = torch.where(starts_group, first_cost, first_cost - prompts)
+        limit = self.micro_batch
         if self.micro_batch:
-            limit = self.micro_batch
             first_cost = torch.ones_like(first_cost)
             next_cost = torch.ones_like(next_cost)
         else:
-            limit = _CPU_TOKENS
-            if torch.is_grad_enabled():
-                limit = max(1, min(limit, _CPU_BYTES // max(1, self.bytes_per_token)))
+            limit = self._token_limit()
         return torch.split(order, even_cut(next_cost.tolist(), ends_group, limit, first_cost.tolist()))
+
+    def _split_units(self, units: Tensor, lengths: Tensor) -> Sequence[Tensor]:
+        """Return the row indices of each micro-batch of whole units, int64 [n / unit, unit]; similar lengths together.
+
+        A micro-batch has one unit at least, also where the limit is smaller.
+        """
+        units = units[torch.argsort(lengths[units].sum(1), stable=True)]
+        if self.micro_batch:
+            costs = [self.unit] * len(units)
+            limit = self.micro_batch
+        else:
+            costs = lengths[units].sum(1).tolist()
+            limit = self._token_limit()
+        return [part.flatten() for part in torch.split(units, even_cut(costs, [True] * len(units), limit, costs))]
+
+    def _token_limit(self) -> int:
+        """Return the largest number of tokens of a micro-batch on a CPU."""
+        if not torch.is_grad_enabled():
+            return _CPU_TOKENS
+        return max(1, min(_CPU_TOKENS, _CPU_BYTES // max(1, self.bytes_per_token)))
 
     @cached_property
     def bytes_per_token(self) -> int:
@@ -99,9 +121,9 @@ class MicroBatcher:
             empty_cache()
 
     def halve(self, rows: int) -> bool:
-        """Halve the micro-batch for `rows` rows; return False when it is one row already."""
+        """Halve the micro-batch for `rows` rows; return False when it is one unit already."""
         size = min(self.micro_batch or rows, rows)
-        if size == 1:
+        if size <= self.unit:
             return False
         self.micro_batch = size // 2
         return True

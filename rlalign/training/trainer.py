@@ -15,6 +15,11 @@ from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
+from rlalign.policies.factory import make_sampler
+from rlalign.recorded.read import RecordedData
+from rlalign.rollout.recorded import RecordedRollouts
+from rlalign.rollout.sampled import SampledRollouts
+from rlalign.rollout.source import RolloutSource
 from rlalign.training.early_stopping import EarlyStopping
 from rlalign.training.end_of_step import EndOfStep, is_due
 from rlalign.training.experience import Experience, ExperienceCollector
@@ -22,11 +27,13 @@ from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.kl_budget import KLBudget
 from rlalign.training.learner import DivergedError, Learner
 from rlalign.training.out_of_memory import during
+from rlalign.training.recorded_run import HeldOutData
 from rlalign.training.rng import RngStreams
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.trainer_state import TrainerState
 from rlalign.training.validation import Validator
 from rlalign.training.way_out import Ending, leave
+from rlalign.types import Sampling
 
 
 class Trainer:
@@ -37,6 +44,7 @@ class Trainer:
         folder: the run folder.
         policy: the initial policy.
         mdp: the environment, bound to the policy's tokenizer.
+        data: recorded data to learn from; None: the policy samples.
         stop: set from outside to stop between two updates.
         quiet: print nothing.
     """
@@ -48,6 +56,7 @@ class Trainer:
         policy: Policy,
         mdp: TextMDP,
         *,
+        data: RecordedData | None = None,
         stop: StopRequest | None = None,
         quiet: bool = False,
     ) -> None:
@@ -57,15 +66,17 @@ class Trainer:
         self.stop = StopRequest() if stop is None else stop  # a request is false at first: `or` would replace it
         self.console = PlainConsole(quiet=quiet)
         self.validator = Validator(config, policy, mdp)
+        self.held_out = HeldOutData(config, policy, data) if data is not None else None
         rng = RngStreams(config.seed, policy.device)
         self.learner = Learner(
             policy,
             config.objective,
             config.learner,
-            sampling=config.rollout.sampling,
+            # recorded tokens were not sampled here: neither temperature nor truncation applies
+            sampling=config.rollout.sampling if data is None else Sampling(),
             total_updates=config.steps * config.learner.epochs * config.learner.minibatches,
             generator=rng.shuffle,
-            max_length=mdp.max_new * mdp.max_turns,
+            max_length=mdp.max_new * mdp.max_turns if data is None else data.longest,
         )
         self.failures = FailureLimits(folder, config.learner.max_bad_updates, fingerprint(config))
         self.state = TrainerState(
@@ -74,14 +85,33 @@ class Trainer:
             policy=policy,
             learner=self.learner,
             rng=rng,
-            collector=ExperienceCollector(config, policy, mdp, self.learner, rng, self.failures, self._warn),
+            collector=ExperienceCollector(
+                config, policy, mdp, self.learner, self._source(data, rng), self.failures, self._warn
+            ),
             demonstration_tasks=TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
             failures=self.failures,
             early_stopping=EarlyStopping(folder, config.evaluation.patience),
             kl_budget=KLBudget(config.evaluation.stop_kl, config.evaluation.every),
             alarms=AlarmMonitor(folder, self.console),
         )
-        self.end_of_step = EndOfStep(self.state, self.validator, self.stop, self._warn)
+        self.end_of_step = EndOfStep(self.state, self.validator, self.held_out, self.stop, self._warn)
+
+    def _source(self, data: RecordedData | None, rng: RngStreams) -> RolloutSource:
+        """Return where rollouts come from: the data, or the policy's own samples."""
+        config, policy = self.config, self.learner.policy
+        if data is not None:
+            needs_mismatched = config.objective.needs_reference_point
+            per_step = config.rollout.prompts
+            return RecordedRollouts(data.train, per_step=per_step, seed=rng.task_seed, mismatched=needs_mismatched)
+        return SampledRollouts(
+            config,
+            self.mdp,
+            make_sampler(config.rollout.sampler, policy),
+            generator=rng.sampler,
+            task_seed=rng.task_seed,
+            episode_seed=rng.episode_seed,
+            precompute=self.learner.precompute_logprobs,
+        )
 
     def run(self) -> int:
         """Train to the last step, or until a stop is requested. However the run ends, its state is saved first.

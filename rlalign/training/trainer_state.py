@@ -41,7 +41,7 @@ class TrainerState:
         config: the run's configuration.
         folder: the run folder.
         policy, learner, rng: weights, optimizer and objective state, random number generators.
-        collector: holds the position in the tasks and the rewards' own state.
+        collector: holds the position in the tasks or the data, and the rewards' own state.
         demonstration_tasks: the position in the tasks of supervised updates.
         failures, early_stopping, kl_budget, alarms: counters over steps.
         tracker: the log files; None until the run starts or resumes.
@@ -134,7 +134,7 @@ class TrainerState:
     def _positions(self) -> dict[str, Any]:
         """Return the positions in the tasks, the counters over steps and the rewards' own state."""
         return {
-            "tasks": self.collector.tasks.state_dict(),
+            "tasks": self.collector.source.state_dict(),
             "answers": self.demonstration_tasks.state_dict(),
             "divergence": self.failures.state_dict(),
             "patience": self.early_stopping.state_dict(),
@@ -149,7 +149,7 @@ class TrainerState:
         if "kl_budget" in progress:
             self.kl_budget.load_state_dict(progress["kl_budget"])
         self.collector.mdp.reward.load_state_dict(progress.get("reward", {}))
-        self.collector.tasks.load_state_dict(progress["tasks"])
+        self.collector.source.load_state_dict(progress["tasks"])
         self.demonstration_tasks.load_state_dict(progress["answers"])
 
     @contextmanager

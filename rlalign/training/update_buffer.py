@@ -31,6 +31,8 @@ class UpdateBuffer:
         position: updates done.
         component_means: reward component -> mean over everything that was sampled for this rollout; the multipliers of
             constraints follow it after the last update. None when the multipliers have moved already.
+        sampled_by_policy: the policy sampled the rows, so that their log-probs must agree with its scores. False for
+            recorded rows.
     """
 
     tokens: Tensor
@@ -40,6 +42,7 @@ class UpdateBuffer:
     plan: list[Tensor]
     position: int = 0
     component_means: Mapping[str, float] | None = None
+    sampled_by_policy: bool = True
 
     @property
     def done(self) -> bool:
@@ -56,6 +59,7 @@ class UpdateBuffer:
             "plan": self.plan,
             "position": self.position,
             "component_means": self.component_means,
+            "sampled_by_policy": self.sampled_by_policy,
         }
 
     @classmethod
@@ -76,4 +80,5 @@ class UpdateBuffer:
             plan=state["plan"],
             position=state["position"],
             component_means=state.get("component_means"),
+            sampled_by_policy=state.get("sampled_by_policy", True),
         )

@@ -1,0 +1,89 @@
+"""The prompts of recorded data as an environment, for runs whose data is all that a user has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rlalign.envs.longest_prompt import LongestPrompt
+from rlalign.envs.mdp import TextMDP
+from rlalign.errors import RecordError, UserError
+from rlalign.preferences.pairs import Preference, text_of
+from rlalign.recorded.columns import conversation_column, kind_of
+from rlalign.recorded.read import Item, columns_of, divide, read_items
+from rlalign.recorded.rows import completion_of, messages_of, prompt_of
+
+_FEW = 4  # prompts that are held out, below which one set serves as validation and as test
+
+
+class RecordedPrompts(TextMDP):
+    """The prompts of recorded data, each with the recorded answer: of a preference the chosen one. It has no reward.
+
+    Its training prompts are those of the rows that a run trains on. Those of the held-out rows are divided between
+    validation and test; below four they serve as both. `rlalign.config.defaults.env_of_data` names it.
+
+    Args:
+        data: file, folder of datasets, or data set of the hub.
+        held_out: share of the rows that are held out, as in `recorded.held_out`.
+        limits: as for `TextMDP`.
+    """
+
+    id = "recorded"
+    max_prompt = LongestPrompt()
+
+    def __init__(self, data: str = "", held_out: float = 0.1, **limits: Any) -> None:
+        if not data:
+            raise UserError("the environment of recorded prompts: expected data, got none; use --data FILE")
+        super().__init__(source=_by_split(str(data), held_out), **limits)
+
+
+def _by_split(data: str, held_out: float) -> dict[str, list[dict[str, Any]]]:
+    """Return the different prompts of each split, with their answers."""
+    train, rest = divide(_items(data), held_out)
+    seen: set[str] = set()
+    training = [record for _, record in _new_records(train, seen)]
+    others = list(_new_records(rest, seen))
+    if {"validation", "test"} <= {split for split, _ in others}:
+        validation = [record for split, record in others if split == "validation"]
+        test = [record for split, record in others if split == "test"]
+    elif len(others) < _FEW:
+        validation = test = [record for _, record in others]
+    else:
+        validation, test = ([record for _, record in others[start::2]] for start in (0, 1))
+    return {"train": training, "validation": validation, "test": test}
+
+
+def _new_records(items: Sequence[Item], seen: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield split and record of each prompt that is not in `seen`, to which it is added."""
+    for item in items:
+        try:
+            record = _record(item)
+        except (RecordError, UserError):  # the run reads the row again, and says what is wrong
+            continue
+        key = repr(record["prompt"])
+        if key not in seen:
+            seen.add(key)
+            yield item.split, record
+
+
+def _items(data: str) -> tuple[Item, ...]:
+    kind = kind_of(columns_of(data)) or "pairs"
+    return read_items(data, kind)[0]
+
+
+def _record(item: Item) -> dict[str, Any]:
+    content = item.content
+    if isinstance(content, Preference):
+        explicit = content.explicit()
+        return {"prompt": explicit.prompt, "answer": text_of(explicit.chosen)}
+    column = conversation_column(content)
+    if content.get("completion") is None and column:
+        messages = messages_of(content[column], item.place)
+        last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
+        if last == 0:
+            raise RecordError(item.place, "no answer")
+        return {"prompt": messages[:last], "answer": messages[last]["content"]}
+    record = {"prompt": prompt_of(content, item.place)}
+    if "label" in content or "reward" in content:  # the completion may be a bad one
+        return record
+    return {**record, "answer": completion_of(content, "completion", item.place)}

@@ -1,0 +1,175 @@
+"""Recorded data in a run: what is read for it, how it is measured on held-out rows, and the lines about it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlalign.algorithms import algorithm as find_algorithm
+from rlalign.config.schema import TrainConfig
+from rlalign.envs.mdp import TextMDP
+from rlalign.errors import UserError
+from rlalign.escaping.console import PlainConsole
+from rlalign.evaluation.before_after import Difference, paired_difference
+from rlalign.evaluation.evaluate import held_out
+from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
+from rlalign.policies.base import Policy
+from rlalign.recorded.columns import Kind
+from rlalign.recorded.held_out import held_out_metrics, held_out_values
+from rlalign.recorded.importance import with_importance_weights
+from rlalign.recorded.read import RecordedData, check_kind, read_recorded
+from rlalign.storage.atomic import write_atomic
+from rlalign.storage.jsonl import nullable
+from rlalign.types import FloatArray
+
+_LEADING: Mapping[Kind, tuple[str, str]] = {
+    "demonstrations": ("nll", "nats per token"),
+    "labels": ("accuracy", "share of labels"),
+    "pairs": ("accuracy", "share of pairs"),
+}
+"""Kind -> the metric that the last line of a run names, and its unit. Logged rewards have none: the likelihood of
+recorded completions need not rise."""
+
+
+def wanted_kind(config: TrainConfig) -> Kind:
+    """Return the kind of data that the algorithm of a run learns from."""
+    return find_algorithm(config.algorithm).data or "rewards"
+
+
+def check_data(config: TrainConfig) -> None:
+    """Check the recorded data of a run before any weight is loaded.
+
+    Raises:
+        UserError: the algorithm needs data and there is none, or it is of another kind, or a setting cannot be used.
+    """
+    wanted = find_algorithm(config.algorithm).data
+    if not config.data:
+        if wanted:
+            raise UserError(
+                f"{config.algorithm} learns from recorded data: expected a file, got none; use --data FILE (see "
+                "docs/concepts/recorded_data.md)"
+            )
+        return
+    objective = config.objective
+    for used, what, fix in (
+        (objective.needs_greedy, "baseline greedy samples a completion", "use another --objective.baseline"),
+        (objective.filter.dynamic_sampling, "filter.dynamic_sampling samples again", "turn it off"),
+        (config.rollout.per_component, "rollout.per_component reads reward components", "turn it off"),
+        (config.supervised.align_interval, "supervised updates read answers of the environment", "use algorithm sft"),
+        (config.evaluation.stop_kl and not config.evaluation.every, "evaluation.stop_kl reads the KL of samples",
+         "use --evaluation.every 1"),
+    ):  # fmt: skip
+        if used:
+            raise UserError(f"--data: {what}, and recorded data is not sampled; {fix}")
+    check_kind(config.data, wanted or "rewards", config.algorithm, config.recorded)
+
+
+def load_data(
+    config: TrainConfig, policy: Policy, mdp: TextMDP, console: PlainConsole
+) -> tuple[TrainConfig, RecordedData | None]:
+    """Return the recorded data of a run as token ids, and the configuration with the importance weights of the data.
+
+    Raises:
+        UserError: the data cannot be used.
+    """
+    if not config.data:
+        return config, None
+    data = read_recorded(
+        config.data,
+        wanted_kind(config),
+        mdp,
+        algorithm=config.algorithm,
+        settings=config.recorded,
+        positions=policy.max_positions,
+        drop=config.on_bad_record == "drop",
+    )
+    notes = list(data.notes)
+    if data.kind == "rewards":
+        config, note = with_importance_weights(config, data)
+        notes.append(note)
+        if config.objective.needs_group and all(len(group) < 2 for group in data.train):
+            raise UserError(
+                f"'{config.data}': baseline {config.objective.baseline} compares the completions of a prompt, and no "
+                "prompt of the data has two; use --algorithm reinforce, or more completions per prompt"
+            )
+    for note in notes:
+        console.print(note, soft_wrap=True)
+    _warn_of_shared_prompts(config, mdp, data, console)
+    return config, data
+
+
+def _warn_of_shared_prompts(config: TrainConfig, mdp: TextMDP, data: RecordedData, console: PlainConsole) -> None:
+    known = {tuple(row.ids[: row.prompt_length]) for group in data.train for row in group}
+    tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
+    shared = sum(tuple(mdp.prompt_ids(task)) in known for task in tasks)
+    if shared:
+        console.warn(
+            f"{shared} of the {len(tasks)} held-out prompts are also prompts of the data, so that the evaluation is "
+            "not of new prompts; use another --evaluation.split, or other data"
+        )
+
+
+class HeldOutData:
+    """Measures a run on the held-out rows of its data: before, at each validation, and after.
+
+    Args:
+        config: of the run.
+        policy: in training.
+        data: of the run.
+    """
+
+    def __init__(self, config: TrainConfig, policy: Policy, data: RecordedData) -> None:
+        self.config = config
+        self.policy = policy
+        self.data = data
+
+    def values(self) -> dict[str, FloatArray]:
+        """Return metric -> one value per held-out group; empty without held-out data."""
+        if not self.data.held_out:
+            return {}
+        return held_out_values(self.policy, self.data.held_out, self.data.kind, self.config.objective)
+
+    def metrics(self) -> dict[str, float]:
+        """Return held_out/NAME -> mean."""
+        return held_out_metrics(self.values())
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Return the number that early stopping maximizes: minus the loss of preferences, or minus the nll."""
+        return -metrics.get("held_out/loss", metrics.get("held_out/nll", np.nan))
+
+
+def write_held_out(folder: Path, kind: Kind, before: Mapping[str, FloatArray], after: Mapping[str, FloatArray]) -> str:
+    """Write report/held_out.json and return a sentence about the change on held-out data (or an empty text).
+
+    Args:
+        folder: of the run.
+        kind: of the data.
+        before, after: of `HeldOutData.values`.
+    """
+    differences = {name: paired_difference(before[name][:, None], after[name][:, None]) for name in before}
+    content: dict[str, dict[str, Any]] = {
+        name: {
+            "before": float(np.nanmean(before[name])),
+            "after": float(np.nanmean(after[name])),
+            "difference": asdict(difference),
+        }
+        for name, difference in differences.items()
+    }
+    report = folder / "report"
+    report.mkdir(exist_ok=True)
+    write_atomic(report / "held_out.json", json.dumps(nullable({"kind": kind, "metrics": content}), indent=1))
+    if kind not in _LEADING:
+        return ""
+    name, unit = _LEADING[kind]
+    return _sentence(name, unit, content[name]["before"], content[name]["after"], differences[name])
+
+
+def _sentence(name: str, unit: str, before: float, after: float, d: Difference) -> str:
+    digits = decimals_of(d.low, d.high)
+    evidence = "the same difference in each" if d.same else f"95 % CI of the difference {signed_bounds(d.low, d.high)}"
+    return f"held-out data: {name} {before:.{digits}f} -> {after:.{digits}f} ({unit}; {evidence}, {d.n} groups)"
