@@ -83,8 +83,8 @@ def refusals(axes: Mapping[str, Any], defaults: Mapping[str, Any], group_size: i
         if axes["kl.where"] != "reward" or not axes["kl.coef"] > 0:
             yield (
                 f"loss {loss} has the implicit reward kl.coef · log pi/ref: expected kl.where reward with kl.coef "
-                f"above 0, got kl.where {axes['kl.where']} with kl.coef {axes['kl.coef']:g}; use --objective.kl.where reward "
-                "--objective.kl.coef 0.1"
+                f"above 0, got kl.where {axes['kl.where']} with kl.coef {axes['kl.coef']:g}; use "
+                "--objective.kl.where reward --objective.kl.coef 0.1"
             )
         changed = [axis for axis in changed if axis not in ("kl.where", "kl.coef")]
     for axis in changed:
