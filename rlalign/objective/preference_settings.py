@@ -25,8 +25,8 @@ class Preference:
     margin: float = 1.0
     """simpo: target margin between the rewards of a pair, 0 or more; gamma in the paper."""
     desirable_weight: float = 1.0
-    """kto: factor of the loss of desirable completions, 0 or more; set both weights so that desirable_weight · number
-    of desirable completions is 1 to 4/3 of the same product of the undesirable ones."""
+    """kto: factor of the loss of desirable completions, 0 or more. With unequal numbers of labels the paper sets the
+    weights so that weight · number of desirable completions is 1 to 4/3 times that of undesirable ones."""
     undesirable_weight: float = 1.0
     """kto: factor of the loss of undesirable completions, 0 or more."""
 
