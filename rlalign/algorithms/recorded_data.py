@@ -39,8 +39,8 @@ for _algorithm in (
         "Azar et al. 2023",
         "2310.12036",
         "Identity preference optimization: squared error of the difference of log-ratios to 1 / (2 beta), so that "
-        "pairs without noise have a finite optimum. The log-ratios are means over tokens, as in the authors' experiments; "
-        "preference.length_normalized false: sums, as in the paper's equation.",
+        "pairs without noise have a finite optimum. The log-ratios are means over tokens, as in the authors' "
+        "experiments; preference.length_normalized false: sums, as in the paper's equation.",
         "Optimum, if both completions of a pair come from one distribution mu: log pi/ref (per token) = P(y "
         "preferred to mu) / beta + constant, for any preferences, not only Bradley-Terry.",
         group_size=2,

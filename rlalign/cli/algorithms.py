@@ -6,7 +6,16 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from rlalign.algorithms import ALGORITHMS, OFFLINE, OUTSIDE, UNTRAINED, Algorithm, algorithm, diff
+from rlalign.algorithms import (
+    OFFLINE,
+    OUTSIDE,
+    UNTRAINED,
+    Algorithm,
+    algorithm,
+    diff,
+    recorded_presets,
+    sampling_presets,
+)
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 
@@ -16,9 +25,10 @@ def show(pair: Sequence[str]) -> int:
     console = make_console()
     if not pair:
         console.print(_axes_table())
+        console.print(_recorded_table())
         console.print(f"TRL's trainers with the same objective: {', '.join(OUTSIDE)} (docs/concepts/trl.md)")
         console.print(f"without training: {', '.join(UNTRAINED)} (docs/concepts/overoptimization.md)")
-        console.print(f"on preference data, --data FILE: {', '.join(OFFLINE)}")
+        console.print(f"TRL's trainers on preference data, --data FILE: {', '.join(OFFLINE)}")
         console.print("the proven properties of each gradient: rlalign oracle, docs/reference/algorithms.md")
         return 0
     if len(pair) != 2:
@@ -45,10 +55,23 @@ def _axes_table() -> Table:
     table = Table(box=None, padding=(0, 1))
     for name in ("algorithm", "arXiv", "baseline", "scale", "credit", "ratio", "trust", "aggregation", "kl"):
         table.add_column(name, style="bold" if name == "algorithm" else "", no_wrap=name == "algorithm")
-    for name in ALGORITHMS:
+    for name in sampling_presets():
         item = algorithm(name)
         o = item.objective
         kl = "none" if o.kl.where == "none" else f"{o.kl.where} {o.kl.estimator}"
         axes = (o.baseline, o.scale, o.credit.kind, o.ratio, o.trust.kind, o.aggregation, kl)
         table.add_row(name, item.arxiv or item.paper, *("–" if axis == "none" else axis for axis in axes))
+    return table
+
+
+def _recorded_table() -> Table:
+    table = Table(title="on recorded data", title_justify="left", box=None, padding=(0, 1))
+    for name in ("algorithm", "arXiv", "data", "loss", "reference", "aggregation"):
+        table.add_column(name, style="bold" if name == "algorithm" else "", no_wrap=name == "algorithm")
+    for name in recorded_presets():
+        item = algorithm(name)
+        o = item.objective
+        loss = o.loss if o.is_preference else "-log pi"
+        reference = f"beta {o.kl.coef:g}" if o.needs_reference else "–"
+        table.add_row(name, item.arxiv or item.paper, item.data, loss, reference, o.aggregation)
     return table

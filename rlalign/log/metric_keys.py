@@ -51,6 +51,7 @@ _CRITIC = "objective.value.kind head or model"
 _REFERENCE = "objective.kl.where reward or loss"
 _RATIO = "objective.ratio other than none"
 _PAIRS = "trl:dpo"
+_PREFERENCES = "trl:dpo; objective.loss dpo, ipo, simpo or kto"
 _HELD_OUT_PAIRS = "trl:dpo, steps that evaluation.every divides and the last one"
 _FAILED = "steps with at least one"
 _TRUE_OBJECTIVE = "a component of weight 0 is the environment's true objective"
@@ -205,15 +206,43 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "preference": (
         Metric(
             "preference/accuracy",
-            "share of the step's pairs whose chosen completion has the larger implicit reward beta · log pi/ref, "
-            "before the update",
-            _PAIRS,
+            "share of the step's pairs whose chosen completion has the larger implicit reward, before the update; a "
+            "margin of 0 counts as one half (trl:dpo: as 0). For kto the share of completions whose implicit reward is "
+            "on the right side of beta · reference_point",
+            _PREFERENCES,
         ),
-        Metric("preference/margin", "implicit reward of the chosen completion minus that of the other, mean", _PAIRS),
-        Metric("preference/chosen_reward", "implicit reward of the chosen completions, mean", _PAIRS),
-        Metric("preference/rejected_reward", "implicit reward of the rejected completions, mean", _PAIRS),
-        Metric("preference/chosen_logprob", "log-prob of a chosen completion, nats, mean", _PAIRS),
-        Metric("preference/rejected_logprob", "log-prob of a rejected completion, nats, mean", _PAIRS),
+        Metric(
+            "preference/margin",
+            "implicit reward of the chosen completion minus that of the other, mean",
+            f"{_PREFERENCES}, except kto",
+        ),
+        Metric(
+            "preference/chosen_reward",
+            "implicit reward of the chosen or desirable completions, mean: beta · log pi/ref of a completion; ipo: beta "
+            "· its mean over tokens; simpo: preference.scale · the mean of log pi over tokens",
+            _PREFERENCES,
+        ),
+        Metric(
+            "preference/rejected_reward",
+            "the same of the rejected or undesirable completions",
+            _PREFERENCES,
+        ),
+        Metric(
+            "preference/chosen_logprob",
+            "log-prob of a chosen or desirable completion, nats, mean",
+            _PREFERENCES,
+        ),
+        Metric(
+            "preference/rejected_logprob",
+            "log-prob of a rejected or undesirable completion, nats, mean",
+            _PREFERENCES,
+        ),
+        Metric(
+            "preference/reference_point",
+            "z0 of kto: estimate of the KL to the reference from mismatched completions, nats per completion, at least "
+            "0",
+            "objective.loss kto",
+        ),
         Metric("preference/tokens", "tokens of both completions, summed over the step's pairs", _PAIRS),
         Metric("preference/passes", "passes over the training pairs so far", _PAIRS),
         Metric(

@@ -53,8 +53,8 @@ def ipo(objective: Objective, batch: Batch) -> Tensor:
     .. math:: L = \left( \frac{h(y_w)}{|y_w|} - \frac{h(y_l)}{|y_l|} - \frac{1}{2 \beta} \right)^2
 
     The paper has no division by the lengths. Its experiments have it, according to a note in TRL on an exchange with
-    the authors. preference.length_normalized false leaves it out. beta is tau in the paper. If both completions of a pair
-    are drawn from mu, the optimum is h(y) / |y| = P(y preferred to mu) / beta + constant.
+    the authors. preference.length_normalized false leaves it out. beta is tau in the paper. If both completions of a
+    pair are drawn from mu, the optimum is h(y) / |y| = P(y preferred to mu) / beta + constant.
 
     Args:
         objective: reads `kl.coef` and `preference.length_normalized`.

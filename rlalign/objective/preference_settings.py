@@ -25,8 +25,8 @@ class Preference:
     margin: float = 1.0
     """simpo: target margin between the rewards of a pair, 0 or more; gamma in the paper."""
     desirable_weight: float = 1.0
-    """kto: factor of the loss of desirable completions, 0 or more; set both weights so that desirable_weight · number
-    of desirable completions is 1 to 4/3 of the same product of the undesirable ones."""
+    """kto: factor of the loss of desirable completions, 0 or more. With unequal numbers of labels the paper sets the
+    weights so that weight · number of desirable completions is 1 to 4/3 times that of undesirable ones."""
     undesirable_weight: float = 1.0
     """kto: factor of the loss of undesirable completions, 0 or more."""
 
@@ -83,8 +83,8 @@ def refusals(axes: Mapping[str, Any], defaults: Mapping[str, Any], group_size: i
         if axes["kl.where"] != "reward" or not axes["kl.coef"] > 0:
             yield (
                 f"loss {loss} has the implicit reward kl.coef · log pi/ref: expected kl.where reward with kl.coef "
-                f"above 0, got kl.where {axes['kl.where']} with kl.coef {axes['kl.coef']:g}; use --objective.kl.where reward "
-                "--objective.kl.coef 0.1"
+                f"above 0, got kl.where {axes['kl.where']} with kl.coef {axes['kl.coef']:g}; use "
+                "--objective.kl.where reward --objective.kl.coef 0.1"
             )
         changed = [axis for axis in changed if axis not in ("kl.where", "kl.coef")]
     for axis in changed:

@@ -32,6 +32,8 @@ _TOTAL = {
 def formula(objective: Objective) -> list[str]:
     """Return the lines of the formula; a reward line only if something is added to the reward."""
     o = objective
+    if o.is_preference:
+        return _preference(o)
     lines = []
     extra = " + length penalty" if o.filter.overlong else ""
     if o.kl.where == "reward":
@@ -46,6 +48,26 @@ def formula(objective: Objective) -> list[str]:
         clip = f", clipped at ±{o.value.clip:g}" if o.value.clip else ""
         lines.append(f"value loss = {o.value.coef:g} · ½ (V - R)²{clip}")
     return lines
+
+
+def _preference(o: Objective) -> list[str]:
+    """Return the lines of a preference loss: the implicit reward of a completion, the loss, and its mean."""
+    p, beta = o.preference, f"{o.kl.coef:g}"
+    mean = "(1/|y|) Σ_t" if o.loss == "simpo" or (o.loss == "ipo" and p.length_normalized) else "Σ_t"
+    reward = f"{p.scale:g} · {mean} log pi" if o.loss == "simpo" else f"{beta} · {mean} log pi/ref"
+    lines = [f"s(y) = {reward}"]
+    if o.loss == "kto":
+        lines.append(f"loss = {p.desirable_weight:g} · (1 - sigmoid(s - {beta} · z0)) if y is desirable")
+        lines.append(f"       {p.undesirable_weight:g} · (1 - sigmoid({beta} · z0 - s)) otherwise")
+        return [*lines, "total = Σ_i / N"]
+    lines.append("m = s(chosen) - s(rejected)" + (f" - {p.margin:g}" if o.loss == "simpo" else ""))
+    if o.loss == "ipo":
+        lines.append(f"loss = (m / {beta} - 1 / (2 · {beta}))²")
+    elif p.label_smoothing:
+        lines.append(f"loss = -{1 - p.label_smoothing:g} log sigmoid(m) - {p.label_smoothing:g} log sigmoid(-m)")
+    else:
+        lines.append("loss = -log sigmoid(m)")
+    return [*lines, "total = Σ_pairs / P"]
 
 
 def _advantage(o: Objective) -> str:

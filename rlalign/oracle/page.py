@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlalign.algorithms import Algorithm, diff
+from rlalign.algorithms import Algorithm, algorithm, diff, recorded_presets
 from rlalign.objective.registries import BUILT_IN_BASELINES, BUILT_IN_TRUSTS
 from rlalign.objective.spec import Objective
 from rlalign.oracle.comparison import Comparison
@@ -17,9 +17,11 @@ from rlalign.oracle.rows import Row, kl_suite, report
 
 
 def markdown(horizon: int = 4) -> str:
-    """Return docs/reference/algorithms.md: formula, source and bias of each preset, the axes, and the KL suite."""
+    """Return docs/reference/algorithms.md: formula, source, bias or optimum of each preset, the axes, the KL suite."""
     rows = report("all", horizon=horizon)
-    sections = [_INTRODUCTION, _table(rows), _difficulty(), _presets(rows), _axes(), _CUSTOM]
+    recorded = [algorithm(name) for name in recorded_presets()]
+    sections = [_INTRODUCTION, _table(rows), _difficulty(), _RECORDED, _recorded_table(recorded)]
+    sections += [_presets([row.algorithm for row in rows] + recorded), _axes(), _CUSTOM]
     sections.append(_kl_table(kl_suite(horizon=horizon)))
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
@@ -64,11 +66,27 @@ def _difficulty() -> list[str]:
     return lines
 
 
-def _presets(rows: Sequence[Row]) -> list[str]:
-    """Return a section for each preset: description, formula, axes and bias."""
+_RECORDED = (
+    "These presets learn from recorded data and sample nothing, so that there is no on-policy update to compare. Their",
+    "sections state where the loss is smallest if the data cover all completions. On an enumerated world the gradient",
+    "of each loss equals an independent formula to 1e-10 and is 0 at that optimum",
+    "(`tests/exact/test_preference_optima.py`).",
+)
+
+
+def _recorded_table(algorithms: Sequence[Algorithm]) -> list[str]:
+    """Return the table of the presets that learn from recorded data."""
+    lines = ["| algorithm | source | data | reference |", "|---|---|---|---|"]
+    for a in algorithms:
+        reference = "needed" if a.objective.needs_reference else "none"
+        lines.append(f"| [{a.name}](#{a.name}) | {_source(a)} | {a.data} | {reference} |")
+    return lines
+
+
+def _presets(algorithms: Sequence[Algorithm]) -> list[str]:
+    """Return a section for each preset: description, formula, axes, and bias or optimum."""
     lines: list[str] = []
-    for row in rows:
-        a = row.algorithm
+    for a in algorithms:
         lines += [f"## {a.name}", "", f"{a.description} {_source(a)}.", "", "```", *formula(a.objective), "```", ""]
         axes = ", ".join(f"`{key} {value}`" for key, value in _changed_axes(a.objective).items())
         lines += [f"Axes: {axes or 'the defaults'}.", "", a.bias, ""]
@@ -83,7 +101,7 @@ def _axes() -> list[str]:
         "An objective has eleven axes: baseline, scale, credit, ratio, trust region, aggregation, KL, value,",
         "off-policy correction, filter and regularizer. Each can be changed alone (`--objective.baseline",
         "leave_one_out`). The table lists the named values. `rlalign train --help` lists the numbers, and the",
-        "settings of `objective.filter` and `objective.regularizer`.",
+        "settings of `objective.filter`, `objective.regularizer` and `objective.preference`.",
         "",
         "Policies from scratch (`gru`, `tiny`, `tabular`) run every preset with `kl.coef` 0, because a random",
         "reference policy is not worth staying near; `--objective.kl.coef` turns it on.",

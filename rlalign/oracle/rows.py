@@ -9,7 +9,8 @@ from typing import Literal
 
 import torch
 
-from rlalign.algorithms import ALGORITHMS, Algorithm, algorithm
+from rlalign.algorithms import Algorithm, algorithm, sampling_presets
+from rlalign.errors import UserError
 from rlalign.objective.spec import KL, Objective
 from rlalign.objective.token_rewards import overlong_penalty
 from rlalign.oracle.comparison import Comparison
@@ -44,15 +45,15 @@ def report(
     The critic of objectives with values is wrong on purpose (exact values plus noise).
 
     Args:
-        which: preset names, "all", an Objective, an Algorithm, or the `file.py:name` of an objective, baseline, trust
-            region or loss.
+        which: preset names, "all" (those that sample their own completions), an Objective, an Algorithm, or the
+            `file.py:name` of an objective, baseline, trust region or loss.
         group_size: completions per group, G.
         horizon: largest number of tokens in a completion. Each more token multiplies the number of groups by about
             2^group_size.
         seed: of rewards and tables.
 
     Raises:
-        UserError: a name is unknown, a number is below 1, or an objective is impossible.
+        UserError: a name is unknown, a number is below 1, or an objective is impossible or learns from recorded data.
 
     Example:
         >>> for row in report(["rloo", "grpo"], horizon=2):
@@ -67,9 +68,15 @@ def report(
     elif isinstance(which, Objective):
         algorithms = [Algorithm("objective", which, "", "", "", "")]
     elif which == "all":
-        algorithms = [algorithm(name) for name in ALGORITHMS]
+        algorithms = [algorithm(name) for name in sampling_presets()]
     else:
         algorithms = [resolve(name) for name in ([which] if isinstance(which, str) else which)]
+    for item in algorithms:
+        if item.data:
+            raise UserError(
+                f"'{item.name}' learns from recorded data: expected an algorithm that samples its own completions; its "
+                "optimum is in docs/reference/algorithms.md"
+            )
     return [
         Row(
             item,
@@ -102,13 +109,15 @@ def compare(
         seed: of rewards and tables.
 
     Raises:
-        UserError: the objective is invalid.
+        UserError: the objective is invalid, or its loss is of preferences.
 
     Example:
         >>> compare(Objective(baseline="leave_one_out"), horizon=2).verdict
         'exact'
     """
     objective.validate(group_size=group_size)
+    if objective.is_preference:
+        raise UserError(f"loss {objective.loss} has no expected reward that its gradient could be compared with")
     mdp = TokenMDP(rewards=rewards, horizon=horizon, seed=seed)
     logits, reference = mdp.table(1), mdp.table(2)
     noise = mdp.table(3)[:, 0]

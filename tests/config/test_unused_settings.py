@@ -2,7 +2,7 @@
 
 import pytest
 
-from rlalign.algorithms import ALGORITHMS
+from rlalign.algorithms import sampling_presets
 from rlalign.config.defaults import default_config
 from rlalign.config.serialize import update
 from rlalign.config.unused_settings import cautions, unused_settings
@@ -15,7 +15,7 @@ def unused(algorithm="rloo", policy="gru", **changes):
     return unused_settings(resolve(update(base, {k.replace("__", "."): v for k, v in changes.items()})))
 
 
-@pytest.mark.parametrize("algorithm", list(ALGORITHMS))
+@pytest.mark.parametrize("algorithm", sampling_presets())
 def test_presets_have_no_unused_setting(algorithm):
     assert unused(algorithm) == {}
 

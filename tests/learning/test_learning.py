@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import rlalign
-from rlalign.algorithms import ALGORITHMS
+from rlalign.algorithms import sampling_presets
 
 ENV = "reverse?max_length=3"
 
@@ -82,7 +82,7 @@ SAMPLE = ("reinforce", "rloo", "grpo", "ppo")
 
 
 @pytest.mark.parametrize(
-    "algorithm", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in ALGORITHMS]
+    "algorithm", [name if name in SAMPLE else pytest.param(name, marks=pytest.mark.slow) for name in sampling_presets()]
 )
 def test_every_preset_learns_in_at_least_four_of_five_seeds(tmp_path, algorithm):
     """From the same initial policies, on strings of two letters, the reward rises from at most 0.2 to above 0.3.

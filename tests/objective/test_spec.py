@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from rlalign.algorithms import ALGORITHMS, Algorithm, algorithm, diff, register_algorithm
+from rlalign.algorithms import (
+    ALGORITHMS,
+    Algorithm,
+    algorithm,
+    diff,
+    recorded_presets,
+    register_algorithm,
+    sampling_presets,
+)
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.objective import KL, Credit, Filter, Objective, OffPolicy, Regularizer, Trust, Value
 from rlalign.oracle.formula import formula
@@ -74,7 +82,8 @@ def test_unknown_preset_has_a_suggestion() -> None:
 
 
 def test_every_preset_is_valid_and_plain_data() -> None:
-    assert len(list(ALGORITHMS)) == 20
+    assert (len(sampling_presets()), len(recorded_presets())) == (20, 5)
+    assert {*sampling_presets(), *recorded_presets()} == set(ALGORITHMS)
     for name in ALGORITHMS:
         a = algorithm(name)
         a.objective.validate(group_size=a.group_size)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rlalign.algorithms import ALGORITHMS, algorithm
+from rlalign.algorithms import algorithm, sampling_presets
 from rlalign.objective import Batch, Objective, compute_advantages, loss_count, policy_loss, value_count, value_loss
 
 GROUPS, SIZE, WIDTH = 3, 4, 6
@@ -89,7 +89,7 @@ def padded(b: Batch, left: int, right: int, junk: float) -> Batch:
     return replace(b, **tensors)  # type: ignore[arg-type]  # fields by name
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", sampling_presets())
 @FEW
 @given(
     seed=SEEDS, left=st.integers(0, 3), right=st.integers(0, 3), junk=st.sampled_from([0.0, 7.0, -1e30, float("inf")])
@@ -105,7 +105,7 @@ def test_padding_has_no_effect(name: str, seed: int, left: int, right: int, junk
     assert (gradient[~b.valid] == 0).all()
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", sampling_presets())
 @FEW
 @given(seed=SEEDS, cuts=st.lists(st.integers(1, N - 1), max_size=5, unique=True))
 def test_sums_over_micro_batches_equal_the_batch(name: str, seed: int, cuts: list[int]) -> None:
@@ -130,7 +130,7 @@ def test_sums_over_micro_batches_equal_the_batch(name: str, seed: int, cuts: lis
         assert float(sum(x.metrics[key][1] for x in losses)) == pytest.approx(float(n))
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", sampling_presets())
 @FEW
 @given(seed=SEEDS)
 def test_the_order_of_samples_and_groups_has_no_effect(name: str, seed: int) -> None:
@@ -142,7 +142,7 @@ def test_the_order_of_samples_and_groups_has_no_effect(name: str, seed: int) -> 
     assert_same(plain, gradients(objective, compute_advantages(objective, relabeled), b))
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", sampling_presets())
 @FEW
 @given(seed=SEEDS, junk=st.sampled_from([0.0, 1e6, float("nan"), float("inf")]))
 def test_a_failed_reward_has_no_effect(name: str, seed: int, junk: float) -> None:
@@ -156,7 +156,7 @@ def test_a_failed_reward_has_no_effect(name: str, seed: int, junk: float) -> Non
     assert_same(plain, gradients(objective, compute_advantages(objective, without), b))
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", sampling_presets())
 @FEW
 @given(seed=SEEDS)
 def test_equal_rewards_have_exactly_zero_advantages_under_a_group_baseline(name: str, seed: int) -> None:
@@ -172,7 +172,7 @@ def test_equal_rewards_have_exactly_zero_advantages_under_a_group_baseline(name:
     assert (advantages == 0).all()
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", sampling_presets())
 def test_float32_agrees_with_float64(name: str) -> None:
     objective = algorithm(name).objective
     b = numbers(11)

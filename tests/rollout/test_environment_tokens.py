@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlalign.algorithms import ALGORITHMS, algorithm
+from rlalign.algorithms import algorithm, sampling_presets
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
@@ -83,7 +83,7 @@ def guessing_rollout():
     return untrained_rollout("GuessNumber")[1]
 
 
-@pytest.mark.parametrize("name", list(ALGORITHMS))
+@pytest.mark.parametrize("name", sampling_presets())
 @pytest.mark.parametrize("junk", [13.0, -1e30, float("inf"), float("nan")])
 def test_environment_tokens_do_not_change_any_estimate(name, junk, guessing_rollout):
     assert (
