@@ -41,6 +41,8 @@ _ADDED: dict[str, Any] = {
     "rollout.max_prompt": None,
     "on_bad_record": "fail",
     "data": None,
+    "teacher": None,
+    "distill.reward_coef": 0.0,
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 

@@ -29,7 +29,7 @@ from rlalign.objective import (
     value_count,
     value_loss,
 )
-from rlalign.policies.base import Policy, TokenScores
+from rlalign.policies.base import Policy, ReferenceScorer, TokenScores
 from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.agreement import check_mismatch
 from rlalign.rollout.collect import Rollout
@@ -64,6 +64,7 @@ class Learner:
         total_updates: optimizer steps of the whole run, for the learning rate schedule.
         generator: shuffles rows into minibatches, on the CPU.
         max_length: L_max, the limit of action tokens per episode.
+        reference: gives the log-probs of the KL's reference policy, such as a teacher; None: the initial policy.
 
     Raises:
         UserError: when the policy has no trainable parameter.
@@ -79,8 +80,10 @@ class Learner:
         total_updates: int,
         generator: torch.Generator,
         max_length: int,
+        reference: ReferenceScorer | None = None,
     ) -> None:
         self.policy = policy
+        self.reference = policy if reference is None else reference
         self.objective = objective
         self.config = config
         self.generator = generator
@@ -140,7 +143,7 @@ class Learner:
         return computed
 
     def _score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
+        return TokenScores(self.reference.reference_logprobs(tokens, lengths, mask, self.sampling))
 
     def prepare(
         self,
