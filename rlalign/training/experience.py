@@ -142,6 +142,8 @@ class ExperienceCollector:
         metrics = rollout_metrics(drawn.everything)
         if distills(self.config):
             metrics |= teacher_metrics(self.config, drawn.rollout, buffer.batch.ref_logprobs)
+            if imitates(self.config):
+                del metrics["rollout/entropy"]  # it is the teacher's
         else:
             metrics |= kl_metric(drawn.rollout, buffer.batch.ref_logprobs)
         metrics |= rollout_diagnostics(drawn.everything, self.mdp, self.gold)
