@@ -73,8 +73,9 @@ class Preference:
         """Return the preference with an explicit prompt, as TRL's `extract_prompt` takes it from the two sides.
 
         A prompt that is a text beside messages is redundant in published data: the messages contain it. It is replaced.
+        A prompt of messages beside texts stays: the texts are answers to it.
         """
-        if self.prompt is not None and self.form != "mixed":
+        if self.prompt is not None and (self.form != "mixed" or isinstance(self.prompt, list)):
             return self
         if isinstance(self.chosen, str) is not isinstance(self.rejected, str):
             return self

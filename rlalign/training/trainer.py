@@ -110,7 +110,7 @@ class Trainer:
             generator=rng.sampler,
             task_seed=rng.task_seed,
             episode_seed=rng.episode_seed,
-            precompute=self.learner.precompute_logprobs,
+            precompute=self.learner.preparation.precompute,
         )
 
     def run(self) -> int:
