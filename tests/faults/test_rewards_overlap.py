@@ -72,9 +72,9 @@ def test_logprobs_are_precomputed_once_per_step(tmp_path, monkeypatch, timeout_s
     calls = []
     precompute = Preparation.precompute
 
-    def counted(self, *layout):
+    def counted(self, *layout, **options):
         calls.append(1)
-        return precompute(self, *layout)
+        return precompute(self, *layout, **options)
 
     monkeypatch.setattr(Preparation, "precompute", counted)
     train(tmp_path / "run", lengths, timeout_s=timeout_s)
