@@ -270,7 +270,8 @@ def sample_from(
                 generator=torch.Generator(policy.device).manual_seed(seed), seed=seed,
             )  # fmt: skip
         for i, text in enumerate(rollout.completions):
-            cut = bool(rollout.truncated[i])
+            # `max_turns` truncates an episode of several turns, whose last turn is finished
+            cut = bool(rollout.truncated[i]) and mdp.max_turns == 1
             yield Completion(start + i // group, number, text, int(rollout.num_actions[i]), cut)
 
 
