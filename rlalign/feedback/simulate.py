@@ -79,9 +79,7 @@ def draw_tastes(
     tastes = [draw_taste(rng, **means) for _ in range(count)]
     # drawn last, so that the tastes do not depend on the further noise
     return [
-        replace(
-            taste, flips=flips, own=own, words=rng.getrandbits(32), careless=float(number >= count - careless)
-        )
+        replace(taste, flips=flips, own=own, words=rng.getrandbits(32), careless=float(number >= count - careless))
         for number, taste in enumerate(tastes)
     ]
 

@@ -170,12 +170,14 @@ def _loop(table: Mapping[str, Any]) -> LoopSettings:
 
 
 def _check(plan: Plan) -> None:
-    from rlalign.feedback.sampling import read_prompts
+    from rlalign.feedback.prompts import read_prompts
     from rlalign.reward_models.settings import Settings
 
     study, loop = plan.study, plan.loop
     if study.kind != "pair":
         raise UserError(f"'kind': expected pair in a loop, got {study.kind}; leave it out")
+    if not study.prompts:
+        raise UserError("'prompts': expected a data file for all rounds, got none; use prompts = \"prompts.jsonl\"")
     for name, least in (("rounds", 1), ("prompts", 1), ("people", 1), ("steps", 1)):
         check_range(f"loop.{name}", getattr(loop, name), least=least)
     check_range("loop.noise", loop.noise, above=0)

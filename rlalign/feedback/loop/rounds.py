@@ -280,7 +280,7 @@ def _new_prompts(this: Round, mdp: Any) -> list[tuple[Any, str]]:
         UserError: there are too few.
     """
     from rlalign.envs.encoded_prompts import is_finite
-    from rlalign.feedback.sampling import read_prompts
+    from rlalign.feedback.prompts import read_prompts
 
     loop, study = this.plan.loop, this.plan.study
     held_out = set()
