@@ -2,7 +2,7 @@
 
     python benchmarks/preference_road.py                                  # all cells; about an hour on one core
     python benchmarks/preference_road.py --seeds 1 --kinds temperature    # a trial
-    python benchmarks/preference_road_page.py                             # the tables of docs/results/preference_road.md
+    python benchmarks/preference_road_page.py                             # the tables of the page
 
 A cell is a kind of noise, a number of votes and a seed. Finished cells are stored in
 benchmarks/results/preference_road.json, and the same command continues with the others. Each cell takes the road of a
@@ -55,7 +55,7 @@ SIZES = {"temperature": (125, 500, 2000)}
 """Kind of noise -> numbers of votes; the others have `VOTES`."""
 PEOPLE = 3
 BEST_OF = 16
-STEPS, DPO_STEPS = 40, 40
+STEPS, FREE_STEPS, DPO_STEPS = 30, 24, 40
 KL = 0.1
 EVALUATION = ("--evaluation.prompts", "32", "--evaluation.samples", "4")
 RL = ("ppo", "rloo", "grpo")
@@ -108,7 +108,7 @@ def measure(key: dict[str, Any], scratch: Path) -> dict[str, Any]:
         }
         policies["rloo_transformer"] = ("rloo", *tiny, "--steps", STEPS, "--objective.kl.coef", KL)
         policies["free"] = (
-            "rloo", *reward, "--steps", STEPS, "--objective.kl.coef", 0, "--evaluation.every", 2,
+            "rloo", *reward, "--steps", FREE_STEPS, "--objective.kl.coef", 0, "--evaluation.every", 2,
         )  # fmt: skip
     result["policies"] = {}
     for name, arguments in policies.items():

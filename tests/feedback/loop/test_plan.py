@@ -57,6 +57,7 @@ def test_the_other_commands_read_the_study_without_the_loop(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (STUDY.replace('prompts = "prompts.jsonl"\n', "") + LOOP, "'prompts': expected a data file for all rounds"),
         (STUDY, r"expected a table \[loop\] with the policy, got none"),
         (STUDY + "[loop]\nrounds = 2\n", "'loop.policy': expected the initial policy, got none"),
         (STUDY + LOOP + "promts = 3\n", "unknown setting 'loop.promts'. Did you mean 'prompts'"),
