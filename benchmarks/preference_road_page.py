@@ -24,7 +24,14 @@ KINDS = {
     "biases": "left side and length",
     "tastes": "different tastes",
 }
-POLICIES = {"ppo": "PPO", "rloo": "RLOO", "grpo": "GRPO", "dpo": "trl:dpo", "best_of_n": "best of 16"}
+POLICIES = {
+    "ppo": "PPO",
+    "rloo": "RLOO",
+    "grpo": "GRPO",
+    "rloo_transformer": "RLOO, transformer",
+    "dpo": "trl:dpo",
+    "best_of_n": "best of 16",
+}
 USUAL = 500
 """Votes of the cells with all algorithms."""
 
@@ -38,6 +45,7 @@ def parts() -> Parts:
         "machine": f"Machine: {described(stored['machine'])}; {seconds:.0f} minutes of processor time.",
         "accuracy": accuracy(groups),
         "gold": gold(groups),
+        "claims": claims(groups),
         "kl": distances(groups),
         "turns": turns(groups),
     }
@@ -59,11 +67,14 @@ def grouped(cells: Sequence[dict[str, Any]]) -> Groups:
 
 def accuracy(groups: Groups) -> str:
     """Return the table of pairs and accuracies."""
-    heads = ["noise", "votes", "pairs", "held out", "reward model", "gold", "order of gold"]
+    heads = ["noise", "votes", "pairs", "held out", "linear", "transformer", "gold", "order of gold"]
     rows = []
     for (kind, votes), cells in groups.items():
         counts = [f"{np.mean([cell[name] for cell in cells]):.0f}" for name in ("pairs", "held_out")]
-        shares = [interval([cell[name] for cell in cells]) for name in ("accuracy", "gold_accuracy", "agreement")]
+        shares = [
+            interval([cell[name] for cell in cells]) if name in cells[0] else ""
+            for name in ("accuracy", "transformer", "gold_accuracy", "agreement")
+        ]
         rows.append([KINDS[kind], str(votes), *counts, *shares])
     return table(heads, rows)
 
@@ -73,16 +84,29 @@ def gold(groups: Groups) -> str:
     rows = []
     for (kind, votes), cells in groups.items():
         before = [cell["policies"]["rloo"]["gold"][0] for cell in cells]
-        row = [KINDS[kind], str(votes), f"{np.mean(before):.2f}"]
-        for name in POLICIES:
-            changes = [
-                cell["policies"][name]["gold"][1] - cell["policies"][name]["gold"][0]
-                for cell in cells
-                if name in cell["policies"]
-            ]
-            row.append(interval(changes, sign="+") if changes else "")
-        rows.append(row)
+        changes = [interval(c, sign="+") if (c := gains(cells, name)) else "" for name in POLICIES]
+        rows.append([KINDS[kind], str(votes), f"{np.mean(before):.2f}", *changes])
     return table(["noise", "votes", "before", *POLICIES.values()], rows)
+
+
+def gains(cells: Sequence[dict[str, Any]], name: str) -> list[float]:
+    """Return the change of gold by a policy at each seed; none for a policy that was not trained."""
+    found = [cell["policies"][name]["gold"] for cell in cells if name in cell["policies"]]
+    return [after - before for before, after in found]
+
+
+def claims(groups: Groups) -> str:
+    """Return in which cells gold improved, and which did not, as one sentence each."""
+    outcomes: dict[str, list[str]] = {"improved": [], "not": []}
+    for (kind, votes), cells in groups.items():
+        for name, label in POLICIES.items():
+            changes = gains(cells, name)
+            if len(changes) > 1:
+                key = "improved" if bounds(changes)[0] > 0 else "not"
+                outcomes[key].append(f"{label} with {votes} votes, {KINDS[kind]}")
+    total = sum(map(len, outcomes.values()))
+    text = f"Gold improved, with an interval above 0, in {len(outcomes['improved'])} of {total} cases."
+    return f"{text} It did not with: {'; '.join(outcomes['not'])}." if outcomes["not"] else text
 
 
 def distances(groups: Groups) -> str:
@@ -137,9 +161,14 @@ def interval(values: Sequence[float], sign: str = "") -> str:
     mean = float(np.mean(values))
     if len(values) < 2:
         return f"{mean:{sign}.2f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
-    low, high = (f"{round(bound, 2) + 0.0:{sign}.2f}" for bound in (mean - half, mean + half))  # no -0.00
+    low, high = (f"{round(bound, 2) + 0.0:{sign}.2f}" for bound in bounds(values))  # no -0.00
     return f"{round(mean, 2) + 0.0:{sign}.2f} [{low},\u00a0{high}]"
+
+
+def bounds(values: Sequence[float]) -> tuple[float, float]:
+    """Return the 95 % t-interval of the mean."""
+    half = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / np.sqrt(len(values)))
+    return float(np.mean(values)) - half, float(np.mean(values)) + half
 
 
 def smollm2(stored: dict[str, Any]) -> str:
@@ -149,18 +178,22 @@ def smollm2(stored: dict[str, Any]) -> str:
         value, low, high = (f"{estimate[name]:{sign}.2f}" for name in ("value", "low", "high"))
         return f"{value} [{low},\u00a0{high}]"
 
-    rows = [
-        ["votes, pairs, held out", f"{stored['votes']}, {stored['pairs']}, {stored['held_out']}"],
-        ["accuracy of the reward model", shown(stored["accuracy"])],
-        ["accuracy of gold on the same votes", f"{stored['gold_accuracy']:.2f}"],
-        *(
-            [f"{name}: before, after, difference", f"{m['before']:.2f}, {m['after']:.2f}, {shown(m, '+')}"]
-            for name, m in stored["metrics"].items()
-        ),
-        ["KL, nats per completion", f"{stored['kl']:.1f}"],
-        ["minutes: votes, reward model, RLOO", ", ".join(f"{s / 60:.1f}" for s in stored["seconds"].values())],
-    ]
-    return f"{table(['', 'SmolLM2'], rows)}\n\nMachine: {described(stored['machine'])}."
+    heads = ["", "learning rate", "proxy before, after", "gold before, after", "change of gold", "KL, nats"]
+
+    def row(name: str, rate: str, found: dict[str, Any]) -> list[str]:
+        both = [f"{m['before']:.2f}, {m['after']:.2f}" for m in found["metrics"].values()]
+        return [name, rate, *both, shown(found["metrics"]["gold"], "+"), f"{found['kl']:.1f}"]
+
+    steps = f"{stored['steps']} steps"
+    rows = [row(f"RLOO, {steps}", "1e-3", stored)]
+    rows += [row(f"trl:dpo, {steps}", f"{found['rate']:.0e}".replace("e-0", "e-"), found) for found in stored["dpo"]]
+    minutes = ", ".join(f"{seconds / 60:.0f} for {name}" for name, seconds in stored["seconds"].items())
+    text = (
+        f"Of {stored['pairs']} pairs, {stored['held_out']} are held out. The reward model has an accuracy of "
+        f"{shown(stored['accuracy'])} on them, and gold {stored['gold_accuracy']:.2f}. Minutes: {minutes} "
+        f"({described(stored['machine'])}; other work ran beside it)."
+    )
+    return f"{text}\n\n{table(heads, rows)}"
 
 
 if __name__ == "__main__":
