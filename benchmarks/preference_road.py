@@ -94,7 +94,6 @@ def measure(key: dict[str, Any], scratch: Path) -> dict[str, Any]:
         options = ("--epochs", 6, "--batch-size", 16, "--lr", 3e-3, "--seed", seed)
         run("reward-model", "train", store, "--model", small, "--output", folder / "tiny-rm", *options)
         result["transformer"] = accuracies(store, folder / "tiny-rm", key["seed"])["accuracy"]
-        tiny = ("--reward", folder / "tiny-rm", "--reward", f"{GOLD}=0")
     run("feedback", "export", store, "--output", folder / "prefs.jsonl")
     reward = ("--reward", folder / "rm", "--reward", f"{GOLD}=0")
     policies: dict[str, tuple[Any, ...]] = {
@@ -106,7 +105,6 @@ def measure(key: dict[str, Any], scratch: Path) -> dict[str, Any]:
         policies |= {
             name: (name, *reward, "--steps", STEPS, "--objective.kl.coef", KL) for name in RL if name not in policies
         }
-        policies["rloo_transformer"] = ("rloo", *tiny, "--steps", STEPS, "--objective.kl.coef", KL)
         policies["free"] = (
             "rloo", *reward, "--steps", FREE_STEPS, "--objective.kl.coef", 0, "--evaluation.every", 2,
         )  # fmt: skip

@@ -28,7 +28,6 @@ POLICIES = {
     "ppo": "PPO",
     "rloo": "RLOO",
     "grpo": "GRPO",
-    "rloo_transformer": "RLOO, transformer",
     "dpo": "trl:dpo",
     "best_of_n": "best of 16",
 }
