@@ -158,6 +158,16 @@ def _is_typed(name: str, value: Any) -> bool:
     return isinstance(value, str)
 
 
+def is_set(flag: Any) -> bool:
+    """Return whether a flag of a row is set: true, or its text, as a CSV file has it.
+
+    Example:
+        >>> is_set(True), is_set("True"), is_set("False"), is_set(None)
+        (True, True, False, False)
+    """
+    return str(flag).strip().lower() in ("true", "1")
+
+
 def text_of(side: Side | None) -> str:
     """Return the text of a side: the contents of its messages, one per line; the text parts of each."""
     if side is None or isinstance(side, str):
