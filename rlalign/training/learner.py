@@ -28,7 +28,7 @@ from rlalign.objective import (
     value_count,
     value_loss,
 )
-from rlalign.policies.base import Policy
+from rlalign.policies.base import Policy, ReferenceScorer
 from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.agreement import check_mismatch
 from rlalign.rollout.collect import Rollout
@@ -64,6 +64,7 @@ class Learner:
         total_updates: optimizer steps of the whole run, for the learning rate schedule.
         generator: shuffles rows into minibatches, on the CPU.
         max_length: L_max, the limit of action tokens per episode.
+        reference: gives the log-probs of the KL's reference policy, such as a teacher; None: the initial policy.
 
     Raises:
         UserError: when the policy has no trainable parameter.
@@ -79,6 +80,7 @@ class Learner:
         total_updates: int,
         generator: torch.Generator,
         max_length: int,
+        reference: ReferenceScorer | None = None,
     ) -> None:
         self.policy = policy
         self.objective = objective
@@ -103,7 +105,15 @@ class Learner:
         self.state = ObjectiveState.start(objective)
         # a loss that compares the two rows of a pair needs both in one forward pass
         self.micro_batcher = MicroBatcher(policy, config.micro_batch, unit=2 if objective.needs_pairs else 1)
-        self.preparation = Preparation(policy, objective, config, sampling, self.micro_batcher, max_length)
+        self.preparation = Preparation(
+            policy,
+            objective,
+            config,
+            sampling,
+            self.micro_batcher,
+            max_length,
+            reference=policy if reference is None else reference,
+        )
         self.updates = 0
         self.steps_begun = self.steps_done = 0  # of the optimizer, in this process
         self.last_metrics: dict[str, float] = {}  # of the last update that reached its optimizer step

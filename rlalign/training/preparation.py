@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlalign.config.schema import LearnerConfig
 from rlalign.objective import Batch, Objective, reference_point
-from rlalign.policies.base import Policy, TokenScores
+from rlalign.policies.base import Policy, ReferenceScorer, TokenScores
 from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.collect import Rollout
 from rlalign.rollout.source import TokenRows
@@ -33,6 +33,7 @@ class Preparation:
         sampling: the distribution that actions were drawn from.
         micro_batcher: of the learner.
         max_length: L_max, the limit of action tokens per episode.
+        reference: gives the log-probs of the KL's reference policy: the policy itself, or a teacher.
     """
 
     def __init__(
@@ -43,6 +44,8 @@ class Preparation:
         sampling: Sampling,
         micro_batcher: MicroBatcher,
         max_length: int,
+        *,
+        reference: ReferenceScorer,
     ) -> None:
         self.policy = policy
         self.objective = objective
@@ -50,6 +53,7 @@ class Preparation:
         self.sampling = sampling
         self.micro_batcher = micro_batcher
         self.max_length = max_length
+        self.reference = reference
 
     def precompute(
         self, tokens: Tensor, lengths: Tensor, mask: Tensor, *, recorded: bool = False
@@ -117,7 +121,7 @@ class Preparation:
         return batch
 
     def _score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
+        return TokenScores(self.reference.reference_logprobs(tokens, lengths, mask, self.sampling))
 
     def _reference_point(self, rows: TokenRows) -> Tensor:
         """Return KTO's reference point, a scalar on the policy's device, from prompts with other prompts' answers."""
