@@ -106,7 +106,9 @@ class RecordedConfig:
 
     kind: Literal["auto", "demonstrations", "rewards", "labels", "pairs"] = "auto"
     """What the data is read as; on the command line also --as KIND. auto: its columns decide, and the algorithm must
-    learn from that kind. Preferences are also demonstrations (their chosen completions) and labels (both)."""
+    learn from that kind; demonstrations: completions to imitate, of pairs the chosen ones; rewards: completions with
+    logged rewards; labels: desirable and undesirable completions, of pairs both; pairs: a chosen and a rejected
+    completion of one prompt."""
     turns: Literal["all", "last"] = "all"
     """Answers of a conversation that are trained on: all, or the last one. Other turns never are."""
     max_length: int | None = None

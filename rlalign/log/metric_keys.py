@@ -240,8 +240,8 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         ),
         Metric(
             "preference/chosen_reward",
-            "implicit reward of the chosen or desirable completions, mean: beta · log pi/ref of a completion; ipo: beta "
-            "· its mean over tokens; simpo: preference.scale · the mean of log pi over tokens",
+            "implicit reward of the chosen or desirable completions, mean: beta · log pi/ref of a completion; ipo: "
+            "beta · its mean over tokens; simpo: preference.scale · the mean of log pi over tokens",
             _PREFERENCES,
         ),
         Metric(

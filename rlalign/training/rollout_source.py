@@ -56,5 +56,5 @@ def rollout_source(
         task_seed=rng.task_seed,
         episode_seed=rng.episode_seed,
         # log-probs of the teacher's samples are not those of the policy, as in recorded data
-        precompute=partial(learner.precompute_logprobs, recorded=by_teacher),
+        precompute=partial(learner.preparation.precompute, recorded=by_teacher),
     )

@@ -23,7 +23,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.records.splits import KNOWN
 from rlalign.errors import RecordError, UserError
 from rlalign.preferences.formats import read_preferences
-from rlalign.preferences.pairs import Preference, Side
+from rlalign.preferences.pairs import Preference, Side, is_set
 from rlalign.preferences.row_checks import split_name
 from rlalign.preferences.splits import split_by_group
 from rlalign.tokenizers import HFTokenizer
@@ -205,7 +205,7 @@ def encode(mdp: TextMDP, preference: Preference, end_ids: tuple[int, int], posit
             ids = mdp.tokenizer.encode(text)
         except UserError as error:  # a character that the tokenizer of a policy from scratch does not have
             raise RecordError(preference.place, f"'{name}': {error}") from error
-        if str(preference.extra.get(f"{name}_cut")).lower() != "true":  # a text in CSV
+        if not is_set(preference.extra.get(f"{name}_cut")):
             ids = [*ids, end]
         if positions is not None and len(context) + len(ids) > positions:
             raise RecordError(

@@ -207,6 +207,7 @@ def test_the_held_out_measures_are_those_of_the_initial_policy_by_hand(tmp_path)
     assert metrics["preference/held_out_accuracy"] == sum(r > 0 for r in rewards) / len(rewards)
 
 
+@pytest.mark.pictures
 def test_the_run_folder_is_that_of_the_other_trainers(tmp_path) -> None:
     path = preferences(tmp_path)
     config = configuration(tmp_path, evaluation__every=1)
