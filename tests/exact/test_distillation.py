@@ -15,7 +15,7 @@ from torch import Tensor
 
 from rlalign.algorithms import algorithm
 from rlalign.config.defaults import default_config
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import LearnerConfig, TrainConfig
 from rlalign.config.serialize import update
 from rlalign.objective import Credit, Objective
 from rlalign.oracle import TokenMDP, expected_gradient
@@ -23,7 +23,8 @@ from rlalign.policies.tabular import TabularPolicy
 from rlalign.teachers.local import LocalTeacher
 from rlalign.training import distillation
 from rlalign.training.learner import Learner
-from tests.exact.test_learner_is_the_oracle import HORIZON, SAMPLING, learner_of, policy_of, rollout_of
+from rlalign.training.preparation import Preparation
+from tests.exact.test_learner_is_the_oracle import HORIZON, SAMPLING, policy_of, rollout_of
 
 TIGHT = 1e-10
 DISTILL = algorithm("distill").objective
@@ -146,6 +147,14 @@ def teacher_of(mdp: TokenMDP, logits: Tensor) -> LocalTeacher:
     return LocalTeacher(policy, "big")
 
 
+def taught(policy: TabularPolicy, objective: Objective, teacher: LocalTeacher) -> Learner:
+    """Return a learner whose reference policy is a teacher."""
+    return Learner(
+        policy, objective, LearnerConfig(micro_batch=1), sampling=SAMPLING, total_updates=1,
+        generator=torch.Generator(), max_length=HORIZON, reference=teacher,
+    )  # fmt: skip
+
+
 def expected(config: TrainConfig, mdp: TokenMDP, teacher: Tensor, sampler: Tensor, objective: Objective) -> Tensor:
     """Return Σ over completions of the sampler's probability · the learner's ascent direction, [prefixes, V]."""
     policy, index = policy_of(mdp, None)
@@ -153,8 +162,7 @@ def expected(config: TrainConfig, mdp: TokenMDP, teacher: Tensor, sampler: Tenso
     p = mdp.probabilities(sampler)
     total = torch.zeros(len(mdp.prefixes), mdp.vocabulary, dtype=torch.float64)
     for row in range(len(p)):
-        learner = learner_of(policy, objective, micro_batch=1)
-        learner.reference = scorer
+        learner = taught(policy, objective, scorer)
         rollout = distillation.distilled(config, rollout_of(mdp, policy, [row]))
         buffer = learner.prepare(rollout, recorded=distillation.imitates(config))
         policy.zero_grad()
@@ -186,8 +194,7 @@ def test_a_teacher_that_equals_the_policy_gives_no_gradient_and_no_kl() -> None:
     same = mdp.table(1)
     assert float(expected(config_of("distill"), mdp, same, same, DISTILL).norm()) < 1e-6
     policy, _ = policy_of(mdp, None)
-    learner = learner_of(policy, DISTILL)
-    learner.reference = teacher_of(mdp, same)
+    learner = taught(policy, DISTILL, teacher_of(mdp, same))
     rollout = rollout_of(mdp, policy, range(len(mdp.completions)))
     buffer = learner.prepare(distillation.distilled(config_of("distill"), rollout))
     assert distillation.teacher_metrics(config_of("distill"), rollout, buffer.batch.ref_logprobs) == {
@@ -214,13 +221,13 @@ def test_a_failed_reward_leaves_the_row_in_the_loss_unless_the_reward_is_read() 
 
 
 def the_initial_policy_is_the_teacher(m: pytest.MonkeyPatch) -> None:
-    real = Learner._score_reference
+    real = Preparation._score_reference
 
-    def score(self: Learner, *arguments: Any) -> Any:
+    def score(self: Preparation, *arguments: Any) -> Any:
         self.reference = self.policy
         return real(self, *arguments)
 
-    m.setattr(Learner, "_score_reference", score)
+    m.setattr(Preparation, "_score_reference", score)
 
 
 def the_teacher_repels(m: pytest.MonkeyPatch) -> None:

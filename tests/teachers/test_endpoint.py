@@ -102,7 +102,11 @@ def test_parameters_of_a_url() -> None:
     assert EndpointSpec.parse("http://h/v1/?seconds=5&key_variable=K") == EndpointSpec(
         "http://h/v1", seconds=5.0, key_variable="K"
     )
-    for query, message in (("size=3", "unknown parameter 'size'"), ("batch=x", "a number for batch"), ("batch=0", "batch")):
+    for query, message in (
+        ("size=3", "unknown parameter 'size'"),
+        ("batch=x", "a number for batch"),
+        ("batch=0", "batch"),
+    ):
         with pytest.raises(UserError, match=message):
             EndpointSpec.parse(f"http://h/v1?{query}")
 
