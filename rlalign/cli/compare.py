@@ -29,7 +29,7 @@ class Args:
     inputs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """study.toml, or folders of existing runs or studies; without: run --algorithms on --envs."""
     algorithms: str | None = None
-    """Comma-separated names of `rlalign list algorithms`; trl:grpo, trl:rloo and trl:dpo are TRL's trainers.
+    """Comma-separated names of `rlalign list algorithms`; those that begin with trl: are TRL's trainers.
     None: those of the study.toml."""
     envs: str | None = None
     """Comma-separated environments; None: those of the study.toml."""

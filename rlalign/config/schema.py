@@ -170,8 +170,8 @@ class TrainConfig:
     data: str | None = None
     """Recorded data to train on instead of samples: a JSONL, JSON, CSV or Parquet file, a folder of datasets, or a hub
     data set. Columns: messages, or prompt and completion (sft); prompt, chosen and rejected, or another format of
-    `rlalign feedback check` (dpo, ipo, simpo, trl:dpo); prompt, completion and label (kto); prompt, completion and
-    reward (policy gradients). None: the policy samples."""
+    `rlalign feedback check` (dpo, ipo, simpo); prompt, completion and label (kto); prompt, completion and reward
+    (policy gradients). None: the policy samples."""
     steps: int = 24
     """Training steps; a step is one rollout and the updates made from it. With --data it reads rollout.prompts groups:
     rows, pairs, or all completions of a prompt with logged rewards."""

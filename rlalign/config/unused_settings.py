@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlalign.algorithms import BEST_OF_N, OFFLINE, OUTSIDE, UNTRAINED, axes
+from rlalign.algorithms import BEST_OF_N, OFFLINE_AXES, OUTSIDE, UNTRAINED, axes
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
@@ -86,9 +86,9 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
     yield from _unread_of_model(c)
-    if c.algorithm in OFFLINE:
-        others = " ".join(axis for axis in axes(o) if axis != "kl.coef")
-        yield "objective", others, f"{c.algorithm} reads objective.kl.coef alone"
+    if c.algorithm in OFFLINE_AXES:
+        others = " ".join(axis for axis in axes(o) if axis not in OFFLINE_AXES[c.algorithm].split())
+        yield "objective", others, f"{c.algorithm} reads {OFFLINE_AXES[c.algorithm] or 'no axis'} alone"
     if c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
         yield "", "data", f"{c.algorithm} samples its own completions"
     if not c.data:
@@ -100,7 +100,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
 def _unread_on_data(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if not c.data or c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
         return
-    if not find_algorithm(c.algorithm).data and c.algorithm not in OFFLINE:
+    if not find_algorithm(c.algorithm).data:
         yield "rollout", "group_size", "a step reads all recorded completions of rollout.prompts prompts"
     yield "rollout", "max_draws", "the completions were recorded"
     if c.recorded.kind != "demonstrations" and find_algorithm(c.algorithm).data != "demonstrations":

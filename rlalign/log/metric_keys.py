@@ -50,9 +50,10 @@ _POLICY = f"{_OWN}, except while only the value is trained"
 _CRITIC = "objective.value.kind head or model"
 _REFERENCE = "objective.kl.where reward or loss"
 _RATIO = "objective.ratio other than none"
-_PAIRS = "trl:dpo"
-_PREFERENCES = "trl:dpo; objective.loss dpo, ipo, simpo or kto"
-_HELD_OUT_PAIRS = "trl:dpo, steps that evaluation.every divides and the last one"
+_DATA = "runs on recorded data"
+_PREFERENCES = "objective.loss dpo, ipo, simpo or kto"
+_HELD_OUT = "runs on recorded data with held-out rows, steps that evaluation.every divides"
+_HELD_OUT_PREFERENCES = f"pairs and labels: {_HELD_OUT}"
 _FAILED = "steps with at least one"
 _TRUE_OBJECTIVE = "a component of weight 0 is the environment's true objective"
 
@@ -92,7 +93,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     ),
     "rollout": (
         Metric("rollout/length", "mean length of a completion, in tokens of the policy"),
-        Metric("rollout/tokens", "number of tokens sampled in the step"),
+        Metric("rollout/tokens", "number of tokens of the step's completions, sampled or recorded"),
         Metric("rollout/dropped_records", "number of records left out so far", "on_bad_record is drop"),
         Metric("rollout/truncated", "share of completions that were cut at the length limit, in [0, 1]"),
         Metric(
@@ -209,7 +210,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "share of the step's pairs whose chosen completion has the larger implicit reward, before the update; a "
             "margin of 0 counts as one half (trl:dpo: as 0). For kto the share of completions whose implicit reward is "
             "on the right side of beta · reference_point",
-            _PREFERENCES,
+            f"{_PREFERENCES}, except trl:kto",
         ),
         Metric(
             "preference/margin",
@@ -218,8 +219,8 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         ),
         Metric(
             "preference/chosen_reward",
-            "implicit reward of the chosen or desirable completions, mean: beta · log pi/ref of a completion; ipo: beta "
-            "· its mean over tokens; simpo: preference.scale · the mean of log pi over tokens",
+            "implicit reward of the chosen or desirable completions, mean: beta · log pi/ref of a completion; ipo: beta"
+            " · its mean over tokens (trl:dpo: the sum); simpo: preference.scale · the mean of log pi over tokens",
             _PREFERENCES,
         ),
         Metric(
@@ -243,16 +244,30 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "0",
             "objective.loss kto",
         ),
-        Metric("preference/tokens", "tokens of both completions, summed over the step's pairs", _PAIRS),
-        Metric("preference/passes", "passes over the training pairs so far", _PAIRS),
+    ),
+    "data": (Metric("data/passes", "passes over the training data after the step", _DATA),),
+    "held_out": (
         Metric(
-            "preference/held_out_accuracy",
+            "held_out/accuracy",
             "share of the held-out pairs whose chosen completion has the larger implicit reward, after the step; a "
-            "margin of 0 counts as one half",
-            _HELD_OUT_PAIRS,
+            "margin of 0 counts as one half. For labels the share whose implicit reward has the sign of the label",
+            _HELD_OUT_PREFERENCES,
         ),
-        Metric("preference/held_out_margin", "the margin on the held-out pairs, mean", _HELD_OUT_PAIRS),
-        Metric("preference/held_out_loss", "-log sigmoid of the margin on the held-out pairs, mean", _HELD_OUT_PAIRS),
+        Metric(
+            "held_out/margin",
+            "implicit reward of the chosen completion minus that of the other, mean over held-out pairs; for labels "
+            "the implicit reward, negated if undesirable",
+            _HELD_OUT_PREFERENCES,
+        ),
+        Metric(
+            "held_out/loss", "-log sigmoid of the margin, mean over held-out pairs or labels", _HELD_OUT_PREFERENCES
+        ),
+        Metric(
+            "held_out/nll",
+            "-log pi per token, mean over the held-out completions to imitate: demonstrations, and the chosen or "
+            "desirable ones of pairs and labels; nats",
+            _HELD_OUT,
+        ),
     ),
     "supervised": (
         Metric(
@@ -294,12 +309,12 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("alarm/entropy", "1: entropy is lost while the reward is far below its best sample; else 0"),
     ),
     "time": (
-        Metric("time/rollout", "seconds of sampling and scoring", f"all runs but {_PAIRS}"),
+        Metric("time/rollout", "seconds of sampling and scoring", f"{_OWN}; TRL's trainers on samples"),
         Metric("time/reward", "seconds of scoring alone, a part of time/rollout", _OWN),
         Metric("time/prepare", "seconds of advantages and of log-probs that were not computed while scoring", _OWN),
         Metric("time/update", "seconds of the updates of the rollout; supervised updates do not count"),
         Metric("time/step", "seconds of rollout, preparation and updates; evaluations do not count"),
-        Metric("time/tokens_per_s", "rollout/tokens, or preference/tokens, divided by time/step"),
+        Metric("time/tokens_per_s", "rollout/tokens divided by time/step"),
     ),
 }
 """Stage -> rows, for the keys of metrics.jsonl besides `step`, the number of the step from 1."""
