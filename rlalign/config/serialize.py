@@ -9,8 +9,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import RecordedConfig, TrainConfig
 from rlalign.errors import UserError, did_you_mean
+from rlalign.objective.spec import Objective
 from rlalign.registry import ENVS, REWARDS
 from rlalign.typecheck import checked, flatten, hints_of
 
@@ -41,6 +42,8 @@ _ADDED: dict[str, Any] = {
     "rollout.max_prompt": None,
     "on_bad_record": "fail",
     "data": None,
+    **flatten({"recorded": dataclasses.asdict(RecordedConfig())}),
+    **flatten({"objective": {"preference": dataclasses.asdict(Objective().preference)}}),
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 

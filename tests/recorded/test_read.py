@@ -1,0 +1,162 @@
+"""Sources as trajectories: kinds by columns, rows at fault, splits, lengths, and logged log-probs."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlalign.config.schema import RecordedConfig
+from rlalign.errors import RecordError, UserError
+from rlalign.recorded.columns import KINDS, kind_of, readable_as
+from rlalign.recorded.read import read_recorded
+from rlalign.recorded.rows import messages_of
+from tests.recorded.conftest import CHARS, talk, write
+
+PAIR = {"prompt": "ab>", "chosen": "ba", "rejected": "bb"}
+ALGORITHM = {"demonstrations": "sft", "rewards": "rloo", "labels": "kto", "pairs": "dpo"}
+
+
+def read(source, wanted, mdp=CHARS, *, drop=False, **settings):
+    """Return the data of a source."""
+    settings = RecordedConfig(**{"held_out": 0.0, **settings})
+    return read_recorded(source, wanted, mdp, algorithm=ALGORITHM[wanted], settings=settings, drop=drop)
+
+
+def rows_of(data):
+    """Return all trajectories to train on."""
+    return [row for group in data.train for row in group]
+
+
+@pytest.mark.parametrize(
+    ("columns", "kind"),
+    [
+        (["messages"], "demonstrations"),
+        (["conversations", "id"], "demonstrations"),
+        (["prompt", "completion"], "demonstrations"),
+        (["prompt", "completion", "reward"], "rewards"),
+        (["prompt", "completion", "label"], "labels"),
+        (["prompt", "chosen", "rejected"], "pairs"),
+        (["chosen", "rejected", "messages"], "pairs"),
+        (["text"], None),
+    ],
+)
+def test_the_columns_decide_the_kind(columns, kind) -> None:
+    assert kind_of(columns) == kind
+
+
+def test_preferences_are_labels_and_other_kinds_are_only_themselves() -> None:
+    readable = {(kind, wanted) for kind in KINDS for wanted in KINDS if readable_as(kind, wanted)}
+    assert readable == {(kind, kind) for kind in KINDS} | {("pairs", "labels")}
+
+
+def test_rewards_of_each_kind(tmp_path) -> None:
+    rows = rows_of(read(write(tmp_path, {"prompt": "ab>", "completion": "ba"}), "demonstrations"))
+    assert [(row.completion, row.reward) for row in rows] == [("ba", 1.0)]
+    rows = rows_of(read(write(tmp_path, PAIR), "pairs"))
+    assert [(row.completion, row.reward) for row in rows] == [("ba", 1.0), ("bb", 0.0)]
+    rows = rows_of(read(write(tmp_path, {"prompt": "ab>", "completion": "ba", "label": False}), "labels"))
+    assert [row.reward for row in rows] == [0.0]
+    triples = (("ab>", "a", 2), ("b>", "a", 0), ("ab>", "b", 1))
+    logged = [{"prompt": p, "completion": c, "reward": r} for p, c, r in triples]
+    data = read(write(tmp_path, *logged), "rewards")
+    assert [[(row.completion, row.reward) for row in group] for group in data.train] == [
+        [("a", 2.0), ("b", 1.0)],  # rows of one prompt are one group
+        [("a", 0.0)],
+    ]
+
+
+def test_pairs_are_read_as_labels_and_as_demonstrations_when_told(tmp_path) -> None:
+    source = write(tmp_path, PAIR)
+    assert [(row.completion, row.reward) for row in rows_of(read(source, "labels"))] == [("ba", 1.0), ("bb", 0.0)]
+    with pytest.raises(UserError, match="which are pairs; use --algorithm dpo, or --as demonstrations"):
+        read(source, "demonstrations")
+    assert [row.completion for row in rows_of(read(source, "demonstrations", kind="demonstrations"))] == ["ba"]
+
+
+def test_another_kind_than_the_algorithm_learns_from_is_refused(tmp_path) -> None:
+    source = write(tmp_path, {"prompt": "ab>", "completion": "ba"})
+    with pytest.raises(UserError, match="expected the columns prompt, chosen and rejected, which dpo learns from"):
+        read(source, "pairs")
+    with pytest.raises(UserError, match="--as pairs: expected rewards, which rloo learns from"):
+        read(source, "rewards", kind="pairs")
+    with pytest.raises(UserError, match="got text; rename the columns"):
+        read(write(tmp_path, {"text": "ab>"}), "demonstrations")
+    with pytest.raises(UserError, match="expected rows of recorded data, got none"):
+        read(write(tmp_path), "demonstrations")
+
+
+@pytest.mark.parametrize("label", [True, "true", 1, "yes"])
+@pytest.mark.parametrize("negative", [False, "False", 0, -1, "no"])
+def test_labels_in_all_spellings(tmp_path, label, negative) -> None:
+    rows = [{"prompt": "a>", "completion": "a", "label": value} for value in (label, negative)]
+    assert [row.reward for row in rows_of(read(write(tmp_path, *rows), "labels"))] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("row", "kind", "message"),
+    [
+        ({"prompt": "a>", "completion": "a", "label": "perhaps"}, "labels", "expected true or false in 'label'"),
+        ({"prompt": "a>", "completion": "a", "reward": None}, "rewards", "expected a finite number in 'reward'"),
+        ({"prompt": "a>", "completion": "a", "reward": True}, "rewards", "expected a finite number in 'reward'"),
+        ({"prompt": "a>", "completion": "a", "reward": float("inf")}, "rewards", "expected a finite number"),
+        ({"prompt": None, "completion": "a"}, "demonstrations", "expected a text or messages in 'prompt'"),
+        ({"prompt": "a>", "completion": 5}, "demonstrations", "expected a text or a message in 'completion'"),
+        ({"prompt": "a>", "completion": "q!"}, "demonstrations", "expected characters of the tokenizer's alphabet"),
+        ({"messages": talk("a", "b"), "tools": [{}]}, "demonstrations", "expected a conversation without 'tools'"),
+        ({"messages": "a"}, "demonstrations", "expected a list of messages"),
+    ],
+)  # fmt: skip
+def test_a_row_at_fault_is_named_or_dropped_and_counted(tmp_path, row, kind, message) -> None:
+    good = {"prompt": "b>", "completion": "b"} | {"rewards": {"reward": 1}, "labels": {"label": True}}.get(kind, {})
+    source = write(tmp_path, good, row)
+    with pytest.raises(RecordError, match=r"data\.jsonl, line 2: .*" + message):
+        read(source, kind)
+    data = read(source, kind, drop=True)
+    assert len(rows_of(data)) == 1
+    assert "left out of the data: 1 that cannot be used" in data.notes
+
+
+def test_rows_that_are_too_long_are_counted_and_never_cut(tmp_path) -> None:
+    rows = [{"prompt": "ab>", "completion": "a" * n} for n in (1, 4, 5)]
+    data = read(write(tmp_path, *rows), "demonstrations", max_length=8)
+    assert [row.completion for row in rows_of(data)] == ["a", "aaaa"]
+    assert "left out of the data: 1 longer than 8 tokens" in data.notes
+    with pytest.raises(UserError, match=r"got none that can be used \(3 longer than 3 tokens\)"):
+        read(write(tmp_path, *rows), "demonstrations", max_length=3)
+
+
+def test_logged_log_probs_are_one_per_token(tmp_path) -> None:
+    row = {"prompt": "ab>", "completion": "ba", "reward": 1, "logprobs": [-1.0, -0.5, -0.25]}
+    data = read(write(tmp_path, row), "rewards")
+    assert data.has_logprobs
+    assert rows_of(data)[0].logprobs == [-1.0, -0.5, -0.25]
+    for wrong, message in (
+        ([-1.0], "expected 3 log-probs, one per token"),
+        ([0.5] * 3, "finite log-probs of at most 0"),
+    ):
+        with pytest.raises(RecordError, match=message):
+            read(write(tmp_path, {**row, "logprobs": wrong}), "rewards")
+    mixed = [row, {key: value for key, value in row.items() if key != "logprobs"}]
+    assert not read(write(tmp_path, *mixed), "rewards").has_logprobs
+
+
+def test_the_splits_of_the_data_are_used_and_else_groups_of_prompts_are_held_out(tmp_path) -> None:
+    splits = {"ab>": "train", "ba>": "train", "cd>": "dev", "dc>": "test"}
+    rows = [{"prompt": prompt, "completion": "a", "split": split} for prompt, split in splits.items()]
+    data = read(write(tmp_path, *rows), "demonstrations", held_out=0.25)
+    assert (len(data.train), len(data.held_out)) == (2, 2)
+    plain = [{"prompt": f"{a}{b}{c}>", "completion": "a"} for a in "abcd" for b in "abcd" for c in "ab"]
+    data = read(write(tmp_path, *plain, *plain), "demonstrations", held_out=0.25)
+    assert len(data.held_out) == 16
+    train = {tuple(row.ids[: row.prompt_length]) for group in data.train for row in group}
+    assert not train & {tuple(row.ids[: row.prompt_length]) for group in data.held_out for row in group}
+
+
+def test_conversations_in_the_format_of_sharegpt() -> None:
+    value = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    assert messages_of(value, "here") == talk("a", "b")
+
+
+def test_csv_has_the_same_rows(tmp_path) -> None:
+    path = tmp_path / "data.csv"
+    path.write_text("prompt,completion,reward\nab>,ba,0.5\nb>,b,1\n")
+    assert [(row.completion, row.reward) for row in rows_of(read(str(path), "rewards"))] == [("ba", 0.5), ("b", 1.0)]

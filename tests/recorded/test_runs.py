@@ -1,0 +1,213 @@
+"""Runs on recorded data: what they learn, how they resume, which settings they refuse, and their files."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+
+import rlalign
+from rlalign.config.defaults import ENV_OF_DATA, default_config
+from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.serialize import fingerprint, update
+from rlalign.errors import UserError
+from rlalign.recorded.importance import with_importance_weights
+from rlalign.storage import checkpoint
+from tests.recorded.conftest import talk, write
+
+SMALL = {"model__hidden_size": 16, "rollout__prompts": 4, "evaluation__prompts": 4, "quiet": True}
+RNG = random.Random(0)
+PROMPTS = sorted({f"{a}{b}{c}>" for a in "abcd" for b in "abcd" for c in "abcd"})
+ROWS = {
+    "demonstrations": [{"prompt": p, "completion": p[-2::-1]} for p in PROMPTS],
+    "pairs": [{"prompt": p, "chosen": p[-2::-1], "rejected": p[:-1]} for p in PROMPTS if p[0] != p[2]],
+    "labels": [
+        {"prompt": p, "completion": p[-2::-1] if i % 2 else "dd", "label": bool(i % 2)} for i, p in enumerate(PROMPTS)
+    ],
+    "rewards": [
+        {"prompt": p, "completion": c, "reward": float(c == p[-2::-1])} for p in PROMPTS for c in (p[-2::-1], p[:-1])
+    ],
+}
+KIND = {"sft": "demonstrations", "dpo": "pairs", "ipo": "pairs", "simpo": "pairs", "kto": "labels", "rloo": "rewards"}
+
+
+def train(folder, algorithm, rows=None, **settings):
+    """Return a run on the data that the algorithm learns from."""
+    data = write(folder, *(rows or ROWS[KIND[algorithm]]), name=f"{algorithm}.jsonl")
+    settings = {"output": folder / "run", "steps": 3, **SMALL, **settings}
+    return rlalign.train("reverse", "gru", algorithm, data=data, **settings)
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo", "ipo", "simpo", "kto", "rloo"])
+def test_a_resumed_run_is_bitwise_equal(tmp_path, algorithm) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    for folder in (whole, cut):
+        folder.mkdir()
+    # several passes over ten rows, so that the position and the order of a pass matter
+    rows = ROWS[KIND[algorithm]][:10]
+    train(whole, algorithm, rows, steps=5)
+    train(cut, algorithm, rows, steps=3)
+    train(cut, algorithm, rows, steps=5, resume=True, allow_change=True)
+    states = [checkpoint.load(checkpoint.latest(folder / "run" / "checkpoints"))[0] for folder in (whole, cut)]
+    for part in ("policy", "optimizer"):
+        for a, b in zip(_tensors(states[0][part]), _tensors(states[1][part]), strict=True):
+            assert torch.equal(a, b)
+
+
+def _tensors(state):
+    if isinstance(state, torch.Tensor):
+        return [state]
+    values = state.values() if isinstance(state, dict) else state if isinstance(state, list) else []
+    return [tensor for value in values for tensor in _tensors(value)]
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "dpo", "kto"])
+@pytest.mark.parametrize("policy", ["gru", "tiny"])
+def test_the_weights_do_not_depend_on_the_micro_batch(tmp_path, algorithm, policy) -> None:
+    weights = []
+    for micro_batch in (0, 2):
+        folder = tmp_path / f"{micro_batch}"
+        folder.mkdir()
+        data = write(folder, *ROWS[KIND[algorithm]])
+        run = rlalign.train("reverse", policy, algorithm, data=data, steps=2, output=folder / "run",
+                            learner__micro_batch=micro_batch, **SMALL)  # fmt: skip
+        weights.append(torch.cat([p.detach().flatten() for p in run.policy.state_dict().values()]))
+    # Adam's first steps divide by the size of the gradient, which turns rounding of small gradients into steps
+    assert (weights[0] - weights[1]).abs().median() < 1e-7
+    assert torch.nn.functional.cosine_similarity(*weights, dim=0) > 0.9999
+
+
+def test_sft_learns_the_task_that_the_demonstrations_show(tmp_path) -> None:
+    run = train(tmp_path, "sft", steps=60, rollout__prompts=32, learner__lr=0.02, model__hidden_size=32)
+    report = json.loads((tmp_path / "run" / "report" / "held_out.json").read_text())
+    nll = report["metrics"]["nll"]
+    assert nll["after"] < 0.5 * nll["before"]
+    assert nll["difference"]["high"] < 0
+    assert "held-out data: nll" in run.held_out
+    assert run.comparison is not None
+    assert run.comparison.differences["reward"].mean > 0  # the environment's own
+
+
+def test_preferences_are_learned_on_held_out_prompts(tmp_path) -> None:
+    run = train(tmp_path, "dpo", steps=20, rollout__prompts=16, learner__lr=0.01, evaluation__every=10)
+    accuracy = json.loads((tmp_path / "run" / "report" / "held_out.json").read_text())["metrics"]["accuracy"]
+    assert (accuracy["before"], accuracy["after"]) == (0.5, pytest.approx(1.0, abs=0.3))
+    assert [row is not None for row in run.metrics["held_out/accuracy"]] == [i in (9, 19) for i in range(20)]
+    assert run.metrics["preference/accuracy"][0] == 0.5  # the policy is the reference
+    assert run.metrics["data/passes"][-1] == pytest.approx(20 * 16 / 44, rel=0.1)
+
+
+def test_without_env_the_prompts_of_the_data_are_evaluated(tmp_path) -> None:
+    data = write(tmp_path, *({"messages": talk(f"{a} and {b}?", f"{a}{b}")} for a in "abcdefgh" for b in "ijklmnop"))
+    config = default_config(None, "tiny", "sft", data)
+    assert config.env.partition("?")[0] == ENV_OF_DATA
+    run = rlalign.train(policy="tiny", algorithm="sft", data=data, steps=1, output=tmp_path / "run", **SMALL)
+    assert run.comparison is not None
+    assert run.comparison.before.size.startswith("3 ")  # half of the 6 held-out prompts
+    assert " and " in str(run.comparison.before.prompts[0])
+    again = rlalign.Run(tmp_path / "run").evaluate(split="test", prompts=2)
+    assert again.before.prompts != run.comparison.before.prompts
+    # a policy gradient without --env on logged rewards does the same; other trainers keep their environment
+    assert default_config(None, "tiny", "rloo", data).env.partition("?")[0] == ENV_OF_DATA
+    assert default_config(None, "tiny", "trl:grpo", data).env == default_config().env
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "message"),
+    [
+        ("rloo", {"objective__filter__dynamic_sampling": True}, "--data: filter.dynamic_sampling samples again"),
+        ("rloo", {"objective__baseline": "greedy"}, "--data: baseline greedy samples a completion"),
+        ("rloo", {"rollout__per_component": True}, "--data: rollout.per_component reads reward components"),
+        ("rloo", {"supervised__align_interval": 2}, "--data: supervised updates read answers"),
+        ("rloo", {"evaluation__stop_kl": 1.0, "objective__kl__where": "loss", "objective__kl__coef": 0.1},
+         "--data: evaluation.stop_kl reads the KL of samples"),
+        ("sft", {"recorded__held_out": 1.0}, "recorded.held_out"),
+        ("sft", {"recorded__kind": "pairs"}, "--as pairs: expected demonstrations"),
+    ],
+)  # fmt: skip
+def test_settings_that_recorded_data_cannot_have_are_refused(tmp_path, algorithm, settings, message) -> None:
+    with pytest.raises(UserError, match=message):
+        train(tmp_path, algorithm, **settings)
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_algorithm_on_recorded_data_needs_data(tmp_path) -> None:
+    with pytest.raises(UserError, match="sft learns from recorded data: expected a file, got none; use --data FILE"):
+        rlalign.train("reverse", "gru", "sft", output=tmp_path / "run", **SMALL)
+
+
+def test_a_group_baseline_needs_two_completions_of_a_prompt(tmp_path) -> None:
+    with pytest.raises(UserError, match="no prompt of the data has two; use --algorithm reinforce"):
+        train(tmp_path, "rloo", ROWS["rewards"][::2])
+
+
+def test_logged_rewards_say_which_importance_weights_they_have(tmp_path, capsys) -> None:
+    train(tmp_path, "rloo", quiet=False)
+    assert "importance weights: none, because the data has no column 'logprobs'" in capsys.readouterr().out
+    rows = [{**row, "logprobs": [-1.5] * (len(row["completion"]) + 1)} for row in ROWS["rewards"]]
+    other = tmp_path / "other"
+    other.mkdir()
+    run = train(other, "rloo", rows, quiet=False)
+    assert "importance weights: pi / recorded policy of each sequence, at most 2" in capsys.readouterr().out
+    assert run.config.objective.off_policy.kind == "tis"
+    # the first step's weights, by hand: exp(Σ log pi - Σ log mu), at most 2
+    assert all(0 < value <= 2 for value in run.metrics["train/off_policy_weight"])
+    # grpo has a ratio, whose denominator is the recorded policy
+    ratio = tmp_path / "ratio"
+    ratio.mkdir()
+    data = write(ratio, *rows)
+    run = rlalign.train("reverse", "gru", "grpo", data=data, steps=1, output=ratio / "run", **SMALL)
+    assert abs(run.metrics["train/ratio"][0] - 1) > 1e-3
+    assert run.config.learner.old_logprobs == "sampler"
+
+
+def test_a_kl_in_the_reward_beside_a_ratio_to_the_recorded_policy_is_refused() -> None:
+    class Data:
+        has_logprobs = True
+
+    config = update(default_config("reverse", "tiny", "ppo"), {"objective.kl.coef": 0.05})
+    with pytest.raises(UserError, match="expected the KL in the loss or none"):
+        with_importance_weights(config, Data())
+
+
+def test_early_stopping_reads_the_held_out_data_where_nothing_scores_the_prompts(tmp_path) -> None:
+    data = write(tmp_path, *({"prompt": f"{a} {b}", "completion": "x"} for a in "abcdef" for b in "ghijkl"))
+    run = rlalign.train(policy="tiny", algorithm="sft", data=data, steps=6, output=tmp_path / "run",
+                        evaluation__every=1, evaluation__patience=1, learner__lr=1.0, **SMALL)  # fmt: skip
+    losses = run.metrics["held_out/nll"]
+    best = int(np.argmin(losses))
+    assert len(losses) == min(best + 2, 6)
+
+
+def test_settings_of_recorded_data_decide_the_result_and_older_runs_keep_their_fingerprint() -> None:
+    config = default_config("reverse", "gru", "rloo")
+    assert fingerprint(update(config, {"recorded.turns": "last"})) != fingerprint(config)
+    assert fingerprint(config) == fingerprint(
+        update(config, {"recorded.turns": "all", "objective.preference.margin": 1.0})
+    )
+
+
+@pytest.mark.parametrize("lora_r", [0, 4])
+def test_a_policy_gradient_on_an_sft_policy_begins_at_kl_0_with_that_policy_as_reference(tmp_path, lora_r) -> None:
+    data = write(tmp_path, *ROWS["demonstrations"])
+    first = rlalign.train("reverse", "tiny", "sft", data=data, steps=5, output=tmp_path / "sft", learner__lr=0.02,
+                          model__lora_r=lora_r, **SMALL)  # fmt: skip
+    kl = {"objective__kl__where": "loss", "objective__kl__coef": 0.1}
+    run = rlalign.train("reverse", str(tmp_path / "sft"), "grpo", steps=2, output=tmp_path / "grpo", **kl, **SMALL)
+    assert abs(run.metrics["rollout/kl"][0]) < 1e-5
+    tokens = torch.tensor([[2, 3, 6, 3, 2, 1]])
+    rows = (
+        tokens,
+        torch.tensor([6]),
+        torch.tensor([[False, False, False, True, True, True]]),
+        rlalign.types.Sampling(),
+    )
+    trainer_policy, _ = build_policy(run.config, build_mdp(run.config))
+    reference = trainer_policy.reference_logprobs(*rows)
+    assert torch.allclose(reference, first.policy.score(*rows).logprobs.detach(), atol=1e-5)
+    untrained = rlalign.train("reverse", "tiny", "sft", data=data, steps=1, output=tmp_path / "other",
+                              model__lora_r=lora_r, learner__lr=1e-9, **SMALL).policy  # fmt: skip
+    assert (reference - untrained.score(*rows).logprobs).abs().max() > 0.01
