@@ -22,6 +22,7 @@ from rlalign.config.unused_settings import unread, unused_settings
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.integrations.trl import offline, train_trl
+from rlalign.integrations.trl.offline_settings import offline_arguments
 from rlalign.policies.factory import load
 from rlalign.rollout.recorded import GroupOrder
 from rlalign.storage import checkpoint
@@ -46,9 +47,9 @@ def preferences(folder: Path, count: int = 60, env: str = ENV) -> Path:
     return write(folder / "prefs.jsonl", rows)
 
 
-def configuration(folder: Path, output: str = "run", **changes: Any) -> Any:
+def configuration(folder: Path, output: str = "run", algorithm: str = "trl:dpo", **changes: Any) -> Any:
     """Return the configuration of a small run; `__` in the name of a change is a dot."""
-    config = default_config(ENV, "tiny", "trl:dpo")
+    config = default_config(ENV, "tiny", algorithm)
     settings = {**SMALL, "data": str(folder / "prefs.jsonl"), "output": str(folder / output)}
     return update(config, {**settings, **{key.replace("__", "."): value for key, value in changes.items()}})
 
@@ -221,6 +222,39 @@ def test_unsupported_settings_raise_an_error_with_the_reason(tmp_path, changes, 
     with pytest.raises(UserError, match=message):
         check_config(config)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "changes", "message"),
+    [
+        ("trl:sft", {"objective.baseline": "batch_mean"}, "objective.baseline: expected none for trl:sft, got batch_m"),
+        ("trl:sft", {"objective.aggregation": "sequence_mean"}, "aggregation: expected token_global"),
+        ("trl:sft", {"learner.micro_batch": 3}, "micro_batch: expected a divisor of the 4 rows of a step"),
+        ("trl:sft", {"rollout.group_size": 2}, r"group_size: expected 1 \(a row\)"),
+        (
+            "trl:kto",
+            {"learner.micro_batch": 2},
+            "expected 0 or 4, the rows of a step, whose mean is the reference point",
+        ),
+        ("trl:kto", {"rollout.prompts": 1}, "rollout.prompts: expected at least 2, for the reference point"),
+        ("trl:kto", {"objective.loss": "dpo"}, "objective.loss: expected kto"),
+    ],
+)
+def test_settings_that_trls_sft_and_kto_do_not_read_are_refused(algorithm, changes, message) -> None:
+    config = update(default_config(ENV, "tiny", algorithm), {"rollout.prompts": 4, **changes})
+    with pytest.raises(UserError, match=message):
+        offline_arguments(config, cpu=True, bf16=False)
+
+
+def test_kto_with_an_adapter_has_the_policy_without_it_as_reference(tmp_path) -> None:
+    """TRL turns the adapter off, and nothing of its own stays in the model."""
+    preferences(tmp_path)
+    settings = {"model__lora_r": 2, "learner__lr": 0.01}
+    theirs = train_trl(configuration(tmp_path, algorithm="trl:kto", **settings), quiet=True)
+    ours = rlalign.train(config=configuration(tmp_path, "own", "kto", **settings), quiet=True)
+    for key in ("train/loss", "train/grad_norm", "preference/reference_point", "preference/chosen_reward"):
+        expected = [value and pytest.approx(value, rel=1e-4, abs=1e-6) for value in ours.metrics[key]]
+        assert theirs.metrics[key] == expected, key
 
 
 def test_prompts_of_the_preferences_among_the_held_out_ones_are_reported(tmp_path, capsys) -> None:
