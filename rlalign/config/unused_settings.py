@@ -10,6 +10,7 @@ from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
+from rlalign.objective.preference_settings import READS
 
 
 def unused_settings(config: TrainConfig) -> dict[str, str]:
@@ -41,6 +42,11 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     """Yield (section, names, reason) for the settings that this configuration does not read."""
     o = c.objective
     updates = c.steps * c.learner.epochs * c.learner.minibatches
+    if o.is_preference:
+        read = {"loss", "kl.where", "kl.coef", *(f"preference.{name}" for name in READS[o.loss])}
+        yield "objective", " ".join(axis for axis in axes(o) if axis not in read), f"loss {o.loss} does not read it"
+    elif o.loss == "surrogate":
+        yield "objective", " ".join(axis for axis in axes(o) if axis.startswith("preference.")), "loss is surrogate"
     if o.trust.kind in _TRUST:
         unread = {name for names in _TRUST.values() for name in names.split()} - set(_TRUST[o.trust.kind].split())
         yield "objective.trust", " ".join(unread), f"objective.trust.kind is {o.trust.kind}"
