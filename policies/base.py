@@ -69,6 +69,14 @@ class DecodeState(Protocol):
         ...
 
 
+class ReferenceScorer(Protocol):
+    """Gives the log-probs of the reference policy of a KL: the frozen initial policy, or a teacher."""
+
+    def reference_logprobs(self, tokens: Tensor, lengths: Tensor, action_mask: Tensor, sampling: Sampling) -> Tensor:
+        """Return float32 [N, L] log-probs of the masked tokens, without gradient; 0 off the mask."""
+        ...
+
+
 def check_contexts(contexts: Sequence[Sequence[int]]) -> None:
     """Raise UserError if a context is empty: the first token would have nothing to be predicted from."""
     if not all(len(context) for context in contexts):

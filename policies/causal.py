@@ -62,6 +62,7 @@ class CausalPolicy(Policy):
             reference is not trained, so that its gradient is not checked.
         adapter: of the folder that is continued; `lm` is its base. None: a new adapter, or full fine-tuning.
         stored_dtype: dtype of the base's files, which `save_pretrained` keeps if nothing is lost by it.
+        frozen: no weight is trained, and all are stored in the compute dtype; for a teacher.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class CausalPolicy(Policy):
         keep_reference: bool = True,
         adapter: AdapterSource | None = None,
         stored_dtype: torch.dtype = torch.float32,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         device = torch.device(device)
@@ -83,16 +85,18 @@ class CausalPolicy(Policy):
         self._compute = compute_dtype(options.dtype, device)
         self.stored_dtype = stored_dtype
         self._has_lora = bool(options.lora_r)
+        rounds = self._has_lora or frozen
+        self._mixed = self._compute != torch.float32 and not rounds
         if hasattr(lm.config, "rescale_every"):
             lm.config.rescale_every = 0  # RWKV divides its weights in place for inference in float16
         # Padding is identified by masks. An embedding with a padding_idx would never train that id, which may be EOS.
         lm.get_input_embeddings().padding_idx = None
         # What the library froze (sinusoid tables, correction biases of routers) stays frozen. peft freezes everything:
         # a model with merged adapters would have nothing left to train.
-        if self._has_lora or not any(p.requires_grad for p in lm.parameters()):
-            lm.requires_grad_(not self._has_lora)
+        if rounds or not any(p.requires_grad for p in lm.parameters()):
+            lm.requires_grad_(not rounds)
         # With adapters the frozen weights are stored in the compute dtype. Trained parameters are float32 always.
-        cast_weights(lm, self._compute if self._has_lora else torch.float32)
+        cast_weights(lm, self._compute if rounds else torch.float32)
         if adapter is not None:
             self.model = attach(lm, adapter)
         else:
@@ -132,7 +136,7 @@ class CausalPolicy(Policy):
         except UserError:
             if self.options.dtype != "auto" or self._compute == torch.float32:
                 raise
-        self._compute = torch.float32
+        self._compute, self._mixed = torch.float32, False
         self.model.to(torch.float32)
         return prove_paths(self.model, lm, dtype=self._compute, autocast=self._autocast, trains=trains)
 
@@ -209,8 +213,7 @@ class CausalPolicy(Policy):
 
     def _autocast(self) -> AbstractContextManager[Any]:
         """Cast float32 master weights to bfloat16 for each matrix product, in full fine-tuning in bfloat16."""
-        mixed = self._compute != torch.float32 and not self._has_lora
-        return torch.autocast(self.device.type, dtype=self._compute) if mixed else nullcontext()
+        return torch.autocast(self.device.type, dtype=self._compute) if self._mixed else nullcontext()
 
     # ---- decoding ----
 

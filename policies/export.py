@@ -172,8 +172,8 @@ class Measure:
         if self._initial is None:
             return None
         trained = (self._policy - self._initial).flatten()
-        if trained.abs().max() <= _NOISE:  # nothing was trained
-            return 1.0 if nats <= _NOISE else 0.0
+        if trained.abs().max() <= _NOISE:  # nothing was trained, so that the distance alone decides
+            return 1.0 if nats <= self.bound else 0.0
         # in float64: the sum over millions of log-probs is otherwise off in the third digit
         held = (logprobs - self._initial).flatten()
         return float(cosine_similarity(trained.double(), held.double(), dim=0))

@@ -254,6 +254,42 @@ def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.
     return pretrained(str(folder), tokenizer=tokenizer, options=options, device=device, keep_reference=False)
 
 
+def load_frozen(
+    name: str,
+    tokenizer: Tokenizer | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    trust_remote_code: bool = False,
+) -> CausalPolicy:
+    """Load a model that is only read, such as a teacher: without gradient, reference or values, in its own dtype.
+
+    A model that is stored in bfloat16 is computed in it where the device multiplies it natively, else in float32, as
+    is one that is stored in another dtype. An adapter is merged in float32.
+
+    Args:
+        name: folder or hub id.
+        tokenizer: for a folder without a tokenizer.
+        device: device of the parameters.
+        trust_remote_code: run the code in the model's repository.
+
+    Raises:
+        UserError: no such model exists, or this library does not support it.
+    """
+    options = PolicyOptions(lora_r=0, on_adapter="merge", trust_remote_code=trust_remote_code)
+    folder = _checked(name, options, tokenizer)
+    base = folder if folder.base is None else folder.base
+    options = replace(options, dtype="auto" if base.dtype in (None, "bfloat16") else "float32")
+    with _named(folder.name):
+        merges = folder.adapter is not None
+        lm = _load_lm(base, options, torch.float32 if merges else compute_dtype(options.dtype, torch.device(device)))
+        if merges:
+            source = read_adapter(folder)
+            resize_vocabulary(lm, source)
+            lm = merge_into_base(lm, source)
+        tokenizer = _model_tokenizer(folder, lm, tokenizer)
+        return CausalPolicy(lm, tokenizer, options=options, device=device, keep_reference=False, frozen=True)
+
+
 def _from_pretrained(auto_class: Any, name: str, options: PolicyOptions, **kwargs: Any) -> Any:
     """Call `from_pretrained` of a transformers class, with its errors as UserErrors that name the fix."""
     check_hub(name)

@@ -46,6 +46,8 @@ class Run:
         comparison: before and after on held-out prompts if the run was trained in this process, else None.
         held_out: a sentence about the change on held-out recorded data if the run was trained in this process on such
             data, else empty.
+        distilled: a sentence about the change of the KL to the teacher if the run was distilled in this process, else
+            empty.
         trust: as the argument.
 
     Raises:
@@ -60,6 +62,7 @@ class Run:
         self.rewards: Any = None
         self.comparison: Comparison | None = None
         self.held_out = ""
+        self.distilled = ""
         check_run(self.folder)
 
     @cached_property

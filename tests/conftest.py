@@ -1,4 +1,4 @@
-"""Settings of all tests, and a browser.
+"""Settings of all tests: marks, the pictures of runs, garbage collection; and a browser.
 
 One thread per process is faster for small models and sums in the same order.
 """
@@ -10,6 +10,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "offline")
 
 import base64
+import gc
 import json
 import shutil
 import signal
@@ -40,6 +41,65 @@ def pytest_collection_modifyitems(items):
     if not torch.cuda.is_available():
         for item in marked:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+_LONG = ("tests/docs/test_tutorials.py", "tests/docs/test_pages.py", "tests/learning/")
+"""Files of few long tests without fixtures of a module."""
+
+
+@pytest.hookimpl(optionalhook=True)  # of xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker, so that the fixtures of its module are made once; likewise those of studies.
+
+    Files with many tests come first. Long tests are given out one by one at the end, so that both workers end together.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            if file.startswith(_LONG):
+                return nodeid
+            return "tests/compare" if file.startswith("tests/compare/") else file
+
+    return ByFile(config, log)
+
+
+def pytest_collection_finish() -> None:
+    """Take modules and tests out of the garbage collection: an export of a policy collects, for 0.5 s with them."""
+    gc.collect()
+    gc.freeze()
+
+
+_PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
+
+
+def _write_pixel(folder: Path) -> Path:
+    """Write report/reward.png of a run folder with one pixel, and return its path."""
+    path = folder / "report" / "reward.png"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(_PIXEL)
+    return path
+
+
+@pytest.fixture(scope="session", autouse=True)
+def draw_run() -> Iterator[Any]:
+    """Let runs of this process write one pixel as their picture, which takes longer than a small run; the function."""
+    from rlalign.log import plots
+
+    real = plots.plot_run
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "plot_run", _write_pixel)
+        yield real
+
+
+@pytest.fixture(autouse=True)
+def _picture(request: pytest.FixtureRequest, draw_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the picture of each run in tests that are marked `pictures`."""
+    if "pictures" in request.keywords:
+        monkeypatch.setattr("rlalign.log.plots.plot_run", draw_run)
 
 
 class Browser:

@@ -165,6 +165,7 @@ store.close()
 # %% [markdown]
 # ## Next
 #
+# - [From votes to a policy](align_on_votes.py): a reward model, policies, and over-optimization
 # - [What each statistic says](../concepts/feedback_statistics.md): equations, papers, and when there is no estimate
 # - [Preference data](../concepts/preference_data.md): formats, checks and splits
 # - [Judges that are language models](../concepts/llm_judges.md), beside people on the same items

@@ -14,6 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rlalign.errors import UserError
@@ -75,47 +76,79 @@ class RemoteReward:
         check_range("batch of the reward server", batch, least=1)
         check_range("attempts of the reward server", attempts, least=1)
         check_range("seconds of the reward server", seconds, above=0, below=math.inf)
-        key = _key(key_variable)
+        key = bearer_key(key_variable, "reward server")
         cut = [False] * len(prompts) if truncated is None else [bool(flag) for flag in truncated]
         values: list[float] = []
         for start in range(0, len(prompts), batch):
             rows = slice(start, start + batch)
             body = {"prompts": list(prompts[rows]), "completions": list(completions[rows]), "truncated": cut[rows]}
-            values += self._request(json.dumps(body).encode(), len(body["prompts"]), key, seconds, attempts)
+            request = Request(f"reward '{self._url}': expected scores", key, seconds, attempts, self._sleep)
+            values += _values(request.post(self._url, body, _MAX_ANSWER), len(body["prompts"]))
         return values
 
-    def _request(self, body: bytes, count: int, key: str, seconds: float, attempts: int) -> list[float]:
-        headers = {"Content-Type": "application/json", **({"Authorization": f"Bearer {key}"} if key else {})}
-        for attempt in range(attempts):
+
+@dataclass(frozen=True)
+class Request:
+    """How JSON is sent to a server: with a bearer token, a timeout, and several attempts.
+
+    Attributes:
+        expected: beginning of the messages: who asks, and what is expected.
+        key: bearer token; empty: none.
+        seconds: timeout of an attempt.
+        attempts: number of attempts; the pause before the second one is 1 s, and it doubles.
+        sleep: waits between attempts.
+    """
+
+    expected: str
+    key: str = ""
+    seconds: float = 60.0
+    attempts: int = 4
+    sleep: Callable[[float], None] = time.sleep
+
+    def post(self, url: str, body: Any, limit: int) -> bytes:
+        """Return the answer to a POST of JSON, at most `limit` + 1 bytes of it.
+
+        Raises:
+            UserError: the server redirects or refuses.
+            RuntimeError: the last attempt failed.
+        """
+        headers = {"Content-Type": "application/json"}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        for attempt in range(self.attempts):
             if attempt:
-                self._sleep(2.0 ** (attempt - 1))
+                self.sleep(2.0 ** (attempt - 1))
             try:
-                request = urllib.request.Request(self._url, body, headers)
-                with _OPENER.open(request, timeout=seconds) as response:
-                    answer = response.read(_MAX_ANSWER + 1)
-                return _values(answer, count)
+                request = urllib.request.Request(url, json.dumps(body).encode(), headers)
+                with _OPENER.open(request, timeout=self.seconds) as response:
+                    answer: bytes = response.read(limit + 1)
+                return answer
             except urllib.error.HTTPError as error:
                 if error.code not in _TEMPORARY:
                     raise UserError(
-                        f"reward '{self._url}': expected scores, got HTTP {error.code}; check the URL and the key"
+                        f"{self.expected}, got HTTP {error.code}; check the URL and the key"
                     ) from error
                 reason = f"HTTP {error.code}"
             except (OSError, http.client.HTTPException) as error:
                 reason = str(error) or type(error).__name__
-        raise RuntimeError(
-            f"reward '{self._url}': expected scores, got {reason} after {attempts} attempts; use a running server"
-        )
+        raise RuntimeError(f"{self.expected}, got {reason} after {self.attempts} attempts; use a running server")
 
 
-def _key(variable: str) -> str:
+def bearer_key(variable: str, server: str) -> str:
+    """Return the bearer token in an environment variable; empty without a name. Raises UserError if it is not set.
+
+    Args:
+        variable: name of the environment variable.
+        server: kind of the server, for the message.
+    """
     key = os.environ.get(variable, "").strip() if variable else ""
     if variable and not key:
         raise UserError(
-            f"reward server: expected a key in the environment variable '{variable}', which is not set; use export "
+            f"{server}: expected a key in the environment variable '{variable}', which is not set; use export "
             f"{variable}=..."
         )
     if not (key.isascii() and key.isprintable()):  # http.client would put the key into its error message
-        raise UserError(f"reward server: expected printable ASCII characters in '{variable}', got others; check it")
+        raise UserError(f"{server}: expected printable ASCII characters in '{variable}', got others; check it")
     return key
 
 
@@ -139,7 +172,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
         raise UserError(
-            f"reward '{req.full_url}': expected scores, got a redirect ({code}) to '{newurl}'; use the address of the "
+            f"'{req.full_url}': expected an answer, got a redirect ({code}) to '{newurl}'; use the address of the "
             "server that answers"
         )
 

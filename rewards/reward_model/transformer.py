@@ -17,8 +17,8 @@ from rlalign.types import FloatArray
 BATCH_TOKENS = 16_384
 """Tokens of a forward pass, padding included."""
 BATCH_ROWS = 64
-LONGEST = 1024
-"""Tokens of a folder of RewardTrainer, which does not store its `max_length`."""
+_UNKNOWN = 1_000_000
+"""Tokenizers without a limit state a number beyond this one."""
 
 
 class TransformerScorer:
@@ -118,7 +118,8 @@ def load_transformer(
         )
     if manifest is None:
         chosen: Form = form or ("chat" if tokenizer.chat_template else "text")
-        limit: int | None = LONGEST
+        # RewardTrainer does not store its `max_length`, by which it leaves out pairs and cuts none
+        limit = most_tokens(model, tokenizer)
     else:
         chosen = form or manifest.form
         limit = manifest.max_length
@@ -127,6 +128,14 @@ def load_transformer(
                 f"'{folder}': expected the chat template of the training, got another one; restore the folder"
             )
     return TransformerScorer(model, Renderer(tokenizer, chosen, limit, str(folder)), device)
+
+
+def most_tokens(model: Any, tokenizer: Any) -> int | None:
+    """Return the number of tokens that a model can read, by its positions and its tokenizer; None: no limit."""
+    stated = (getattr(model.config.get_text_config(), "max_position_embeddings", None), tokenizer.model_max_length)
+    # model_max_length counts too: of the 514 positions of RoBERTa, two are never used
+    limits = [int(limit) for limit in stated if limit is not None and 0 < limit <= _UNKNOWN]
+    return min(limits, default=None)
 
 
 @contextmanager

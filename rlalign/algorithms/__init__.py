@@ -5,10 +5,12 @@ Modules:
     definitions         Algorithm, the registry, and the look-up of a name
     policy_gradients    the presets that sample their own completions
     recorded_data       the presets that learn from recorded data
+    distillation        the presets that learn from a teacher
 """
 
 from __future__ import annotations
 
+from rlalign.algorithms import distillation as distillation  # registers its presets
 from rlalign.algorithms import policy_gradients as policy_gradients  # registers its presets
 from rlalign.algorithms import recorded_data as recorded_data  # registers its presets
 from rlalign.algorithms.definitions import (
@@ -25,6 +27,7 @@ from rlalign.algorithms.definitions import (
     recorded_presets,
     register_algorithm,
     sampling_presets,
+    teacher_presets,
 )
 
 __all__ = [
@@ -41,4 +44,5 @@ __all__ = [
     "recorded_presets",
     "register_algorithm",
     "sampling_presets",
+    "teacher_presets",
 ]

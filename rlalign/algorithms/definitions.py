@@ -31,6 +31,8 @@ class Algorithm:
         data: the recorded data that it learns from: demonstrations (completions to imitate), pairs (a chosen and a
             rejected completion), or labels (desirable or undesirable completions). Empty: it samples its own
             completions.
+        teacher: how it learns from a teacher. scores: the teacher is the reference policy of the KL on the policy's own
+            samples; samples: it imitates completions that the teacher samples. Empty: without a teacher.
     """
 
     name: str
@@ -44,6 +46,7 @@ class Algorithm:
     minibatches: int = 1
     old_logprobs: Literal["auto", "sampler", "recompute"] = "auto"
     data: Literal["", "demonstrations", "pairs", "labels"] = ""
+    teacher: Literal["", "scores", "samples"] = ""
 
 
 ALGORITHMS: Registry[Algorithm] = Registry("algorithm", group="rlalign.algorithms")
@@ -126,13 +129,18 @@ def algorithm(name: str) -> Algorithm:
 
 
 def sampling_presets() -> list[str]:
-    """Return the names of the registered algorithms that sample their own completions."""
-    return [name for name in ALGORITHMS if not algorithm(name).data]
+    """Return the names of the registered algorithms that sample their own completions and need no teacher."""
+    return [name for name in ALGORITHMS if not (algorithm(name).data or algorithm(name).teacher)]
 
 
 def recorded_presets() -> list[str]:
     """Return the names of the registered algorithms that learn from recorded data."""
     return [name for name in ALGORITHMS if algorithm(name).data]
+
+
+def teacher_presets() -> list[str]:
+    """Return the names of the registered algorithms that learn from a teacher."""
+    return [name for name in ALGORITHMS if algorithm(name).teacher]
 
 
 def axes(objective: Objective) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from rlalign.algorithms import (
     diff,
     recorded_presets,
     sampling_presets,
+    teacher_presets,
 )
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
@@ -26,6 +27,7 @@ def show(pair: Sequence[str]) -> int:
     if not pair:
         console.print(_axes_table())
         console.print(_recorded_table())
+        console.print(_teacher_table())
         console.print(f"TRL's trainers with the same objective: {', '.join(OUTSIDE)} (docs/concepts/trl.md)")
         console.print(f"without training: {', '.join(UNTRAINED)} (docs/concepts/overoptimization.md)")
         console.print(f"TRL's trainers on recorded data, --data FILE: {', '.join(OFFLINE)}")
@@ -74,4 +76,18 @@ def _recorded_table() -> Table:
         loss = o.loss if o.is_preference else "-log pi"
         reference = f"beta {o.kl.coef:g}" if o.needs_reference else "–"
         table.add_row(name, item.arxiv or item.paper, item.data, loss, reference, o.aggregation)
+    return table
+
+
+def _teacher_table() -> Table:
+    table = Table(title="from a teacher, --teacher", title_justify="left", box=None, padding=(0, 1))
+    for name in ("algorithm", "arXiv", "samples of", "minimizes", "credit", "aggregation"):
+        table.add_column(name, style="bold" if name == "algorithm" else "", no_wrap=name == "algorithm")
+    for name in teacher_presets():
+        item = algorithm(name)
+        o = item.objective
+        imitates = item.teacher == "samples"
+        divergence = "KL(teacher‖pi)" if imitates else "KL(pi‖teacher)"
+        source = item.arxiv or item.paper
+        table.add_row(name, source, "teacher" if imitates else "policy", divergence, o.credit.kind, o.aggregation)
     return table

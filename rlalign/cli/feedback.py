@@ -106,6 +106,12 @@ class Simulate:
     """Mean bias for the left side."""
     length: float = 0.1
     """Mean bias for length, per hundred characters."""
+    flips: float = 0.0
+    """Share of the items that are judged as if the worse completion were the better one."""
+    careless: int = 0
+    """Number of people who answer all items at random."""
+    own: float = 0.0
+    """Standard deviation of each person's own weights of words, which the utility adds."""
     seed: int = 0
     """Seed of the tastes and choices."""
     force: bool = False
@@ -277,12 +283,13 @@ def _serve(arguments: Serve) -> int:
 
 
 def _simulate(arguments: Simulate) -> int:
+    import math
     import random
 
     from rlalign.feedback.people import invite
     from rlalign.feedback.simulate import (
         answers,
-        draw_taste,
+        draw_tastes,
         has_real_votes,
         mark_simulated,
         reward_score,
@@ -297,10 +304,14 @@ def _simulate(arguments: Simulate) -> int:
         raise UserError(f"--noise: expected a number above 0, got {arguments.noise}; use 0.01 for hardly any noise")
     if arguments.votes is not None:
         check_range("--votes", arguments.votes, least=1)
+    check_range("--flips", arguments.flips, least=0, most=1)
+    check_range("--careless", arguments.careless, least=0, most=arguments.people)
+    check_range("--own", arguments.own, least=0, below=math.inf)
     score = reward_score(arguments.reward)
-    rng = random.Random(arguments.seed)
-    means = {"noise": arguments.noise, "side": arguments.side, "length": arguments.length}
-    tastes = [draw_taste(rng, **means) for _ in range(arguments.people)]
+    tastes = draw_tastes(
+        random.Random(arguments.seed), arguments.people, careless=arguments.careless, flips=arguments.flips,
+        own=arguments.own, noise=arguments.noise, side=arguments.side, length=arguments.length,
+    )  # fmt: skip
     with Store(arguments.store) as store, only_server(store), in_background(store) as address:
         study = store.study()
         if not arguments.force and store.read(has_real_votes):

@@ -269,7 +269,8 @@ name = "Which continuation is better?"  # title of the study
 
 # ---- completions: sampled from policies, or read from a file ----
 policies = ["runs/first", "runs/second"]  # run folders of `rlalign train`
-prompts = "prompts.jsonl"  # a data file with a column `prompt`; a column `language` (such as en) is optional
+prompts = "prompts.jsonl"  # a data file with a column `prompt`; a column `language` (such as en) is optional; without
+#                            it, the training prompts of the first policy
 # completions = "completions.jsonl"  # in place of both: columns prompt, policy, completion
 # count = 0  # number of prompts; 0: all
 # seed = 0  # of the samples and of the order of the items

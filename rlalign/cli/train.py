@@ -53,16 +53,18 @@ def run(args: Sequence[str]) -> int:
 def _print_results(run: Run, comparison: Comparison) -> None:
     folder = run.folder
     console = make_console()
-    scored = any(comparison.means("reward")) or not run.config.data  # the prompts of recorded data have no reward
+    scored = any(comparison.means("reward")) or not (run.config.data or run.distilled)  # prompts without reward
     print_comparison(console, comparison, hidden=() if scored else ("reward",))
     print_samples(console, comparison)
     if (folder / "report" / "reward.png").is_file():  # best_of_n has no curve
         console.print(f"reward curve  {folder / 'report' / 'reward.png'}", soft_wrap=True)
     console.print(f"run folder    {folder}", soft_wrap=True)
-    if not (run.held_out or scored):
+    if not (run.held_out or run.distilled or scored):
         console.print("nothing scores these prompts; use rlalign evaluate with --reward, or train with --env")
     if run.held_out:
         console.print(line(("\n" + run.held_out, "bold")), soft_wrap=True)
+    if run.distilled:
+        console.print(line(("\n" + run.distilled, "bold")), soft_wrap=True)
     if scored:
         console.print(line(("\n" + comparison.verdict, "bold")), soft_wrap=True)
 

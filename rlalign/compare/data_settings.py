@@ -1,4 +1,4 @@
-"""Recorded data in a study: which algorithms read it, and as what."""
+"""Recorded data and a teacher in a study: which algorithms read them, and data as what."""
 
 from __future__ import annotations
 
@@ -18,19 +18,22 @@ def settings_for(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
 
     `data` and the settings of `recorded` reach the algorithms that learn from recorded data. The others sample, also
     policy gradients, which alone would read the logged rewards of `data`: a study that means these names the data in
-    the settings of the algorithm. `recorded.kind` reaches the algorithms that learn from this kind.
+    the settings of the algorithm. `recorded.kind` reaches the algorithms that learn from this kind, and `teacher` those
+    that learn from a teacher.
 
     Args:
         preset: name of the algorithm.
         settings: setting -> value, without those of the algorithm itself.
     """
-    wanted = find_algorithm(preset).data
+    algorithm = find_algorithm(preset)
+    wanted = algorithm.data
     reaching = {}
     for key, value in settings.items():
         name = full_key(key)
         of_data = name == "data" or name.startswith("recorded.")
         other_kind = name == "recorded.kind" and value not in ("auto", wanted)
-        if not (of_data and (not wanted or other_kind)):
+        of_teacher = name == "teacher" or name.startswith("distill.")
+        if not (of_data and (not wanted or other_kind)) and not (of_teacher and not algorithm.teacher):
             reaching[key] = value
     return reaching
 

@@ -27,9 +27,10 @@ def default_config(
 
     The preset sets `objective`, `rollout.group_size` and the epochs, minibatches and old log-probs of `learner`. A
     policy without pretraining (`gru`, `tiny`, `tabular`) trains for 200 steps of 128 samples with the learning rate
-    3e-3, and without KL. An algorithm that learns from recorded data (`sft`, `dpo`, `trl:dpo`, ...) reads as many
-    completions per step as others sample, keeps its KL coefficient, and has a tenth of the learning rate of a
-    pretrained policy: its updates all point the same way. All other settings are the defaults of `TrainConfig`.
+    3e-3, and without KL to its initial policy; a KL to a teacher stays. An algorithm that learns from recorded data
+    (`sft`, `dpo`, `trl:dpo`, ...) reads as many completions per step as others sample, keeps its KL coefficient, and
+    has a tenth of the learning rate of a pretrained policy: its updates all point the same way. All other settings are
+    the defaults of `TrainConfig`.
 
     Args:
         env: an environment as `TrainConfig.env`; it changes no other setting. None: the prompts of the data if the
@@ -65,6 +66,8 @@ def default_config(
     )
     if from_scratch(policy):
         config = _scratch(config)
+    if preset.teacher:  # its KL is to the teacher, not to a random initial policy
+        config = replace(config, objective=preset.objective)
     return _of_recorded(config, preset) if recorded else config
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.envs.chat_prompts import Mode, with_chat_template
@@ -39,7 +40,8 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     chosen = config.rewards if rewards is None else rewards
     if chosen:
         mdp = mdp.with_reward(compose(with_own(mdp, chosen)))
-    if not mdp.has_reward and not config.supervised.align_interval and not config.data:
+    other_signal = config.supervised.align_interval or config.data or find_algorithm(config.algorithm).teacher
+    if not mdp.has_reward and not other_signal:
         raise UserError(
             f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
         )

@@ -106,7 +106,9 @@ class RecordedConfig:
 
     kind: Literal["auto", "demonstrations", "rewards", "labels", "pairs"] = "auto"
     """What the data is read as; on the command line also --as KIND. auto: its columns decide, and the algorithm must
-    learn from that kind. Preferences are also demonstrations (their chosen completions) and labels (both)."""
+    learn from that kind; demonstrations: completions to imitate, of pairs the chosen ones; rewards: completions with
+    logged rewards; labels: desirable and undesirable completions, of pairs both; pairs: a chosen and a rejected
+    completion of one prompt."""
     turns: Literal["all", "last"] = "all"
     """Answers of a conversation that are trained on: all, or the last one. Other turns never are."""
     max_length: int | None = None
@@ -115,6 +117,15 @@ class RecordedConfig:
     held_out: float = 0.1
     """Share of the rows that are not trained on, by groups of nearly equal prompts, in [0, 1); read if the data has no
     splits of its own."""
+
+
+@dataclass(frozen=True)
+class DistillConfig:
+    """Distillation: how the teacher's signal is mixed with the environment's."""
+
+    reward_coef: float = 0.0
+    """Coefficient of the environment's reward beside the teacher's log-ratio, 0 or more. 0: the reward is logged, and
+    only the teacher is learned from. Read by distill; seq_kd reads no reward."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +183,10 @@ class TrainConfig:
     data set. Columns: messages, or prompt and completion (sft); prompt, chosen and rejected, or another format of
     `rlalign feedback check` (dpo, ipo, simpo); prompt, completion and label (kto); prompt, completion and reward
     (policy gradients). None: the policy samples."""
+    teacher: str | None = None
+    """Teacher of distill and seq_kd: a model folder, a run folder (its policy), a hub id, a name of `rlalign list
+    policies`, or the URL of a server that gives the log-probs of token ids, such as http://127.0.0.1:8000/v1?model=NAME
+    (see docs/concepts/distillation.md). It is frozen, and has the policy's vocabulary. None: no teacher."""
     steps: int = 24
     """Training steps; a step is one rollout and the updates made from it. With --data it reads rollout.prompts groups:
     rows, pairs, or all completions of a prompt with logged rewards."""
@@ -207,6 +222,8 @@ class TrainConfig:
     """Size, adapters and precision of the policy."""
     recorded: RecordedConfig = field(default_factory=RecordedConfig)
     """Recorded data that is trained on."""
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    """Distillation from a teacher."""
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     """Supervised updates on reference answers, interleaved with the policy gradient."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -44,6 +44,8 @@ _ADDED: dict[str, Any] = {
     "data": None,
     **flatten({"recorded": dataclasses.asdict(RecordedConfig())}),
     **flatten({"objective": {"preference": dataclasses.asdict(Objective().preference)}}),
+    "teacher": None,
+    "distill.reward_coef": 0.0,
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 

@@ -81,6 +81,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if not o.filter.dynamic_sampling:
         yield "rollout", "max_draws", "objective.filter.dynamic_sampling is off"
     yield from _unread_on_data(c)
+    yield from _unread_of_teacher(c)
     if not c.supervised.align_interval:
         yield "supervised", "weight", "supervised.align_interval is 0"
     elif c.supervised.weight == 0:
@@ -111,6 +112,14 @@ def _unread_on_data(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     yield "rollout", "max_draws", "the completions were recorded"
     if c.recorded.kind != "demonstrations" and find_algorithm(c.algorithm).data != "demonstrations":
         yield "recorded", "turns", "the data is no demonstrations"
+
+
+def _unread_of_teacher(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    teacher = find_algorithm(c.algorithm).teacher
+    if not teacher:
+        yield "", "teacher", f"{c.algorithm} learns from no teacher; use --algorithm distill or seq_kd"
+    if teacher != "scores":
+        yield "distill", "reward_coef", f"{c.algorithm} adds no environment reward to a teacher's"
 
 
 def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:

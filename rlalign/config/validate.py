@@ -52,6 +52,7 @@ def validate(config: TrainConfig) -> None:
         ("seed", config.seed, 0),
     ):
         check_range(name, value, least=least)
+    check_range("distill.reward_coef", config.distill.reward_coef, least=0)
     check_range("recorded.held_out", config.recorded.held_out, least=0, below=1)
     if config.recorded.max_length is not None:
         check_range("recorded.max_length", config.recorded.max_length, least=2)

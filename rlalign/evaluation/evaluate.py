@@ -14,7 +14,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
 from rlalign.evaluation.text_metrics import Report, attempts, distinct, families_of, report
-from rlalign.policies.base import Policy
+from rlalign.policies.base import Policy, ReferenceScorer
 from rlalign.policies.device import on_device
 from rlalign.policies.factory import make_sampler
 from rlalign.policies.memory import in_parts
@@ -27,7 +27,9 @@ _MAX_ROWS = 64  # trajectories per batch: bounds the memory use
 _TASKS_PER_PROMPT = 20  # `held_out` reads at most this many tasks per different prompt that it is asked for
 
 # A reward component with one of these names is stored as reward/NAME.
-_RESERVED = ("reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated")
+_RESERVED = (
+    "reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated", "teacher_kl", "teacher_kl_token",
+)  # fmt: skip
 
 # Reward components whose value 1 means that the answer is correct.
 _VERIFIERS = ("exact_match", "math_verify", "code", "label_match")
@@ -43,8 +45,9 @@ class Evaluation:
         metrics: name -> float [P, k]: reward; its components by name, unweighted; length (tokens); kl (nats per
             completion, log pi/ref of the sampled tokens); fluency (mean log-prob per token under the frozen reference
             policy, nats); entropy (its sampled estimate, nats per token); distinct_2 (of the completion's words);
-            truncated (0 or 1). NaN for a sample whose reward failed or does not apply. A component with the name of
-            another metric is stored as `reward/NAME`.
+            truncated (0 or 1); with a teacher teacher_kl (nats per completion, log pi/teacher of the sampled tokens)
+            and teacher_kl_token (the same per token of the completion). NaN for a sample whose reward failed or does
+            not apply. A component with the name of another metric is stored as `reward/NAME`.
         prompts: P texts.
         completions: P lists of k texts, the policy's turns without the environment's messages.
         messages: P lists of k whole trajectories, as messages with roles (see
@@ -85,6 +88,7 @@ def evaluate(
     sampling: Sampling,
     seed: int,
     sampler: str = "decode",
+    teacher: ReferenceScorer | None = None,
 ) -> Evaluation:
     """Sample completions of each task, score them, and compute their metrics.
 
@@ -100,6 +104,7 @@ def evaluate(
         sampling: the distribution to sample from.
         seed: seed of the sampled tokens and of the environment; 0 or more.
         sampler: decode (the optimized loop) or generate (transformers.generate).
+        teacher: of distillation; its log-probs give the metrics teacher_kl and teacher_kl_token.
 
     Returns:
         Metrics [P, k] with their texts, and the corpus-level report. The report has pass@k and avg@k if the environment
@@ -139,8 +144,11 @@ def evaluate(
             if start == 0:
                 check_rollout(policy, rollout, sampling, "the evaluation")
             reference = reference_logprobs(policy, rollout, sampling)
+            measured = _measure(rollout, reference)
+            if teacher is not None:
+                measured |= _distance(rollout, reference_logprobs(teacher, rollout, sampling))
         # The rows of one prompt are neighbors: [len(batch) * samples] becomes [len(batch), samples].
-        parts.append({k: v.reshape(len(batch), samples) for k, v in _measure(rollout, reference).items()})
+        parts.append({k: v.reshape(len(batch), samples) for k, v in measured.items()})
         prompts += rollout.prompts[::samples]
         for i in range(0, len(rollout), samples):
             completions.append(rollout.completions[i : i + samples])
@@ -192,7 +200,7 @@ def successes(gold_score: float | None, metrics: Mapping[str, FloatArray]) -> Bo
     return None if verified is None else verified >= 1.0
 
 
-def reference_logprobs(policy: Policy, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
+def reference_logprobs(policy: ReferenceScorer, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
     """Return float32 [N, L] on the CPU: log-probs of the rollout's actions under the frozen reference policy."""
 
     def score(rows: torch.Tensor) -> torch.Tensor:
@@ -218,6 +226,13 @@ def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]
         "distinct_2": np.array([distinct([text], 2) for text in rollout.completions]),
         "truncated": rollout.truncated.double().numpy(),
     }
+
+
+def _distance(rollout: Rollout, teacher: torch.Tensor) -> dict[str, FloatArray]:
+    """Return the KL to a teacher of each completion [N], and per token; `teacher` holds its log-probs [N, L]."""
+    assert rollout.sampler_logprobs is not None  # it was sampled
+    kl = (rollout.sampler_logprobs - teacher).sum(1).double()
+    return {"teacher_kl": kl.numpy(), "teacher_kl_token": (kl / rollout.num_actions.clamp(min=1)).numpy()}
 
 
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:

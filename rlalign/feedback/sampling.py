@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from rlalign.errors import UserError
 from rlalign.feedback import tables
+from rlalign.feedback.prompts import read_prompts, training_prompts
 from rlalign.feedback.store import Store, insert_returning_id, log_event, now_ms
 from rlalign.feedback.study import LABELS, Example, Study, number_of_completions, text_of, to_values
 from rlalign.feedback.tables import VERSION
@@ -207,7 +208,10 @@ def sample(study: Study, folder: Path, *, trust_run: bool = False) -> Content:
     """
     if study.completions:
         return _read_completions(study, folder / study.completions)
-    prompts = read_prompts(folder / study.prompts, study.count)
+    if study.prompts:
+        prompts = read_prompts(folder / study.prompts, study.count)
+    else:
+        prompts = training_prompts(folder / study.policies[0], study.count, trust_run=trust_run)
     completions: list[Completion] = []
     policies = []
     for number, name in enumerate(study.policies):
@@ -270,7 +274,8 @@ def sample_from(
                 generator=torch.Generator(policy.device).manual_seed(seed), seed=seed,
             )  # fmt: skip
         for i, text in enumerate(rollout.completions):
-            cut = bool(rollout.truncated[i])
+            # `max_turns` truncates an episode of several turns, whose last turn is finished
+            cut = bool(rollout.truncated[i]) and mdp.max_turns == 1
             yield Completion(start + i // group, number, text, int(rollout.num_actions[i]), cut)
 
 
@@ -284,30 +289,6 @@ def weights_digest(folder: Path) -> str:
     for path in sorted(folder.glob("*.safetensors")):
         content.update(path.read_bytes())
     return content.hexdigest()[:32]
-
-
-def read_prompts(path: Path, count: int) -> list[tuple[Any, str]]:
-    """Return prompts and their languages (column `language`) from a data file."""
-    from rlalign.envs.records.prompts import as_prompt, split_last_answer
-    from rlalign.envs.records.readers import read_table
-
-    prompts: list[tuple[Any, str]] = []
-    table = read_table(path)
-    for number, record in enumerate(table):
-        if count and len(prompts) >= count:
-            break
-        try:
-            value = record.get("prompt") or record.get("messages")
-            if value is None:
-                columns = ", ".join(map(str, record)) or "none"
-                raise ValueError(f"expected a column 'prompt' or 'messages', got the columns {columns}; rename one")
-            prompt, _ = split_last_answer(as_prompt(value))
-        except ValueError as error:
-            raise UserError(f"{path}, record {number + 1}: {error}") from error
-        prompts.append((prompt, str(record.get("language") or "")))
-    if not prompts:
-        raise UserError(f"'{path}': expected prompts, got none; add records with a column prompt")
-    return prompts
 
 
 def _read_completions(study: Study, path: Path) -> Content:

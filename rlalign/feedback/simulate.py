@@ -5,6 +5,9 @@ for it, plus biases for length and for the side on the screen. Choices follow Da
 with ties (Davidson 1970, JASA 65:317-328)::
 
     P(A better) = w_A / (w_A + w_B + ν √(w_A w_B))        w = exp(utility / temperature)
+
+Three further kinds of noise follow: answers that are flipped, people who answer without reading, and own tastes, which
+are weights of the words that differ between people.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from __future__ import annotations
 import json
 import math
 import random
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Thread
 from typing import Any
 
@@ -24,6 +28,7 @@ from rlalign.errors import FaultError
 from rlalign.feedback.study import Example
 from rlalign.feedback.tables import annotator, vote
 
+_WORD = re.compile(r"\w+")
 Score = Callable[[str], float]
 Known = Mapping[tuple[str, ...], str]
 
@@ -39,6 +44,11 @@ class Taste:
         temperature: noise; 0.01: hardly any.
         ties: ν of Davidson's model; 0: no tie.
         skips: share of skipped items.
+        flips: share of items that are judged as if the worse completion were the better one.
+        careless: share of items that are answered at random, without reading.
+        own: standard deviation of the person's own weights of words. The utility adds the weight of each different
+            word.
+        words: seed of these weights.
     """
 
     score: float = 1.0
@@ -47,6 +57,31 @@ class Taste:
     temperature: float = 0.5
     ties: float = 0.3
     skips: float = 0.02
+    flips: float = 0.0
+    careless: float = 0.0
+    own: float = 0.0
+    words: int = 0
+
+
+def draw_tastes(
+    rng: random.Random, count: int, *, careless: int = 0, flips: float = 0.0, own: float = 0.0, **means: float
+) -> list[Taste]:
+    """Return the tastes of several people.
+
+    Args:
+        rng: random numbers.
+        count: number of people.
+        careless: number of people, the last ones, who answer all items at random.
+        flips: share of flipped answers of each person.
+        own: standard deviation of each person's own weights of words.
+        means: further arguments of `draw_taste`.
+    """
+    tastes = [draw_taste(rng, **means) for _ in range(count)]
+    # drawn last, so that the tastes do not depend on the further noise
+    return [
+        replace(taste, flips=flips, own=own, words=rng.getrandbits(32), careless=float(number >= count - careless))
+        for number, taste in enumerate(tastes)
+    ]
 
 
 def draw_taste(rng: random.Random, *, noise: float = 0.5, side: float = 0.2, length: float = 0.1) -> Taste:
@@ -137,7 +172,8 @@ class Person:
     def utility(self, text: str, *, left: bool) -> float:
         """Return the utility of a completion for this person."""
         t = self.taste
-        return t.score * self.score(text) + t.length * len(text) / 100 + t.side * left
+        own = sum(_own_weight(t, word) for word in sorted(set(_WORD.findall(text.casefold())))) if t.own else 0.0
+        return t.score * self.score(text) + t.length * len(text) / 100 + t.side * left + own
 
     def judge(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """Return the answer to an item: the known one in the practice and the check."""
@@ -146,8 +182,9 @@ class Person:
             return _as_ballot(item, answer)
         if self.rng.random() < self.taste.skips:
             return {"choice": "skip"}
-        texts = [c["text"] for c in item["completions"]]
-        utilities = [self.utility(text, left=i == 0 and len(texts) > 1) for i, text in enumerate(texts)]
+        if self.taste.careless and self.rng.random() < self.taste.careless:
+            return self._random_answer(item)
+        utilities = self._utilities([c["text"] for c in item["completions"]])
         if item["kind"] == "pair":
             return {"choice": self._pair(*utilities)}
         noisy = [u + self.taste.temperature * self._gumbel() for u in utilities]
@@ -161,6 +198,22 @@ class Person:
             ratings[scale["name"]] = points[min(len(points) - 1, int(share * len(points)))]
         return {"ratings": ratings}
 
+    def _utilities(self, texts: Sequence[str]) -> list[float]:
+        """Return the utilities by which an item is judged; a flipped answer has their negatives."""
+        utilities = [self.utility(text, left=i == 0 and len(texts) > 1) for i, text in enumerate(texts)]
+        if self.taste.flips and self.rng.random() < self.taste.flips:
+            return [-utility for utility in utilities]
+        return utilities
+
+    def _random_answer(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an answer that depends on nothing."""
+        if item["kind"] == "pair":
+            return {"choice": self.rng.choice("ab")}
+        if item["kind"] == "ranking":
+            labels = [c["label"] for c in item["completions"]]
+            return {"ranking": {label: i + 1 for i, label in enumerate(self.rng.sample(labels, len(labels)))}}
+        return {"ratings": {scale["name"]: self.rng.choice(scale["points"]) for scale in item["scales"]}}
+
     def _pair(self, a: float, b: float) -> str:
         gap = (a - b) / self.taste.temperature
         # divided by sqrt(w_A w_B), so that nothing overflows
@@ -170,6 +223,11 @@ class Person:
 
     def _gumbel(self) -> float:
         return -math.log(-math.log(self.rng.uniform(1e-12, 1 - 1e-12)))
+
+
+def _own_weight(taste: Taste, word: str) -> float:
+    # the seed of a text is its digest, so that a word has the same weight in each process
+    return taste.own * random.Random(f"{taste.words}:{word}").gauss(0.0, 1.0)
 
 
 def answers(examples: Sequence[Example]) -> Known:

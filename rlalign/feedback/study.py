@@ -109,7 +109,7 @@ class Study:
     Attributes:
         name: title of the study.
         policies: run folders whose completions are compared.
-        prompts: a data file with a column `prompt`.
+        prompts: a data file with a column `prompt`; empty: the training prompts of the first policy's environment.
         completions: a data file of prompt, policy and completion, in place of policies and prompts.
         kind: pair, rating or ranking.
         count: number of prompts; 0: all.
@@ -272,8 +272,6 @@ def _check(study: Study) -> None:
             "expected either 'policies' with 'prompts', or 'completions', got "
             f"{'both' if study.completions else 'neither'}; use one of them"
         )
-    if study.policies and not study.prompts:
-        raise UserError("'prompts': expected a data file for the policies, got none; use prompts = \"prompts.jsonl\"")
     for name, least, most in (
         ("votes_per_item", 1, 1000), ("count", 0, None), ("items_per_person", 0, None), ("gold_share", 0, 0.5),
         ("repeat_share", 0, 0.5), ("random_share", 0.3, 1), ("lease_minutes", 0.1, 1440), ("break_items", 1, None),

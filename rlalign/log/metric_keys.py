@@ -55,6 +55,8 @@ _PREFERENCES = "objective.loss dpo, ipo, simpo or kto"
 _HELD_OUT = "runs on recorded data with held-out rows, steps that evaluation.every divides"
 _HELD_OUT_PREFERENCES = f"pairs and labels: {_HELD_OUT}"
 _FAILED = "steps with at least one"
+_DISTILL = "algorithm distill"
+_SEQ_KD = "algorithm seq_kd"
 _TRUE_OBJECTIVE = "a component of weight 0 is the environment's true objective"
 
 METRICS: Mapping[str, tuple[Metric, ...]] = {
@@ -110,7 +112,21 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "rollout/kl",
             "KL to the reference policy, nats per completion: mean of Σ (log pi - log ref) over the sampled tokens; by "
             "TRL's trainers TRL's estimate per token times rollout/length",
-            _REFERENCE,
+            f"{_REFERENCE}, without a teacher",
+        ),
+        Metric(
+            "rollout/teacher_kl",
+            "reverse KL to the teacher, nats per completion: mean of Σ (log pi - log teacher) over the sampled tokens",
+            _DISTILL,
+        ),
+        Metric(
+            "rollout/teacher_kl_token", "the same per token: the sum over all sampled tokens by their number", _DISTILL
+        ),
+        Metric(
+            "rollout/teacher_entropy",
+            "entropy of the teacher, nats per token: the mean of -log teacher over its samples; in place of "
+            "rollout/entropy",
+            _SEQ_KD,
         ),
         Metric(
             "rollout/length_correlation",
@@ -170,8 +186,14 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         ),
         Metric(
             "train/kl",
-            "KL to the reference policy at the time of the update, nats per completion: mean of Σ (log pi - log ref)",
+            "KL to the reference policy, which is the teacher if there is one, at the time of the update, nats per "
+            "completion: mean of Σ (log pi - log ref)",
             f"{_OWN}; {_REFERENCE}",
+        ),
+        Metric(
+            "train/forward_kl",
+            "forward KL(teacher‖pi), nats per token, before the update: train/pg_loss - rollout/teacher_entropy",
+            _SEQ_KD,
         ),
         Metric(
             "train/kl_k3",
@@ -333,6 +355,12 @@ EVALUATION: Mapping[str, tuple[Metric, ...]] = {
         Metric("entropy", "entropy of the policy, nats per token: the mean of -log pi over the sampled tokens"),
         Metric("distinct_2", "share of pairs of words in a completion that are different; NaN below two words"),
         Metric("truncated", "1: the completion was cut at the length limit; else 0"),
+        Metric(
+            "teacher_kl",
+            "reverse KL to the teacher, nats per completion: Σ (log pi - log teacher) over the sampled tokens",
+            "runs with a teacher",
+        ),
+        Metric("teacher_kl_token", "the same divided by the tokens of the completion", "runs with a teacher"),
     ),
     "corpus": (
         Metric("distinct_1_corpus", "share of words that are different, over all completions together"),

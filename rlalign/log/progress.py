@@ -67,5 +67,7 @@ def _state(metrics: Mapping[str, float]) -> str:
         agreement = f"  accuracy {metrics['preference/accuracy']:.2f}" if "preference/accuracy" in metrics else ""
         return f"loss {metrics.get('train/loss', math.nan):.4f}{agreement}"
     kl = f"KL {metrics['rollout/kl']:.2f}  " if "rollout/kl" in metrics else ""
+    if "rollout/teacher_kl" in metrics:
+        kl = f"KL to the teacher {metrics['rollout/teacher_kl']:.2f}  "
     reward = f"reward {metrics['reward/mean']:+.3f} ± {metrics['reward/ci95']:.3f}"
     return f"{reward}  {kl}length {metrics['rollout/length']:.1f}"

@@ -278,7 +278,7 @@ def partners(batch: Batch) -> Tensor:
     rows = valid.nonzero().flatten()
     order = rows[ids[rows].argsort(stable=True)]  # partners are neighbors
     first, second = order[0::2], order[1::2]
-    if len(order) % 2 or bool((ids[first] != ids[second]).any()) or bool((ids[first[1:]] == ids[second[:-1]]).any()):
+    if len(order) % 2 or bool((ids[first] != ids[second]).any() | (ids[first[1:]] == ids[second[:-1]]).any()):
         raise UserError("expected both rows of each pair in one part of the batch, got a row without its partner")
     partner = torch.arange(len(ids), device=ids.device)
     partner[first] = second

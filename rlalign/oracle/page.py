@@ -7,7 +7,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rlalign.algorithms import Algorithm, algorithm, diff, recorded_presets
+from rlalign.algorithms import Algorithm, algorithm, diff, recorded_presets, teacher_presets
 from rlalign.objective.registries import BUILT_IN_BASELINES, BUILT_IN_TRUSTS
 from rlalign.objective.spec import Objective
 from rlalign.oracle.comparison import Comparison
@@ -20,8 +20,9 @@ def markdown(horizon: int = 4) -> str:
     """Return docs/reference/algorithms.md: formula, source, bias or optimum of each preset, the axes, the KL suite."""
     rows = report("all", horizon=horizon)
     recorded = [algorithm(name) for name in recorded_presets()]
+    taught = [algorithm(name) for name in teacher_presets()]
     sections = [_INTRODUCTION, _table(rows), _difficulty(), _RECORDED, _recorded_table(recorded)]
-    sections += [_presets([row.algorithm for row in rows] + recorded), _axes(), _CUSTOM]
+    sections += [_TAUGHT, _presets([row.algorithm for row in rows] + recorded + taught), _axes(), _CUSTOM]
     sections.append(_kl_table(kl_suite(horizon=horizon)))
     return "\n\n".join("\n".join(lines) for lines in sections) + "\n"
 
@@ -71,6 +72,13 @@ _RECORDED = (
     "sections state where the loss is smallest if the data cover all completions. On an enumerated world the gradient",
     "of each loss equals an independent formula to 1e-10 and is 0 at that optimum",
     "(`tests/exact/test_preference_optima.py`).",
+)
+
+
+_TAUGHT = (
+    "[distill](#distill) and [seq_kd](#seq_kd) learn from a teacher; ref in their formulas is the teacher. The",
+    "expectation of their updates equals minus the gradient of KL(pi‖teacher) and of KL(teacher‖pi), summed over all",
+    "completions, to 1e-10 (`tests/exact/test_distillation.py`). See [distillation](../concepts/distillation.md).",
 )
 
 

@@ -72,6 +72,11 @@ def report(
     else:
         algorithms = [resolve(name) for name in ([which] if isinstance(which, str) else which)]
     for item in algorithms:
+        if item.teacher == "samples":
+            raise UserError(
+                f"'{item.name}' imitates samples of its teacher: expected an algorithm whose policy samples; its "
+                "gradient is in docs/reference/algorithms.md"
+            )
         if item.data:
             raise UserError(
                 f"'{item.name}' learns from recorded data: expected an algorithm that samples its own completions; its "

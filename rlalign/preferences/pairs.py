@@ -73,8 +73,9 @@ class Preference:
         """Return the preference with an explicit prompt, as TRL's `extract_prompt` takes it from the two sides.
 
         A prompt that is a text beside messages is redundant in published data: the messages contain it. It is replaced.
+        A prompt of messages beside texts stays: the texts are answers to it.
         """
-        if self.prompt is not None and self.form != "mixed":
+        if self.prompt is not None and (self.form != "mixed" or isinstance(self.prompt, list)):
             return self
         if isinstance(self.chosen, str) is not isinstance(self.rejected, str):
             return self
@@ -155,6 +156,16 @@ def _is_typed(name: str, value: Any) -> bool:
     if name == "group":
         return isinstance(value, str | int) and not isinstance(value, bool)
     return isinstance(value, str)
+
+
+def is_set(flag: Any) -> bool:
+    """Return whether a flag of a row is set: true, or its text, as a CSV file has it.
+
+    Example:
+        >>> is_set(True), is_set("True"), is_set("False"), is_set(None)
+        (True, True, False, False)
+    """
+    return str(flag).strip().lower() in ("true", "1")
 
 
 def text_of(side: Side | None) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rlalign.preferences.pairs import SIDES, Message, Preference, Side, content_of, text_of
+from rlalign.preferences.pairs import SIDES, Message, Preference, Side, content_of, is_set, text_of
 
 _HALF = re.compile("[\ud800-\udfff]")
 _MESSAGES = re.compile(r"""^\s*\[\s*\{\s*['"](role|content|from|value)['"]\s*:""")
@@ -24,7 +24,7 @@ def row_problems(preference: Preference) -> Iterator[Problem]:
     if preference.margin is not None and preference.margin < 0:
         yield "negative-margin", f"{preference.margin}"
     for side in SIDES:
-        if preference.extra.get(f"{side}_cut") is True:
+        if is_set(preference.extra.get(f"{side}_cut")):
             yield "cut", side
 
 

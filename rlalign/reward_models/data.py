@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from rlalign.errors import UserError
-from rlalign.preferences.pairs import Preference, is_side, text_of
+from rlalign.preferences.pairs import Preference, is_set, is_side, text_of
 from rlalign.rewards.reward_model.rendering import Sample
 
 SQLITE = (".db", ".sqlite", ".sqlite3")
@@ -150,8 +150,8 @@ def _pair(preference: Preference) -> Pair:
     prompt = explicit.prompt or ""
     first = extra.get("chosen_first")
     return Pair(
-        Sample(prompt, explicit.chosen, bool(extra.get("chosen_cut"))),
-        Sample(prompt, explicit.rejected, bool(extra.get("rejected_cut"))),
+        Sample(prompt, explicit.chosen, is_set(extra.get("chosen_cut"))),
+        Sample(prompt, explicit.rejected, is_set(extra.get("rejected_cut"))),
         margin=None if preference.margin is None else float(preference.margin),
         split=preference.split or "",
         annotator=preference.annotator or "",
@@ -242,7 +242,7 @@ def _rating(record: Any, place: str) -> Rating:
     if not is_side(completion) or not is_side(prompt):
         shown = json.dumps(record)[:60]
         raise UserError(f"{place}: expected texts or messages as prompt and completion, got {shown}; use both columns")
-    sample = Sample(prompt, completion, bool(record.get("cut")))
+    sample = Sample(prompt, completion, is_set(record.get("cut")))
     return Rating(sample, float(points), 0, str(record.get("split") or ""), str(record.get("annotator") or ""), place)
 
 

@@ -23,7 +23,7 @@ from rlalign.reward_models.settings import Settings
 from rlalign.rewards.reward_model.manifest import Manifest
 from rlalign.rewards.reward_model.probes import PROBES
 from rlalign.rewards.reward_model.rendering import Renderer, Sample, template_digest
-from rlalign.rewards.reward_model.transformer import TransformerScorer, load_transformer
+from rlalign.rewards.reward_model.transformer import TransformerScorer, load_transformer, most_tokens
 
 _CENTERED = 2_000
 """Completions from which center and spread are computed."""
@@ -75,7 +75,7 @@ def _trained(rows: Sequence[Any], settings: Settings, folder: Path, seed: int, *
     messages = any(not isinstance(side, str) for s in samples for side in (s.prompt, s.completion))
     form = form_of(tokenizer, settings.form, messages=messages)
     separate_pad(model, tokenizer, form)
-    limit = _limit(model, settings.max_length)
+    limit = min(settings.max_length, most_tokens(model, tokenizer) or settings.max_length)
     renderer = Renderer(tokenizer, form, limit, settings.model)
     if settings.objective == "ratings":
         encoded, too_long = _encoded_ratings(rows, renderer, limit)
@@ -117,11 +117,6 @@ def _samples(rows: Sequence[Any]) -> list[Sample]:
     for row in rows:
         samples += [row.chosen, row.rejected] if isinstance(row, Pair) else [row.sample]
     return samples
-
-
-def _limit(model: Any, wanted: int) -> int:
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return wanted if positions is None else min(wanted, int(positions))
 
 
 def _encoded_pairs(

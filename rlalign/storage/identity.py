@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.spec import EnvSpec
 from rlalign.envs.task_sources import SPLITS, is_data
 from rlalign.errors import RecordError, UserError
+from rlalign.policies.factory import policy_path
 from rlalign.policies.model_files import ModelFiles, sha256
 from rlalign.registry import ENVS, POLICIES, REWARDS
 from rlalign.rewards.columns import items_of
@@ -41,6 +43,7 @@ from rlalign.types import TaskSource
 Identity = dict[str, dict[str, str]]
 """Role, such as `reward r.py` -> {"sha256": digest, "path": where it lay}."""
 
+_TEACHER_ROLES = {"policy": "teacher", "hub": "hub teacher"}
 _MODEL_FILES = (".json", ".jinja", ".model", ".py", ".safetensors", ".txt")
 
 
@@ -65,7 +68,7 @@ class Change:
 
 def identity_of(config: TrainConfig) -> Identity:
     """Return the digests of the files that a configuration names. Imports no code and loads no weight."""
-    files = {**_data_files(config), **code_files(config), **_weight_files(config.policy)}
+    files = {**_data_files(config), **code_files(config), **_weight_files(config.policy), **_teacher_files(config)}
     with ThreadPoolExecutor(4) as pool:  # hashlib releases the lock of the interpreter
         digests = pool.map(digest_of_file, files.values())
         return {
@@ -159,7 +162,7 @@ def code_specs(config: TrainConfig) -> list[tuple[str, str]]:
     specs += [("reward", name) for name, _ in _rewards_of(config)]
     for key, value in flatten(to_dict(config)).items():
         other_trainer = key == "algorithm" and value in {*OUTSIDE, *OFFLINE}
-        if key.startswith("objective.") or (key in ("policy", "algorithm") and not other_trainer):
+        if key.startswith("objective.") or (key in ("policy", "teacher", "algorithm") and not other_trainer):
             specs.append((key, str(value)))
     return [(role, spec) for role, spec in dict.fromkeys(specs) if _is_code(spec)]
 
@@ -243,6 +246,14 @@ def _weight_files(policy: str) -> dict[str, Path]:
         if base and candidate.is_dir():
             return files | {f"policy base {path.name}": path for path in _model_files(candidate)}
     return files | (_hub_files("hub base", base) if base else {})
+
+
+def _teacher_files(config: TrainConfig) -> dict[str, Path]:
+    """Return role -> path of the files of a teacher; {} without one, and for a server, whose weights nobody can see."""
+    if not config.teacher or is_url(config.teacher):
+        return {}
+    files = _weight_files(policy_path(config.teacher))
+    return {re.sub("^(policy|hub)", lambda match: _TEACHER_ROLES[match[0]], role): path for role, path in files.items()}
 
 
 def _model_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from rlalign.rollout.collect import Rollout
 from rlalign.rollout.component_normalization import check_scopes, normalize_components
 from rlalign.rollout.recorded import RecordedRollouts
 from rlalign.rollout.source import Drawn, RolloutSource
+from rlalign.training.distillation import distilled, distills, imitates, reads_reward, teacher_metrics
 from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.learner import Learner
 from rlalign.training.update_buffer import UpdateBuffer
@@ -55,6 +56,9 @@ class Experience:
         tokens per second of it.
         """
         metrics = self.metrics | {name: sum(values) / len(values) for name, values in self.update_metrics.items()}
+        if "rollout/teacher_entropy" in metrics and "train/pg_loss" in metrics:
+            # on the teacher's samples the loss is the cross-entropy
+            metrics["train/forward_kl"] = metrics["train/pg_loss"] - metrics["rollout/teacher_entropy"]
         seconds = sum(metrics[f"time/{part}"] for part in ("rollout", "prepare", "update"))
         return metrics | {"time/step": seconds, "time/tokens_per_s": metrics["rollout/tokens"] / max(seconds, 1e-9)}
 
@@ -108,10 +112,10 @@ class ExperienceCollector:
         drawn = self.source.draw(step)
         rollout_end = time.perf_counter()
         weights = self.mdp.reward.weights
-        recorded = isinstance(self.source, RecordedRollouts)
+        recorded = isinstance(self.source, RecordedRollouts) or imitates(self.config)
         learned = normalize_components(drawn.rollout, weights) if self.config.rollout.per_component else drawn.rollout
         buffer = self.learner.prepare(
-            learned,
+            distilled(self.config, learned),
             greedy_rewards=drawn.greedy_rewards,
             precomputed=drawn.precomputed,
             mismatched=drawn.mismatched,
@@ -135,7 +139,13 @@ class ExperienceCollector:
 
     def _metrics(self, drawn: Drawn, buffer: UpdateBuffer, weights: Mapping[str, float]) -> dict[str, float]:
         """Return rollout/, reward/ and train/ metrics."""
-        metrics = rollout_metrics(drawn.everything) | kl_metric(drawn.rollout, buffer.batch.ref_logprobs)
+        metrics = rollout_metrics(drawn.everything)
+        if distills(self.config):
+            metrics |= teacher_metrics(self.config, drawn.rollout, buffer.batch.ref_logprobs)
+            if imitates(self.config):
+                del metrics["rollout/entropy"]  # it is the teacher's
+        else:
+            metrics |= kl_metric(drawn.rollout, buffer.batch.ref_logprobs)
         metrics |= rollout_diagnostics(drawn.everything, self.mdp, self.gold)
         if self.config.on_bad_record == "drop":
             metrics["rollout/dropped_records"] = float(getattr(self.mdp.source, "dropped", 0))
@@ -145,7 +155,7 @@ class ExperienceCollector:
 
     def _check_rewards(self, step: int, rollout: Rollout, failures: dict[str, float]) -> None:
         """Count a step without a valid reward. Raises RewardError when there are too many in a row."""
-        if bool(rollout.valid.any()):
+        if bool(rollout.valid.any()) or not reads_reward(self.config):
             self.failures.record_success("reward")
             return
         reasons = ", ".join(f"{name.removeprefix('reward/')}: {count:.0f}" for name, count in failures.items())

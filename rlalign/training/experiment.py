@@ -35,7 +35,10 @@ from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.identity import identity_of, source_identity
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, write_config
+from rlalign.teachers.check import check_teacher
+from rlalign.teachers.make import make_teacher
 from rlalign.tokenizers import HFTokenizer
+from rlalign.training.distillation import distills, sentence
 from rlalign.training.out_of_memory import memory_failure, out_of_memory
 from rlalign.training.recorded_run import check_data, load_data, write_held_out
 from rlalign.training.resume_check import check_resume, check_source
@@ -97,8 +100,9 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
             console.print(f"a turn ends at: {mdp.tokenizer.names(sorted(mdp.stop_ids))}", soft_wrap=True)
         if policy.path_summary:
             console.print(f"policy: {policy.path_summary}", soft_wrap=True)
+        teacher = make_teacher(config, policy, mdp)
         write_config(folder, replace(config, resume=False, allow_change=False, trust_run=False))
-        trainer = Trainer(config, folder, policy, mdp, data=data, stop=stop, quiet=quiet)
+        trainer = Trainer(config, folder, policy, mdp, data=data, teacher=teacher, stop=stop, quiet=quiet)
         trainer.state.identity = identity
         try:
             with on_device(policy.device):
@@ -146,10 +150,15 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
     check_sizes(config, mdp, early=True)
     refuse_bad_records(config, mdp)
     check_data(config)
+    check_teacher(config)
+    if distills(config) and config.evaluation.patience and not mdp.has_reward:
+        raise UserError(
+            f"evaluation.patience compares rewards, and {mdp.id} has none; use --evaluation.patience 0 or --reward"
+        )
     if config.supervised.align_interval and not has_reference(mdp):
         raise UserError(no_reference(mdp))
     weights = mdp.reward.weights
-    learns = any(weights.values()) or mdp.reward.scheduled or config.supervised.align_interval
+    learns = any(weights.values()) or mdp.reward.scheduled or config.supervised.align_interval or distills(config)
     if weights and not learns:
         raise UserError(
             f"each reward of {mdp.id} has the weight 0 ({', '.join(weights)}), so there is nothing to learn; give one "
@@ -202,6 +211,8 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
     run = Run(folder)
     run.comparison = Comparison(before, validator.evaluate(validator.final_tasks))
     write_comparison(folder, run.comparison)
+    if validator.teacher is not None:
+        run.distilled = sentence(run.comparison)
     if trainer.held_out is not None and values_before:
         kind = trainer.held_out.data.kind
         run.held_out = write_held_out(folder, kind, values_before, trainer.held_out.values())

@@ -25,11 +25,10 @@ from rlalign.objective import (
     likelihood_loss,
     loss_count,
     policy_loss,
-    reference_point,
     value_count,
     value_loss,
 )
-from rlalign.policies.base import Policy, TokenScores
+from rlalign.policies.base import Policy, ReferenceScorer
 from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.agreement import check_mismatch
 from rlalign.rollout.collect import Rollout
@@ -39,6 +38,7 @@ from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.metric_sums import MetricSums
 from rlalign.training.micro_batches import MicroBatcher
 from rlalign.training.moments import allocate_moments
+from rlalign.training.preparation import Preparation, reuses
 from rlalign.training.supervised import Demonstrations
 from rlalign.training.update_buffer import UpdateBuffer
 from rlalign.types import Sampling
@@ -64,6 +64,7 @@ class Learner:
         total_updates: optimizer steps of the whole run, for the learning rate schedule.
         generator: shuffles rows into minibatches, on the CPU.
         max_length: L_max, the limit of action tokens per episode.
+        reference: gives the log-probs of the KL's reference policy, such as a teacher; None: the initial policy.
 
     Raises:
         UserError: when the policy has no trainable parameter.
@@ -79,12 +80,12 @@ class Learner:
         total_updates: int,
         generator: torch.Generator,
         max_length: int,
+        reference: ReferenceScorer | None = None,
     ) -> None:
         self.policy = policy
         self.objective = objective
         self.config = config
         self.generator = generator
-        self.max_length = max_length
         self.sampling = sampling
         if policy.device.type == "cpu":
             keep_freed_memory()  # of the whole process; see the module
@@ -104,43 +105,20 @@ class Learner:
         self.state = ObjectiveState.start(objective)
         # a loss that compares the two rows of a pair needs both in one forward pass
         self.micro_batcher = MicroBatcher(policy, config.micro_batch, unit=2 if objective.needs_pairs else 1)
+        self.preparation = Preparation(
+            policy,
+            objective,
+            config,
+            sampling,
+            self.micro_batcher,
+            max_length,
+            reference=policy if reference is None else reference,
+        )
         self.updates = 0
         self.steps_begun = self.steps_done = 0  # of the optimizer, in this process
         self.last_metrics: dict[str, float] = {}  # of the last update that reached its optimizer step
 
     # ---- before the updates ----
-
-    def precompute_logprobs(
-        self, tokens: Tensor, lengths: Tensor, mask: Tensor, *, recorded: bool = False
-    ) -> dict[str, Tensor | None]:
-        """Return the fields of a `Batch` that models compute and rewards do not change.
-
-        These are reference log-probs, values and old log-probs, as far as the objective reads them.
-
-        Args:
-            tokens: int64 [N, L] of a rollout, as in `Rollout`.
-            lengths: int64 [N].
-            mask: bool [N, L], the action mask.
-            recorded: the rollout was recorded, so that its log-probs are not those of this policy.
-        """
-        objective = self.objective
-        batcher = self.micro_batcher
-        computed: dict[str, Tensor | None] = {}
-        recompute = self._needs_own_logprobs if recorded else self._reuses and self._recompute_old()
-        with torch.no_grad():
-            if objective.needs_reference:
-                reference = batcher.score_all(self._score_reference, tokens, lengths, mask)
-                computed["ref_logprobs"] = reference.logprobs
-            if objective.needs_values or recompute:
-                score = partial(self.policy.score, sampling=self.sampling, values=objective.needs_values)
-                scores = batcher.score_all(score, tokens, lengths, mask)
-                computed |= {"old_values": scores.values, "final_values": scores.final_values}
-                if recompute:
-                    computed["old_logprobs"] = scores.logprobs
-        return computed
-
-    def _score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        return TokenScores(self.policy.reference_logprobs(tokens, lengths, mask, self.sampling))
 
     def prepare(
         self,
@@ -156,66 +134,21 @@ class Learner:
         Args:
             rollout: N trajectories.
             greedy_rewards: float [N], rewards of greedy completions of the same prompts, for that baseline.
-            precomputed: the result of `precompute_logprobs`; None: it is computed here.
+            precomputed: the result of `preparation.precompute`; None: it is computed here.
             mismatched: prompts with completions of other prompts, for KTO's reference point.
             recorded: the rollout was recorded: its log-probs, if it has any, are those of another policy.
         """
-        if precomputed is None:
-            precomputed = self.precompute_logprobs(
-                rollout.tokens, rollout.lengths, rollout.action_mask, recorded=recorded
-            )
-        batch = Batch(
-            action_mask=rollout.action_mask,
-            rewards=rollout.rewards,
-            group_ids=rollout.group_ids,
-            terminated=rollout.terminated,
-            truncated=rollout.truncated,
-            sampler_logprobs=rollout.sampler_logprobs,
-            greedy_rewards=greedy_rewards,
-            valid=rollout.valid,
-            max_length=self.max_length,
-        ).to(self.policy.device)
-        batch = replace(batch, **precomputed)  # type: ignore[arg-type]  # its keys are names of tensors only
-        own = batch.sampler_logprobs is not None and (self._reuses or self.config.old_logprobs == "sampler")
-        if batch.old_logprobs is None and own:
-            batch = replace(batch, old_logprobs=batch.sampler_logprobs)
-        if mismatched is not None:
-            batch = replace(batch, reference_point=self._reference_point(mismatched).expand(len(rollout)))
+        batch = self.preparation.batch(rollout, precomputed=precomputed, mismatched=mismatched, recorded=recorded)
         with torch.no_grad():
-            batch = compute_advantages(self.objective, batch, self.state)
+            batch = compute_advantages(self.objective, replace(batch, greedy_rewards=greedy_rewards), self.state)
         plan = self._plan(len(rollout))
         return UpdateBuffer(
             rollout.tokens, rollout.lengths, rollout.action_mask, batch, plan, sampled_by_policy=not recorded
         )
 
-    def _reference_point(self, rows: TokenRows) -> Tensor:
-        """Return KTO's reference point, a scalar on the policy's device, from prompts with other prompts' answers."""
-        arguments = (rows.tokens, rows.lengths, rows.action_mask)
-        with torch.no_grad():
-            score = partial(self.policy.score, sampling=self.sampling)
-            logprobs = self.micro_batcher.score_all(score, *arguments).logprobs
-            reference = self.micro_batcher.score_all(self._score_reference, *arguments).logprobs
-            return reference_point(logprobs, reference, to_device(rows.action_mask, self.policy.device))
-
-    @property
-    def _needs_own_logprobs(self) -> bool:
-        """Whether updates on recorded rows read the log-probs of this policy before the update."""
-        objective = self.objective
-        if objective.is_preference or (self.config.old_logprobs == "sampler" and objective.ratio != "none"):
-            return False
-        return objective.reuses or objective.kl.where == "reward"
-
-    @property
-    def _reuses(self) -> bool:
-        return self.config.epochs * self.config.minibatches > 1
-
-    def _recompute_old(self) -> bool:
-        choice = self.config.old_logprobs
-        return choice == "recompute" or (choice == "auto" and self.policy.compute_dtype != torch.float32)
-
     def _plan(self, n: int) -> list[Tensor]:
         """Return the row indices of each update: one permutation per epoch, cut into minibatches."""
-        if not self._reuses:
+        if not reuses(self.config):
             return [torch.arange(n)]
         unit = self.micro_batcher.unit
         orders = [torch.randperm(n // unit, generator=self.generator) for _ in range(self.config.epochs)]

@@ -15,11 +15,8 @@ from rlalign.log.plots import draw
 from rlalign.log.progress import ProgressLine
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
-from rlalign.policies.factory import make_sampler
 from rlalign.recorded.read import RecordedData
-from rlalign.rollout.recorded import RecordedRollouts
-from rlalign.rollout.sampled import SampledRollouts
-from rlalign.rollout.source import RolloutSource
+from rlalign.teachers.make import Teacher
 from rlalign.training.early_stopping import EarlyStopping
 from rlalign.training.end_of_step import EndOfStep, is_due
 from rlalign.training.experience import Experience, ExperienceCollector
@@ -29,6 +26,7 @@ from rlalign.training.learner import DivergedError, Learner
 from rlalign.training.out_of_memory import during
 from rlalign.training.recorded_run import HeldOutData
 from rlalign.training.rng import RngStreams
+from rlalign.training.rollout_source import rollout_source
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.trainer_state import TrainerState
 from rlalign.training.validation import Validator
@@ -45,6 +43,7 @@ class Trainer:
         policy: the initial policy.
         mdp: the environment, bound to the policy's tokenizer.
         data: recorded data to learn from; None: the policy samples.
+        teacher: of distillation; None: there is none.
         stop: set from outside to stop between two updates.
         quiet: print nothing.
     """
@@ -57,6 +56,7 @@ class Trainer:
         mdp: TextMDP,
         *,
         data: RecordedData | None = None,
+        teacher: Teacher | None = None,
         stop: StopRequest | None = None,
         quiet: bool = False,
     ) -> None:
@@ -65,7 +65,7 @@ class Trainer:
         self.quiet = quiet
         self.stop = StopRequest() if stop is None else stop  # a request is false at first: `or` would replace it
         self.console = PlainConsole(quiet=quiet)
-        self.validator = Validator(config, policy, mdp)
+        self.validator = Validator(config, policy, mdp, teacher)
         self.held_out = HeldOutData(config, policy, data) if data is not None else None
         rng = RngStreams(config.seed, policy.device)
         self.learner = Learner(
@@ -77,7 +77,9 @@ class Trainer:
             total_updates=config.steps * config.learner.epochs * config.learner.minibatches,
             generator=rng.shuffle,
             max_length=mdp.max_new * mdp.max_turns if data is None else data.longest,
+            reference=teacher,
         )
+        source = rollout_source(config, mdp, self.learner, rng, data=data, teacher=teacher)
         self.failures = FailureLimits(folder, config.learner.max_bad_updates, fingerprint(config))
         self.state = TrainerState(
             config=config,
@@ -85,9 +87,7 @@ class Trainer:
             policy=policy,
             learner=self.learner,
             rng=rng,
-            collector=ExperienceCollector(
-                config, policy, mdp, self.learner, self._source(data, rng), self.failures, self._warn
-            ),
+            collector=ExperienceCollector(config, policy, mdp, self.learner, source, self.failures, self._warn),
             demonstration_tasks=TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
             failures=self.failures,
             early_stopping=EarlyStopping(folder, config.evaluation.patience),
@@ -95,23 +95,6 @@ class Trainer:
             alarms=AlarmMonitor(folder, self.console),
         )
         self.end_of_step = EndOfStep(self.state, self.validator, self.held_out, self.stop, self._warn)
-
-    def _source(self, data: RecordedData | None, rng: RngStreams) -> RolloutSource:
-        """Return where rollouts come from: the data, or the policy's own samples."""
-        config, policy = self.config, self.learner.policy
-        if data is not None:
-            needs_mismatched = config.objective.needs_reference_point
-            per_step = config.rollout.prompts
-            return RecordedRollouts(data.train, per_step=per_step, seed=rng.task_seed, mismatched=needs_mismatched)
-        return SampledRollouts(
-            config,
-            self.mdp,
-            make_sampler(config.rollout.sampler, policy),
-            generator=rng.sampler,
-            task_seed=rng.task_seed,
-            episode_seed=rng.episode_seed,
-            precompute=self.learner.precompute_logprobs,
-        )
 
     def run(self) -> int:
         """Train to the last step, or until a stop is requested. However the run ends, its state is saved first.

@@ -8,7 +8,7 @@ from functools import cached_property
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
-from rlalign.policies.base import Policy
+from rlalign.policies.base import Policy, ReferenceScorer
 from rlalign.types import Task
 
 
@@ -19,12 +19,16 @@ class Validator:
         config: split, number of tasks and samples, sampling distribution, seed.
         policy: the policy in training.
         mdp: the environment, bound to the policy's tokenizer.
+        teacher: the KL to it is measured; None: there is none.
     """
 
-    def __init__(self, config: TrainConfig, policy: Policy, mdp: TextMDP) -> None:
+    def __init__(
+        self, config: TrainConfig, policy: Policy, mdp: TextMDP, teacher: ReferenceScorer | None = None
+    ) -> None:
         self.config = config
         self.policy = policy
         self.mdp = mdp
+        self.teacher = teacher
 
     @cached_property
     def validation_tasks(self) -> list[Task]:
@@ -47,6 +51,7 @@ class Validator:
             sampling=self.config.rollout.sampling,
             seed=self.config.seed,
             sampler=self.config.rollout.sampler,
+            teacher=self.teacher,
         )
         self.mdp.reward.pop_failures()  # failures on held-out tasks do not count for the next step
         return results

@@ -160,6 +160,7 @@ def test_reward_is_repeatable():
     assert parse(["--reward", "vader", "--reward", "length=0.5"]).rewards == ("vader", "length=0.5")
 
 
+@pytest.mark.pictures
 def test_train_evaluate_generate_plot_from_the_command_line(capsys, tmp_path):
     folder = str(tmp_path / "run")
     small = ["--rollout.prompts", "2", "--rollout.group-size", "2", "--evaluation.prompts", "4"]
@@ -221,6 +222,7 @@ def test_generate_shows_the_system_message_and_takes_longer_prompts_than_the_dat
     assert "--column answr: the tasks have no such column. Did you mean 'answer'?" in err
 
 
+@pytest.mark.pictures
 def test_plot_skips_folders_without_a_curve(capsys, tmp_path):
     study, empty, picture = tmp_path / "study", tmp_path / "empty", tmp_path / "curves.png"
     for folder in (study, empty):

@@ -64,6 +64,12 @@ def test_a_kind_reaches_the_algorithms_that_learn_from_it(algorithm, keys) -> No
     }
 
 
+def test_a_teacher_reaches_the_algorithms_that_learn_from_one() -> None:
+    settings = {"teacher": "big", "distill.reward_coef": 0.5, "steps": 3}
+    assert settings_for("distill", settings) == settings
+    assert settings_for("grpo", settings) == settings_for("best_of_n", settings) == {"steps": 3}
+
+
 def test_a_file_that_is_missing_is_named_with_the_cell(tmp_path) -> None:
     study = Study(("sft",), ("reverse",), "tiny", (0,), settings={"data": str(tmp_path / "absent.jsonl")})
     with pytest.raises(UserError, match=r"sft on reverse: .*absent\.jsonl"):

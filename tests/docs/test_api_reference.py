@@ -26,6 +26,7 @@ PACKAGES = (
     "rlalign.oracle",
     "rlalign.checks",
     "rlalign.integrations.trl",
+    "rlalign.reward_models",
 )
 NOT_IN_A_CALL = {"self", "cls"}
 

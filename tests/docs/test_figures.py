@@ -15,7 +15,15 @@ from rlalign.algorithms import ALGORITHMS
 from rlalign.registry import ENVS, REWARDS
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("results_page", "speed_page", "comparing_page", "feedback_page", "environments", "architectures")
+SCRIPTS = (
+    "results_page",
+    "speed_page",
+    "comparing_page",
+    "feedback_page",
+    "environments",
+    "architectures",
+    "preference_road_page",
+)
 MARKS = re.compile(r"<!-- (\w+): written by benchmarks/(\w+)\.py")
 
 

@@ -129,6 +129,7 @@ def test_prompts_initial_policy_and_metrics_equal_those_of_our_trainer(tmp_path,
     assert run.metrics["eval/reward"][1] is not None
 
 
+@pytest.mark.pictures
 def test_the_run_folder_has_the_usual_layout(tmp_path) -> None:
     run = train_trl(configuration("trl:rloo", tmp_path / "run", steps=2), quiet=True)
     assert run.config.algorithm == "trl:rloo"

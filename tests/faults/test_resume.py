@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -162,7 +163,9 @@ def test_a_run_resumed_after_sigkill_is_bitwise_equal(tmp_path):
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_the_command_saves_and_exits_with_the_status_of_its_signal(tmp_path, number, status):
     command = [sys.executable, "-m", "rlalign", "train", "--env", "reverse", "--policy", "gru", "--steps", "100000"]
     command += ["--output", str(tmp_path / "run"), "--rollout.prompts", "2", "--evaluation.prompts", "2"]
@@ -253,10 +256,21 @@ def test_each_skipped_minibatch_of_a_step_is_saved(tmp_path):
     assert batches == [{"batch": 1, "batch_2": 2}, {"batch": 3}]
 
 
-def test_one_nan_loss_is_skipped_and_the_run_continues(tmp_path, poison_losses):
+def test_one_nan_loss_is_skipped_and_the_run_continues(tmp_path, poison_losses, monkeypatch):
+    """The batch that is stored has the rows of the skipped minibatch, which is the second one of the first step."""
+    real, minibatches = Learner.update, []
+
+    def recorded(self, buffer):
+        minibatches.append(buffer.tokens[buffer.plan[buffer.position]])
+        return real(self, buffer)
+
+    monkeypatch.setattr(Learner, "update", recorded)
     poison_losses([2])
-    run = train_run(config(tmp_path / "r"), quiet=True)
-    assert run.metrics["train/skipped"] == [0.0, 1.0, 0.0, 0.0]
+    run = train_run(config(tmp_path / "r", steps=2, learner__minibatches=2, objective__ratio="token"), quiet=True)
+    assert run.metrics["train/skipped"] == [0.5, 0.0]
+    state, _ = checkpoint.load(tmp_path / "r" / "faults" / "step-1")
+    assert torch.equal(state["batch"]["tokens"], minibatches[1])
+    assert not torch.equal(minibatches[0], minibatches[1])
 
 
 def test_nan_weights_raise_an_error_before_a_rollout_and_before_a_save(tmp_path):
@@ -470,6 +484,15 @@ def test_a_run_killed_while_it_replaced_a_checkpoint_resumes(tmp_path):
         train_run(config(tmp_path / "r", resume=True, steps=3), quiet=True)
     run = train_run(config(tmp_path / "r", resume=True, steps=5), quiet=True)
     assert run.metrics["step"] == [1, 2, 3, 4, 5]
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_resumed(tmp_path, capsys):
+    train_run(config(tmp_path / "r", steps=2, save_every=1), quiet=True)
+    (tmp_path / "r" / "checkpoints" / "step-2" / "policy.safetensors").write_bytes(b"")
+    run = train_run(config(tmp_path / "r", steps=2, save_every=1, resume=True))
+    output = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"step-2/policy\.safetensors' is damaged.*; using step-1", output)
+    assert run.metrics["step"] == [1, 2]
 
 
 def test_another_experiment_is_printed_and_refused_before_its_code_runs(tmp_path, monkeypatch, capsys):

@@ -15,7 +15,7 @@ from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import RewardError
 from rlalign.rewards.guard import InWorker
 from rlalign.rewards.weighted_sum import RewardSum
-from rlalign.training.learner import Learner
+from rlalign.training.preparation import Preparation
 from rlalign.training.stop_request import StopRequest
 from rlalign.types import Scores
 
@@ -37,7 +37,7 @@ def test_reward_can_wait_for_the_precomputation(tmp_path, monkeypatch):
     pipe = str(tmp_path / "pipe")
     os.mkfifo(pipe)
     writer = os.open(pipe, os.O_RDWR)  # with O_RDWR no side blocks until the other has opened the pipe
-    precompute = Learner.precompute_logprobs
+    precompute = Preparation.precompute
 
     def announced(self, *layout):
         os.write(writer, b"x")
@@ -49,7 +49,7 @@ def test_reward_can_wait_for_the_precomputation(tmp_path, monkeypatch):
                 reader.read(1)
         return [float(len(c)) for c in completions]
 
-    monkeypatch.setattr(Learner, "precompute_logprobs", announced)
+    monkeypatch.setattr(Preparation, "precompute", announced)
     run = train(tmp_path / "run", waits)
     os.close(writer)
     assert run.metrics["step"] == [1, 2]
@@ -70,13 +70,13 @@ def test_overlap_is_bitwise_equal_to_sequential_scoring(tmp_path, monkeypatch):
 @pytest.mark.parametrize("timeout_s", [None, 20])
 def test_logprobs_are_precomputed_once_per_step(tmp_path, monkeypatch, timeout_s):
     calls = []
-    precompute = Learner.precompute_logprobs
+    precompute = Preparation.precompute
 
-    def counted(self, *layout):
+    def counted(self, *layout, **options):
         calls.append(1)
-        return precompute(self, *layout)
+        return precompute(self, *layout, **options)
 
-    monkeypatch.setattr(Learner, "precompute_logprobs", counted)
+    monkeypatch.setattr(Preparation, "precompute", counted)
     train(tmp_path / "run", lengths, timeout_s=timeout_s)
     assert len(calls) == 2
 

@@ -59,7 +59,7 @@ def test_steps_without_a_valid_reward_end_the_run(tmp_path):
     settings = {**SMALL, "steps": 4, "learner__max_bad_updates": 2}
     with pytest.warns(RuntimeWarning, match="NaN for a whole batch"), pytest.raises(RewardError) as caught:
         rlalign.train("reverse", "gru", rewards=[reward], output=tmp_path / "run", **settings)
-    assert "no sample has a valid reward (mine/nan: 8)" in str(caught.value)
+    assert "step 2: no sample has a valid reward (mine/nan: 8)" in str(caught.value)
     assert "2 in a row, so the run stops" in str(caught.value)
     assert "--resume" in str(caught.value)
     returned["value"] = 1.0

@@ -368,6 +368,7 @@ def test_checkpoints_that_are_missing_or_unreadable_never_restart_a_run_silently
     assert (tmp_path / "r" / "metrics.jsonl").read_bytes() == metrics
 
 
+@pytest.mark.pictures
 def test_an_edited_or_damaged_line_of_the_metrics_is_found(tmp_path):
     train_run(config(tmp_path / "r"), quiet=True)
     path = tmp_path / "r" / "metrics.jsonl"

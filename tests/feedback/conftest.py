@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import socket
 import subprocess
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,7 @@ import sqlalchemy as sa
 from rlalign.feedback import tables
 from rlalign.feedback.people import invite, sign_in
 from rlalign.feedback.sampling import make_store, sample
+from rlalign.feedback.selection import SELECTIONS
 from rlalign.feedback.store import Store
 from rlalign.feedback.study import read_study
 from rlalign.feedback.web.access import ADMIN_COOKIE, COOKIE
@@ -47,6 +50,29 @@ prompt = "1 + 1 ="
 completions = ["2", "3"]
 answer = "a"
 """
+
+
+@contextmanager
+def fixed_draws() -> Iterator[None]:
+    """Draw names and seeds of people, and the items that they get, from one seed within the block.
+
+    The library draws them from the system and the clock. Tests whose people act one after the other then have one
+    outcome: they raise no false alarm. Tokens, cookies and other processes stay random.
+    """
+    rng = random.Random(0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("secrets.randbits", rng.getrandbits)
+        patch.setattr("random.SystemRandom", lambda: rng)
+        for name, choose in list(SELECTIONS.items()):
+            patch.setitem(SELECTIONS, name, lambda _, choose=choose: choose(rng))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _fixed_draws() -> Iterator[None]:
+    """Fixed draws in all tests; fixtures of a module use `fixed_draws`."""
+    with fixed_draws():
+        yield
 
 
 def write_study(folder: Path, text: str = "", *, prompts: int = 6, completions: int = 2) -> Path:

@@ -20,10 +20,10 @@ def alarms_of(env, folder, **settings):
     ("env", "expected"),
     [
         ("hackme", {"gold", "phrase"}),
-        ("hackme?exploit=format", {"gold"}),
-        ("hackme?exploit=length", {"gold"}),
+        pytest.param("hackme?exploit=format", {"gold"}, marks=pytest.mark.slow),
+        pytest.param("hackme?exploit=length", {"gold"}, marks=pytest.mark.slow),
         ("overlongtrap", {"length"}),
-        ("preference", {"gold", "phrase"}),
+        pytest.param("preference", {"gold", "phrase"}, marks=pytest.mark.slow),
     ],
 )
 def test_planted_hack_raises_its_alarms(tmp_path, env, expected):
@@ -34,10 +34,10 @@ def test_planted_hack_raises_its_alarms(tmp_path, env, expected):
     "env",
     [
         "reverse",
-        "reverse?max_length=2",
-        "alignment",
-        "sort",
-        "guessnumber",
+        pytest.param("reverse?max_length=2", marks=pytest.mark.slow),
+        pytest.param("alignment", marks=pytest.mark.slow),
+        pytest.param("sort", marks=pytest.mark.slow),
+        pytest.param("guessnumber", marks=pytest.mark.slow),
         "recommend",  # all episodes begin with the same recommendation, before the first reply of the user
         "parity?max_length=5",  # the policy answers 1 to all prompts before it learns to count
     ],

@@ -28,7 +28,7 @@ def test_each_algorithm_raises_the_reward(tmp_path, algorithm):
     assert run.comparison.differences["reward"].low > 0  # over seeds 0-5 at least 0.11
 
 
-@pytest.mark.parametrize("baseline", ["batch_mean", "value"])
+@pytest.mark.parametrize("baseline", [pytest.param("batch_mean", marks=pytest.mark.slow), "value"])
 def test_reinforce_learns_with_other_baselines(tmp_path, baseline):
     value = {"objective__value__kind": "head"} if baseline == "value" else {}
     settings = {"objective__baseline": baseline, **value}
@@ -47,6 +47,7 @@ def test_ppo_learns_with_a_value_model_and_its_own_learning_rate(tmp_path):
     assert final_mean(run, "train/value", 5) == pytest.approx(final_mean(run, "reward/mean", 5), abs=0.3)
 
 
+@pytest.mark.slow  # so does that of test_trl
 def test_a_transformer_learns(tmp_path):
     run = rlalign.train(ENV, "tiny", "grpo", steps=60, output=tmp_path / "run", quiet=True)
     assert final_mean(run, "reward/mean") > 0.4
@@ -64,7 +65,7 @@ def test_supervised_updates_alone_raise_the_reward(tmp_path):
     assert final_mean(run, "reward/token_match") > 0.35
 
 
-@pytest.mark.parametrize("control", ["zero", "random"])
+@pytest.mark.parametrize("control", [pytest.param("zero", marks=pytest.mark.slow), "random"])
 def test_controls_do_not_learn(tmp_path, control):
     rng = np.random.default_rng(0)
 
@@ -77,8 +78,8 @@ def test_controls_do_not_learn(tmp_path, control):
     assert not run.comparison.differences["token_match"].low > 0.1
 
 
-SAMPLE = ("reinforce", "rloo", "grpo", "ppo")
-"""Presets of each run of the tests. The others are trained in .ci/slow."""
+SAMPLE = ("rloo",)
+"""Presets of each run of the tests, beside those of `test_each_algorithm_raises_the_reward`. .ci/slow trains all."""
 
 
 @pytest.mark.parametrize(

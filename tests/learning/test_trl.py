@@ -9,7 +9,7 @@ from rlalign.run import Run
 ENV = "reverse?max_length=2"
 
 
-@pytest.mark.parametrize("algorithm", ["grpo", "rloo"])
+@pytest.mark.parametrize("algorithm", ["grpo", pytest.param("rloo", marks=pytest.mark.slow)])
 def test_both_trainers_learn_the_same_environment(tmp_path, algorithm):
     """The reward rises from below 0.25 to above 0.4 in 40 steps of 128 samples, from the same initial policy.
 

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 import rlalign
+from rlalign.envs.registration import make_mdp
 from rlalign.evaluation.evaluate import _RESERVED
 from rlalign.evaluation.text_metrics import FAMILIES, attempts, report
 from rlalign.log.alarms import ALARMS
 from rlalign.log.metric_keys import EVALUATION, METRICS, rows_of
+from rlalign.policies.factory import make_policy
 from rlalign.storage.jsonl import read_metrics
 
 
@@ -67,6 +69,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "several turns": {"env": "GuessNumber"},
     "TRL's GRPO": {"algorithm": "trl:grpo", "policy": "tiny", "objective__kl__where": "loss"},
     "TRL's RLOO": {"algorithm": "trl:rloo", "policy": "tiny", "evaluation__every": 2},
+    "distillation": {"algorithm": "distill", "teacher": "teacher"},
+    "imitation of a teacher": {"algorithm": "seq_kd", "teacher": "teacher"},
     "TRL's DPO": {"algorithm": "trl:dpo", "policy": "tiny", "rollout__group_size": 2, "data": "prefs.jsonl"},
     "TRL's KTO": {"algorithm": "trl:kto", "policy": "tiny", "rollout__group_size": 1, "data": "prefs.jsonl"},
     "sft": {"algorithm": "sft", "rollout__group_size": 1, "data": "prefs.jsonl", "recorded__kind": "demonstrations"},
@@ -96,6 +100,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("runs")
     (folder / "slow.py").write_text(SLOW)
     (folder / "prefs.jsonl").write_text(PREFERENCES)
+    make_policy("gru", tokenizer=make_mdp("reverse").tokenizer, seed=1).save_pretrained(folder / "teacher")
     for name, settings in RUNS.items():
         small = {"steps": 2, "rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 2}
         with warnings.catch_warnings(), contextlib.chdir(folder):  # a spec names slow.py

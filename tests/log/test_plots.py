@@ -8,6 +8,14 @@ import pytest
 from rlalign.log.plots import plot_run
 
 
+@pytest.fixture(autouse=True)
+def _nothing_is_frozen():
+    """The tests freeze all modules for the other ones (tests/conftest.py)."""
+    gc.unfreeze()
+    yield
+    gc.freeze()
+
+
 @pytest.fixture
 def run(tmp_path):
     """Return a run folder with metrics of two steps."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -16,9 +18,10 @@ from typing import Literal
 ROOT = Path(__file__).parents[2]
 PLANTED = Path(__file__).with_name("planted.toml")
 _COPIED = ("rlalign", "envs", "policies", "rewards", "tests", "benchmarks", "pyproject.toml", "README.md")
-_SECONDS = 60
+_CPU_SECONDS = 60
+_SECONDS = 600
 
-Result = Literal["killed", "timeout", "survived", "broken"]
+Result = Literal["killed", "timeout", "stuck", "survived", "broken"]
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,18 @@ def with_error(tree: Path, file: str, text: str) -> Iterator[None]:
         path.write_text(original)
 
 
-def result_of(tree: Path, tests: list[str], seconds: float = _SECONDS) -> Result:
+def result_of(tree: Path, tests: list[str], *, cpu_seconds: int = _CPU_SECONDS, seconds: float = _SECONDS) -> Result:
     """Run tests on a copy of the tree.
 
+    Args:
+        tree: the copy.
+        tests: node ids.
+        cpu_seconds: limit of the CPU time of each process. It ends loops without end, whatever else the machine does.
+        seconds: limit of the time on the clock. It ends processes that wait for each other.
+
     Returns:
-        killed if a test fails or cannot be imported, timeout if the time is over, survived if all pass, broken if
-        pytest cannot run them.
+        killed if a test fails or cannot be imported, timeout if the CPU time is over, stuck if the time on the clock is
+        over, survived if all pass, broken if pytest cannot run them.
     """
     environment = {
         **os.environ,
@@ -85,11 +94,24 @@ def result_of(tree: Path, tests: list[str], seconds: float = _SECONDS) -> Result
     }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "0", "-p", "no:cacheprovider", *tests]
     shutil.rmtree(tree / "home", ignore_errors=True)
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 5))
+
+    run = subprocess.Popen(
+        command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True, preexec_fn=limit,
+    )  # fmt: skip
     try:
-        run = subprocess.run(command, cwd=tree, env=environment, capture_output=True, timeout=seconds, check=False)
+        status = run.wait(seconds)
     except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)  # with the processes that it waits for
+        run.wait()
+        return "stuck"
+    if status in (-signal.SIGXCPU, -signal.SIGKILL):
         return "timeout"
-    return {0: "survived", 1: "killed", 2: "killed"}.get(run.returncode, "broken")  # type: ignore[return-value]  # a Result
+    return {0: "survived", 1: "killed", 2: "killed"}.get(status, "broken")  # type: ignore[return-value]  # a Result
 
 
 def try_mutant(tree: Path, mutant: Mutant) -> Result:

@@ -2,13 +2,17 @@
 
     python -m tests.mutants.sample                       # 300 mutants, seed 0; some hours on two cores
     python -m tests.mutants.sample --count 20 --folders rlalign/objective
+    python -m tests.mutants.sample --mutants 'rlalign/objective/kl.py:14:13: 20.0 -> 40.0'    # tries it again
     python -m tests.mutants.sample --survivors           # prints those that live, and runs nothing
 
 The tests are run once to note which lines each of them reaches. A mutant is tried with the tests that reach its lines,
-the fastest first, up to 25 seconds of them. It is killed when one of them fails or when 60 seconds are over, since a
-loop without end is a failure too; the latter are also counted apart, so run nothing else meanwhile. Results are kept in
-benchmarks/results/mutants.json, and a repeated command continues there. `equivalent.toml` gives the reason for each
-mutant that lives because it changes no result.
+the fastest first, up to 25 seconds of them. It is killed when one of them fails. A loop without end is a failure too:
+a mutant is also killed when its process has taken 60 seconds of CPU time, or when ten minutes are over, which only
+processes reach that wait for each other. Both are also counted apart. Other work on the machine kills no mutant.
+
+Results are kept in benchmarks/results/mutants.json, and a repeated command continues there. A mutant is stored under
+its text and its line, which later commits can move: remove the old entry when you try it again by its text on the
+present line. `equivalent.toml` gives the reason for each mutant that lives because it changes no result.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ FOLDERS = (
 )
 RESULTS = ROOT / "benchmarks" / "results" / "mutants.json"
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
-KILLED = ("killed", "timeout")
+KILLED = ("killed", "timeout", "stuck")
 _SECONDS = 25
 _LEFT_OUT = ("docs", "mutants", "gpu", "fuzz", "report")
 """Folders of tests that execute no mathematics, or only in other processes."""
@@ -99,13 +103,27 @@ def measure_coverage(folder: Path, workers: int) -> None:
         part.wait()
 
 
-def draw(count: int, seed: int, folders: list[str]) -> list[Mutation]:
-    """Return a random sample of the mutations of all files in the folders."""
+def all_mutations(folders: list[str]) -> list[Mutation]:
+    """Return the mutations of all files in the folders."""
     files = [
         f for folder in folders for f in ([ROOT / folder] if folder.endswith(".py") else (ROOT / folder).glob("*.py"))
     ]
-    every = [m for file in sorted(files) for m in mutations(ROOT, str(file.relative_to(ROOT)))]
+    return [m for file in sorted(files) for m in mutations(ROOT, str(file.relative_to(ROOT)))]
+
+
+def draw(count: int, seed: int, folders: list[str]) -> list[Mutation]:
+    """Return a random sample of the mutations of all files in the folders."""
+    every = all_mutations(folders)
     return random.Random(seed).sample(every, min(count, len(every)))
+
+
+def named(texts: list[str]) -> list[Mutation]:
+    """Return mutations by their texts."""
+    by_text = {m.describe((ROOT / m.file).read_bytes()): m for m in all_mutations(list(FOLDERS))}
+    unknown = [text for text in texts if text not in by_text]
+    if unknown:
+        raise SystemExit("\n".join(["no such mutant of the present sources:", *unknown]))
+    return [by_text[text] for text in texts]
 
 
 def try_all(sample: list[Mutation], reached: Reached, done: dict[str, str], workers: int) -> None:
@@ -158,7 +176,8 @@ def table(done: dict[str, str]) -> dict[str, dict[str, Any]]:
         total = len(entries) - same
         interval = stats.binomtest(killed, total).proportion_ci() if total else None
         counts[folder] = {
-            "mutants": len(entries), "killed": killed, "timeouts": sum(result == "timeout" for _, result in entries),
+            "mutants": len(entries), "killed": killed,
+            "timeouts": sum(result in ("timeout", "stuck") for _, result in entries),
             "equivalent": same, "lives": total - killed,
             "share": round(killed / total, 3) if total else None,
             "interval": [round(interval.low, 3), round(interval.high, 3)] if interval else None,
@@ -181,6 +200,7 @@ def main() -> None:
     parser.add_argument("--folders", nargs="+", default=list(FOLDERS))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--contexts", type=Path, help="folder of an earlier run under coverage")
+    parser.add_argument("--mutants", nargs="+", default=[], help="texts of mutants to try again, instead of a sample")
     parser.add_argument("--survivors", action="store_true", help="print the mutants that live")
     options = parser.parse_args()
     done: dict[str, str] = json.loads(RESULTS.read_text())["mutants"] if RESULTS.exists() else {}
@@ -189,7 +209,10 @@ def main() -> None:
         if not list(contexts.glob("*.json")):
             contexts.mkdir(parents=True, exist_ok=True)
             measure_coverage(contexts, options.workers)
-        try_all(draw(options.count, options.seed, options.folders), Reached(contexts), done, options.workers)
+        sample = named(options.mutants) or draw(options.count, options.seed, options.folders)
+        for text in options.mutants:
+            done.pop(text, None)
+        try_all(sample, Reached(contexts), done, options.workers)
     equal = equivalent()
     for key, result in sorted(done.items()):
         if result not in KILLED:

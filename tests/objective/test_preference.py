@@ -38,8 +38,8 @@ BETA = 0.5
 # Two pairs: the rejected row of the first and the chosen row of the second come first. Log-ratios are the sums over the
 # tokens: rows 0 to 3 have 2, 1, 3 and 1 tokens.
 LENGTHS = torch.tensor([2, 1, 3, 1])
-LOGPROBS = torch.tensor([[-1.0, -1.0, 9.0], [-0.5, 9.0, 9.0], [-0.5, -0.5, -0.5], [-2.0, 9.0, 9.0]])
-REFERENCE = torch.tensor([[-1.5, -1.5, 9.0], [-1.5, 9.0, 9.0], [-1.0, -1.0, -1.0], [-1.5, 9.0, 9.0]])
+LOGPROBS = torch.tensor([[-1.0, -1.0, 9.0], [-0.5, 9.0, 9.0], [-0.5, -0.5, -0.5], [-2.5, 9.0, 9.0]])
+REFERENCE = torch.tensor([[-1.5, -1.5, 9.0], [-1.5, 9.0, 9.0], [-1.0, -1.0, -1.0], [-2.0, 9.0, 9.0]])
 LOG_RATIOS = (1.0, 1.0, 1.5, -0.5)
 
 
@@ -53,7 +53,7 @@ def rows(**changes: Any) -> Batch:
         truncated=torch.zeros(4, dtype=torch.bool),
         logprobs=LOGPROBS.double().requires_grad_(),
         ref_logprobs=REFERENCE.double(),
-        reference_point=torch.full((4,), 0.25, dtype=torch.float64),
+        reference_point=torch.full((4,), 0.5, dtype=torch.float64),
     )
     return replace(b, **changes)
 
@@ -99,8 +99,8 @@ def test_ipo_matches_hand_computed_numbers() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_simpo_matches_hand_computed_numbers(smoothing: float) -> None:
-    # mean log-probs: -0.5 - (-1) and -0.5 - (-2)
-    margins = (2.5 * 0.5 - 0.75, 2.5 * 1.5 - 0.75)
+    # mean log-probs: -0.5 - (-1) and -0.5 - (-2.5)
+    margins = (2.5 * 0.5 - 0.75, 2.5 * 2.0 - 0.75)
     expected = sum(logistic(m, smoothing) for m in margins) / 2
     settings = {"scale": 2.5, "margin": 0.75, "label_smoothing": smoothing}
     assert mean_loss(objective("simpo", **settings), rows(ref_logprobs=None)).item() == pytest.approx(expected)
@@ -110,7 +110,7 @@ def test_kto_matches_hand_computed_numbers() -> None:
     signs = (-1, 1, 1, -1)
     weights = (0.5, 2.0, 2.0, 0.5)
     expected = sum(
-        w * (1 - sigmoid(sign * BETA * (h - 0.25))) for w, sign, h in zip(weights, signs, LOG_RATIOS, strict=True)
+        w * (1 - sigmoid(sign * BETA * (h - 0.5))) for w, sign, h in zip(weights, signs, LOG_RATIOS, strict=True)
     )
     o = objective("kto", desirable_weight=2.0, undesirable_weight=0.5)
     single = rows(group_ids=torch.arange(4))
@@ -312,12 +312,12 @@ def test_metrics_of_pairs_match_hand_computed_numbers() -> None:
             "chosen_reward": BETA * (1 + 1.5) / 2,
             "rejected_reward": BETA * (1 - 0.5) / 2,
             "chosen_logprob": (-0.5 - 1.5) / 2,
-            "rejected_logprob": (-2 - 2) / 2,
+            "rejected_logprob": (-2 - 2.5) / 2,
             "margin": BETA * (0 + 2) / 2,
             "accuracy": 0.75,  # a tie and a win
         }
     )
-    assert metrics(objective("simpo", scale=2.0, margin=1.0), rows())["margin"] == pytest.approx(2 * (0.5 + 1.5) / 2)
+    assert metrics(objective("simpo", scale=2.0, margin=1.0), rows())["margin"] == pytest.approx(2 * (0.5 + 2.0) / 2)
     swapped = rows(rewards=torch.tensor([1.0, 0.0, 0.0, 1.0]))
     assert metrics(objective("dpo"), swapped)["accuracy"] == 0.25
 
@@ -326,7 +326,7 @@ def test_metrics_of_labels_match_hand_computed_numbers() -> None:
     single = rows(group_ids=torch.arange(4))
     values = metrics(objective("kto"), single)
     assert values["accuracy"] == 0.75  # row 0 is undesirable and above the reference point
-    assert values["reference_point"] == 0.25
+    assert values["reference_point"] == 0.5
     assert values["chosen_reward"] == pytest.approx(BETA * 1.25)
     assert "margin" not in values
 

@@ -63,7 +63,7 @@ def test_names_of_built_in_functions_are_read_from_their_files() -> None:
     assert list(BUILT_IN_TRUSTS) == [
         "none", "clip", "dual_clip", "stopgrad_cap", "soft_gate", "log_clip", "divergence_mask",
     ]  # fmt: skip
-    assert list(BUILT_IN_LOSSES) == ["surrogate"]
+    assert list(BUILT_IN_LOSSES) == ["surrogate", "dpo", "ipo", "kto", "simpo"]
     assert {"group_mean", "leave_one_out", "length_weighted_group_mean"} <= GROUP_BASELINES
 
 

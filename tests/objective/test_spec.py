@@ -18,6 +18,7 @@ from rlalign.algorithms import (
     recorded_presets,
     register_algorithm,
     sampling_presets,
+    teacher_presets,
 )
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.objective import KL, Credit, Filter, Objective, OffPolicy, Regularizer, Trust, Value
@@ -82,8 +83,8 @@ def test_unknown_preset_has_a_suggestion() -> None:
 
 
 def test_every_preset_is_valid_and_plain_data() -> None:
-    assert (len(sampling_presets()), len(recorded_presets())) == (20, 5)
-    assert {*sampling_presets(), *recorded_presets()} == set(ALGORITHMS)
+    assert (len(sampling_presets()), len(recorded_presets()), len(teacher_presets())) == (20, 5, 2)
+    assert {*sampling_presets(), *recorded_presets(), *teacher_presets()} == set(ALGORITHMS)
     for name in ALGORITHMS:
         a = algorithm(name)
         a.objective.validate(group_size=a.group_size)

@@ -203,6 +203,12 @@ def test_a_distance_is_infinite_for_other_vocabularies_and_for_nan(tmp_path):
     lm = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
     assert measure.distance(lm).nats < 1e-5
     assert measure.distance(lm).cosine == 1.0
+    # larger models round by more than _NOISE, also if nothing was trained, as by best_of_n
+    with torch.no_grad():
+        lm.lm_head.weight *= 1 + 1e-4
+    untrained = measure.distance(lm)
+    assert 1e-5 < untrained.nats < 1e-3
+    assert untrained.loses_nothing
     lm.lm_head.weight.data[0] = float("nan")
     assert measure.distance(lm).nats == float("inf")
     lm.resize_token_embeddings(V + 8, mean_resizing=False)

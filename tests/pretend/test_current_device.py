@@ -1,4 +1,7 @@
-"""The current device on an emulated CUDA device (see conftest.py), and the attention that runs there."""
+"""The current device on an emulated CUDA device (see conftest.py), and the attention that runs there.
+
+Runs under another device than the first are in test_devices.py.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,6 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-import rlalign
 from rlalign.policies.factory import make_policy, make_sampler
 from rlalign.policies.options import PolicyOptions
 from rlalign.types import Sampling
@@ -17,7 +19,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:decoding without CUDA graphs",
     "ignore:PyTorch was compiled without cuDNN",
 )
-SMALL = {"rollout__prompts": 2, "rollout__group_size": 4, "evaluation__prompts": 4, "quiet": True, "device": "cuda:1"}
 
 
 class Ids:
@@ -64,27 +65,6 @@ def test_attention_without_a_fused_kernel_is_recorded(cuda, dtype, mask, causal,
 
 
 # ---- the library ----
-
-
-@pytest.mark.parametrize(
-    ("policy", "algorithm", "settings"),
-    [
-        ("gru", "vapo", {"supervised__align_interval": 1}),
-        ("tiny", "ppo", {"objective__value__kind": "model", "evaluation__every": 1}),
-        ("tiny", "grpo", {"model__lora_r": 4, "learner__micro_batch": 2, "learner__minibatches": 2}),
-        ("tiny", "remax", {"rollout__sampler": "generate"}),
-        ("tiny", "rloo", {"env": "guess_number", "objective__kl__coef": 0.1}),
-    ],
-)
-def test_a_run_uses_the_device_that_it_names_and_no_other(cuda, tmp_path, policy, algorithm, settings):
-    arguments = {"env": "reverse", **SMALL, **settings, "output": tmp_path / "run"}
-    run = rlalign.train(policy=policy, algorithm=algorithm, steps=1, **arguments)
-    rlalign.train(policy=policy, algorithm=algorithm, steps=2, resume=True, **arguments)
-    assert run.policy.device == torch.device("cuda:1")
-    # a moved or read tensor needs no guard; everything that computes does
-    assert not cuda.unguarded, sorted(set(cuda.unguarded))
-    for under in (cuda.pinned_under, cuda.recorded_under, cuda.captured_under):
-        assert under <= {1}
 
 
 @pytest.mark.parametrize("sampler", ["decode", "generate"])

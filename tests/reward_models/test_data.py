@@ -32,6 +32,13 @@ def test_rows_of_a_file(tmp_path):
     assert first.group != second.group
 
 
+def test_flags_of_a_csv_file_are_texts(tmp_path):
+    path = tmp_path / "d.csv"
+    path.write_text("prompt,chosen,rejected,chosen_cut,rejected_cut\nOne two,a,b,False,True\n")
+    (pair,) = read_pairs(path).rows
+    assert (pair.chosen.cut, pair.rejected.cut) == (False, True)
+
+
 def test_division_has_no_common_group_and_a_share(tmp_path):
     rows = read_pairs(write_rows(tmp_path / "d.jsonl", notes(200))).rows
     train, test = divide(rows, test=0.2)

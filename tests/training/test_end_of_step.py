@@ -28,7 +28,7 @@ def test_weights_that_may_become_the_best_are_checked_before_their_validation(pa
         policy=None,
     )
     validator = SimpleNamespace(evaluate=evaluate, validation_tasks=[])
-    end = EndOfStep(state, validator, None, print)  # type: ignore[arg-type]  # parts of them
+    end = EndOfStep(state, validator, None, None, print)  # type: ignore[arg-type]  # parts of them
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("rlalign.training.end_of_step.fingerprint", lambda _: "")
         assert end._validate(3) == {"eval/reward": 1.0}

@@ -9,10 +9,15 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
+from rlalign.algorithms import algorithm
+from rlalign.config.schema import LearnerConfig
 from rlalign.policies.base import TokenScores
 from rlalign.policies.causal import CausalPolicy
+from rlalign.policies.factory import make_policy
 from rlalign.policies.options import PolicyOptions
+from rlalign.tokenizers import CharTokenizer
 from rlalign.training import micro_batches
+from rlalign.training.learner import Learner
 from rlalign.training.micro_batches import MicroBatcher, cut, even_cut
 from rlalign.types import Sampling
 
@@ -181,3 +186,26 @@ def test_activation_memory_limits_the_size_of_a_part(family, monkeypatch):
     assert parts(1) == 6
     with torch.no_grad():  # no activations are saved for a backward pass
         assert parts(1) == 1
+
+
+@pytest.mark.parametrize("micro_batch", [0, 1, 2, 3, 5])
+def test_minibatches_and_micro_batches_never_divide_a_pair(micro_batch):
+    policy = make_policy("tabular", tokenizer=CharTokenizer("ab"))
+    learner = Learner(
+        policy, algorithm("dpo").objective, LearnerConfig(epochs=2, minibatches=3, micro_batch=micro_batch),
+        sampling=Sampling(), total_updates=6, generator=torch.Generator().manual_seed(0), max_length=8,
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(1)
+    lengths = torch.randint(2, 9, (12,), generator=generator)
+    mask = torch.arange(8) < lengths[:, None]
+    plan = learner._plan(12)
+    assert len(plan) == 6
+    assert sorted(torch.cat(plan[:3]).tolist()) == sorted(torch.cat(plan[3:]).tolist()) == list(range(12))
+    for minibatch in plan:
+        parts = learner.micro_batcher.split(minibatch, torch.zeros(12, 8, dtype=torch.long), lengths, mask)
+        assert sorted(torch.cat(list(parts)).tolist()) == sorted(minibatch.tolist())
+        for part in parts:
+            assert (part.view(-1, 2) // 2).diff(dim=1).abs().sum() == 0  # both rows of each pair, as neighbors
+            assert len(part) <= max(2, micro_batch or 12)
+    learner.micro_batcher.micro_batch = 2
+    assert not learner.micro_batcher.halve(12)  # a pair is the smallest part

@@ -12,7 +12,8 @@ from rlalign.config.serialize import update
 from rlalign.objective.last_action import on_last_action
 from rlalign.policies.base import TokenScores
 from rlalign.policies.tabular import TabularPolicy
-from rlalign.training import experience, reference_loop
+from rlalign.rollout import sampled
+from rlalign.training import reference_loop
 from rlalign.training.trainer import Trainer
 
 SETTINGS = {
@@ -79,8 +80,8 @@ def test_weights_are_equal_after_five_steps_in_float64(tmp_path, monkeypatch, al
         rewards = on_last_action(total, rollout.action_mask)
         return replace(rollout, rewards=rewards, sampler_logprobs=scores.logprobs.detach())
 
-    collect = experience.collect
-    monkeypatch.setattr(experience, "collect", in_float64)
+    collect = sampled.collect
+    monkeypatch.setattr(sampled, "collect", in_float64)
     run_trainer(settings, tmp_path, trained, mdp)
 
     def forward(tokens):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -75,7 +76,12 @@ class Plan:
     @property
     def gold(self) -> str:
         """The reward that is measured and not trained; empty: none."""
-        return self.loop.gold or (self.loop.reward if self.loop.voters == "simulated" else "")
+        return self.spec(self.loop.gold or (self.loop.reward if self.loop.voters == "simulated" else ""))
+
+    @property
+    def reward(self) -> str:
+        """The score by which simulated people judge."""
+        return self.spec(self.loop.reward)
 
     @property
     def prompts(self) -> Path:
@@ -83,15 +89,38 @@ class Plan:
         return self.folder / self.study.prompts
 
     def path(self, name: str) -> str:
-        """Return a name of the plan; a path relative to study.toml becomes one of this process."""
-        beside = self.folder / name
-        return str(beside) if name and beside.exists() else name
+        """Return a name of the plan; a path relative to study.toml becomes one of this process.
+
+        A path may have a suffix: `env.py:Class`, `prompts.jsonl?train=NAME`.
+        """
+        file, suffix = _split_suffix(name)
+        beside = self.folder / file
+        return f"{beside}{suffix}" if file and beside.exists() else name
+
+    def spec(self, name: str) -> str:
+        """Return the spec of a reward; a file or folder relative to study.toml becomes an absolute path.
+
+        A file ends in .py, and a folder has a `/`. The path is absolute, because it is part of a run folder, which may
+        be read from another working folder, and because `rm` without a `/` would be no folder.
+        """
+        file, suffix = _split_suffix(name)
+        beside = self.folder / file
+        is_path = "/" in file or file.endswith(".py")
+        return f"{beside.absolute()}{suffix}" if is_path and beside.exists() else name
 
     def digest(self) -> str:
         """Return the sha256 of the settings and the prompts, without the number of rounds."""
         loop = {key: value for key, value in dataclasses.asdict(self.loop).items() if key not in _FREE}
         content = json.dumps([to_values(self.study), loop], sort_keys=True).encode()
         return hashlib.sha256(content + self.prompts.read_bytes()).hexdigest()
+
+
+def _split_suffix(name: str) -> tuple[str, str]:
+    """Return the path of a spec, and what follows it: the attribute of a Python file, parameters, or a weight."""
+    match = re.match(r"(.*?\.py)(:.*)$|([^?]*)(\?.*)$", name, re.DOTALL)
+    if match is None:
+        return name, ""
+    return match[1] or match[3] or "", match[2] or match[4] or ""
 
 
 def read_plan(path: Path) -> Plan:
@@ -141,12 +170,14 @@ def _loop(table: Mapping[str, Any]) -> LoopSettings:
 
 
 def _check(plan: Plan) -> None:
-    from rlalign.feedback.sampling import read_prompts
+    from rlalign.feedback.prompts import read_prompts
     from rlalign.reward_models.settings import Settings
 
     study, loop = plan.study, plan.loop
     if study.kind != "pair":
         raise UserError(f"'kind': expected pair in a loop, got {study.kind}; leave it out")
+    if not study.prompts:
+        raise UserError("'prompts': expected a data file for all rounds, got none; use prompts = \"prompts.jsonl\"")
     for name, least in (("rounds", 1), ("prompts", 1), ("people", 1), ("steps", 1)):
         check_range(f"loop.{name}", getattr(loop, name), least=least)
     check_range("loop.noise", loop.noise, above=0)

@@ -257,7 +257,7 @@ def _simulate(this: Round) -> None:
         links = store.write(lambda c: invite(c, loop.people, 1, actor="loop")).result()
         store.write(lambda c: mark_simulated(c, [link.pseudonym for link in links])).result()
         known = {**answers(study.practice), **answers(study.check)}
-        simulate(address, [link.path for link in links], tastes, reward_score(loop.reward), known=known, seed=seed)
+        simulate(address, [link.path for link in links], tastes, reward_score(this.plan.reward), known=known, seed=seed)
     if not _counts(copy)["votes"]:
         raise UserError("the simulated people left no vote; use more of them, or other items")
     os.replace(copy, this.store)
@@ -280,7 +280,7 @@ def _new_prompts(this: Round, mdp: Any) -> list[tuple[Any, str]]:
         UserError: there are too few.
     """
     from rlalign.envs.encoded_prompts import is_finite
-    from rlalign.feedback.sampling import read_prompts
+    from rlalign.feedback.prompts import read_prompts
 
     loop, study = this.plan.loop, this.plan.study
     held_out = set()

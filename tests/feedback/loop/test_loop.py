@@ -72,6 +72,19 @@ def make_plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., 
     return make
 
 
+def test_the_reward_of_a_study_in_another_folder_is_found(
+    make_plan: Callable[..., Plan], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_plan(rounds=1)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["feedback", "loop", str(tmp_path / "study.toml"), "--output", str(tmp_path / "loop")]) == 0
+    (result,) = load_state(tmp_path / "loop", read_plan(tmp_path / "study.toml").digest()).rounds
+    assert set(result["measure"]) >= {"proxy", "gold"}
+    rewards = rlalign.Run(tmp_path / "loop" / "round-1" / "run", trust=True).config.rewards
+    assert rewards[1] == f"{tmp_path / 'token_fraction.py'}:letter_b=0"
+
+
 def check_loop(plan: Plan, output: Path) -> None:
     """Fail unless the loop is complete and each round follows from the one before."""
     state = load_state(output, plan.digest())

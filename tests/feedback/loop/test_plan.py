@@ -32,6 +32,23 @@ def test_a_plan_has_the_settings_of_study_and_loop(tmp_path) -> None:
     assert plan.path("tiny") == "tiny"
 
 
+def test_paths_and_rewards_are_relative_to_the_study(tmp_path, monkeypatch) -> None:
+    here, elsewhere = tmp_path / "study", tmp_path / "elsewhere"
+    for folder in (here / "rm", here / "length", elsewhere):
+        folder.mkdir(parents=True)
+    (here / "letters.py").write_text("")
+    (here / "prompts.jsonl").touch()
+    loop = LOOP + 'voters = "simulated"\nreward = "letters.py:share_of_b?x=1"\ngold = "./rm?how=min"\n'
+    plan = read_plan(write(here, STUDY + loop))
+    assert plan.reward == f"{here / 'letters.py'}:share_of_b?x=1"
+    assert plan.gold == f"{here / 'rm'}?how=min"
+    assert plan.path("prompts.jsonl?train=a") == f"{here / 'prompts.jsonl'}?train=a"
+    for name in ("length", "vader", "length?target=5", "other.py:f", "json:dumps"):
+        assert plan.spec(name) == name  # a registered name is never a folder, and a missing file stays as it is
+    monkeypatch.chdir(here)
+    assert read_plan(Path("study.toml")).gold == f"{here / 'rm'}?how=min"  # an absolute path: a folder needs a /
+
+
 def test_the_other_commands_read_the_study_without_the_loop(tmp_path) -> None:
     path = write(tmp_path, 'policies = ["runs/a"]\n' + STUDY + LOOP)
     assert read_study(path).policies == ("runs/a",)
@@ -40,6 +57,7 @@ def test_the_other_commands_read_the_study_without_the_loop(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (STUDY.replace('prompts = "prompts.jsonl"\n', "") + LOOP, "'prompts': expected a data file for all rounds"),
         (STUDY, r"expected a table \[loop\] with the policy, got none"),
         (STUDY + "[loop]\nrounds = 2\n", "'loop.policy': expected the initial policy, got none"),
         (STUDY + LOOP + "promts = 3\n", "unknown setting 'loop.promts'. Did you mean 'prompts'"),

@@ -81,7 +81,6 @@ def equal(a: Judgments, b: Judgments, without: tuple[str, ...] = ()) -> None:
 
 
 def test_a_store_and_its_export_give_the_same_arrays(open_study: Open) -> None:
-    """The seeds of the people are random: none of them gets a repetition with probability 0.5^14 = 0.00006."""
     store = open_study("gold_share = 0.3\nrepeat_share = 0.5\n" + GOLD, prompts=20)
     people = [Client(store) for _ in range(3)]
     for number, client in enumerate(people):

@@ -133,6 +133,7 @@ def test_the_policy_improves_on_held_out_prompts_and_prefers_the_chosen_of_held_
     assert stored["metrics"]["accuracy"]["after"] == accuracy[-1]
 
 
+@pytest.mark.pictures
 def test_the_run_folder_is_that_of_the_other_trainers(tmp_path) -> None:
     path = preferences(tmp_path)
     config = configuration(tmp_path, evaluation__every=1)

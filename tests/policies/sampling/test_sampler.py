@@ -8,6 +8,7 @@ from rlalign.policies.factory import make_policy, make_sampler
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.types import Sampling
+from tests.policies.test_causal import build
 
 V = 12
 
@@ -174,6 +175,17 @@ def test_fixed_buffers_give_the_same_samples(limits, greedy):
     sizes = next(iter(fixed._loops.values()))[1]._graphs
     assert set(sizes) <= {8, 4, 2, 1}
     assert len(sizes) > 1 or limits[0] == 12
+
+
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_turn_fills_the_positions_of_the_model(fixed):
+    """The last token of a turn is drawn and not read, so it needs no position."""
+    policy = build("gpt2")  # of 64 positions
+    sampler = DecodeSampler(policy, fixed=fixed)
+    settings = {"stop_ids": frozenset(), "sampling": Sampling(), "generator": torch.Generator().manual_seed(0)}
+    assert sampler.sample([[3] * 60], max_new=5, **settings).lengths.tolist() == [5]
+    with pytest.raises(UserError, match="64 positions"):
+        sampler.sample([[3] * 60], max_new=6, **settings)
 
 
 def test_a_turn_can_use_the_cache_of_fixed_buffers():

@@ -56,6 +56,22 @@ def test_scores_are_those_of_the_trainer(tmp_path):
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.parametrize(("stated", "limit"), [(None, 256), (64, 64)])
+def test_conversations_are_read_up_to_the_limit_of_the_model(tmp_path, stated, limit):
+    """The tiny model has 256 positions; RewardTrainer's default, 1024, is more than it can read."""
+    import json
+
+    folder, _ = trained_by_trl(tmp_path, chat=False, pad_is_eos=False)
+    if stated:
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "model_max_length": stated}))
+    scorer, _ = load_scorer(folder)
+    assert scorer.renderer.max_length == limit
+    long = Sample("Judge the meal:" * 200, " clear")
+    assert scorer.renderer.ids(long) == scorer.renderer.all_ids(long)[-limit:]
+    assert abs(float(scorer.scores([long])[0])) < float("inf")
+
+
 def test_padding_with_eos_is_named(tmp_path):
     folder, _ = trained_by_trl(tmp_path, chat=False, pad_is_eos=True)
     with pytest.warns(UserWarning, match="its padding token is its EOS token"):
