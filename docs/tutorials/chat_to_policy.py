@@ -96,7 +96,12 @@ rlalign.register_env(
 # answers, with its interval.
 
 # %%
-COMMON = {"env": "tutorial/Shop-v0", "quiet": True, "evaluation__prompts": 12, "evaluation__samples": 8}
+COMMON = {
+    "env": "tutorial/Shop-v0",
+    "quiet": True,
+    "evaluation__prompts": 12,
+    "evaluation__samples": 8,
+}
 sft = rlalign.train(
     algorithm="sft",
     data=chat,
