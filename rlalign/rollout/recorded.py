@@ -100,13 +100,23 @@ class RecordedRollouts:
         per_step: groups of a step.
         seed: of the order.
         mismatched: also return each prompt with the completion of the row before it (see `mismatched_rows`).
+        positions: most token ids that the model reads; None: no limit.
     """
 
-    def __init__(self, groups: Sequence[Group], *, per_step: int, seed: int, mismatched: bool = False) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        *,
+        per_step: int,
+        seed: int,
+        mismatched: bool = False,
+        positions: int | None = None,
+    ) -> None:
         self.groups = groups
         self.per_step = per_step
         self.order = GroupOrder(len(groups), seed)
         self._mismatched = mismatched
+        self._positions = positions
 
     @property
     def passes(self) -> float:
@@ -122,7 +132,7 @@ class RecordedRollouts:
         groups = [self.groups[number] for number in self.order.next(self.per_step)]
         rollout = rollout_of(groups)
         rows = [trajectory for group in groups for trajectory in group]
-        return Drawn(rollout, rollout, mismatched=mismatched_rows(rows) if self._mismatched else None)
+        return Drawn(rollout, rollout, mismatched=mismatched_rows(rows, self._positions) if self._mismatched else None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the data."""
@@ -182,13 +192,15 @@ def token_rows(rows: Sequence[Trajectory]) -> TokenRows:
     return _padded([row.ids for row in rows], [row.actions for row in rows])
 
 
-def mismatched_rows(rows: Sequence[Trajectory]) -> TokenRows:
+def mismatched_rows(rows: Sequence[Trajectory], positions: int | None = None) -> TokenRows:
     """Return each prompt with the completion of the row before it, the first with that of the last.
 
     These pairs are those from which KTO estimates KL(pi‖ref) (Ethayarajh et al. 2024, arXiv 2402.01306, §4.1).
 
     Args:
         rows: of one step; each has one turn.
+        positions: most token ids that the model reads, as each row has; longer combinations are left out. None: no
+            limit.
     """
     ids: list[Sequence[int]] = []
     actions: list[Sequence[bool]] = []
@@ -196,6 +208,8 @@ def mismatched_rows(rows: Sequence[Trajectory]) -> TokenRows:
         other = rows[i - 1]
         prompt = list(row.ids[: row.prompt_length])
         completion = list(other.ids[other.prompt_length :])
+        if positions is not None and len(prompt) + len(completion) > positions:
+            continue  # the shortest prompt is never left out: it is shorter than that of the other completion
         ids.append([*prompt, *completion])
         actions.append([False] * len(prompt) + list(other.actions[other.prompt_length :]))
     return _padded(ids, actions)

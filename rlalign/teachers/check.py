@@ -43,8 +43,9 @@ def check_teacher(config: TrainConfig) -> None:
         (config.evaluation.stop_kl and not config.evaluation.every,
          "evaluation.stop_kl reads the KL to the initial policy, which validations measure",
          "use --evaluation.every 1"),
-        (kind == "samples" and objective.needs_group, "every sample of a teacher has the reward 1, so a comparison "
-         "within groups gives 0", "use --objective.baseline none"),
+        (kind == "samples" and objective.needs_varied_rewards,
+         "every sample of a teacher has the reward 1, of which a baseline or a scale leaves no advantage",
+         "use --objective.baseline none and --objective.scale none"),
     ):  # fmt: skip
         if refused:
             raise UserError(f"{name}: {what}; {fix}")

@@ -104,7 +104,7 @@ def test_labels_in_all_spellings(tmp_path, label, negative) -> None:
         ({"messages": talk("a", "b"), "tools": [{}]}, "demonstrations", "expected a row without 'tools'"),
         ({"messages": "a"}, "demonstrations", "expected a list of messages"),
         ({"prompt": "a>", "completion": "b", "tools": [{}]}, "demonstrations", "expected a row without 'tools'"),
-        ({"prompt": "a>", "completion": "b\ud800"}, "demonstrations", "'completion': expected text, got the lone surrog"),
+        ({"prompt": "a>", "completion": "b\ud800"}, "demonstrations", "'completion': expected text, got the lone"),
         ({"prompt": "a>", "chosen": "b", "rejected": None}, "pairs", "expected a text or messages in 'rejected'"),
         ({"prompt": "a>", "chosen": "b", "rejected": "a", "tools": [{}]}, "pairs", "expected a row without 'tools'"),
         ([1], "demonstrations", "expected an object with columns"),
