@@ -59,10 +59,9 @@ def train(
             `make_mdp`. None: the prompts of `data` for an algorithm that learns from recorded data, else
             `rlalign/Sentiment-v0`.
         policy: a name of `rlalign list policies`, a model folder, or a hub id.
-        algorithm: a preset of `rlalign list algorithms`; `trl:grpo` and `trl:rloo` for TRL's trainers; `trl:dpo`, which
-            trains on the preference data of the setting `data`; or `best_of_n`, which trains nothing. `sft`, `dpo`,
-            `ipo`, `kto` and `simpo` learn from the recorded data of the setting `data`, and a policy gradient from its
-            logged rewards.
+        algorithm: a preset of `rlalign list algorithms`; `trl:grpo` and `trl:rloo` for TRL's trainers; or `best_of_n`,
+            which trains nothing. `sft`, `dpo`, `ipo`, `kto`, `simpo`, `trl:sft`, `trl:dpo` and `trl:kto` learn from the
+            recorded data of the setting `data`, and a policy gradient from its logged rewards.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of specs to weights. They
             replace the environment's own. A list of specs that all begin with `+` adds to these.
         objective: a whole objective instead of the preset's.

@@ -11,7 +11,7 @@ from rlalign.log.metric_keys import EVALUATION, METRICS, Metric
 INTRO = """A run writes one line of metrics per step into `metrics.jsonl`, and the measurements before and after
 training into `report/evaluation.json`. `rlalign list metrics` prints these keys. A word in capitals stands for a name:
 NAME for a reward component, KEY for a metric of an evaluation, K for a number. Trackers receive the same keys.
-Runs of `trl:dpo`, which draw no samples, have no keys of `reward`, `rollout` and `alarm`."""
+Runs on recorded data draw no samples: they have no keys of `reward`, and of `rollout` length, tokens and truncated."""
 PARTS = {"metrics": "Evaluation: each prompt", "corpus": "Evaluation: all completions"}
 
 

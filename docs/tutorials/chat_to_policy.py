@@ -33,14 +33,20 @@ rng = random.Random(0)
 
 
 def question(color: str, thing: str) -> dict[str, str]:
+    """Return a customer's question as a message."""
     return {"role": "user", "content": f"do you have a {color} {thing}"}
 
 
 conversations = []
 for color in COLORS:
     for thing in THINGS:
-        answer = rng.choice([f"yes the {color} {thing} is here", f"no but we have a {thing}"])
-        messages = [question(color, thing), {"role": "assistant", "content": answer}]
+        answer = rng.choice(
+            [f"yes the {color} {thing} is here", f"no but we have a {thing}"]
+        )
+        messages = [
+            question(color, thing),
+            {"role": "assistant", "content": answer},
+        ]
         conversations.append({"messages": messages})
 rng.shuffle(conversations)
 chat = FOLDER / "chat.jsonl"
@@ -55,7 +61,12 @@ print(json.dumps(conversations[0]))
 # training from scratch takes seconds. A language model brings its own.
 
 # %%
-WORDS = [*COLORS, *THINGS, *"do you have a yes no the is here but we sorry please user: assistant:".split(), "\n"]
+WORDS = [
+    *COLORS,
+    *THINGS,
+    *"do you have a yes no the is here but we sorry please user: assistant:".split(),
+    "\n",
+]
 
 
 @rlalign.reward(texts=True)
@@ -69,7 +80,10 @@ def polite(prompts, completions, **columns):
 prompts = [row["messages"][:1] for row in conversations]
 rlalign.register_env(
     "tutorial/Shop-v0",
-    source={"train": [{"prompt": p} for p in prompts[12:]], "validation": [{"prompt": p} for p in prompts[:12]]},
+    source={
+        "train": [{"prompt": p} for p in prompts[12:]],
+        "validation": [{"prompt": p} for p in prompts[:12]],
+    },
     tokenizer="words:" + " ".join(WORDS),
     rewards={polite: 1.0},
     max_new=12,
@@ -82,9 +96,20 @@ rlalign.register_env(
 # answers, with its interval.
 
 # %%
-COMMON = {"env": "tutorial/Shop-v0", "quiet": True, "evaluation__prompts": 12}
+COMMON = {
+    "env": "tutorial/Shop-v0",
+    "quiet": True,
+    "evaluation__prompts": 12,
+    "evaluation__samples": 8,
+}
 sft = rlalign.train(
-    algorithm="sft", data=chat, policy="gru", output=FOLDER / "sft", steps=150, rollout__prompts=24, **COMMON
+    algorithm="sft",
+    data=chat,
+    policy="gru",
+    output=FOLDER / "sft",
+    steps=150,
+    rollout__prompts=24,
+    **COMMON,
 )
 print(sft.held_out)
 for sample in sft.comparison.samples(3):
@@ -106,8 +131,8 @@ for row in conversations:
 prefs = FOLDER / "prefs.jsonl"
 prefs.write_text("".join(json.dumps(row) + "\n" for row in preferences))
 dpo = rlalign.train(
-    algorithm="dpo", data=prefs, policy=FOLDER / "sft", output=FOLDER / "dpo", steps=30, rollout__prompts=16,
-    learner__lr=1e-3, **COMMON,
+    algorithm="dpo", data=prefs, policy=FOLDER / "sft", output=FOLDER / "dpo", steps=40, rollout__prompts=16,
+    learner__lr=2e-3, **COMMON,
 )  # fmt: skip
 print(dpo.held_out)
 print(dpo.comparison.verdict)
@@ -119,20 +144,41 @@ print(dpo.comparison.verdict)
 #
 # ## Reward: GRPO
 #
-# A reward scores what the policy writes. The DPO policy is now the start and the reference, so that the KL of the first
-# step is 0.
+# A reward scores what the policy writes: here, whether a short answer is about the thing that was asked for. The DPO
+# policy is now the start and the reference, so that the KL of the first step is 0. `polite` is measured beside it.
+
 
 # %%
+@rlalign.reward(texts=True)
+def on_topic(prompts, completions, **columns):
+    """Return 1 for an answer of at most ten words that names the thing of the question."""
+    things = (prompt.split("\n")[0].split()[-1] for prompt in prompts)
+    pairs = zip(things, completions, strict=True)
+    return [
+        float(thing in text.split() and len(text.split()) <= 10)
+        for thing, text in pairs
+    ]
+
+
 grpo = rlalign.train(
-    algorithm="grpo", policy=FOLDER / "dpo", output=FOLDER / "grpo", steps=20, rollout__prompts=8,
-    objective__kl__where="loss", objective__kl__coef=0.02, learner__lr=1e-3, **COMMON,
+    algorithm="grpo", policy=FOLDER / "dpo", output=FOLDER / "grpo", steps=80, rollout__prompts=16,
+    rewards=[(on_topic, 1.0), (polite, 0.0)], objective__kl__where="loss", objective__kl__coef=0.01,
+    learner__lr=3e-3, **COMMON,
 )  # fmt: skip
 print(grpo.comparison.verdict)
+politeness = grpo.comparison.differences["polite"]
+print(
+    f"polite: {politeness.mean:+.2f} (95 % CI [{politeness.low:+.2f}, {politeness.high:+.2f}])"
+)
 print(f"KL of the first step: {abs(grpo.metrics['rollout/kl'][0]):.3f} nats")
 for sample in grpo.comparison.samples(3):
     print(sample["before"][0], "->", sample["after"][0])
 
 # %% [markdown]
+# The reward rises, and politeness falls: the policy lists goods, one of which is the right one. What a reward leaves
+# out is lost, however it was learned before. A larger `kl.coef` keeps the policy nearer to the DPO policy, and
+# `rewards=[on_topic, polite]` asks for both.
+#
 # ## The same on the command line
 #
 # With a chat file of your own and SmolLM2 the three runs are

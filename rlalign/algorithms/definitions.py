@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlalign.errors import UnknownNameError, UserError
-from rlalign.objective.spec import KL, Objective
+from rlalign.objective.spec import Objective
 from rlalign.registry import Registry
 from rlalign.typecheck import flatten
 
@@ -71,19 +71,15 @@ def register_algorithm(item: Algorithm) -> Algorithm:
 OUTSIDE = {"trl:grpo": "grpo", "trl:rloo": "rloo"}
 """Name of another library's trainer -> the preset at the same point on the axes."""
 
-OFFLINE: dict[str, Algorithm] = {
-    "trl:dpo": Algorithm(
-        "trl:dpo",
-        Objective(kl=KL("reward", 0.1)),
-        "Rafailov et al. 2023",
-        "2305.18290",
-        "Direct preference optimization: logistic regression on pairs of completions from a data file, with the reward "
-        "beta · log pi/ref. It draws no samples.",
-        "No policy gradient: the optimum of a Bradley-Terry reward minus beta · KL if the pairs cover all completions.",
-        group_size=2,
-    ),
+OFFLINE = {"trl:sft": "sft", "trl:dpo": "dpo", "trl:kto": "kto"}
+"""Name of another library's trainer on recorded data -> the preset with the same loss."""
+
+OFFLINE_AXES = {
+    "trl:sft": "",
+    "trl:dpo": "kl.coef loss",
+    "trl:kto": "kl.coef preference.desirable_weight preference.undesirable_weight",
 }
-"""Name of a trainer on preference data -> its objective. Only the KL coefficient, DPO's beta, may be changed."""
+"""Trainer of TRL on recorded data -> the axes that it reads."""
 
 BEST_OF_N = "best_of_n"
 UNTRAINED = {
@@ -103,8 +99,8 @@ def algorithm(name: str) -> Algorithm:
     """Return the algorithm of a name, or of a `module:attr` or `file.py:attr`.
 
     Args:
-        name: a preset, a registered name, or the path of an Algorithm or Objective. `trl:grpo` and `trl:rloo` return
-            the presets grpo and rloo under that name.
+        name: a preset, a registered name, or the path of an Algorithm or Objective. `trl:grpo`, `trl:dpo` and the
+            other trainers of TRL return the presets grpo, dpo, ... under that name.
 
     Raises:
         UnknownNameError: the name is not registered; the message suggests the nearest.
@@ -117,13 +113,13 @@ def algorithm(name: str) -> Algorithm:
         >>> grpo.objective.baseline, grpo.objective.scale, grpo.objective.aggregation
         ('group_mean', 'group_std', 'sequence_mean')
     """
-    peers = UNTRAINED | OFFLINE
-    if name in peers:
-        return peers[name]
-    if name in OUTSIDE:
-        return dataclasses.replace(ALGORITHMS.get(OUTSIDE[name]), name=name)
+    if name in UNTRAINED:
+        return UNTRAINED[name]
+    preset_of = OUTSIDE | OFFLINE
+    if name in preset_of:
+        return dataclasses.replace(ALGORITHMS.get(preset_of[name]), name=name)
     if name.startswith("trl:"):
-        raise UnknownNameError("algorithm", name, [*OUTSIDE, *OFFLINE])
+        raise UnknownNameError("algorithm", name, list(preset_of))
     item: Any = ALGORITHMS.get(name)
     if isinstance(item, Objective):
         return Algorithm(name, item, "", "", "A custom objective.", "")

@@ -30,7 +30,7 @@ def show(pair: Sequence[str]) -> int:
         console.print(_teacher_table())
         console.print(f"TRL's trainers with the same objective: {', '.join(OUTSIDE)} (docs/concepts/trl.md)")
         console.print(f"without training: {', '.join(UNTRAINED)} (docs/concepts/overoptimization.md)")
-        console.print(f"TRL's trainers on preference data, --data FILE: {', '.join(OFFLINE)}")
+        console.print(f"TRL's trainers on recorded data, --data FILE: {', '.join(OFFLINE)}")
         console.print("the proven properties of each gradient: rlalign oracle, docs/reference/algorithms.md")
         return 0
     if len(pair) != 2:

@@ -14,7 +14,19 @@ from rlalign.cli.arguments import flags_of, optional_value, parse_arguments, spl
 from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 
-_STUDY_FLAGS = ("algorithms", "envs", "policy", "seeds", "steps", "jobs", "ray", "tune", "search", "allow_unequal")
+_STUDY_FLAGS = (
+    "algorithms",
+    "envs",
+    "policy",
+    "warm_start",
+    "seeds",
+    "steps",
+    "jobs",
+    "ray",
+    "tune",
+    "search",
+    "allow_unequal",
+)
 _RUNS_FLAGS = ("exclude_unfinished", "exclude_mixed", "exclude_incomplete")
 
 
@@ -29,12 +41,15 @@ class Args:
     inputs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """study.toml, or folders of existing runs or studies; without: run --algorithms on --envs."""
     algorithms: str | None = None
-    """Comma-separated names of `rlalign list algorithms`; trl:grpo, trl:rloo and trl:dpo are TRL's trainers.
+    """Comma-separated names of `rlalign list algorithms`; those that begin with trl: are TRL's trainers.
     None: those of the study.toml."""
     envs: str | None = None
     """Comma-separated environments; None: those of the study.toml."""
     policy: str | None = None
-    """Policy of all runs; None: gru."""
+    """Initial policy of all runs, also a model folder or a run folder (its policy); None: gru."""
+    warm_start: str | None = None
+    """Algorithm whose runs, one per environment and seed, train the initial policies of all other runs, such as sft;
+    None: none."""
     seeds: str | None = None
     """Number of seeds (5: 0 to 4), or a comma-separated list; None: 5."""
     steps: int | None = None
@@ -136,6 +151,7 @@ def study_of(arguments: Args, settings: dict[str, str]) -> Any:
         "algorithms": arguments.algorithms and _names(arguments.algorithms),
         "envs": arguments.envs and _names(arguments.envs),
         "policy": arguments.policy,
+        "warm_start": arguments.warm_start,
         "seeds": None if arguments.seeds is None else parse_seeds(_seeds(arguments.seeds)),
         "steps": arguments.steps,
         "output": arguments.output and str(arguments.output),

@@ -1,6 +1,8 @@
 """Comparison of algorithms: studies of many runs, their statistics, and the claims that the data support.
 
 study.py, study_file.py   the question: algorithms × environments × seeds, and its TOML file
+data_settings.py          the algorithms that read a study's recorded data
+warm_start.py             runs that train the initial policies of a study
 cell_settings.py          settings that affect a result, and settings that must be equal within an environment
 run_study.py              `rlalign compare`: run a study, or analyze runs that exist
 run_search.py             `rlalign tune`: search settings with optuna

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,13 +21,14 @@ _NOT_COMPARED = {
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that affect a result, by dotted name; the names of the cell are left out."""
-    return {key: value for key, value in flatten(to_dict(config)).items() if key not in _NOT_COMPARED}
+    settings = {key: value for key, value in flatten(to_dict(config)).items() if key not in _NOT_COMPARED}
+    return {**settings, "policy": _policy_of(config)}
 
 
 def equal_settings(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that must be equal for runs of one environment to be comparable."""
     return {
-        "policy": config.policy,
+        "policy": _policy_of(config),
         "steps": config.steps,
         "samples per step": config.samples_per_step,
         "rewards": config.rewards,
@@ -36,6 +38,11 @@ def equal_settings(config: TrainConfig) -> dict[str, Any]:
         "evaluation.prompts": config.evaluation.prompts,
         "evaluation.samples": config.evaluation.samples,
     }
+
+
+def _policy_of(config: TrainConfig) -> str:
+    """Return the initial policy; the folder of a warm start at the run's seed is one policy for all seeds."""
+    return re.sub(rf"(?<=/)seed-{config.seed}(?=/policy$)", "seed-N", config.policy)
 
 
 def check_equal_settings(cells: Sequence[Cell]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,13 @@ from rlalign.compare.running.run_folders import refuse_unrelated_files
 from rlalign.compare.running.workers import Workers
 from rlalign.compare.study import TUNING_SEED, Cell, Study, build_cells, check_study, label, trained_algorithms
 from rlalign.compare.tuning.trial_config import spaces_of, trial_config
+from rlalign.compare.warm_start import check_warm_start, note, startable, warm_start_cells
 from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.policies.device import resolve_device
+from rlalign.policies.factory import policy_path
 from rlalign.storage.run_folder import RunLock
 from rlalign.training.stop_request import StopRequest
 from rlalign.typecheck import check_range, checked
@@ -115,7 +117,8 @@ def compare_study(
     console = console or PlainConsole(quiet=True)
     study = check_study(study)
     folder = Path(study.output)
-    refuse_unrelated_files(folder, "cells", "tune", "results.json")
+    check_warm_start(study)
+    refuse_unrelated_files(folder, "cells", "tune", "warm_start", "results.json")
     _refuse_smaller(folder, "study", study.algorithms, [label(env) for env in study.envs], study.seeds)
     _check_cells(study, placement, allow_unequal)
     _check_searches(study, folder)
@@ -123,15 +126,20 @@ def compare_study(
         workers = placement.workers(study.policy)
         try:
             tuned, tuning = _tune(study, folder, workers, console, stop)
+            warm = warm_start_cells(study)
+            if warm and not stop:
+                console.print(f"first the initial policies: {study.warm_start} on each environment at each seed")
+            cold = run_cells(warm, workers, console, stop) if warm and not stop else {}
             cells = build_cells(study, tuned)
-            failed = {} if stop else run_cells(cells, workers, console, stop)
+            ready, failed = startable(cells, cold)
+            failed |= {} if stop else run_cells(ready, workers, console, stop)
         finally:
             workers.close()
         if stop:
             raise StoppedError(stop.exit_status)
-        notes = []
+        notes = note(study)
         if workers.jobs > 1 and placement.ray is None:
-            notes = [f"Seconds were measured with up to {workers.jobs} cells side by side on this machine."]
+            notes.append(f"Seconds were measured with up to {workers.jobs} cells side by side on this machine.")
         return write_findings(
             cells, folder, command=command, failed=failed, tuning=tuning, threshold=study.threshold, notes=notes
         )
@@ -218,7 +226,11 @@ def _check_cells(study: Study, placement: Placement, allow_unequal: bool) -> Non
     if not allow_unequal:
         check_equal_settings(cells)
     # Cells of one algorithm and environment differ in the seed alone, so one of each is enough.
-    for config in {(cell.env, cell.algorithm): cell.config for cell in cells}.values():
+    configs = {(cell.env, cell.algorithm): cell.config for cell in cells}
+    if study.warm_start:  # their initial policies are not trained yet: the policy that is trained stands for them
+        configs = {key: replace(config, policy=policy_path(study.policy)) for key, config in configs.items()}
+        configs |= {(cell.env, "warm start"): cell.config for cell in warm_start_cells(study)}
+    for config in configs.values():
         placement.check(config)
 
 

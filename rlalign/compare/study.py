@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.algorithms import UNTRAINED
+from rlalign.compare.data_settings import settings_for, with_kind
 from rlalign.config.defaults import default_config
 from rlalign.config.overrides import apply
 from rlalign.config.schema import TrainConfig
@@ -58,12 +59,13 @@ class Study:
     """The full description of a study: algorithms × environments × seeds with all other settings equal.
 
     Settings are dotted names of `TrainConfig` and their values, `{"learner.lr": 1e-3}`. Specific settings override
-    general ones, in this order: `settings`, `env`, `algorithm`, those that `tune` selects.
+    general ones, in this order: `settings`, `env`, `algorithm`, those that `tune` selects. `data` in `settings` or
+    `env` reaches the algorithms that learn from recorded data, and the others sample (see `data_settings`).
 
     Attributes:
         algorithms: labels; each is a preset unless `algorithm` names the preset that it is a variant of.
         envs: environment ids, or their short names.
-        policy: policy of every run.
+        policy: initial policy of every run: a name, a model folder or a run.
         seeds: seeds of every algorithm on every environment; at least 0 and below 1,000,000.
         steps: steps of every run; None: the default of the policy.
         output: folder of the study; the run folders are `cells/ENV/ALGORITHM/seed-N` in it.
@@ -72,6 +74,8 @@ class Study:
         env: environment -> settings of one environment.
         tune: the search that precedes the comparison.
         threshold: reward that counts as reached; None: halfway from the initial policy's mean to the best algorithm's.
+        warm_start: algorithm whose runs, one per environment and seed, train the initial policies of all other runs,
+            from `policy`; it may have settings in `algorithm`. Empty: none.
 
     Example:
         >>> study = Study(
@@ -95,6 +99,7 @@ class Study:
     env: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     tune: TuneSettings = field(default_factory=TuneSettings)
     threshold: float | None = None
+    warm_start: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +162,7 @@ def cell_config(
     """
     own = dict(study.algorithm.get(algorithm, {}))
     preset = str(own.pop("preset", algorithm))
-    config = default_config(env=env, policy=study.policy, algorithm=preset)
+    config = default_config(env=env, policy=initial_policy(study, env, seed), algorithm=preset)
     config = replace(config, steps=config.steps if study.steps is None else study.steps, save_every=_SAVE_EVERY)
     interval = max(1, config.steps // _EVALUATIONS)
     config = replace(
@@ -165,13 +170,23 @@ def cell_config(
     )
     output = Path(study.output) / "cells" / label(env) / label(algorithm) / f"seed-{seed}"
     try:
-        for changes in (study.settings, study.env.get(env, {}), own, tuned or {}):
+        general = (settings_for(preset, settings) for settings in (study.settings, study.env.get(env, {})))
+        for changes in (*general, own, tuned or {}):
             config = apply(config, changes)
+        config = with_kind(config)
         config = resolve(replace(config, seed=seed, output=str(output)))
         validate(config)
     except UserError as error:
         raise UserError(f"{algorithm} on {label(env)}: {error}") from error
     return config
+
+
+def initial_policy(study: Study, env: str, seed: int) -> str:
+    """Return the initial policy of the cells of an environment and seed: that of the study, or of its warm start."""
+    if not study.warm_start:
+        return study.policy
+    folder = Path(study.output) / "warm_start" / label(env) / label(study.warm_start) / f"seed-{seed}"
+    return str(folder / "policy")
 
 
 def trained_algorithms(study: Study) -> list[str]:
@@ -227,7 +242,8 @@ def _check_seeds(seeds: tuple[int, ...]) -> None:
 
 def _check_tables(study: Study) -> None:
     """Raise UserError for a table of settings whose name or keys do not fit the study."""
-    for table, names in (("algorithm", study.algorithms), ("env", study.envs)):
+    algorithms = (*study.algorithms, *([study.warm_start] if study.warm_start else []))
+    for table, names in (("algorithm", algorithms), ("env", study.envs)):
         for name in getattr(study, table):
             if name not in names:
                 raise UserError(

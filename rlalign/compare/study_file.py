@@ -3,12 +3,16 @@
 algorithms = ["rloo", "grpo", "grpo-unscaled", "trl:grpo"]
 envs = ["reverse", "sentiment"]
 policy = "gru"
+warm_start = "sft"                  # algorithm that trains the initial policies, with its data below; leave it out
 seeds = 10                          # a count, or a list of seeds
 steps = 200
 output = "runs/study"
 
 [settings]                          # settings of every run
 "learner.lr" = 1e-3
+
+[algorithm.sft]
+data = "chat.jsonl"
 
 [algorithm.grpo-unscaled]           # settings of one algorithm; preset: the preset that it is a variant of
 preset = "grpo"

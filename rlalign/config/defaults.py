@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from rlalign.algorithms import OFFLINE, OUTSIDE, UNTRAINED, Algorithm
+from rlalign.algorithms import OUTSIDE, UNTRAINED, Algorithm
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.policies.factory import policy_path
@@ -49,7 +49,7 @@ def default_config(
     """
     preset = find_algorithm(algorithm)
     policy = policy_path(policy)
-    recorded = bool(preset.data) or algorithm in OFFLINE
+    recorded = bool(preset.data)
     if env is None:
         learns = recorded or algorithm not in {*UNTRAINED, *OUTSIDE}
         env = env_of_data(data, TrainConfig().recorded.held_out) if data and learns else TrainConfig.env

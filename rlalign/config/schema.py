@@ -181,8 +181,8 @@ class TrainConfig:
     data: str | None = None
     """Recorded data to train on instead of samples: a JSONL, JSON, CSV or Parquet file, a folder of datasets, or a hub
     data set. Columns: messages, or prompt and completion (sft); prompt, chosen and rejected, or another format of
-    `rlalign feedback check` (dpo, ipo, simpo, trl:dpo); prompt, completion and label (kto); prompt, completion and
-    reward (policy gradients). None: the policy samples."""
+    `rlalign feedback check` (dpo, ipo, simpo); prompt, completion and label (kto); prompt, completion and reward
+    (policy gradients). None: the policy samples."""
     teacher: str | None = None
     """Teacher of distill and seq_kd: a model folder, a run folder (its policy), a hub id, a name of `rlalign list
     policies`, or the URL of a server that gives the log-probs of token ids, such as http://127.0.0.1:8000/v1?model=NAME

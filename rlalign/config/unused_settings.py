@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlalign.algorithms import BEST_OF_N, OFFLINE, OUTSIDE, UNTRAINED, axes
+from rlalign.algorithms import BEST_OF_N, OFFLINE_AXES, OUTSIDE, UNTRAINED, axes
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences
+from rlalign.objective.preference_settings import READS
 
 
 def unused_settings(config: TrainConfig) -> dict[str, str]:
@@ -41,6 +42,11 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     """Yield (section, names, reason) for the settings that this configuration does not read."""
     o = c.objective
     updates = c.steps * c.learner.epochs * c.learner.minibatches
+    if o.is_preference:
+        read = {"loss", "kl.where", "kl.coef", *(f"preference.{name}" for name in READS[o.loss])}
+        yield "objective", " ".join(axis for axis in axes(o) if axis not in read), f"loss {o.loss} does not read it"
+    elif o.loss == "surrogate":
+        yield "objective", " ".join(axis for axis in axes(o) if axis.startswith("preference.")), "loss is surrogate"
     if o.trust.kind in _TRUST:
         unread = {name for names in _TRUST.values() for name in names.split()} - set(_TRUST[o.trust.kind].split())
         yield "objective.trust", " ".join(unread), f"objective.trust.kind is {o.trust.kind}"
@@ -87,9 +93,9 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if c.learner.warmup >= updates:
         yield "learner", "lr_schedule", f"all {updates} updates are warm-up"
     yield from _unread_of_model(c)
-    if c.algorithm in OFFLINE:
-        others = " ".join(axis for axis in axes(o) if axis != "kl.coef")
-        yield "objective", others, f"{c.algorithm} reads objective.kl.coef alone"
+    if c.algorithm in OFFLINE_AXES:
+        others = " ".join(axis for axis in axes(o) if axis not in OFFLINE_AXES[c.algorithm].split())
+        yield "objective", others, f"{c.algorithm} reads {OFFLINE_AXES[c.algorithm] or 'no axis'} alone"
     if c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
         yield "", "data", f"{c.algorithm} samples its own completions"
     if not c.data:
@@ -102,7 +108,7 @@ def _unread_on_data(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if not c.data or c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
         return
     kind = find_algorithm(c.algorithm).data
-    if not kind and c.algorithm not in OFFLINE:
+    if not kind:
         yield "rollout", "group_size", "a step reads all recorded completions of rollout.prompts prompts"
     if kind in ("demonstrations", "labels"):
         yield "rollout", "group_size", "a step reads rollout.prompts rows, each of which is a group"

@@ -49,8 +49,8 @@ def training_prompts(folder: Path, count: int, *, trust_run: bool = False) -> li
     size = source.size("train")
     if size is None and not count:
         raise UserError(
-            f"'count': expected a number of prompts of '{folder}', whose environment has no last one, got 0; use count = "
-            "100, or a data file with prompts"
+            f"'count': expected a number of prompts of '{folder}', whose environment has no last one, got 0; use "
+            "count = 100, or a data file with prompts"
         )
     number = count if size is None else min(count or size, size)
     return [(source.get("train", i).prompt, "") for i in range(number)]

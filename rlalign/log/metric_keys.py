@@ -6,53 +6,16 @@ number.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 
-_PLACEHOLDERS = {
-    # a component that occurs twice has its parameters in its name: bleu[answer=a/b]
-    "NAME": r"[^/\[]+(?:\[.*\])?",
-    "KEY": r".+",
-    "K": r"\d+",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A metric key, or a pattern of keys.
-
-    Attributes:
-        key: the key; a word in capitals is a placeholder.
-        meaning: the quantity, with its unit and range.
-        when: the runs, steps or evaluations that have the key; empty: all.
-    """
-
-    key: str
-    meaning: str
-    when: str = ""
-
-    @cached_property
-    def pattern(self) -> re.Pattern[str]:
-        """The regular expression of the keys that this row describes."""
-        words = re.split(r"(\b[A-Z]+\b)", self.key)
-        return re.compile("".join(_PLACEHOLDERS.get(word) or re.escape(word) for word in words))
-
-    @property
-    def text(self) -> str:
-        """The meaning, and when the key is present."""
-        return f"{self.meaning} ({self.when})" if self.when else self.meaning
-
+from rlalign.log.metric_row import Metric as Metric
+from rlalign.log.recorded_keys import RECORDED
 
 _OWN = "rlalign's own trainer"
 _POLICY = f"{_OWN}, except while only the value is trained"
 _CRITIC = "objective.value.kind head or model"
 _REFERENCE = "objective.kl.where reward or loss"
 _RATIO = "objective.ratio other than none"
-_PAIRS = "trl:dpo"
-_PREFERENCES = "trl:dpo; objective.loss dpo, ipo, simpo or kto"
-_HELD_OUT_PAIRS = "trl:dpo, steps that evaluation.every divides and the last one"
 _FAILED = "steps with at least one"
 _DISTILL = "algorithm distill"
 _SEQ_KD = "algorithm seq_kd"
@@ -94,7 +57,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     ),
     "rollout": (
         Metric("rollout/length", "mean length of a completion, in tokens of the policy"),
-        Metric("rollout/tokens", "number of tokens sampled in the step"),
+        Metric("rollout/tokens", "number of tokens of the step's completions, sampled or recorded"),
         Metric("rollout/dropped_records", "number of records left out so far", "on_bad_record is drop"),
         Metric("rollout/truncated", "share of completions that were cut at the length limit, in [0, 1]"),
         Metric(
@@ -225,57 +188,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         ),
         Metric("train/value_error_squared", "mean of (V - R)² over tokens", _CRITIC),
     ),
-    "preference": (
-        Metric(
-            "preference/accuracy",
-            "share of the step's pairs whose chosen completion has the larger implicit reward, before the update; a "
-            "margin of 0 counts as one half (trl:dpo: as 0). For kto the share of completions whose implicit reward is "
-            "on the right side of beta · reference_point",
-            _PREFERENCES,
-        ),
-        Metric(
-            "preference/margin",
-            "implicit reward of the chosen completion minus that of the other, mean",
-            f"{_PREFERENCES}, except kto",
-        ),
-        Metric(
-            "preference/chosen_reward",
-            "implicit reward of the chosen or desirable completions, mean: beta · log pi/ref of a completion; ipo: "
-            "beta · its mean over tokens; simpo: preference.scale · the mean of log pi over tokens",
-            _PREFERENCES,
-        ),
-        Metric(
-            "preference/rejected_reward",
-            "the same of the rejected or undesirable completions",
-            _PREFERENCES,
-        ),
-        Metric(
-            "preference/chosen_logprob",
-            "log-prob of a chosen or desirable completion, nats, mean",
-            _PREFERENCES,
-        ),
-        Metric(
-            "preference/rejected_logprob",
-            "log-prob of a rejected or undesirable completion, nats, mean",
-            _PREFERENCES,
-        ),
-        Metric(
-            "preference/reference_point",
-            "z0 of kto: estimate of the KL to the reference from mismatched completions, nats per completion, at least "
-            "0",
-            "objective.loss kto",
-        ),
-        Metric("preference/tokens", "tokens of both completions, summed over the step's pairs", _PAIRS),
-        Metric("preference/passes", "passes over the training pairs so far", _PAIRS),
-        Metric(
-            "preference/held_out_accuracy",
-            "share of the held-out pairs whose chosen completion has the larger implicit reward, after the step; a "
-            "margin of 0 counts as one half",
-            _HELD_OUT_PAIRS,
-        ),
-        Metric("preference/held_out_margin", "the margin on the held-out pairs, mean", _HELD_OUT_PAIRS),
-        Metric("preference/held_out_loss", "-log sigmoid of the margin on the held-out pairs, mean", _HELD_OUT_PAIRS),
-    ),
+    **RECORDED,
     "supervised": (
         Metric(
             "supervised/nll",
@@ -316,12 +229,12 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
         Metric("alarm/entropy", "1: entropy is lost while the reward is far below its best sample; else 0"),
     ),
     "time": (
-        Metric("time/rollout", "seconds of sampling and scoring", f"all runs but {_PAIRS}"),
+        Metric("time/rollout", "seconds of sampling and scoring", f"{_OWN}; TRL's trainers on samples"),
         Metric("time/reward", "seconds of scoring alone, a part of time/rollout", _OWN),
         Metric("time/prepare", "seconds of advantages and of log-probs that were not computed while scoring", _OWN),
         Metric("time/update", "seconds of the updates of the rollout; supervised updates do not count"),
         Metric("time/step", "seconds of rollout, preparation and updates; evaluations do not count"),
-        Metric("time/tokens_per_s", "rollout/tokens, or preference/tokens, divided by time/step"),
+        Metric("time/tokens_per_s", "rollout/tokens divided by time/step"),
     ),
 }
 """Stage -> rows, for the keys of metrics.jsonl besides `step`, the number of the step from 1."""

@@ -28,11 +28,16 @@ def _results_kind(folder: Path) -> str:
 
 def check_run(folder: Path) -> None:
     """Raise UserError if a path is not a run folder; the message describes what it is, and names the path to use."""
-    model = any((folder / name).is_file() for name in _MODEL)
+    model = is_model(folder)
     if (folder / "config.json").is_file() and not model:
         return
     found, fix = _description(folder, model=model)
     raise UserError(f"expected a run folder, got '{folder}', {found}; {fix}")
+
+
+def is_model(folder: Path) -> bool:
+    """Return whether a folder holds a model, such as `policy/` of a run, whose config.json is that of the model."""
+    return any((folder / name).is_file() for name in _MODEL)
 
 
 def _description(folder: Path, *, model: bool) -> tuple[str, str]:

@@ -10,6 +10,11 @@ import numpy as np
 import torch
 
 
+def task_seed(seed: int) -> int:
+    """Return the seed of the order of tasks or of recorded data, for a run's seed."""
+    return int(np.random.SeedSequence(seed).generate_state(4)[3])
+
+
 class RngStreams:
     """The generators of a run; their states are part of a checkpoint.
 
@@ -32,9 +37,9 @@ class RngStreams:
         seed_everything(streams[0])
         self.sampler = torch.Generator(device).manual_seed(streams[1])
         self.shuffle = torch.Generator().manual_seed(streams[2])
-        self.task_seed = streams[3]
+        self.task_seed = task_seed(seed)
         # An order of its own, so that turning demonstrations on does not change the prompts of the rollouts.
-        self.demonstration_seed = streams[3] + 1
+        self.demonstration_seed = self.task_seed + 1
 
     def episode_seed(self, step: int) -> int:
         """Return the seed of the environment's own randomness in a step."""

@@ -72,6 +72,9 @@ RUNS: dict[str, dict[str, Any]] = {
     "distillation": {"algorithm": "distill", "teacher": "teacher"},
     "imitation of a teacher": {"algorithm": "seq_kd", "teacher": "teacher"},
     "TRL's DPO": {"algorithm": "trl:dpo", "policy": "tiny", "rollout__group_size": 2, "data": "prefs.jsonl"},
+    "TRL's KTO": {"algorithm": "trl:kto", "policy": "tiny", "rollout__group_size": 1, "data": "prefs.jsonl"},
+    "sft": {"algorithm": "sft", "rollout__group_size": 1, "data": "prefs.jsonl", "recorded__kind": "demonstrations"},
+    "kto": {"algorithm": "kto", "rollout__group_size": 1, "data": "prefs.jsonl", "evaluation__every": 1},
 }
 PREFERENCES = """
 {"prompt": "ab>", "chosen": "ba", "rejected": "d", "split": "train"}

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
+from rlalign.algorithms import OUTSIDE, UNTRAINED
 from rlalign.compare.records.run_records import Record
 from rlalign.compare.results.schema import EnvResult
 from rlalign.errors import UserError
@@ -52,6 +54,24 @@ def unequal_draws(environments: Mapping[str, EnvResult]) -> list[str]:
                 "many steps: read the curves against samples too."
             )
     return sentences
+
+
+def recorded_samples(records: Sequence[Record]) -> list[str]:
+    """Return a sentence about the algorithms that learn from recorded data; [] if none does or all do."""
+    readers: dict[str, str] = {}
+    for record in records:
+        config = record.cell.config
+        if config.data and config.algorithm not in {*UNTRAINED, *OUTSIDE}:
+            readers[record.cell.algorithm] = Path(config.data).name
+    others = {record.cell.algorithm for record in records} - readers.keys()
+    if not readers or not others:
+        return []
+    files = ", ".join(dict.fromkeys(readers.values()))
+    verb = "learns" if len(readers) == 1 else "learn"
+    return [
+        f"{', '.join(readers)} {verb} from recorded data ({files}), not from samples: samples, tokens and curves "
+        "count the completions that were read, again in each pass over the data."
+    ]
 
 
 def unequal_costs(environments: Mapping[str, EnvResult]) -> list[str]:

@@ -7,7 +7,13 @@ from pathlib import Path
 
 from rlalign.compare.analysis.aggregate import aggregate
 from rlalign.compare.analysis.environment import analyze_environment
-from rlalign.compare.analysis.fairness import check_prompts, unequal_costs, unequal_draws, unequal_starts
+from rlalign.compare.analysis.fairness import (
+    check_prompts,
+    recorded_samples,
+    unequal_costs,
+    unequal_draws,
+    unequal_starts,
+)
 from rlalign.compare.analysis.pairs import decide
 from rlalign.compare.analysis.setting_differences import setting_differences
 from rlalign.compare.analysis.verdict import count, verdict, warnings
@@ -72,7 +78,13 @@ def write_findings(
         warnings=warnings(
             failures,
             excluded,
-            [*unequal_starts(grids), *unequal_draws(environments), *unequal_costs(environments), *notes],
+            [
+                *unequal_starts(grids),
+                *unequal_draws(environments),
+                *unequal_costs(environments),
+                *recorded_samples(records),
+                *notes,
+            ],
         ),
         algorithms=algorithms,
         seeds=seeds,

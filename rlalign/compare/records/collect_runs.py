@@ -17,6 +17,7 @@ from rlalign.config.schema import TrainConfig
 from rlalign.envs.registration import env_id
 from rlalign.errors import UserError
 from rlalign.run import Run
+from rlalign.storage.folder_kind import is_model
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ def _runs_of(folder: Path) -> list[Path]:
     if (folder / "config.json").is_file():
         return [folder]
     cells = folder / "cells"
-    runs = (path.parent for path in cells.rglob("config.json"))
+    runs = [path.parent for path in cells.rglob("config.json") if not is_model(path.parent)]
     return sorted(run for run in runs if not any(part.startswith(".") for part in run.relative_to(cells).parts))
 
 

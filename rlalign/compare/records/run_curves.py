@@ -70,7 +70,7 @@ def cumulative_budgets(config: TrainConfig, rows: list[dict[str, Any]]) -> dict[
 
     Samples that dynamic sampling discarded count, and so do the completions of greedy baselines. Their tokens are not
     logged: they are counted as if these samples had the mean length of the others. The completions that a run on
-    preference data reads count as its samples: somebody sampled them.
+    recorded data reads count as its samples: somebody wrote or sampled them.
 
     Args:
         config: configuration of the run.
@@ -81,13 +81,10 @@ def cumulative_budgets(config: TrainConfig, rows: list[dict[str, Any]]) -> dict[
     updates = config.learner.epochs * config.learner.minibatches
     steps = {
         "samples": [config.samples_per_step * greedy * (row.get("rollout/draws") or 1.0) for row in rows],
-        "tokens": [_tokens(row) * greedy * (row.get("rollout/draws") or 1.0) for row in rows],
+        "tokens": [
+            float(row.get("rollout/tokens") or 0.0) * greedy * (row.get("rollout/draws") or 1.0) for row in rows
+        ],
         "updates": [updates * (1.0 - (row.get("train/skipped") or 0.0)) for row in rows],
         "seconds": [row.get("time/step") or 0.0 for row in rows],
     }
     return {name: [0.0, *np.cumsum(values).tolist()] for name, values in steps.items()}
-
-
-def _tokens(row: dict[str, Any]) -> float:
-    """Return the tokens of a step's samples, or of its pairs."""
-    return float(row.get("rollout/tokens") or row.get("preference/tokens") or 0.0)

@@ -10,9 +10,14 @@ from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.integrations.trl.bridge import require_single_turn
-from rlalign.integrations.trl.dpo_settings import dpo_arguments
-from rlalign.integrations.trl.pairs import read_pairs
-from rlalign.integrations.trl.requirements import Requirement, check_requirements, one_of
+from rlalign.integrations.trl.offline_settings import offline_arguments
+from rlalign.integrations.trl.requirements import (
+    Requirement,
+    check_requirements,
+    common_arguments,
+    common_requirements,
+    one_of,
+)
 from rlalign.objective.spec import Objective, OffPolicy
 from rlalign.policies.factory import policy_kind
 from rlalign.training.experiment import build_checked_mdp
@@ -32,13 +37,12 @@ def check_run(config: TrainConfig) -> None:
 
 
 def check_trl(config: TrainConfig, mdp: TextMDP) -> None:
-    """Raise UserError for an environment, a policy, a setting or preference data that TRL does not support."""
+    """Raise UserError for an environment, a policy or a setting that TRL does not support."""
     require_single_turn(mdp)
     if policy_kind(config.policy) in ("gru", "tabular"):
         raise UserError(not_transformers(config))
     if config.algorithm in OFFLINE:
-        dpo_arguments(config, cpu=True, bf16=False)
-        read_pairs(config.data)
+        offline_arguments(config, cpu=True, bf16=False)
         return
     trl_arguments(config, max_new=mdp.max_new, cpu=True, bf16=False)
 
@@ -71,14 +75,18 @@ def trl_arguments(config: TrainConfig, *, max_new: int, cpu: bool, bf16: bool) -
         raise UnknownNameError("TRL trainer", config.algorithm, [*OUTSIDE, *OFFLINE])
     grpo = config.algorithm == "trl:grpo"
     check_requirements(
-        [*_common_requirements(config), *(_grpo_requirements(o) if grpo else _rloo_requirements(o))],
+        [
+            *common_requirements(config),
+            *_rollout_requirements(config),
+            *(_grpo_requirements(o) if grpo else _rloo_requirements(o)),
+        ],
         config,
         f"change it, or use rlalign's own trainer: --algorithm {OUTSIDE[config.algorithm]}",
     )
     samples = config.samples_per_step
     update = samples // ln.minibatches
     micro = ln.micro_batch or update
-    arguments = {
+    arguments = common_arguments(config, cpu=cpu, bf16=bf16) | {
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": update // micro,
         "steps_per_generation": samples // micro,
@@ -89,18 +97,8 @@ def trl_arguments(config: TrainConfig, *, max_new: int, cpu: bool, bf16: bool) -
         "temperature": r.temperature,
         "top_k": r.top_k,
         "top_p": r.top_p,
-        "learning_rate": ln.lr,
-        "max_grad_norm": ln.max_grad_norm,
         "beta": 0.0 if o.kl.where == "none" else o.kl.coef,
         "shuffle_dataset": False,  # the rows are in the order of rlalign's own trainer
-        "gradient_checkpointing": False,
-        "seed": config.seed,
-        "bf16": bf16,
-        "use_cpu": cpu,
-        "logging_steps": 1,
-        "save_strategy": "no",
-        "report_to": "none",
-        "disable_tqdm": True,
     }
     if grpo:
         return arguments | _grpo_arguments(o)
@@ -130,11 +128,11 @@ def _grpo_arguments(o: Objective) -> dict[str, Any]:
 # ---- what TRL supports ----
 
 
-def _common_requirements(config: TrainConfig) -> list[Requirement]:
+def _rollout_requirements(config: TrainConfig) -> list[Requirement]:
     o, ln = config.objective, config.learner
     minibatch = config.samples_per_step // ln.minibatches
-    interval = config.supervised.align_interval
     return [
+        Requirement("data", config.data, not config.data, "None (it samples its own completions)"),
         Requirement(
             "learner.micro_batch",
             ln.micro_batch,
@@ -142,12 +140,6 @@ def _common_requirements(config: TrainConfig) -> list[Requirement]:
             f"a divisor of the minibatch's {minibatch} samples",
         ),
         Requirement("rollout.group_size", config.rollout.group_size, config.rollout.group_size >= 2, "at least 2"),
-        # TRL computes advantages from the weighted sum of the components
-        Requirement("rollout.per_component", config.rollout.per_component, not config.rollout.per_component, "False"),
-        # TRL trains to the last step
-        Requirement("evaluation.patience", config.evaluation.patience, config.evaluation.patience <= 0, "0"),
-        Requirement("evaluation.stop_kl", config.evaluation.stop_kl, config.evaluation.stop_kl <= 0, "0"),
-        Requirement("supervised.align_interval", interval, interval <= 0, "0 (no supervised updates)"),
         Requirement("learner.old_logprobs", ln.old_logprobs, ln.old_logprobs != "sampler", "auto or recompute"),
         # TRL gives each token the whole return
         Requirement("objective.credit.kind", o.credit.kind, o.credit.kind == "trajectory", "trajectory"),

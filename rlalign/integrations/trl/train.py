@@ -2,8 +2,8 @@
 
 The same as in a run of rlalign's own trainer: the initial weights, the prompts and their order, the ids of a prompt,
 the reward, the length limit, the samples per step, the optimizer and its schedule, and the evaluation. TRL's own:
-sampling (transformers.generate), advantages, loss, and the split of a rollout into minibatches. DPO samples nothing:
-it reads pairs of a data file (see `dpo`).
+sampling (transformers.generate), advantages, loss, and the split of a rollout into minibatches. SFT, DPO and KTO sample
+nothing: they read recorded data (see `offline`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from rlalign.algorithms import OFFLINE
-from rlalign.checks.data_pass import checked_mdp, refuse_bad_records
-from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.checks.data_pass import checked_mdp
+from rlalign.config.instantiate import build_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint
 from rlalign.config.size_limits import check_sizes
@@ -28,11 +26,10 @@ from rlalign.envs.task_stream import TaskStream
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
-from rlalign.evaluation.evaluate import few_prompts, held_out
+from rlalign.evaluation.evaluate import few_prompts
 from rlalign.integrations.trl.bridge import trl_prompt
 from rlalign.integrations.trl.contexts import detach, reference_on_disk, silenced, stop_ids
-from rlalign.integrations.trl.dpo import train_on_pairs
-from rlalign.integrations.trl.pairs import Pairs, build_pairs, hub_identity
+from rlalign.integrations.trl.offline import train_on_data
 from rlalign.integrations.trl.record import OnStep, Recorder
 from rlalign.integrations.trl.settings import check_trl, not_transformers, trl_arguments
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
@@ -43,14 +40,18 @@ from rlalign.log.progress import ProgressLine
 from rlalign.log.trackers import Tracker
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.measured_save import save_measured
+from rlalign.recorded.read import RecordedData, hub_identity
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
 from rlalign.storage.identity import Identity, identity_of, source_identity
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import RunLock, delete_results, write_config
-from rlalign.training.experiment import default_output
+from rlalign.training.end_of_step import is_due
+from rlalign.training.experiment import build_checked_mdp, default_output
 from rlalign.training.lr_schedule import lr_factor
+from rlalign.training.recorded_run import HeldOutData, load_data, write_held_out
+from rlalign.training.rng import task_seed
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.validation import Validator
 from rlalign.types import Task
@@ -61,13 +62,13 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
 
     The run folder is that of `rlalign.train`, with the same metric keys. Equal to a run of rlalign's own trainer are
     the initial weights, the prompts and their order, the reward, the length limit, the optimizer and the evaluation.
-    TRL computes samples, advantages and loss. DPO trains on the pairs of `config.data` instead of samples.
+    TRL computes samples, advantages and loss. SFT, DPO and KTO train on the recorded data of `config.data`.
 
     A run that was interrupted starts again from step 0 with `config.resume`, because TRL's checkpoints do not contain a
     rollout that is reused.
 
     Args:
-        config: as for `rlalign.train`, with the algorithm trl:grpo, trl:rloo or trl:dpo.
+        config: as for `rlalign.train`, with the algorithm trl:grpo, trl:rloo, trl:sft, trl:dpo or trl:kto.
         env, rewards: objects in place of the configuration's names; None: those of the names.
         quiet: print nothing.
 
@@ -76,14 +77,12 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
 
     Raises:
         UserError: for an environment of several turns, a policy that is not a transformers model, a setting that TRL
-            does not support, preference data that cannot be used, or a folder that holds a run already.
+            does not support, recorded data that cannot be used, or a folder that holds a run already.
     """
     config = resolve(config)
     validate(config)
-    mdp = build_mdp(config, env=env, rewards=rewards)
+    mdp = build_checked_mdp(config, env=env, rewards=rewards)
     check_trl(config, mdp)
-    refuse_bad_records(config, mdp)
-    check_sizes(config, mdp, early=True)
     folder = Path(config.output or default_output(config))
     with RunLock(folder), StopRequest() as stop:
         _prepare_folder(folder, config)
@@ -94,35 +93,18 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         for note in policy.notes:
             console.print(note, soft_wrap=True)
         mdp = checked_mdp(config, mdp, policy, folder=folder, console=console)
-        pairs = _pairs(config, policy, mdp, console) if config.algorithm in OFFLINE else None
         few = few_prompts(mdp, config.evaluation.split)
         if few:
             console.warn(few)
         check_sizes(config, mdp)  # again, with the length of the prompts
+        config, data = load_data(config, policy, mdp, console)
         identity = {**identity_of(config), **source_identity(config, mdp), **hub_identity(config.data)}
         config = replace(config, output=str(folder), resume=False, allow_change=False)
         write_config(folder, config)
         try:
-            return _train(config, folder, policy, mdp, pairs, identity, stop, quiet)
+            return _train(config, folder, policy, mdp, data, identity, stop, quiet)
         finally:
             mdp.reward.close()
-
-
-def _pairs(config: TrainConfig, policy: CausalPolicy, mdp: TextMDP, console: PlainConsole) -> Pairs:
-    """Return the pairs of the run's preference data; warn of held-out prompts that are also prompts of the pairs."""
-    drop = config.on_bad_record == "drop"
-    pairs = build_pairs(config.data, mdp, positions=policy.max_positions, drop=drop)
-    for note in pairs.notes:
-        console.print(note, soft_wrap=True)
-    known = {tuple(pair.prompt) for pair in pairs.train}
-    tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
-    shared = sum(tuple(mdp.prompt_ids(task)) in known for task in tasks)
-    if shared:
-        console.warn(
-            f"{shared} of the {len(tasks)} held-out prompts are also prompts of the preferences, so that the "
-            "evaluation is not of new prompts; use another --evaluation.split, or other preferences"
-        )
-    return pairs
 
 
 def _prepare_folder(folder: Path, config: TrainConfig) -> None:
@@ -146,7 +128,7 @@ def _train(
     folder: Path,
     policy: CausalPolicy,
     mdp: TextMDP,
-    pairs: Pairs | None,
+    data: RecordedData | None,
     identity: Identity,
     stop: StopRequest,
     quiet: bool,
@@ -155,17 +137,20 @@ def _train(
     validator = Validator(config, policy, mdp)
     tasks = validator.validation_tasks
     before = validator.evaluate(tasks)
-    console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
+    held_out = HeldOutData(config, policy, data) if data is not None else None
+    values_before = held_out.values() if held_out is not None else {}
+    if mdp.has_reward:
+        console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
     tracker = Tracker(folder, config)
     alarms = AlarmMonitor(folder, console)
-    every = config.evaluation.every
     with ProgressLine(config.steps, quiet=quiet) as line:
 
         def on_step(step: int, metrics: dict[str, float], samples: list[dict[str, Any]]) -> None:
-            if every and step % every == 0:
+            if is_due(step, config.evaluation.every):
                 evaluation = validator.evaluate(tasks)
                 metrics = metrics | {f"eval/{name}": evaluation.mean(name) for name in evaluation.metrics}
-            if pairs is None:  # the patterns of alarms and warnings are those of samples
+                metrics |= held_out.metrics() if held_out is not None else {}
+            if data is None:  # the patterns of alarms and warnings are those of samples
                 metrics = metrics | alarms.update(step, metrics)
             tracker.log(step, metrics, samples)
             if alarms.rows and (warning := warning_of(step, alarms.rows, mdp, config.objective.baseline)):
@@ -173,8 +158,8 @@ def _train(
             line.show(step, metrics)
 
         try:
-            if pairs is not None:
-                steps = train_on_pairs(config, policy, mdp, pairs, on_step=on_step, stop=stop)
+            if data is not None:
+                steps = train_on_data(config, policy, mdp, data, on_step=on_step, stop=stop)
             else:
                 steps = _train_on_rollouts(config, policy, mdp, on_step, stop)
         finally:
@@ -193,14 +178,14 @@ def _train(
     )
     run.comparison = Comparison(before, validator.evaluate(tasks))
     write_comparison(folder, run.comparison)
+    if held_out is not None and values_before:
+        run.held_out = write_held_out(folder, held_out.data.kind, values_before, held_out.values())
     return run
 
 
 def _ordered_tasks(config: TrainConfig, mdp: TextMDP) -> list[Task]:
     """Return the tasks of the whole run in the order of rlalign's own trainer."""
-    # Equal to `RngStreams.task_seed`; building RngStreams here would seed the global generators that TRL draws from.
-    task_seed = int(np.random.SeedSequence(config.seed).generate_state(4)[3])
-    return TaskStream(mdp.source, "train", seed=task_seed).next(config.steps * config.rollout.prompts)
+    return TaskStream(mdp.source, "train", seed=task_seed(config.seed)).next(config.steps * config.rollout.prompts)
 
 
 def _train_on_rollouts(

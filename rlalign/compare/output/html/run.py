@@ -31,7 +31,8 @@ _TITLES = {
     "rollout/entropy": "entropy, nats per token",
     "preference/accuracy": "accuracy on the step’s pairs",
     "preference/margin": "margin of the implicit reward",
-    "preference/held_out_accuracy": "accuracy on held-out pairs",
+    "held_out/accuracy": "accuracy on held-out preferences",
+    "held_out/nll": "negative log-likelihood of held-out completions, nats per token",
 }
 
 
@@ -147,7 +148,7 @@ def _reward_curve(metrics: Mapping[str, Sequence[float | None]]) -> Html | None:
     rewards = _finite(metrics.get("reward/mean", []))
     half_widths = metrics.get("reward/ci95", [])
     held_out = metrics.get("eval/reward") or []
-    if all(value is None for value in rewards):  # a run on preference data
+    if all(value is None for value in rewards):  # a run on recorded data
         return _points_curve(metrics, "eval/reward", "held-out reward")
     steps = _steps(metrics)
     intervals = list(zip(rewards, half_widths, strict=False))

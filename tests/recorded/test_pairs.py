@@ -1,22 +1,21 @@
-"""Preference data as token ids: the run's own prompts, ends of turns, cut completions, splits, and rows at fault."""
+"""Pairs as token ids: the run's own prompts, ends of turns, cut completions, splits, and rows at fault."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
+from rlalign.config.schema import RecordedConfig
 from rlalign.envs.chat_prompts import with_chat_template
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import RecordError, UserError
-from rlalign.integrations.trl.pairs import build_pairs, divide, hub_identity, pair_order
-from rlalign.preferences.pairs import Preference
+from rlalign.recorded.read import RecordedData, hub_identity, read_recorded
 from rlalign.tokenizers import HFTokenizer
-from tests.integrations.trl.test_dpo import word_model
+from tests.integrations.trl.word_model import word_model
 
 CHARS = make_mdp("reverse")
 ASSISTANT = {"role": "assistant"}
@@ -29,10 +28,26 @@ def write(folder: Path, *rows: dict[str, Any]) -> str:
     return str(path)
 
 
-def only(folder: Path, mdp: TextMDP, **row: Any) -> Any:
+def read(data: str, mdp: TextMDP, **options: Any) -> RecordedData:
+    """Return the pairs of a file."""
+    return read_recorded(data, "pairs", mdp, algorithm="dpo", settings=RecordedConfig(), **options)
+
+
+class Pair(NamedTuple):
+    """Token ids of a pair."""
+
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+def only(folder: Path, mdp: TextMDP, **row: Any) -> Pair:
     """Return the single pair of a file with one row."""
-    (pair,) = build_pairs(write(folder, row), mdp).train
-    return pair
+    ((chosen, rejected),) = read(write(folder, row), mdp).train
+    assert (chosen.reward, rejected.reward) == (1, 0)
+    prompt = list(chosen.ids[: chosen.prompt_length])
+    assert list(rejected.ids[: rejected.prompt_length]) == prompt
+    return Pair(prompt, list(chosen.ids[len(prompt) :]), list(rejected.ids[len(prompt) :]))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +63,7 @@ def test_a_plain_pair_has_the_ids_of_a_rollout_and_eos(tmp_path) -> None:
     assert task_ids[-1] == pair.prompt[-1] == CHARS.tokenizer.encode(">")[0]
     assert pair.prompt == CHARS.tokenizer.encode("ab>")
     assert pair.chosen == [*CHARS.tokenizer.encode("ba"), CHARS.tokenizer.eos_id]
-    assert pair.tokens == 6
+    assert len(pair.chosen) + len(pair.rejected) == 6
 
 
 def test_an_implicit_prompt_is_that_of_trl(tmp_path) -> None:
@@ -93,11 +108,11 @@ def test_a_row_at_fault_is_named_or_dropped_and_counted(tmp_path, row, message) 
     good = {"prompt": "ab>", "chosen": "ba", "rejected": "bb", "split": "train"}
     data = write(tmp_path, good, row | {"split": "train"}, {**good, "split": "test"})
     with pytest.raises(RecordError, match=message) as caught:
-        build_pairs(data, CHARS, positions=20)
+        read(data, CHARS, positions=20)
     assert caught.value.place == "prefs.jsonl, line 2"
-    pairs = build_pairs(data, CHARS, positions=20, drop=True)
+    pairs = read(data, CHARS, positions=20, drop=True)
     assert (len(pairs.train), len(pairs.held_out)) == (1, 1)
-    assert "left out of the preferences: 1 unusable" in pairs.notes
+    assert "left out of the data: 1 that cannot be used" in pairs.notes
 
 
 def test_equal_completions_are_left_out_and_long_ones_are_reported(tmp_path) -> None:
@@ -106,31 +121,12 @@ def test_equal_completions_are_left_out_and_long_ones_are_reported(tmp_path) -> 
         {"prompt": "ab>", "chosen": "ba" * CHARS.max_new, "rejected": "bb", "split": "train"},
         {"prompt": "cd>", "chosen": "d", "rejected": "c", "split": "test"},
     ]
-    pairs = build_pairs(write(tmp_path, *rows), CHARS)
+    pairs = read(write(tmp_path, *rows), CHARS)
     assert (len(pairs.train), len(pairs.held_out)) == (1, 1)
-    assert "left out of the preferences: 1 equal completions" in pairs.notes
+    assert "left out of the data: 1 equal completions" in pairs.notes
     assert f"1 pairs have a completion of more than {CHARS.max_new} tokens" in pairs.notes[-1]
     with pytest.raises(UserError, match="expected pairs to train on, got none that can be used"):
-        build_pairs(write(tmp_path, rows[0]), CHARS)
-
-
-def test_the_split_of_the_data_is_used_and_else_groups_of_prompts_are_held_out() -> None:
-    rng = random.Random(0)
-    prompts = ["".join(rng.choices("abcdefghijklmnopqrstuvwxyz ", k=60)) for _ in range(30)]
-
-    def preference(i: int, split: str | None = None) -> Preference:
-        return Preference(f"yes {i}", "no", prompts[i], split=split)
-
-    own = [preference(i, "Dev" if i % 4 == 0 else "training") for i in range(20)]
-    train, held_out = divide(own)
-    assert [p.split for p in held_out] == ["Dev"] * 5
-    assert len(train) == 15
-    twice = [preference(i // 2, "train") for i in range(60)]
-    train, held_out = divide(twice)
-    assert 0 < len(held_out) <= 6
-    assert not {p.prompt for p in train} & {p.prompt for p in held_out}
-    one, none = divide([preference(0)] * 3)
-    assert (len(one), none) == (3, [])
+        read(write(tmp_path, rows[0]), CHARS)
 
 
 def test_votes_of_a_study_are_read_and_a_source_without_preferences_says_why(tmp_path) -> None:
@@ -139,18 +135,10 @@ def test_votes_of_a_study_are_read_and_a_source_without_preferences_says_why(tmp
         "policies": ["x", "y"], "cut": [False, True], "annotator": "p1", "gold": False, "repeat_of": None,
         "ratings": None, "ranking": None,
     }  # fmt: skip
-    with pytest.raises(UserError, match=r"expected preferences, got none \(1 tie\); collect more votes"):
-        build_pairs(write(tmp_path, vote), CHARS)
+    with pytest.raises(UserError, match=r"expected pairs, got none \(1 tie\); add some"):
+        read(write(tmp_path, vote), CHARS)
     pair = only(tmp_path, CHARS, **{**vote, "choice": "a"})
     assert (pair.chosen[-1], len(pair.rejected)) == (CHARS.tokenizer.eos_id, 2)
-
-
-def test_each_pass_has_an_order_of_its_own_that_the_seed_determines() -> None:
-    order = pair_order(50, 125, seed=3)
-    assert len(order) == 125
-    assert sorted(order[:50]) == sorted(order[50:100]) == list(range(50))
-    assert order[:50] != order[50:100]
-    assert order == pair_order(50, 125, seed=3) != pair_order(50, 125, seed=4)
 
 
 def test_files_have_no_digest_of_rows(tmp_path) -> None:
