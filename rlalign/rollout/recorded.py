@@ -6,9 +6,10 @@ policy that wrote it. Groups are drawn in a new random order in each pass over t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Trajectory:
 
     Attributes:
         ids: n token ids: the prompt, turns, and messages of others.
-        actions: n flags, true on the tokens that a policy chose, which are trained on.
+        actions: n flags, 1 or true on the tokens that a policy chose, which are trained on.
         reward: return of the trajectory: 1 for a demonstration, a chosen or a desirable completion, 0 for a rejected or
             an undesirable one, else the logged number.
         logprobs: log-prob of each action under the policy that wrote it; None: not recorded.
@@ -37,7 +38,7 @@ class Trajectory:
     """
 
     ids: Sequence[int]
-    actions: Sequence[bool]
+    actions: Sequence[int]
     reward: float = 1.0
     logprobs: Sequence[float] | None = None
     truncated: bool = False
@@ -48,12 +49,16 @@ class Trajectory:
     @property
     def prompt_length(self) -> int:
         """Number of tokens before the first action."""
-        return list(self.actions).index(True)
+        return self.actions.index(True)
 
     @property
     def num_actions(self) -> int:
         """Number of actions."""
         return sum(self.actions)
+
+    def compact(self) -> Self:
+        """Return the trajectory with ids and flags in 5 bytes per token; lists of Python objects take about 40."""
+        return replace(self, ids=array("i", self.ids), actions=bytes(self.actions))
 
 
 Group = Sequence[Trajectory]
@@ -203,7 +208,7 @@ def mismatched_rows(rows: Sequence[Trajectory], positions: int | None = None) ->
             limit.
     """
     ids: list[Sequence[int]] = []
-    actions: list[Sequence[bool]] = []
+    actions: list[Sequence[int]] = []
     for i, row in enumerate(rows):
         other = rows[i - 1]
         prompt = list(row.ids[: row.prompt_length])
@@ -215,7 +220,7 @@ def mismatched_rows(rows: Sequence[Trajectory], positions: int | None = None) ->
     return _padded(ids, actions)
 
 
-def _padded(ids: Sequence[Sequence[int]], actions: Sequence[Sequence[bool]]) -> TokenRows:
+def _padded(ids: Sequence[Sequence[int]], actions: Sequence[Sequence[int]]) -> TokenRows:
     lengths = torch.tensor([len(row) for row in ids])
     tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
     mask: Tensor = torch.zeros_like(tokens, dtype=torch.bool)

@@ -67,3 +67,10 @@ def test_mismatched_rows_that_the_model_cannot_read_are_left_out() -> None:
     rows = mismatched_rows([long_prompt, long_completion], positions=4)
     assert rows.tokens.tolist() == [[6, 2]]  # the other one would have 6 tokens
     assert len(mismatched_rows([long_prompt, long_completion]).tokens) == 2
+
+
+def test_compact_trajectories_give_the_same_rollout() -> None:
+    plain, compact = rollout_of([[A, B]]), rollout_of([[A.compact(), B.compact()]])
+    for name in ("tokens", "lengths", "action_mask", "rewards"):
+        assert torch.equal(getattr(plain, name), getattr(compact, name))
+    assert (A.compact().prompt_length, A.compact().num_actions) == (A.prompt_length, A.num_actions)
