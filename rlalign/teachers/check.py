@@ -31,6 +31,10 @@ def check_teacher(config: TrainConfig) -> None:
         (config.data, "--data names recorded completions, and distillation samples its own", "leave --data out"),
         (kind == "scores" and objective.kl.where == "none",
          "there is no KL term, through which the teacher acts", "use --objective.kl.where reward and kl.coef 1"),
+        (kind == "scores" and objective.kl.where == "loss" and objective.kl.estimator == "k1"
+         and objective.kl.importance == "none",
+         "estimator k1 in the loss has the expected gradient 0",
+         "use --objective.kl.where reward, or --objective.kl.importance sequence"),
         (kind == "samples" and objective.kl.where != "none",
          "the KL is to the teacher, whose samples are imitated already", "use --objective.kl.where none"),
         (rollout.sampling != Sampling(temperature=rollout.temperature),
