@@ -120,7 +120,7 @@ def distances(groups: Groups) -> str:
 
 
 def turns(groups: Groups) -> str:
-    """Return the table of over-optimization: where gold turns, and the ends of the runs without KL."""
+    """Return the table of over-optimization: the KL at which gold is largest, and the ends of the runs without KL."""
     heads = [
         "noise", "proxy", "gold", "gold is largest at a KL of", "gold there", "KL at the end", "gold at the end",
         "change of the proxy after the turn",

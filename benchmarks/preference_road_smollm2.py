@@ -29,6 +29,13 @@ from rlalign.rewards.weighted_sum import compose
 ENV = "rlalign/Sentiment-v0"
 GOLD = "vader"
 PEOPLE = 3
+STUDY = """name = "Which continuation is better?"
+policies = ["base"]
+count = {count}
+votes_per_item = 1
+sampling.samples = 4
+"""
+"""Four completions of a prompt make six pairs, a few of them equal: more pairs than votes."""
 NOISE = ("--noise", 0.25, "--side", 0, "--length", 0)
 
 
@@ -48,9 +55,7 @@ def measure(folder: Path, votes: int, steps: int, rates: list[float]) -> dict[st
     small = ("--evaluation.best-of", 2, "--evaluation.prompts", 2)
     part("base", base / "policy", ("train", "--env", ENV, "--algorithm", "best_of_n", *small, "--output", base))
     store, model, prefs = folder / "study.db", folder / "rm", folder / "prefs.jsonl"
-    # three samples of a prompt make three pairs
-    study = 'name = "Which continuation is better?"\npolicies = ["base"]\nvotes_per_item = 1\nsampling.samples = 4\n'
-    (folder / "study.toml").write_text(study)
+    (folder / "study.toml").write_text(STUDY.format(count=max(12, math.ceil(votes / 5))))
     each = ("--people", PEOPLE, "--votes", math.ceil(votes / PEOPLE), "--reward", GOLD, *NOISE)
     part(
         "votes", prefs, ("feedback", "sample", folder / "study.toml"), ("feedback", "simulate", store, *each),

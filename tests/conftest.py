@@ -84,22 +84,34 @@ def _write_pixel(folder: Path) -> Path:
     return path
 
 
+def _save_pixel(figure: Any, target: Any, **options: Any) -> None:
+    """Save a figure of matplotlib as one pixel."""
+    if hasattr(target, "write"):
+        target.write(_PIXEL)
+    else:
+        Path(target).write_bytes(_PIXEL)
+
+
 @pytest.fixture(scope="session", autouse=True)
-def draw_run() -> Iterator[Any]:
-    """Let runs of this process write one pixel as their picture, which takes longer than a small run; the function."""
+def drawing() -> Iterator[tuple[Any, Any]]:
+    """Write one pixel in place of each picture in this process, which takes longer than a small run; the functions."""
+    from matplotlib.figure import Figure
+
     from rlalign.log import plots
 
-    real = plots.plot_run
+    real = plots.plot_run, Figure.savefig
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(plots, "plot_run", _write_pixel)
+        patch.setattr(Figure, "savefig", _save_pixel)
         yield real
 
 
 @pytest.fixture(autouse=True)
-def _picture(request: pytest.FixtureRequest, draw_run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Draw the picture of each run in tests that are marked `pictures`."""
+def _pictures(request: pytest.FixtureRequest, drawing: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw the pictures in tests that are marked `pictures`."""
     if "pictures" in request.keywords:
-        monkeypatch.setattr("rlalign.log.plots.plot_run", draw_run)
+        monkeypatch.setattr("rlalign.log.plots.plot_run", drawing[0])
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", drawing[1])
 
 
 class Browser:

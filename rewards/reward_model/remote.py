@@ -125,9 +125,7 @@ class Request:
                 return answer
             except urllib.error.HTTPError as error:
                 if error.code not in _TEMPORARY:
-                    raise UserError(
-                        f"{self.expected}, got HTTP {error.code}; check the URL and the key"
-                    ) from error
+                    raise UserError(f"{self.expected}, got HTTP {error.code}; check the URL and the key") from error
                 reason = f"HTTP {error.code}"
             except (OSError, http.client.HTTPException) as error:
                 reason = str(error) or type(error).__name__

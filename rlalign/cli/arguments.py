@@ -45,7 +45,7 @@ def parse_arguments(cls: type[T], args: Sequence[str], **options: Any) -> T:
     return parsed
 
 
-def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[str], dict[str, str]]:
+def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[str], dict[str, Any]]:
     """Separate the settings of runs, such as `--learner.lr 1e-3` or `--learner.lr=1e-3`, from a command's own flags.
 
     Args:
@@ -53,13 +53,13 @@ def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[st
         flags: the command's own flags (see `flags_of`).
 
     Returns:
-        The arguments without settings, and setting -> value.
+        The arguments without settings, and setting -> value; rewards, whose flag may be repeated, are a list.
 
     Raises:
         UserError: for a setting without a value.
     """
     own: list[str] = []
-    settings: dict[str, str] = {}
+    settings: dict[str, Any] = {}
     words = settings_flags(args)
     while words:
         word = words.pop(0)
@@ -71,7 +71,8 @@ def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[st
             if not words or words[0].startswith("--"):
                 raise UserError(f"{word} has no value: expected {word} VALUE, a setting of the runs")
             value = words.pop(0)
-        settings[flag[2:].replace("-", "_")] = value
+        name = flag[2:].replace("-", "_")
+        settings[name] = [*settings.get(name, []), value] if name == "rewards" else value
     return own, settings
 
 

@@ -131,7 +131,7 @@ def _refuse_flags(arguments: Args, names: Sequence[str], settings: Collection[st
         raise UserError(f"{reason}: leave out {flags}")
 
 
-def study_of(arguments: Args, settings: dict[str, str]) -> Any:
+def study_of(arguments: Args, settings: dict[str, Any]) -> Any:
     """Return the study of the arguments, or of the study file with the arguments and settings on top."""
     from rlalign.compare.study import Study, TuneSettings, check_study
     from rlalign.compare.study_file import parse_seeds, read_study

@@ -4,7 +4,7 @@ A text is written as it is, None as an empty cell, and everything else as JSON. 
 read as another value without it, or run as a formula (`rlalign.escaping.spreadsheet`). The reader removes `'` exactly
 where the writer adds it: `'=1+1` is the text `=1+1`, and `'tis` stays `'tis`.
 
-In the columns `prompt`, `chosen` and `rejected`, only lists of messages are JSON: the answer `42` is a text there.
+In the columns of `TEXT_COLUMNS`, only lists of messages are JSON: the answer `42` is a text there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from rlalign.escaping.spreadsheet import cell as spreadsheet_cell
 from rlalign.preferences.pairs import is_side
 
-_TEXT_COLUMNS = ("prompt", "chosen", "rejected")
+TEXT_COLUMNS = ("prompt", "chosen", "rejected", "completion", "messages")
 
 
 def write_cell(value: Any, column: str) -> str:
@@ -63,7 +63,7 @@ def _json_value(text: str, column: str) -> tuple[bool, Any]:
     Numbers, lists and objects count if they are written as Python writes JSON: `007` and `1e5` of other programs stay
     texts, and are written again as they were.
     """
-    if column in _TEXT_COLUMNS:
+    if column in TEXT_COLUMNS:
         if not text.startswith("["):
             return False, None
     elif text[0] not in '-0123456789[{tfNI"':
@@ -72,6 +72,6 @@ def _json_value(text: str, column: str) -> tuple[bool, Any]:
         value = json.loads(text)
     except (ValueError, RecursionError):
         return False, None
-    if column in _TEXT_COLUMNS:
+    if column in TEXT_COLUMNS:
         return isinstance(value, list) and is_side(value), value
     return not isinstance(value, str) and value is not None and json.dumps(value, ensure_ascii=False) == text, value

@@ -88,6 +88,11 @@ def wrong_kind(source: str, kind: Kind | None, columns: Sequence[str], algorithm
     )
 
 
+def columns_of_rows(records: Sequence[Any]) -> list[str]:
+    """Return the columns of rows, in the order in which they first occur: JSON lines may leave columns out."""
+    return [str(name) for name in dict.fromkeys(name for row in records if isinstance(row, Mapping) for name in row)]
+
+
 def conversation_column(record: Mapping[str, Any]) -> str:
     """Return the column of a row that holds a whole conversation; empty if it has none."""
     return next((name for name in CONVERSATIONS if record.get(name) is not None), "")

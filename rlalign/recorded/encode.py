@@ -28,19 +28,21 @@ class Encoder:
         mdp: bound to the policy's tokenizer; a plain prompt gets the chat template if the run's prompts get it.
         plain_end: id that ends a turn after a plain prompt (EOS).
         chat_end: id that ends a turn of a conversation.
+        stop_ids: all ids that end a turn.
         positions: most token ids that the model reads; None: no limit.
     """
 
     mdp: TextMDP
     plain_end: int
     chat_end: int
+    stop_ids: frozenset[int]
     positions: int | None = None
 
     @classmethod
     def of(cls, mdp: TextMDP, positions: int | None = None) -> Encoder:
         """Return the encoder of an environment that is bound to a policy's tokenizer."""
         plain, conversation = end_of_turn(mdp)
-        return cls(mdp, plain, conversation, positions)
+        return cls(mdp, plain, conversation, mdp.stop_ids, positions)
 
     def completion(
         self, prompt: Prompt, text: str, *, place: str, cut: bool = False, name: str = "completion", reward: float = 1.0
@@ -73,13 +75,16 @@ class Encoder:
             place=place,
         )
 
-    def conversation(self, messages: Sequence[dict[str, Any]], *, place: str, turns: str = "all") -> list[Trajectory]:
+    def conversation(
+        self, messages: Sequence[dict[str, Any]], *, place: str, turns: str = "all", cut: bool = False
+    ) -> list[Trajectory]:
         """Return a conversation as trajectories whose actions are the assistant's answers.
 
         Args:
             messages: with `role` and `content`; the assistant wrote the last one, or later ones are left out.
             place: file and row.
             turns: all: every answer is trained on; last: the last one.
+            cut: a limit ended the last answer.
 
         Returns:
             One trajectory; or one per answer if the chat template rewrites earlier turns.
@@ -100,8 +105,11 @@ class Encoder:
         texts: list[str] = []
         prompt: list[dict[str, Any]] = []
 
-        def end_row() -> None:
-            rows.append(Trajectory(ids, actions, prompt=prompt, completion="\n".join(texts), place=place))
+        def end_row(*, truncated: bool = False) -> None:
+            completion = "\n".join(texts)
+            rows.append(
+                Trajectory(ids, actions, truncated=truncated, prompt=prompt, completion=completion, place=place)
+            )
 
         for number in answers:
             before = list(messages[:number])
@@ -112,12 +120,15 @@ class Encoder:
             if not ids:
                 prompt = before
             text = _content(messages[number], place)
-            answer = self._answer(text, place, "messages", self._end(in_chat))
+            has_end = not (cut and number == answers[-1])
+            answer = self._answer(text, place, "messages", self._end(in_chat) if has_end else None)
+            if not answer:
+                raise RecordError(place, "expected a last answer, got an empty one that was cut; leave it out")
             self._check_length(len(context), len(answer), place, "messages")
             actions = [*actions, *[False] * (len(context) - len(ids)), *[True] * len(answer)]
             ids = [*context, *answer]
             texts.append(text)
-        end_row()
+        end_row(truncated=cut)
         return rows
 
     def _end(self, in_chat: bool) -> int:
@@ -136,7 +147,13 @@ class Encoder:
             ids = self.mdp.tokenizer.encode(text)
         except UserError as error:  # a character that the tokenizer of a policy from scratch does not have
             raise RecordError(place, f"'{name}': {error}") from error
-        return ids if end is None else [*ids, end]
+        if not self.stop_ids.isdisjoint(ids[:-1]):
+            raise RecordError(
+                place, f"expected a text without tokens that end a turn in '{name}', got one before its end; divide it"
+            )
+        # published completions often hold the text of the end already
+        has_end = bool(ids) and ids[-1] in self.stop_ids
+        return ids if end is None or has_end else [*ids, end]
 
     def _check_length(self, context: int, answer: int, place: str, name: str) -> None:
         if self.positions is not None and context + answer > self.positions:

@@ -73,6 +73,8 @@ def _items(data: str) -> tuple[Item, ...]:
 
 def _record(item: Item) -> dict[str, Any]:
     content = item.content
+    if isinstance(content, RecordError):
+        raise content
     if isinstance(content, Preference):
         explicit = content.explicit()
         return {"prompt": explicit.prompt, "answer": text_of(explicit.chosen)}

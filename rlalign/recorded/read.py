@@ -6,27 +6,28 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 from rlalign.config.schema import RecordedConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.records.splits import KNOWN
+from rlalign.envs.records.splits import KNOWN, SPLITS
 from rlalign.errors import RecordError, UserError
 from rlalign.preferences.files import Row, read_rows
-from rlalign.preferences.formats import read_preferences
+from rlalign.preferences.formats import Recognized, preferences_in, read_row, recognized
 from rlalign.preferences.near_duplicates import prompt_groups
 from rlalign.preferences.pairs import Preference, text_of
-from rlalign.preferences.row_checks import split_name
-from rlalign.recorded.columns import KINDS, Kind, conversation_column, kind_of, readable_as, wrong_kind
+from rlalign.recorded.columns import KINDS, Kind, columns_of_rows, conversation_column, kind_of, readable_as, wrong_kind
 from rlalign.recorded.encode import Encoder
-from rlalign.recorded.rows import completion_of, demonstration, is_cut, labelled, rewarded, rows_of_columns
+from rlalign.recorded.rows import completion_of, demonstration, is_cut, labelled, prompt_of, refuse_tools, rewarded
 from rlalign.rollout.recorded import Group, Trajectory
 
-_SAMPLE = 20
+_SAMPLE = 20  # rows whose columns decide the kind
+_ANSWERS = ("assistant", "gpt", "chatgpt", "bing")  # roles of an answer, in ShareGPT's format too
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +38,13 @@ class Item:
         place: file and row.
         split: its split in the source, such as train; empty: none.
         prompt: text by which prompts are compared.
-        content: the row, or a preference.
+        content: the row, or a preference; an error if it is neither.
     """
 
     place: str
     split: str
     prompt: str
-    content: Mapping[str, Any] | Preference
+    content: Mapping[str, Any] | Preference | RecordError
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,31 +153,28 @@ def check_kind(source: str, wanted: Kind, algorithm: str, settings: RecordedConf
 
 def columns_of(source: str) -> list[str]:
     """Return the columns of a source, from its first rows. Raises UserError if it cannot be read or has no row."""
-    rows: list[Row] = []
-    for row in read_rows(_path(source)):
-        rows.append(row)
-        if len(rows) == _SAMPLE:
-            break
+    rows = list(islice(read_rows(_path(source)), _SAMPLE))
     if not rows:
         raise UserError(f"'{source}': expected rows of recorded data, got none; add some")
-    return rows_of_columns([row.record for row in rows])
+    return columns_of_rows([row.record for row in rows])
 
 
 def read_items(source: str, kind: Kind) -> tuple[tuple[Item, ...], dict[str, int]]:
     """Return the rows of a source, and the number of votes and rows that give none, by reason.
 
-    A file is read once per state of it: the cells of a study name the same data.
+    A file or folder is read once per state of it: the cells of a study name the same data.
 
     Raises:
         UserError: it cannot be read, or has no row of the kind.
     """
     path = Path(source).expanduser()
-    state = (path.stat().st_size, path.stat().st_mtime_ns) if path.is_file() else ()
+    files = sorted(path.rglob("*")) if path.is_dir() else [path] if path.is_file() else []
+    state = tuple((str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files)
     return _read_items(_path(source), kind, state)
 
 
 @lru_cache(maxsize=4)
-def _read_items(source: str, kind: Kind, state: tuple[int, ...]) -> tuple[tuple[Item, ...], dict[str, int]]:
+def _read_items(source: str, kind: Kind, state: tuple[Any, ...]) -> tuple[tuple[Item, ...], dict[str, int]]:
     left_out: Counter[str] = Counter()
     columns = columns_of(source)
     if kind == "pairs" or kind_of(columns) in ("pairs", None):
@@ -191,21 +189,38 @@ def _read_items(source: str, kind: Kind, state: tuple[int, ...]) -> tuple[tuple[
 
 def _of_row(row: Row) -> Item:
     if row.problem or not isinstance(row.record, Mapping):
-        raise UserError(f"{row.place}: {row.problem or 'expected an object with columns; leave the row out'}")
+        return _unusable(row, row.problem or "expected an object with columns; leave the row out")
     record = row.record
-    split = row.split or record.get("split") or ""
     prompt = record.get("prompt")
     if prompt is None:
         messages = record.get(conversation_column(record))
-        prompt = [m for m in messages if isinstance(m, Mapping)][:2] if isinstance(messages, list) else ""
-    return Item(row.place, KNOWN.get(str(split).strip().casefold(), str(split)), _comparable(prompt), record)
+        prompt = list(takewhile(_before_answer, messages)) if isinstance(messages, list) else ""
+    return Item(row.place, _split(row.split or record.get("split")), _comparable(prompt), record)
+
+
+def _unusable(row: Row, reason: str) -> Item:
+    return Item(row.place, row.split, "", RecordError(row.place, reason))
+
+
+def _before_answer(message: Any) -> bool:
+    return isinstance(message, Mapping) and (message.get("role") or message.get("from")) not in _ANSWERS
+
+
+def _split(name: Any) -> str:
+    """Return train, validation or test for one of their usual names, else the name itself."""
+    folded = str(name or "").strip().casefold()
+    return KNOWN.get(folded, folded)
 
 
 def _of_preferences(source: str, kind: Kind, left_out: Counter[str]) -> Iterator[Item]:
     """Yield preferences; each chosen side alone for demonstrations, each side with its label for labels."""
-    for preference in read_preferences(source, left_out=left_out):
+    found, rows = recognized(read_rows(source), "auto", source)
+    for preference in _preferences(found, rows, left_out):
+        if isinstance(preference, Item):
+            yield preference
+            continue
         explicit = preference.explicit()
-        split = split_name(preference, KNOWN)
+        split = _split(preference.split)
         prompt = _comparable(explicit.prompt)
         if kind == "pairs":
             yield Item(preference.place, split, prompt, preference)
@@ -217,8 +232,24 @@ def _of_preferences(source: str, kind: Kind, left_out: Counter[str]) -> Iterator
                 "completion": getattr(explicit, side),
                 "completion_cut": preference.extra.get(f"{side}_cut"),
                 "label": side == "chosen",
+                "tools": preference.extra.get("tools"),
             }
             yield Item(preference.place, split, prompt, record)
+
+
+def _preferences(found: Recognized, rows: Iterable[Row], left_out: Counter[str]) -> Iterator[Preference | Item]:
+    """Yield the preferences of rows, and an item with the error for each row that gives none."""
+    if found.format.whole:  # votes: a preference has many rows
+        yield from preferences_in(found.format, rows, left_out)
+        return
+    for row in rows:
+        if row.problem:
+            yield _unusable(row, row.problem)
+            continue
+        try:
+            yield from list(read_row(found.format, row, left_out))
+        except UserError as error:
+            yield _unusable(row, str(error).removeprefix(f"{row.place}: "))
 
 
 def _comparable(prompt: Any) -> str:
@@ -231,10 +262,19 @@ def _comparable(prompt: Any) -> str:
 
 def divide(items: Sequence[Item], share: float, seed: int = 0) -> tuple[list[Item], list[Item]]:
     """Return the rows to train on and those that are held out (see `read_recorded`)."""
-    names = [item.split for item in items]
-    if "train" in names and len(set(names) - {""}) > 1:
-        train = [item for item, name in zip(items, names, strict=True) if name == "train"]
-        return train, [item for item, name in zip(items, names, strict=True) if name not in ("", "train")]
+    parts: tuple[list[Item], list[Item]] = ([], [])
+    names = Counter(item.split for item in items if not isinstance(item.content, RecordError))
+    if len(names) > 1:
+        if "train" not in names or not set(names) <= set(SPLITS):
+            shown = ", ".join(f"{name or 'none'} ({count} rows)" for name, count in names.most_common(8))
+            raise UserError(
+                f"recorded data: expected the split of each row, train, validation or test, with rows of train, got "
+                f"{shown}; rename the splits, or use a file with the rows of one of them"
+            )
+        # rows that cannot be used have no split: they are reported with the training data
+        for item in items:
+            parts[item.split != "train" and not isinstance(item.content, RecordError)].append(item)
+        return parts
     groups = prompt_groups([item.prompt for item in items])
     sizes = Counter(groups)
     if share == 0 or len(sizes) < 2:
@@ -249,7 +289,6 @@ def divide(items: Sequence[Item], share: float, seed: int = 0) -> tuple[list[Ite
             count += sizes[group]
     if not chosen:  # each group is larger than the share
         chosen = {min(order, key=lambda group: sizes[group])}
-    parts: tuple[list[Item], list[Item]] = ([], [])
     for item, group in zip(items, groups, strict=True):
         parts[group in chosen].append(item)
     return parts
@@ -257,6 +296,8 @@ def divide(items: Sequence[Item], share: float, seed: int = 0) -> tuple[list[Ite
 
 def _encoded(encoder: Encoder, item: Item, kind: Kind, turns: str) -> list[Group]:
     """Return the groups of a row. Raises RecordError if it cannot be used."""
+    if isinstance(item.content, RecordError):
+        raise item.content
     if isinstance(item.content, Preference):
         return [_pair(encoder, item.content)]
     if kind == "demonstrations":
@@ -269,8 +310,9 @@ def _encoded(encoder: Encoder, item: Item, kind: Kind, turns: str) -> list[Group
 
 
 def _pair(encoder: Encoder, preference: Preference) -> Group:
+    refuse_tools(preference.extra, preference.place)
     explicit = preference.explicit()
-    prompt: Any = explicit.prompt
+    prompt = prompt_of({"prompt": explicit.prompt}, preference.place)
     sides = {"chosen": explicit.chosen, "rejected": explicit.rejected}
     return [
         encoder.completion(

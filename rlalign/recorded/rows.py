@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from rlalign.envs.records.prompts import as_prompt
+from rlalign.envs.records.values import checked_text
 from rlalign.errors import RecordError
+from rlalign.preferences.pairs import is_set
 from rlalign.recorded.columns import conversation_column
 from rlalign.recorded.encode import Encoder
 from rlalign.rollout.recorded import Trajectory
@@ -34,8 +36,9 @@ def demonstration(encoder: Encoder, record: Mapping[str, Any], place: str, turns
     """
     column = conversation_column(record)
     if record.get("completion") is None and column:
-        _refuse_tools(record, place)
-        return encoder.conversation(messages_of(record[column], place), place=place, turns=turns)
+        refuse_tools(record, place)
+        messages = messages_of(record[column], place)
+        return encoder.conversation(messages, place=place, turns=turns, cut=is_cut(record))
     prompt, text = prompt_of(record, place), completion_of(record, "completion", place)
     return [encoder.completion(prompt, text, place=place, cut=is_cut(record))]
 
@@ -85,7 +88,8 @@ def labelled(encoder: Encoder, record: Mapping[str, Any], place: str) -> list[Tr
 
 
 def prompt_of(record: Mapping[str, Any], place: str) -> Any:
-    """Return the prompt of a row, a text or messages. Raises RecordError if it has none."""
+    """Return the prompt of a row, a text or messages. Raises RecordError if it has none, or names tools."""
+    refuse_tools(record, place)
     value = record.get("prompt")
     if value is None:
         raise RecordError(place, "expected a text or messages in 'prompt', got none; leave it out")
@@ -98,12 +102,15 @@ def prompt_of(record: Mapping[str, Any], place: str) -> Any:
 def completion_of(record: Mapping[str, Any], column: str, place: str) -> str:
     """Return the text of a completion: a text, or one message of the assistant. Raises RecordError otherwise."""
     value = record.get(column)
-    if isinstance(value, str):
-        return value
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], Mapping):
         content = value[0].get("content")
         if value[0].get("role") == "assistant" and isinstance(content, str) and not value[0].get("tool_calls"):
-            return content
+            value = content
+    if isinstance(value, str):
+        try:
+            return checked_text(value)
+        except ValueError as error:
+            raise RecordError(place, f"'{column}': {error}") from None
     if isinstance(value, list):
         roles = ", ".join(str(m.get("role")) if isinstance(m, Mapping) else type(m).__name__ for m in value)
         raise RecordError(
@@ -114,8 +121,7 @@ def completion_of(record: Mapping[str, Any], column: str, place: str) -> str:
 
 def is_cut(record: Mapping[str, Any], prefix: str = "completion") -> bool:
     """Return whether a limit cut a completion: the column `completion_cut` or `truncated` is true."""
-    values = (record.get(f"{prefix}_cut"), record.get("truncated") if prefix == "completion" else None)
-    return any(str(value).lower() == "true" for value in values)  # a text in CSV
+    return is_set(record.get(f"{prefix}_cut")) or (prefix == "completion" and is_set(record.get("truncated")))
 
 
 def messages_of(value: Any, place: str) -> list[dict[str, Any]]:
@@ -140,10 +146,11 @@ def messages_of(value: Any, place: str) -> list[dict[str, Any]]:
     return [dict(message) for message in messages]
 
 
-def _refuse_tools(record: Mapping[str, Any], place: str) -> None:
+def refuse_tools(record: Mapping[str, Any], place: str) -> None:
+    """Raise RecordError if a row has descriptions of tools, which a chat template would write into the prompt."""
     if record.get("tools"):
         raise RecordError(
-            place, "expected a conversation without 'tools', which the prompt would lack; write them into a message"
+            place, "expected a row without 'tools', which the prompt would lack; write them into a message"
         )
 
 
@@ -152,9 +159,3 @@ def _number(text: str) -> float | None:
         return float(text)
     except ValueError:
         return None
-
-
-def rows_of_columns(records: Sequence[Any]) -> list[str]:
-    """Return the columns of the first row that is an object."""
-    first = next((record for record in records if isinstance(record, Mapping)), {})
-    return [str(name) for name in first]

@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 
 import rlalign
+from rlalign.api import train_config
 from rlalign.cli import main
 from rlalign.compare.analysis.environment import analyze_environment
 from rlalign.compare.analysis.pairs import decide
 from rlalign.compare.records.run_records import Record
 from rlalign.compare.results.results_json import to_json
 from rlalign.compare.results.schema import Curve, EnvResult, Results
-from rlalign.compare.study import Cell, Study
+from rlalign.compare.study import Cell, Study, build_cells
 from rlalign.config.schema import TrainConfig
 from rlalign.run import Run
 
@@ -42,8 +43,13 @@ def study_flags() -> list[str]:
 
 @pytest.fixture(scope="session")
 def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a finished study of 2 algorithms × 1 environment × 5 seeds. Tests do not change it."""
+    """Return the folder of a finished study of 2 algorithms × 1 environment × 5 seeds. Tests do not change it.
+
+    Its runs are trained in this process, since the start of processes takes longer; the command finds them finished.
+    """
     folder = tmp_path_factory.mktemp("study") / "cmp"
+    for cell in build_cells(_study(folder)):
+        train_config(cell.config, quiet=True)
     assert main(["compare", *FLAGS, "--output", str(folder)]) == 0
     return folder
 
@@ -52,14 +58,13 @@ def finished_study(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def same_study() -> Callable[[Path], Study]:
     """Return a function: output folder -> the study of `finished_study` with that folder."""
 
-    def make(folder: Path) -> Study:
-        settings = {"evaluation.prompts": 8}
-        seeds = tuple(range(SEEDS))
-        return Study(
-            ("rloo", "grpo"), ("rlalign/Reverse-v0",), seeds=seeds, steps=3, output=str(folder), settings=settings
-        )
+    return _study
 
-    return make
+
+def _study(folder: Path) -> Study:
+    settings = {"evaluation.prompts": 8}
+    seeds = tuple(range(SEEDS))
+    return Study(("rloo", "grpo"), ("rlalign/Reverse-v0",), seeds=seeds, steps=3, output=str(folder), settings=settings)
 
 
 @pytest.fixture

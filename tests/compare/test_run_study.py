@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from rlalign.cli import main
+from rlalign.compare.output.plots import write_plots
 from rlalign.compare.results.results_json import read_results
 from rlalign.compare.run_study import compare_study
 from rlalign.compare.study import Study
@@ -32,6 +33,13 @@ def broken_algorithm(folder: Path) -> str:
         "BROKEN = Objective(baseline='infinite')\n"
     )
     return f"{file}:BROKEN"
+
+
+@pytest.mark.pictures
+def test_the_pictures_of_a_study_are_drawn(finished_study: Path, tmp_path: Path) -> None:
+    pictures = write_plots(tmp_path, read_results(finished_study))
+    assert len(pictures) == 4
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size > 5000 for path in pictures)
 
 
 def test_all_outputs_are_written(finished_study: Path) -> None:

@@ -64,6 +64,8 @@ def test_settings_are_separated_from_flags() -> None:
     assert settings == {"learner.lr": "1e-3", "objective.scale": "none"}
     with pytest.raises(UserError, match=r"--learner\.lr has no value"):
         split_settings(["--learner.lr", "--envs"], {"--envs"})
+    _, settings = split_settings(["--reward", "./rm", "--reward=gold=0", "--steps", "2", "--steps", "3"], set())
+    assert settings == {"rewards": ["./rm", "gold=0"], "steps": "3"}
     assert optional_value(["--ray", "--jobs", "2"], "--ray", "local") == ["--ray", "local", "--jobs", "2"]
     assert optional_value(["--ray", "a:1"], "--ray", "local") == ["--ray", "a:1"]
 

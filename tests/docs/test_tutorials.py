@@ -31,7 +31,14 @@ def short_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-@pytest.mark.parametrize("tutorial", TUTORIALS, ids=lambda path: path.stem)
+SAMPLE = "read_votes"
+"""The tutorial that each run of the tests executes. .ci/run executes all of them in the site, .ci/slow as scripts."""
+
+
+@pytest.mark.parametrize(
+    "tutorial",
+    [pytest.param(path, id=path.stem, marks=() if path.stem == SAMPLE else (pytest.mark.slow,)) for path in TUTORIALS],
+)
 def test_the_script_runs_and_writes_to_a_temporary_folder_alone(
     tutorial: Path, tmp_path: Path, short_folder: Path
 ) -> None:

@@ -23,6 +23,7 @@ def test_a_label_is_drawn_without_mathematics_and_named_in_the_legend(text):
     figure.draw_without_rendering()
 
 
+@pytest.mark.pictures
 def test_a_figure_of_metrics_with_dollar_signs_is_drawn(tmp_path):
     value = {"before": 0.0, "after": 1.0, "difference": {"mean": 1.0, "low": 0.5, "high": 1.5}}
     with warnings.catch_warnings():

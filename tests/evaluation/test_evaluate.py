@@ -129,6 +129,7 @@ def test_held_out_prompts_differ_and_hidden_columns_distinguish_tasks_of_several
     assert len({task.prompt for task in several}) <= 16 < len({str(task) for task in several}) == 20
 
 
+@pytest.mark.pictures
 def test_a_run_evaluates_its_initial_policy_and_the_trained_one(tmp_path):
     run = rlalign.train("reverse?max_length=3", "gru", steps=40, output=tmp_path / "run", quiet=True)
     comparison = run.evaluate(prompts=16, samples=2)

@@ -153,9 +153,10 @@ def study(folder: Path, prompts: int) -> Path:
     return write_study(folder, "votes_per_item = 3\nbreak_items = 100000\n", prompts=prompts)
 
 
+@pytest.mark.parametrize("location", ["sqlite", pytest.param("postgres", marks=pytest.mark.slow)], indirect=True)
 def test_every_acknowledged_vote_survives_kills(tmp_path: Path, location: str) -> None:
-    build(study(tmp_path, 120), location).close()
-    kill_while_people_vote(location, kills=3, seed=0, between=80)
+    build(study(tmp_path, 60), location).close()
+    kill_while_people_vote(location, kills=2, seed=0, between=60)
 
 
 @pytest.mark.slow

@@ -7,6 +7,8 @@ import pytest
 
 from rlalign.log.plots import plot_run
 
+pytestmark = pytest.mark.pictures
+
 
 @pytest.fixture(autouse=True)
 def _nothing_is_frozen():

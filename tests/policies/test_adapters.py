@@ -167,8 +167,15 @@ def test_a_continued_adapter_is_pefts_model_before_and_after_training(name, tmp_
     assert (score(load(tmp_path / "policy" / "adapter", tokenizer=Ids())) - trained).abs().max() < 2e-5
 
 
-@pytest.mark.parametrize("lora_r", [0, 3])
-@pytest.mark.parametrize("name", [*LORA, *OTHERS])
+@pytest.mark.parametrize(
+    ("name", "lora_r"),
+    [(name, 0) for name in [*LORA, *OTHERS]]
+    # a new adapter over the merged one
+    + [
+        pytest.param(name, 3, marks=() if name in ("lora", "gpt2", "loha") else (pytest.mark.slow,))
+        for name in [*LORA, *OTHERS]
+    ],
+)
 def test_a_merged_adapter_is_pefts_model_before_and_after_training(name, lora_r, tmp_path):
     write(tmp_path, name, {**LORA, **OTHERS}[name])
     initial = peft_model(tmp_path / "adapter")

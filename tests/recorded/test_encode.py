@@ -34,6 +34,13 @@ def test_a_cut_completion_has_no_end_and_an_empty_one_is_refused() -> None:
     assert actions(Encoder.of(CHARS).completion("ab>", "", place="here")) == [CHARS.tokenizer.eos_id]
 
 
+def test_an_answer_that_holds_its_end_gets_no_second_one(chat_mdp) -> None:
+    encoder = Encoder.of(chat_mdp)
+    assert actions(encoder.completion(talk("a"), "b<|end|>", place="here")) == [*chat_mdp.tokenizer.encode("b"), 1]
+    with pytest.raises(RecordError, match="expected a text without tokens that end a turn in 'completion'"):
+        encoder.completion(talk("a"), "b<|end|>a", place="here")
+
+
 def test_all_answers_of_a_conversation_are_actions_and_nothing_else(chat_mdp) -> None:
     messages = talk("first", "a b", "second", "b a")
     (row,) = Encoder.of(chat_mdp).conversation(messages, place="here")

@@ -49,6 +49,7 @@ def test_refit_on_all_labels_flipped_is_wrong_where_the_fit_is_right(pairs_file)
     assert all_.accuracy.value == pytest.approx(1 - none.accuracy.value)  # no pair has equal scores
 
 
+@pytest.mark.pictures
 def test_picture_is_written(tmp_path, linear, pairs_file):
     bins = evaluate_reward_model(linear, pairs_file).metrics.reliability
     assert draw_reliability(bins, tmp_path / "r.svg").read_text().count("<svg") == 1

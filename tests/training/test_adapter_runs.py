@@ -58,8 +58,13 @@ def peft_model(adapter):
 
 
 @pytest.mark.parametrize(
-    "model", [{}, {"on_adapter": "merge"}, {"lora_r": 0}, {"lora_r": 2}], ids=["continue", "merge", "full", "rank"]
-)
+    "model",
+    [
+        {}, {"on_adapter": "merge"},
+        pytest.param({"lora_r": 0}, marks=pytest.mark.slow), pytest.param({"lora_r": 2}, marks=pytest.mark.slow),
+    ],
+    ids=["continue", "merge", "full", "rank"],
+)  # fmt: skip
 def test_a_run_starts_from_the_adapter_and_exports_what_it_trained(model, adapter, tmp_path):
     changes = {f"model__{key}": value for key, value in model.items()}
     run = train_run(config(tmp_path / "run", adapter, **changes), quiet=True)
@@ -83,7 +88,11 @@ def test_a_run_starts_from_the_adapter_and_exports_what_it_trained(model, adapte
     assert before.metrics["kl"] == pytest.approx([0.0] * len(before.metrics["kl"]), abs=1e-4)
 
 
-@pytest.mark.parametrize("model", [{}, {"model__on_adapter": "merge"}], ids=["continue", "merge"])
+@pytest.mark.parametrize(
+    "model",
+    [{}, pytest.param({"model__on_adapter": "merge"}, marks=pytest.mark.slow)],
+    ids=["continue", "merge"],
+)
 def test_a_resumed_run_equals_an_uninterrupted_one(model, adapter, tmp_path):
     train_run(config(tmp_path / "complete", adapter, **model), quiet=True)
     train_run(config(tmp_path / "parts", adapter, **model, steps=1), quiet=True)

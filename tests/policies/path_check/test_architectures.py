@@ -43,8 +43,15 @@ def script() -> Any:
                 del sys.modules[name]
 
 
-@pytest.mark.parametrize(("dtype", "lora_r"), [("float32", 4), ("bfloat16", 0)])
-@pytest.mark.parametrize("name", KINDS)
+IN_HALF = ("llama", "falcon_h1")
+"""Kinds that each run of the tests tries in bfloat16 too, without an adapter; .ci/slow tries all."""
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "lora_r"),
+    [(name, "float32", 4) for name in KINDS]
+    + [pytest.param(name, "bfloat16", 0, marks=() if name in IN_HALF else (pytest.mark.slow,)) for name in KINDS],
+)
 def test_all_numbers_are_those_of_plain_rows(script: Any, name: str, dtype: str, lora_r: int) -> None:
     result = script.measure(name, dtype, lora_r)
     assert "refused" not in result, result

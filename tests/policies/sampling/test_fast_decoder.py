@@ -1,5 +1,6 @@
 """The optimized decoder computes the logits of transformers, for each supported family."""
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -104,9 +105,17 @@ def gap(policy, steps=80):
     return float(torch.stack(gaps).max())
 
 
-@pytest.mark.parametrize("prepack", [False, True], ids=["plain", "packed"])
-@pytest.mark.parametrize("lora_r", [0, 2])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("family", "lora_r", "prepack"),
+    [
+        pytest.param(
+            family, lora_r, prepack,
+            marks=() if (lora_r and not prepack) or (prepack and family in ("llama", "gpt2")) else (pytest.mark.slow,),
+            id=f"{family}-{lora_r}-{'packed' if prepack else 'plain'}",
+        )
+        for family, lora_r, prepack in itertools.product(FAMILIES, (0, 2), (False, True))
+    ],
+)  # fmt: skip
 def test_logits_equal_those_of_transformers(family, lora_r, prepack, monkeypatch):
     monkeypatch.setattr(prepacked_linear, "_SMALL", 0 if prepack else 1 << 16)
     policy = policy_of(FAMILIES[family], lora_r)
