@@ -19,7 +19,8 @@ def settings_for(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     `data` and the settings of `recorded` reach the algorithms that learn from recorded data. The others sample, also
     policy gradients, which alone would read the logged rewards of `data`: a study that means these names the data in
     the settings of the algorithm. `recorded.kind` reaches the algorithms that learn from this kind, and `teacher` those
-    that learn from a teacher.
+    that learn from a teacher. `rollout.group_size` is of samples: rows have the size that the algorithm reads, and with
+    `rollout.prompts` a step reads as many completions as others sample.
 
     Args:
         preset: name of the algorithm.
@@ -35,7 +36,17 @@ def settings_for(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         of_teacher = name == "teacher" or name.startswith("distill.")
         if not (of_data and (not wanted or other_kind)) and not (of_teacher and not algorithm.teacher):
             reaching[key] = value
-    return reaching
+    return _in_rows(reaching, algorithm.group_size) if wanted else reaching
+
+
+def _in_rows(settings: Mapping[str, Any], group_size: int) -> dict[str, Any]:
+    """Return settings with prompts × samples per prompt in place of these, as rows or pairs of an algorithm."""
+    names = {full_key(key): key for key in settings}
+    size, prompts = names.get("rollout.group_size"), names.get("rollout.prompts")
+    rest = {key: value for key, value in settings.items() if key != size}
+    if size is not None and prompts is not None:
+        rest[prompts] = max(1, int(settings[prompts]) * int(settings[size]) // group_size)
+    return rest
 
 
 def with_kind(config: TrainConfig) -> TrainConfig:

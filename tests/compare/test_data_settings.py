@@ -64,6 +64,15 @@ def test_a_kind_reaches_the_algorithms_that_learn_from_it(algorithm, keys) -> No
     }
 
 
+@pytest.mark.parametrize(("algorithm", "rows"), [("sft", 12), ("trl:kto", 12), ("dpo", 6), ("grpo", 3)])
+def test_prompts_and_samples_of_a_study_are_rows_and_pairs_of_data(algorithm, rows) -> None:
+    settings = settings_for(algorithm, {"rollout.prompts": "3", "group_size": 4})
+    assert int(settings["rollout.prompts"]) == rows
+    assert ("group_size" in settings) == (algorithm == "grpo")
+    alone = settings_for(algorithm, {"group_size": 4})
+    assert alone == ({"group_size": 4} if algorithm == "grpo" else {})
+
+
 def test_a_teacher_reaches_the_algorithms_that_learn_from_one() -> None:
     settings = {"teacher": "big", "distill.reward_coef": 0.5, "steps": 3}
     assert settings_for("distill", settings) == settings
