@@ -175,7 +175,7 @@ def test_some_rows_with_log_probs_are_none_and_said(tmp_path, capsys) -> None:
 def test_steps_of_different_sizes_have_the_configured_number_of_updates(tmp_path) -> None:
     # a step of 5 rows in 4 minibatches; chunks of 2 rows would be 3 updates, and the schedule would not reach 0
     rows = [row for i, row in enumerate(ROWS["rewards"]) if i % 4 == 0][:20]
-    run = train(tmp_path, "ppo", rows, steps=4, rollout__prompts=5, rollout__group_size=4, learner__minibatches=4,
+    run = train(tmp_path, "ppo", rows, steps=4, rollout__prompts=5, rollout__group_size=1, learner__minibatches=4,
                 learner__epochs=1, learner__lr_schedule="linear", recorded__held_out=0.0)  # fmt: skip
     state = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))[0]
     assert state["learner"]["updates"] == 16
