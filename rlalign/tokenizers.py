@@ -248,6 +248,11 @@ class HFTokenizer:
         return self.readable(list(self.hf(text, add_special_tokens=False)["input_ids"]))
 
     @property
+    def adds_blank(self) -> bool:
+        """True if a text begins with a blank that it does not have, as with SentencePiece."""
+        return bool(self._before[0])
+
+    @property
     def has_chat_template(self) -> bool:
         """True if messages can be encoded."""
         return bool(self.hf.chat_template)

@@ -107,10 +107,15 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
 def _unread_on_data(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if not c.data or c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
         return
-    if not find_algorithm(c.algorithm).data:
+    kind = find_algorithm(c.algorithm).data
+    if not kind:
         yield "rollout", "group_size", "a step reads all recorded completions of rollout.prompts prompts"
+    if kind in ("demonstrations", "labels"):
+        yield "rollout", "group_size", "a step reads rollout.prompts rows, each of which is a group"
+    if c.objective.is_preference:
+        yield "learner", "old_logprobs", f"loss {c.objective.loss} has no ratio"
     yield "rollout", "max_draws", "the completions were recorded"
-    if c.recorded.kind != "demonstrations" and find_algorithm(c.algorithm).data != "demonstrations":
+    if c.recorded.kind != "demonstrations" and kind != "demonstrations":
         yield "recorded", "turns", "the data is no demonstrations"
 
 

@@ -225,6 +225,11 @@ class Objective:
         )
 
     @property
+    def needs_varied_rewards(self) -> bool:
+        """Whether a built-in baseline or scale leaves no advantage if each sample has the same reward."""
+        return self.needs_group or self.baseline in ("ema", "batch_mean", "greedy") or self.scale != "none"
+
+    @property
     def needs_entropy(self) -> bool:
         """Whether the entropy of the policy enters the loss, with gradient."""
         return self.regularizer.entropy_coef != 0.0

@@ -60,8 +60,8 @@ class Encoder:
         Raises:
             RecordError: the prompt or the completion cannot be encoded, or the model cannot read that many tokens.
         """
-        context, in_chat = self._context(prompt, place)
-        answer = self._answer(text, place, name, None if cut else self._end(in_chat))
+        context, shown = self._context(prompt, place)
+        answer = self._answer(context, shown, text, place, name, ended=not cut)
         if not answer:
             raise RecordError(place, f"expected a completion in '{name}', got an empty one that was cut; leave it out")
         self._check_length(len(context), len(answer), place, name)
@@ -113,15 +113,15 @@ class Encoder:
 
         for number in answers:
             before = list(messages[:number])
-            context, in_chat = self._context(before, place)
+            context, shown = self._context(before, place)
             if ids and context[: len(ids)] != ids:
                 end_row()
                 ids, actions, texts = [], [], []
             if not ids:
                 prompt = before
             text = _content(messages[number], place)
-            has_end = not (cut and number == answers[-1])
-            answer = self._answer(text, place, "messages", self._end(in_chat) if has_end else None)
+            ended = not (cut and number == answers[-1])
+            answer = self._answer(context, shown, text, place, "messages", ended=ended)
             if not answer:
                 raise RecordError(place, "expected a last answer, got an empty one that was cut; leave it out")
             self._check_length(len(context), len(answer), place, "messages")
@@ -131,20 +131,20 @@ class Encoder:
         end_row(truncated=cut)
         return rows
 
-    def _end(self, in_chat: bool) -> int:
-        return self.chat_end if in_chat else self.plain_end
-
-    def _context(self, prompt: Prompt, place: str) -> tuple[list[int], bool]:
-        """Return the ids of a prompt, and whether it is a conversation."""
+    def _context(self, prompt: Prompt, place: str) -> tuple[list[int], Prompt]:
+        """Return the ids of a prompt, and the prompt as the tokenizer gets it."""
         task = Task(prompt, {}, place=place)
         context = encoded_alone(self.mdp, task)
         if isinstance(context, RecordError):
             raise context
-        return context, not isinstance(self.mdp.policy_prompt(task), str)
+        return context, self.mdp.policy_prompt(task)
 
-    def _answer(self, text: str, place: str, name: str, end: int | None) -> list[int]:
+    def _answer(
+        self, context: list[int], prompt: Prompt, text: str, place: str, name: str, *, ended: bool
+    ) -> list[int]:
+        """Return the ids of an answer after its prompt (see `_context`), with its end unless a limit cut it."""
         try:
-            ids = self.mdp.tokenizer.encode(text)
+            ids = self._continuation(context, prompt, text)
         except UserError as error:  # a character that the tokenizer of a policy from scratch does not have
             raise RecordError(place, f"'{name}': {error}") from error
         if not self.stop_ids.isdisjoint(ids[:-1]):
@@ -153,7 +153,21 @@ class Encoder:
             )
         # published completions often hold the text of the end already
         has_end = bool(ids) and ids[-1] in self.stop_ids
-        return ids if end is None or has_end else [*ids, end]
+        if not ended or has_end:
+            return ids
+        return [*ids, self.plain_end if isinstance(prompt, str) else self.chat_end]
+
+    def _continuation(self, context: list[int], prompt: Prompt, text: str) -> list[int]:
+        """Return the ids of a text after a prompt."""
+        tokenizer = self.mdp.tokenizer
+        if isinstance(tokenizer, HFTokenizer) and tokenizer.adds_blank and text:
+            # alone, the text would begin with a blank that it does not have
+            answer = {"role": "assistant", "content": text}
+            together = tokenizer.encode_prompt(prompt + text if isinstance(prompt, str) else [*prompt, answer])
+            ids = together[len(context) :]
+            if together[: len(context)] == context and tokenizer.decode_raw(ids).strip() == text.strip():
+                return ids
+        return tokenizer.encode(text)
 
     def _check_length(self, context: int, answer: int, place: str, name: str) -> None:
         if self.positions is not None and context + answer > self.positions:

@@ -24,14 +24,12 @@ def with_importance_weights(config: TrainConfig, data: RecordedData) -> tuple[Tr
         data: of the kind "rewards".
 
     Raises:
-        UserError: a KL in the reward together with a ratio and recorded log-probs, whose KL would be that of mu.
+        UserError: a KL in the reward together with a ratio and recorded log-probs, whose KL would be that of mu; or
+            settings that read recorded log-probs, which the data does not have.
     """
     objective = config.objective
     if not data.has_logprobs:
-        return config, (
-            "importance weights: none, because the data has no column 'logprobs'; the gradient is that of the recorded "
-            "completions"
-        )
+        return config, _without_logprobs(config, data)
     learner = replace(config.learner, old_logprobs="sampler")
     if objective.ratio != "none":
         if objective.kl.where == "reward":
@@ -50,3 +48,24 @@ def with_importance_weights(config: TrainConfig, data: RecordedData) -> tuple[Tr
         replace(config, objective=objective),
         f"importance weights: pi / recorded policy of each {spec.level}{cap}",
     )
+
+
+def _without_logprobs(config: TrainConfig, data: RecordedData) -> str:
+    """Return the sentence for data without log-probs. Raises UserError if a setting reads them."""
+    rows = [row for group in data.train for row in group]
+    missing = sum(row.logprobs is None for row in rows)
+    reason = "the data has no column 'logprobs'"
+    if missing < len(rows):
+        reason = f"{missing} of {len(rows)} rows have no 'logprobs'"
+    objective, old = config.objective, config.learner.old_logprobs
+    for reads, setting, fix in (
+        (objective.off_policy.kind != "none", f"objective.off_policy.kind {objective.off_policy.kind}",
+         "--objective.off_policy.kind none"),
+        (objective.ratio != "none" and old == "sampler", f"learner.old_logprobs {old}", "--learner.old-logprobs auto"),
+    ):  # fmt: skip
+        if reads:
+            raise UserError(
+                f"logged rewards: {setting} reads the log-probs of the recorded policy, and {reason}; record them, or "
+                f"use {fix}"
+            )
+    return f"importance weights: none, because {reason}; the gradient is that of the recorded completions"

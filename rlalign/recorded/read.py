@@ -113,7 +113,8 @@ def read_recorded(
         groups: list[Group] = []
         for item in part:
             try:
-                groups += _encoded(encoder, item, kind, settings.turns)
+                encoded = _encoded(encoder, item, kind, settings.turns)
+                groups += [[row.compact() for row in group] for group in encoded]
             except RecordError:
                 if not drop:
                     raise

@@ -6,9 +6,10 @@ policy that wrote it. Groups are drawn in a new random order in each pass over t
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ class Trajectory:
 
     Attributes:
         ids: n token ids: the prompt, turns, and messages of others.
-        actions: n flags, true on the tokens that a policy chose, which are trained on.
+        actions: n flags, 1 or true on the tokens that a policy chose, which are trained on.
         reward: return of the trajectory: 1 for a demonstration, a chosen or a desirable completion, 0 for a rejected or
             an undesirable one, else the logged number.
         logprobs: log-prob of each action under the policy that wrote it; None: not recorded.
@@ -37,7 +38,7 @@ class Trajectory:
     """
 
     ids: Sequence[int]
-    actions: Sequence[bool]
+    actions: Sequence[int]
     reward: float = 1.0
     logprobs: Sequence[float] | None = None
     truncated: bool = False
@@ -48,12 +49,16 @@ class Trajectory:
     @property
     def prompt_length(self) -> int:
         """Number of tokens before the first action."""
-        return list(self.actions).index(True)
+        return self.actions.index(True)
 
     @property
     def num_actions(self) -> int:
         """Number of actions."""
         return sum(self.actions)
+
+    def compact(self) -> Self:
+        """Return the trajectory with ids and flags in 5 bytes per token; lists of Python objects take about 40."""
+        return replace(self, ids=array("i", self.ids), actions=bytes(self.actions))
 
 
 Group = Sequence[Trajectory]
@@ -100,13 +105,23 @@ class RecordedRollouts:
         per_step: groups of a step.
         seed: of the order.
         mismatched: also return each prompt with the completion of the row before it (see `mismatched_rows`).
+        positions: most token ids that the model reads; None: no limit.
     """
 
-    def __init__(self, groups: Sequence[Group], *, per_step: int, seed: int, mismatched: bool = False) -> None:
+    def __init__(
+        self,
+        groups: Sequence[Group],
+        *,
+        per_step: int,
+        seed: int,
+        mismatched: bool = False,
+        positions: int | None = None,
+    ) -> None:
         self.groups = groups
         self.per_step = per_step
         self.order = GroupOrder(len(groups), seed)
         self._mismatched = mismatched
+        self._positions = positions
 
     @property
     def passes(self) -> float:
@@ -122,7 +137,7 @@ class RecordedRollouts:
         groups = [self.groups[number] for number in self.order.next(self.per_step)]
         rollout = rollout_of(groups)
         rows = [trajectory for group in groups for trajectory in group]
-        return Drawn(rollout, rollout, mismatched=mismatched_rows(rows) if self._mismatched else None)
+        return Drawn(rollout, rollout, mismatched=mismatched_rows(rows, self._positions) if self._mismatched else None)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the data."""
@@ -182,26 +197,30 @@ def token_rows(rows: Sequence[Trajectory]) -> TokenRows:
     return _padded([row.ids for row in rows], [row.actions for row in rows])
 
 
-def mismatched_rows(rows: Sequence[Trajectory]) -> TokenRows:
+def mismatched_rows(rows: Sequence[Trajectory], positions: int | None = None) -> TokenRows:
     """Return each prompt with the completion of the row before it, the first with that of the last.
 
     These pairs are those from which KTO estimates KL(pi‖ref) (Ethayarajh et al. 2024, arXiv 2402.01306, §4.1).
 
     Args:
         rows: of one step; each has one turn.
+        positions: most token ids that the model reads, as each row has; longer combinations are left out. None: no
+            limit.
     """
     ids: list[Sequence[int]] = []
-    actions: list[Sequence[bool]] = []
+    actions: list[Sequence[int]] = []
     for i, row in enumerate(rows):
         other = rows[i - 1]
         prompt = list(row.ids[: row.prompt_length])
         completion = list(other.ids[other.prompt_length :])
+        if positions is not None and len(prompt) + len(completion) > positions:
+            continue  # the shortest prompt is never left out: it is shorter than that of the other completion
         ids.append([*prompt, *completion])
         actions.append([False] * len(prompt) + list(other.actions[other.prompt_length :]))
     return _padded(ids, actions)
 
 
-def _padded(ids: Sequence[Sequence[int]], actions: Sequence[Sequence[bool]]) -> TokenRows:
+def _padded(ids: Sequence[Sequence[int]], actions: Sequence[Sequence[int]]) -> TokenRows:
     lengths = torch.tensor([len(row) for row in ids])
     tokens = torch.zeros(len(ids), int(lengths.max()), dtype=torch.long)
     mask: Tensor = torch.zeros_like(tokens, dtype=torch.bool)

@@ -31,6 +31,10 @@ def check_teacher(config: TrainConfig) -> None:
         (config.data, "--data names recorded completions, and distillation samples its own", "leave --data out"),
         (kind == "scores" and objective.kl.where == "none",
          "there is no KL term, through which the teacher acts", "use --objective.kl.where reward and kl.coef 1"),
+        (kind == "scores" and objective.kl.where == "loss" and objective.kl.estimator == "k1"
+         and objective.kl.importance == "none",
+         "estimator k1 in the loss has the expected gradient 0",
+         "use --objective.kl.where reward, or --objective.kl.importance sequence"),
         (kind == "samples" and objective.kl.where != "none",
          "the KL is to the teacher, whose samples are imitated already", "use --objective.kl.where none"),
         (rollout.sampling != Sampling(temperature=rollout.temperature),
@@ -43,8 +47,9 @@ def check_teacher(config: TrainConfig) -> None:
         (config.evaluation.stop_kl and not config.evaluation.every,
          "evaluation.stop_kl reads the KL to the initial policy, which validations measure",
          "use --evaluation.every 1"),
-        (kind == "samples" and objective.needs_group, "every sample of a teacher has the reward 1, so a comparison "
-         "within groups gives 0", "use --objective.baseline none"),
+        (kind == "samples" and objective.needs_varied_rewards,
+         "every sample of a teacher has the reward 1, of which a baseline or a scale leaves no advantage",
+         "use --objective.baseline none and --objective.scale none"),
     ):  # fmt: skip
         if refused:
             raise UserError(f"{name}: {what}; {fix}")

@@ -149,7 +149,7 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
     mdp = build_mdp(config, env=env, rewards=rewards)
     check_sizes(config, mdp, early=True)
     refuse_bad_records(config, mdp)
-    check_data(config)
+    check_data(config, mdp)
     check_teacher(config)
     if distills(config) and config.evaluation.patience and not mdp.has_reward:
         raise UserError(
@@ -197,14 +197,15 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
             f"evaluation.stop_kl {budget.budget:g}"
         )
     best = state.early_stopping
+    score = f"validation reward {best.reward:+.3f}"
+    if trainer.held_out is not None and not trainer.mdp.has_reward:
+        score = f"{trainer.held_out.criterion} {-best.reward:.3f}"
     if best.restore(state.policy):
-        console.print(
-            f"ended at step {state.step} with the weights of step {best.step}: validation reward {best.reward:+.3f}"
-        )
+        console.print(f"ended at step {state.step} with the weights of step {best.step}: {score}")
     elif best.step:
         console.warn(
             f"'{folder}/best/step-{best.step}' is missing, so the run ends with the weights of its last step instead "
-            f"of those of the best validation ({best.reward:+.3f})"
+            f"of those of the best validation ({score})"
         )
     contexts = [trainer.mdp.prompt_ids(task) for task in validator.final_tasks]
     console.print(_save_policy(state.policy, folder, contexts), soft_wrap=True)

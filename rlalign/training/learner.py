@@ -147,12 +147,16 @@ class Learner:
         )
 
     def _plan(self, n: int) -> list[Tensor]:
-        """Return the row indices of each update: one permutation per epoch, cut into minibatches."""
+        """Return the row indices of each update: one permutation per epoch, cut into minibatches.
+
+        Logged rewards may have another number of rows in each step; the minibatches are then of nearly equal size.
+        """
         if not reuses(self.config):
             return [torch.arange(n)]
         unit = self.micro_batcher.unit
         orders = [torch.randperm(n // unit, generator=self.generator) for _ in range(self.config.epochs)]
-        chunks = [units for order in orders for units in order.chunk(self.config.minibatches)]
+        # unlike `chunk`, it gives the configured number of parts, which the learning-rate schedule counts
+        chunks = [units for order in orders for units in order.tensor_split(self.config.minibatches) if len(units)]
         return [(units[:, None] * unit + torch.arange(unit)).flatten() for units in chunks]
 
     # ---- updates ----

@@ -41,8 +41,12 @@ def wanted_kind(config: TrainConfig) -> Kind:
     return find_algorithm(config.algorithm).data or "rewards"
 
 
-def check_data(config: TrainConfig) -> None:
+def check_data(config: TrainConfig, mdp: TextMDP) -> None:
     """Check the recorded data of a run before any weight is loaded.
+
+    Args:
+        config: of the run.
+        mdp: its environment.
 
     Raises:
         UserError: the algorithm needs data and there is none, or it is of another kind, or a setting cannot be used.
@@ -56,16 +60,33 @@ def check_data(config: TrainConfig) -> None:
             )
         return
     objective = config.objective
+    if wanted == "demonstrations" and objective.needs_varied_rewards:
+        raise UserError(
+            f"{config.algorithm}: every demonstration has the reward 1, of which a baseline or a scale leaves no "
+            f"advantage, got baseline {objective.baseline} with scale {objective.scale}; use --objective.baseline none "
+            "and --objective.scale none"
+        )
+    if objective.needs_reference_point and config.rollout.prompts < 2:
+        raise UserError(
+            f"{config.algorithm} compares each completion with those of other prompts of the step: expected "
+            f"rollout.prompts of 2 or more, got {config.rollout.prompts}; use --rollout.prompts 2"
+        )
     for used, what, fix in (
         (objective.needs_greedy, "baseline greedy samples a completion", "use another --objective.baseline"),
         (objective.filter.dynamic_sampling, "filter.dynamic_sampling samples again", "turn it off"),
         (config.rollout.per_component, "rollout.per_component reads reward components", "turn it off"),
+        (objective.kl.target > 0, "objective.kl.target adapts to the KL of samples", "use 0"),
         (config.supervised.align_interval, "supervised updates read answers of the environment", "use algorithm sft"),
         (config.evaluation.stop_kl and not config.evaluation.every, "evaluation.stop_kl reads the KL of samples",
          "use --evaluation.every 1"),
     ):  # fmt: skip
         if used:
             raise UserError(f"--data: {what}, and recorded data is not sampled; {fix}")
+    if config.evaluation.patience and not mdp.has_reward and not wanted:
+        raise UserError(
+            f"evaluation.patience: expected an environment with a reward, got {mdp.id} without one, and the likelihood "
+            "of completions with logged rewards need not rise; use --evaluation.patience 0, --env or --reward"
+        )
     check_kind(config.data, wanted or "rewards", config.algorithm, config.recorded)
 
 
@@ -88,14 +109,25 @@ def load_data(
         positions=policy.max_positions,
         drop=config.on_bad_record == "drop",
     )
+    if config.evaluation.patience and not mdp.has_reward and not data.held_out:
+        raise UserError(
+            "evaluation.patience: expected held-out rows or an environment with a reward, got neither; use "
+            "--evaluation.patience 0, or --recorded.held-out 0.1"
+        )
     notes = list(data.notes)
     if data.kind == "rewards":
         config, note = with_importance_weights(config, data)
         notes.append(note)
-        if config.objective.needs_group and all(len(group) < 2 for group in data.train):
+        single = sum(len(group) < 2 for group in data.train) if config.objective.needs_group else 0
+        if single == len(data.train):
             raise UserError(
                 f"'{config.data}': baseline {config.objective.baseline} compares the completions of a prompt, and no "
                 "prompt of the data has two; use --algorithm reinforce, or more completions per prompt"
+            )
+        if single:
+            notes.append(
+                f"{single} of {len(data.train)} prompts have one completion, which baseline "
+                f"{config.objective.baseline} compares with no other: their advantage is 0"
             )
     for note in notes:
         console.print(note, soft_wrap=True)
@@ -138,9 +170,14 @@ class HeldOutData:
         """Return held_out/NAME -> mean."""
         return held_out_metrics(self.values())
 
+    @property
+    def criterion(self) -> str:
+        """The metric that early stopping minimizes: the loss of preferences, or the nll of demonstrations."""
+        return "held_out/loss" if self.data.kind in ("pairs", "labels") else "held_out/nll"
+
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Return the number that early stopping maximizes: minus the loss of preferences, or minus the nll."""
-        return -metrics.get("held_out/loss", metrics.get("held_out/nll", np.nan))
+        """Return the number that early stopping maximizes, minus `criterion`."""
+        return -metrics[self.criterion]
 
 
 def write_held_out(folder: Path, kind: Kind, before: Mapping[str, FloatArray], after: Mapping[str, FloatArray]) -> str:

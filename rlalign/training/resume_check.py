@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences, unsafe
@@ -47,12 +48,16 @@ def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> No
 
 
 def check_source(folder: Path, config: TrainConfig, identity: Identity, console: PlainConsole) -> None:
-    """Print and refuse a change of the tasks, whose content only the environment itself can tell.
+    """Print and refuse a change of what no file of the configuration holds: tasks, and recorded data of the hub.
 
     Raises:
-        UserError: the tasks are not those of the run.
+        UserError: the tasks or the recorded data are not those of the run.
     """
-    old, new = ({k: v for k, v in found.items() if k == "data"} for found in (stored_identity(folder), identity))
+
+    def content(found: Mapping[str, Any]) -> dict[str, Any]:
+        return {role: entry for role, entry in found.items() if role == "data" or role.startswith("hub data ")}
+
+    old, new = content(stored_identity(folder)), content(identity)
     _refuse([], changes(old, new), config, console)
 
 

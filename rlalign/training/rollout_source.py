@@ -43,6 +43,7 @@ def rollout_source(
             per_step=config.rollout.prompts,
             seed=rng.task_seed,
             mismatched=config.objective.needs_reference_point,
+            positions=learner.policy.max_positions,
         )
     policy, by_teacher = learner.policy, imitates(config)
     if by_teacher:

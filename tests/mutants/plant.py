@@ -78,7 +78,7 @@ def result_of(tree: Path, tests: list[str], *, cpu_seconds: int = _CPU_SECONDS, 
     Args:
         tree: the copy.
         tests: node ids.
-        cpu_seconds: limit of the CPU time of each process. It ends loops without end, also on a busy machine.
+        cpu_seconds: limit of the CPU time of each process. It ends loops without end, at any load of the machine.
         seconds: limit of the time on the clock. It ends processes that wait for each other.
 
     Returns:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from rlalign.envs.registration import make_mdp
 from rlalign.errors import RecordError
 from rlalign.recorded.encode import Encoder
+from rlalign.tokenizers import HFTokenizer
 from tests.recorded.conftest import CHARS, talk
+from tests.test_tokenizers import sentencepiece_tokenizer
 
 
 def actions(trajectory):
@@ -74,8 +77,6 @@ def test_a_template_that_rewrites_answers_gives_a_row_per_answer(rewriting_mdp) 
 
 
 def test_a_tokenizer_without_template_gives_a_row_per_answer() -> None:
-    from rlalign.envs.registration import make_mdp
-
     mdp = make_mdp("reverse", tokenizer="bytes")
     first, second = Encoder.of(mdp).conversation(talk("x", "a", "y", "b"), place="here")
     assert actions(first) == [*b"a", mdp.tokenizer.eos_id]
@@ -99,3 +100,19 @@ def test_a_row_longer_than_the_model_reads_is_refused_with_the_numbers() -> None
     assert len(Encoder.of(CHARS, positions=6).completion("ab>", "ba", place="here").ids) == 6
     with pytest.raises(RecordError, match="at most 5 tokens, as the model reads, got 3 of the prompt and 3"):
         Encoder.of(CHARS, positions=5).completion("ab>", "ba", place="here")
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_answers_of_sentencepiece_have_the_ids_that_follow_the_prompt(scheme) -> None:
+    hf = sentencepiece_tokenizer(scheme, "unigram")
+    hf.chat_template = (
+        "{%- for m in messages -%}<think>{{ ' ' + m.content if m.role == 'user' else m.content + '<eos>' }}"
+        "{%- endfor -%}{%- if add_generation_prompt -%}<think>{%- endif -%}"
+    )
+    encoder = Encoder.of(make_mdp("reverse", tokenizer=HFTokenizer(hf)))
+    messages = talk("the cat", "sat", "the cat", "a sat")
+    (row,) = encoder.conversation(messages, place="here")  # one row: each prompt begins with all ids before it
+    assert row.ids == hf.apply_chat_template(messages, tokenize=True, return_dict=False)
+    # 4 the, 5 cat, 6 sat after a blank, 7 sat without one, 1 the end
+    assert actions(encoder.completion("the cat", "sat", place="here")) == [7, 1]
+    assert actions(encoder.completion("the cat", " sat", place="here")) == [6, 1]

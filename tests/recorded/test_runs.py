@@ -13,6 +13,7 @@ import rlalign
 from rlalign.config.defaults import ENV_OF_DATA, default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import fingerprint, update
+from rlalign.config.unused_settings import unused_settings
 from rlalign.errors import UserError
 from rlalign.recorded.importance import with_importance_weights
 from rlalign.storage import checkpoint
@@ -31,7 +32,15 @@ ROWS = {
         {"prompt": p, "completion": c, "reward": float(c == p[-2::-1])} for p in PROMPTS for c in (p[-2::-1], p[:-1])
     ],
 }
-KIND = {"sft": "demonstrations", "dpo": "pairs", "ipo": "pairs", "simpo": "pairs", "kto": "labels", "rloo": "rewards"}
+KIND = {
+    "ppo": "rewards",
+    "sft": "demonstrations",
+    "dpo": "pairs",
+    "ipo": "pairs",
+    "simpo": "pairs",
+    "kto": "labels",
+    "rloo": "rewards",
+}
 
 
 def train(folder, algorithm, rows=None, **settings):
@@ -124,13 +133,20 @@ def test_without_env_the_prompts_of_the_data_are_evaluated(tmp_path) -> None:
         ("rloo", {"supervised__align_interval": 2}, "--data: supervised updates read answers"),
         ("rloo", {"evaluation__stop_kl": 1.0, "objective__kl__where": "loss", "objective__kl__coef": 0.1},
          "--data: evaluation.stop_kl reads the KL of samples"),
+        ("rloo", {"objective__kl__where": "loss", "objective__kl__coef": 0.1, "objective__kl__target": 1.0},
+         "--data: objective.kl.target adapts to the KL of samples"),
+        ("rloo", {"objective__off_policy__kind": "tis"}, "off_policy.kind tis reads the log-probs"),
+        ("ppo", {"learner__old_logprobs": "sampler"}, "learner.old_logprobs sampler reads the log-probs"),
+        ("sft", {"objective__baseline": "ema"}, "every demonstration has the reward 1"),
+        ("sft", {"objective__scale": "whiten"}, "every demonstration has the reward 1"),
+        ("kto", {"rollout__prompts": 1}, "expected rollout.prompts of 2 or more, got 1"),
         ("sft", {"recorded__held_out": 1.0}, "recorded.held_out"),
         ("sft", {"recorded__kind": "pairs"}, "--as pairs: expected demonstrations"),
     ],
 )  # fmt: skip
 def test_settings_that_recorded_data_cannot_have_are_refused(tmp_path, algorithm, settings, message) -> None:
     with pytest.raises(UserError, match=message):
-        train(tmp_path, algorithm, **settings)
+        train(tmp_path, algorithm, **{"learner__minibatches": 1, **settings})
     assert not (tmp_path / "run" / "config.json").exists()
 
 
@@ -142,6 +158,48 @@ def test_an_algorithm_on_recorded_data_needs_data(tmp_path) -> None:
 def test_a_group_baseline_needs_two_completions_of_a_prompt(tmp_path) -> None:
     with pytest.raises(UserError, match="no prompt of the data has two; use --algorithm reinforce"):
         train(tmp_path, "rloo", ROWS["rewards"][::2])
+
+
+def test_prompts_with_one_completion_are_counted(tmp_path, capsys) -> None:
+    train(tmp_path, "rloo", [*ROWS["rewards"][:8], *ROWS["rewards"][8::2]], steps=1, quiet=False)
+    shown = capsys.readouterr().out
+    assert "prompts have one completion, which baseline leave_one_out compares with no other" in shown
+
+
+def test_some_rows_with_log_probs_are_none_and_said(tmp_path, capsys) -> None:
+    rows = [{**row, "logprobs": [-1.5] * (len(row["completion"]) + 1)} for row in ROWS["rewards"]]
+    train(tmp_path, "rloo", [*rows[:-1], ROWS["rewards"][-1]], steps=1, quiet=False, recorded__held_out=0.0)
+    assert "importance weights: none, because 1 of 128 rows have no 'logprobs'" in capsys.readouterr().out
+
+
+def test_steps_of_different_sizes_have_the_configured_number_of_updates(tmp_path) -> None:
+    # a step of 5 rows in 4 minibatches; chunks of 2 rows would be 3 updates, and the schedule would not reach 0
+    rows = [row for i, row in enumerate(ROWS["rewards"]) if i % 4 == 0][:20]
+    run = train(tmp_path, "ppo", rows, steps=4, rollout__prompts=5, rollout__group_size=4, learner__minibatches=4,
+                learner__epochs=1, learner__lr_schedule="linear", recorded__held_out=0.0)  # fmt: skip
+    state = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))[0]
+    assert state["learner"]["updates"] == 16
+    assert run.metrics["train/lr"][-1] < run.config.learner.lr / 4
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "kto", "dpo"])
+def test_settings_that_recorded_data_does_not_read_are_named(algorithm) -> None:
+    config = default_config("reverse", "gru", algorithm, "data.jsonl")
+    group_size = config.rollout.group_size
+    unused = unused_settings(update(config, {"rollout.group_size": 4 - group_size, "learner.old_logprobs": "sampler"}))
+    assert ("rollout.group_size" in unused) == (algorithm != "dpo")
+    assert ("learner.old_logprobs" in unused) == (algorithm != "sft")
+
+
+def test_recorded_data_of_the_hub_that_changed_is_refused_at_resume(tmp_path, monkeypatch) -> None:
+    from rlalign.training import experiment
+
+    monkeypatch.setattr(experiment, "hub_identity", lambda data: {"hub data a/b": {"sha256": digest, "path": "a/b"}})
+    digest = "0" * 64
+    train(tmp_path, "sft", steps=1)
+    digest = "1" * 64
+    with pytest.raises(UserError, match="hub data a/b would make the continuation another experiment"):
+        train(tmp_path, "sft", steps=2, resume=True)
 
 
 def test_logged_rewards_say_which_importance_weights_they_have(tmp_path, capsys) -> None:
@@ -173,10 +231,21 @@ def test_a_kl_in_the_reward_beside_a_ratio_to_the_recorded_policy_is_refused() -
         with_importance_weights(config, Data())
 
 
-def test_early_stopping_reads_the_held_out_data_where_nothing_scores_the_prompts(tmp_path) -> None:
+def test_early_stopping_on_logged_rewards_needs_an_environment_with_a_reward(tmp_path) -> None:
+    data = write(tmp_path, *ROWS["rewards"])
+    with pytest.raises(UserError, match=r"evaluation\.patience: expected an environment with a reward"):
+        rlalign.train(policy="tiny", algorithm="rloo", data=data, output=tmp_path / "run", evaluation__patience=1,
+                      evaluation__every=1, **SMALL)  # fmt: skip
+
+
+def test_early_stopping_reads_the_held_out_data_where_nothing_scores_the_prompts(tmp_path, capsys) -> None:
     data = write(tmp_path, *({"prompt": f"{a} {b}", "completion": "x"} for a in "abcdef" for b in "ghijkl"))
     run = rlalign.train(policy="tiny", algorithm="sft", data=data, steps=6, output=tmp_path / "run",
-                        evaluation__every=1, evaluation__patience=1, learner__lr=1.0, **SMALL)  # fmt: skip
+                        evaluation__every=1, evaluation__patience=1, learner__lr=1.0,
+                        **{**SMALL, "quiet": False})  # fmt: skip
+    assert f"with the weights of step {int(np.argmin(run.metrics['held_out/nll'])) + 1}: held_out/nll" in (
+        capsys.readouterr().out
+    )
     losses = run.metrics["held_out/nll"]
     best = int(np.argmin(losses))
     assert len(losses) == min(best + 2, 6)

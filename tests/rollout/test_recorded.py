@@ -59,3 +59,18 @@ def test_mismatched_rows_have_the_completion_of_the_row_before() -> None:
     assert rows.tokens.tolist() == [[2, 3, 7, 8], [4, 9, 0, 0]]
     assert rows.lengths.tolist() == [4, 2]
     assert rows.action_mask.tolist() == [[False, False, True, True], [False, True, False, False]]
+
+
+def test_mismatched_rows_that_the_model_cannot_read_are_left_out() -> None:
+    long_prompt = Trajectory([5, 5, 5, 2], [False, False, False, True])
+    long_completion = Trajectory([6, 3, 3, 3], [False, True, True, True])
+    rows = mismatched_rows([long_prompt, long_completion], positions=4)
+    assert rows.tokens.tolist() == [[6, 2]]  # the other one would have 6 tokens
+    assert len(mismatched_rows([long_prompt, long_completion]).tokens) == 2
+
+
+def test_compact_trajectories_give_the_same_rollout() -> None:
+    plain, compact = rollout_of([[A, B]]), rollout_of([[A.compact(), B.compact()]])
+    for name in ("tokens", "lengths", "action_mask", "rewards"):
+        assert torch.equal(getattr(plain, name), getattr(compact, name))
+    assert (A.compact().prompt_length, A.compact().num_actions) == (A.prompt_length, A.num_actions)

@@ -44,6 +44,8 @@ def config_of(algorithm: str = "distill", **changes: Any) -> TrainConfig:
         ("distill", {"objective__kl__coef": 0.0}, "there is no KL term, through which the teacher acts"),
         ("seq_kd", {"objective__kl__where": "reward"}, "whose samples are imitated already"),
         ("seq_kd", {"objective__baseline": "group_mean"}, "has the reward 1"),
+        ("seq_kd", {"objective__baseline": "ema"}, "has the reward 1"),
+        ("distill", {"objective__kl__where": "loss"}, "estimator k1 in the loss has the expected gradient 0"),
         ("distill", {"rollout__top_k": 5}, "different supports"),
         ("distill", {"objective__baseline": "greedy"}, "read the environment's reward alone"),
         ("distill", {"evaluation__stop_kl": 1.0}, "use --evaluation.every 1"),

@@ -88,6 +88,16 @@ def test_sampling_leaves_no_inference_tensors(name, kind):
     assert torch.is_grad_enabled()
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("tiny", True), ("gru", False)])
+def test_the_optimized_decoder_alone_runs_in_inference_mode(kind, expected, monkeypatch):
+    """What another model keeps of its steps, such as tables of rotations, is used in updates too."""
+    policy = policy_of(kind)
+    real, modes = policy.decode, []
+    monkeypatch.setattr(policy, "decode", lambda *a: modes.append(torch.is_inference_mode_enabled()) or real(*a))
+    draw("decode", policy, [[3, 4]], stop_ids=frozenset())
+    assert set(modes) == {expected}
+
+
 @pytest.mark.parametrize(("name", "kind"), CASES)
 def test_without_stop_ids_every_row_reaches_its_limit(name, kind):
     samples = draw(name, policy_of(kind), [[3, 4]] * 8, stop_ids=frozenset(), max_new=12)
