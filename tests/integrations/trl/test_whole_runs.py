@@ -26,6 +26,7 @@ from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.policies.causal import CausalPolicy
 from rlalign.recorded.read import RecordedData
 from rlalign.rollout.recorded import GroupOrder
+from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.training.recorded_run import load_data
 from rlalign.training.rng import task_seed
@@ -97,7 +98,8 @@ def distance(config: TrainConfig, ours: Mapping[str, Tensor], theirs: Mapping[st
         ("sft", chat_rows(), {"recorded__turns": "last", "learner__micro_batch": 2}),
         ("dpo", preference_rows(chat=True), {"learner__micro_batch": 4}),
         ("dpo", preference_rows(chat=False), {"objective__loss": "ipo", "objective__kl__coef": 0.3}),
-        ("kto", label_rows(), {"objective__preference__desirable_weight": 1.3}),
+        # far from the start, where the reference point matters: at h = z0 = 0 the slope of the sigmoid is flat
+        ("kto", label_rows(), {"objective__kl__coef": 1.0, "learner__lr": 0.01}),
     ],
     ids=["sft", "sft, last turn", "dpo", "ipo", "kto"],
 )
@@ -106,6 +108,12 @@ def test_a_run_and_its_peer_of_trl_end_at_the_same_weights(tmp_path, algorithm, 
     configs = [configuration(tmp_path, name, rows, **changes) for name in (algorithm, f"trl:{algorithm}")]
     ours, theirs = map(weights_of, configs)
     assert distance(configs[0], ours, theirs) < TOLERANCE
+    losses = [Run(str(config.output)).metrics["train/loss"] for config in configs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    if algorithm == "kto":
+        points = [Run(str(config.output)).metrics["preference/reference_point"] for config in configs]
+        assert points[0] == pytest.approx(points[1], rel=1e-4, abs=1e-6)
+        assert max(points[0]) > 0.05
 
 
 def test_ipo_as_a_preset_is_dpo_with_its_loss(tmp_path) -> None:
@@ -182,7 +190,7 @@ def test_kto_ends_at_the_weights_of_trl_with_its_own_pairs(tmp_path) -> None:
     rows = label_rows()
     weights = {"desirable_weight": 0.7, "undesirable_weight": 1.3}
     settings = {f"objective__preference__{name}": value for name, value in weights.items()}
-    config = configuration(tmp_path, "kto", rows, **settings)
+    config = configuration(tmp_path, "kto", rows, objective__kl__coef=1.0, learner__lr=0.01, **settings)
     policy, _, order = start(config)
     train = [{k: v for k, v in row.items() if k != "split"} for row in rows if row["split"] == "train"]
     trainer = KTOTrainer(
@@ -195,8 +203,10 @@ def test_kto_ends_at_the_weights_of_trl_with_its_own_pairs(tmp_path) -> None:
         processing_class=AutoTokenizer.from_pretrained(config.policy), optimizers=optimizer(config, policy),
     )  # fmt: skip
     trainer.train()
-    assert any(row.get("kl", 0) > 0 for row in trainer.state.log_history)
     assert distance(config, weights_of(config), policy.trainable()) < TOLERANCE
+    points = [row["kl"] for row in trainer.state.log_history if "kl" in row]
+    assert Run(str(config.output)).metrics["preference/reference_point"] == pytest.approx(points, rel=1e-4, abs=1e-6)
+    assert max(points) > 0.05
 
 
 def common(config: TrainConfig) -> dict[str, Any]:
