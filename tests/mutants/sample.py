@@ -13,6 +13,9 @@ processes reach that wait for each other. Both are also counted apart. Other wor
 Results are kept in benchmarks/results/mutants.json, and a repeated command continues there. A mutant is stored under
 its text and its line, which later commits can move: remove the old entry when you try it again by its text on the
 present line. `equivalent.toml` gives the reason for each mutant that lives because it changes no result.
+
+Once tests have been written for the mutants of a sample that lived, its share tells nothing about other mutants. Draw
+another sample by --seed to estimate that of the present tests.
 """
 
 from __future__ import annotations
