@@ -200,6 +200,7 @@ class HFTokenizer:
     Attributes:
         hf: the transformers tokenizer.
         stop_ids: tokens that end a turn, EOS among them.
+        adds_blank: a text begins with a blank that it does not have, as with SentencePiece.
 
     Raises:
         UserError: the tokenizer does not exist or has no EOS.
@@ -242,15 +243,11 @@ class HFTokenizer:
         self._prefix: list[int] = with_special_tokens[: starts[0]] if starts else []
         self._before: tuple[list[int], str] = ([], "")
         self._before = self._context(plain)
+        self.adds_blank = bool(self._before[0])
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""
         return self.readable(list(self.hf(text, add_special_tokens=False)["input_ids"]))
-
-    @property
-    def adds_blank(self) -> bool:
-        """True if a text begins with a blank that it does not have, as with SentencePiece."""
-        return bool(self._before[0])
 
     @property
     def has_chat_template(self) -> bool:
@@ -323,13 +320,10 @@ class HFTokenizer:
         return str(text)[len(text_before) :]
 
     def _context(self, plain: list[int]) -> tuple[list[int], str]:
-        """Return the ids and the text to decode other ids after: those of "a", or nothing.
+        """Return the ids and the text to decode other ids after: those of "a", which are `plain`, or nothing.
 
         SentencePiece writes the blank before a word into its token, as U+2581. Its decoder leaves the blank of the
         first token out, because it encodes a text with one blank more than it has.
-
-        Args:
-            plain: the ids of "a".
         """
         second = self.encode("a a")[len(plain) :]
         if not second or not str(self.hf.convert_ids_to_tokens(second)[0]).startswith("\u2581"):

@@ -26,6 +26,9 @@ class RecordedPrompts(TextMDP):
         data: file, folder of datasets, or data set of the hub.
         held_out: share of the rows that are held out, as in `recorded.held_out`.
         limits: as for `TextMDP`.
+
+    Raises:
+        UserError: the data cannot be read, or no row is held out.
     """
 
     id = "recorded"
@@ -50,6 +53,11 @@ def _by_split(data: str, held_out: float) -> dict[str, list[dict[str, Any]]]:
         validation = test = [record for _, record in others]
     else:
         validation, test = ([record for _, record in others[start::2]] for start in (0, 1))
+    if not (validation and test):
+        raise UserError(
+            f"'{data}': expected held-out rows, whose prompts are evaluated, got none; use --recorded.held-out 0.1, more "
+            "prompts, or --env for other prompts"
+        )
     return {"train": training, "validation": validation, "test": test}
 
 

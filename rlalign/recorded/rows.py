@@ -81,7 +81,7 @@ def labelled(encoder: Encoder, record: Mapping[str, Any], place: str) -> list[Tr
     prompt, text = prompt_of(record, place), completion_of(record, "completion", place)
     label = record.get("label")
     folded = label.strip().lower() if isinstance(label, str) else label
-    if not isinstance(folded, bool | int | str) or folded not in (*_TRUE, *_FALSE):
+    if not isinstance(folded, bool | int | float | str) or folded not in (*_TRUE, *_FALSE):
         raise RecordError(place, f"expected true or false in 'label', got {label!r}; leave it out")
     desirable = folded in _TRUE
     return [encoder.completion(prompt, text, place=place, cut=is_cut(record), reward=float(desirable))]

@@ -75,6 +75,8 @@ def check_data(config: TrainConfig, mdp: TextMDP) -> None:
         (objective.needs_greedy, "baseline greedy samples a completion", "use another --objective.baseline"),
         (objective.filter.dynamic_sampling, "filter.dynamic_sampling samples again", "turn it off"),
         (config.rollout.per_component, "rollout.per_component reads reward components", "turn it off"),
+        (objective.kl.importance != "none" and objective.ratio == "none",
+         "objective.kl.importance is the ratio to the recorded policy, which ratio none does not have", "use none"),
         (objective.kl.target > 0, "objective.kl.target adapts to the KL of samples", "use 0"),
         (config.supervised.align_interval, "supervised updates read answers of the environment", "use algorithm sft"),
         (config.evaluation.stop_kl and not config.evaluation.every, "evaluation.stop_kl reads the KL of samples",

@@ -84,8 +84,8 @@ def test_another_kind_than_the_algorithm_learns_from_is_refused(tmp_path) -> Non
         read(write(tmp_path), "demonstrations")
 
 
-@pytest.mark.parametrize("label", [True, "true", 1, "yes"])
-@pytest.mark.parametrize("negative", [False, "False", 0, -1, "no"])
+@pytest.mark.parametrize("label", [True, "true", 1, 1.0, "yes"])
+@pytest.mark.parametrize("negative", [False, "False", 0, 0.0, -1, "no"])
 def test_labels_in_all_spellings(tmp_path, label, negative) -> None:
     rows = [{"prompt": "a>", "completion": "a", "label": value} for value in (label, negative)]
     assert [row.reward for row in rows_of(read(write(tmp_path, *rows), "labels"))] == [1.0, 0.0]
