@@ -55,8 +55,8 @@ def _by_split(data: str, held_out: float) -> dict[str, list[dict[str, Any]]]:
         validation, test = ([record for _, record in others[start::2]] for start in (0, 1))
     if not (validation and test):
         raise UserError(
-            f"'{data}': expected held-out rows, whose prompts are evaluated, got none; use --recorded.held-out 0.1, more "
-            "prompts, or --env for other prompts"
+            f"'{data}': expected held-out rows, whose prompts are evaluated, got none; use --recorded.held-out 0.1, "
+            "more prompts, or --env for other prompts"
         )
     return {"train": training, "validation": validation, "test": test}
 

@@ -153,7 +153,9 @@ def test_settings_that_recorded_data_cannot_have_are_refused(tmp_path, algorithm
 def test_the_prompts_of_data_without_held_out_rows_cannot_be_evaluated(tmp_path) -> None:
     data = write(tmp_path, *ROWS["demonstrations"][:10])
     with pytest.raises(UserError, match="expected held-out rows, whose prompts are evaluated"):
-        rlalign.train(policy="tiny", algorithm="sft", data=data, recorded__held_out=0.0, output=tmp_path / "run", **SMALL)
+        rlalign.train(
+            policy="tiny", algorithm="sft", data=data, recorded__held_out=0.0, output=tmp_path / "run", **SMALL
+        )
 
 
 def test_an_algorithm_on_recorded_data_needs_data(tmp_path) -> None:
