@@ -23,6 +23,7 @@ SCRIPTS = (
     "environments",
     "architectures",
     "preference_road_page",
+    "preference_study",
 )
 MARKS = re.compile(r"<!-- (\w+): written by benchmarks/(\w+)\.py")
 
