@@ -115,8 +115,8 @@ def differences(stored: dict[str, Any]) -> str:
     sentence = "; ".join(claims) or "no algorithm ends above another one"
     same = float(np.abs(after["dpo"] - after["trl:dpo"]).max())
     return (
-        f"{table(heads, rows)}\n\nAt the level of 5 % after Holm's correction: {sentence}. The other differences cannot be claimed with {stored['seeds']} seeds. "
-        f"The gold rewards of dpo and trl:dpo differ by at most {same:.4f} at any seed."
+        f"{table(heads, rows)}\n\nAt the level of 5 % after Holm's correction: {sentence}. The other "
+        f"differences cannot be claimed with {stored['seeds']} seeds. The gold rewards of dpo and trl:dpo differ by at most {same:.4f} at any seed."
     )
 
 
