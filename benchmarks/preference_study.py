@@ -113,10 +113,11 @@ def differences(stored: dict[str, Any]) -> str:
             better, worse = (a, b) if after[a].mean() > after[b].mean() else (b, a)
             claims.append(f"{TITLES[better]} ends above {TITLES[worse]}")
     sentence = "; ".join(claims) or "no algorithm ends above another one"
+    n = stored["seeds"]
     same = float(np.abs(after["dpo"] - after["trl:dpo"]).max())
     return (
-        f"{table(heads, rows)}\n\nAt the level of 5 % after Holm's correction: {sentence}. The other "
-        f"differences cannot be claimed with {stored['seeds']} seeds. The gold rewards of dpo and trl:dpo differ by at most {same:.4f} at any seed."
+        f"{table(heads, rows)}\n\nAt the level of 5 % after Holm's correction: {sentence}. The other differences "
+        f"cannot be claimed with {n} seeds. The gold rewards of dpo and trl:dpo differ by at most {same:.4f} at any seed."
     )
 
 

@@ -53,19 +53,16 @@ def run(args: Sequence[str]) -> int:
 def _print_results(run: Run, comparison: Comparison) -> None:
     folder = run.folder
     console = make_console()
-    scored = any(comparison.means("reward")) or not (run.config.data or run.distilled)  # prompts without reward
-    print_comparison(console, comparison, hidden=() if scored else ("reward",))
+    print_comparison(console, comparison)
     print_samples(console, comparison)
     if (folder / "report" / "reward.png").is_file():  # best_of_n has no curve
         console.print(f"reward curve  {folder / 'report' / 'reward.png'}", soft_wrap=True)
     console.print(f"run folder    {folder}", soft_wrap=True)
-    if not (run.held_out or run.distilled or scored):
-        console.print("nothing scores these prompts; use rlalign evaluate with --reward, or train with --env")
     if run.held_out:
         console.print(line(("\n" + run.held_out, "bold")), soft_wrap=True)
     if run.distilled:
         console.print(line(("\n" + run.distilled, "bold")), soft_wrap=True)
-    if scored:
+    if comparison.after.scored or not (run.held_out or run.distilled):
         console.print(line(("\n" + comparison.verdict, "bold")), soft_wrap=True)
 
 
@@ -141,19 +138,13 @@ def _expand_resume(args: list[str]) -> list[str]:
     return args
 
 
-def print_comparison(console: PlainConsole, comparison: Comparison, hidden: Sequence[str] = ()) -> None:
-    """Print the means over held-out prompts before and after, and the paired differences with their 95 % CI.
-
-    Args:
-        console: to print on.
-        comparison: of the run.
-        hidden: metrics that are left out.
-    """
+def print_comparison(console: PlainConsole, comparison: Comparison) -> None:
+    """Print the means over held-out prompts before and after, and the paired differences with their 95 % CI."""
     table = Table(title=f"before / after on {comparison.before.size}", title_justify="left")
     for column in ("", "before", "after", "difference", "95 % CI"):
         table.add_column(column, justify="left" if not column else "right")
     for name, difference in comparison.differences.items():
-        if name in hidden:
+        if name == "reward" and not comparison.after.scored:
             continue
         decimals = decimals_of(difference.low, difference.high)
         before, after = comparison.means(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from importlib.util import find_spec
+from pathlib import Path
 
 from rlalign.algorithms import OUTSIDE, UNTRAINED
 from rlalign.algorithms import algorithm as find_algorithm
@@ -159,6 +160,8 @@ def resolve(config: TrainConfig) -> TrainConfig:
     """
     if ":" in config.algorithm and not config.algorithm.startswith("trl:"):
         find_algorithm(config.algorithm)
+    if config.data and (path := Path(config.data).expanduser()).exists():
+        config = replace(config, data=str(path.resolve()))  # the run folder is read from other directories, too
     if config.data and config.env.partition("?")[0] == ENV_OF_DATA:
         config = replace(config, env=env_of_data(config.data, config.recorded.held_out))
     objective = config.objective

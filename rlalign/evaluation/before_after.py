@@ -162,6 +162,8 @@ class Comparison:
 
         A change is claimed only if the 95 % interval excludes 0.
         """
+        if not self.after.scored:
+            return "nothing scores these prompts; use rlalign evaluate with --reward, or train with --env"
         d = self.differences["reward"]
         if math.isnan(d.low):
             return f"too few prompts could be scored ({d.n})"

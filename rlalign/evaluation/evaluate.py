@@ -54,6 +54,7 @@ class Evaluation:
             `rlalign.envs.episode.Episode.messages`).
         columns: P dictionaries, the columns of the tasks.
         report: corpus-level metrics of all completions, such as pass@k (see `rlalign.evaluation.text_metrics.Report`).
+        scored: the environment has a reward; False: the metric reward is 0.
     """
 
     metrics: dict[str, FloatArray]
@@ -62,6 +63,7 @@ class Evaluation:
     report: Report = field(default_factory=Report)
     messages: list[list[list[dict[str, str]]]] = field(default_factory=list)
     columns: list[dict[str, Any]] = field(default_factory=list)
+    scored: bool = True
 
     @property
     def size(self) -> str:
@@ -155,7 +157,8 @@ def evaluate(
             messages.append(rollout.messages[i : i + samples])
     metrics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     columns = [json_value(task.columns) for task in tasks]
-    return Evaluation(metrics, prompts, completions, _report(mdp, tasks, metrics, completions), messages, columns)
+    report = _report(mdp, tasks, metrics, completions)
+    return Evaluation(metrics, prompts, completions, report, messages, columns, scored=mdp.has_reward)
 
 
 def with_evaluation_reward(mdp: TextMDP) -> TextMDP:

@@ -12,6 +12,7 @@ from rlalign.preferences.pairs import Preference, text_of
 from rlalign.recorded.columns import conversation_column, kind_of
 from rlalign.recorded.read import Item, columns_of, divide, read_items
 from rlalign.recorded.rows import completion_of, messages_of, prompt_of
+from rlalign.types import Task
 
 _FEW = 4  # prompts that are held out, below which one set serves as validation and as test
 
@@ -40,7 +41,7 @@ class RecordedPrompts(TextMDP):
         super().__init__(source=_by_split(str(data), held_out), **limits)
 
 
-def _by_split(data: str, held_out: float) -> dict[str, list[dict[str, Any]]]:
+def _by_split(data: str, held_out: float) -> dict[str, list[Task]]:
     """Return the different prompts of each split, with their answers."""
     train, rest = divide(_items(data), held_out)
     seen: set[str] = set()
@@ -61,14 +62,14 @@ def _by_split(data: str, held_out: float) -> dict[str, list[dict[str, Any]]]:
     return {"train": training, "validation": validation, "test": test}
 
 
-def _new_records(items: Sequence[Item], seen: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _new_records(items: Sequence[Item], seen: set[str]) -> Iterator[tuple[str, Task]]:
     """Yield split and record of each prompt that is not in `seen`, to which it is added."""
     for item in items:
         try:
             record = _record(item)
         except (RecordError, UserError):  # the run reads the row again, and says what is wrong
             continue
-        key = repr(record["prompt"])
+        key = repr(record.prompt)
         if key not in seen:
             seen.add(key)
             yield item.split, record
@@ -79,21 +80,25 @@ def _items(data: str) -> tuple[Item, ...]:
     return read_items(data, kind)[0]
 
 
-def _record(item: Item) -> dict[str, Any]:
+def _record(item: Item) -> Task:
     content = item.content
     if isinstance(content, RecordError):
         raise content
     if isinstance(content, Preference):
         explicit = content.explicit()
-        return {"prompt": explicit.prompt, "answer": text_of(explicit.chosen)}
+        return _task(item, explicit.prompt, answer=text_of(explicit.chosen))
     column = conversation_column(content)
     if content.get("completion") is None and column:
         messages = messages_of(content[column], item.place)
         last = max((i for i, m in enumerate(messages) if m["role"] == "assistant"), default=0)
         if last == 0:
             raise RecordError(item.place, "no answer")
-        return {"prompt": messages[:last], "answer": messages[last]["content"]}
-    record = {"prompt": prompt_of(content, item.place)}
+        return _task(item, messages[:last], answer=messages[last]["content"])
+    prompt = prompt_of(content, item.place)
     if "label" in content or "reward" in content:  # the completion may be a bad one
-        return record
-    return {**record, "answer": completion_of(content, "completion", item.place)}
+        return _task(item, prompt)
+    return _task(item, prompt, answer=completion_of(content, "completion", item.place))
+
+
+def _task(item: Item, prompt: Any, **columns: Any) -> Task:
+    return Task(prompt, columns, place=item.place)

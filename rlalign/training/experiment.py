@@ -40,7 +40,13 @@ from rlalign.teachers.make import make_teacher
 from rlalign.tokenizers import HFTokenizer
 from rlalign.training.distillation import distills, sentence
 from rlalign.training.out_of_memory import memory_failure, out_of_memory
-from rlalign.training.recorded_run import check_data, load_data, write_held_out
+from rlalign.training.recorded_run import (
+    check_columns,
+    check_data,
+    load_data,
+    warn_of_prompts_of_parent,
+    write_held_out,
+)
 from rlalign.training.resume_check import check_resume, check_source
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.supervised import has_reference, no_reference
@@ -90,6 +96,7 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
             console.warn(few)
         check_sizes(config, mdp)  # again, with the length of the prompts
         config, data = load_data(config, policy, mdp, console)
+        warn_of_prompts_of_parent(config, mdp, console)
         if mdp.chat:
             console.print(
                 f"prompts: user messages in the policy's chat template, turns of up to {mdp.max_new} tokens; "
@@ -146,6 +153,7 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
         UserError: a split that the run reads has no tasks, supervised updates lack answers, no reward has a weight, or
             the sizes exceed this machine's memory.
     """
+    check_columns(config)
     mdp = build_mdp(config, env=env, rewards=rewards)
     check_sizes(config, mdp, early=True)
     refuse_bad_records(config, mdp)

@@ -22,9 +22,11 @@ from rlalign.policies.base import Policy
 from rlalign.recorded.columns import Kind
 from rlalign.recorded.held_out import held_out_metrics, held_out_values
 from rlalign.recorded.importance import with_importance_weights
+from rlalign.recorded.prompts import RecordedPrompts
 from rlalign.recorded.read import RecordedData, check_kind, read_recorded
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
+from rlalign.storage.run_folder import read_config
 from rlalign.types import FloatArray
 
 _LEADING: Mapping[Kind, tuple[str, str]] = {
@@ -41,24 +43,39 @@ def wanted_kind(config: TrainConfig) -> Kind:
     return find_algorithm(config.algorithm).data or "rewards"
 
 
+def check_columns(config: TrainConfig) -> None:
+    """Check that a run has the recorded data that its algorithm learns from, before its environment is built.
+
+    Raises:
+        UserError: the algorithm needs data and there is none, or it learns from no data, or from another kind.
+    """
+    preset = find_algorithm(config.algorithm)
+    if config.data and preset.teacher:
+        raise UserError(
+            f"{config.algorithm} learns from samples and a teacher, and not from recorded data; leave out --data"
+        )
+    if config.data:
+        check_kind(config.data, preset.data or "rewards", config.algorithm, config.recorded)
+    elif preset.data:
+        raise UserError(
+            f"{config.algorithm} learns from recorded data: expected a file, got none; use --data FILE (in Python "
+            "data=...; see docs/concepts/recorded_data.md)"
+        )
+
+
 def check_data(config: TrainConfig, mdp: TextMDP) -> None:
-    """Check the recorded data of a run before any weight is loaded.
+    """Check the settings of a run on recorded data before any weight is loaded.
 
     Args:
         config: of the run.
         mdp: its environment.
 
     Raises:
-        UserError: the algorithm needs data and there is none, or it is of another kind, or a setting cannot be used.
+        UserError: a setting cannot be used with recorded data.
     """
-    wanted = find_algorithm(config.algorithm).data
     if not config.data:
-        if wanted:
-            raise UserError(
-                f"{config.algorithm} learns from recorded data: expected a file, got none; use --data FILE (see "
-                "docs/concepts/recorded_data.md)"
-            )
         return
+    wanted = find_algorithm(config.algorithm).data
     objective = config.objective
     if wanted == "demonstrations" and objective.needs_varied_rewards:
         raise UserError(
@@ -89,7 +106,6 @@ def check_data(config: TrainConfig, mdp: TextMDP) -> None:
             f"evaluation.patience: expected an environment with a reward, got {mdp.id} without one, and the likelihood "
             "of completions with logged rewards need not rise; use --evaluation.patience 0, --env or --reward"
         )
-    check_kind(config.data, wanted or "rewards", config.algorithm, config.recorded)
 
 
 def load_data(
@@ -145,6 +161,29 @@ def _warn_of_shared_prompts(config: TrainConfig, mdp: TextMDP, data: RecordedDat
         console.warn(
             f"{shared} of the {len(tasks)} held-out prompts are also prompts of the data, so that the evaluation is "
             "not of new prompts; use another --evaluation.split, or other data"
+        )
+
+
+def warn_of_prompts_of_parent(config: TrainConfig, mdp: TextMDP, console: PlainConsole) -> None:
+    """Warn if held-out prompts are among those that an earlier run trained the initial policy on, from its data."""
+    folder = Path(config.policy).expanduser()
+    if folder.name != "policy" or not (folder.parent / "config.json").is_file():
+        return
+    parent = read_config(folder.parent)
+    if not parent.data:
+        return
+    try:
+        trained = RecordedPrompts(parent.data, parent.recorded.held_out).source
+    except UserError:  # the data is gone
+        return
+    known = {repr(trained.get("train", index).prompt) for index in range(trained.size("train") or 0)}
+    tasks = held_out(mdp, config.evaluation.split, config.evaluation.prompts)
+    shared = sum(repr(task.prompt) in known for task in tasks)
+    if shared:
+        console.warn(
+            f"{shared} of the {len(tasks)} held-out prompts are prompts of '{parent.data}', from which the policy "
+            f"'{folder.parent}' has learned, so that the evaluation is not of new prompts; use the environment of the "
+            "data (docs/concepts/recorded_data.md), or other prompts"
         )
 
 

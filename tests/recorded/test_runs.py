@@ -158,6 +158,36 @@ def test_the_prompts_of_data_without_held_out_rows_cannot_be_evaluated(tmp_path)
         )
 
 
+def test_held_out_prompts_that_the_initial_policy_learned_from_are_reported(tmp_path, capsys) -> None:
+    data = write(tmp_path, *({"prompt": f"{a} {b}", "completion": "x"} for a in "abcdefgh" for b in "ijklmnop"))
+    train = dict(policy="tiny", algorithm="sft", data=data, steps=1, output=tmp_path / "sft", **SMALL)
+    env = rlalign.train(**train).config.env
+    settings = {**SMALL, "steps": 1, "rewards": ["length"], "quiet": False}
+    rlalign.train(data, tmp_path / "sft", "rloo", output=tmp_path / "other", **settings)
+    assert "held-out prompts are prompts of" in " ".join(capsys.readouterr().out.split())
+    rlalign.train(env, tmp_path / "sft", "rloo", output=tmp_path / "same", **settings)
+    assert "held-out prompts are prompts of" not in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_can_be_evaluated_from_another_folder_and_says_that_nothing_scores_it(tmp_path, monkeypatch) -> None:
+    write(tmp_path, *ROWS["demonstrations"])
+    monkeypatch.chdir(tmp_path)
+    rlalign.train(policy="tiny", algorithm="sft", data="data.jsonl", steps=1, output="run", **SMALL)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    comparison = rlalign.Run("../run").evaluate(prompts=2)
+    assert comparison.verdict.startswith("nothing scores these prompts")
+
+
+def test_the_columns_are_checked_before_the_prompts_are_read(tmp_path) -> None:
+    data = write(tmp_path, {"question": "a", "answer": "b"})
+    with pytest.raises(UserError, match="expected the columns messages, or prompt and completion, which sft"):
+        rlalign.train(policy="tiny", algorithm="sft", data=data, output=tmp_path / "run", **SMALL)
+    data = write(tmp_path, *ROWS["demonstrations"])
+    with pytest.raises(UserError, match="distill learns from samples and a teacher"):
+        rlalign.train("reverse", "tiny", "distill", data=data, teacher="tiny", output=tmp_path / "run", **SMALL)
+
+
 def test_an_algorithm_on_recorded_data_needs_data(tmp_path) -> None:
     with pytest.raises(UserError, match="sft learns from recorded data: expected a file, got none; use --data FILE"):
         rlalign.train("reverse", "gru", "sft", output=tmp_path / "run", **SMALL)
