@@ -54,6 +54,7 @@ def parts() -> Parts:
         "turns": turns(groups),
     }
     small = RESULTS / "preference_road_smollm2.json"
+    texts["smollm2"] = "Not measured yet."
     if small.is_file():
         texts["smollm2"] = smollm2(json.loads(small.read_text(encoding="utf-8")))
     return {PAGE: texts}
@@ -107,17 +108,24 @@ def gains(cells: Sequence[dict[str, Any]], name: str) -> list[float]:
 
 
 def claims(groups: Groups) -> str:
-    """Return in which cells gold improved, and which did not, as one sentence each."""
+    """Return in which cases gold improved and in which it did not, and the single runs in which it fell."""
     outcomes: dict[str, list[str]] = {"improved": [], "not": []}
+    fell: list[str] = []
+    runs = 0
     for (kind, votes), cells in groups.items():
         for name, label in POLICIES.items():
             changes = gains(cells, name)
+            runs += len(changes)
+            if falls := sum(change < 0 for change in changes):
+                fell.append(f"{falls} with {label}, {votes} votes, {KINDS[kind]}")
             if len(changes) > 1:
                 key = "improved" if bounds(changes)[0] > 0 else "not"
                 outcomes[key].append(f"{label} with {votes} votes, {KINDS[kind]}")
     total = sum(map(len, outcomes.values()))
     text = f"Gold improved, with an interval above 0, in {len(outcomes['improved'])} of {total} cases."
-    return f"{text} It did not with: {'; '.join(outcomes['not'])}." if outcomes["not"] else text
+    if outcomes["not"]:
+        text += f" It did not with: {'; '.join(outcomes['not'])}."
+    return f"{text} Of the {runs} single runs, gold fell in {'; '.join(fell) or 'none'}."
 
 
 def distances(groups: Groups) -> str:

@@ -216,7 +216,7 @@ show(dpo)
 # %% [markdown]
 # ## Next
 #
-# - [From votes to policies](../results/preference_road.md): the same road with five kinds of noise and several seeds
+# - [From votes to policies](../results/preference_road.md): the same road with five kinds of noise and five seeds
 # - [Reward models](../concepts/reward_models.md): transformers, ensembles, ratings, and what else is measured
 # - [Over-optimization](../concepts/overoptimization.md): forms, intervals and best-of-n
 # - [Online feedback](../concepts/online_feedback.md): the next round of votes is about the trained policy
