@@ -6,6 +6,7 @@ python benchmarks/preference_road_page.py
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,10 +39,14 @@ USUAL = 500
 def parts() -> Parts:
     """Return the tables of the page."""
     stored = json.loads((RESULTS / "preference_road.json").read_text(encoding="utf-8"))
-    groups = grouped(stored["cells"])
+    groups = grouped(whole(stored["cells"]))
     seconds = sum(cell["cpu_seconds"] for cell in stored["cells"]) / 60
+    least = min(map(len, groups.values()))
     texts = {
-        "machine": f"Machine: {described(stored['machine'])}; {seconds:.0f} minutes of processor time.",
+        "machine": (
+            f"Seeds: {least} of each kind of noise and number of votes. Machine: {described(stored['machine'])}; "
+            f"{seconds:.0f} minutes of processor time."
+        ),
         "accuracy": accuracy(groups),
         "gold": gold(groups),
         "claims": claims(groups),
@@ -49,9 +54,17 @@ def parts() -> Parts:
         "turns": turns(groups),
     }
     small = RESULTS / "preference_road_smollm2.json"
+    texts["smollm2"] = "Not measured yet."
     if small.is_file():
         texts["smollm2"] = smollm2(json.loads(small.read_text(encoding="utf-8")))
     return {PAGE: texts}
+
+
+def whole(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the cells of the seeds that have all cells: an interrupted study ends in a part of a seed."""
+    keys = {(cell["kind"], cell["votes"]) for cell in cells}
+    counts = Counter(cell["seed"] for cell in cells)
+    return [cell for cell in cells if counts[cell["seed"]] == len(keys)]
 
 
 Groups = dict[tuple[str, int], list[dict[str, Any]]]
@@ -71,7 +84,7 @@ def accuracy(groups: Groups) -> str:
     for (kind, votes), cells in groups.items():
         counts = [f"{np.mean([cell[name] for cell in cells]):.0f}" for name in ("pairs", "held_out")]
         shares = [
-            interval([cell[name] for cell in cells]) if name in cells[0] else ""
+            interval([cell[name] for cell in cells], most=1.0) if name in cells[0] else ""
             for name in ("accuracy", "transformer", "gold_accuracy", "agreement")
         ]
         rows.append([KINDS[kind], str(votes), *counts, *shares])
@@ -95,17 +108,24 @@ def gains(cells: Sequence[dict[str, Any]], name: str) -> list[float]:
 
 
 def claims(groups: Groups) -> str:
-    """Return in which cells gold improved, and which did not, as one sentence each."""
+    """Return in which cases gold improved and in which it did not, and the single runs in which it fell."""
     outcomes: dict[str, list[str]] = {"improved": [], "not": []}
+    fell: list[str] = []
+    runs = 0
     for (kind, votes), cells in groups.items():
         for name, label in POLICIES.items():
             changes = gains(cells, name)
+            runs += len(changes)
+            if falls := sum(change < 0 for change in changes):
+                fell.append(f"{falls} with {label}, {votes} votes, {KINDS[kind]}")
             if len(changes) > 1:
                 key = "improved" if bounds(changes)[0] > 0 else "not"
                 outcomes[key].append(f"{label} with {votes} votes, {KINDS[kind]}")
     total = sum(map(len, outcomes.values()))
     text = f"Gold improved, with an interval above 0, in {len(outcomes['improved'])} of {total} cases."
-    return f"{text} It did not with: {'; '.join(outcomes['not'])}." if outcomes["not"] else text
+    if outcomes["not"]:
+        text += f" It did not with: {'; '.join(outcomes['not'])}."
+    return f"{text} Of the {runs} single runs, gold fell in {'; '.join(fell) or 'none'}."
 
 
 def distances(groups: Groups) -> str:
@@ -155,12 +175,12 @@ def _kl(fit: SeedFit) -> str:
     return f"{turn.d**2:.1f} [{turn.low**2:.1f},\u00a0{high}], R² {fit.fit.r2:.2f}"
 
 
-def interval(values: Sequence[float], sign: str = "") -> str:
-    """Return the mean and the 95 % t-interval over seeds."""
+def interval(values: Sequence[float], sign: str = "", most: float = np.inf) -> str:
+    """Return the mean and the 95 % t-interval over seeds, cut at the largest possible value."""
     mean = float(np.mean(values))
     if len(values) < 2:
         return f"{mean:{sign}.2f}"
-    low, high = (f"{round(bound, 2) + 0.0:{sign}.2f}" for bound in bounds(values))  # no -0.00
+    low, high = (f"{round(bound, 2) + 0.0:{sign}.2f}" for bound in np.minimum(bounds(values), most))  # no -0.00
     return f"{round(mean, 2) + 0.0:{sign}.2f} [{low},\u00a0{high}]"
 
 
