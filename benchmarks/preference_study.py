@@ -117,7 +117,7 @@ def differences(stored: dict[str, Any]) -> str:
     same = float(np.abs(after["dpo"] - after["trl:dpo"]).max())
     return (
         f"{table(heads, rows)}\n\nAt the level of 5 % after Holm's correction: {sentence}. The other differences "
-        f"cannot be claimed with {n} seeds. The gold rewards of dpo and trl:dpo differ by at most {same:.4f} at any seed."
+        f"cannot be claimed with {n} seeds. Gold of dpo and trl:dpo differs by at most {same:.4f} at any seed."
     )
 
 
