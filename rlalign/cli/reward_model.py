@@ -221,6 +221,12 @@ def _print_metrics(metrics: PairMetrics | RatingMetrics) -> None:
         _print("order within prompts", f"{metrics.accuracy:.3f}")
         return
     _print("accuracy", f"{_shown(metrics.accuracy)}, {metrics.pairs} pairs, {metrics.groups} groups of prompts")
+    if metrics.accuracy.low <= 0.5:
+        print_text(
+            "warning: the interval of the accuracy includes 0.5, so that the order of these pairs may be known no better "
+            "than by chance; collect more preferences before a policy is trained on it",
+            to_stderr=True,
+        )
     _print("equal scores", f"{metrics.ties:.1%} of the pairs, which count as wrong")
     _print("Brier score", f"{_shown(metrics.brier)}; 0.25 if nothing is known")
     _print("log loss", f"{_shown(metrics.log_loss)}; 0.693 if nothing is known")

@@ -61,3 +61,15 @@ def test_help_imports_nothing_heavy():
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stderr.strip().splitlines()[-1] == "[]"
     assert "train a reward model" in result.stdout
+
+
+def test_an_accuracy_that_may_be_chance_is_reported(prefs, capsys):
+    rows = notes(24)
+    for number, row in enumerate(rows):  # half of the preferences are the other way around
+        if number % 2:
+            row["chosen"], row["rejected"] = row["rejected"], row["chosen"]
+    data = write_rows(prefs.parent / "noise.jsonl", rows)
+    assert main(["reward-model", "train", str(data), "--model", "linear", "--output", "rm"]) == 0
+    assert "the interval of the accuracy includes 0.5" in capsys.readouterr().err
+    assert main(["reward-model", "train", str(prefs), "--model", "linear", "--output", "good"]) == 0
+    assert "includes 0.5" not in capsys.readouterr().err
