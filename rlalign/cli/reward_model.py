@@ -223,8 +223,8 @@ def _print_metrics(metrics: PairMetrics | RatingMetrics) -> None:
     _print("accuracy", f"{_shown(metrics.accuracy)}, {metrics.pairs} pairs, {metrics.groups} groups of prompts")
     if metrics.accuracy.low <= 0.5:
         print_text(
-            "warning: the interval of the accuracy includes 0.5, so that the order of these pairs may be known no better "
-            "than by chance; collect more preferences before a policy is trained on it",
+            "warning: the interval of the accuracy includes 0.5, so that the model may order these pairs no better than "
+            "chance; collect more preferences before a policy is trained on it",
             to_stderr=True,
         )
     _print("equal scores", f"{metrics.ties:.1%} of the pairs, which count as wrong")
