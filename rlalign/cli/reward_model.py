@@ -223,7 +223,7 @@ def _print_metrics(metrics: PairMetrics | RatingMetrics) -> None:
     _print("accuracy", f"{_shown(metrics.accuracy)}, {metrics.pairs} pairs, {metrics.groups} groups of prompts")
     if metrics.accuracy.low <= 0.5:
         print_text(
-            "warning: the interval of the accuracy includes 0.5, so that the model may order these pairs no better than "
+            "warning: the interval of the accuracy includes 0.5, so that the model may order pairs no better than "
             "chance; collect more preferences before a policy is trained on it",
             to_stderr=True,
         )
