@@ -181,11 +181,6 @@ for sample in grpo.comparison.samples(3):
 #
 # ## The same on the command line
 #
-# With a chat file of your own and SmolLM2 the three runs are
-#
-#     rlalign train --algorithm sft --data chat.jsonl --policy smollm2 --output runs/sft
-#     rlalign train --algorithm dpo --data prefs.jsonl --policy runs/sft --output runs/dpo
-#     rlalign train --algorithm grpo --policy runs/dpo --env sentiment --output runs/grpo
-#     rlalign generate runs/grpo "The film was"
-#
-# [Recorded data](../concepts/recorded_data.md) has the columns, splits and measures.
+# Each call of `rlalign.train` is a command: `--algorithm sft --data chat.jsonl --output runs/sft`, then `--algorithm dpo
+# --data prefs.jsonl --policy runs/sft`, and so on. [Recorded data](../concepts/recorded_data.md) has these commands, the
+# columns, splits and measures.

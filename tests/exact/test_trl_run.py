@@ -184,7 +184,7 @@ def test_an_adapter_is_trained_and_no_other_adapter_is_saved(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "changes", "message"),
     [
-        ("trl:ppo", {}, "unknown TRL trainer"),
+        ("trl:ppo", {}, "unknown algorithm 'trl:ppo'"),
         ("trl:grpo", {"objective__baseline": "leave_one_out"}, "baseline"),
         ("trl:grpo", {"objective__filter__dynamic_sampling": True}, "dynamic_sampling"),
         ("trl:rloo", {"objective__filter__drop_truncated": True}, "drop_truncated"),

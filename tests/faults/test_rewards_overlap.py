@@ -39,9 +39,9 @@ def test_reward_can_wait_for_the_precomputation(tmp_path, monkeypatch):
     writer = os.open(pipe, os.O_RDWR)  # with O_RDWR no side blocks until the other has opened the pipe
     precompute = Preparation.precompute
 
-    def announced(self, *layout):
+    def announced(self, *layout, **options):
         os.write(writer, b"x")
-        return precompute(self, *layout)
+        return precompute(self, *layout, **options)
 
     def waits(completions, **columns):
         if len(completions) == 8:  # a training step, not an evaluation
