@@ -10,7 +10,7 @@ from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.overrides import full_key
 from rlalign.config.schema import TrainConfig
 from rlalign.recorded.columns import kind_of
-from rlalign.recorded.read import columns_of
+from rlalign.recorded.items import columns_of
 
 
 def settings_for(preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:

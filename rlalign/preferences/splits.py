@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -52,28 +53,40 @@ def split_by_group(preferences: Iterable[Preference], *, test: float = 0.2, seed
         raise UserError(f"test: expected a share between 0 and 1, got {test}; use test=0.2")
     held = list(preferences)
     groups = groups_of(held)
-    sizes: dict[int, int] = {}
-    for group in groups:
-        sizes[group] = sizes.get(group, 0) + 1
-    if len(sizes) < 2:
+    count = len(set(groups))
+    if count < 2:
         raise UserError(
-            f"expected two or more groups of prompts, got {len(sizes)} in {len(held)} preferences; add other prompts"
+            f"expected two or more groups of prompts, got {count} in {len(held)} preferences; add other prompts"
         )
+    chosen = chosen_groups(groups, test, seed)
+    parts: dict[str, list[Preference]] = {"train": [], "test": []}
+    for preference, group in zip(held, groups, strict=True):
+        name = "test" if group in chosen else "train"
+        parts[name].append(replace(preference, split=name))
+    return Split(parts["train"], parts["test"], count - len(chosen), len(chosen))
+
+
+def chosen_groups(groups: Sequence[int], share: float, seed: int) -> set[int]:
+    """Return the groups that are held out.
+
+    They are taken in a random order, each if the held-out rows then have at most their share. If each group is larger
+    than that, it is the smallest one, of equal ones the first in that order.
+
+    Args:
+        groups: the group of each row; two different ones or more.
+        share: of the held-out rows, above 0.
+        seed: of the random order.
+    """
+    sizes = Counter(groups)
     order = sorted(sizes)
     random.Random(seed).shuffle(order)
     chosen: set[int] = set()
     count = 0
     for group in order:
-        if count + sizes[group] <= test * len(held):
+        if count + sizes[group] <= share * len(groups):
             chosen.add(group)
             count += sizes[group]
-    if not chosen:  # each group is larger than the share
-        chosen = {min(order, key=lambda group: sizes[group])}
-    parts: dict[str, list[Preference]] = {"train": [], "test": []}
-    for preference, group in zip(held, groups, strict=True):
-        name = "test" if group in chosen else "train"
-        parts[name].append(replace(preference, split=name))
-    return Split(parts["train"], parts["test"], len(sizes) - len(chosen), len(chosen))
+    return chosen or {min(order, key=lambda group: sizes[group])}
 
 
 def groups_of(preferences: Sequence[Preference]) -> list[int]:

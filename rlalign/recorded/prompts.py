@@ -10,7 +10,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.errors import RecordError, UserError
 from rlalign.preferences.pairs import Preference, text_of
 from rlalign.recorded.columns import conversation_column, kind_of
-from rlalign.recorded.read import Item, columns_of, divide, read_items
+from rlalign.recorded.items import Item, columns_of, read_divided
 from rlalign.recorded.rows import completion_of, messages_of, prompt_of
 from rlalign.types import Task
 
@@ -43,7 +43,7 @@ class RecordedPrompts(TextMDP):
 
 def _by_split(data: str, held_out: float) -> dict[str, list[Task]]:
     """Return the different prompts of each split, with their answers."""
-    train, rest = divide(_items(data), held_out)
+    train, rest, _ = read_divided(data, kind_of(columns_of(data)) or "pairs", held_out)
     seen: set[str] = set()
     training = [record for _, record in _new_records(train, seen)]
     others = list(_new_records(rest, seen))
@@ -73,11 +73,6 @@ def _new_records(items: Sequence[Item], seen: set[str]) -> Iterator[tuple[str, T
         if key not in seen:
             seen.add(key)
             yield item.split, record
-
-
-def _items(data: str) -> tuple[Item, ...]:
-    kind = kind_of(columns_of(data)) or "pairs"
-    return read_items(data, kind)[0]
 
 
 def _record(item: Item) -> Task:

@@ -28,7 +28,7 @@ from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
 from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
-from rlalign.recorded.read import hub_identity
+from rlalign.recorded.items import hub_identity
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results

@@ -22,8 +22,9 @@ from rlalign.policies.base import Policy
 from rlalign.recorded.columns import Kind
 from rlalign.recorded.held_out import held_out_metrics, held_out_values
 from rlalign.recorded.importance import with_importance_weights
+from rlalign.recorded.items import check_kind
 from rlalign.recorded.prompts import RecordedPrompts
-from rlalign.recorded.read import RecordedData, check_kind, read_recorded
+from rlalign.recorded.read import RecordedData, read_recorded
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
 from rlalign.storage.run_folder import read_config
@@ -55,7 +56,7 @@ def check_columns(config: TrainConfig) -> None:
             f"{config.algorithm} learns from samples and a teacher, and not from recorded data; leave out --data"
         )
     if config.data:
-        check_kind(config.data, preset.data or "rewards", config.algorithm, config.recorded)
+        check_kind(config.data, wanted_kind(config), config.algorithm, config.recorded)
     elif preset.data:
         raise UserError(
             f"{config.algorithm} learns from recorded data: expected a file, got none; use --data FILE (in Python "

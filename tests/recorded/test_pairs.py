@@ -13,7 +13,8 @@ from rlalign.envs.chat_prompts import with_chat_template
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import RecordError, UserError
-from rlalign.recorded.read import RecordedData, hub_identity, read_recorded
+from rlalign.recorded.items import hub_identity
+from rlalign.recorded.read import RecordedData, read_recorded
 from rlalign.tokenizers import HFTokenizer
 from tests.integrations.trl.word_model import word_model
 

@@ -194,7 +194,7 @@ def test_the_columns_are_those_of_all_first_rows(tmp_path) -> None:
 def test_a_folder_that_changes_is_read_again(tmp_path) -> None:
     import datasets
 
-    from rlalign.recorded.read import read_items
+    from rlalign.recorded.items import read_items
 
     for count in (1, 2):
         rows = [{"prompt": "ab>", "completion": "a"}] * count

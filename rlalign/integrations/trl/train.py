@@ -40,7 +40,8 @@ from rlalign.log.progress import ProgressLine
 from rlalign.log.trackers import Tracker
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.measured_save import save_measured
-from rlalign.recorded.read import RecordedData, hub_identity
+from rlalign.recorded.items import hub_identity
+from rlalign.recorded.read import RecordedData
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
