@@ -39,7 +39,6 @@ from rlalign.training.metric_sums import MetricSums
 from rlalign.training.micro_batches import MicroBatcher
 from rlalign.training.moments import allocate_moments
 from rlalign.training.preparation import Preparation, reuses
-from rlalign.training.supervised import Demonstrations
 from rlalign.training.update_buffer import UpdateBuffer
 from rlalign.types import Sampling
 
@@ -270,7 +269,7 @@ class Learner:
         with torch.no_grad(), suppress(NonFiniteError):
             self.state.update(self.objective, buffer.batch)
 
-    def supervised_update(self, demonstrations: Demonstrations, weight: float) -> dict[str, float]:
+    def supervised_update(self, demonstrations: TokenRows, weight: float) -> dict[str, float]:
         """Take one optimizer step on weight · mean over tokens of -log pi(answer token); return supervised/ metrics.
 
         Args:
@@ -288,7 +287,7 @@ class Learner:
         self._step(scheduled=False)
         return {"supervised/nll": nll_mean, "supervised/grad_norm": grad_norm}
 
-    def _supervised_backward(self, demonstrations: Demonstrations, rows: Tensor, weight: float) -> Tensor:
+    def _supervised_backward(self, demonstrations: TokenRows, rows: Tensor, weight: float) -> Tensor:
         """Accumulate the gradient of the supervised loss; return the mean of -log pi over the tokens."""
         d = demonstrations
         count = int(d.action_mask.sum())

@@ -8,35 +8,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rlalign.envs.data_check import too_long
 from rlalign.envs.initial_context import place_of, task_at
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import RecordError, UserError
+from rlalign.rollout.source import TokenRows
 from rlalign.types import Task
 
 _SEARCHED = 100  # training tasks that are searched for a reference answer before the policy is built
-
-
-@dataclass(frozen=True, slots=True)
-class Demonstrations:
-    """N reference trajectories.
-
-    Attributes:
-        tokens: int64 [N, L], right-padded.
-        lengths: int64 [N].
-        action_mask: bool [N, L], true on the tokens that a policy would have chosen.
-    """
-
-    tokens: Tensor
-    lengths: Tensor
-    action_mask: Tensor
 
 
 def has_reference(mdp: TextMDP) -> bool:
@@ -56,8 +40,10 @@ def no_reference(mdp: TextMDP) -> str:
     return f"{mdp.id}: expected tasks with an 'answer' column to imitate; use --supervised.align-interval 0"
 
 
-def build_demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> Demonstrations:
+def build_demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> TokenRows:
     """Return the reference trajectories of tasks, stepped through the environment without scoring.
+
+    The actions are the tokens that a policy would have chosen.
 
     Raises:
         UserError: when a task has no reference trajectory (see `TextMDP.reference_turns`), or a turn of it is longer
@@ -87,7 +73,7 @@ def build_demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> Demonstrations:
         env.step_tokens(tokens, lengths)
         turn += 1
     width = int(env.lengths.max())
-    return Demonstrations(
+    return TokenRows(
         torch.from_numpy(env.tokens[:, :width].copy()),
         torch.from_numpy(env.lengths.copy()),
         torch.from_numpy(env.action_mask[:, :width].copy()),

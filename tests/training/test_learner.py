@@ -14,9 +14,9 @@ from rlalign.objective import Batch, NonFiniteError, Objective, ObjectiveState, 
 from rlalign.policies.factory import make_policy
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.sampling.decode_batch import DecodeBatch
+from rlalign.rollout.source import TokenRows
 from rlalign.tokenizers import CharTokenizer
 from rlalign.training import learner
-from rlalign.training.supervised import Demonstrations
 from rlalign.training.update_buffer import UpdateBuffer
 from rlalign.types import Sampling
 
@@ -136,5 +136,5 @@ def test_supervised_updates_use_the_distribution_of_the_model_at_every_sampling_
     with torch.no_grad():
         expected = -policy.score(tokens, lengths, mask, Sampling()).logprobs.sum() / 3
     ours = learner_of(policy, Objective(), Sampling(temperature=0.3))
-    metrics = ours.supervised_update(Demonstrations(tokens, lengths, mask), 1.0)
+    metrics = ours.supervised_update(TokenRows(tokens, lengths, mask), 1.0)
     assert metrics["supervised/nll"] == pytest.approx(float(expected), rel=1e-5)
