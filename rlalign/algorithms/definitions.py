@@ -128,6 +128,14 @@ def algorithm(name: str) -> Algorithm:
     return item
 
 
+def learns_from_data(name: str) -> bool:
+    """Return whether an algorithm learns from recorded data if it is given: a preset of ours from logged rewards too.
+
+    TRL's trainers on samples and best_of_n never read it.
+    """
+    return name not in OUTSIDE and name not in UNTRAINED
+
+
 def sampling_presets() -> list[str]:
     """Return the names of the registered algorithms that sample their own completions and need no teacher."""
     return [name for name in ALGORITHMS if not (algorithm(name).data or algorithm(name).teacher)]

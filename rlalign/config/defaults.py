@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
-from rlalign.algorithms import OUTSIDE, UNTRAINED, Algorithm
+from rlalign.algorithms import Algorithm, learns_from_data
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.policies.factory import policy_path
@@ -51,8 +51,8 @@ def default_config(
     policy = policy_path(policy)
     recorded = bool(preset.data)
     if env is None:
-        learns = recorded or algorithm not in {*UNTRAINED, *OUTSIDE}
-        env = env_of_data(data, TrainConfig().recorded.held_out) if data and learns else TrainConfig.env
+        learns = bool(data) and learns_from_data(algorithm)
+        env = env_of_data(str(data), TrainConfig().recorded.held_out) if learns else TrainConfig.env
     config = TrainConfig(env=env, policy=policy, algorithm=algorithm, data=data, objective=preset.objective)
     config = replace(
         config,

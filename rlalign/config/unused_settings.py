@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from rlalign.algorithms import BEST_OF_N, OFFLINE_AXES, OUTSIDE, UNTRAINED, axes
+from rlalign.algorithms import BEST_OF_N, OFFLINE_AXES, axes, learns_from_data
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import default_config, from_scratch
 from rlalign.config.schema import TrainConfig
@@ -96,7 +96,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if c.algorithm in OFFLINE_AXES:
         others = " ".join(axis for axis in axes(o) if axis not in OFFLINE_AXES[c.algorithm].split())
         yield "objective", others, f"{c.algorithm} reads {OFFLINE_AXES[c.algorithm] or 'no axis'} alone"
-    if c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
+    if not learns_from_data(c.algorithm):
         yield "", "data", f"{c.algorithm} samples its own completions"
     if not c.data:
         yield "recorded", "kind turns max_length held_out", "there is no --data"
@@ -105,7 +105,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
 
 
 def _unread_on_data(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
-    if not c.data or c.algorithm in UNTRAINED or c.algorithm in OUTSIDE:
+    if not c.data or not learns_from_data(c.algorithm):
         return
     kind = find_algorithm(c.algorithm).data
     if not kind:

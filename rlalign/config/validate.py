@@ -6,7 +6,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from rlalign.algorithms import OUTSIDE, UNTRAINED
+from rlalign.algorithms import UNTRAINED, learns_from_data
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import ENV_OF_DATA, env_of_data
 from rlalign.config.schema import TrainConfig
@@ -133,7 +133,7 @@ def _check_minibatches(config: TrainConfig) -> None:
     """Raise UserError unless the samples per step divide into the minibatches, and a micro-batch fits into one."""
     r, ln = config.rollout, config.learner
     n, m = config.samples_per_step, ln.minibatches
-    if config.data and config.algorithm not in {*UNTRAINED, *OUTSIDE} and not find_algorithm(config.algorithm).data:
+    if config.data and learns_from_data(config.algorithm) and not find_algorithm(config.algorithm).data:
         return  # logged rewards: a step has all completions of its prompts, and group_size is not read
     if n % m:
         nearest = _nearest_divisors(n, m)
