@@ -137,7 +137,8 @@ class RecordedRollouts:
         groups = [self.groups[number] for number in self.order.next(self.per_step)]
         rollout = rollout_of(groups)
         rows = [trajectory for group in groups for trajectory in group]
-        return Drawn(rollout, rollout, mismatched=mismatched_rows(rows, self._positions) if self._mismatched else None)
+        mismatched = mismatched_rows(rows, self._positions) if self._mismatched else None
+        return Drawn(rollout, rollout, mismatched=mismatched, passes=self.passes)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the position in the data."""

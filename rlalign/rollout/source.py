@@ -41,6 +41,7 @@ class Drawn:
         greedy_rewards: float [N], rewards of greedy completions of the same prompts; None: not sampled.
         mismatched: prompts with the completions of other prompts, from which KTO estimates its reference point; None:
             not needed.
+        passes: passes over recorded data after the step; None: the rollout was sampled.
         reward_seconds: time of the rewards.
     """
 
@@ -50,6 +51,7 @@ class Drawn:
     precomputed: dict[str, Tensor | None] | None = None
     greedy_rewards: Tensor | None = None
     mismatched: TokenRows | None = None
+    passes: float | None = None
     reward_seconds: float = 0.0
 
 

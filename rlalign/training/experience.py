@@ -14,7 +14,6 @@ from rlalign.log.metrics import kl_metric, logged_metrics, recorded_metrics, rol
 from rlalign.policies.base import Policy
 from rlalign.rollout.collect import Rollout
 from rlalign.rollout.component_normalization import check_scopes, normalize_components
-from rlalign.rollout.recorded import RecordedRollouts
 from rlalign.rollout.source import Drawn, RolloutSource
 from rlalign.training.distillation import distilled, distills, imitates, reads_reward, teacher_metrics
 from rlalign.training.failure_limits import FailureLimits
@@ -112,14 +111,13 @@ class ExperienceCollector:
         drawn = self.source.draw(step)
         rollout_end = time.perf_counter()
         weights = self.mdp.reward.weights
-        recorded = isinstance(self.source, RecordedRollouts) or imitates(self.config)
         learned = normalize_components(drawn.rollout, weights) if self.config.rollout.per_component else drawn.rollout
         buffer = self.learner.prepare(
             distilled(self.config, learned),
             greedy_rewards=drawn.greedy_rewards,
             precomputed=drawn.precomputed,
             mismatched=drawn.mismatched,
-            recorded=recorded,
+            recorded=drawn.passes is not None or imitates(self.config),
         )
         times = {
             "time/rollout": rollout_end - start,
@@ -128,8 +126,8 @@ class ExperienceCollector:
             "time/reward": drawn.reward_seconds,  # a part of time/rollout
         }
         samples = samples_of(drawn.rollout)
-        if isinstance(self.source, RecordedRollouts):
-            return Experience(buffer, recorded_metrics(drawn.rollout, self.source.passes) | times, samples)
+        if drawn.passes is not None:
+            return Experience(buffer, recorded_metrics(drawn.rollout, drawn.passes) | times, samples)
         buffer.component_means = {name: float(v.nanmean()) for name, v in drawn.everything.components.items()}
         failures = self._pop_failures()
         self._check_rewards(step, drawn.rollout, failures)
