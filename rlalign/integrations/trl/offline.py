@@ -12,19 +12,18 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.integrations.trl.contexts import detach, silenced, stop_ids
 from rlalign.integrations.trl.offline_settings import offline_arguments
 from rlalign.integrations.trl.offline_trainers import TRAINERS
-from rlalign.integrations.trl.record import OnStep
+from rlalign.integrations.trl.record import EndsOnRequest, OnStep
 from rlalign.integrations.trl.tokenizer import TrlTokenizer
 from rlalign.log.metrics import recorded_metrics, samples_of
 from rlalign.policies.causal import CausalPolicy
 from rlalign.recorded.read import RecordedData
-from rlalign.rollout.recorded import GroupOrder, rollout_of
+from rlalign.rollout.recorded import GroupOrder, RecordedRollouts
 from rlalign.training.lr_schedule import lr_factor
 from rlalign.training.rng import task_seed
 from rlalign.training.stop_request import StopRequest
@@ -92,16 +91,14 @@ def train_on_data(
     return recorder.step
 
 
-class _Recorder(TrainerCallback):
+class _Recorder(EndsOnRequest):
     """Callback that reports each step under rlalign's keys."""
 
     def __init__(self, config: TrainConfig, data: RecordedData, on_step: OnStep, stop: StopRequest) -> None:
+        super().__init__(stop)
         self.keys = _KEYS_OF[config.algorithm]
-        self.per_step = config.rollout.prompts
-        self.groups = data.train
-        self.order = GroupOrder(len(data.train), task_seed(config.seed))
+        self.source = RecordedRollouts(data.train, per_step=config.rollout.prompts, seed=task_seed(config.seed))
         self.on_step = on_step
-        self.stop = stop
         self.step = 0
         self._step_start = time.perf_counter()
 
@@ -109,21 +106,16 @@ class _Recorder(TrainerCallback):
         """Start the clock: the trainer has been built."""
         self._step_start = time.perf_counter()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End TRL's training if a stop was requested."""
-        if self.stop:
-            control.should_training_stop = True
-
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Report the step that TRL logs."""
         if not logs or "loss" not in logs:
             return
         seconds = time.perf_counter() - self._step_start
-        rollout = rollout_of([self.groups[number] for number in self.order.next(self.per_step)])
+        rollout = self.source.draw(self.step).rollout
         metrics = {
             self.keys[name]: float(value) for name, value in logs.items() if name in self.keys and value is not None
         }
-        metrics |= recorded_metrics(rollout, self.order.position / self.order.count)
+        metrics |= recorded_metrics(rollout, self.source.passes)
         metrics |= {
             "time/update": seconds,
             "time/step": seconds,

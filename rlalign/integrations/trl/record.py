@@ -26,7 +26,23 @@ _KEYS = {"loss": "train/loss", "grad_norm": "train/grad_norm", "clip_ratio/regio
 OnStep = Callable[[int, dict[str, float], list[dict[str, Any]]], None]
 
 
-class Recorder(TrainerCallback):
+class EndsOnRequest(TrainerCallback):
+    """Callback that ends TRL's training after the current step if a stop was requested.
+
+    Args:
+        stop: the request.
+    """
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """End TRL's training if a stop was requested."""
+        if self.stop:
+            control.should_training_stop = True
+
+
+class Recorder(EndsOnRequest):
     """TRL's reward function and callback in one object: scores rollouts with the environment and reports each step.
 
     A step is one rollout and its optimizer steps. `time/rollout` is the time from the end of the previous step to the
@@ -56,6 +72,7 @@ class Recorder(TrainerCallback):
         on_step: OnStep,
         stop: StopRequest,
     ) -> None:
+        super().__init__(stop)
         if not mdp.has_reward:
             raise UserError(f"{mdp.id} has no reward: add --reward NAME")
         self.mdp = mdp
@@ -65,7 +82,6 @@ class Recorder(TrainerCallback):
         self.reward = mdp.reward
         self.gold = gold_of(mdp, mdp.reward.weights)
         self.on_step = on_step
-        self.stop = stop
         self.step = 0
         self._metrics: dict[str, float] = {}
         self._samples: list[dict[str, Any]] = []
@@ -94,11 +110,6 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self._step_start = time.perf_counter()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """End TRL's training if a stop was requested."""
-        if self.stop:
-            control.should_training_stop = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         """Collect TRL's metrics of an update; after the last update of a rollout, report the step."""
