@@ -53,10 +53,17 @@ def _difference_table(a: Algorithm, b: Algorithm) -> Table:
     return table
 
 
+def _preset_table(title: str, *columns: str) -> Table:
+    """Return a table without rows: the name of each preset, its paper, and further columns."""
+    table = Table(title=title or None, title_justify="left", box=None, padding=(0, 1))
+    table.add_column("algorithm", style="bold", no_wrap=True)
+    for name in ("arXiv", *columns):
+        table.add_column(name)
+    return table
+
+
 def _axes_table() -> Table:
-    table = Table(box=None, padding=(0, 1))
-    for name in ("algorithm", "arXiv", "baseline", "scale", "credit", "ratio", "trust", "aggregation", "kl"):
-        table.add_column(name, style="bold" if name == "algorithm" else "", no_wrap=name == "algorithm")
+    table = _preset_table("", "baseline", "scale", "credit", "ratio", "trust", "aggregation", "kl")
     for name in sampling_presets():
         item = algorithm(name)
         o = item.objective
@@ -67,9 +74,7 @@ def _axes_table() -> Table:
 
 
 def _recorded_table() -> Table:
-    table = Table(title="on recorded data", title_justify="left", box=None, padding=(0, 1))
-    for name in ("algorithm", "arXiv", "data", "loss", "reference", "aggregation"):
-        table.add_column(name, style="bold" if name == "algorithm" else "", no_wrap=name == "algorithm")
+    table = _preset_table("on recorded data", "data", "loss", "reference", "aggregation")
     for name in recorded_presets():
         item = algorithm(name)
         o = item.objective
@@ -80,9 +85,7 @@ def _recorded_table() -> Table:
 
 
 def _teacher_table() -> Table:
-    table = Table(title="from a teacher, --teacher", title_justify="left", box=None, padding=(0, 1))
-    for name in ("algorithm", "arXiv", "samples of", "minimizes", "credit", "aggregation"):
-        table.add_column(name, style="bold" if name == "algorithm" else "", no_wrap=name == "algorithm")
+    table = _preset_table("from a teacher, --teacher", "samples of", "minimizes", "credit", "aggregation")
     for name in teacher_presets():
         item = algorithm(name)
         o = item.objective
