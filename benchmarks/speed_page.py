@@ -27,6 +27,7 @@ TRL_COLUMNS = ("TRL s (micro-batch)", "TRL / ours", "pairs")
 def parts() -> Parts:
     """Return the tables of the page."""
     texts = {"kept": kept(), "profile": profile(), "memory": memory(), "scaling": scaling(), "env": env()}
+    texts |= {"recorded": recorded(), "recorded_machine": f"Machine: {described(read('recorded_step')['machine'])}."}
     texts |= {"machine": machines(), "ranges": ranges("as it comes"), "kept_ranges": ranges("kept")}
     for name, (columns, line) in TABLES.items():
         texts[name] = table([*AXES, *columns], ([*(c[a] for a in AXES), *line(c)] for c in cells(name)))
@@ -94,6 +95,18 @@ def kept() -> str:
     for name in ("update", "step"):
         rows += [[name, *(c[a] for a in AXES), f"{c['ours_s']:.2f}", *trl_columns(c)] for c in cells(name, "kept")]
     return table(["", *AXES, "ours s", *TRL_COLUMNS], rows)
+
+
+def recorded() -> str:
+    """Return the table of steps on recorded data: SFT and DPO beside TRL's trainers."""
+    heads = ["", "size", "lengths", "ours s", "TRL s (micro-batch)", "TRL / ours", "ours MiB", "TRL MiB"]
+    kinds = ("sft", "dpo")
+    measured = sorted(cells("recorded_step"), key=lambda c: kinds.index(c["kind"]))
+    return table(heads, [
+        [c["kind"], c["size"], c["lengths"], f"{c['ours_s']:.2f}", f"{c['trl_s']:.2f} ({c['trl_micro_batch']})",
+         ratio(c["ratio"], *c["ratio_range"]), f"{c['ours_mib']:,}", f"{c['trl_mib']:,}"]
+        for c in measured
+    ])  # fmt: skip
 
 
 def profile() -> str:

@@ -154,7 +154,7 @@ def _hub_file(name: str, file: str) -> Path | None:
     return Path(found) if found else None
 
 
-def check_hub(name: str) -> None:
+def check_hub(name: str, *, thing: str = "policy", names: str = "a name of rlalign list policies") -> None:
     """Raise UserError for a model that is not in the hub's cache while the hub cannot be reached.
 
     The hub is asked once. transformers would ask six times, with waits of half a minute in total, before the same error
@@ -162,6 +162,7 @@ def check_hub(name: str) -> None:
 
     Args:
         name: hub id; a folder passes.
+        thing, names: what the model is loaded as, and the names of it besides folders and ids, for the message.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
@@ -176,8 +177,8 @@ def check_hub(name: str) -> None:
         return
     except Exception as error:  # of the HTTP library, which differs between versions of huggingface_hub
         raise UserError(
-            f"no policy '{name}': expected a folder, a name of rlalign list policies or a hub id, and the model hub "
-            f"cannot be reached ({first_line(error)}); check the name or the connection"
+            f"no {thing} '{name}': expected a folder, {names} or a hub id, and the model hub cannot "
+            f"be reached ({first_line(error)}); check the name or the connection"
         ) from error
 
 

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, get_args
 from urllib.parse import unquote
 
@@ -75,6 +76,8 @@ def _named(name: str) -> RewardFunction:
     """Return the reward of a name: a registered one comes first, then a URL, a folder, `module:attr`."""
     if name not in REWARDS and (is_url(name) or is_folder(name)):
         return reward_of(name)
+    if name not in REWARDS and Path(name).is_dir():
+        raise UserError(f"no reward '{name}': a reward model in a folder is named with a /; use ./{name}")
     return as_reward(REWARDS.get(name), name.rpartition(":")[2])
 
 

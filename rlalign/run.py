@@ -44,10 +44,6 @@ class Run:
             uses the object.
         rewards: the same for rewards.
         comparison: before and after on held-out prompts if the run was trained in this process, else None.
-        held_out: a sentence about the change on held-out recorded data if the run was trained in this process on such
-            data, else empty.
-        distilled: a sentence about the change of the KL to the teacher if the run was distilled in this process, else
-            empty.
         trust: as the argument.
 
     Raises:
@@ -61,8 +57,6 @@ class Run:
         self.env: TextMDP | None = None
         self.rewards: Any = None
         self.comparison: Comparison | None = None
-        self.held_out = ""
-        self.distilled = ""
         check_run(self.folder)
 
     @cached_property
@@ -82,6 +76,16 @@ class Run:
         """Rows of samples.jsonl, some completions of each step with their prompts and rewards."""
         path = self.folder / "samples.jsonl"
         return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+    @property
+    def held_out(self) -> dict[str, Any]:
+        """Content of report/held_out.json: the change on held-out recorded data. Empty without such data.
+
+        `verdict` is a sentence. `metrics` has `before`, `after` and the paired `difference` of each measure.
+        """
+        path = self.folder / "report" / "held_out.json"
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return content
 
     @cached_property
     def policy(self) -> Policy:

@@ -111,7 +111,7 @@ sft = rlalign.train(
     rollout__prompts=24,
     **COMMON,
 )
-print(sft.held_out)
+print(sft.held_out["verdict"])
 for sample in sft.comparison.samples(3):
     print(sample["before"][0], "->", sample["after"][0])
 
@@ -134,7 +134,7 @@ dpo = rlalign.train(
     algorithm="dpo", data=prefs, policy=FOLDER / "sft", output=FOLDER / "dpo", steps=40, rollout__prompts=16,
     learner__lr=2e-3, **COMMON,
 )  # fmt: skip
-print(dpo.held_out)
+print(dpo.held_out["verdict"])
 print(dpo.comparison.verdict)
 
 # %% [markdown]

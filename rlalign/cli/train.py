@@ -51,6 +51,8 @@ def run(args: Sequence[str]) -> int:
 
 
 def _print_results(run: Run, comparison: Comparison) -> None:
+    from rlalign.training.distillation import verdict
+
     folder = run.folder
     console = make_console()
     print_comparison(console, comparison)
@@ -58,12 +60,11 @@ def _print_results(run: Run, comparison: Comparison) -> None:
     if (folder / "report" / "reward.png").is_file():  # best_of_n has no curve
         console.print(f"reward curve  {folder / 'report' / 'reward.png'}", soft_wrap=True)
     console.print(f"run folder    {folder}", soft_wrap=True)
-    if run.held_out:
-        console.print(line(("\n" + run.held_out, "bold")), soft_wrap=True)
-    if run.distilled:
-        console.print(line(("\n" + run.distilled, "bold")), soft_wrap=True)
-    if comparison.after.scored or not (run.held_out or run.distilled):
-        console.print(line(("\n" + comparison.verdict, "bold")), soft_wrap=True)
+    verdicts = [run.held_out.get("verdict"), verdict(comparison)]
+    if comparison.after.scored or not any(verdicts):
+        verdicts.append(comparison.verdict)
+    for sentence in filter(None, verdicts):
+        console.print(line(("\n" + sentence, "bold")), soft_wrap=True)
 
 
 def parse(args: Sequence[str]) -> TrainConfig:

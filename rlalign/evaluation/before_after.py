@@ -44,6 +44,16 @@ class Difference:
         """
         return self.low == self.high
 
+    @property
+    def evidence(self) -> str:
+        """The interval in words."""
+        return "the same on each" if self.same else f"95 % CI of the difference {signed_bounds(self.low, self.high)}"
+
+    def change(self, before: float, after: float) -> str:
+        """Return two means as text, with the decimals that the interval needs."""
+        digits = decimals_of(self.low, self.high)
+        return f"{before:.{digits}f} -> {after:.{digits}f}"
+
 
 def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
     """Compute the mean and the 95 % t-interval of the per-prompt differences of two [P, k] arrays.
@@ -174,7 +184,7 @@ class Comparison:
             evidence = f"on each of {prompts}" if d.same else f"(95 % CI {interval}, {prompts})"
             return f"reward improved by +{size} {evidence}"
         if d.high < 0:
-            evidence = f"on each of {prompts}" if d.same else f"(95 % CI of the difference {interval}, {prompts})"
+            evidence = f"on each of {prompts}" if d.same else f"({d.evidence}, {prompts})"
             return f"reward decreased by {size} {evidence}"
         if d.same:
             return f"no difference can be claimed: the reward is the same on each prompt ({prompts})"

@@ -17,10 +17,12 @@ of characters. Equal input gives equal groups on each machine.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from rlalign.preferences.pairs import text_of
 
 THRESHOLD = 0.8
 """Jaccard similarity from which two texts are near duplicates."""
@@ -45,6 +47,23 @@ _TEMPLATE_SAMPLE = 4000  # texts: the share of a template is then known within 0
 _COUNTERS = 1 << 22  # a collision can only take a shingle for a part of a template
 
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
+
+
+def prompt_text(prompt: Any) -> str:
+    """Return the text by which a prompt is compared: without the system's messages, which prompts share.
+
+    Args:
+        prompt: a text, or messages with role and content, or with from and value as in ShareGPT's format.
+
+    Example:
+        >>> prompt_text([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}])
+        'Hi'
+    """
+    if isinstance(prompt, list):
+        messages = [m for m in prompt if isinstance(m, Mapping)]
+        users = [m for m in messages if m.get("role", m.get("from")) != "system"]
+        return text_of([{"content": m.get("content", m.get("value"))} for m in users or messages])
+    return prompt if isinstance(prompt, str) else str(prompt or "")
 
 
 def prompt_groups(texts: Sequence[str]) -> list[int]:

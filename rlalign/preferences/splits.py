@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from rlalign.errors import UserError
-from rlalign.preferences.near_duplicates import prompt_groups
-from rlalign.preferences.pairs import Preference, text_of
+from rlalign.preferences.near_duplicates import prompt_groups, prompt_text
+from rlalign.preferences.pairs import Preference
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +95,5 @@ def groups_of(preferences: Sequence[Preference]) -> list[int]:
 
 
 def group_text(preference: Preference) -> str:
-    """Return the text by which prompts are compared: without the system's messages, which prompts share."""
-    prompt = preference.explicit().prompt
-    if isinstance(prompt, list):
-        users = [message for message in prompt if message["role"] != "system"]
-        return text_of(users or prompt)
-    return text_of(prompt)
+    """Return the text by which the prompt of a preference is compared with others."""
+    return prompt_text(preference.explicit().prompt)

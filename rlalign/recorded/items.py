@@ -17,12 +17,13 @@ from rlalign.envs.records.splits import KNOWN, SPLITS
 from rlalign.errors import RecordError, UserError
 from rlalign.preferences.files import Row, read_rows
 from rlalign.preferences.formats import Recognized, preferences_in, read_row, recognized
-from rlalign.preferences.near_duplicates import prompt_groups
-from rlalign.preferences.pairs import Preference, text_of
+from rlalign.preferences.near_duplicates import prompt_groups, prompt_text
+from rlalign.preferences.pairs import Preference
 from rlalign.preferences.splits import chosen_groups
 from rlalign.recorded.columns import KINDS, Kind, columns_of_rows, conversation_column, kind_of, readable_as, wrong_kind
 
 _SAMPLE = 20  # rows whose columns decide the kind
+_FEW_GROUPS = 4  # groups of prompts below which halves would be too small to measure
 _ANSWERS = ("assistant", "gpt", "chatgpt", "bing")  # roles of an answer, in ShareGPT's format too
 
 
@@ -140,7 +141,7 @@ def _of_row(row: Row) -> Item:
     if prompt is None:
         messages = record.get(conversation_column(record))
         prompt = list(takewhile(_before_answer, messages)) if isinstance(messages, list) else ""
-    return Item(row.place, _split(row.split or record.get("split")), _comparable(prompt), record)
+    return Item(row.place, _split(row.split or record.get("split")), prompt_text(prompt), record)
 
 
 def _unusable(row: Row, reason: str) -> Item:
@@ -166,7 +167,7 @@ def _of_preferences(source: str, kind: Kind, left_out: Counter[str]) -> Iterator
             continue
         explicit = preference.explicit()
         split = _split(preference.split)
-        prompt = _comparable(explicit.prompt)
+        prompt = prompt_text(explicit.prompt)
         if kind == "pairs":
             yield Item(preference.place, split, prompt, preference)
             continue
@@ -197,14 +198,6 @@ def _preferences(found: Recognized, rows: Iterable[Row], left_out: Counter[str])
             yield _unusable(row, str(error).removeprefix(f"{row.place}: "))
 
 
-def _comparable(prompt: Any) -> str:
-    """Return the text by which prompts are compared: without the system's messages, which prompts share."""
-    if isinstance(prompt, list):
-        users = [m for m in prompt if isinstance(m, Mapping) and (m.get("role") or m.get("from")) != "system"]
-        return "\n".join(str(m.get("content", m.get("value", ""))) for m in users)
-    return text_of(prompt) if isinstance(prompt, str) else str(prompt)
-
-
 def divide(items: Sequence[Item], share: float, seed: int = 0) -> tuple[list[Item], list[Item]]:
     """Return the rows to train on and those that are held out (see `rlalign.recorded.read.read_recorded`)."""
     parts: tuple[list[Item], list[Item]] = ([], [])
@@ -226,6 +219,25 @@ def divide(items: Sequence[Item], share: float, seed: int = 0) -> tuple[list[Ite
     chosen = chosen_groups(groups, share, seed)
     for item, group in zip(items, groups, strict=True):
         parts[group in chosen].append(item)
+    return parts
+
+
+def halves(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """Return held-out rows as validation, which may select weights, and test, which is reported.
+
+    The source's own splits divide them if it names both, else every other group of nearly equal prompts. Fewer than
+    four groups serve as both.
+    """
+    splits = {item.split for item in items}
+    if {"validation", "test"} <= splits:
+        return [i for i in items if i.split == "validation"], [i for i in items if i.split != "validation"]
+    groups = prompt_groups([item.prompt for item in items])
+    number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+    if len(number) < _FEW_GROUPS:
+        return list(items), list(items)
+    parts: tuple[list[Item], list[Item]] = ([], [])
+    for item, group in zip(items, groups, strict=True):
+        parts[number[group] % 2].append(item)
     return parts
 
 

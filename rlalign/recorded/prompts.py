@@ -10,18 +10,16 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.errors import RecordError, UserError
 from rlalign.preferences.pairs import Preference, text_of
 from rlalign.recorded.columns import conversation_column, kind_of
-from rlalign.recorded.items import Item, columns_of, read_divided
+from rlalign.recorded.items import Item, columns_of, halves, read_divided
 from rlalign.recorded.rows import completion_of, messages_of, prompt_of
 from rlalign.types import Task
-
-_FEW = 4  # prompts that are held out, below which one set serves as validation and as test
 
 
 class RecordedPrompts(TextMDP):
     """The prompts of recorded data, each with the recorded answer: of a preference the chosen one. It has no reward.
 
     Its training prompts are those of the rows that a run trains on. Those of the held-out rows are divided between
-    validation and test; below four they serve as both. `rlalign.config.defaults.env_of_data` names it.
+    validation and test (see `rlalign.recorded.items.halves`). `rlalign.config.defaults.env_of_data` names it.
 
     Args:
         data: file, folder of datasets, or data set of the hub.
@@ -45,15 +43,11 @@ def _by_split(data: str, held_out: float) -> dict[str, list[Task]]:
     """Return the different prompts of each split, with their answers."""
     train, rest, _ = read_divided(data, kind_of(columns_of(data)) or "pairs", held_out)
     seen: set[str] = set()
-    training = [record for _, record in _new_records(train, seen)]
-    others = list(_new_records(rest, seen))
-    if {"validation", "test"} <= {split for split, _ in others}:
-        validation = [record for split, record in others if split == "validation"]
-        test = [record for split, record in others if split == "test"]
-    elif len(others) < _FEW:
-        validation = test = [record for _, record in others]
-    else:
-        validation, test = ([record for _, record in others[start::2]] for start in (0, 1))
+    training = list(_new_records(train, seen))
+    of_training = set(seen)
+    first, second = halves(rest)
+    validation = list(_new_records(first, seen))
+    test = list(_new_records(second, of_training if second == first else seen))
     if not (validation and test):
         raise UserError(
             f"'{data}': expected held-out rows, whose prompts are evaluated, got none; use --recorded.held-out 0.1, "
@@ -62,8 +56,8 @@ def _by_split(data: str, held_out: float) -> dict[str, list[Task]]:
     return {"train": training, "validation": validation, "test": test}
 
 
-def _new_records(items: Sequence[Item], seen: set[str]) -> Iterator[tuple[str, Task]]:
-    """Yield split and record of each prompt that is not in `seen`, to which it is added."""
+def _new_records(items: Sequence[Item], seen: set[str]) -> Iterator[Task]:
+    """Yield the record of each prompt that is not in `seen`, to which it is added."""
     for item in items:
         try:
             record = _record(item)
@@ -72,7 +66,7 @@ def _new_records(items: Sequence[Item], seen: set[str]) -> Iterator[tuple[str, T
         key = repr(record.prompt)
         if key not in seen:
             seen.add(key)
-            yield item.split, record
+            yield record
 
 
 def _record(item: Item) -> Task:

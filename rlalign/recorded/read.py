@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from rlalign.config.schema import RecordedConfig
 from rlalign.envs.mdp import TextMDP
@@ -12,7 +12,7 @@ from rlalign.errors import RecordError, UserError
 from rlalign.preferences.pairs import Preference
 from rlalign.recorded.columns import Kind
 from rlalign.recorded.encode import Encoder
-from rlalign.recorded.items import Item, check_kind, read_divided
+from rlalign.recorded.items import Item, check_kind, halves, read_divided
 from rlalign.recorded.rows import completion_of, demonstration, is_cut, labelled, prompt_of, refuse_tools, rewarded
 from rlalign.rollout.recorded import Group, Trajectory
 
@@ -24,14 +24,22 @@ class RecordedData:
     Attributes:
         kind: demonstrations, rewards, labels or pairs.
         train: groups to train on.
-        held_out: groups of other prompts; empty if the data has one group of prompts only.
+        validation: groups of other prompts, which early stopping may select weights by; empty if the data has one
+            group of prompts only.
+        test: groups of further prompts; those of `validation` if there are few (see `rlalign.recorded.items.halves`).
         notes: sentences for the user: sizes, and what was left out.
     """
 
     kind: Kind
     train: list[Group]
-    held_out: list[Group]
+    validation: list[Group]
+    test: list[Group]
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def held_out(self) -> list[Group]:
+        """All groups that are not trained on."""
+        return self.validation if self.test is self.validation else [*self.validation, *self.test]
 
     @property
     def has_logprobs(self) -> bool:
@@ -75,11 +83,12 @@ def read_recorded(
         UserError: the source cannot be read, holds data of another kind, or nothing is left to train on.
     """
     kind = check_kind(source, wanted, algorithm, settings)
-    *divided, left_out = read_divided(source, kind, settings.held_out, seed)
+    to_train, others, left_out = read_divided(source, kind, settings.held_out, seed)
+    first, second = halves(others)
     encoder = Encoder.of(mdp, positions)
     counts = Counter(left_out)
     parts: list[list[Group]] = []
-    for part in divided:
+    for part in (to_train, first, [] if second == first else second):
         groups: list[Group] = []
         for item in part:
             try:
@@ -90,7 +99,7 @@ def read_recorded(
                     raise
                 counts["that cannot be used"] += 1
         parts.append(_usable(groups, kind, settings.max_length, counts))
-    train, held_out = parts
+    train, validation, test = parts
     if not train:
         reasons = ", ".join(f"{count} {reason}" for reason, count in counts.items() if count)
         raise UserError(
@@ -98,8 +107,9 @@ def read_recorded(
             "data"
         )
     if kind == "rewards":
-        train, held_out = _by_prompt(train), _by_prompt(held_out)
-    return RecordedData(kind, train, held_out, _notes(kind, train, held_out, counts, mdp))
+        train, validation, test = (_by_prompt(part) for part in parts)
+    data = RecordedData(kind, train, validation, test if second != first else validation)
+    return replace(data, notes=_notes(kind, train, data.held_out, counts, mdp))
 
 
 def _encoded(encoder: Encoder, item: Item, kind: Kind, turns: str) -> list[Group]:
@@ -157,21 +167,25 @@ def _by_prompt(groups: Sequence[Group]) -> list[Group]:
     return list(together.values())
 
 
-_UNITS = {"demonstrations": "rows", "rewards": "prompts", "labels": "rows", "pairs": "pairs"}
+_UNITS = {"demonstrations": "row", "rewards": "prompt", "labels": "row", "pairs": "pair"}
 
 
 def _notes(
     kind: Kind, train: Sequence[Group], held_out: Sequence[Group], counts: Counter[str], mdp: TextMDP
 ) -> list[str]:
     unit = _UNITS[kind]
-    notes = [f"{kind}: {len(train)} {unit} to train on, {len(held_out)} held out"]
+    notes = [f"{kind}: {_counted(len(train), unit)} to train on, {len(held_out)} held out"]
     reasons = [f"{count} {reason}" for reason, count in counts.items() if count]
     if reasons:
         notes.append(f"left out of the data: {', '.join(reasons)}")
     longer = sum(any(row.num_actions > mdp.max_new for row in group) for group in (*train, *held_out))
     if longer:
         notes.append(
-            f"{longer} {unit} have a completion of more than {mdp.max_new} tokens, the limit of the policy's own; "
-            "--rollout.max-new raises it"
+            f"{_counted(longer, unit)} with a completion of more than {mdp.max_new} tokens, the limit of the policy's "
+            "own; --rollout.max-new raises it"
         )
     return notes
+
+
+def _counted(count: int, unit: str) -> str:
+    return f"{count} {unit}" if count == 1 else f"{count} {unit}s"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import UserError
+from rlalign.policies.model_files import check_hub
 from rlalign.rewards.reward_model.manifest import Form
 from rlalign.rewards.reward_model.rendering import Renderer, Sample
 
@@ -40,6 +41,7 @@ def base_folder(model: str) -> str:
         return str(path)
     if model.startswith((".", "/", "~")):
         raise UserError(f"--model '{model}': expected a folder, got none; use a folder, a hub id, smollm2 or linear")
+    check_hub(model, thing="model", names="smollm2, linear")
     return model
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.evaluation.before_after import Comparison
-from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.objective.last_action import on_last_action
 from rlalign.rollout.collect import Rollout
 
@@ -81,13 +80,10 @@ def teacher_metrics(config: TrainConfig, rollout: Rollout, teacher: Tensor | Non
     }
 
 
-def sentence(comparison: Comparison) -> str:
-    """Return the change of the KL to the teacher on held-out prompts, with its paired interval."""
+def verdict(comparison: Comparison) -> str:
+    """Return the change of the KL to the teacher on held-out prompts, with its paired interval; empty if unmeasured."""
+    if TEACHER_KL not in comparison.differences:
+        return ""
     d = comparison.differences[TEACHER_KL]
-    digits = decimals_of(d.low, d.high)
-    before, after = comparison.means(TEACHER_KL)
-    evidence = "the same difference on each" if d.same else f"95 % CI of the difference {signed_bounds(d.low, d.high)}"
-    return (
-        f"KL to the teacher: {before:.{digits}f} -> {after:.{digits}f} nats per completion ({evidence}, {d.n} held-out "
-        "prompts)"
-    )
+    change = d.change(*comparison.means(TEACHER_KL))
+    return f"KL to the teacher: {change} nats per completion ({d.evidence}, {d.n} held-out prompts)"

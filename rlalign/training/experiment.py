@@ -38,7 +38,7 @@ from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.teachers.check import check_teacher
 from rlalign.teachers.make import make_teacher
 from rlalign.tokenizers import HFTokenizer
-from rlalign.training.distillation import distills, sentence
+from rlalign.training.distillation import distills
 from rlalign.training.out_of_memory import memory_failure, out_of_memory
 from rlalign.training.recorded_run import (
     check_columns,
@@ -220,11 +220,9 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
     run = Run(folder)
     run.comparison = Comparison(before, validator.evaluate(validator.final_tasks))
     write_comparison(folder, run.comparison)
-    if validator.teacher is not None:
-        run.distilled = sentence(run.comparison)
     if trainer.held_out is not None and values_before:
         kind = trainer.held_out.data.kind
-        run.held_out = write_held_out(folder, kind, values_before, trainer.held_out.values())
+        write_held_out(folder, kind, values_before, trainer.held_out.values())
     return run
 
 

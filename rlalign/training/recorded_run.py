@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,8 @@ from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
-from rlalign.evaluation.before_after import Difference, paired_difference
+from rlalign.evaluation.before_after import paired_difference
 from rlalign.evaluation.evaluate import held_out
-from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.policies.base import Policy
 from rlalign.recorded.columns import Kind
 from rlalign.recorded.held_out import held_out_metrics, held_out_values
@@ -25,6 +24,7 @@ from rlalign.recorded.importance import with_importance_weights
 from rlalign.recorded.items import check_kind
 from rlalign.recorded.prompts import RecordedPrompts
 from rlalign.recorded.read import RecordedData, read_recorded
+from rlalign.rollout.recorded import Group
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
 from rlalign.storage.run_folder import read_config
@@ -133,6 +133,16 @@ def load_data(
             "evaluation.patience: expected held-out rows or an environment with a reward, got neither; use "
             "--evaluation.patience 0, or --recorded.held-out 0.1"
         )
+    if config.evaluation.patience and not mdp.has_reward and data.test is data.validation:
+        console.warn(
+            "the held-out prompts are too few for two halves, so that the rows by which early stopping selects the "
+            "weights also report them; hold more out (--recorded.held-out)"
+        )
+    if config.objective.needs_reference_point and len(data.train) < 2:
+        raise UserError(
+            f"'{config.data}': {config.algorithm} compares each completion with those of other rows: expected two "
+            f"rows or more, got {len(data.train)}; add some"
+        )
     notes = list(data.notes)
     if data.kind == "rewards":
         config, note = with_importance_weights(config, data)
@@ -191,6 +201,9 @@ def warn_of_prompts_of_parent(config: TrainConfig, mdp: TextMDP, console: PlainC
 class HeldOutData:
     """Measures a run on the held-out rows of its data: before, at each validation, and after.
 
+    With early stopping the validations read other rows than the measures before and after, so that the rows that select
+    the weights do not report them.
+
     Args:
         config: of the run.
         policy: in training.
@@ -204,13 +217,15 @@ class HeldOutData:
 
     def values(self) -> dict[str, FloatArray]:
         """Return metric -> one value per held-out group; empty without held-out data."""
-        if not self.data.held_out:
-            return {}
-        return held_out_values(self.policy, self.data.held_out, self.data.kind, self.config.objective)
+        return self._measure(self.data.test if self.config.evaluation.patience else self.data.held_out)
 
     def metrics(self) -> dict[str, float]:
-        """Return held_out/NAME -> mean."""
-        return held_out_metrics(self.values())
+        """Return held_out/NAME -> mean, at a validation."""
+        groups = self.data.validation if self.config.evaluation.patience else self.data.held_out
+        return held_out_metrics(self._measure(groups))
+
+    def _measure(self, groups: Sequence[Group]) -> dict[str, FloatArray]:
+        return held_out_values(self.policy, groups, self.data.kind, self.config.objective) if groups else {}
 
     @property
     def criterion(self) -> str:
@@ -222,8 +237,8 @@ class HeldOutData:
         return -metrics[self.criterion]
 
 
-def write_held_out(folder: Path, kind: Kind, before: Mapping[str, FloatArray], after: Mapping[str, FloatArray]) -> str:
-    """Write report/held_out.json and return a sentence about the change on held-out data (or an empty text).
+def write_held_out(folder: Path, kind: Kind, before: Mapping[str, FloatArray], after: Mapping[str, FloatArray]) -> None:
+    """Write report/held_out.json: the change on held-out data, and a sentence about its leading metric.
 
     Args:
         folder: of the run.
@@ -239,16 +254,13 @@ def write_held_out(folder: Path, kind: Kind, before: Mapping[str, FloatArray], a
         }
         for name, difference in differences.items()
     }
+    verdict = ""
+    if kind in _LEADING:
+        name, unit = _LEADING[kind]
+        d = differences[name]
+        change = d.change(content[name]["before"], content[name]["after"])
+        verdict = f"held-out data: {name} {change} ({unit}; {d.evidence}, {d.n} groups)"
     report = folder / "report"
     report.mkdir(exist_ok=True)
-    write_atomic(report / "held_out.json", json.dumps(nullable({"kind": kind, "metrics": content}), indent=1))
-    if kind not in _LEADING:
-        return ""
-    name, unit = _LEADING[kind]
-    return _sentence(name, unit, content[name]["before"], content[name]["after"], differences[name])
-
-
-def _sentence(name: str, unit: str, before: float, after: float, d: Difference) -> str:
-    digits = decimals_of(d.low, d.high)
-    evidence = "the same difference in each" if d.same else f"95 % CI of the difference {signed_bounds(d.low, d.high)}"
-    return f"held-out data: {name} {before:.{digits}f} -> {after:.{digits}f} ({unit}; {evidence}, {d.n} groups)"
+    results = {"kind": kind, "verdict": verdict, "metrics": content}
+    write_atomic(report / "held_out.json", json.dumps(nullable(results), indent=1))

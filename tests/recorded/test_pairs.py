@@ -125,7 +125,7 @@ def test_equal_completions_are_left_out_and_long_ones_are_reported(tmp_path) -> 
     pairs = read(write(tmp_path, *rows), CHARS)
     assert (len(pairs.train), len(pairs.held_out)) == (1, 1)
     assert "left out of the data: 1 equal completions" in pairs.notes
-    assert f"1 pairs have a completion of more than {CHARS.max_new} tokens" in pairs.notes[-1]
+    assert f"1 pair with a completion of more than {CHARS.max_new} tokens" in pairs.notes[-1]
     with pytest.raises(UserError, match="expected pairs to train on, got none that can be used"):
         read(write(tmp_path, rows[0]), CHARS)
 

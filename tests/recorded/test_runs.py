@@ -15,8 +15,10 @@ from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import fingerprint, update
 from rlalign.config.unused_settings import unused_settings
 from rlalign.errors import UserError
+from rlalign.recorded.held_out import held_out_values
 from rlalign.recorded.importance import with_importance_weights
 from rlalign.storage import checkpoint
+from rlalign.training import recorded_run
 from tests.recorded.conftest import talk, write
 
 SMALL = {"model__hidden_size": 16, "rollout__prompts": 4, "evaluation__prompts": 4, "quiet": True}
@@ -95,7 +97,7 @@ def test_sft_learns_the_task_that_the_demonstrations_show(tmp_path) -> None:
     nll = report["metrics"]["nll"]
     assert nll["after"] < 0.5 * nll["before"]
     assert nll["difference"]["high"] < 0
-    assert "held-out data: nll" in run.held_out
+    assert "held-out data: nll" in run.held_out["verdict"]
     assert run.comparison is not None
     assert run.comparison.differences["reward"].mean > 0  # the environment's own
 
@@ -287,6 +289,33 @@ def test_early_stopping_reads_the_held_out_data_where_nothing_scores_the_prompts
     losses = run.metrics["held_out/nll"]
     best = int(np.argmin(losses))
     assert len(losses) == min(best + 2, 6)
+
+
+def test_early_stopping_selects_and_reports_on_different_rows(tmp_path, monkeypatch) -> None:
+    measured = []
+    monkeypatch.setattr(
+        recorded_run,
+        "held_out_values",
+        lambda policy, groups, *rest: (
+            measured.append({row.place for group in groups for row in group}) or held_out_values(policy, groups, *rest)
+        ),
+    )
+    data = write(tmp_path, *({"prompt": f"{a} {b}", "completion": "x"} for a in "abcdef" for b in "ghijkl"))
+    settings = {"evaluation__every": 1, "recorded__held_out": 0.5, **SMALL}
+    rlalign.train(policy="tiny", algorithm="sft", data=data, steps=1, output=tmp_path / "a", evaluation__patience=1,
+                  **settings)  # fmt: skip
+    before, validation, after = measured
+    assert before == after
+    assert validation
+    assert not before & validation
+    rlalign.train(policy="tiny", algorithm="sft", data=data, steps=1, output=tmp_path / "b", **settings)
+    assert measured[3] == measured[4] == measured[5] == before | validation
+
+
+def test_kto_needs_two_rows(tmp_path) -> None:
+    rows = [{"prompt": "abc>", "completion": "cba", "label": True}]
+    with pytest.raises(UserError, match="expected two rows or more, got 1"):
+        train(tmp_path, "kto", rows, recorded__held_out=0.0)
 
 
 def test_settings_of_recorded_data_decide_the_result_and_older_runs_keep_their_fingerprint() -> None:

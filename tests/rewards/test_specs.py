@@ -124,3 +124,10 @@ def test_a_file_names_its_objects_and_its_registered_functions(tmp_path):
     assert list(compose(specs).weights) == ["inst", "part", "rlalign_test_given"]
     with pytest.raises(UserError, match=r"has no 'zzz'\. Available: MyScorer, inst, other, part, rlalign_test_given\."):
         compose([f"{path}:zzz"])
+
+
+def test_a_folder_without_a_slash_is_named(tmp_path, monkeypatch) -> None:
+    (tmp_path / "rm").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"no reward 'rm': .* use \./rm"):
+        compose("rm")

@@ -22,6 +22,7 @@ from rlalign.policies.factory import load, make_policy
 from rlalign.policies.options import PolicyOptions
 from rlalign.storage.jsonl import read_metrics
 from rlalign.tokenizers import ByteTokenizer, CharTokenizer
+from rlalign.training.distillation import verdict
 from rlalign.training.experiment import train_run
 from rlalign.types import Sampling
 from tests.faults.test_resume import assert_same_run, stop_after
@@ -83,7 +84,7 @@ def test_a_run_lowers_the_exact_kl_to_its_teacher(tmp_path: Path, big: Path, alg
         assert after < 0.5 * before
     assert run.comparison is not None
     assert run.comparison.before.mean("teacher_kl") > run.comparison.after.mean("teacher_kl")
-    assert run.distilled.startswith("KL to the teacher: ")
+    assert verdict(run.comparison).startswith("KL to the teacher: ")
     stored = json.loads((run.folder / "report" / "evaluation.json").read_text())["metrics"]
     assert stored["teacher_kl"]["difference"]["n"] == len(run.comparison.before.prompts)
     assert stored["kl"]["before"] == pytest.approx(0.0, abs=1e-5)  # of the initial policy, as without a teacher
@@ -153,6 +154,6 @@ def test_an_environment_without_reward_can_be_distilled_on(tmp_path: Path) -> No
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     make_policy("gru", tokenizer=ByteTokenizer(), seed=7).save_pretrained(tmp_path / "bytes")
     config = config_of(tmp_path / "run", tmp_path / "bytes", env=str(tmp_path / "prompts.jsonl"), steps=2)
-    assert "KL to the teacher" in train_run(config, quiet=True).distilled
+    assert "KL to the teacher" in verdict(train_run(config, quiet=True).comparison)
     with pytest.raises(UserError, match="compares rewards, and"):
         train_run(update(config, {"evaluation.patience": 1, "evaluation.every": 1}), quiet=True)

@@ -180,7 +180,7 @@ def _train(
     run.comparison = Comparison(before, validator.evaluate(tasks))
     write_comparison(folder, run.comparison)
     if held_out is not None and values_before:
-        run.held_out = write_held_out(folder, held_out.data.kind, values_before, held_out.values())
+        write_held_out(folder, held_out.data.kind, values_before, held_out.values())
     return run
 
 
