@@ -16,6 +16,7 @@ import ast
 import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
@@ -100,6 +101,23 @@ class Registry(Generic[T]):
         if spec.endswith(".py"):
             raise UserError(f"expected a {self.kind} in a file as FILE.py:NAME, got '{spec}'; use {spec}:NAME")
         raise UnknownNameError(self.kind, spec, self)
+
+    def docstring(self, name: str) -> str:
+        """Return the docstring of a function or class of the registry, read from its source without importing it.
+
+        Empty if the item is no function or class of a source file.
+        """
+        self._scan()
+        if name in self._items or name not in self.built_in:
+            return inspect.getdoc(self.get(name)) or ""
+        module, _, attribute = self.built_in[name].partition(":")
+        spec = importlib.util.find_spec(module)
+        if spec is None or not spec.origin or not spec.origin.endswith(".py"):
+            return ""
+        for node in ast.parse(Path(spec.origin).read_bytes()).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name == attribute:
+                return ast.get_docstring(node) or ""
+        return ""
 
     def __contains__(self, name: object) -> bool:
         self._scan()

@@ -45,7 +45,9 @@ def run(args: Sequence[str]) -> int:
     table.add_column("policy" if kind == "policies" else kind[:-1], style="bold", no_wrap=True)
     table.add_column("description")
     for name in registry:
-        table.add_row(name, summary(registry.get(name)))
+        # a policy imports torch and transformers, which takes seconds
+        text = first_paragraph(registry.docstring(name)) if kind == "policies" else ""
+        table.add_row(name, text or summary(registry.get(name)))
     make_console().print(table)
     return 0
 
@@ -73,4 +75,9 @@ def summary(item: Any) -> str:
     """Return the description of a registered object: its `description`, or the first paragraph of its docstring."""
     # a reward is an object that wraps the documented function
     text = getattr(item, "description", None) or inspect.getdoc(getattr(item, "function", item)) or ""
-    return " ".join(str(text).split("\n\n")[0].split())
+    return first_paragraph(str(text))
+
+
+def first_paragraph(text: str) -> str:
+    """Return the first paragraph of a text as one line."""
+    return " ".join(text.split("\n\n")[0].split())

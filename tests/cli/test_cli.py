@@ -2,6 +2,7 @@
 
 import email
 import errno
+import inspect
 import io
 import json
 import subprocess
@@ -22,6 +23,7 @@ from rlalign.errors import OutputError, UserError
 from rlalign.evaluation.before_after import Comparison
 from rlalign.evaluation.evaluate import Evaluation
 from rlalign.policies.factory import make_policy
+from rlalign.registry import Registry
 
 
 def run(capsys, *arguments):
@@ -274,8 +276,19 @@ def test_help_and_mistakes_do_not_import_torch():
                     with contextlib.suppress(SystemExit):
                         main([command, word])
                 assert "torch" not in sys.modules, (command, word)
+        with contextlib.redirect_stdout(io.StringIO()):
+            main(["list", "policies"])
+        assert "torch" not in sys.modules
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_the_descriptions_of_policies_are_read_without_importing_them():
+    from rlalign.registry import POLICIES
+
+    for name in POLICIES:
+        assert POLICIES.docstring(name) == inspect.getdoc(POLICIES.get(name)), name
+    assert Registry("constant", {"pi": "math:pi"}).docstring("pi") == ""
 
 
 def test_doctor_names_the_missing_packages_of_each_extra(monkeypatch):
