@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from rlalign.errors import FaultError, OutputError, RewardError, UnknownNameError, UserError
+from rlalign.errors import FaultError, HookError, OutputError, RewardError, UnknownNameError, UserError
 from rlalign.escaping.terminal import escape_unencodable, in_one_line, print_text
 
 COMMANDS = {
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         return _dispatch(args)
-    except (UserError, RewardError) as error:
+    except (UserError, RewardError, HookError) as error:
         if debug:
             raise
         return _print_error(str(error), 2)

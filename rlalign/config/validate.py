@@ -9,9 +9,10 @@ from pathlib import Path
 from rlalign.algorithms import UNTRAINED, learns_from_data
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import ENV_OF_DATA, env_of_data
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.errors import MissingExtraError, UserError, did_you_mean
+from rlalign.objective.registries import ADVANTAGES, UNCHANGED
 from rlalign.typecheck import check_fields, check_range, flatten
 
 _MAX_LR = 10.0
@@ -74,6 +75,7 @@ def validate(config: TrainConfig) -> None:
         raise UserError(f"unknown sampler '{r.sampler}'.{did_you_mean(r.sampler, ('decode', 'generate'))}")
     _check_minibatches(config)
     _check_trackers(config)
+    _check_hooks(config)
     config.objective.validate(group_size=r.group_size)
     if e.patience and not e.every:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
@@ -101,6 +103,23 @@ def validate(config: TrainConfig) -> None:
         raise UserError(
             f"{ln.epochs} epochs × {ln.minibatches} minibatches are {updates} updates per rollout, and ratio none does "
             "not correct for them; use --objective.ratio token, or 1 epoch and 1 minibatch"
+        )
+
+
+def _check_hooks(config: TrainConfig) -> None:
+    """Raise UserError for hooks that the trainer never calls, and an advantage that no name rebuilds."""
+    advantage = config.objective.advantage
+    if advantage.startswith(OBJECT) and advantage not in ADVANTAGES:
+        raise UserError(
+            f"'{advantage}' was passed as a Python object and cannot be rebuilt by name; pass advantage=..."
+        )
+    outside = config.algorithm.startswith("trl:") or config.algorithm in UNTRAINED
+    hooks = {"objective.advantage": advantage != UNCHANGED, "callbacks": config.callbacks, "metrics": config.metrics}
+    unread = [name for name, value in hooks.items() if value]
+    if outside and unread:
+        raise UserError(
+            f"{unread[0]}: {config.algorithm} never calls it; leave it out, or use rlalign's own trainer, such as "
+            "--algorithm grpo"
         )
 
 

@@ -14,7 +14,7 @@ import pytest
 
 import rlalign
 from rlalign.envs.registration import make_mdp
-from rlalign.evaluation.evaluate import _RESERVED
+from rlalign.evaluation.evaluate import RESERVED
 from rlalign.evaluation.text_metrics import FAMILIES, attempts, report
 from rlalign.log.alarms import ALARMS
 from rlalign.log.metric_keys import EVALUATION, METRICS, rows_of
@@ -164,7 +164,9 @@ def test_a_key_without_placeholder_has_priority():
 
 def test_the_table_names_every_alarm_and_every_reserved_metric():
     assert {row.key for row in METRICS["alarm"]} == {f"alarm/{name}" for name in ALARMS}
-    assert {row.key for row in EVALUATION["metrics"]} == {*_RESERVED, "NAME", "reward/NAME"}
+    assert {row.key for row in EVALUATION["metrics"]} == {
+        *RESERVED, "NAME", "reward/NAME", "metric/NAME", "metric/NAME/KEY",
+    }  # fmt: skip
 
 
 def test_keys_belong_to_the_stage_that_they_are_listed_under():
