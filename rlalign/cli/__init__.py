@@ -25,6 +25,7 @@ COMMANDS = {
     "tune": "search for good settings of an algorithm",
     "feedback": "collect judgements of people about completions: sample, invite, serve, simulate",
     "reward-model": "train a reward model on votes or preferences, and measure it",
+    "push": "upload a trained policy with its card to the Hugging Face Hub",
     "plot": "plot the training curves of one or more runs",
     "doctor": "print versions, optional packages, device, cache and disk space",
 }

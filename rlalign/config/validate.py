@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,6 +18,7 @@ from rlalign.typecheck import check_fields, check_range, flatten
 
 _MAX_LR = 10.0
 _FLOAT32 = (1.18e-38, 3.4e38)  # smallest normal number and largest number
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SEARCHED = 10_000  # distance from a number of minibatches at which divisors are suggested
 
 
@@ -125,13 +127,22 @@ def _check_hooks(config: TrainConfig) -> None:
 
 def _check_trackers(config: TrainConfig) -> None:
     """Raise UserError if the package of a tracker is missing; on the tracker's thread it would only be a warning."""
-    if config.tracking.tensorboard and find_spec("tensorboard") is None:
-        raise MissingExtraError("tensorboard", "tensorboard")
-    if config.tracking.wandb != "off" and find_spec("wandb") is None:
+    tracking = config.tracking
+    chosen = {"wandb": tracking.wandb != "off", "tensorboard": tracking.tensorboard, "mlflow": tracking.mlflow}
+    missing = [
+        name
+        for name, is_on in chosen.items()
+        if (is_on or name in tracking.trackers) and find_spec(name) is None  # the packages have the trackers' names
+    ]
+    if "wandb" in missing:
         raise UserError(
-            f"tracking.wandb {config.tracking.wandb}: expected the package 'wandb', which is not installed; use pip "
+            f"tracking.wandb {tracking.wandb}: expected the package 'wandb', which is not installed; use pip "
             "install wandb, or --tracking.wandb off"
         )
+    if missing:
+        raise MissingExtraError(missing[0], missing[0])
+    if tracking.push is not None and not _REPOSITORY.fullmatch(tracking.push):
+        raise UserError(f"tracking.push: expected a repository OWNER/NAME of the Hub, got '{tracking.push}'")
 
 
 def _check_numbers(config: TrainConfig) -> None:

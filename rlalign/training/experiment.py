@@ -24,10 +24,12 @@ from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import few_prompts
 from rlalign.log.plots import draw
+from rlalign.log.tracking.protocol import check_trackers
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
 from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
+from rlalign.publish.finish import finish
 from rlalign.recorded.items import hub_identity
 from rlalign.run import Run
 from rlalign.storage import checkpoint
@@ -171,6 +173,7 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
     refuse_bad_records(config, mdp)
     check_data(config, mdp)
     check_teacher(config)
+    check_trackers(config.tracking)
     if distills(config) and config.evaluation.patience and not mdp.has_reward:
         raise UserError(
             f"evaluation.patience compares rewards, and {mdp.id} has none; use --evaluation.patience 0 or --reward"
@@ -241,6 +244,7 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
     if trainer.held_out is not None and values_before:
         kind = trainer.held_out.data.kind
         run.held_out = write_held_out(folder, kind, values_before, trainer.held_out.values())
+    finish(trainer.config, folder, trainer.mdp, state.tracker, console)
     return run
 
 
