@@ -84,7 +84,7 @@ class Tracker:
         return {**lengths, "sha256": {name: file.digest for name, file in files.items()}}
 
     def close(self) -> None:
-        """Close the files and give each tracker ten seconds to finish."""
+        """Close the files and give each tracker 30 seconds to finish."""
         self.metrics.close()
         self.samples.close()
         for thread in self._threads:

@@ -6,7 +6,6 @@ any, is part of the checkpoint. A callback that raises ends the run, whose state
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch import Tensor
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.errors import HookError, RLAlignError, UserError
 from rlalign.registry import load
-from rlalign.rewards.object_state import as_plain
+from rlalign.rewards.object_state import as_plain, from_checkpoint, to_checkpoint
 from rlalign.rollout.views import RolloutView, Samples
 
 EVENTS = ("on_rollout", "on_step", "on_evaluation", "should_stop")
@@ -197,7 +196,7 @@ class Callbacks:
             UserError: it returned something that a checkpoint cannot hold.
         """
         states = {
-            name: as_plain(state, f"state_dict of callback '{name}'")
+            name: to_checkpoint(as_plain(state, f"state_dict of callback '{name}'"))
             for name, state in self._call("state_dict").items()
             if state
         }
@@ -210,7 +209,7 @@ class Callbacks:
         for name, saved in state["states"].items():
             item = self.callbacks.get(name)
             if callable(getattr(item, "load_state_dict", None)):
-                _guarded(name, "load_state_dict", item.load_state_dict, copy.deepcopy(saved))
+                _guarded(name, "load_state_dict", item.load_state_dict, from_checkpoint(saved))
 
     def _call(self, event: str, *arguments: Callable[[], Any]) -> dict[str, Any]:
         results: dict[str, Any] = {}

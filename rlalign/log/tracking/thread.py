@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-CLOSE_TIMEOUT = 10.0  # seconds that a tracker gets to finish
+CLOSE_TIMEOUT = 30.0  # seconds that a tracker gets to finish: a short run ends before its package is imported
 QUEUE_SIZE = 10_000  # calls that a slow tracker can be behind before it loses some
 
 
@@ -49,7 +49,7 @@ class TrackerThread:
             self._warn("is too slow and loses lines")
 
     def close(self) -> None:
-        """Let the tracker finish, for ten seconds at most."""
+        """Let the tracker finish, for 30 seconds at most."""
         try:
             self._queue.put_nowait(None)
         except queue.Full:
