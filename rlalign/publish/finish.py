@@ -41,5 +41,10 @@ def finish(config: TrainConfig, folder: Path, mdp: TextMDP, tracker: Tracker | N
 def _push(folder: Path, repo: str, console: PlainConsole) -> None:
     try:
         console.print(described(push(folder, repo)), soft_wrap=True)
-    except RLAlignError as error:
+    except RLAlignError as error:  # its message has the next step
         console.warn(str(error))
+    except Exception as error:
+        console.warn(
+            f"the policy was not uploaded to '{repo}' ({type(error).__name__}: {error}); the run is complete: use "
+            f"rlalign push {folder} {repo}"
+        )

@@ -92,7 +92,9 @@ def test_a_failing_metric_is_reported_once_and_left_out_from_then_on(function: A
 
 def test_metrics_are_loaded_by_spec_and_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "own_metrics.py"
-    path.write_text("def words(samples): return 1\ndef judge(prompts, completions): return [1]\nx = 3\ndef none(): ...\n")
+    path.write_text(
+        "def words(samples): return 1\ndef judge(prompts, completions): return [1]\nx = 3\ndef none(): ...\n"
+    )
     assert list(load_metrics([f"{path}:words", len])) == ["words", "len"]
     for specs, message in (
         ([f"{path}:words", f"{path}:words"], "got 'words' twice"),

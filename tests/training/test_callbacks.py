@@ -223,7 +223,7 @@ def test_a_failing_callback_ends_the_run_by_name_and_the_repaired_one_continues(
     assert "no disk" in (tmp_path / "cut" / "faults" / "traceback.txt").read_text()
 
 
-FILES = '''
+FILES = """
 class Stop:
     def __init__(self):
         self.steps = 0
@@ -247,7 +247,7 @@ class Needs:
     def should_stop(self): ...
 
 class Empty: ...
-'''
+"""
 FLAGS = ["--env", "reverse", "--policy", "gru", "--steps", "4", "--rollout.prompts", "2", "--rollout.group-size", "2"]
 
 
@@ -319,7 +319,7 @@ def test_objects_from_python_are_not_rebuilt_by_name(tmp_path: Path) -> None:
     from rlalign.objective.registries import ADVANTAGES
 
     ADVANTAGES._items.pop("object:flat")  # another process
-    with pytest.raises(UserError, match="'object:flat' was passed as a Python object .* pass advantage="):
+    with pytest.raises(UserError, match=r"'object:flat' was passed as a Python object .* pass advantage="):
         rlalign.train(config=run.config, callbacks=[Counter()], metrics=[len], resume=True, steps=2, quiet=True)
 
 

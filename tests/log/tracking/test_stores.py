@@ -85,7 +85,7 @@ def test_mlflow_reads_back_metrics_parameters_and_artifacts(tmp_path, monkeypatc
 
 
 def records_of(path):
-    """Yield the records of a .wandb file, a LevelDB log: blocks of 32 KiB, each entry with checksum, length and type."""
+    """Yield the records of a .wandb file, a LevelDB log: blocks of 32 KiB, entries with checksum, length, type."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     data = path.read_bytes()
