@@ -52,6 +52,15 @@ class RolloutView(Samples):
     """The samples of a step, with their tokens over L columns and their advantages.
 
     Attributes:
+        prompts: N texts, as in `Samples`.
+        completions: N texts, as in `Samples`.
+        messages: N whole trajectories, as in `Samples`.
+        columns: N dictionaries, as in `Samples`.
+        rewards: float64 [N], as in `Samples`.
+        components: name -> float64 [N], as in `Samples`.
+        lengths: int64 [N], as in `Samples`.
+        truncated: bool [N], as in `Samples`.
+        group_ids: int64 [N], as in `Samples`.
         step: the step that they belong to, from 1.
         tokens: int64 [N, L], contexts right-padded.
         action_mask: bool [N, L], true where the policy chose the token.

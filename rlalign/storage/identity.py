@@ -164,8 +164,8 @@ def code_specs(config: TrainConfig) -> list[tuple[str, str]]:
     if not config.env.startswith(OBJECT) and not is_data(config.env):
         specs.append(("environment", str(EnvSpec.parse(config.env).target)))
     specs += [("reward", name) for name, _ in _rewards_of(config)]
-    specs += [("callback", name) for name in config.callbacks]
-    specs += [("metric", name) for name in config.metrics]
+    for role, names in (("callback", config.callbacks), ("metric", config.metrics)):
+        specs += [(role, name) for name in names if not name.startswith(OBJECT)]  # an object is never loaded by name
     specs += [(TRACKER, name) for name in config.tracking.trackers]
     for key, value in flatten(to_dict(config)).items():
         other_trainer = key == "algorithm" and value in {*OUTSIDE, *OFFLINE}
@@ -181,7 +181,7 @@ def code_files(config: TrainConfig) -> dict[str, Path]:
 
 def _is_code(spec: str) -> bool:
     """Return whether a spec names code that is not built in. `rlalign.registry.load` runs it under any prefix."""
-    if spec.startswith(OBJECT) or (is_url(spec) and spec not in REWARDS):  # no file; a reward-model server
+    if is_url(spec) and spec not in REWARDS:  # a reward-model server
         return False
     return ":" in spec and not any(spec in registry.built_in.values() for registry in (ENVS, REWARDS, POLICIES))
 
