@@ -207,9 +207,9 @@ class Callbacks:
         self.stopped_by = state["stopped_by"]
         self._began = state["began"]
         for name, saved in state["states"].items():
-            item = self.callbacks.get(name)
-            if callable(getattr(item, "load_state_dict", None)):
-                _guarded(name, "load_state_dict", item.load_state_dict, from_checkpoint(saved))
+            load_state = getattr(self.callbacks.get(name), "load_state_dict", None)
+            if callable(load_state):
+                _guarded(name, "load_state_dict", load_state, from_checkpoint(saved))
 
     def _call(self, event: str, *arguments: Callable[[], Any]) -> dict[str, Any]:
         results: dict[str, Any] = {}

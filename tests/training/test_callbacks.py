@@ -20,7 +20,7 @@ from rlalign.config.serialize import fingerprint, from_json, to_json, update
 from rlalign.errors import HookError, UserError
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
-from rlalign.training.callbacks import load_callbacks
+from rlalign.training.callbacks import Callbacks, load_callbacks
 from rlalign.training.experiment import train_run
 from rlalign.training.learner import Learner
 
@@ -195,6 +195,14 @@ def test_a_run_that_a_callback_ended_is_finished_and_says_by_whom(
     assert run.comparison is not None
     assert "ended at step 2: callback 'Counter' asked for it" in capsys.readouterr().out
     assert finished(tmp_path / "r")
+
+
+def test_every_callback_is_asked_also_after_one_has_answered() -> None:
+    calls: list[Any] = []
+    callbacks = Callbacks(load_callbacks([Counter(last=0), Recorder("b", calls)]))
+    assert callbacks.ask_to_stop()
+    assert calls == [("b", "stop", None)]
+    assert callbacks.stopped_by == "Counter"
 
 
 @pytest.mark.parametrize("event", ["on_rollout", "on_step", "on_evaluation", "should_stop", "state_dict"])

@@ -22,14 +22,14 @@ class TensorBoardTracker(RunTracker):
         from torch.utils.tensorboard import SummaryWriter
 
         self._step = 0
-        self._writer = SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]  # untyped in torch
+        self._writer = SummaryWriter(str(folder / "tensorboard"))
         self._text("config", block(json.dumps(config, indent=1), "json"))
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Write the metrics of a step."""
         self._step = step
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]  # untyped in torch
+            self._writer.add_scalar(name, value, step)
 
     def samples(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write a table of the step as a text."""
@@ -47,7 +47,7 @@ class TensorBoardTracker(RunTracker):
         from matplotlib.image import imread
 
         pixels = imread(path)
-        self._writer.add_image(f"picture/{name}", pixels, self._step, dataformats="HWC")  # type: ignore[no-untyped-call]
+        self._writer.add_image(f"picture/{name}", pixels, self._step, dataformats="HWC")
 
     def card(self, text: str) -> None:
         """Write the card as a text, without its metadata."""
@@ -55,7 +55,7 @@ class TensorBoardTracker(RunTracker):
 
     def close(self) -> None:
         """Close the event file."""
-        self._writer.close()  # type: ignore[no-untyped-call]  # untyped in torch
+        self._writer.close()
 
     def _text(self, name: str, markdown: str) -> None:
-        self._writer.add_text(name, markdown, self._step)  # type: ignore[no-untyped-call]  # untyped in torch
+        self._writer.add_text(name, markdown, self._step)
