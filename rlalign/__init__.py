@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rlalign.config.schema import TrainConfig
     from rlalign.objective.spec import Objective
     from rlalign.run import Run
+    from rlalign.training.callbacks import Callback
 
 __version__ = "0.1.0"
 
@@ -38,9 +39,11 @@ _LAZY = {
     "TrainConfig": "rlalign.config.schema",
     "Objective": "rlalign.objective.spec",
     "register_algorithm": "rlalign.algorithms",
+    "Callback": "rlalign.training.callbacks",
 }
 
 __all__ = [
+    "Callback",
     "Objective",
     "Run",
     "Task",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison
+from rlalign.objective.registries import ADVANTAGES
 from rlalign.objective.spec import Objective
 from rlalign.registry import load
 from rlalign.run import Run
@@ -36,6 +38,9 @@ def train(
     algorithm: str = TrainConfig.algorithm,
     rewards: Rewards | None = None,
     *,
+    advantage: str | Callable[..., Any] | None = None,
+    callbacks: Sequence[Any] | None = None,
+    metrics: Sequence[str | Callable[..., Any]] | None = None,
     objective: Objective | None = None,
     config: TrainConfig | None = None,
     quiet: bool = False,
@@ -64,6 +69,12 @@ def train(
             recorded data of the setting `data`, and a policy gradient from its logged rewards.
         rewards: names, specs (`name=weight`), functions of TRL's signature, or a mapping of specs to weights. They
             replace the environment's own. A list of specs that all begin with `+` adds to these.
+        advantage: a function `f(advantages, batch)` that replaces or transforms advantages, or its spec; the setting
+            `objective.advantage`. None: as in the objective.
+        callbacks: objects with some of the methods of `rlalign.Callback`, or specs, called in order. None: as in the
+            configuration.
+        metrics: functions of `Samples` (see `rlalign.rollout.views`), or specs; logged as `metric/NAME`. None: as in
+            the configuration.
         objective: a whole objective instead of the preset's.
         config: a whole configuration instead of the defaults for env, policy and algorithm. Their names are then
             ignored, except that a `TextMDP` or other object `env` replaces the configuration's environment.
@@ -77,6 +88,7 @@ def train(
     Raises:
         UserError: a name or setting is invalid; raised before weights are loaded.
         RewardError: a reward with `on_error="fail"` failed.
+        HookError: a callback or the advantage function failed.
         FaultError: the machine or the optimization failed: a full disk, non-finite updates in a row.
     """
     if not isinstance(policy, str | Path):
@@ -98,16 +110,35 @@ def train(
         rewards = [rewards] if isinstance(rewards, str) or callable(rewards) else rewards
         pairs = list(rewards.items()) if isinstance(rewards, Mapping) else list(rewards)
         changes["rewards"] = [_spec_of(reward) for reward in pairs]
-    run = train_config(update(base, changes), env=env_object, rewards=rewards, quiet=quiet)
+    if advantage is not None:
+        changes["objective.advantage"] = _spec_of(advantage)
+        if callable(advantage):
+            ADVANTAGES.add(_spec_of(advantage), advantage)
+    for key, hooks in (("callbacks", callbacks), ("metrics", metrics)):
+        if hooks is not None:
+            changes[key] = [hook if isinstance(hook, str) else _spec_of_hook(hook) for hook in hooks]
+    run = train_config(
+        update(base, changes), env=env_object, rewards=rewards, callbacks=callbacks, metrics=metrics, quiet=quiet
+    )
     run.env = env_object
     run.rewards = rewards
     return run
 
 
-def train_config(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
+def train_config(
+    config: TrainConfig,
+    *,
+    env: TextMDP | None = None,
+    rewards: Any = None,
+    callbacks: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | None = None,
+    quiet: bool = False,
+) -> Run:
     """Train by the trainer that the algorithm names: TRL's for `trl:...`, else this library's (see `train_run`)."""
     train, _ = _trainer(config)
-    run: Run = load(train)(config, env=env, rewards=rewards, quiet=quiet)
+    # the other trainers have no hooks: `validate` refuses a configuration that names some
+    hooks = {"callbacks": callbacks, "metrics": metrics} if train == _TRAINERS[""][0] else {}
+    run: Run = load(train)(config, env=env, rewards=rewards, quiet=quiet, **hooks)
     return run
 
 
@@ -149,6 +180,11 @@ def _environment(env: Any) -> TextMDP:
 
 def _name_of(env: Any) -> str:
     return OBJECT + str(getattr(env, "id", None) or type(env).__name__)
+
+
+def _spec_of_hook(hook: Any) -> str:
+    """Return the spec of a metric, or `object:CLASS` for a callback, whose state no name brings back."""
+    return _spec_of(hook) if inspect.isfunction(hook) else OBJECT + type(hook).__name__
 
 
 def _spec_of(reward: Any) -> str:

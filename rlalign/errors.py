@@ -136,6 +136,13 @@ class RewardError(RLAlignError):
     """
 
 
+class HookError(RLAlignError):
+    """A callback or an advantage function of the user's own raised, or returned something that cannot be used.
+
+    The message names the function. The run is saved in the state before the call.
+    """
+
+
 class FaultError(RLAlignError):
     """A fault of the machine or the run, not of the user: a full disk, a failed checksum, a diverged run.
 

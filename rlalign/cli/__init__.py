@@ -9,7 +9,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 
-from rlalign.errors import FaultError, OutputError, RewardError, UnknownNameError, UserError
+from rlalign.errors import FaultError, HookError, OutputError, RewardError, UnknownNameError, UserError
 from rlalign.escaping.terminal import escape_unencodable, in_one_line, print_text
 
 COMMANDS = {
@@ -25,6 +25,7 @@ COMMANDS = {
     "tune": "search for good settings of an algorithm",
     "feedback": "collect judgements of people about completions: sample, invite, serve, simulate",
     "reward-model": "train a reward model on votes or preferences, and measure it",
+    "push": "upload a trained policy with its card to the Hugging Face Hub",
     "plot": "plot the training curves of one or more runs",
     "doctor": "print versions, optional packages, device, cache and disk space",
 }
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
     try:
         return _dispatch(args)
-    except (UserError, RewardError) as error:
+    except (UserError, RewardError, HookError) as error:
         if debug:
             raise
         return _print_error(str(error), 2)

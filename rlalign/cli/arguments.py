@@ -15,6 +15,19 @@ from rlalign.escaping.terminal import print_text, visible
 
 T = TypeVar("T")
 
+_SHORT = {
+    "--reward": "--rewards",
+    "--as": "--recorded.kind",
+    "--advantage": "--objective.advantage",
+    "--callback": "--callbacks",
+    "--metric": "--metrics",
+    "--tracker": "--tracking.trackers",
+    "--push": "--tracking.push",
+}
+"""Short flag -> setting."""
+REPEATED = ("rewards", "callbacks", "metrics", "tracking.trackers")
+"""Settings whose flag may be repeated, one value each."""
+
 
 def parse_arguments(cls: type[T], args: Sequence[str], **options: Any) -> T:
     """Return a dataclass of arguments, or print usage or an error and exit, as `tyro.cli` does.
@@ -53,7 +66,7 @@ def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[st
         flags: the command's own flags (see `flags_of`).
 
     Returns:
-        The arguments without settings, and setting -> value; rewards, whose flag may be repeated, are a list.
+        The arguments without settings, and setting -> value; those whose flag may be repeated are lists.
 
     Raises:
         UserError: for a setting without a value.
@@ -72,15 +85,14 @@ def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[st
                 raise UserError(f"{word} has no value: expected {word} VALUE, a setting of the runs")
             value = words.pop(0)
         name = flag[2:].replace("-", "_")
-        settings[name] = [*settings.get(name, []), value] if name == "rewards" else value
+        settings[name] = [*settings.get(name, []), value] if name in REPEATED else value
     return own, settings
 
 
 def settings_flags(args: Sequence[str]) -> list[str]:
-    """Return the arguments with short flags renamed to settings: `--reward SPEC`, one per flag, and `--as KIND`."""
-    names = {"--reward": "--rewards", "--as": "--recorded.kind"}
+    """Return the arguments with short flags renamed to settings, such as `--reward SPEC`, one per flag."""
     parts = (word.partition("=") for word in args)
-    return [names.get(flag, flag) + equals + value for flag, equals, value in parts]
+    return [_SHORT.get(flag, flag) + equals + value for flag, equals, value in parts]
 
 
 def optional_value(args: Sequence[str], flag: str, default: str) -> list[str]:

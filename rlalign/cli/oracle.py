@@ -25,7 +25,8 @@ class Args:
     preset: str = "all"
     """Name of `rlalign list algorithms`, or all."""
     objective: str | None = None
-    """Objective, baseline, trust region or loss of your own, as file.py:name, instead of a preset; None: the preset."""
+    """Objective, baseline, trust region, loss or advantage of your own, as file.py:name, instead of a preset; None: the
+    preset."""
     group_size: int = 2
     """Completions per group."""
     horizon: int = 4

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.table import Table
 
-from rlalign.cli.arguments import flag_value, parse_arguments, settings_flags
+from rlalign.cli.arguments import REPEATED, flag_value, parse_arguments, settings_flags
 from rlalign.cli.console import console as make_console
 from rlalign.config.schema import TrainConfig
+from rlalign.config.serialize import update
 from rlalign.errors import OutputError, UserError
 from rlalign.escaping.console import PlainConsole, line
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
@@ -125,8 +125,8 @@ def _stored_config(args: list[str]) -> TrainConfig:
     folder = Path(output)
     check_run(folder)
     config = read_config(folder)
-    # tyro appends each --rewards to the default, so the stored rewards make room for new ones
-    return replace(config, rewards=()) if "--rewards" in args else config
+    # tyro appends each --rewards to the default, so the stored values make room for new ones
+    return update(config, {name: () for name in REPEATED if flag_value(args, f"--{name}") is not None})
 
 
 def _expand_resume(args: list[str]) -> list[str]:

@@ -15,14 +15,17 @@ from rlalign.typecheck import flatten
 # Settings that do not affect a result, that name the cell, or that follow from the objective.
 _NOT_COMPARED = {
     *("seed", "output", "resume", "allow_change", "save_every", "keep", "device", "env", "algorithm", "model.value"),
-    *("tracking.wandb", "tracking.project", "tracking.tensorboard"),
 }
 
 
 def settings_of(config: TrainConfig) -> dict[str, Any]:
     """Return the settings that affect a result, by dotted name; the names of the cell are left out."""
-    settings = {key: value for key, value in flatten(to_dict(config)).items() if key not in _NOT_COMPARED}
+    settings = {key: value for key, value in flatten(to_dict(config)).items() if not _is_free(key)}
     return {**settings, "policy": _policy_of(config)}
+
+
+def _is_free(key: str) -> bool:
+    return key in _NOT_COMPARED or key.startswith("tracking.")
 
 
 def equal_settings(config: TrainConfig) -> dict[str, Any]:

@@ -154,7 +154,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class TrackingConfig:
-    """Trackers besides metrics.jsonl, which is always written. A failing tracker does not stop a run."""
+    """Trackers besides metrics.jsonl, which is always written, and the upload of the result. Neither can stop a run."""
 
     wandb: Literal["off", "online", "offline"] = "off"
     """Weights & Biases. off: not used; online: sends each step to the server; offline: writes files for `wandb sync`
@@ -163,6 +163,14 @@ class TrackingConfig:
     """Project of the run in Weights & Biases."""
     tensorboard: bool = False
     """Write TensorBoard files into the folder `tensorboard` of the run."""
+    mlflow: bool = False
+    """Log to MLflow: to the store that MLFLOW_TRACKING_URI names, by default the folder `mlruns` of the run."""
+    trackers: tuple[str, ...] = ()
+    """Further trackers, by name of an entry point of the group `rlalign.trackers`, as module:Class or file.py:Class; on
+    the command line --tracker SPEC, repeatable."""
+    push: str | None = None
+    """Repository of the Hugging Face Hub, OWNER/NAME, to which the policy and its card are uploaded at the end; it is
+    created as private. On the command line also --push REPO. None: no upload."""
 
 
 @dataclass(frozen=True)
@@ -178,6 +186,12 @@ class TrainConfig:
     rewards: tuple[str, ...] = ()
     """Rewards as SPEC[=WEIGHT]; on the command line --reward SPEC, repeatable. They replace the environment's own; a
     leading + adds to these."""
+    callbacks: tuple[str, ...] = ()
+    """Callbacks as file.py:Class or module:Class; on the command line --callback SPEC, repeatable. They are called in
+    this order."""
+    metrics: tuple[str, ...] = ()
+    """Metrics of your own as file.py:function or module:function; on the command line --metric SPEC, repeatable. They
+    are logged as metric/NAME at each step and in each evaluation."""
     data: str | None = None
     """Recorded data to train on instead of samples: a JSONL, JSON, CSV or Parquet file, a folder of datasets, or a hub
     data set. Columns: messages, or prompt and completion (sft); prompt, chosen and rejected, or another format of

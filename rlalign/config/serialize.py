@@ -46,6 +46,9 @@ _ADDED: dict[str, Any] = {
     **flatten({"objective": {"preference": dataclasses.asdict(Objective().preference)}}),
     "teacher": None,
     "distill.reward_coef": 0.0,
+    "objective.advantage": "none",
+    "callbacks": [],
+    "metrics": [],
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 

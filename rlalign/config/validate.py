@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,13 +10,15 @@ from pathlib import Path
 from rlalign.algorithms import UNTRAINED, learns_from_data
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import ENV_OF_DATA, env_of_data
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.errors import MissingExtraError, UserError, did_you_mean
+from rlalign.objective.registries import ADVANTAGES, UNCHANGED
 from rlalign.typecheck import check_fields, check_range, flatten
 
 _MAX_LR = 10.0
 _FLOAT32 = (1.18e-38, 3.4e38)  # smallest normal number and largest number
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _SEARCHED = 10_000  # distance from a number of minibatches at which divisors are suggested
 
 
@@ -74,6 +77,7 @@ def validate(config: TrainConfig) -> None:
         raise UserError(f"unknown sampler '{r.sampler}'.{did_you_mean(r.sampler, ('decode', 'generate'))}")
     _check_minibatches(config)
     _check_trackers(config)
+    _check_hooks(config)
     config.objective.validate(group_size=r.group_size)
     if e.patience and not e.every:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
@@ -104,15 +108,41 @@ def validate(config: TrainConfig) -> None:
         )
 
 
+def _check_hooks(config: TrainConfig) -> None:
+    """Raise UserError for hooks that the trainer never calls, and an advantage that no name rebuilds."""
+    advantage = config.objective.advantage
+    if advantage.startswith(OBJECT) and advantage not in ADVANTAGES:
+        raise UserError(
+            f"'{advantage}' was passed as a Python object and cannot be rebuilt by name; pass advantage=..."
+        )
+    outside = config.algorithm.startswith("trl:") or config.algorithm in UNTRAINED
+    hooks = {"objective.advantage": advantage != UNCHANGED, "callbacks": config.callbacks, "metrics": config.metrics}
+    unread = [name for name, value in hooks.items() if value]
+    if outside and unread:
+        raise UserError(
+            f"{unread[0]}: {config.algorithm} never calls it; leave it out, or use rlalign's own trainer, such as "
+            "--algorithm grpo"
+        )
+
+
 def _check_trackers(config: TrainConfig) -> None:
     """Raise UserError if the package of a tracker is missing; on the tracker's thread it would only be a warning."""
-    if config.tracking.tensorboard and find_spec("tensorboard") is None:
-        raise MissingExtraError("tensorboard", "tensorboard")
-    if config.tracking.wandb != "off" and find_spec("wandb") is None:
+    tracking = config.tracking
+    chosen = {"wandb": tracking.wandb != "off", "tensorboard": tracking.tensorboard, "mlflow": tracking.mlflow}
+    missing = [
+        name
+        for name, is_on in chosen.items()
+        if (is_on or name in tracking.trackers) and find_spec(name) is None  # the packages have the trackers' names
+    ]
+    if "wandb" in missing:
         raise UserError(
-            f"tracking.wandb {config.tracking.wandb}: expected the package 'wandb', which is not installed; use pip "
+            f"tracking.wandb {tracking.wandb}: expected the package 'wandb', which is not installed; use pip "
             "install wandb, or --tracking.wandb off"
         )
+    if missing:
+        raise MissingExtraError(missing[0], missing[0])
+    if tracking.push is not None and not _REPOSITORY.fullmatch(tracking.push):
+        raise UserError(f"tracking.push: expected a repository OWNER/NAME of the Hub, got '{tracking.push}'")
 
 
 def _check_numbers(config: TrainConfig) -> None:

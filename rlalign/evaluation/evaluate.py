@@ -26,10 +26,10 @@ from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
 _MAX_ROWS = 64  # trajectories per batch: bounds the memory use
 _TASKS_PER_PROMPT = 20  # `held_out` reads at most this many tasks per different prompt that it is asked for
 
-# A reward component with one of these names is stored as reward/NAME.
-_RESERVED = (
+RESERVED = (
     "reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated", "teacher_kl", "teacher_kl_token",
 )  # fmt: skip
+"""Metrics that are no reward components; a component with one of these names is stored as reward/NAME."""
 
 # Reward components whose value 1 means that the answer is correct.
 _VERIFIERS = ("exact_match", "math_verify", "code", "label_match")
@@ -221,7 +221,7 @@ def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]
     kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 outside the action mask
     return {
         "reward": rollout.returns.double().numpy(),
-        **{f"reward/{k}" if k in _RESERVED else k: v.numpy() for k, v in rollout.components.items()},
+        **{f"reward/{k}" if k in RESERVED else k: v.numpy() for k, v in rollout.components.items()},
         "length": rollout.num_actions.double().numpy(),
         "kl": kl.double().numpy(),
         "fluency": (reference.sum(1) / actions).double().numpy(),

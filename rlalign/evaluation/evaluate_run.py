@@ -9,13 +9,15 @@ from typing import Any
 
 from rlalign.checks.data_pass import checked_mdp
 from rlalign.config.instantiate import build_mdp, build_policy
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_evaluation
 from rlalign.envs.chat_prompts import with_chat_template
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
+from rlalign.evaluation.custom_metrics import with_custom_metrics
 from rlalign.evaluation.evaluate import evaluate, held_out
+from rlalign.log.custom_metrics import CustomMetrics, load_metrics
 from rlalign.log.plots import plot_comparison
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_policy
@@ -84,6 +86,12 @@ def evaluate_run(
     }
     if folds and not 2 <= folds <= len(tasks):
         raise UserError(f"folds: expected 2 to {len(tasks)} for {len(tasks)} prompts, got {folds}; use more --prompts")
+    own = CustomMetrics(
+        load_metrics(
+            [spec for spec in config.metrics if not spec.startswith(OBJECT)]
+        ),  # an object is of another process
+        lambda problem: warnings.warn(problem, stacklevel=2),
+    )
     if baseline is None:
         before = evaluate(policy, mdp, tasks, **settings)
     else:
@@ -91,7 +99,8 @@ def evaluate_run(
         other_mdp = with_chat_template(unbound.with_tokenizer(other.tokenizer), config.rollout.chat_template)
         before = evaluate(other, other_mdp, tasks, **settings)
     restore_trained(policy, folder)
-    comparison = Comparison(before, evaluate(policy, mdp, tasks, **settings), folds)
+    after = evaluate(policy, mdp, tasks, **settings)
+    comparison = Comparison(with_custom_metrics(before, own), with_custom_metrics(after, own), folds)
     name = f"evaluation-{split}"  # evaluation.json is the run's own, which studies read
     write_comparison(folder, comparison, f"{name}.json")
     plot_comparison(nullable(comparison.to_dict()), folder / "report" / f"{name}.png")

@@ -16,6 +16,7 @@ _POLICY = f"{_OWN}, except while only the value is trained"
 _CRITIC = "objective.value.kind head or model"
 _REFERENCE = "objective.kl.where reward or loss"
 _RATIO = "objective.ratio other than none"
+_OWN_METRIC = "runs with --metric; not after the function has failed"
 _FAILED = "steps with at least one"
 _DISTILL = "algorithm distill"
 _SEQ_KD = "algorithm seq_kd"
@@ -125,6 +126,11 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "evaluation.stop_kl above 0, in steps that measured the KL",
         ),
         Metric(
+            "train/stop_callback",
+            "1: a callback ended training; else 0",
+            "runs with a callback that has should_stop",
+        ),
+        Metric(
             "train/mismatch",
             "mean of |log pi - log pi_sampler|, nats per token; in the first update of a rollout from rounding alone",
             _POLICY,
@@ -220,6 +226,14 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "algorithm best_of_n",
         ),
     ),
+    "metric": (
+        Metric(
+            "metric/NAME",
+            "what the function of --metric returned: a number, or its mean over the completions",
+            _OWN_METRIC,
+        ),
+        Metric("metric/NAME/KEY", "the same for an entry of the dictionary that it returned", _OWN_METRIC),
+    ),
     "alarm": (
         Metric("alarm/length", "1: completions run to the length limit, and longer ones had higher rewards; else 0"),
         Metric("alarm/phrase", "1: nearly all completions share a word that few had at the start; else 0"),
@@ -259,6 +273,8 @@ EVALUATION: Mapping[str, tuple[Metric, ...]] = {
             "runs with a teacher",
         ),
         Metric("teacher_kl_token", "the same divided by the tokens of the completion", "runs with a teacher"),
+        Metric("metric/NAME", "what the function of --metric returned for a completion", "runs with --metric"),
+        Metric("metric/NAME/KEY", "the same for an entry of the dictionary that it returned", "runs with --metric"),
     ),
     "corpus": (
         Metric("distinct_1_corpus", "share of words that are different, over all completions together"),
@@ -281,6 +297,8 @@ EVALUATION: Mapping[str, tuple[Metric, ...]] = {
         Metric("rouge_1", "ROUGE-1 F1 against the best reference, mean over completions", "family summary"),
         Metric("rouge_2", "ROUGE-2 F1 against the best reference, mean over completions", "family summary"),
         Metric("rouge_l", "ROUGE-L F1 against the best reference, mean over completions", "family summary"),
+        Metric("metric/NAME", "the one number that the function of --metric returned", "runs with --metric"),
+        Metric("metric/NAME/KEY", "the same for an entry of the dictionary that it returned", "runs with --metric"),
         Metric("span_precision", "precision over all spans of the corpus", "family spans"),
         Metric("span_recall", "recall over all spans of the corpus", "family spans"),
         Metric("span_f1_micro", "F1 over all spans of the corpus", "family spans"),

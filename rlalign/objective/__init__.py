@@ -10,7 +10,7 @@ Modules, in the order in which data flows:
 
     spec            Objective: one value per axis, and the combinations that are refused
     preference_settings  Preference: settings of the preference losses, and the axes that these refuse
-    registries      names of baselines, trust regions and losses; the decorators that register them
+    registries      names of baselines, trust regions, losses and advantages; the decorators that register them
     state           ObjectiveState: beta, moving average and step count between steps
     batch           Batch and LossSum: the input and the output
     checked_batch   checks of shapes and numbers; zeros in masked entries
@@ -20,6 +20,7 @@ Modules, in the order in which data flows:
     groups          sums, means and standard deviations over the samples of a prompt
     baselines       the number subtracted from the return
     scales          the number that advantages are divided by
+    custom_advantage  a function of the user's own that replaces or transforms advantages
     advantages      compute_advantages: token_rewards, credit, baseline and scale applied to the whole batch
     ratios          pi/old of a token or a sequence
     trust           bounds on the update: clip and its successors
@@ -55,12 +56,22 @@ if TYPE_CHECKING:
         value_loss,
     )
     from rlalign.objective.preference import reference_point
-    from rlalign.objective.registries import BASELINES, LOSSES, TRUSTS, baseline, custom_loss, trust_region
+    from rlalign.objective.registries import (
+        ADVANTAGES,
+        BASELINES,
+        LOSSES,
+        TRUSTS,
+        advantage,
+        baseline,
+        custom_loss,
+        trust_region,
+    )
     from rlalign.objective.spec import KL, Credit, Filter, Objective, OffPolicy, Preference, Regularizer, Trust, Value
     from rlalign.objective.state import ObjectiveState
     from rlalign.objective.trust import TrustInput
 
 __all__ = [
+    "ADVANTAGES",
     "BASELINES",
     "KL",
     "LOSSES",
@@ -78,6 +89,7 @@ __all__ = [
     "Trust",
     "TrustInput",
     "Value",
+    "advantage",
     "baseline",
     "compute_advantages",
     "custom_loss",
@@ -104,7 +116,16 @@ _MODULES = {
         "value_loss",
     ),
     "preference": ("reference_point",),
-    "registries": ("BASELINES", "LOSSES", "TRUSTS", "baseline", "trust_region", "custom_loss"),
+    "registries": (
+        "ADVANTAGES",
+        "BASELINES",
+        "LOSSES",
+        "TRUSTS",
+        "advantage",
+        "baseline",
+        "custom_loss",
+        "trust_region",
+    ),
     "spec": ("KL", "Credit", "Filter", "Objective", "OffPolicy", "Preference", "Regularizer", "Trust", "Value"),
     "state": ("ObjectiveState",),
     "trust": ("TrustInput",),

@@ -14,6 +14,7 @@ from torch import Tensor
 from rlalign.objective import credit
 from rlalign.objective.batch import Batch
 from rlalign.objective.checked_batch import prepare
+from rlalign.objective.custom_advantage import transformed
 from rlalign.objective.groups import Groups
 from rlalign.objective.preference import preference_rows
 from rlalign.objective.registries import BASELINES
@@ -29,7 +30,7 @@ def compute_advantages(objective: Objective, batch: Batch, state: ObjectiveState
 
     ::
 
-        A = scale(credit(token rewards) - baseline)
+        A = advantage(scale(credit(token rewards) - baseline))    advantage: of the user, by default the identity
 
     `returns` are the targets of the value: the credit, or for GAE the advantages with lambda_critic plus the values.
     Rows outside `in_baseline` (None: those that are not `valid`, because their reward failed) have zero advantages and
@@ -77,9 +78,10 @@ def compute_advantages(objective: Objective, batch: Batch, state: ObjectiveState
     if objective.credit.kind != "gae":  # GAE has subtracted the value already
         baseline = BASELINES.get(objective.baseline)(episode_returns, b)
         advantages = advantages - (baseline if baseline.ndim == 2 else baseline[:, None])
-    # the subtraction and the scale both fill masked columns
+    # the subtraction, the scale and the function all fill masked columns
     advantages = torch.where(mask, advantages, 0)
     advantages = torch.where(mask, scale(objective, advantages, episode_returns, b), 0)
+    advantages = torch.where(mask, transformed(objective, advantages, replace(b, returns=returns)), 0)
     valid = b.valid
     if objective.filter.dynamic_sampling:
         # DAPO, arXiv 2503.14476: a group of equal rewards has no gradient under a group baseline

@@ -57,6 +57,7 @@ _NO_MEANING: Mapping[str, str] = {
     "filter": "each pair or labeled completion enters the loss as it was recorded",
     "regularizer": "the terms are means over tokens, and a preference loss is a mean over pairs or completions",
     "aggregation": "the loss of a pair or completion is one number, not a sum over tokens",
+    "advantage": "the loss has no advantages",
     "kl": "beta multiplies the log-ratio of the whole completion and is constant",
 }
 """Axis -> the reason why a preference loss does not read it. Losses with a reference read kl.where and kl.coef."""

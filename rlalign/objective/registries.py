@@ -1,8 +1,9 @@
-"""Registries of baselines, trust regions and losses: the axes whose values are functions.
+"""Registries of baselines, trust regions, losses and advantages: the settings whose values are functions.
 
     @baseline("name")        f(returns [N], batch) -> [N] or [N, T]          built-in: baselines.py
     @trust_region("name")    f(x: TrustInput, trust: Trust) -> gain [N, T]   built-in: trust.py
     @custom_loss("name")     f(objective, batch) -> loss of a token [N, T]   built-in: loss.py, preference.py
+    @advantage("name")       f(advantages [N, T], batch) -> [N, T]           built-in: none
 
 A built-in value is one decorated function in its file and needs no entry here. Its name is read from the source text of
 the file, because importing the file would import torch, and the command line lists names without it. The file is
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import ast
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -25,8 +26,20 @@ from rlalign.registry import Registry
 F = TypeVar("F", bound=Callable[..., Any])
 
 _PACKAGE = __name__.rpartition(".")[0]
-_BUILT_IN_FILES = {"baseline": ("baselines",), "trust_region": ("trust",), "custom_loss": ("loss", "preference")}
-_PARAMETERS = {"baseline": "returns, batch", "trust region": "x, trust", "loss": "objective, batch"}
+_BUILT_IN_FILES: dict[str, tuple[str, ...]] = {
+    "baseline": ("baselines",),
+    "trust_region": ("trust",),
+    "custom_loss": ("loss", "preference"),
+    "advantage": (),
+}
+_PARAMETERS = {
+    "baseline": "returns, batch",
+    "trust region": "x, trust",
+    "loss": "objective, batch",
+    "advantage": "advantages, batch",
+}
+UNCHANGED = "none"
+"""Value of `Objective.advantage` that leaves advantages as they are."""
 
 
 @cache  # the file of the baselines is read for their names and again for what they compare
@@ -56,6 +69,7 @@ BUILT_IN_LOSSES = _built_in("custom_loss")
 BASELINES: Registry[Callable[..., Any]] = Registry("baseline", BUILT_IN_BASELINES, group="rlalign.baselines")
 TRUSTS: Registry[Callable[..., Any]] = Registry("trust region", BUILT_IN_TRUSTS, group="rlalign.trusts")
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", BUILT_IN_LOSSES, group="rlalign.losses")
+ADVANTAGES: Registry[Callable[..., Any]] = Registry("advantage", group="rlalign.advantages")
 
 GROUP_BASELINES = {
     ast.literal_eval(call.args[0])
@@ -131,6 +145,39 @@ def custom_loss(name: str) -> Callable[[F], F]:
     return _register(LOSSES, name, "custom_loss")
 
 
+def advantage(name: str) -> Callable[[F], F]:
+    """Register `f(advantages [N, T], batch) -> [N, T]`, which replaces or transforms the advantages of a batch.
+
+    It is applied after credit, baseline and scale. `rlalign.objective.custom_advantage.visible` lists the fields of the
+    batch. The function must be pure: equal tensors in, equal tensors out. A run compares its expected update with the
+    exact gradient before the first step, as `rlalign oracle` does.
+
+    Args:
+        name: of the value, for `Objective.advantage`.
+
+    Example:
+        >>> import rlalign.objective as rlo
+        >>> from rlalign.oracle import compare
+        >>> @rlo.advantage("doubled")
+        ... def doubled(advantages, batch):
+        ...     return 2 * advantages
+        >>> compare(rlo.Objective(advantage="doubled"), horizon=2).verdict
+        'exact × 2'
+    """
+    return _register(ADVANTAGES, name, "advantage")
+
+
+def check_functions(baseline: str, trust: str, loss: str, advantage: str) -> None:
+    """Check that each name is of a function that takes the arguments of its setting.
+
+    Raises:
+        UserError: a name is unknown, or the object is not a function of these arguments.
+    """
+    names = {BASELINES: baseline, TRUSTS: trust, LOSSES: loss, ADVANTAGES: advantage}
+    for registry, name in names.items():
+        check_axis(registry, name)
+
+
 def check_axis(registry: Registry[Callable[..., Any]], name: str) -> None:
     """Check that a registry holds a name and that its function takes the arguments of its axis.
 
@@ -139,7 +186,12 @@ def check_axis(registry: Registry[Callable[..., Any]], name: str) -> None:
     Raises:
         UserError: the name is unknown, or the object is not a function of these arguments.
     """
-    built_in = {"baseline": BUILT_IN_BASELINES, "trust region": BUILT_IN_TRUSTS, "loss": BUILT_IN_LOSSES}
+    built_in: dict[str, Collection[str]] = {
+        "baseline": BUILT_IN_BASELINES,
+        "trust region": BUILT_IN_TRUSTS,
+        "loss": BUILT_IN_LOSSES,
+        "advantage": (UNCHANGED,),
+    }
     if name in built_in[registry.kind]:
         return
     function = registry.get(name)

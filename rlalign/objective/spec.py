@@ -16,7 +16,7 @@ from typing import Literal
 from rlalign.errors import UserError
 from rlalign.objective import preference_settings
 from rlalign.objective.preference_settings import Preference as Preference
-from rlalign.objective.registries import BASELINES, BUILT_IN_TRUSTS, GROUP_BASELINES, LOSSES, TRUSTS, check_axis
+from rlalign.objective.registries import BUILT_IN_TRUSTS, GROUP_BASELINES, UNCHANGED, check_functions
 from rlalign.typecheck import check_fields, check_range, flatten
 
 
@@ -195,6 +195,9 @@ class Objective:
     completions; or a custom one by name or file.py:function."""
     preference: Preference = field(default_factory=Preference)
     """The settings of the losses dpo, ipo, kto and simpo."""
+    advantage: str = UNCHANGED
+    """Function of your own that replaces or transforms the advantages, by name or file.py:function; on the command line
+    also --advantage. none: they stay as credit, baseline and scale make them."""
     ema_decay: float = 0.9
     """Decay of the ema baseline per step, in [0, 1): ema = decay · ema + (1 - decay) · mean return."""
     scale_eps: float = 1e-4
@@ -265,8 +268,7 @@ class Objective:
                 the reason and the fix.
         """
         check_fields(self, "objective.")
-        for registry, name in ((BASELINES, self.baseline), (TRUSTS, self.trust.kind), (LOSSES, self.loss)):
-            check_axis(registry, name)
+        check_functions(self.baseline, self.trust.kind, self.loss, self.advantage)
         axes, defaults = flatten(asdict(self)), flatten(asdict(Objective()))
         for message in preference_settings.refusals(axes, defaults, group_size):
             raise UserError(message)

@@ -13,7 +13,8 @@ g is the expected update and g* the gradient of the objective's stated maximand:
 one, minus beta · KL(pi‖ref) if it has a KL term.
 
 Modules: mdp (the enumerable MDP), expectation (expected gradients), comparison (g against g*), formula (an objective as
-text), resolve (names to algorithms), rows (the report), page (docs/reference/algorithms.md).
+text), advantage_check (a custom advantage before a run), resolve (names to algorithms), rows (the report), page
+(docs/reference/algorithms.md).
 """
 
 from __future__ import annotations

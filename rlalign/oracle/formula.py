@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rlalign.objective.registries import UNCHANGED
 from rlalign.objective.spec import Objective
 
 _BASELINE = {
@@ -42,6 +43,8 @@ def formula(objective: Objective) -> list[str]:
     if extra:
         lines.append(f"r ← r{extra}")
     lines.append(f"A = {_advantage(o)}")
+    if o.advantage != UNCHANGED:
+        lines.append(f"A ← f(A, batch), f = {o.advantage}")
     lines.append(f"loss = {_loss(o)}")
     lines.append(f"total = {_TOTAL.get(o.aggregation, o.aggregation)}")
     if o.needs_values:

@@ -138,12 +138,12 @@ def _source(a: Algorithm) -> str:
 
 
 _CUSTOM = (
-    "A custom baseline, trust region or loss is a function. On the command line it is named by `file.py:function`",
-    "or by the name under which it was registered. The oracle computes its bias too (`rlalign oracle --objective",
-    "file.py:function`):",
+    "A custom baseline, trust region, loss or advantage is a function. On the command line it is named by",
+    "`file.py:function` or by the name under which it was registered. The oracle computes its bias too (`rlalign",
+    "oracle --objective file.py:function`):",
     "",
     "```python",
-    "from rlalign.objective import baseline, custom_loss, trust_region",
+    "from rlalign.objective import advantage, baseline, custom_loss, trust_region",
     "",
     '@baseline("half")                        # returns [N] -> [N] or [N, T]',
     "def half(returns, batch):",
@@ -156,6 +156,10 @@ _CUSTOM = (
     '@custom_loss("plain")                    # -> loss of each token [N, T], to be minimized',
     "def plain(objective, batch):",
     "    return -batch.advantages * batch.logprobs",
+    "",
+    '@advantage("positive")                   # advantages [N, T] -> [N, T], behind the scale',
+    "def positive(advantages, batch):",
+    "    return advantages.clamp(min=0)",
     "```",
 )
 

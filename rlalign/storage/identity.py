@@ -43,6 +43,9 @@ from rlalign.types import TaskSource
 Identity = dict[str, dict[str, str]]
 """Role, such as `reward r.py` -> {"sha256": digest, "path": where it lay}."""
 
+TRACKER = "tracker"
+"""Role of trackers: their code runs and must be trusted, but it does not decide what a run computes."""
+
 _TEACHER_ROLES = {"policy": "teacher", "hub": "hub teacher"}
 _MODEL_FILES = (".json", ".jinja", ".model", ".py", ".safetensors", ".txt")
 
@@ -68,7 +71,8 @@ class Change:
 
 def identity_of(config: TrainConfig) -> Identity:
     """Return the digests of the files that a configuration names. Imports no code and loads no weight."""
-    files = {**_data_files(config), **code_files(config), **_weight_files(config.policy), **_teacher_files(config)}
+    code = {role: path for role, path in code_files(config).items() if not role.startswith(f"{TRACKER} ")}
+    files = {**_data_files(config), **code, **_weight_files(config.policy), **_teacher_files(config)}
     with ThreadPoolExecutor(4) as pool:  # hashlib releases the lock of the interpreter
         digests = pool.map(digest_of_file, files.values())
         return {
@@ -160,6 +164,9 @@ def code_specs(config: TrainConfig) -> list[tuple[str, str]]:
     if not config.env.startswith(OBJECT) and not is_data(config.env):
         specs.append(("environment", str(EnvSpec.parse(config.env).target)))
     specs += [("reward", name) for name, _ in _rewards_of(config)]
+    for role, names in (("callback", config.callbacks), ("metric", config.metrics)):
+        specs += [(role, name) for name in names if not name.startswith(OBJECT)]  # an object is never loaded by name
+    specs += [(TRACKER, name) for name in config.tracking.trackers]
     for key, value in flatten(to_dict(config)).items():
         other_trainer = key == "algorithm" and value in {*OUTSIDE, *OFFLINE}
         if key.startswith("objective.") or (key in ("policy", "teacher", "algorithm") and not other_trainer):

@@ -6,6 +6,7 @@ Nothing is trained. The run folder is that of a training run, so that best-of-n 
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from rlalign.log.trackers import Tracker
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
 from rlalign.policies.measured_save import save_measured
+from rlalign.publish.finish import finish
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
@@ -126,33 +128,33 @@ def _evaluate(
     curve = best_of_n_curve(drawn, n, policy=policy, mdp=mdp, tasks=tasks, sampling=sampling)
     if stop:
         return Run(folder, stop.exit_status)
-    _log(config, folder, after, samples, time.perf_counter() - start)
-    state = {"policy": dict(policy.trainable()), "progress": {}}  # `rlalign evaluate` reads the weights from it
-    checkpoint.save(folder / "checkpoints", config.steps, state, config_hash=fingerprint(config), keep=config.keep)
-    contexts = [mdp.prompt_ids(task) for task in tasks]
-    console.print(save_measured(policy, folder / "policy", contexts), soft_wrap=True)
-    selector = {name: weight for name, weight in mdp.reward.weights.items() if weight}
-    path = folder / "report" / f"best-of-{evaluation.split}.json"
-    write_best_of(BestOf(evaluation.split, len(tasks), selector, {"initial": curve}, path))
-    exact = "" if curve.kl_exact is None else f", {curve.kl_exact[-1]:.3f} exact"
-    console.print(
-        f"best of {n}: an answer costs {n} samples; KL at most {curve.kl_bounds[-1]:.3f} nats per completion{exact}",
-        soft_wrap=True,
-    )
-    run = Run(folder)
-    run.comparison = Comparison(before, after)
-    write_comparison(folder, run.comparison)
-    return run
+    with closing(_log(config, folder, after, samples, time.perf_counter() - start)) as tracker:
+        state = {"policy": dict(policy.trainable()), "progress": {}}  # `rlalign evaluate` reads the weights from it
+        checkpoint.save(folder / "checkpoints", config.steps, state, config_hash=fingerprint(config), keep=config.keep)
+        contexts = [mdp.prompt_ids(task) for task in tasks]
+        console.print(save_measured(policy, folder / "policy", contexts), soft_wrap=True)
+        selector = {name: weight for name, weight in mdp.reward.weights.items() if weight}
+        path = folder / "report" / f"best-of-{evaluation.split}.json"
+        write_best_of(BestOf(evaluation.split, len(tasks), selector, {"initial": curve}, path))
+        exact = "" if curve.kl_exact is None else f", {curve.kl_exact[-1]:.3f} exact"
+        console.print(
+            f"best of {n}: an answer costs {n} samples; KL at most {curve.kl_bounds[-1]:.3f} nats per completion"
+            f"{exact}",
+            soft_wrap=True,
+        )
+        run = Run(folder)
+        run.comparison = Comparison(before, after)
+        write_comparison(folder, run.comparison)
+        finish(config, folder, mdp, tracker, console)
+        return run
 
 
-def _log(config: TrainConfig, folder: Path, after: Evaluation, samples: int, seconds: float) -> None:
+def _log(config: TrainConfig, folder: Path, after: Evaluation, samples: int, seconds: float) -> Tracker:
     """Write the one line of metrics.jsonl, at the step at which the other runs of a study end."""
     n = config.evaluation.best_of
     metrics = {f"eval/{name}": after.mean(name) for name in after.metrics}
     metrics |= {"best_of_n/samples_per_answer": float(n), "best_of_n/samples_per_prompt": float(samples)}
     metrics |= {"best_of_n/kl_upper_bound": kl_upper_bound(n), "time/step": seconds}
     tracker = Tracker(folder, config)
-    try:
-        tracker.log(config.steps, metrics, [])
-    finally:
-        tracker.close()
+    tracker.log(config.steps, metrics, [])
+    return tracker

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 
 from rlalign.config.serialize import fingerprint
+from rlalign.log.custom_metrics import PREFIX
 from rlalign.log.equal_rewards import warning_of
 from rlalign.training.experience import Experience
 from rlalign.training.out_of_memory import during
@@ -74,6 +75,7 @@ class EndOfStep:
                 metrics |= self._validate(step)
             metrics |= state.kl_budget.record(step, metrics)
             metrics |= state.alarms.update(step, metrics)
+            metrics |= state.hooks.after_step(state.view(step), metrics)
             logged.enter_context(self.stop.deferred())
             state.tracker.log(step, metrics, experience.samples)
             state.experience = None
@@ -92,4 +94,6 @@ class EndOfStep:
         if self.held_out is not None and of_data and not state.collector.mdp.has_reward:
             score = self.held_out.score(of_data)
         state.early_stopping.record(step, score, state.policy, fingerprint(self.config))
-        return {f"eval/{name}": results.mean(name) for name in results.metrics} | of_data
+        state.hooks.after_evaluation(step, results, of_data)
+        figures = {f"eval/{name}": value for name, value in results.report.figures.items() if name.startswith(PREFIX)}
+        return {f"eval/{name}": results.mean(name) for name in results.metrics} | figures | of_data

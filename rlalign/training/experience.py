@@ -17,6 +17,7 @@ from rlalign.rollout.component_normalization import check_scopes, normalize_comp
 from rlalign.rollout.source import Drawn, RolloutSource
 from rlalign.training.distillation import distilled, distills, imitates, reads_reward, teacher_metrics
 from rlalign.training.failure_limits import FailureLimits
+from rlalign.training.hooks import Hooks
 from rlalign.training.learner import Learner
 from rlalign.training.update_buffer import UpdateBuffer
 
@@ -71,6 +72,7 @@ class ExperienceCollector:
         mdp: the environment, bound to the policy's tokenizer.
         learner: computes log-probs, values and advantages.
         source: of the rollouts.
+        hooks: callbacks and metrics that see each rollout.
         failures: counts steps without a valid reward.
         warn: prints a warning.
     """
@@ -82,6 +84,7 @@ class ExperienceCollector:
         mdp: TextMDP,
         learner: Learner,
         source: RolloutSource,
+        hooks: Hooks,
         failures: FailureLimits,
         warn: Callable[[str], None],
     ) -> None:
@@ -90,6 +93,7 @@ class ExperienceCollector:
         self.mdp = mdp
         self.learner = learner
         self.source = source
+        self.hooks = hooks
         self.failures = failures
         self.warn = warn
         self.gold = gold_of(mdp, mdp.reward.weights)
@@ -127,12 +131,14 @@ class ExperienceCollector:
         }
         samples = samples_of(drawn.rollout)
         if drawn.passes is not None:
-            return Experience(buffer, recorded_metrics(drawn.rollout, drawn.passes) | times, samples)
+            own = self.hooks.after_rollout(step + 1, drawn.rollout, buffer)
+            return Experience(buffer, recorded_metrics(drawn.rollout, drawn.passes) | own | times, samples)
         buffer.component_means = {name: float(v.nanmean()) for name, v in drawn.everything.components.items()}
         failures = self._pop_failures()
         self._check_rewards(step, drawn.rollout, failures)
         logged = logged_metrics(self.mdp.reward)
-        metrics = self._metrics(drawn, buffer, weights) | logged | failures | times
+        own = self.hooks.after_rollout(step + 1, drawn.everything, buffer)
+        metrics = self._metrics(drawn, buffer, weights) | logged | failures | own | times
         return Experience(buffer, metrics | {"rollout/draws": float(drawn.draws)}, samples)
 
     def _metrics(self, drawn: Drawn, buffer: UpdateBuffer, weights: Mapping[str, float]) -> dict[str, float]:

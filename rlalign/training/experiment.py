@@ -24,10 +24,12 @@ from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.evaluate import few_prompts
 from rlalign.log.plots import draw
+from rlalign.log.tracking.protocol import check_trackers
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
 from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
+from rlalign.publish.finish import finish
 from rlalign.recorded.items import hub_identity
 from rlalign.run import Run
 from rlalign.storage import checkpoint
@@ -38,7 +40,9 @@ from rlalign.storage.run_folder import RunLock, write_config
 from rlalign.teachers.check import check_teacher
 from rlalign.teachers.make import make_teacher
 from rlalign.tokenizers import HFTokenizer
+from rlalign.training.advantage_report import report_advantage
 from rlalign.training.distillation import distills
+from rlalign.training.hooks import make_hooks
 from rlalign.training.out_of_memory import memory_failure, out_of_memory
 from rlalign.training.recorded_run import (
     check_columns,
@@ -54,12 +58,20 @@ from rlalign.training.trainer import Trainer
 from rlalign.training.way_out import clear_error
 
 
-def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None, quiet: bool = False) -> Run:
+def train_run(
+    config: TrainConfig,
+    *,
+    env: TextMDP | None = None,
+    rewards: Any = None,
+    callbacks: Sequence[Any] | None = None,
+    metrics: Sequence[Any] | None = None,
+    quiet: bool = False,
+) -> Run:
     """Run an experiment: evaluate, train, evaluate, write the policy folder and the plots.
 
     Args:
         config: the configuration.
-        env, rewards: objects in place of the configuration's names.
+        env, rewards, callbacks, metrics: objects in place of the configuration's names.
         quiet: print nothing.
 
     Returns:
@@ -74,6 +86,7 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     if config.resume:
         check_resume(folder, config, console)  # before the import of code, which may have changed
     validate(config)
+    hooks = make_hooks(config, callbacks=callbacks, metrics=metrics, report=console.warn)
     mdp = build_checked_mdp(config, env=env, rewards=rewards)  # unknown names fail before anything is written
     identity = {**identity_of(config), **source_identity(config, mdp), **hub_identity(config.data)}
     if config.resume:
@@ -109,7 +122,8 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
             console.print(f"policy: {policy.path_summary}", soft_wrap=True)
         teacher = make_teacher(config, policy, mdp)
         write_config(folder, replace(config, resume=False, allow_change=False, trust_run=False))
-        trainer = Trainer(config, folder, policy, mdp, data=data, teacher=teacher, stop=stop, quiet=quiet)
+        report_advantage(config, folder, console)
+        trainer = Trainer(config, folder, policy, mdp, data=data, teacher=teacher, hooks=hooks, stop=stop, quiet=quiet)
         trainer.state.identity = identity
         try:
             with on_device(policy.device):
@@ -159,6 +173,7 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
     refuse_bad_records(config, mdp)
     check_data(config, mdp)
     check_teacher(config)
+    check_trackers(config.tracking)
     if distills(config) and config.evaluation.patience and not mdp.has_reward:
         raise UserError(
             f"evaluation.patience compares rewards, and {mdp.id} has none; use --evaluation.patience 0 or --reward"
@@ -191,6 +206,7 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
         console.print(f"resuming '{folder}' at step {state.step} of {trainer.config.steps}")
     elif trainer.mdp.has_reward:
         console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
+    state.hooks.after_evaluation(0, before)
     status = trainer.run()
     if state.step:
         draw(folder)
@@ -204,6 +220,8 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
             f"ended at step {budget.step}: the KL of {budget.kl:.3g} nats per completion ({budget.key}) is above "
             f"evaluation.stop_kl {budget.budget:g}"
         )
+    if state.hooks.should_stop:
+        console.print(f"ended at step {state.step}: callback '{state.hooks.callbacks.stopped_by}' asked for it")
     best = state.early_stopping
     score = f"validation reward {best.reward:+.3f}"
     if trainer.held_out is not None and not trainer.mdp.has_reward:
@@ -220,9 +238,11 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
     run = Run(folder)
     run.comparison = Comparison(before, validator.evaluate(validator.final_tasks))
     write_comparison(folder, run.comparison)
+    state.hooks.after_evaluation(state.step, run.comparison.after)
     if trainer.held_out is not None and values_before:
         kind = trainer.held_out.data.kind
         write_held_out(folder, kind, values_before, trainer.held_out.values())
+    finish(trainer.config, folder, trainer.mdp, state.tracker, console)
     return run
 
 

@@ -21,6 +21,7 @@ from rlalign.training.early_stopping import EarlyStopping
 from rlalign.training.end_of_step import EndOfStep, is_due
 from rlalign.training.experience import Experience, ExperienceCollector
 from rlalign.training.failure_limits import FailureLimits
+from rlalign.training.hooks import Hooks
 from rlalign.training.kl_budget import KLBudget
 from rlalign.training.learner import DivergedError, Learner
 from rlalign.training.out_of_memory import during
@@ -44,6 +45,7 @@ class Trainer:
         mdp: the environment, bound to the policy's tokenizer.
         data: recorded data to learn from; None: the policy samples.
         teacher: of distillation; None: there is none.
+        hooks: callbacks and metrics of the user's own; None: there are none.
         stop: set from outside to stop between two updates.
         quiet: print nothing.
     """
@@ -57,6 +59,7 @@ class Trainer:
         *,
         data: RecordedData | None = None,
         teacher: Teacher | None = None,
+        hooks: Hooks | None = None,
         stop: StopRequest | None = None,
         quiet: bool = False,
     ) -> None:
@@ -65,7 +68,8 @@ class Trainer:
         self.quiet = quiet
         self.stop = StopRequest() if stop is None else stop  # a request is false at first: `or` would replace it
         self.console = PlainConsole(quiet=quiet)
-        self.validator = Validator(config, policy, mdp, teacher)
+        hooks = hooks or Hooks()
+        self.validator = Validator(config, policy, mdp, teacher, hooks.metrics)
         self.held_out = HeldOutData(config, policy, data) if data is not None else None
         rng = RngStreams(config.seed, policy.device)
         self.learner = Learner(
@@ -87,12 +91,13 @@ class Trainer:
             policy=policy,
             learner=self.learner,
             rng=rng,
-            collector=ExperienceCollector(config, policy, mdp, self.learner, source, self.failures, self._warn),
+            collector=ExperienceCollector(config, policy, mdp, self.learner, source, hooks, self.failures, self._warn),
             demonstration_tasks=TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
             failures=self.failures,
             early_stopping=EarlyStopping(folder, config.evaluation.patience),
             kl_budget=KLBudget(config.evaluation.stop_kl, config.evaluation.every),
             alarms=AlarmMonitor(folder, self.console),
+            hooks=hooks,
         )
         self.end_of_step = EndOfStep(self.state, self.validator, self.held_out, self.stop, self._warn)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,11 @@ from rlalign.policies.base import Policy
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.newest import newest
+from rlalign.training.callbacks import StepView
 from rlalign.training.early_stopping import EarlyStopping
 from rlalign.training.experience import Experience, ExperienceCollector
 from rlalign.training.failure_limits import FailureLimits
+from rlalign.training.hooks import Hooks
 from rlalign.training.kl_budget import KLBudget
 from rlalign.training.learner import Learner
 from rlalign.training.rng import RngStreams
@@ -44,6 +46,7 @@ class TrainerState:
         collector: holds the position in the tasks or the data, and the rewards' own state.
         demonstration_tasks: the position in the tasks of supervised updates.
         failures, early_stopping, kl_budget, alarms: counters over steps.
+        hooks: callbacks and metrics of the user's own, with their states.
         tracker: the log files; None until the run starts or resumes.
         step: steps done.
         experience: of a step that is not logged yet, else None.
@@ -61,6 +64,7 @@ class TrainerState:
     early_stopping: EarlyStopping
     kl_budget: KLBudget
     alarms: AlarmMonitor
+    hooks: Hooks = field(default_factory=Hooks)
     tracker: Tracker | None = None
     step: int = 0
     experience: Experience | None = None
@@ -68,8 +72,8 @@ class TrainerState:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run has ended before its last step: by early stopping or at its KL budget."""
-        return self.early_stopping.should_stop or self.kl_budget.should_stop
+        """Whether the run has ended before its last step: by early stopping, at its KL budget or by a callback."""
+        return self.early_stopping.should_stop or self.kl_budget.should_stop or self.hooks.should_stop
 
     def check_weights(self, when: str) -> None:
         """Raise FaultError unless all trainable weights are finite."""
@@ -83,6 +87,14 @@ class TrainerState:
                 f"the weights are not finite {when} ({len(broken)} tensors, first '{broken[0]}'); "
                 "resume from the last checkpoint with a lower --learner.lr"
             )
+
+    def view(self, step: int) -> StepView:
+        """Return what callbacks see of the run after the updates of a step."""
+
+        def weights() -> dict[str, torch.Tensor]:
+            return {name: x.detach().to("cpu", copy=True) for name, x in self.policy.trainable().items()}
+
+        return StepView(step, self.config.steps, self.folder, self.config, weights)
 
     def open_log(self) -> None:
         """Open the log files of a new run, or of one without a checkpoint; `resume` opens those of other runs."""
@@ -140,6 +152,7 @@ class TrainerState:
             "patience": self.early_stopping.state_dict(),
             "kl_budget": self.kl_budget.state_dict(),
             "reward": dict(self.collector.mdp.reward.state_dict()),
+            "hooks": self.hooks.state_dict(),
         }
 
     def _load_positions(self, progress: Mapping[str, Any]) -> None:
@@ -148,6 +161,8 @@ class TrainerState:
             self.early_stopping.load_state_dict(progress["patience"])
         if "kl_budget" in progress:
             self.kl_budget.load_state_dict(progress["kl_budget"])
+        if "hooks" in progress:
+            self.hooks.load_state_dict(progress["hooks"])
         self.collector.mdp.reward.load_state_dict(progress.get("reward", {}))
         self.collector.source.load_state_dict(progress["tasks"])
         self.demonstration_tasks.load_state_dict(progress["answers"])

@@ -7,7 +7,9 @@ from functools import cached_property
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
+from rlalign.evaluation.custom_metrics import with_custom_metrics
 from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out
+from rlalign.log.custom_metrics import CustomMetrics
 from rlalign.policies.base import Policy, ReferenceScorer
 from rlalign.types import Task
 
@@ -20,15 +22,22 @@ class Validator:
         policy: the policy in training.
         mdp: the environment, bound to the policy's tokenizer.
         teacher: the KL to it is measured; None: there is none.
+        metrics: of the user's own; None: there are none.
     """
 
     def __init__(
-        self, config: TrainConfig, policy: Policy, mdp: TextMDP, teacher: ReferenceScorer | None = None
+        self,
+        config: TrainConfig,
+        policy: Policy,
+        mdp: TextMDP,
+        teacher: ReferenceScorer | None = None,
+        metrics: CustomMetrics | None = None,
     ) -> None:
         self.config = config
         self.policy = policy
         self.mdp = mdp
         self.teacher = teacher
+        self.metrics = metrics or CustomMetrics()
 
     @cached_property
     def validation_tasks(self) -> list[Task]:
@@ -54,4 +63,4 @@ class Validator:
             teacher=self.teacher,
         )
         self.mdp.reward.pop_failures()  # failures on held-out tasks do not count for the next step
-        return results
+        return with_custom_metrics(results, self.metrics)

@@ -11,7 +11,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlalign.errors import FaultError, OutputError, RewardError, RLAlignError
+from rlalign.errors import FaultError, HookError, OutputError, RewardError, RLAlignError
 from rlalign.policies.memory import is_out_of_memory
 from rlalign.storage import checkpoint
 from rlalign.storage.atomic import write_atomic
@@ -82,11 +82,15 @@ def clear_error(error: BaseException, folder: Path, saved: str) -> BaseException
     """
     # an error of the training has its suffix when it passes the evaluation around it
     suffix = f" ({saved})" if saved and f"--resume {folder}" not in str(error) else ""
-    if isinstance(error, RewardError) and suffix.startswith(" (saved"):
+    if isinstance(error, RewardError | HookError) and suffix.startswith(" (saved"):
+        thing = "reward" if isinstance(error, RewardError) else "function"
         suffix = (
-            f" (saved: repair the reward, then rlalign train --resume {folder}, with --allow-change if its file has "
+            f" (saved: repair the {thing}, then rlalign train --resume {folder}, with --allow-change if its file has "
             "changed)"
         )
+    # of an error that passes twice, the cause is the error itself
+    if isinstance(error, HookError) and error.__cause__ not in (None, error) and _TRACEBACK.name not in str(error):
+        suffix = f"{_traceback(error.__cause__, folder)}{suffix}"
     if isinstance(error, RLAlignError):
         # the same exception, so that its class, its attributes and its notes stay
         error.args = (f"{error}{suffix}", *error.args[1:])
@@ -97,9 +101,13 @@ def clear_error(error: BaseException, folder: Path, saved: str) -> BaseException
     what = f"{type(error).__name__}: {words[0]}"
     if isinstance(error, SystemExit):
         what = f"sys.exit({error.code!r}) was called in the code of the environment or of a reward"
+    return FaultError(f"the run ended with {what}{_traceback(error, folder)}{suffix}")
+
+
+def _traceback(error: BaseException, folder: Path) -> str:
+    """Write a traceback to the run folder and return where it is, as a suffix; empty if it cannot be written."""
     try:
         path = write_atomic(folder / _TRACEBACK, "".join(traceback.format_exception(error)))
-        what += f" [traceback in {path}]"
     except FaultError:  # the disk is full: --debug prints the traceback
-        pass
-    return FaultError(f"the run ended with {what}{suffix}")
+        return ""
+    return f" [traceback in {path}]"

@@ -34,8 +34,8 @@ _SMALL = (
     "--env", "reverse", "--policy", "gru", "--steps", "1", "--rollout.prompts", "2", "--rollout.group-size", "2",
     "--evaluation.prompts", "2",
 )  # fmt: skip
-# A sound value of these starts a download, a device or a tracker.
-_OUTSIDE = ("tracking.wandb", "device", "resume", "output", "policy", "env", "data")
+# A sound value of these starts a download, an upload, a device or a tracker.
+_OUTSIDE = ("tracking.wandb", "tracking.mlflow", "tracking.push", "device", "resume", "output", "policy", "env", "data")
 
 _FILES = {
     "mine.py": "def good(completions, **columns):\n    return [float(len(c)) for c in completions]\n\n"

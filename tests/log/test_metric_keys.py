@@ -14,7 +14,7 @@ import pytest
 
 import rlalign
 from rlalign.envs.registration import make_mdp
-from rlalign.evaluation.evaluate import _RESERVED
+from rlalign.evaluation.evaluate import RESERVED
 from rlalign.evaluation.text_metrics import FAMILIES, attempts, report
 from rlalign.log.alarms import ALARMS
 from rlalign.log.metric_keys import EVALUATION, METRICS, rows_of
@@ -75,7 +75,23 @@ RUNS: dict[str, dict[str, Any]] = {
     "TRL's KTO": {"algorithm": "trl:kto", "policy": "tiny", "rollout__group_size": 1, "data": "prefs.jsonl"},
     "sft": {"algorithm": "sft", "rollout__group_size": 1, "data": "prefs.jsonl", "recorded__kind": "demonstrations"},
     "kto": {"algorithm": "kto", "rollout__group_size": 1, "data": "prefs.jsonl", "evaluation__every": 1},
+    "hooks": {
+        "metrics": ["hooks.py:words", "hooks.py:spread"],
+        "callbacks": ["hooks.py:Ends"],
+        "evaluation__every": 1,
+    },
 }
+HOOKS = """
+def words(samples):
+    return [len(text.split()) for text in samples.completions]
+
+def spread(samples):
+    return {"unique": len(set(samples.completions)) / len(samples)}
+
+class Ends:
+    def should_stop(self):
+        return False
+"""
 PREFERENCES = """
 {"prompt": "ab>", "chosen": "ba", "rejected": "d", "split": "train"}
 {"prompt": "cd>", "chosen": "dc", "rejected": "a", "split": "test"}
@@ -99,6 +115,7 @@ def runs(tmp_path_factory) -> dict[str, Path]:
     """The folder of each run."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "slow.py").write_text(SLOW)
+    (folder / "hooks.py").write_text(HOOKS)
     (folder / "prefs.jsonl").write_text(PREFERENCES)
     make_policy("gru", tokenizer=make_mdp("reverse").tokenizer, seed=1).save_pretrained(folder / "teacher")
     for name, settings in RUNS.items():
@@ -144,7 +161,8 @@ def test_the_corpus_rows_are_the_figures_of_the_families():
         np.ones((1, 2), bool), 2
     )
     described = {row.key for name in figures for row in rows_of(name, EVALUATION["corpus"])}
-    assert described == {row.key for row in EVALUATION["corpus"]}
+    own = {"metric/NAME", "metric/NAME/KEY"}  # of functions of the user's own, in the runs above
+    assert described | own == {row.key for row in EVALUATION["corpus"]}
 
 
 @pytest.mark.parametrize(
@@ -164,7 +182,9 @@ def test_a_key_without_placeholder_has_priority():
 
 def test_the_table_names_every_alarm_and_every_reserved_metric():
     assert {row.key for row in METRICS["alarm"]} == {f"alarm/{name}" for name in ALARMS}
-    assert {row.key for row in EVALUATION["metrics"]} == {*_RESERVED, "NAME", "reward/NAME"}
+    assert {row.key for row in EVALUATION["metrics"]} == {
+        *RESERVED, "NAME", "reward/NAME", "metric/NAME", "metric/NAME/KEY",
+    }  # fmt: skip
 
 
 def test_keys_belong_to_the_stage_that_they_are_listed_under():

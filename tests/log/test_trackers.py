@@ -1,4 +1,4 @@
-"""Trackers: the files are complete even if wandb or tensorboard is slow or broken."""
+"""The log of a run: the files are complete even if trackers are slow, broken or die."""
 
 import json
 import math
@@ -8,8 +8,10 @@ import threading
 import pytest
 
 from rlalign.config.schema import TrackingConfig, TrainConfig
-from rlalign.log import trackers
 from rlalign.log.trackers import Tracker
+from rlalign.log.tracking import thread
+from rlalign.log.tracking.protocol import TRACKERS
+from rlalign.log.tracking.thread import TrackerThread
 from rlalign.storage.jsonl import read_metrics
 
 
@@ -37,63 +39,77 @@ def test_a_resumed_run_writes_each_line_once(tmp_path):
     assert [r["step"] for r in read_metrics(tmp_path)] == [1, 2]
 
 
-@pytest.mark.parametrize("fault", ["raises at once", "raises later", "hangs"])
-def test_a_broken_tracker_does_not_stop_the_run(tmp_path, monkeypatch, fault):
+class Faulty:
+    """A tracker that fails at one of its methods, or never returns from it."""
+
+    fault = ""
     never = threading.Event()
 
-    def broken(folder, config, settings):
-        if fault == "raises at once":
+    def _at(self, method):
+        if self.fault == f"{method} hangs":
+            self.never.wait()
+        if self.fault == f"{method} exits":
+            raise SystemExit(3)
+        if self.fault == f"{method} raises":
             raise OSError("unreachable")
 
-        def log(step, metrics):
-            if fault == "raises later":
-                raise OSError("gone")
-            never.wait()
+    def open(self, folder, config):
+        self._at("open")
 
-        return log, lambda: None
+    def scalars(self, step, values):
+        if step == 25:  # dies midway
+            self._at("scalars")
 
-    monkeypatch.setattr(trackers, "_wandb", broken)
-    monkeypatch.setattr(trackers, "_CLOSE_TIMEOUT", 0.1)
-    message = "wandb did not finish in 0.1 s" if fault == "hangs" else "wandb stopped"
+    def samples(self, step, rows):
+        self._at("samples")
+
+    def card(self, text):
+        self._at("card")
+
+    def close(self):
+        self._at("close")
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    monkeypatch.setattr(thread, "CLOSE_TIMEOUT", 0.2)
+    monkeypatch.setitem(TRACKERS._items, "faulty", Faulty)
+    return lambda fault: monkeypatch.setattr(Faulty, "fault", fault)
+
+
+METHODS = ("open", "scalars", "samples", "card", "close")
+
+
+@pytest.mark.parametrize("fault", [f"{m} {kind}" for m in METHODS for kind in ("raises", "hangs", "exits")])
+def test_a_broken_tracker_does_not_stop_the_run(tmp_path, faulty, fault):
+    faulty(fault)
+    stopped = {"hangs": "did not finish in 0.2 s", "raises": "stopped (OSError: unreachable)", "exits": "stopped (Syst"}
 
     def track():
-        tracker = open_tracker(tmp_path, wandb="online")
-        for step in range(50):
-            tracker.log(step, {"a": 1.0})
+        tracker = open_tracker(tmp_path, trackers=("faulty",))
+        for step in range(1, 51):
+            tracker.log(step, {"a": 1.0}, [{"prompt": "p", "completion": "c", "reward": 0.0}])
+        tracker.finish("# card", {})
         tracker.close()
 
-    with pytest.warns(UserWarning, match=message):
+    with pytest.warns(UserWarning, match="metrics.jsonl stays complete") as warnings:
         track()
+    (message,) = [str(w.message) for w in warnings if "stays complete" in str(w.message)]
+    assert message.startswith(f"faulty {stopped[fault.split()[1]]}")
     assert len(read_metrics(tmp_path)) == 50
 
 
-def test_a_tracker_that_is_too_slow_warns_once(monkeypatch):
+def test_a_tracker_that_is_too_slow_warns_once(tmp_path, monkeypatch, faulty):
     small = queue.Queue(1)
     monkeypatch.setattr(queue, "Queue", lambda maxsize: small)
-    never = threading.Event()
+    faulty("open hangs")
 
     def track():
-        thread = trackers._TrackerThread("wandb", lambda: (lambda *line: never.wait(), lambda: None))
+        slow = TrackerThread("wandb", Faulty, tmp_path, {})
         for step in range(9):
-            thread.put(step, {})
-        thread.close()
+            slow.put("scalars", step, {})
+        slow.close()
 
     with pytest.warns(UserWarning, match="wandb is too slow and loses lines") as warnings:
         track()
     assert len(warnings) == 1
-
-
-def test_tensorboard_writes_an_event_file(tmp_path):
-    pytest.importorskip("tensorboard")
-    tracker = open_tracker(tmp_path, tensorboard=True)
-    tracker.log(1, {"reward/mean": 0.5})
-    tracker.close()
-    assert list((tmp_path / "tensorboard").glob("events.*"))
-
-
-def test_wandb_offline_writes_a_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    tracker = open_tracker(tmp_path, wandb="offline")
-    tracker.log(1, {"reward/mean": 0.5})
-    tracker.close()
-    assert list(tmp_path.glob("wandb/offline-run-*"))

