@@ -129,6 +129,29 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class ContinualConfig:
+    """Continued learning from a former run, whose policy is the setting policy (see docs/concepts/continual.md)."""
+
+    optimizer: Literal["fresh", "kept"] = "fresh"
+    """State of AdamW at the start. fresh: none; kept: moments and step counts of the former run's newest checkpoint,
+    which needs the same trained parameters."""
+    anchor: Literal["new", "previous", "both"] = "new"
+    """Reference policy of the KL. new: the policy that this run starts from; previous: the reference policy of the
+    former run, which is its initial policy unless it had this setting itself; both: the mean of the KLs to the two."""
+    replay: float = 0.0
+    """Share of the prompts that come from the former run's environment, with its rewards, in [0, 1); 0: none."""
+    replay_schedule: Literal["constant", "linear"] = "constant"
+    """Share of replayed prompts over the run. constant: continual.replay in each step; linear: from continual.replay
+    in the first step to 0 in the last."""
+    ewc: float = 0.0
+    """Coefficient lambda of elastic weight consolidation, the penalty lambda/2 · Σ F (theta - theta_start)², 0 or more;
+    F is the diagonal Fisher information of the former run's environment. 0: none. Needs the same trained parameters as
+    the former run."""
+    ewc_samples: int = 256
+    """Completions from which the Fisher information is estimated, once at the start; at least 1."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation on held-out prompts: before, during and after training."""
 
@@ -226,6 +249,8 @@ class TrainConfig:
     """Distillation from a teacher."""
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     """Supervised updates on reference answers, interleaved with the policy gradient."""
+    continual: ContinualConfig = field(default_factory=ContinualConfig)
+    """Continued learning from a former run."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Evaluation on held-out prompts before, during and after training."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from rlalign.config.schema import RecordedConfig, TrainConfig
+from rlalign.config.schema import ContinualConfig, RecordedConfig, TrainConfig
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective
 from rlalign.registry import ENVS, REWARDS
@@ -46,6 +46,7 @@ _ADDED: dict[str, Any] = {
     **flatten({"objective": {"preference": dataclasses.asdict(Objective().preference)}}),
     "teacher": None,
     "distill.reward_coef": 0.0,
+    **flatten({"continual": dataclasses.asdict(ContinualConfig())}),
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 

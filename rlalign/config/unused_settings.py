@@ -100,6 +100,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "", "data", f"{c.algorithm} samples its own completions"
     if not c.data:
         yield "recorded", "kind turns max_length held_out", "there is no --data"
+    yield from _unread_of_continual(c)
     if c.tracking.wandb == "off":
         yield "tracking", "project", "tracking.wandb is off"
 
@@ -125,6 +126,15 @@ def _unread_of_teacher(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "", "teacher", f"{c.algorithm} learns from no teacher; use --algorithm distill or seq_kd"
     if teacher != "scores":
         yield "distill", "reward_coef", f"{c.algorithm} adds no environment reward to a teacher's"
+
+
+def _unread_of_continual(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    if not c.objective.needs_reference:
+        yield "continual", "anchor", "the objective has no KL term and no other use of a reference policy"
+    if c.continual.replay == 0:
+        yield "continual", "replay_schedule", "continual.replay is 0"
+    if c.continual.ewc == 0:
+        yield "continual", "ewc_samples", "continual.ewc is 0"
 
 
 def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:

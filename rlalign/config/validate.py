@@ -55,6 +55,9 @@ def validate(config: TrainConfig) -> None:
         check_range(name, value, least=least)
     check_range("distill.reward_coef", config.distill.reward_coef, least=0)
     check_range("recorded.held_out", config.recorded.held_out, least=0, below=1)
+    check_range("continual.replay", config.continual.replay, least=0, below=1)
+    check_range("continual.ewc", config.continual.ewc, least=0)
+    check_range("continual.ewc_samples", config.continual.ewc_samples, least=1)
     if config.recorded.max_length is not None:
         check_range("recorded.max_length", config.recorded.max_length, least=2)
     for name, beta in (("learner.beta1", ln.beta1), ("learner.beta2", ln.beta2)):

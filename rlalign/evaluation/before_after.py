@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
+from rlalign.evaluation.mean_interval import mean_interval
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.evaluation.text_metrics import fold_means
 from rlalign.storage.atomic import write_atomic
@@ -68,18 +69,10 @@ def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
         >>> print(f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}], n = {gain.n}")
         +0.50 [+0.25, +0.75], n = 3
     """
-    from scipy import stats
-
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, which the next line drops
         gaps = prompt_means(after) - prompt_means(before)
-    gaps = gaps[np.isfinite(gaps)]
-    n = len(gaps)
-    mean = float(gaps.mean()) if n else math.nan
-    if n < 2:  # no standard deviation
-        return Difference(mean, math.nan, math.nan, n)
-    standard_error = float(gaps.std(ddof=1) / math.sqrt(n))
-    half_width = float(stats.t.ppf(0.975, n - 1)) * standard_error
-    return Difference(mean, mean - half_width, mean + half_width, n)
+    interval = mean_interval(gaps)
+    return Difference(interval.mean, interval.low, interval.high, interval.n)
 
 
 @dataclass(frozen=True)

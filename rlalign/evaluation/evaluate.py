@@ -99,7 +99,8 @@ def evaluate(
     `state_dict` begin in their initial state, and what the evaluation changes in it does not reach training.
 
     Args:
-        policy: the policy to evaluate; its frozen reference policy is the one of `kl` and `fluency`.
+        policy: the policy to evaluate; its frozen reference policy is the one of `kl` and `fluency`. Without a
+            reference, neither is measured.
         mdp: the environment, bound to the policy's tokenizer.
         tasks: held-out tasks, one per prompt; P of them.
         samples: completions per task, k; at least 1.
@@ -145,7 +146,7 @@ def evaluate(
             )
             if start == 0:
                 check_rollout(policy, rollout, sampling, "the evaluation")
-            reference = reference_logprobs(policy, rollout, sampling)
+            reference = reference_logprobs(policy, rollout, sampling) if policy.has_reference else None
             measured = _measure(rollout, reference)
             if teacher is not None:
                 measured |= _distance(rollout, reference_logprobs(teacher, rollout, sampling))
@@ -214,17 +215,20 @@ def reference_logprobs(policy: ReferenceScorer, rollout: Rollout, sampling: Samp
         return torch.cat(in_parts(score, torch.arange(len(rollout))))
 
 
-def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
-    """Return metric -> [N] of a rollout; `reference` holds the reference log-probs [N, L]."""
+def _measure(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, FloatArray]:
+    """Return metric -> [N] of a rollout; `reference` holds the reference log-probs [N, L], if there is one."""
     actions = rollout.num_actions.clamp(min=1)  # an empty completion divides 0 by 1
     assert rollout.sampler_logprobs is not None  # it was sampled
-    kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 outside the action mask
+    of_reference: dict[str, FloatArray] = {}
+    if reference is not None:
+        kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 outside the action mask
+        of_reference["kl"] = kl.double().numpy()
+        of_reference["fluency"] = (reference.sum(1) / actions).double().numpy()
     return {
         "reward": rollout.returns.double().numpy(),
         **{f"reward/{k}" if k in _RESERVED else k: v.numpy() for k, v in rollout.components.items()},
         "length": rollout.num_actions.double().numpy(),
-        "kl": kl.double().numpy(),
-        "fluency": (reference.sum(1) / actions).double().numpy(),
+        **of_reference,
         "entropy": (-rollout.sampler_logprobs.sum(1) / actions).double().numpy(),
         "distinct_2": np.array([distinct([text], 2) for text in rollout.completions]),
         "truncated": rollout.truncated.double().numpy(),

@@ -77,6 +77,17 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             f"{_REFERENCE}, without a teacher",
         ),
         Metric(
+            "rollout/kl_new",
+            "KL to the policy that the run starts from, nats per completion; rollout/kl is the mean of this and "
+            "rollout/kl_previous",
+            "continual.anchor both",
+        ),
+        Metric(
+            "rollout/kl_previous",
+            "KL to the reference policy of the former run, nats per completion",
+            "continual.anchor both",
+        ),
+        Metric(
             "rollout/teacher_kl",
             "reverse KL to the teacher, nats per completion: mean of Σ (log pi - log teacher) over the sampled tokens",
             _DISTILL,
@@ -177,6 +188,12 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "train/positive_nll",
             "mean of -log pi over the tokens of samples with a reward above nll_above, nats",
             "objective.regularizer.nll_coef other than 0",
+        ),
+        Metric(
+            "train/ewc",
+            "penalty of elastic weight consolidation, lambda/2 · Σ F (theta - theta_start)², at the time of the "
+            "update; part of train/loss",
+            "continual.ewc above 0",
         ),
         Metric("train/value_loss", "½ (V - R)², mean over tokens, without its coefficient", _CRITIC),
         Metric("train/value", "mean value V over tokens", _CRITIC),

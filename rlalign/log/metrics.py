@@ -60,17 +60,23 @@ def recorded_metrics(rollout: Rollout, passes: float) -> dict[str, float]:
     }
 
 
-def kl_metric(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, float]:
+def kl_metric(rollout: Rollout, reference: torch.Tensor | None, second: torch.Tensor | None = None) -> dict[str, float]:
     """Return rollout/kl, the mean over completions of Σ_t log π(a_t) − log π_ref(a_t), in nats per completion.
 
     Args:
         rollout: N trajectories, padded to length L.
         reference: log-probabilities of the sampled tokens under the reference policy, [N, L], or None if the objective
             uses no reference policy; the result is then empty.
+        second: those under a second reference policy, [N, L]. rollout/kl is then the mean of both, which are
+            rollout/kl_new and rollout/kl_previous. None: there is one only.
     """
-    if reference is None or rollout.sampler_logprobs is None:
+    sampled = rollout.sampler_logprobs
+    if reference is None or sampled is None:
         return {}
-    return {"rollout/kl": float((rollout.sampler_logprobs - reference.cpu()).sum(1).mean())}
+    first, *others = [float((sampled - ref.cpu()).sum(1).mean()) for ref in (reference, second) if ref is not None]
+    if not others:
+        return {"rollout/kl": first}
+    return {"rollout/kl": (first + others[0]) / 2, "rollout/kl_new": first, "rollout/kl_previous": others[0]}
 
 
 def logged_metrics(reward: Any) -> dict[str, float]:

@@ -143,7 +143,7 @@ class ExperienceCollector:
             if imitates(self.config):
                 del metrics["rollout/entropy"]  # it is the teacher's
         else:
-            metrics |= kl_metric(drawn.rollout, buffer.batch.ref_logprobs)
+            metrics |= kl_metric(drawn.rollout, buffer.batch.ref_logprobs, buffer.batch.second_ref_logprobs)
         metrics |= rollout_diagnostics(drawn.everything, self.mdp, self.gold)
         if self.config.on_bad_record == "drop":
             metrics["rollout/dropped_records"] = float(getattr(self.mdp.source, "dropped", 0))

@@ -18,6 +18,7 @@ from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_sizes
 from rlalign.config.unused_settings import cautions, unused_settings
 from rlalign.config.validate import resolve, validate
+from rlalign.continual import check_continual, continuation
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import FaultError, OutputError, UserError
 from rlalign.escaping.console import PlainConsole
@@ -108,8 +109,11 @@ def train_run(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
         if policy.path_summary:
             console.print(f"policy: {policy.path_summary}", soft_wrap=True)
         teacher = make_teacher(config, policy, mdp)
+        former = continuation(config, folder, policy, console, resumed=config.resume)
         write_config(folder, replace(config, resume=False, allow_change=False, trust_run=False))
-        trainer = Trainer(config, folder, policy, mdp, data=data, teacher=teacher, stop=stop, quiet=quiet)
+        trainer = Trainer(
+            config, folder, policy, mdp, data=data, teacher=teacher, former=former, stop=stop, quiet=quiet
+        )
         trainer.state.identity = identity
         try:
             with on_device(policy.device):
@@ -159,6 +163,7 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
     refuse_bad_records(config, mdp)
     check_data(config, mdp)
     check_teacher(config)
+    check_continual(config)
     if distills(config) and config.evaluation.patience and not mdp.has_reward:
         raise UserError(
             f"evaluation.patience compares rewards, and {mdp.id} has none; use --evaluation.patience 0 or --reward"
@@ -191,6 +196,7 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
         console.print(f"resuming '{folder}' at step {state.step} of {trainer.config.steps}")
     elif trainer.mdp.has_reward:
         console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
+    trainer.begin()
     status = trainer.run()
     if state.step:
         draw(folder)

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint
+from rlalign.continual import Continuation
+from rlalign.continual.chain import as_json
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.task_stream import TaskStream
 from rlalign.escaping.console import PlainConsole
@@ -44,6 +46,7 @@ class Trainer:
         mdp: the environment, bound to the policy's tokenizer.
         data: recorded data to learn from; None: the policy samples.
         teacher: of distillation; None: there is none.
+        former: what the run takes from the run that it continues; None: it continues none.
         stop: set from outside to stop between two updates.
         quiet: print nothing.
     """
@@ -57,6 +60,7 @@ class Trainer:
         *,
         data: RecordedData | None = None,
         teacher: Teacher | None = None,
+        former: Continuation | None = None,
         stop: StopRequest | None = None,
         quiet: bool = False,
     ) -> None:
@@ -77,8 +81,11 @@ class Trainer:
             total_updates=config.steps * config.learner.epochs * config.learner.minibatches,
             generator=rng.shuffle,
             max_length=mdp.max_new * mdp.max_turns if data is None else data.longest,
-            reference=teacher,
+            reference=former.reference if teacher is None and former is not None else teacher,
+            second_reference=None if former is None else former.second_reference,
+            ewc=None if former is None else former.ewc,
         )
+        self.former = former
         source = rollout_source(config, mdp, self.learner, rng, data=data, teacher=teacher)
         self.failures = FailureLimits(folder, config.learner.max_bad_updates, fingerprint(config))
         self.state = TrainerState(
@@ -93,6 +100,7 @@ class Trainer:
             early_stopping=EarlyStopping(folder, config.evaluation.patience),
             kl_budget=KLBudget(config.evaluation.stop_kl, config.evaluation.every),
             alarms=AlarmMonitor(folder, self.console),
+            chain=None if former is None else as_json(former.chain),
         )
         self.end_of_step = EndOfStep(self.state, self.validator, self.held_out, self.stop, self._warn)
 
@@ -143,6 +151,11 @@ class Trainer:
     def resume(self) -> None:
         """Restore the newest checkpoint (see `TrainerState.resume`)."""
         self.state.resume(self.console)
+
+    def begin(self) -> None:
+        """Take the optimizer's state and the Fisher information from a former run, unless a checkpoint was restored."""
+        if self.former is not None and not self.state.is_restored:
+            self.former.begin(self.learner.optimizer)
 
     def close(self) -> None:
         """Close files, trackers and reward workers."""

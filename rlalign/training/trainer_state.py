@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,8 @@ class TrainerState:
     step: int = 0
     experience: Experience | None = None
     identity: Mapping[str, Any] | None = None
+    chain: Sequence[Mapping[str, Any]] | None = None
+    is_restored: bool = False
 
     @property
     def has_ended(self) -> bool:
@@ -112,6 +114,7 @@ class TrainerState:
             "optimizer": learner.pop("optimizer"),
             "learner": learner,
             "rng": self.rng.state_dict(),
+            **({"ewc": self.learner.ewc.state_dict()} if self.learner.ewc else {}),
             "progress": {
                 "step": self.step,
                 **self._positions(),
@@ -129,6 +132,7 @@ class TrainerState:
             config_hash=fingerprint(self.config),
             keep=self.config.keep,
             identity=self.identity,
+            chain=self.chain,
         )
 
     def _positions(self) -> dict[str, Any]:
@@ -203,7 +207,10 @@ class TrainerState:
         self.policy.load_trainable(state["policy"])
         if "learner" in state and "optimizer" in state:
             self.learner.load_state_dict({**state["learner"], "optimizer": state["optimizer"]})
+        if self.learner.ewc:
+            self.learner.ewc.load_state_dict(state.get("ewc"))
         self._load_progress(state["progress"], state.get("buffer"), console)
+        self.is_restored = True
         found.set_damaged_aside()
         if "rng" in state and not self.rng.load_state_dict(state["rng"], self.step):
             console.warn(
