@@ -60,8 +60,8 @@ def mean_over(references: Sequence[Tensor], estimate_of: Callable[[Tensor], Tens
 
         KL = (KL(pi‖ref_1) + ... + KL(pi‖ref_m)) / m
 
-    The estimates are averaged, not the log-probs: for k1 both are equal, and for k2 and k3 only the mean of the
-    estimates has the expectation and the gradient of the mean of the KLs.
+    The estimates are averaged, not the log-probs. For k1 both are equal. The exponential of mean log-probs is no
+    distribution, so that k3 of it is not unbiased, and without an importance ratio it has another gradient, too.
 
     Args:
         references: m tensors of log-probs, m of 1 or more.
