@@ -154,7 +154,7 @@ def _check_minibatches(config: TrainConfig) -> None:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the configuration with derived settings filled in.
 
-    `model.value` follows from the objective, and a KL coefficient of 0 without a target needs no reference policy. The
+    `model.value` follows from the objective, an adapter to continue in the policy folder of a run is named, and a KL coefficient of 0 without a target needs no reference policy. The
     file of an algorithm is imported, because the objective may name functions that the file registers. A cell of a
     study and a resumed run read the objective from their configuration, not from that file.
 
@@ -167,6 +167,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         config = replace(config, data=str(path.resolve()))  # the run folder is read from other directories, too
     if config.data and config.env.partition("?")[0] == ENV_OF_DATA:
         config = replace(config, env=env_of_data(config.data, config.recorded.held_out))
+    adapter = Path(config.policy).expanduser() / "adapter"
+    if config.model.on_adapter == "continue" and (adapter / "adapter_config.json").is_file():
+        config = replace(config, policy=str(adapter))  # the policy of a run is merged, with its adapter beside it
     objective = config.objective
     if objective.kl.where != "none" and objective.kl.coef == 0 and objective.kl.target == 0:
         objective = replace(objective, kl=replace(objective.kl, where="none"))
