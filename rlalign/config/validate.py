@@ -154,9 +154,10 @@ def _check_minibatches(config: TrainConfig) -> None:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the configuration with derived settings filled in.
 
-    `model.value` follows from the objective, an adapter to continue in the policy folder of a run is named, and a KL coefficient of 0 without a target needs no reference policy. The
-    file of an algorithm is imported, because the objective may name functions that the file registers. A cell of a
-    study and a resumed run read the objective from their configuration, not from that file.
+    `model.value` follows from the objective, and a KL coefficient of 0 without a target needs no reference policy. An
+    adapter to continue that lies in the policy folder of a run is named. The file of an algorithm is imported, because
+    the objective may name functions that the file registers. A cell of a study and a resumed run read the objective
+    from their configuration, not from that file.
 
     Raises:
         UserError: the file of the algorithm cannot be imported.
