@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rlalign.config.schema import RecordedConfig, TrainConfig
+from rlalign.envs.task_order.options import TaskOptions
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective
 from rlalign.registry import ENVS, REWARDS
@@ -46,6 +47,7 @@ _ADDED: dict[str, Any] = {
     **flatten({"objective": {"preference": dataclasses.asdict(Objective().preference)}}),
     "teacher": None,
     "distill.reward_coef": 0.0,
+    **flatten({"tasks": dataclasses.asdict(TaskOptions())}),
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 
