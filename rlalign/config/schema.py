@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlalign.envs.task_order.options import TaskOptions
 from rlalign.objective.spec import Objective
 from rlalign.policies.options import PolicyOptions
 from rlalign.types import Sampling
@@ -158,7 +159,7 @@ class EvaluationConfig:
     every: int = 0
     """Steps between validations, which log `eval/` metrics; 0: only before and after training."""
     prompts: int = 32
-    """Number of held-out prompts of each evaluation; at least 2."""
+    """Number of held-out prompts of each evaluation, of each environment of a mixture; at least 2."""
     samples: int = 1
     """Completions per held-out prompt."""
     patience: int = 0
@@ -193,7 +194,8 @@ class TrainConfig:
     """One run."""
 
     env: str = "rlalign/Sentiment-v0"
-    """Environment: an id of `rlalign list envs`, module:Class, file.py:Class, or a data file with a prompt column."""
+    """Environment: an id of `rlalign list envs`, module:Class, file.py:Class, or a data file with a prompt column.
+    Several: a,b or a=0.7,b=0.3 are a mixture, a@0,b@200 one after another from these steps on."""
     policy: str = "smollm2"
     """Policy: a name of `rlalign list policies`, a local model folder, or a hub id."""
     algorithm: str = "rloo"
@@ -237,6 +239,8 @@ class TrainConfig:
     """Device of the policy: cpu, cuda, cuda:1, ...; auto: cuda if it is available, else cpu."""
     objective: Objective = field(default_factory=Objective)
     """One value per axis of the objective; the preset sets them."""
+    tasks: TaskOptions = field(default_factory=TaskOptions)
+    """Order of the training tasks, and the shares of environments in a mixture."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Sampling of rollouts."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from rlalign.config.schema import ContinualConfig, RecordedConfig, TrainConfig
+from rlalign.config.schema import RecordedConfig, TrainConfig
+from rlalign.envs.task_order.options import TaskOptions
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective
 from rlalign.registry import ENVS, REWARDS
@@ -47,6 +49,7 @@ _ADDED: dict[str, Any] = {
     "teacher": None,
     "distill.reward_coef": 0.0,
     **flatten({"continual": dataclasses.asdict(ContinualConfig())}),
+    **flatten({"tasks": dataclasses.asdict(TaskOptions())}),
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 

@@ -78,6 +78,7 @@ def validate(config: TrainConfig) -> None:
     _check_minibatches(config)
     _check_trackers(config)
     config.objective.validate(group_size=r.group_size)
+    config.tasks.validate()
     if e.patience and not e.every:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
     if config.algorithm in UNTRAINED and (e.patience or e.stop_kl):

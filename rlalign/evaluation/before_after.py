@@ -107,6 +107,12 @@ class Comparison:
             return {}
         return {name: self._over_folds(name) for name in self._common_metrics()}
 
+    @property
+    def by_environment(self) -> dict[str, Comparison]:
+        """Environment of a mixture -> the comparison on its prompts; empty for one environment."""
+        names = dict.fromkeys(self.before.envs)
+        return {name: Comparison(self.before.of_environment(name), self.after.of_environment(name)) for name in names}
+
     def means(self, name: str) -> tuple[float, float]:
         """Return the means before and after, over the prompts that both evaluations could score, as the difference is.
 
@@ -175,8 +181,21 @@ class Comparison:
         return f"no difference can be claimed: reward {sign}{size} (95 % CI {interval}, {prompts})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values: verdict, metrics before and after with their differences, texts, and prompt means."""
-        comparison: dict[str, Any] = {
+        """Return JSON values: verdict, metrics before and after with their differences, texts, and prompt means.
+
+        Of a mixture, `environments` has verdict, metrics and corpus of each environment.
+        """
+        comparison = self._summary()
+        if self.before.envs:
+            comparison["environments"] = {name: part._summary() for name, part in self.by_environment.items()}
+        if self.folds:
+            comparison["folds"] = {"count": self.folds, "metrics": self.cross_validated}
+        comparison["prompts"] = {"before": _means_by_prompt(self.before), "after": _means_by_prompt(self.after)}
+        comparison["samples"] = self.samples()
+        return comparison
+
+    def _summary(self) -> dict[str, Any]:
+        return {
             "verdict": self.verdict,
             "metrics": {
                 name: {**dict(zip(("before", "after"), self.means(name), strict=True)), "difference": asdict(d)}
@@ -184,11 +203,6 @@ class Comparison:
             },
             "corpus": {"before": asdict(self.before.report), "after": asdict(self.after.report)},
         }
-        if self.folds:
-            comparison["folds"] = {"count": self.folds, "metrics": self.cross_validated}
-        comparison["prompts"] = {"before": _means_by_prompt(self.before), "after": _means_by_prompt(self.after)}
-        comparison["samples"] = self.samples()
-        return comparison
 
     def samples(self, count: int | None = None) -> list[dict[str, Any]]:
         """Return the first `count` prompts, with their columns and completions; None: all.
@@ -202,6 +216,8 @@ class Comparison:
         before = self.before
         after = self.after
         sample: dict[str, Any] = {"prompt": before.prompts[i]}
+        if before.envs:
+            sample["env"] = before.envs[i]
         if before.columns and before.columns[i]:
             sample["columns"] = before.columns[i]
         sample |= {"before": before.completions[i], "after": after.completions[i]}

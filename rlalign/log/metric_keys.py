@@ -1,7 +1,7 @@
 """The keys of metrics.jsonl and of report/evaluation.json with their meanings: the source of the documentation.
 
-A word in capitals in a key stands for a name: NAME for a reward component, KEY for a metric of an evaluation, K for a
-number.
+A word in capitals in a key stands for a name: NAME for a reward component, KEY for a metric of an evaluation, ENV for
+an environment of a mixture, K for a number.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ _RATIO = "objective.ratio other than none"
 _FAILED = "steps with at least one"
 _DISTILL = "algorithm distill"
 _SEQ_KD = "algorithm seq_kd"
+_MIXTURE = "several environments"
+_POOLS = "tasks.order or tasks.mixing difficulty"
 _TRUE_OBJECTIVE = "a component of weight 0 is the environment's true objective"
 
 METRICS: Mapping[str, tuple[Metric, ...]] = {
@@ -225,6 +227,20 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "mean over the held-out prompts of a metric of report/evaluation.json, such as eval/reward",
             "steps that evaluation.every divides",
         ),
+    ),
+    "env": (
+        Metric("env/ENV/share", "share of the step's completions that are of this environment", _MIXTURE),
+        Metric(
+            "env/ENV/KEY",
+            "the metric KEY of the completions of this environment alone, such as env/sort/reward/mean, "
+            "env/sort/rollout/length or, after a validation, env/sort/eval/reward",
+            f"{_MIXTURE}, steps that have a completion of it",
+        ),
+    ),
+    "tasks": (
+        Metric("tasks/easy", "number of tasks in the easy pool; with tasks.mixing of environments", _POOLS),
+        Metric("tasks/medium", "number in the medium pool", _POOLS),
+        Metric("tasks/hard", "number in the hard pool", _POOLS),
     ),
     "best_of_n": (
         Metric("best_of_n/samples_per_answer", "completions that one answer costs, n", "algorithm best_of_n"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from rlalign.rollout.collect import Rollout
-from rlalign.rollout.dynamic_sampling import has_reward_variance
+from rlalign.rollout.dynamic_sampling import has_reward_variance, select_rows
 from rlalign.storage.jsonl import json_value
 
 REWARD_STATISTICS = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
@@ -42,6 +43,25 @@ def rollout_metrics(rollout: Rollout) -> dict[str, float]:
     if rollout.sampler_logprobs is not None:
         # sample estimate of the policy's entropy per token, in nats
         metrics["rollout/entropy"] = float(-rollout.sampler_logprobs.sum() / rollout.num_actions.sum())
+    return metrics
+
+
+def environment_metrics(rollout: Rollout) -> dict[str, float]:
+    """Return env/NAME/KEY, the reward/ and rollout/ metrics of each environment of a mixture; {} for one environment.
+
+    env/NAME/share is the share of the step's trajectories. An environment without a trajectory in the step has no keys.
+    """
+    envs = [task.env for task in rollout.tasks]
+    metrics: dict[str, float] = {}
+    for name in sorted({env for env in envs if env}):
+        rows = torch.tensor([env == name for env in envs])
+        metrics[f"env/{name}/share"] = float(rows.double().mean())
+        own = select_rows(rollout, rows)
+        components = {key: values for key, values in own.components.items() if bool(values.isfinite().any())}
+        # select_rows keeps the ids of the groups: those of other environments are groups without a row
+        _, group_ids = np.unique(own.group_ids.numpy(), return_inverse=True)
+        own = replace(own, components=components, group_ids=torch.from_numpy(group_ids))
+        metrics |= {f"env/{name}/{key}": value for key, value in rollout_metrics(own).items()}
     return metrics
 
 
@@ -96,6 +116,7 @@ def samples_of(rollout: Rollout, count: int = 4) -> list[dict[str, Any]]:
         {
             "prompt": rollout.prompts[i],
             "completion": rollout.completions[i],
+            **({"env": rollout.tasks[i].env} if rollout.tasks[i].env else {}),
             "messages": rollout.messages[i],
             "columns": json_value(rollout.tasks[i].columns),
             **({"extra": json_value(rollout.extra[i])} if rollout.extra[i] else {}),

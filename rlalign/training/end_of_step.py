@@ -92,4 +92,8 @@ class EndOfStep:
         if self.held_out is not None and of_data and not state.collector.mdp.has_reward:
             score = self.held_out.score(of_data)
         state.early_stopping.record(step, score, state.policy, fingerprint(self.config))
-        return {f"eval/{name}": results.mean(name) for name in results.metrics} | of_data
+        metrics = {f"eval/{name}": results.mean(name) for name in results.metrics}
+        for env in dict.fromkeys(results.envs):
+            own = results.of_environment(env)
+            metrics |= {f"env/{env}/eval/{name}": own.mean(name) for name in own.metrics}
+        return metrics | of_data

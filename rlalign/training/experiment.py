@@ -20,6 +20,8 @@ from rlalign.config.unused_settings import cautions, unused_settings
 from rlalign.config.validate import resolve, validate
 from rlalign.continual import check_continual, continuation
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import parts_of
+from rlalign.envs.mixture.spec import MixtureSpec
 from rlalign.errors import FaultError, OutputError, UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
@@ -30,6 +32,7 @@ from rlalign.policies.device import on_device
 from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
 from rlalign.recorded.items import hub_identity
+from rlalign.rollout.task_results import check_task_order
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
@@ -168,8 +171,10 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
         raise UserError(
             f"evaluation.patience compares rewards, and {mdp.id} has none; use --evaluation.patience 0 or --reward"
         )
-    if config.supervised.align_interval and not has_reference(mdp):
-        raise UserError(no_reference(mdp))
+    check_task_order(config, mdp)
+    for part in parts_of(mdp).values():
+        if config.supervised.align_interval and not has_reference(part):
+            raise UserError(no_reference(part))
     weights = mdp.reward.weights
     learns = any(weights.values()) or mdp.reward.scheduled or config.supervised.align_interval or distills(config)
     if weights and not learns:
@@ -260,8 +265,11 @@ def default_output(config: TrainConfig) -> Path:
     env = config.env
     if config.data and env.partition("?")[0] == ENV_OF_DATA:
         env = config.data
+    mixture = MixtureSpec.parse(env)
     words = [
-        Path(env.removeprefix(OBJECT).partition("?")[0]).stem.removesuffix("-v0"),
+        "+".join(mixture.envs)
+        if mixture
+        else Path(env.removeprefix(OBJECT).partition("?")[0]).stem.removesuffix("-v0"),
         Path(config.policy).name,
         config.algorithm,
     ]

@@ -10,7 +10,7 @@ from rlalign.config.serialize import fingerprint
 from rlalign.continual import Continuation
 from rlalign.continual.chain import as_json
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_stream import TaskStream
+from rlalign.envs.mixture.stream import task_stream
 from rlalign.escaping.console import PlainConsole
 from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.plots import draw
@@ -95,7 +95,7 @@ class Trainer:
             learner=self.learner,
             rng=rng,
             collector=ExperienceCollector(config, policy, mdp, self.learner, source, self.failures, self._warn),
-            demonstration_tasks=TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
+            demonstration_tasks=task_stream(mdp, seed=rng.demonstration_seed),
             failures=self.failures,
             early_stopping=EarlyStopping(folder, config.evaluation.patience),
             kl_budget=KLBudget(config.evaluation.stop_kl, config.evaluation.every),

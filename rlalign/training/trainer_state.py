@@ -13,7 +13,7 @@ import torch
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint, same_experiment
-from rlalign.envs.task_stream import TaskStream
+from rlalign.envs.task_stream import Tasks
 from rlalign.errors import FaultError, UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.log.alarms import AlarmMonitor
@@ -56,7 +56,7 @@ class TrainerState:
     learner: Learner
     rng: RngStreams
     collector: ExperienceCollector
-    demonstration_tasks: TaskStream
+    demonstration_tasks: Tasks
     failures: FailureLimits
     early_stopping: EarlyStopping
     kl_budget: KLBudget
