@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,6 @@ if TYPE_CHECKING:
     from rlalign.continual.transfer_matrix import TransferMatrix
     from rlalign.evaluation.before_after import Comparison
     from rlalign.evaluation.mean_interval import MeanInterval
-
-_WEIGHT_OR_STEP = re.compile(r"=|@\d+$")
-"""In an item of a list of environments: the weight of a mixture, or the step of a schedule."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Evaluate, and print tables or JSON; return 0."""
     arguments = parse_arguments(Args, args, prog="rlalign evaluate")
-    envs = separate(arguments.env or "")
+    envs = separate(arguments.env) if arguments.env and "," in arguments.env else []
     if len(envs) > 1:
         return _transfer(arguments, envs)
     if arguments.best_of:
@@ -98,12 +94,10 @@ def separate(env: str) -> list[str]:
         >>> separate("sort,reverse?max_length=6"), separate("sort=0.5,reverse=0.5"), separate("sort@0,reverse@200")
         (['sort', 'reverse?max_length=6'], ['sort=0.5,reverse=0.5'], ['sort@0,reverse@200'])
     """
-    items = [item.strip() for item in env.split(",")]
-    is_mixture = any(
-        _WEIGHT_OR_STEP.search(item.partition("?")[0]) or item.count("=") > item.count("?") + item.count("&")
-        for item in items
-    )
-    return [env] if is_mixture or Path(env).exists() else [item for item in items if item]
+    from rlalign.envs.mixture.spec import MixtureSpec
+
+    mixture = MixtureSpec.parse(env)
+    return [env] if mixture is None or mixture.weights.given else list(mixture.envs.values())
 
 
 def _transfer(arguments: Args, envs: Sequence[str]) -> int:

@@ -7,6 +7,7 @@ former_weights.py         the trained tensors of the former run, and the check t
 kept_optimizer.py         its AdamW moments
 previous_reference.py     its reference policy, for the KL
 former_environment.py     its environment and rewards, for replay and the Fisher information
+replay.py                 its prompts among the new ones, in exact shares
 fisher.py, ewc.py         elastic weight consolidation
 transfer_matrix.py        tasks × stages: the rewards of each policy of the chain
 transfer.py               forgetting and backward transfer with their intervals

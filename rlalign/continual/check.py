@@ -40,6 +40,12 @@ def check_continual(config: TrainConfig) -> None:
          f"loss {config.objective.loss} compares with one reference policy", "use new or previous"),
         ("continual.replay", continual.replay > 0 and bool(config.data),
          "the completions of --data were recorded, and replay samples", "use --continual.replay 0"),
+        ("continual.replay", continual.replay > 0 and config.supervised.align_interval > 0,
+         "supervised updates read the answers of the new environment alone", "use --supervised.align-interval 0"),
+        ("continual.replay", continual.replay > 0 and config.tasks.temperature is not None,
+         "tasks.temperature would change its share", "leave tasks.temperature out"),
+        ("continual.replay", continual.replay > 0 and config.tasks.mixing != "weights",
+         f"tasks.mixing {config.tasks.mixing} would change its share", "use --tasks.mixing weights"),
         ("continual.replay", continual.replay > 0 and preset.teacher == "samples",
          f"{config.algorithm} imitates samples of its teacher", "use --continual.replay 0"),
     ):  # fmt: skip

@@ -17,6 +17,8 @@ from rlalign.continual.former_environment import former_mdp
 from rlalign.continual.former_weights import check_same_tensors, read_former_weights
 from rlalign.continual.kept_optimizer import keep_moments
 from rlalign.continual.previous_reference import previous_reference
+from rlalign.continual.replay import with_replay
+from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.policies.base import Policy, ReferenceScorer
@@ -75,10 +77,28 @@ class Continuation:
             check_same_tensors(former, parameters, f"continual.ewc {continual.ewc:g}")
             self.ewc.begin(self._fisher(folder))
 
+    def with_replay(self, mdp: TextMDP) -> TextMDP:
+        """Return the environment that the run samples from: its own, or with replay the mixture with the former one.
+
+        Args:
+            mdp: the run's own environment, bound to the policy's tokenizer.
+
+        Raises:
+            UserError: the former environment cannot be built.
+        """
+        folder, continual = self.parent.path, self.config.continual
+        if folder is None or not continual.replay:
+            return mdp
+        former_config = read_config(folder)
+        former = former_mdp(folder, former_config, self.policy, self.console, trust=self.config.trust_run)
+        ends = " to 0 in the last step" if continual.replay_schedule == "linear" else ""
+        self.console.print(f"replay: a share of {continual.replay:g}{ends} of the prompts from {former.id}")
+        return with_replay(self.config, mdp, former_config, former)
+
     def _fisher(self, folder: Path) -> dict[str, torch.Tensor]:
         former = read_config(folder)
         samples = self.config.continual.ewc_samples
-        mdp = former_mdp(folder, former, self.policy, trust=self.config.trust_run)
+        mdp = former_mdp(folder, former, self.policy, self.console, trust=self.config.trust_run)
         try:
             fisher = diagonal_fisher(
                 self.policy,

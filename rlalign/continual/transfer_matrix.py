@@ -21,6 +21,7 @@ from rlalign.continual.chain import followed, stored_chain
 from rlalign.continual.previous_reference import initial_policy
 from rlalign.continual.transfer import backward_transfer, forgetting
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.spec import env_specs
 from rlalign.envs.spec import env_id
 from rlalign.errors import RecordError, UserError
 from rlalign.evaluation.evaluate import evaluate, held_out, prompt_means
@@ -261,18 +262,16 @@ def _different_names(folders: Sequence[Path]) -> list[str]:
 def _learned(env: str, stages: Sequence[Stage]) -> int | None:
     """Return the index of the first stage that trained on an environment; None if none did."""
     for i, stage in enumerate(stages):
-        if stage.folder is not None and _same_env(stage.config.env, env):
+        if stage.folder is not None and any(env_id(env) == env_id(own) for own in env_specs(stage.config.env)):
             return i
     return None
 
 
-def _same_env(a: str, b: str) -> bool:
-    return a == b or env_id(a) == env_id(b)
-
-
 def _task_mdp(env: str, config: TrainConfig, trained: TrainConfig | None) -> TextMDP:
     """Return the environment of a task with the rewards and limits of the run that trained on it, or its own."""
-    return build_mdp(trained if trained is not None else replaced(config, env=env, rewards=(), data=None))
+    return build_mdp(
+        replaced(config, env=env, rewards=(), data=None) if trained is None else replaced(trained, env=env)
+    )
 
 
 def _policies(

@@ -70,6 +70,7 @@ class Trainer:
         self.stop = StopRequest() if stop is None else stop  # a request is false at first: `or` would replace it
         self.console = PlainConsole(quiet=quiet)
         self.validator = Validator(config, policy, mdp, teacher)
+        mdp = mdp if former is None else former.with_replay(mdp)  # evaluations are on the run's own environment alone
         self.held_out = HeldOutData(config, policy, data) if data is not None else None
         rng = RngStreams(config.seed, policy.device)
         self.learner = Learner(
@@ -161,8 +162,9 @@ class Trainer:
         """Close files, trackers and reward workers."""
         if self.state.tracker is not None:
             self.state.tracker.close()
-        self.mdp.reward.end_step()  # of a rollout that is not finished: evaluations must not use its step's weights
-        self.mdp.reward.close()
+        reward = self.state.collector.mdp.reward  # with those of replay
+        reward.end_step()  # of a rollout that is not finished: evaluations must not use its step's weights
+        reward.close()
 
     def _update_policy(self, experience: Experience) -> None:
         """Take one optimizer step. A non-finite update is skipped and stored, and ends the run if repeated."""
