@@ -34,6 +34,8 @@ SMALL = {
     "objective.kl.coef": 0.05, "objective.kl.where": "reward", "learner.lr": 0.01,
 }  # fmt: skip
 ALL_PARTS = {
+    "continual.replay": 0.3,
+    "continual.replay_schedule": "linear",
     "continual.optimizer": "kept",
     "continual.anchor": "both",
     "continual.ewc": 5.0,
