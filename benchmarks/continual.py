@@ -31,9 +31,9 @@ REVERSE = f"reverse?alphabet=efgh&{LETTERS}"
 ARMS: dict[str, dict[str, Any]] = {
     "none": {},
     "replay 0.2": {"continual__replay": 0.2},
-    "anchor new": {"objective__kl__coef": 0.01},
-    "anchor previous": {"objective__kl__coef": 0.01, "continual__anchor": "previous"},
-    "ewc": {"continual__ewc": 5.0},
+    "anchor new": {"objective__kl__coef": 0.005},
+    "anchor previous": {"objective__kl__coef": 0.005, "continual__anchor": "previous"},
+    "ewc": {"continual__ewc": 1.0},
 }
 """Arm -> its settings; without a KL term unless it says so."""
 
@@ -131,7 +131,7 @@ def main() -> None:
     """Measure the seeds of the command line, store them, and print the means of all stored seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds to measure")
-    parser.add_argument("--steps", type=int, nargs=2, default=(300, 200), help="steps on sort and on reverse")
+    parser.add_argument("--steps", type=int, nargs=2, default=(300, 250), help="steps on sort and on reverse")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts per task")
     parser.add_argument("--figure", action="store_true", help="draw docs/images/continual.png")
     arguments = parser.parse_args()

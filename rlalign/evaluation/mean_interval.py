@@ -16,7 +16,8 @@ class MeanInterval:
 
     Attributes:
         mean: NaN without a finite value.
-        low, high: bounds of the interval; NaN with fewer than two finite values.
+        low: lower bound of the interval; NaN with fewer than two finite values.
+        high: upper bound of the interval.
         n: number of finite values.
     """
 

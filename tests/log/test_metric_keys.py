@@ -54,6 +54,15 @@ RUNS: dict[str, dict[str, Any]] = {
         "evaluation__stop_kl": 1e6,
         "learner__minibatches": 2,
     },
+    "continued": {
+        "env": "sort",
+        "policy": "plain",
+        "continual__anchor": "both",
+        "continual__ewc": 1.0,
+        "continual__ewc_samples": 2,
+        "objective__kl__where": "reward",
+        "objective__kl__coef": 0.1,
+    },
     "value head": {"algorithm": "ppo"},
     "value model": {"algorithm": "ppo", "objective__value__kind": "model", "objective__value__pretrain_steps": 1},
     "likelihood": {
