@@ -60,8 +60,8 @@ def check_best_of(mdp: TextMDP, n: int, samples: int | None) -> int:
         samples: as asked for; None: 4 n.
 
     Raises:
-        UserError: there are several environments, n is below 2, the samples are fewer than 4 n, or the reward depends on
-            the other samples of a group.
+        UserError: there are several environments, n is below 2, the samples are fewer than 4 n, or the reward depends
+            on the other samples of a group.
     """
     single(mdp, "best of n")
     if n < 2:
