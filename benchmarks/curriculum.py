@@ -1,6 +1,6 @@
 """Curriculum against uniform: sorting strings of 1 to 8 letters with a reward for the exact answer alone.
 
-    python benchmarks/curriculum.py                     # ten seeds, about 12 minutes on 2 cores
+    python benchmarks/curriculum.py                     # ten seeds, about 20 minutes on 2 cores
     python benchmarks/curriculum.py --seeds 2           # a trial
     python benchmarks/curriculum.py --draw              # the figure and the page from the stored results
 
@@ -32,7 +32,9 @@ PAGE = DOCS / "concepts" / "task_order.md"
 FIGURE = DOCS / "images" / "curriculum.png"
 LEVELS = range(1, 9)
 IMITATED = range(1, 4)
-STEPS = {"warm": 120, "scratch": 200}
+STEPS = {"warm": 200, "scratch": 200}
+FIRST_SEED = 100  # 0 to 9 were those of the trials that chose the number of steps
+VALIDATIONS = 5
 ARMS = {"uniform": "weights", "curriculum": "difficulty"}
 RL = {
     "rollout__prompts": 16, "rollout__group_size": 8, "learner__lr": 2e-3, "objective__kl__coef": 0.0,
@@ -62,7 +64,7 @@ def arm(folder: Path, policy: str, seed: int, steps: int, mixing: str, entropy: 
     start = time.perf_counter()
     run = rlalign.train(
         levels(LEVELS), policy, "rloo", seed=seed, steps=steps, output=folder, tasks__mixing=mixing,
-        evaluation__every=steps // 10, objective__regularizer__entropy_coef=entropy, **RL,
+        evaluation__every=steps // VALIDATIONS, objective__regularizer__entropy_coef=entropy, **RL,
     )  # fmt: skip
     assert run.comparison is not None
     validations = [value for value in run.metrics["eval/reward"] if value is not None]
@@ -77,24 +79,21 @@ def arm(folder: Path, policy: str, seed: int, steps: int, mixing: str, entropy: 
     }
 
 
-def measure(seeds: int, scratch_seeds: int) -> dict[str, Any]:
-    """Return the runs of both arms, warm and from scratch, with their paired differences."""
+def measure(seeds: int, scratch_seeds: int, name: str) -> dict[str, Any]:
+    """Store and return the runs of both arms, warm and from scratch, with their paired differences."""
     results: dict[str, Any] = {"steps": STEPS}
     for start, count in (("warm", seeds), ("scratch", scratch_seeds)):
         runs: list[dict[str, Any]] = []
-        for seed in range(count):
+        for seed in range(FIRST_SEED, FIRST_SEED + count):
             with tempfile.TemporaryDirectory() as scratch:
                 folder = Path(scratch)
                 policy = initial(folder / "initial", seed) if start == "warm" else "gru"
                 entropy = 0.0 if start == "warm" else 0.03  # without it a policy from scratch becomes deterministic
-                runs.append(
-                    {
-                        name: arm(folder / name, policy, seed, STEPS[start], mixing, entropy)
-                        for name, mixing in ARMS.items()
-                    }
-                )
-            print(start, seed, {name: round(run["after"], 3) for name, run in runs[-1].items()}, flush=True)
-        results[start] = {"runs": runs, **(compared(runs) if count > 1 else {})}
+                arms = ARMS.items()
+                runs.append({key: arm(folder / key, policy, seed, STEPS[start], mix, entropy) for key, mix in arms})
+            print(start, seed, {key: round(run["after"], 3) for key, run in runs[-1].items()}, flush=True)
+            results[start] = {"runs": runs, **(compared(runs) if len(runs) > 1 else {})}
+            write(name, results)  # after each seed: a run that is interrupted keeps its seeds
     return results
 
 
@@ -125,12 +124,13 @@ def detectable(sd: float, n: int) -> float:
 
     critical = stats.t.ppf(1 - _ALPHA / 2, n - 1)
 
-    def missing(effect: float) -> float:
-        shift = effect * math.sqrt(n)
-        found = stats.nct.sf(critical, n - 1, shift) + stats.nct.cdf(-critical, n - 1, shift)
-        return float(found) - _POWER
+    def missing(effect: float) -> float:  # the other tail has less than 1e-6 at a power of 80 %
+        return float(stats.nct.sf(critical, n - 1, effect * math.sqrt(n))) - _POWER
 
-    return float(optimize.brentq(missing, 1e-3, 50.0)) * sd
+    largest = 1.0
+    while missing(largest) < 0:
+        largest *= 1.5
+    return float(optimize.brentq(missing, 1e-3, largest)) * sd
 
 
 def stored() -> dict[str, Any]:
@@ -144,6 +144,8 @@ def parts() -> Parts:
     results = stored()
     rows = []
     for start, name in (("warm", "imitated 1 to 3 letters"), ("scratch", "none")):
+        if start not in results:
+            continue
         found = results[start]
         d = found["difference"]
         means = found["means"]
@@ -175,7 +177,7 @@ def draw() -> None:
     results = stored()
     runs = results["warm"]["runs"]
     t = float(stats.t.ppf(0.975, len(runs) - 1))
-    steps = [results["steps"]["warm"] * k // 10 for k in range(11)]
+    steps = [results["steps"]["warm"] * k // VALIDATIONS for k in range(VALIDATIONS + 1)]
     with matplotlib.rc_context({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}):
         figure = Figure(figsize=(8.4, 3.3), layout="constrained", dpi=150)
         curves, lengths = figure.subplots(1, 2, sharey=False)
@@ -196,13 +198,13 @@ def main() -> None:
     """Measure, store, draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=10)
-    parser.add_argument("--scratch-seeds", type=int, default=4)
+    parser.add_argument("--scratch-seeds", type=int, default=0)
     parser.add_argument("--name", default="curriculum", help="of the file of results; another one is a trial")
     parser.add_argument("--draw", action="store_true", help="only draw the stored results")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     if not arguments.draw:
-        print(write(arguments.name, measure(arguments.seeds, arguments.scratch_seeds)))
+        measure(arguments.seeds, arguments.scratch_seeds, arguments.name)
     if arguments.name == "curriculum":
         draw()
         fill(parts())
