@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 from collections import Counter
 from pathlib import Path
@@ -11,6 +12,12 @@ from typing import Any
 
 import pytest
 
+from rlalign import cli
+from rlalign.cli.compare import Args, study_of
+from rlalign.cli.console import console as make_console
+from rlalign.cli.train import print_comparison
+from rlalign.compare.output.html.run import render
+from rlalign.compare.study import Study, build_cells, check_study
 from rlalign.config.defaults import default_config
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint, update
@@ -91,7 +98,9 @@ def test_a_stopped_and_resumed_run_is_bitwise_equal(
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
 
 
-def test_metrics_evaluations_and_samples_name_the_environment(tmp_path: Path) -> None:
+def test_metrics_evaluations_and_samples_name_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = train_run(config(tmp_path / "run", "sort=0.6,reverse=0.4", evaluation__every=2), quiet=True)
     rows = read_metrics(run.folder)
     assert [row["env/sort/share"] for row in rows] == [0.6] * 4
@@ -118,6 +127,17 @@ def test_metrics_evaluations_and_samples_name_the_environment(tmp_path: Path) ->
     assert "environment: sort" in prompt_text(comparison["samples"][0])
     assert {sample["env"] for sample in Run(run.folder).samples} == {"sort", "reverse"}
     assert list(Run(run.folder).evaluate(prompts=2).by_environment) == ["sort", "reverse"]
+
+    assert run.comparison is not None
+    print_comparison(make_console(), run.comparison)
+    printed = capsys.readouterr().out
+    assert re.search(r"reward by environment.*sort +│ +3 │.*reverse +│ +3 │", printed, re.DOTALL)
+    report = render(Run(run.folder))
+    assert "Reward by environment" in report
+    assert "reward on sort" in report
+    assert cli.main(["generate", str(run.folder), "cab>"]) == 2
+    assert "--env: expected one of the environments sort, reverse, got none" in capsys.readouterr().err
+    assert cli.main(["generate", str(run.folder), "cab>", "--env", "reverse", "--column", "answer=bac"]) == 0
 
 
 def test_stages_take_the_tasks_of_their_environment_alone(tmp_path: Path) -> None:
@@ -232,6 +252,21 @@ def test_what_does_not_fit_is_refused_before_anything_is_loaded(
 
     with pytest.raises(UserError, match=message):
         check()
+
+
+def test_the_checks_of_a_mixture_are_those_of_an_environment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["check", "sort=0.5,reverse=0.5", "--episodes", "4"]) == 0
+    assert "every check passed" in capsys.readouterr().out
+    assert cli.main(["check", "exact_match", "--env", "sort,reverse"]) == 2
+    assert "expected one environment, got sort + reverse" in capsys.readouterr().err
+
+
+def test_a_study_has_cells_on_a_mixture_from_a_file_alone() -> None:
+    study = check_study(Study(("grpo", "rloo"), ("sort=0.7,reverse=0.3",), seeds=(0,)))
+    names = [cell.name for cell in build_cells(study)]
+    assert names == ["sort-0.7-reverse-0.3/grpo/seed-0", "sort-0.7-reverse-0.3/rloo/seed-0"]
+    with pytest.raises(UserError, match="got a mixture, whose commas separate environments here"):
+        study_of(Args(algorithms="grpo", envs="sort=0.7,reverse=0.3"), {})
 
 
 def test_other_trainers_refuse_what_they_cannot_do() -> None:
