@@ -213,7 +213,14 @@ class Mixture(TextMDP):
     def reply(
         self, task: Task, turn_ids: Sequence[int], state: dict[str, Any], rng: np.random.Generator
     ) -> Sequence[int] | str | None:
-        """Return the message of the task's environment after a turn."""
+        """Return the message of the task's environment after a turn.
+
+        Args:
+            task: the initial state.
+            turn_ids: ids that the policy generated.
+            state: the episode's dictionary.
+            rng: of the episode.
+        """
         return self.part_of(task).reply(task, turn_ids, state, rng)
 
     def reference_turns(self, task: Task) -> Sequence[str] | None:
@@ -221,7 +228,13 @@ class Mixture(TextMDP):
         return self.part_of(task).reference_turns(task)
 
     def begin(self, task: Task, seed: int, episode: int) -> Episode:
-        """Return a new episode in the task's environment."""
+        """Return a new episode in the task's environment.
+
+        Args:
+            task: the initial state.
+            seed: of the environment.
+            episode: number of the reset.
+        """
         return self.part_of(task).begin(task, seed, episode)
 
     def policy_prompt(self, task: Task) -> Prompt:
@@ -233,19 +246,37 @@ class Mixture(TextMDP):
         return self.part_of(task).prompt_ids(task)
 
     def end_turn(self, episode: Episode, turn_ids: list[int], stopped: bool) -> TurnEnd:
-        """Record a finished turn and return the response of the episode's environment."""
+        """Record a finished turn and return the response of the episode's environment.
+
+        Args:
+            episode: changed in place.
+            turn_ids: ids of the turn.
+            stopped: a stop id ended the turn.
+        """
         return self.part_of(episode.task).end_turn(episode, turn_ids, stopped)
 
     # ---- R ----
 
     def score(self, episodes: Sequence[Episode], over: Sequence[bool]) -> Scores:
-        """Score n episodes whose turn has just ended, each with the rewards of its environment."""
-        return self._merged(
-            episodes, lambda part, rows: part.score([episodes[i] for i in rows], [over[i] for i in rows])
-        )
+        """Score n episodes whose turn has just ended, each with the rewards of its environment.
+
+        Args:
+            episodes: n episodes.
+            over: n flags, true if the episode has ended.
+        """
+
+        def score(part: TextMDP, rows: list[int]) -> Scores:
+            return part.score([episodes[i] for i in rows], [over[i] for i in rows])
+
+        return self._merged(episodes, score)
 
     def score_groups(self, episodes: Sequence[Episode], group_ids: Sequence[int]) -> Scores:
-        """Score n finished episodes with the rewards of group scope of their environments."""
+        """Score n finished episodes with the rewards of group scope of their environments.
+
+        Args:
+            episodes: n episodes.
+            group_ids: n numbers, equal for samples of one task.
+        """
 
         def score(part: TextMDP, rows: list[int]) -> Scores:
             if "group" in part.reward.scopes.values():
@@ -282,5 +313,10 @@ class Mixture(TextMDP):
         return Scores(total, valid, components, per_token)
 
     def tagged(self, name: str, task: Task) -> Task:
-        """Return a task of one environment as a task of the mixture."""
+        """Return a task of one environment as a task of the mixture.
+
+        Args:
+            name: of the environment.
+            task: one of its tasks.
+        """
         return tagged(name, task)

@@ -33,7 +33,7 @@ def task_stream(mdp: TextMDP, split: Split = "train", *, seed: int = 0, options:
         >>> from rlalign.envs.registration import make_mdp
         >>> stream = task_stream(make_mdp("sort=0.75,reverse=0.25"))
         >>> [task.env for task in stream.next(4)]
-        ['sort', 'sort', 'reverse', 'sort']
+        ['sort', 'sort', 'sort', 'reverse']
     """
     if isinstance(mdp, Mixture):
         return MixtureStream(mdp, split, seed, options)

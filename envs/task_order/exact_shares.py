@@ -26,7 +26,7 @@ class ExactShares:
     Example:
         >>> shares = ExactShares(2)
         >>> "".join("ab"[shares.take([0.75, 0.25])] for _ in range(8))
-        'aabaaaba'
+        'aaabaaab'
     """
 
     def __init__(self, m: int) -> None:

@@ -231,10 +231,20 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
     "env": (
         Metric("env/ENV/share", "share of the step's completions that are of this environment", _MIXTURE),
         Metric(
-            "env/ENV/KEY",
-            "the metric KEY of the completions of this environment alone, such as env/sort/reward/mean, "
-            "env/sort/rollout/length or, after a validation, env/sort/eval/reward",
+            "env/ENV/reward/KEY",
+            "the metric reward/KEY of the completions of this environment alone, such as env/sort/reward/mean",
             f"{_MIXTURE}, steps that have a completion of it",
+        ),
+        Metric(
+            "env/ENV/rollout/KEY",
+            "the metric rollout/KEY of the completions of this environment alone: length, tokens, truncated, signal, "
+            "entropy",
+            f"{_MIXTURE}, steps that have a completion of it",
+        ),
+        Metric(
+            "env/ENV/eval/KEY",
+            "the metric eval/KEY over the held-out prompts of this environment alone",
+            f"{_MIXTURE}, steps that evaluation.every divides",
         ),
     ),
     "tasks": (

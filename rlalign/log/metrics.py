@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,10 @@ from rlalign.storage.jsonl import json_value
 
 REWARD_STATISTICS = ("reward/mean", "reward/std", "reward/ci95", "reward/invalid")
 """Metrics under reward/ that describe the total reward; all others describe its components."""
+
+
+REWARD_BY_ENVIRONMENT = re.compile(r"env/[^/]+/reward/mean")
+"""Metrics with the mean reward of one environment of a mixture."""
 
 
 def rollout_metrics(rollout: Rollout) -> dict[str, float]:

@@ -140,3 +140,11 @@ def test_the_state_of_another_order_is_refused() -> None:
         task_stream(mdp).load_state_dict(one.state_dict())
     with pytest.raises(FaultError, match="a mixture of environments"):
         one.load_state_dict(state)
+
+
+def test_results_reach_the_order_of_their_environment() -> None:
+    stream = task_stream(mixture(), options=TaskOptions(order="difficulty"))
+    tasks = stream.next(9)
+    stream.update([TaskResult(task, 0.0, float(task.env == "a"), 8) for task in tasks])
+    total = sum(make_mdp(data("a", n)).source.size("train") or 0 for n in (60, 20, 10))
+    assert stream.metrics() == {"tasks/easy": 3.0, "tasks/hard": 6.0, "tasks/medium": total - 9.0}
