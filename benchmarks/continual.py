@@ -1,7 +1,7 @@
 """Sort, then reverse: how much of the first task is forgotten, with and without replay, anchors of the KL, and EWC.
 
     python benchmarks/continual.py --seeds 0 1 2 3 4 5 6 7 8 9     # about 4 minutes per seed on one core
-    python benchmarks/continual.py --figure                        # docs/images/continual.png from the stored figures
+    python benchmarks/continual.py --page        # table and figure of docs/concepts/continual.md, from stored seeds
 
 A GRU from scratch learns to sort strings of a, b, c and d, and then, from that policy, to reverse strings of e, f, g
 and h. The letters tell the tasks apart, so that one policy can do both. Each arm of a seed continues the same first
@@ -18,13 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from machine import RESULTS, merge
+from machine import RESULTS, described, merge
+from pages import DOCS, Parts, fill, table
 
 import rlalign
 from rlalign.compare.analysis.two_way import t_interval
 
 NAME = "continual"
-FIGURE = Path(__file__).parents[1] / "docs" / "images" / "continual.png"
+PAGE = DOCS / "concepts" / "continual.md"
+FIGURE = DOCS / "images" / "continual.png"
 LETTERS = "tokenizer=chars:abcdefgh>"
 SORT = f"sort?alphabet=abcd&{LETTERS}"
 REVERSE = f"reverse?alphabet=efgh&{LETTERS}"
@@ -127,21 +129,59 @@ def draw(cells: list[dict[str, Any]], path: Path) -> None:
     figure.savefig(path, dpi=130)
 
 
+def parts() -> Parts:
+    """Return the generated part of the page."""
+    stored = json.loads((RESULTS / f"{NAME}.json").read_text())
+    cells = stored["cells"]
+    rows = summary(cells)
+    first, second = cells[0]["steps"]
+    seeds = rows["none"]["seeds"]
+    lines = [
+        [
+            arm,
+            *(_shown(row[of], sign) for of, sign in (("sort", ""), ("forgetting", "+"), ("reverse", ""))),
+            _shown(row["less forgetting than none"], "+") if arm != "none" else "",
+        ]
+        for arm, row in rows.items()
+    ]
+    text = (
+        f"A GRU learned to sort strings of a to d ({first} steps of 128 samples), and then to reverse strings of e to "
+        f"h ({second} steps), at {seeds} seeds: mean reward (at most 2) on {cells[0]['prompts']} held-out prompts per "
+        "task, with 95 % t-intervals over seeds. The letters tell the tasks apart, so that one policy can do both.\n\n"
+        + table(["arm", "sort at the end", "forgetting", "reverse at the end", "less forgotten than none"], lines)
+        + "\n\nThe arms: no KL term and nothing of the parent but its weights; `--continual.replay 0.2`; a KL term with "
+        f"coefficient {_coef('anchor new'):g} to the sorting policy (`new`) or to the untrained one (`previous`); "
+        f"`--continual.ewc {ARMS['ewc']['continual__ewc']:g}`. {described(stored['machine'])}."
+    )
+    return {PAGE: {"continual": text}}
+
+
+def _coef(arm: str) -> float:
+    return float(ARMS[arm]["objective__kl__coef"])
+
+
+def _shown(bounds: list[float], sign: str) -> str:
+    mean, low, high = bounds
+    interval = f" [{low:{sign}.2f}, {high:{sign}.2f}]" if np.isfinite(low) else ""
+    return f"{mean:{sign}.2f}{interval}"
+
+
 def main() -> None:
     """Measure the seeds of the command line, store them, and print the means of all stored seeds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="*", default=[], help="seeds to measure")
     parser.add_argument("--steps", type=int, nargs=2, default=(300, 250), help="steps on sort and on reverse")
     parser.add_argument("--prompts", type=int, default=64, help="held-out prompts per task")
-    parser.add_argument("--figure", action="store_true", help="draw docs/images/continual.png")
+    parser.add_argument("--page", action="store_true", help="write the table and the figure of the page")
     arguments = parser.parse_args()
     for seed in arguments.seeds:
         merge(NAME, measure(seed, tuple(arguments.steps), arguments.prompts), key=("seed", "arm"))
     cells = json.loads((RESULTS / f"{NAME}.json").read_text())["cells"]
     for arm, row in summary(cells).items():
         print(arm, json.dumps(row))
-    if arguments.figure:
+    if arguments.page:
         draw(cells, FIGURE)
+        fill(parts())
 
 
 if __name__ == "__main__":
