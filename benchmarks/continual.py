@@ -149,8 +149,8 @@ def parts() -> Parts:
         f"h ({second} steps), at {seeds} seeds: mean reward (at most 2) on {cells[0]['prompts']} held-out prompts per "
         "task, with 95 % t-intervals over seeds. The letters tell the tasks apart, so that one policy can do both.\n\n"
         + table(["arm", "sort at the end", "forgetting", "reverse at the end", "less forgotten than none"], lines)
-        + "\n\nThe arms: no KL term and nothing of the parent but its weights; `--continual.replay 0.2`; a KL term with "
-        f"coefficient {_coef('anchor new'):g} to the sorting policy (`new`) or to the untrained one (`previous`); "
+        + "\n\nThe arms: no KL term and nothing of the parent but its weights; `--continual.replay 0.2`; a KL term "
+        f"with coefficient {_coef('anchor new'):g} to the sorting policy (`new`) or to the untrained one (`previous`); "
         f"`--continual.ewc {ARMS['ewc']['continual__ewc']:g}`. {described(stored['machine'])}."
     )
     return {PAGE: {"continual": text}}
