@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from dataclasses import replace as replaced
 from functools import cached_property
@@ -177,38 +178,39 @@ def transfer_matrix(
         _task_mdp(env, config, None if at is None else stages[at].config) for env, at in zip(envs, learned, strict=True)
     ]
     means: list[list[FloatArray]] = [[] for _ in envs]
-    tokenizer: Tokenizer | None = None
-    for stage, policy in _policies(stages, unbound[0].tokenizer, config, trust=trust):
-        if tokenizer is not None and not have_same_tokens(tokenizer, policy.tokenizer):
-            raise UserError(
-                f"'{stage.folder}': expected the tokenizer of the stages before it, got another one; the rewards of "
-                "different tokenizers are not stages of one policy"
-            )
-        tokenizer = policy.tokenizer
-        for row, mdp, at in zip(means, unbound, learned, strict=True):
-            task_config = config if at is None else stages[at].config
-            bound = bind(mdp, policy, task_config.rollout.chat_template)
-            if task_config.on_bad_record == "drop":
-                bound = checked_mdp(task_config, bound, policy)
-            check_evaluation(bound, split, prompts, samples)
-            tasks = held_out(bound, split, prompts)  # type: ignore[arg-type]  # checked above
-            _check_tokenizer(bound, tasks)
-            result = evaluate(
-                policy,
-                bound,
-                tasks,
-                samples=samples,
-                sampling=config.rollout.sampling,
-                seed=config.seed,
-                sampler=config.rollout.sampler,
-            )
-            if not result.scored:
+    with ExitStack() as stack:
+        for mdp in unbound:
+            stack.callback(mdp.reward.close)  # ends the workers of rewards
+        tokenizer: Tokenizer | None = None
+        for stage, policy in _policies(stages, unbound[0].tokenizer, config, trust=trust):
+            if tokenizer is not None and not have_same_tokens(tokenizer, policy.tokenizer):
                 raise UserError(
-                    f"{bound.id} has no reward, so there is nothing to compare; use an environment with one"
+                    f"'{stage.folder}': expected the tokenizer of the stages before it, got another one; the rewards "
+                    "of different tokenizers are not stages of one policy"
                 )
-            row.append(prompt_means(result.metrics["reward"]))
-    for mdp in unbound:
-        mdp.reward.close()
+            tokenizer = policy.tokenizer
+            for row, mdp, at in zip(means, unbound, learned, strict=True):
+                task_config = config if at is None else stages[at].config
+                bound = bind(mdp, policy, task_config.rollout.chat_template)
+                if task_config.on_bad_record == "drop":
+                    bound = checked_mdp(task_config, bound, policy)
+                check_evaluation(bound, split, prompts, samples)
+                tasks = held_out(bound, split, prompts)  # type: ignore[arg-type]  # checked above
+                _check_tokenizer(bound, tasks)
+                result = evaluate(
+                    policy,
+                    bound,
+                    tasks,
+                    samples=samples,
+                    sampling=config.rollout.sampling,
+                    seed=config.seed,
+                    sampler=config.rollout.sampler,
+                )
+                if not result.scored:
+                    raise UserError(
+                        f"{bound.id} has no reward, so there is nothing to compare; use an environment with one"
+                    )
+                row.append(prompt_means(result.metrics["reward"]))
     matrix = TransferMatrix(
         tuple(envs),
         tuple(stage.name for stage in stages),
