@@ -7,6 +7,7 @@ from typing import Literal, TypeVar
 
 from rlalign.envs.longest_prompt import limit_of_data
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.mixture import Mixture
 from rlalign.errors import UserError
 from rlalign.types import Prompt
 
@@ -22,11 +23,14 @@ def with_chat_template(mdp: E, mode: Mode) -> E:
 
     Args:
         mdp: an environment, bound to the policy's tokenizer.
-        mode: on; off; or auto, on for an environment of `questions` and a tokenizer with a chat template.
+        mode: on; off; or auto, on for an environment of `questions` and a tokenizer with a chat template; for each
+            environment of a mixture.
 
     Raises:
         UserError: the mode is on, and the tokenizer has no chat template or the environment has several turns.
     """
+    if isinstance(mdp, Mixture):
+        return mdp.map(lambda part: with_chat_template(part, mode))
     has_template = bool(getattr(mdp.tokenizer, "has_chat_template", False))
     if mode == "off" or (mode == "auto" and not (mdp.questions and has_template and mdp.max_turns == 1)):
         return mdp

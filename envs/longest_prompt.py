@@ -33,6 +33,9 @@ def remember_longest(mdp: Any, length: int) -> None:
 
 def is_known(mdp: Any) -> bool:
     """Return whether `max_prompt` of an environment can be read without a pass over its data."""
+    parts = getattr(mdp, "parts", None)  # of a mixture
+    if parts is not None:
+        return all(is_known(part) for part in parts.values())
     return not limit_of_data(mdp) or _is_remembered(mdp)
 
 

@@ -17,12 +17,13 @@ import copy
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from rlalign.envs.encoded_prompts import encoded_alone
 from rlalign.envs.episode import Episode, TurnEnd
+from rlalign.envs.episode_scores import score_episodes, score_groups
 from rlalign.envs.initial_context import check_columns, check_length
 from rlalign.envs.null_reward import NullReward
 from rlalign.envs.raw_texts import RawTexts
@@ -224,6 +225,10 @@ class TextMDP:
         """Number of ids after the prompt of the longest possible context: turns and environment messages."""
         return self.max_turns * self.max_new + (self.max_turns - 1) * self.max_reply
 
+    def turn_limit(self, task: Task) -> int:
+        """Return the most token ids of a turn in an episode of a task."""
+        return self.max_new
+
     # ---- P: methods that an author overrides ----
 
     def reply(
@@ -336,32 +341,16 @@ class TextMDP:
         Returns:
             Scores of n rows. A total is the sum of both parts, NaN if one of them failed; 0 if nothing is scored.
         """
-        n = len(episodes)
-        # Group-scope rewards need several finished episodes of one task, so rollout code scores them.
-        scopes = {name: scope for name, scope in self.reward.scopes.items() if scope != "group"}
-        total = np.zeros(n)
-        valid = np.ones(n, np.bool_)
-        components = {name: np.full(n, np.nan) for name in scopes}
-        token_rewards = None
-        events: tuple[tuple[Literal["turn", "episode"], list[int], set[str]], ...] = (
-            ("turn", list(range(n)), {k for k, s in scopes.items() if s in ("turn", "token")}),
-            ("episode", [i for i in range(n) if over[i]], {k for k, s in scopes.items() if s == "episode"}),
-        )
-        for event, rows, names in events:
-            if not rows or not names:
-                continue
-            scored = [episodes[i] for i in rows]
-            scores = self.reward.score(event, *self.texts(scored, last_turn=event == "turn"), **self.columns(scored))
-            total[rows] += scores.total
-            valid[rows] &= scores.valid
-            for name in names.intersection(scores.components):
-                components[name][rows] = scores.components[name]
-            if event == "turn":
-                token_rewards = scores.token_rewards
-            for name, values in getattr(scores, "extra", {}).items():
-                for episode, value in zip(scored, values, strict=True):
-                    episode.extra[name] = value
-        return Scores(total, valid, components, token_rewards)
+        return score_episodes(self, episodes, over)
+
+    def score_groups(self, episodes: Sequence[Episode], group_ids: Sequence[int]) -> Scores:
+        """Score n finished episodes with the rewards of group scope.
+
+        Args:
+            episodes: n episodes.
+            group_ids: n numbers, equal for samples of one task.
+        """
+        return score_groups(self, episodes, group_ids)
 
     def texts(
         self, episodes: Iterable[Episode], last_turn: bool = False

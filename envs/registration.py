@@ -12,6 +12,9 @@ import gymnasium as gym
 
 from rlalign.envs.longest_prompt import LongestPrompt
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.mixture import Mixture
+from rlalign.envs.mixture.parts import for_each
+from rlalign.envs.mixture.spec import MixtureSpec
 from rlalign.envs.spec import EnvSpec, build, env_id, find_env
 from rlalign.envs.token_env import TokenEnv
 from rlalign.envs.vector_env import TokenVectorEnv
@@ -41,10 +44,11 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
 
     Args:
         env: a registered id (`rlalign/Reverse-v0`, or just `reverse`), `module:Class` or `file.py:Class`, each with
-            optional arguments (`reverse?max_length=6`); a TextMDP class; a TextMDP, which is copied; or prompts: a data
-            file, `hf:org/name`, records, a Dataset.
-        rewards: specs, or specs -> weights, that replace the environment's own (see `rlalign.rewards.compose`); empty:
-            no reward.
+            optional arguments (`reverse?max_length=6`); a TextMDP class; a TextMDP, which is copied; prompts: a data
+            file, `hf:org/name`, records, a Dataset; or several of these with weights or steps, `sort=0.7,reverse=0.3`
+            or `sort@0,reverse@200` (see `rlalign.envs.mixture.spec`).
+        rewards: specs, or specs -> weights, that replace the environment's own (see `rlalign.rewards.compose`), of each
+            environment of several; empty: no reward.
         tokenizer: replaces the environment's own (see `rlalign.tokenizers.as_tokenizer`).
         kwargs: arguments of the environment's class; for a TextMDP, its limits. They have precedence over those in the
             spec.
@@ -58,8 +62,14 @@ def make_mdp(env: Any, *, rewards: Any = None, tokenizer: Any = None, **kwargs: 
         >>> mdp.id, mdp.max_new, mdp.reward.weights
         ('rlalign/Reverse-v0', 8, {'exact_match': 1.0, 'token_match': 0.5})
     """
+    mixture = MixtureSpec.parse(env)
+    if mixture is not None:
+        parts = {name: make_mdp(spec, rewards=rewards, **kwargs) for name, spec in mixture.envs.items()}
+        return Mixture(parts, mixture.weights, tokenizer=tokenizer)
     spec = EnvSpec.parse(env)
     mdp = build(spec.resolve(), {**spec.arguments, **kwargs}, tokenizer)
+    if isinstance(mdp, Mixture):  # an object, whose environments have their rewards
+        return for_each(mdp, lambda part: make_mdp(part, rewards=rewards))
     if rewards is not None:
         return mdp.with_reward(compose(rewards) if rewards else None)
     return mdp.with_reward(compose(mdp.rewards)) if mdp.rewards and not mdp.has_reward else mdp

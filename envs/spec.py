@@ -103,6 +103,11 @@ def env_id(spec: str) -> str:
     return ids[0] + spec[len(name) :] if len(ids) == 1 else spec
 
 
+def is_registered(name: str) -> bool:
+    """Return whether a name is a registered id or the short form of one. Imports no environment."""
+    return bool(_ids_of(name))
+
+
 def build(target: type[TextMDP] | TextMDP, arguments: Mapping[str, Any], tokenizer: Any = None) -> TextMDP:
     """Return an instance of a class, or a copy of a TextMDP with other limits.
 

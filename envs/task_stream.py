@@ -2,65 +2,131 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
-import numpy as np
-
+from rlalign.envs.task_order.fixed import Sequential
+from rlalign.envs.task_order.options import TaskOptions
+from rlalign.envs.task_order.sampler import TaskResult, TaskSampler
 from rlalign.errors import FaultError, UserError
-from rlalign.types import IntArray, Split, Task, TaskSource
+from rlalign.registry import TASK_ORDERS
+from rlalign.types import Split, Task, TaskSource
+
+SHUFFLED = TaskOptions.order
+
+
+class Tasks(Protocol):
+    """An endless sequence of tasks with a state that a checkpoint holds: of one environment, or of a mixture."""
+
+    @property
+    def reads_results(self) -> bool:
+        """Whether `update` changes the order."""
+        ...
+
+    def next(self, n: int, step: int = 0) -> list[Task]:
+        """Return the next n tasks, in a training step."""
+        ...
+
+    def update(self, results: Sequence[TaskResult]) -> None:
+        """Record the results of tasks that `next` has returned."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged about the order; names as in metrics.jsonl."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that resuming needs, as JSON values."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state."""
+        ...
 
 
 class TaskStream:
-    """An endless, deterministic order of the tasks of one split.
+    """An endless, deterministic order of the tasks of one split, which a task sampler numbers.
 
-    A finite split is taken in a new permutation per epoch. An unbounded split is taken by a counter that starts at
-    (seed mod 2^32) · 2^24. One number is the whole position: a resumed run continues at the same task.
+    By default a finite split is taken in a new permutation per epoch, and an unbounded one by a counter. The state is
+    that of the sampler: a resumed run continues at the same task.
 
     Args:
         source: of the tasks.
         split: train, validation or test.
-        seed: of the permutations, or of the counter's start.
+        seed: of the sampler.
+        options: `tasks.*`; its `order` names the sampler.
 
     Raises:
-        UserError: the split is empty.
+        UserError: the split is empty, or the order does not fit the source.
     """
 
-    def __init__(self, source: TaskSource, split: Split = "train", seed: int = 0) -> None:
+    def __init__(
+        self, source: TaskSource, split: Split = "train", seed: int = 0, options: TaskOptions | None = None
+    ) -> None:
         self._source = source
         self._split: Split = split
         self._seed = seed
-        self._position = 0
         self._size = source.size(split)
-        self._order: tuple[int, IntArray] = (-1, np.empty(0, np.int64))  # epoch, and its permutation
         if self._size == 0:
             raise UserError(f"expected {split} tasks, got a source that has no {split} tasks; use another split")
+        options = options or TaskOptions()
+        self._order = options.order
+        self.sampler: TaskSampler = TASK_ORDERS.get(options.order)(size=self._size, seed=seed, options=options)
+        self._numbers: dict[tuple[Split, int], int] = {}  # of the tasks whose results are not known yet
 
-    def next(self, n: int) -> list[Task]:
-        """Return the next n tasks."""
-        tasks = [self._source.get(self._split, self._index(self._position + i)) for i in range(n)]
-        self._position += n
+    @property
+    def reads_results(self) -> bool:
+        """Whether the sampler reads results; fixed orders do not."""
+        return not isinstance(self.sampler, Sequential)
+
+    def next(self, n: int, step: int = 0) -> list[Task]:
+        """Return the next n tasks.
+
+        Args:
+            n: number of tasks.
+            step: the training step, from 0; the order does not depend on it.
+        """
+        numbers = self.sampler.next(n)
+        tasks = [self._source.get(self._split, number) for number in numbers]
+        if self.reads_results:
+            # a source may number its tasks otherwise, as one that leaves out records does
+            self._numbers |= {(task.split, task.index): number for task, number in zip(tasks, numbers, strict=True)}
         return tasks
 
-    def _index(self, position: int) -> int:
-        if self._size is None:
-            return self._seed % 2**32 * 2**24 + position
-        epoch, place = divmod(position, self._size)
-        if self._order[0] != epoch:
-            self._order = (epoch, np.random.default_rng([self._seed, epoch]).permutation(self._size))
-        return int(self._order[1][place])
+    def update(self, results: Sequence[TaskResult]) -> None:
+        """Record the results of tasks that `next` has returned.
+
+        Args:
+            results: one per task.
+        """
+        if not self.reads_results:
+            return
+        self.sampler.update([(self._numbers[result.task.split, result.task.index], result) for result in results])
+        self._numbers.clear()
+
+    def metrics(self) -> dict[str, float]:
+        """Return tasks/easy, tasks/medium and tasks/hard, the numbers of tasks in the pools, if there are pools."""
+        pools: Mapping[str, Sequence[int]] = getattr(self.sampler, "pools", dict)()
+        return {f"tasks/{name}": float(len(members)) for name, members in pools.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state that resuming needs, as JSON values."""
-        return {"split": self._split, "seed": self._seed, "size": self._size, "position": self._position}
+        state = {"split": self._split, "seed": self._seed, "size": self._size}
+        if self._order == SHUFFLED:  # the form that runs of before other orders have
+            return {**state, **self.sampler.state_dict()}
+        return {**state, "order": self._order, "sampler": self.sampler.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state.
 
         Raises:
-            FaultError: the state belongs to another split, seed or number of tasks.
+            FaultError: the state belongs to another split, seed, number of tasks or order.
         """
-        for name, value in self.state_dict().items():
-            if name != "position" and state[name] != value:
-                raise FaultError(f"cannot resume the order of tasks: its {name} was {state[name]}, now it is {value}")
-        self._position = int(state["position"])
+        if "parts" in state:
+            raise FaultError("cannot resume the order of tasks: it was that of a mixture of environments")
+        own = {"split": self._split, "seed": self._seed, "size": self._size, "order": self._order}
+        for name, value in own.items():
+            old = state.get(name, SHUFFLED)
+            if old != value:
+                raise FaultError(f"cannot resume the order of tasks: its {name} was {old}, now it is {value}")
+        self.sampler.load_state_dict(state if self._order == SHUFFLED else state["sampler"])

@@ -130,10 +130,10 @@ class TokenEnv(gym.Env[Observation, np.int64]):
         self.action_mask.append(True)
         self._turn.append(token)
         stopped = token in self.mdp.stop_ids
-        if not stopped and len(self._turn) < self.mdp.max_new:
+        episode = self._episode
+        if not stopped and len(self._turn) < self.mdp.turn_limit(episode.task):
             return self._observation(), 0.0, False, False, {"turn_ended": False, "reward_valid": True}
 
-        episode = self._episode
         end = self.mdp.end_turn(episode, self._turn, stopped)
         self.context.extend(end.reply)
         self.action_mask.extend([False] * len(end.reply))

@@ -74,6 +74,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         self.reward_seconds = 0.0
         self._turn_start: IntArray = np.zeros(num_envs, np.int64)  # column of the current turn's first token
         self._budget: IntArray = np.zeros(num_envs, np.int64)  # tokens left in the current turn
+        self._limit: IntArray = np.zeros(num_envs, np.int64)  # most tokens of a turn of the row's task
         # A lookup table, so that a whole segment is searched for stop ids at once.
         self._is_stop: BoolArray = np.zeros(mdp.tokenizer.vocab_size, np.bool_)
         self._is_stop[sorted(mdp.stop_ids)] = True
@@ -124,8 +125,9 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
             self.tokens[row, : len(ids)] = ids
             self.lengths[row] = len(ids)
             self.episodes[row] = self.mdp.begin(task, entropy, self._resets)
+            self._limit[row] = self.mdp.turn_limit(task)
         self._turn_start[rows] = self.lengths[rows]
-        self._budget[rows] = self.mdp.max_new
+        self._budget[rows] = self._limit[rows]
         self.done[rows] = False
         self.terminated[rows] = False
         self.truncated[rows] = False
@@ -233,10 +235,6 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
         """Return B whole trajectories as messages with roles (see `Episode.messages`)."""
         return [e.messages(self.mdp.policy_prompt(e.task)) for e in self.episodes]
 
-    def episode_columns(self) -> tuple[list[Any], list[str], list[list[int]], dict[str, Sequence[Any]]]:
-        """Return prompts, completions, completion ids and columns of all rows, as episode rewards receive them."""
-        return *self.mdp.texts(self.episodes), self.mdp.columns(self.episodes)
-
     # ---- the end of a turn ----
 
     def _end_turns(
@@ -264,7 +262,7 @@ class TokenVectorEnv(VectorEnv[Observation, Any, Any]):
             self.lengths[i] = new_length
             self._turn_start[i] = new_length
         over = terminated | truncated
-        self._budget[ended] = np.where(over[ended], 0, self.mdp.max_new)
+        self._budget[ended] = np.where(over[ended], 0, self._limit[ended])
         self.done |= over
         self.terminated |= terminated
         self.truncated |= truncated

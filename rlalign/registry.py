@@ -33,7 +33,8 @@ class Registry(Generic[T]):
     """A mapping from names to objects that imports built-in objects on first use.
 
     `name in registry`, iteration (sorted names) and `len` import nothing but the list of entry points. An installed
-    package adds names by entry points of the groups `rlalign.envs`, `rlalign.rewards` and `rlalign.policies`::
+    package adds names by entry points of the groups `rlalign.envs`, `rlalign.rewards`, `rlalign.policies` and
+    `rlalign.task_orders`::
 
         [project.entry-points."rlalign.rewards"]
         brevity = "my_package.rewards:brevity"
@@ -345,4 +346,13 @@ POLICIES: Registry[Callable[..., Any]] = Registry(
         "tabular": "rlalign.policies.tabular:tabular",
     },
     group="rlalign.policies",
+)
+TASK_ORDERS: Registry[Callable[..., Any]] = Registry(
+    "task order",
+    {
+        "shuffled": "rlalign.envs.task_order.fixed:Shuffled",
+        "sequential": "rlalign.envs.task_order.fixed:Sequential",
+        "difficulty": "rlalign.envs.task_order.difficulty:DifficultyPools",
+    },
+    group="rlalign.task_orders",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config
 
 if TYPE_CHECKING:
+    from rlalign.continual.transfer_matrix import TransferMatrix
     from rlalign.envs.mdp import TextMDP
     from rlalign.evaluation.before_after import Comparison
     from rlalign.evaluation.evaluate_best_of import BestOf
@@ -171,6 +173,35 @@ class Run:
             baseline=baseline,
             folds=folds,
         )
+
+    def transfer_matrix(
+        self, envs: Sequence[str], *, split: str = "test", prompts: int | None = None, samples: int | None = None
+    ) -> TransferMatrix:
+        """Evaluate each policy of the chain of runs that this run continues, on held-out prompts of several tasks.
+
+        The stages are the untrained start of the oldest run, each run of the chain, and this run. The matrix has the
+        mean reward of each stage on each task, forgetting and backward transfer with their intervals. The file is
+        `report/transfer-SPLIT.json`. What is not as the chain records it is a warning, and in `notes`.
+
+        Args:
+            envs: environments by name. One that a run of the chain trained on has that run's rewards.
+            split: train, validation or test.
+            prompts: number of held-out prompts per task, at least 2; None: as in the configuration.
+            samples: completions per prompt, at least 1; None: as in the configuration.
+
+        Raises:
+            UserError: a run of the chain is missing or unfinished, a name is unknown, a number is out of range, a task
+                needs another tokenizer, or a config.json names code and its folder is not trusted.
+        """
+        from rlalign.continual.transfer_matrix import transfer_matrix
+
+        self._check_code()
+        matrix = transfer_matrix(
+            self.folder, self.config, envs, split=split, prompts=prompts, samples=samples, trust=self.trust
+        )
+        for note in matrix.notes:
+            warnings.warn(note, stacklevel=2)
+        return matrix
 
     def best_of(
         self,

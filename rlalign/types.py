@@ -45,6 +45,7 @@ class Task:
         index: its index in the split.
         place: of its record in the data, such as `sums.jsonl, line 18`, for messages; empty if it has none. Tasks that
             differ in it alone are equal.
+        env: name of its environment in a mixture (`rlalign.envs.mixture`); empty: there is one environment.
     """
 
     prompt: Prompt
@@ -52,6 +53,7 @@ class Task:
     split: Split = "train"
     index: int = 0
     place: str = field(default="", compare=False, repr=False)
+    env: str = ""
 
 
 def is_missing(value: Any) -> bool:

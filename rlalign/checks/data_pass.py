@@ -1,7 +1,7 @@
 """The data of a run before its first step: one pass that checks every record, and what becomes of the bad ones.
 
-The result is stored in `data.json` of the run folder with a digest of everything that it depends on. A resumed run
-whose digest is the same reads the result and does not repeat the pass.
+The result is stored in `data.json` of the run folder (`data-NAME.json` of each environment of a mixture) with a digest
+of everything that it depends on. A resumed run whose digest is the same reads the result and does not repeat the pass.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from rlalign.envs.initial_context import check_columns, check_prompt, task_at
 from rlalign.envs.kept_tasks import KeptTasks, RedrawnTasks
 from rlalign.envs.longest_prompt import limit_of_data, remember_longest
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.mixture import Mixture
+from rlalign.envs.mixture.parts import parts_of
 from rlalign.envs.records.splits import SPLITS
 from rlalign.errors import RecordError, UserError
 from rlalign.escaping.console import PlainConsole
@@ -44,6 +46,7 @@ def checked_mdp(
     *,
     folder: Path | None = None,
     console: PlainConsole | None = None,
+    name: str = "",
 ) -> TextMDP:
     """Return the environment of a run after the pass over its data, without the records that are dropped.
 
@@ -53,18 +56,26 @@ def checked_mdp(
         policy: limits the length of a context.
         folder: of the run, which stores the result, and from which a resumed run reads it; None: nothing is stored.
         console: prints progress and warnings; None: nothing is printed.
+        name: of the environment in a mixture, each of which has a result of its own.
 
     Raises:
         RecordError: a record cannot be used and `on_bad_record` is fail; names file, line and value.
         UserError: no training record is left, or a reward needs a column that no task has.
     """
+    if isinstance(mdp, Mixture):
+        parts = {
+            name: checked_mdp(config, part, policy, folder=folder, console=console, name=name)
+            for name, part in mdp.parts.items()
+        }
+        return mdp.with_parts(parts)
     console = console or PlainConsole(quiet=True)
+    file = f"data-{name}.json" if name else FILE
     supervised = bool(config.supervised.align_interval)
     positions = getattr(policy, "max_positions", None)
     if not is_finite(mdp):
         return _checked_on_arrival(config, mdp, positions)
     key = data_digest(config, mdp, positions)
-    report = _stored(folder, key) if config.resume and folder is not None else None
+    report = _stored(folder / file, key) if config.resume and folder is not None else None
     if report is None:
         report = check_data(
             mdp,
@@ -76,11 +87,11 @@ def checked_mdp(
     checked = copy.copy(mdp)
     checked.drop_failed_replies = config.on_bad_record == "drop"
     if report.bad:
-        checked.source = _without(config, mdp, report, console)
+        checked.source = _without(config, mdp, report, console, file)
     if limit_of_data(checked):
         remember_longest(checked, report.longest or 1)
     if folder is not None:
-        write_atomic(folder / FILE, json.dumps({"digest": key, **asdict(report)}, indent=1) + "\n")
+        write_atomic(folder / file, json.dumps({"digest": key, **asdict(report)}, indent=1) + "\n")
     return checked
 
 
@@ -98,6 +109,10 @@ def refuse_bad_records(config: TrainConfig, mdp: TextMDP) -> None:
         RecordError: names the first of these records.
         UserError: there are no tasks to train on, or none to evaluate on.
     """
+    if isinstance(mdp, Mixture):
+        for part in mdp.parts.values():
+            refuse_bad_records(config, part)
+        return
     check_splits(config, mdp)
     if config.on_bad_record == "drop":
         return
@@ -118,12 +133,13 @@ def refuse_bad_records(config: TrainConfig, mdp: TextMDP) -> None:
 
 def check_splits(config: TrainConfig, mdp: TextMDP) -> None:
     """Raise UserError if a split that the run reads has no tasks."""
-    for split in _splits_of(config):
-        if mdp.source.size(split) == 0:
-            raise UserError(
-                f"{mdp.id}: expected {split} tasks, got none; add more data (three different prompts or more are "
-                "divided into splits), or name the splits"
-            )
+    for part in parts_of(mdp).values():
+        for split in _splits_of(config):
+            if part.source.size(split) == 0:
+                raise UserError(
+                    f"{part.id}: expected {split} tasks, got none; add more data (three different prompts or more are "
+                    "divided into splits), or name the splits"
+                )
 
 
 def _splits_of(config: TrainConfig) -> list[Split]:
@@ -155,10 +171,10 @@ def data_digest(config: TrainConfig, mdp: TextMDP, positions: int | None) -> str
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _stored(folder: Path, key: str) -> DataReport | None:
-    """Return the result that a run folder stores, if it is of the same data."""
+def _stored(path: Path, key: str) -> DataReport | None:
+    """Return the result that a file of the run folder stores, if it is of the same data."""
     try:
-        stored = json.loads((folder / FILE).read_text("utf-8"))
+        stored = json.loads(path.read_text("utf-8"))
         if stored.pop("digest") != key:
             return None
         stored["bad"] = [BadRecord(**record) for record in stored["bad"]]
@@ -167,7 +183,7 @@ def _stored(folder: Path, key: str) -> DataReport | None:
         return None
 
 
-def _without(config: TrainConfig, mdp: TextMDP, report: DataReport, console: PlainConsole) -> KeptTasks:
+def _without(config: TrainConfig, mdp: TextMDP, report: DataReport, console: PlainConsole, file: str) -> KeptTasks:
     """Return the source without the bad records. Raises RecordError unless the configuration permits it."""
     total = sum(report.sizes.values())
     if config.on_bad_record == "fail":
@@ -177,7 +193,7 @@ def _without(config: TrainConfig, mdp: TextMDP, report: DataReport, console: Pla
     for split in _splits_of(config):
         if not source.size(split):
             raise UserError(f"expected {split} records that can be used, got none: {summary}")
-    console.warn(f"{len(report.bad)} of {total} records are left out ({FILE} lists them): {summary}")
+    console.warn(f"{len(report.bad)} of {total} records are left out ({file} lists them): {summary}")
     return source
 
 

@@ -16,6 +16,7 @@ from rlalign.checks.invariant import TOLERANCE, CheckResult, run_check
 from rlalign.checks.reward import FORMS, REMEDY
 from rlalign.envs.episode import Episode
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import single
 from rlalign.envs.registration import make_mdp
 from rlalign.envs.task_stream import TaskStream
 from rlalign.envs.vector_env import TokenVectorEnv
@@ -63,7 +64,7 @@ def check_reward_on_data(
 
     check_range("tasks", tasks, least=2)
     check_range("seed", seed, least=0)
-    mdp = make_mdp(env, rewards=[spec])
+    mdp = single(make_mdp(env, rewards=[spec]), "the check of a reward on data")
     sampler = make_policy(policy, tokenizer=mdp.tokenizer, seed=seed)
     mdp = bind(mdp, sampler)
     try:

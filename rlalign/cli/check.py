@@ -14,6 +14,7 @@ import tyro
 
 from rlalign.cli.arguments import parse_arguments
 from rlalign.cli.console import console as make_console
+from rlalign.envs.mixture.spec import env_specs
 from rlalign.envs.registration import find_env, make_mdp
 from rlalign.errors import MissingExtraError, UnknownNameError, UserError
 from rlalign.escaping.console import PlainConsole, line
@@ -30,8 +31,8 @@ class Args:
     """Run the conformance checks of an environment, a reward or a policy."""
 
     target: tyro.conf.Positional[str]
-    """Environment or reward (name, module:attr, file.py:attr, ./FOLDER of a reward model), or `all` for all built-in
-    ones."""
+    """Environment or reward (name, module:attr, file.py:attr, ./FOLDER of a reward model), several environments as in
+    --env of a run, or `all` for all built-in ones."""
     kind: Annotated[Literal["auto", "policy"], tyro.conf.arg(name="as")] = "auto"
     """auto: an environment or a reward. policy: a folder, a hub id or a name of `rlalign list policies`; each path
     through its model is compared with plain forward passes of each row alone."""
@@ -118,7 +119,8 @@ def _results(name: str, arguments: Args) -> list[checks.CheckResult]:
     if name.endswith(".py"):
         raise UserError(f"expected an environment or a reward in a file as FILE.py:NAME, got '{name}'; use {name}:NAME")
     try:
-        find_env(name)
+        for env in env_specs(name):
+            find_env(env)
     except UserError as error:
         if isinstance(error, UnknownNameError) and ":" not in name:
             raise UnknownNameError("environment or reward", name, [*ENVS, *REWARDS]) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
@@ -149,7 +150,7 @@ def study_of(arguments: Args, settings: dict[str, Any]) -> Any:
         study = Study((), ())
     changes: dict[str, Any] = {
         "algorithms": arguments.algorithms and _names(arguments.algorithms),
-        "envs": arguments.envs and _names(arguments.envs),
+        "envs": arguments.envs and _envs(arguments.envs),
         "policy": arguments.policy,
         "warm_start": arguments.warm_start,
         "seeds": None if arguments.seeds is None else parse_seeds(_seeds(arguments.seeds)),
@@ -169,6 +170,20 @@ def study_of(arguments: Args, settings: dict[str, Any]) -> Any:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _envs(text: str) -> tuple[str, ...]:
+    """Return the names of environments. Raises UserError for a mixture, whose commas are those of this list."""
+    from rlalign.envs.mixture.spec import MixtureSpec
+
+    names = _names(text)
+    mixture = any(re.search(r"(=[\d.e+-]+|@\d+)$", name) for name in names) and MixtureSpec.parse(text) is not None
+    if mixture:
+        raise UserError(
+            f"--envs {text}: expected environments, got a mixture, whose commas separate environments here; name it in "
+            f'a study file: envs = ["{text}"]'
+        )
+    return names
 
 
 def _seeds(text: str) -> int | list[int]:

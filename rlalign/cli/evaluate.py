@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from rlalign.cli.console import console as make_console
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole, line
 from rlalign.escaping.terminal import print_json
+from rlalign.evaluation.signed_bounds import signed_bounds
 
 if TYPE_CHECKING:
+    from rlalign.continual.transfer_matrix import TransferMatrix
     from rlalign.evaluation.before_after import Comparison
+    from rlalign.evaluation.mean_interval import MeanInterval
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,8 @@ class Args:
     baseline: str | None = None
     """Policy to compare with (run folder, policy folder or name); None: the run's initial policy."""
     env: str | None = None
-    """Environment; None: the run's. Another one is scored with its own rewards."""
+    """Environment; None: the run's. Another one is scored with its own rewards. Several, separated by commas: a table
+    of the rewards of this run and of those that it continues on each, with forgetting and backward transfer."""
     rewards: Annotated[tuple[str, ...], tyro.conf.arg(name="reward"), tyro.conf.UseAppendAction] = ()
     """Reward in place of those of the run or of --env; repeatable; a leading + adds to the environment's own."""
     best_of: int = 0
@@ -53,6 +58,9 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Evaluate, and print tables or JSON; return 0."""
     arguments = parse_arguments(Args, args, prog="rlalign evaluate")
+    envs = separate(arguments.env) if arguments.env and "," in arguments.env else []
+    if len(envs) > 1:
+        return _transfer(arguments, envs)
     if arguments.best_of:
         return _best_of(arguments)
     from rlalign.cli.train import print_comparison, print_samples
@@ -77,6 +85,75 @@ def run(args: Sequence[str]) -> int:
     print_samples(console, comparison)
     console.print(line((comparison.verdict, "bold")), soft_wrap=True)
     return 0
+
+
+def separate(env: str) -> list[str]:
+    """Return the environments of a list such as `a,b,c`; one for anything else, such as a mixture with weights.
+
+    Example:
+        >>> separate("sort,reverse?max_length=6"), separate("sort=0.5,reverse=0.5"), separate("sort@0,reverse@200")
+        (['sort', 'reverse?max_length=6'], ['sort=0.5,reverse=0.5'], ['sort@0,reverse@200'])
+    """
+    from rlalign.envs.mixture.spec import MixtureSpec
+
+    mixture = MixtureSpec.parse(env)
+    return [env] if mixture is None or mixture.weights.given else list(mixture.envs.values())
+
+
+def _transfer(arguments: Args, envs: Sequence[str]) -> int:
+    """Evaluate the chain of runs on several environments, and print the matrix or JSON; return 0."""
+    from rlalign.run import Run
+    from rlalign.storage.jsonl import nullable
+
+    for name, unused in (
+        ("--reward", arguments.rewards), ("--baseline", arguments.baseline), ("--folds", arguments.folds),
+        ("--best-of", arguments.best_of),
+    ):  # fmt: skip
+        if unused:
+            raise UserError(f"{name}: expected none with several environments, got {unused}; leave it out")
+    matrix = Run(arguments.run, trust=arguments.trust_run).transfer_matrix(
+        envs, split=arguments.split, prompts=arguments.prompts, samples=arguments.k
+    )
+    if arguments.json_:
+        print_json(nullable(matrix.to_dict()))
+        return 0
+    print_transfer(make_console(), matrix)
+    console = make_console()
+    console.print(f"written: {arguments.run / 'report' / f'transfer-{arguments.split}.json'}", soft_wrap=True)
+    return 0
+
+
+def print_transfer(console: PlainConsole, matrix: TransferMatrix) -> None:
+    """Print the rewards of tasks × stages, and forgetting and backward transfer, with their 95 % CIs."""
+    table = _table(f"mean reward on held-out prompts ({matrix.split}), 95 % CI", "", *matrix.stages)
+    for task, cells in zip(matrix.tasks, matrix.cells, strict=True):
+        table.add_row(task, *(f"{cell.mean:.3f} [{cell.low:.3f}, {cell.high:.3f}]" for cell in cells))
+    console.print(table)
+    table = _table("after the last stage", "", "learned in", "forgetting", "95 % CI", "backward transfer", "95 % CI ")
+    rows = zip(matrix.tasks, matrix.learned, matrix.forgetting, matrix.backward_transfer, strict=True)
+    for task, learned, fall, change in rows:
+        stage = "-" if learned is None else matrix.stages[learned]
+        table.add_row(task, stage, *_signed(fall), *_signed(change))
+    averages = matrix.averages
+    mean = (averages["forgetting"], averages["backward_transfer"])
+    if all(math.isfinite(x) for x in mean) and len(matrix.tasks) > 1:
+        table.add_row("mean of the tasks learned before", "", f"{mean[0]:+.3f}", "", f"{mean[1]:+.3f}", "")
+    console.print(table)
+    console.print(
+        "Forgetting: best former stage minus last stage. Backward transfer: last stage minus the stage that first "
+        "trained on the task. The intervals are over prompts, for these policies.",
+        soft_wrap=True,
+    )
+
+
+def _signed(interval: MeanInterval) -> tuple[str, str]:
+    """Return a difference and its interval as two cells."""
+    if not math.isfinite(interval.mean):
+        return "-", ""
+    if interval.low == interval.high:
+        return f"{interval.mean:+.3f}", "same on each"
+    bounds = signed_bounds(interval.low, interval.high) if math.isfinite(interval.low) else ""
+    return f"{interval.mean:+.3f}", bounds
 
 
 def _best_of(arguments: Args) -> int:

@@ -32,6 +32,8 @@ class Args:
     """Sample again until the reward reaches this level; None: sample once."""
     max_tries: int = 16
     """Largest number of completions."""
+    env: str | None = None
+    """Environment of the prompt, by its name in the metrics, in a run on several; None: the run has one."""
     column: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     """NAME=VALUE of a column that the run's rewards read, such as answer=cba; repeatable."""
     seed: int = 0
@@ -50,6 +52,7 @@ def run(args: Sequence[str]) -> int:
     """
     arguments = parse_arguments(Args, args, prog="rlalign generate")
     from rlalign.envs.chat_prompts import prompt_like
+    from rlalign.envs.mixture.parts import environment_of
     from rlalign.errors import MissingColumnError, UserError
     from rlalign.rollout.generation import generate
     from rlalign.run import Run
@@ -57,7 +60,7 @@ def run(args: Sequence[str]) -> int:
 
     trained = Run(arguments.run, trust=arguments.trust_run)
     policy = trained.policy
-    mdp = trained.build_mdp()
+    mdp = environment_of(trained.build_mdp(), arguments.env)
     sampling = trained.config.rollout.sampling
     if arguments.temperature is not None:
         sampling = Sampling(arguments.temperature, sampling.top_k, sampling.top_p)

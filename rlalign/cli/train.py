@@ -158,8 +158,26 @@ def print_comparison(console: PlainConsole, comparison: Comparison) -> None:
             style="bold" if name == "reward" else "",
         )
     console.print(table)
+    print_environments(console, comparison)
     if comparison.cut:
         console.print(comparison.cut, soft_wrap=True)
+
+
+def print_environments(console: PlainConsole, comparison: Comparison) -> None:
+    """Print the reward on each environment of a mixture before and after; nothing for one environment."""
+    parts = comparison.by_environment
+    if not parts or not comparison.after.scored:
+        return
+    table = Table(title="reward by environment", title_justify="left")
+    for column in ("", "prompts", "before", "after", "difference", "95 % CI"):
+        table.add_column(column, justify="left" if not column else "right")
+    for name, part in parts.items():
+        difference = part.differences["reward"]
+        decimals = decimals_of(difference.low, difference.high)
+        numbers = [_number(value, decimals) for value in part.means("reward")]
+        change = _number(difference.mean, decimals, "+")
+        table.add_row(name, str(difference.n), *numbers, change, _interval(difference))
+    console.print(table)
 
 
 def _interval(difference: Difference) -> str:

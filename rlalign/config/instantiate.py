@@ -12,6 +12,7 @@ from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.envs.chat_prompts import Mode, with_chat_template
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import for_each
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.policies.base import Policy
@@ -22,6 +23,8 @@ from rlalign.rewards import compose
 
 def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
     """Return the environment of a configuration, with its rewards, under the environment's own tokenizer.
+
+    The rewards and the limits of the configuration are those of each environment of a mixture.
 
     Args:
         config: names the environment, its rewards and the limits of prompts and turns.
@@ -36,16 +39,19 @@ def build_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any =
     objects = [spec for spec in by_name if spec.startswith(OBJECT)]
     if rewards is None and objects:
         raise UserError(f"'{objects[0]}' was passed as a Python object and cannot be rebuilt by name; pass rewards=...")
-    mdp = make_mdp(config.env if env is None else env)
     chosen = config.rewards if rewards is None else rewards
-    if chosen:
-        mdp = mdp.with_reward(compose(with_own(mdp, chosen)))
     other_signal = config.supervised.align_interval or config.data or find_algorithm(config.algorithm).teacher
-    if not mdp.has_reward and not other_signal:
-        raise UserError(
-            f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
-        )
-    return mdp.with_limits(max_prompt=config.rollout.max_prompt, max_new=config.rollout.max_new)
+
+    def with_settings(mdp: TextMDP) -> TextMDP:
+        if chosen:
+            mdp = mdp.with_reward(compose(with_own(mdp, chosen)))
+        if not mdp.has_reward and not other_signal:
+            raise UserError(
+                f"{mdp.id} has no reward, so there is nothing to learn; use --reward SPEC (rlalign list rewards)"
+            )
+        return mdp.with_limits(max_prompt=config.rollout.max_prompt, max_new=config.rollout.max_new)
+
+    return for_each(make_mdp(config.env if env is None else env), with_settings)
 
 
 def with_own(mdp: TextMDP, chosen: Any) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from rlalign.envs.task_order.options import TaskOptions
 from rlalign.objective.spec import Objective
 from rlalign.policies.options import PolicyOptions
 from rlalign.types import Sampling
@@ -129,13 +130,36 @@ class DistillConfig:
 
 
 @dataclass(frozen=True)
+class ContinualConfig:
+    """Continued learning from a former run, whose policy is the setting policy (see docs/concepts/continual.md)."""
+
+    optimizer: Literal["fresh", "kept"] = "fresh"
+    """State of AdamW at the start. fresh: none; kept: moments and step counts of the former run's newest checkpoint,
+    which needs the same trained parameters."""
+    anchor: Literal["new", "previous", "both"] = "new"
+    """Reference policy of the KL. new: the policy that this run starts from; previous: the reference policy of the
+    former run, which is its initial policy unless it had this setting itself; both: the mean of the KLs to the two."""
+    replay: float = 0.0
+    """Share of the prompts that come from the former run's environment, with its rewards, in [0, 1); 0: none."""
+    replay_schedule: Literal["constant", "linear"] = "constant"
+    """Share of replayed prompts over the run. constant: continual.replay in each step; linear: from continual.replay
+    in the first step to 0 in the last."""
+    ewc: float = 0.0
+    """Coefficient lambda of elastic weight consolidation, the penalty lambda/2 · Σ F (theta - theta_start)², 0 or more;
+    F is the diagonal Fisher information of the former run's environment. 0: none. Needs the same trained parameters as
+    the former run."""
+    ewc_samples: int = 256
+    """Completions from which the Fisher information is estimated, once at the start; at least 1."""
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Evaluation on held-out prompts: before, during and after training."""
 
     every: int = 0
     """Steps between validations, which log `eval/` metrics; 0: only before and after training."""
     prompts: int = 32
-    """Number of held-out prompts of each evaluation; at least 2."""
+    """Number of held-out prompts of each evaluation, of each environment of a mixture; at least 2."""
     samples: int = 1
     """Completions per held-out prompt."""
     patience: int = 0
@@ -178,7 +202,8 @@ class TrainConfig:
     """One run."""
 
     env: str = "rlalign/Sentiment-v0"
-    """Environment: an id of `rlalign list envs`, module:Class, file.py:Class, or a data file with a prompt column."""
+    """Environment: an id of `rlalign list envs`, module:Class, file.py:Class, or a data file with a prompt column.
+    Several: a,b or a=0.7,b=0.3 are a mixture, a@0,b@200 one after another from these steps on."""
     policy: str = "smollm2"
     """Policy: a name of `rlalign list policies`, a local model folder, or a hub id."""
     algorithm: str = "rloo"
@@ -228,6 +253,8 @@ class TrainConfig:
     """Device of the policy: cpu, cuda, cuda:1, ...; auto: cuda if it is available, else cpu."""
     objective: Objective = field(default_factory=Objective)
     """One value per axis of the objective; the preset sets them."""
+    tasks: TaskOptions = field(default_factory=TaskOptions)
+    """Order of the training tasks, and the shares of environments in a mixture."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Sampling of rollouts."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -240,6 +267,8 @@ class TrainConfig:
     """Distillation from a teacher."""
     supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     """Supervised updates on reference answers, interleaved with the policy gradient."""
+    continual: ContinualConfig = field(default_factory=ContinualConfig)
+    """Continued learning from a former run."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     """Evaluation on held-out prompts before, during and after training."""
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

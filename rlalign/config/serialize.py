@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from rlalign.config.schema import RecordedConfig, TrainConfig
+from rlalign.config.schema import ContinualConfig, RecordedConfig, TrainConfig
+from rlalign.envs.task_order.options import TaskOptions
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective
 from rlalign.registry import ENVS, REWARDS
@@ -49,6 +50,8 @@ _ADDED: dict[str, Any] = {
     "objective.advantage": "none",
     "callbacks": [],
     "metrics": [],
+    **flatten({"continual": dataclasses.asdict(ContinualConfig())}),
+    **flatten({"tasks": dataclasses.asdict(TaskOptions())}),
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 
@@ -172,6 +175,8 @@ def unsafe(key: str, config: TrainConfig) -> bool:
     """Return whether a change of this key makes the continuation another experiment."""
     if key == "steps" and config.learner.lr_schedule != "constant":
         return True  # the schedule's shape depends on the end
+    if key == "steps" and config.continual.replay and config.continual.replay_schedule != "constant":
+        return True
     return key.split(".")[0] not in _SAFE and key != "model.trust_remote_code"
 
 

@@ -10,6 +10,7 @@ from rlalign.config.defaults import from_scratch
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.longest_prompt import is_known
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import parts_of
 from rlalign.errors import UserError
 
 _BYTES_PER_TOKEN = 8  # the id alone, int64
@@ -48,8 +49,8 @@ def check_evaluation(mdp: TextMDP, split: str, prompts: int, samples: int, *, ea
         samples: completions per prompt.
         early: as for `check_sequences`.
     """
-    size = mdp.source.size(split)  # type: ignore[arg-type]  # one of the three splits
-    prompts = prompts if size is None else min(prompts, size)
+    sizes = [part.source.size(split) for part in parts_of(mdp).values()]  # type: ignore[arg-type]  # one of the three
+    prompts = sum(prompts if size is None else min(prompts, size) for size in sizes)
     name = f"evaluation.prompts {prompts} × evaluation.samples {samples}"
     check_sequences(mdp, prompts * samples, name, "prompts or samples of the evaluation", early=early)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from rlalign.algorithms import BEST_OF_N, OFFLINE_AXES, axes, learns_from_data
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import default_config, from_scratch
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import differences
+from rlalign.envs.mixture.spec import MixtureSpec
 from rlalign.objective.preference_settings import READS
 
 
@@ -82,6 +83,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "rollout", "max_draws", "objective.filter.dynamic_sampling is off"
     yield from _unread_on_data(c)
     yield from _unread_of_teacher(c)
+    yield from _unread_of_order(c)
     if not c.supervised.align_interval:
         yield "supervised", "weight", "supervised.align_interval is 0"
     elif c.supervised.weight == 0:
@@ -100,6 +102,7 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "", "data", f"{c.algorithm} samples its own completions"
     if not c.data:
         yield "recorded", "kind turns max_length held_out", "there is no --data"
+    yield from _unread_of_continual(c)
     if c.tracking.wandb == "off":
         yield "tracking", "project", "tracking.wandb is off"
 
@@ -125,6 +128,27 @@ def _unread_of_teacher(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "", "teacher", f"{c.algorithm} learns from no teacher; use --algorithm distill or seq_kd"
     if teacher != "scores":
         yield "distill", "reward_coef", f"{c.algorithm} adds no environment reward to a teacher's"
+
+
+def _unread_of_continual(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    if not c.objective.needs_reference:
+        yield "continual", "anchor", "the objective has no KL term and no other use of a reference policy"
+    if c.continual.replay == 0:
+        yield "continual", "replay_schedule", "continual.replay is 0"
+    if c.continual.ewc == 0:
+        yield "continual", "ewc_samples", "continual.ewc is 0"
+
+
+def _unread_of_order(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
+    pools = "success easy hard medium_share decay"
+    if c.data and learns_from_data(c.algorithm):
+        yield "tasks", f"order {pools}", "the data has an order of its own"
+    elif c.algorithm == BEST_OF_N:
+        yield "tasks", f"order mixing temperature {pools}", f"{c.algorithm} takes no training tasks"
+    elif c.tasks.order in ("shuffled", "sequential") and c.tasks.mixing == "weights":
+        yield "tasks", pools, "neither tasks.order nor tasks.mixing is difficulty"
+    if not c.env.startswith(OBJECT) and MixtureSpec.parse(c.env) is None:
+        yield "tasks", "mixing temperature", "there is one environment"
 
 
 def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:

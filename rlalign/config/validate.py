@@ -58,6 +58,9 @@ def validate(config: TrainConfig) -> None:
         check_range(name, value, least=least)
     check_range("distill.reward_coef", config.distill.reward_coef, least=0)
     check_range("recorded.held_out", config.recorded.held_out, least=0, below=1)
+    check_range("continual.replay", config.continual.replay, least=0, below=1)
+    check_range("continual.ewc", config.continual.ewc, least=0)
+    check_range("continual.ewc_samples", config.continual.ewc_samples, least=1)
     if config.recorded.max_length is not None:
         check_range("recorded.max_length", config.recorded.max_length, least=2)
     for name, beta in (("learner.beta1", ln.beta1), ("learner.beta2", ln.beta2)):
@@ -79,6 +82,7 @@ def validate(config: TrainConfig) -> None:
     _check_trackers(config)
     _check_hooks(config)
     config.objective.validate(group_size=r.group_size)
+    config.tasks.validate()
     if e.patience and not e.every:
         raise UserError("evaluation.patience counts validations, and evaluation.every is 0; use --evaluation.every 10")
     if config.algorithm in UNTRAINED and (e.patience or e.stop_kl):
@@ -181,9 +185,10 @@ def _check_minibatches(config: TrainConfig) -> None:
 def resolve(config: TrainConfig) -> TrainConfig:
     """Return the configuration with derived settings filled in.
 
-    `model.value` follows from the objective, and a KL coefficient of 0 without a target needs no reference policy. The
-    file of an algorithm is imported, because the objective may name functions that the file registers. A cell of a
-    study and a resumed run read the objective from their configuration, not from that file.
+    `model.value` follows from the objective, and a KL coefficient of 0 without a target needs no reference policy. An
+    adapter to continue that lies in the policy folder of a run is named. The file of an algorithm is imported, because
+    the objective may name functions that the file registers. A cell of a study and a resumed run read the objective
+    from their configuration, not from that file.
 
     Raises:
         UserError: the file of the algorithm cannot be imported.
@@ -194,6 +199,9 @@ def resolve(config: TrainConfig) -> TrainConfig:
         config = replace(config, data=str(path.resolve()))  # the run folder is read from other directories, too
     if config.data and config.env.partition("?")[0] == ENV_OF_DATA:
         config = replace(config, env=env_of_data(config.data, config.recorded.held_out))
+    adapter = Path(config.policy).expanduser() / "adapter"
+    if config.model.on_adapter == "continue" and (adapter / "adapter_config.json").is_file():
+        config = replace(config, policy=str(adapter))  # the policy of a run is merged, with its adapter beside it
     objective = config.objective
     if objective.kl.where != "none" and objective.kl.coef == 0 and objective.kl.target == 0:
         objective = replace(objective, kl=replace(objective.kl, where="none"))

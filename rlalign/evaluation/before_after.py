@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
+from rlalign.evaluation.mean_interval import mean_interval
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.evaluation.text_metrics import fold_means
 from rlalign.storage.atomic import write_atomic
@@ -79,18 +80,10 @@ def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
         >>> print(f"{gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}], n = {gain.n}")
         +0.50 [+0.25, +0.75], n = 3
     """
-    from scipy import stats
-
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, which the next line drops
         gaps = prompt_means(after) - prompt_means(before)
-    gaps = gaps[np.isfinite(gaps)]
-    n = len(gaps)
-    mean = float(gaps.mean()) if n else math.nan
-    if n < 2:  # no standard deviation
-        return Difference(mean, math.nan, math.nan, n)
-    standard_error = float(gaps.std(ddof=1) / math.sqrt(n))
-    half_width = float(stats.t.ppf(0.975, n - 1)) * standard_error
-    return Difference(mean, mean - half_width, mean + half_width, n)
+    interval = mean_interval(gaps)
+    return Difference(interval.mean, interval.low, interval.high, interval.n)
 
 
 @dataclass(frozen=True)
@@ -124,6 +117,12 @@ class Comparison:
         if not self.folds:
             return {}
         return {name: self._over_folds(name) for name in self._common_metrics()}
+
+    @property
+    def by_environment(self) -> dict[str, Comparison]:
+        """Environment of a mixture -> the comparison on its prompts; empty for one environment."""
+        names = dict.fromkeys(self.before.envs)
+        return {name: Comparison(self.before.of_environment(name), self.after.of_environment(name)) for name in names}
 
     def means(self, name: str) -> tuple[float, float]:
         """Return the means before and after, over the prompts that both evaluations could score, as the difference is.
@@ -193,8 +192,21 @@ class Comparison:
         return f"no difference can be claimed: reward {sign}{size} (95 % CI {interval}, {prompts})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return JSON values: verdict, metrics before and after with their differences, texts, and prompt means."""
-        comparison: dict[str, Any] = {
+        """Return JSON values: verdict, metrics before and after with their differences, texts, and prompt means.
+
+        Of a mixture, `environments` has verdict, metrics and corpus of each environment.
+        """
+        comparison = self._summary()
+        if self.before.envs:
+            comparison["environments"] = {name: part._summary() for name, part in self.by_environment.items()}
+        if self.folds:
+            comparison["folds"] = {"count": self.folds, "metrics": self.cross_validated}
+        comparison["prompts"] = {"before": _means_by_prompt(self.before), "after": _means_by_prompt(self.after)}
+        comparison["samples"] = self.samples()
+        return comparison
+
+    def _summary(self) -> dict[str, Any]:
+        return {
             "verdict": self.verdict,
             "metrics": {
                 name: {**dict(zip(("before", "after"), self.means(name), strict=True)), "difference": asdict(d)}
@@ -202,11 +214,6 @@ class Comparison:
             },
             "corpus": {"before": asdict(self.before.report), "after": asdict(self.after.report)},
         }
-        if self.folds:
-            comparison["folds"] = {"count": self.folds, "metrics": self.cross_validated}
-        comparison["prompts"] = {"before": _means_by_prompt(self.before), "after": _means_by_prompt(self.after)}
-        comparison["samples"] = self.samples()
-        return comparison
 
     def samples(self, count: int | None = None) -> list[dict[str, Any]]:
         """Return the first `count` prompts, with their columns and completions; None: all.
@@ -220,6 +227,8 @@ class Comparison:
         before = self.before
         after = self.after
         sample: dict[str, Any] = {"prompt": before.prompts[i]}
+        if before.envs:
+            sample["env"] = before.envs[i]
         if before.columns and before.columns[i]:
             sample["columns"] = before.columns[i]
         sample |= {"before": before.completions[i], "after": after.completions[i]}

@@ -9,6 +9,7 @@ from itertools import chain
 import numpy as np
 
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import single
 from rlalign.errors import UserError
 from rlalign.evaluation.best_of_n import SAMPLES_PER_N, best_of_n, kl_upper_bound, powers_up_to
 from rlalign.evaluation.enumeration import exact_kl_of
@@ -59,8 +60,10 @@ def check_best_of(mdp: TextMDP, n: int, samples: int | None) -> int:
         samples: as asked for; None: 4 n.
 
     Raises:
-        UserError: n is below 2, the samples are fewer than 4 n, or the reward depends on the other samples of a group.
+        UserError: there are several environments, n is below 2, the samples are fewer than 4 n, or the reward depends
+            on the other samples of a group.
     """
+    single(mdp, "best of n")
     if n < 2:
         raise UserError(f"best of n: expected n of 2 or more, got {n}; use --best-of 16")
     least = SAMPLES_PER_N * n

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.mixture import Mixture
+from rlalign.envs.mixture.parts import parts_of
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
 from rlalign.evaluation.text_metrics import Report, attempts, distinct, families_of, report
@@ -20,8 +22,9 @@ from rlalign.policies.factory import make_sampler
 from rlalign.policies.memory import in_parts
 from rlalign.rollout.agreement import check_rollout
 from rlalign.rollout.collect import Rollout, collect
+from rlalign.rollout.task_results import gold_of_own_weights, successes
 from rlalign.storage.jsonl import json_value
-from rlalign.types import BoolArray, FloatArray, Sampling, Split, Task
+from rlalign.types import FloatArray, Sampling, Split, Task
 
 _MAX_ROWS = 64  # trajectories per batch: bounds the memory use
 _TASKS_PER_PROMPT = 20  # `held_out` reads at most this many tasks per different prompt that it is asked for
@@ -30,9 +33,6 @@ RESERVED = (
     "reward", "length", "kl", "fluency", "entropy", "distinct_2", "truncated", "teacher_kl", "teacher_kl_token",
 )  # fmt: skip
 """Metrics that are no reward components; a component with one of these names is stored as reward/NAME."""
-
-# Reward components whose value 1 means that the answer is correct.
-_VERIFIERS = ("exact_match", "math_verify", "code", "label_match")
 
 _ROWS_FOR_TWO = 15  # of data without named splits: a tenth of them, rounded, is two
 
@@ -55,6 +55,8 @@ class Evaluation:
         columns: P dictionaries, the columns of the tasks.
         report: corpus-level metrics of all completions, such as pass@k (see `rlalign.evaluation.text_metrics.Report`).
         scored: the environment has a reward; False: the metric reward is 0.
+        envs: P names, the environments of a mixture that the prompts belong to; empty: there is one environment.
+        reports: environment of a mixture -> the corpus-level metrics of its completions.
     """
 
     metrics: dict[str, FloatArray]
@@ -64,11 +66,31 @@ class Evaluation:
     messages: list[list[list[dict[str, str]]]] = field(default_factory=list)
     columns: list[dict[str, Any]] = field(default_factory=list)
     scored: bool = True
+    envs: list[str] = field(default_factory=list)
+    reports: dict[str, Report] = field(default_factory=dict)
 
     @property
     def size(self) -> str:
         """The number of prompts in words."""
         return "1 held-out prompt" if len(self.prompts) == 1 else f"{len(self.prompts)} held-out prompts"
+
+    def of_environment(self, env: str) -> Evaluation:
+        """Return the evaluation on the prompts of one environment of a mixture, without metrics of the others.
+
+        Args:
+            env: a name of `envs`.
+        """
+        rows = [i for i, name in enumerate(self.envs) if name == env]
+        metrics = {name: values[rows] for name, values in self.metrics.items()}
+        return Evaluation(
+            {name: values for name, values in metrics.items() if name == "reward" or not np.isnan(values).all()},
+            [self.prompts[i] for i in rows],
+            [self.completions[i] for i in rows],
+            self.reports.get(env, Report()),
+            [self.messages[i] for i in rows],
+            [self.columns[i] for i in rows],
+            self.scored,
+        )
 
     def mean(self, name: str) -> float:
         """Return the mean over prompts of the mean over their samples; NaN if no sample could be scored.
@@ -99,7 +121,8 @@ def evaluate(
     `state_dict` begin in their initial state, and what the evaluation changes in it does not reach training.
 
     Args:
-        policy: the policy to evaluate; its frozen reference policy is the one of `kl` and `fluency`.
+        policy: the policy to evaluate; its frozen reference policy is the one of `kl` and `fluency`. Without a
+            reference, neither is measured.
         mdp: the environment, bound to the policy's tokenizer.
         tasks: held-out tasks, one per prompt; P of them.
         samples: completions per task, k; at least 1.
@@ -145,7 +168,7 @@ def evaluate(
             )
             if start == 0:
                 check_rollout(policy, rollout, sampling, "the evaluation")
-            reference = reference_logprobs(policy, rollout, sampling)
+            reference = reference_logprobs(policy, rollout, sampling) if policy.has_reference else None
             measured = _measure(rollout, reference)
             if teacher is not None:
                 measured |= _distance(rollout, reference_logprobs(teacher, rollout, sampling))
@@ -157,14 +180,31 @@ def evaluate(
             messages.append(rollout.messages[i : i + samples])
     metrics = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     columns = [json_value(task.columns) for task in tasks]
-    report = _report(mdp, tasks, metrics, completions)
-    return Evaluation(metrics, prompts, completions, report, messages, columns, scored=mdp.has_reward)
+    results = Evaluation(metrics, prompts, completions, Report(), messages, columns, scored=mdp.has_reward)
+    return _with_reports(results, mdp, tasks)
 
 
 def with_evaluation_reward(mdp: TextMDP) -> TextMDP:
     """Return the environment with its reward outside of training: the states of reward objects are the initial ones."""
     for_evaluation = getattr(mdp.reward, "for_evaluation", None)  # a user's own Reward may lack it
     return mdp if for_evaluation is None else mdp.with_reward(for_evaluation())
+
+
+def _with_reports(results: Evaluation, mdp: TextMDP, tasks: Sequence[Task]) -> Evaluation:
+    """Return an evaluation with its corpus-level metrics, of a mixture those of each environment."""
+    texts = [text for completions in results.completions for text in completions]
+    if not isinstance(mdp, Mixture):
+        return replace(results, report=_report(mdp, tasks, results.metrics, results.completions))
+    results = replace(results, envs=[task.env for task in tasks])
+    reports = {}
+    for name in dict.fromkeys(results.envs):
+        own = results.of_environment(name)
+        # in a mixture a component may have the name of its environment behind its own
+        metrics = {metric.removesuffix(f"[{name}]"): values for metric, values in own.metrics.items()}
+        own_tasks = [task for task in tasks if task.env == name]
+        reports[name] = _report(mdp.parts[name], own_tasks, metrics, own.completions)
+    # answers of one environment say nothing about completions of another
+    return replace(results, report=report([], texts, [None] * len(texts), [None] * len(texts)), reports=reports)
 
 
 def _report(
@@ -181,26 +221,13 @@ def _report(
             answers.append(task.columns.get("answer"))
             labels.append(task.columns.get("labels"))
     corpus = report(families, texts, answers, labels)
-    # The environment's gold score is on the scale of its own reward weights, so other weights make it meaningless.
-    default_weights = mdp.has_reward and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
-    correct = successes(mdp.gold_score if default_weights else None, metrics)
+    correct = successes(gold_of_own_weights(mdp), metrics)
     figures: dict[str, float] = {}
     if correct is not None:
         samples = len(completions[0])
         for k in sorted({1, samples}):
             figures |= attempts(correct, k)
     return Report(figures) | corpus
-
-
-def successes(gold_score: float | None, metrics: Mapping[str, FloatArray]) -> BoolArray | None:
-    """Return bool [P, k], true for a correct answer; None if correctness is not defined.
-
-    An answer is correct if its reward reaches the gold score or, without a gold score, if a verifier component is 1.
-    """
-    if gold_score is not None:
-        return metrics["reward"] >= gold_score - 1e-6  # a sum of weighted components is exact only to rounding
-    verified = next((metrics[name] for name in _VERIFIERS if name in metrics), None)
-    return None if verified is None else verified >= 1.0
 
 
 def reference_logprobs(policy: ReferenceScorer, rollout: Rollout, sampling: Sampling) -> torch.Tensor:
@@ -214,17 +241,20 @@ def reference_logprobs(policy: ReferenceScorer, rollout: Rollout, sampling: Samp
         return torch.cat(in_parts(score, torch.arange(len(rollout))))
 
 
-def _measure(rollout: Rollout, reference: torch.Tensor) -> dict[str, FloatArray]:
-    """Return metric -> [N] of a rollout; `reference` holds the reference log-probs [N, L]."""
+def _measure(rollout: Rollout, reference: torch.Tensor | None) -> dict[str, FloatArray]:
+    """Return metric -> [N] of a rollout; `reference` holds the reference log-probs [N, L], if there is one."""
     actions = rollout.num_actions.clamp(min=1)  # an empty completion divides 0 by 1
     assert rollout.sampler_logprobs is not None  # it was sampled
-    kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 outside the action mask
+    of_reference: dict[str, FloatArray] = {}
+    if reference is not None:
+        kl = (rollout.sampler_logprobs - reference).sum(1)  # both are 0 outside the action mask
+        of_reference["kl"] = kl.double().numpy()
+        of_reference["fluency"] = (reference.sum(1) / actions).double().numpy()
     return {
         "reward": rollout.returns.double().numpy(),
         **{f"reward/{k}" if k in RESERVED else k: v.numpy() for k, v in rollout.components.items()},
         "length": rollout.num_actions.double().numpy(),
-        "kl": kl.double().numpy(),
-        "fluency": (reference.sum(1) / actions).double().numpy(),
+        **of_reference,
         "entropy": (-rollout.sampler_logprobs.sum(1) / actions).double().numpy(),
         "distinct_2": np.array([distinct([text], 2) for text in rollout.completions]),
         "truncated": rollout.truncated.double().numpy(),
@@ -241,12 +271,16 @@ def _distance(rollout: Rollout, teacher: torch.Tensor) -> dict[str, FloatArray]:
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:
     """Return the first `count` tasks of a split with different prompts, or fewer if the split has fewer.
 
+    Of a mixture, the first `count` of each environment.
     A repeated prompt would count as two independent prompts. With several turns, tasks of one prompt differ by their
     columns, because the environment messages depend on them.
 
     Raises:
         UserError: if the split is empty.
     """
+    if isinstance(mdp, Mixture):
+        parts = mdp.parts.items()
+        return [mdp.tagged(name, task) for name, part in parts for task in held_out(part, split, count)]
     size = mdp.source.size(split)
     if size == 0:
         raise UserError(f"{mdp.id}: expected {split} tasks, got none; add more data")
@@ -268,7 +302,7 @@ def few_prompts(mdp: TextMDP, split: Split) -> str:
         mdp: the environment.
         split: the split of the final evaluation.
     """
-    if len(held_out(mdp, split, 2)) == 2:
+    if all(len(held_out(part, split, 2)) == 2 for part in parts_of(mdp).values()):
         return ""
     return (
         f"the split {split} has one prompt, and an interval needs two, so the run will end without a claim; use two "

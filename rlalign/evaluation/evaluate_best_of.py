@@ -12,6 +12,7 @@ from rlalign.config.instantiate import build_mdp, build_policy, with_own
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_evaluation
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import single
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import paired_difference
 from rlalign.evaluation.best_of_n_curve import BestOfNCurve, best_of_n_curve, check_best_of, sample
@@ -106,7 +107,7 @@ def with_selector(config: TrainConfig, rewards: Any = None, env: TextMDP | None 
     """
     if rewards is None:
         return build_mdp(config, env=env)
-    mdp = build_mdp(config, env=env, rewards=rewards)
+    mdp = single(build_mdp(config, env=env, rewards=rewards), "best of n")
     chosen = resolve(with_own(mdp, rewards))
     names = {reward.name for reward, _ in chosen}
     specs = [spec for spec in config.rewards if not spec.removeprefix("+").startswith(OBJECT)]

@@ -39,7 +39,7 @@ def sample_texts(sample: Mapping[str, Any], side: Literal["before", "after"]) ->
 
 
 def prompt_text(sample: Mapping[str, Any], limit: int = 200) -> str:
-    """Return the prompt of a sample in report/evaluation.json, with the task's columns below it.
+    """Return the prompt of a sample in report/evaluation.json, with environment and columns of the task below it.
 
     Args:
         sample: the sample, also of a file without columns.
@@ -49,5 +49,6 @@ def prompt_text(sample: Mapping[str, Any], limit: int = 200) -> str:
         >>> prompt_text({"prompt": "2+2=", "columns": {"answer": "4"}}).splitlines()
         ['2+2=', 'answer: 4']
     """
+    env = [f"environment: {sample['env']}"] if "env" in sample else []
     columns = [f"{name}: {value}"[:limit] for name, value in sample.get("columns", {}).items()]
-    return "\n".join([str(sample["prompt"]), *columns])
+    return "\n".join([str(sample["prompt"]), *env, *columns])

@@ -1,7 +1,7 @@
 """The keys of metrics.jsonl and of report/evaluation.json with their meanings: the source of the documentation.
 
-A word in capitals in a key stands for a name: NAME for a reward component, KEY for a metric of an evaluation, K for a
-number.
+A word in capitals in a key stands for a name: NAME for a reward component, KEY for a metric of an evaluation, ENV for
+an environment of a mixture, K for a number.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ _OWN_METRIC = "runs with --metric; not after the function has failed"
 _FAILED = "steps with at least one"
 _DISTILL = "algorithm distill"
 _SEQ_KD = "algorithm seq_kd"
+_MIXTURE = "several environments"
+_POOLS = "tasks.order or tasks.mixing difficulty"
 _TRUE_OBJECTIVE = "a component of weight 0 is the environment's true objective"
 
 METRICS: Mapping[str, tuple[Metric, ...]] = {
@@ -76,6 +78,17 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "KL to the reference policy, nats per completion: mean of Σ (log pi - log ref) over the sampled tokens; by "
             "TRL's trainers TRL's estimate per token times rollout/length",
             f"{_REFERENCE}, without a teacher",
+        ),
+        Metric(
+            "rollout/kl_new",
+            "KL to the policy that the run starts from, nats per completion; rollout/kl is the mean of this and "
+            "rollout/kl_previous",
+            "continual.anchor both",
+        ),
+        Metric(
+            "rollout/kl_previous",
+            "KL to the reference policy of the former run, nats per completion",
+            "continual.anchor both",
         ),
         Metric(
             "rollout/teacher_kl",
@@ -184,6 +197,12 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "mean of -log pi over the tokens of samples with a reward above nll_above, nats",
             "objective.regularizer.nll_coef other than 0",
         ),
+        Metric(
+            "train/ewc",
+            "penalty of elastic weight consolidation, lambda/2 · Σ F (theta - theta_start)², at the time of the "
+            "update; part of train/loss",
+            "continual.ewc above 0",
+        ),
         Metric("train/value_loss", "½ (V - R)², mean over tokens, without its coefficient", _CRITIC),
         Metric("train/value", "mean value V over tokens", _CRITIC),
         Metric("train/return", "mean return R over tokens, on which the value is trained", _CRITIC),
@@ -214,6 +233,30 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "mean over the held-out prompts of a metric of report/evaluation.json, such as eval/reward",
             "steps that evaluation.every divides",
         ),
+    ),
+    "env": (
+        Metric("env/ENV/share", "share of the step's completions that are of this environment", _MIXTURE),
+        Metric(
+            "env/ENV/reward/KEY",
+            "the metric reward/KEY of the completions of this environment alone, such as env/sort/reward/mean",
+            f"{_MIXTURE}, steps that have a completion of it",
+        ),
+        Metric(
+            "env/ENV/rollout/KEY",
+            "the metric rollout/KEY of the completions of this environment alone: length, tokens, truncated, signal, "
+            "entropy",
+            f"{_MIXTURE}, steps that have a completion of it",
+        ),
+        Metric(
+            "env/ENV/eval/KEY",
+            "the metric eval/KEY over the held-out prompts of this environment alone",
+            f"{_MIXTURE}, steps that evaluation.every divides",
+        ),
+    ),
+    "tasks": (
+        Metric("tasks/easy", "number of tasks in the easy pool; with tasks.mixing of environments", _POOLS),
+        Metric("tasks/medium", "number in the medium pool", _POOLS),
+        Metric("tasks/hard", "number in the hard pool", _POOLS),
     ),
     "best_of_n": (
         Metric("best_of_n/samples_per_answer", "completions that one answer costs, n", "algorithm best_of_n"),

@@ -10,6 +10,7 @@ _PLACEHOLDERS = {
     # a component that occurs twice has its parameters in its name: bleu[answer=a/b]
     "NAME": r"[^/\[]+(?:\[.*\])?",
     "KEY": r".+",
+    "ENV": r"[^/]+",
     "K": r"\d+",
 }
 

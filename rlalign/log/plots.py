@@ -14,7 +14,7 @@ import numpy as np
 
 from rlalign.errors import UserError
 from rlalign.escaping.figure_text import literal
-from rlalign.log.metrics import REWARD_STATISTICS
+from rlalign.log.metrics import REWARD_BY_ENVIRONMENT, REWARD_STATISTICS
 from rlalign.storage.jsonl import read_metrics
 
 _INK, _GRAY, _BLUE = "#1f2933", "#8a94a0", "#1f6fb2"
@@ -49,8 +49,8 @@ def _frees_its_figure(draw: Callable[P, Path]) -> Callable[P, Path]:
 def plot_run(folder: Path) -> Path:
     """Draw report/reward.png of a run folder and return its path.
 
-    It shows the reward with its 95 % CI, the reward components, and the KL to the reference policy or the length; of a
-    run on preference data, the accuracy and the margin on the pairs.
+    It shows the reward with its 95 % CI, the reward components or the rewards on the environments of a mixture, and the
+    KL to the reference policy or the length; of a run on preference data, the accuracy and the margin on the pairs.
     """
     return plot_runs([folder], folder / "report" / "reward.png")
 
@@ -206,15 +206,18 @@ def _rows_with(folder: Path, key: str) -> list[dict[str, float]]:
 
 
 def _components(axis: Any, rows: Sequence[dict[str, float]]) -> None:
-    # a weight has another scale than a reward
-    names = [
-        name
+    # an environment of a mixture may have no sample in the first step
+    all_names = dict.fromkeys(name for row in rows for name in row)
+    # the components of several environments say less than the reward on each
+    labels = {name: name.split("/")[1] for name in all_names if REWARD_BY_ENVIRONMENT.fullmatch(name)} or {
+        name: name.removeprefix("reward/")
         for name in rows[0]
+        # a weight has another scale than a reward
         if name.startswith("reward/") and name not in REWARD_STATISTICS and not name.endswith("/weight")
-    ]
+    }
     # strict=False: components beyond the number of styles are not drawn
-    for name, style in zip(names, _COMPONENT_STYLES, strict=False):
-        _curve(axis, rows, name, _GRAY, literal(name.removeprefix("reward/")), style=style)
+    for (name, label), style in zip(labels.items(), _COMPONENT_STYLES, strict=False):
+        _curve(axis, rows, name, _GRAY, literal(label), style=style)
 
 
 def _curve(

@@ -34,6 +34,7 @@ class Batch:
         old_logprobs: float [N, T] under the policy at the start of the update; the denominator of the ratio.
         sampler_logprobs: float [N, T] under the sampler that drew the tokens.
         ref_logprobs: float [N, T] under the frozen reference.
+        second_ref_logprobs: float [N, T] under a second frozen reference. The KL is then the mean of both.
         values: float [N, T], V with gradient.
         old_values: float [N, T], V at rollout.
         final_values: float [N], V at rollout of the state after the last token: the bootstrap.
@@ -61,6 +62,7 @@ class Batch:
     old_logprobs: Tensor | None = None
     sampler_logprobs: Tensor | None = None
     ref_logprobs: Tensor | None = None
+    second_ref_logprobs: Tensor | None = None
     values: Tensor | None = None
     old_values: Tensor | None = None
     final_values: Tensor | None = None
@@ -91,6 +93,18 @@ class Batch:
             device: a torch device or its name.
         """
         return replace(self, **{name: v.to(device) for name, v in self.tensors().items()})  # type: ignore[arg-type]  # fields by name
+
+    def references(self, purpose: str) -> list[Tensor]:
+        """Return the log-probs of the reference policies, one or two tensors of shape [N, T].
+
+        Args:
+            purpose: what needs them, for the message.
+
+        Raises:
+            UserError: there is no reference.
+        """
+        second = self.second_ref_logprobs
+        return [self.need("ref_logprobs", purpose), *([] if second is None else [second])]
 
     def need(self, name: str, purpose: str) -> Tensor:
         """Return a tensor of the batch.

@@ -20,6 +20,7 @@ PER_TOKEN = (
     "old_logprobs",
     "sampler_logprobs",
     "ref_logprobs",
+    "second_ref_logprobs",
     "values",
     "old_values",
     "entropies",

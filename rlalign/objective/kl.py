@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
@@ -49,6 +51,24 @@ def estimate(estimator: str, k1: Tensor) -> Tensor:
         k1 = k1.clamp(min=-LOG_LIMIT)
         return torch.expm1(-k1) + k1  # exp(-k1) - 1 would cancel near k1 = 0
     raise UnknownNameError("KL estimator", estimator, ESTIMATORS)
+
+
+def mean_over(references: Sequence[Tensor], estimate_of: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return the mean of an estimate of KL(pi‖ref) over the reference policies.
+
+    ::
+
+        KL = (KL(pi‖ref_1) + ... + KL(pi‖ref_m)) / m
+
+    The estimates are averaged, not the log-probs. For k1 both are equal. The exponential of mean log-probs is no
+    distribution, so that k3 of it is not unbiased, and without an importance ratio it has another gradient, too.
+
+    Args:
+        references: m tensors of log-probs, m of 1 or more.
+        estimate_of: log-probs of one reference -> estimate.
+    """
+    first, *others = [estimate_of(reference) for reference in references]
+    return first if not others else torch.stack([first, *others]).mean(0)
 
 
 def in_reward(kl: KL, logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor) -> Tensor:

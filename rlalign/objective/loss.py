@@ -14,7 +14,7 @@ from torch import Tensor
 from rlalign.objective import aggregation, offpolicy
 from rlalign.objective.batch import Batch, LossSum
 from rlalign.objective.checked_batch import prepare
-from rlalign.objective.kl import LOG_LIMIT, estimate, in_loss
+from rlalign.objective.kl import LOG_LIMIT, estimate, in_loss, mean_over
 from rlalign.objective.preference import preference_metrics
 from rlalign.objective.ratios import ratio
 from rlalign.objective.registries import LOSSES, TRUSTS, custom_loss
@@ -114,9 +114,11 @@ def policy_loss(
     per_token: Tensor = LOSSES.get(objective.loss)(objective, b)
     policy_term = per_token.detach()
     if objective.kl.where == "loss":
-        ref = b.need("ref_logprobs", "KL in the loss")
         old = b.need("old_logprobs", "kl.importance") if objective.kl.importance != "none" else None
-        per_token = per_token + state.kl_coef * in_loss(objective.kl, logprobs, ref, old, b.action_mask)
+        distance = mean_over(
+            b.references("KL in the loss"), lambda ref: in_loss(objective.kl, logprobs, ref, old, b.action_mask)
+        )
+        per_token = per_token + state.kl_coef * distance
     if objective.regularizer.entropy_coef:
         per_token = per_token - objective.regularizer.entropy_coef * b.need("entropies", "the entropy bonus")
     count = aggregation.count(objective.aggregation, b)
@@ -260,10 +262,11 @@ def _metrics(
         # the completions were not sampled from the policy: their log-ratios do not estimate its KL
         return metrics | preference_metrics(objective, b), maxima
     if b.ref_logprobs is not None:
-        k1 = logprobs - b.ref_logprobs
+        references = b.references("the KL metrics")
+        k1 = mean_over(references, lambda ref: logprobs - ref)
         metrics["kl"] = (k1.where(mask, 0).sum(), rows)
-        per_token("kl_k3", estimate("k3", k1))
-        per_token("kl_clamped", (k1 < -LOG_LIMIT).to(logprobs.dtype))
+        per_token("kl_k3", mean_over(references, lambda ref: estimate("k3", logprobs - ref)))
+        per_token("kl_clamped", mean_over(references, lambda ref: (logprobs - ref < -LOG_LIMIT).to(logprobs.dtype)))
     if b.sampler_logprobs is not None:
         mismatch = (logprobs - b.sampler_logprobs).abs()
         per_token("mismatch", mismatch)

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlalign.objective.batch import Batch
 from rlalign.objective.checked_batch import prepare
+from rlalign.objective.kl import mean_over
 from rlalign.objective.spec import Objective
 from rlalign.objective.token_rewards import token_rewards
 
@@ -49,9 +50,9 @@ class ObjectiveState:
             beta ← beta · (1 + clip(KL/target - 1, -0.2, 0.2) · n/horizon)   (kl.target > 0; arXiv 1909.08593)
 
         KL is the mean of Σ_t (log pi - log ref) in nats per completion, pi the policy at the start of the update, n the
-        number of completions. Rows outside the baseline do not count. Call it once per step, after the advantages and
-        losses of the batch, which use the state before the update. A preference loss changes the step count alone: its
-        beta is constant, and its labels are no returns.
+        number of completions; with two references the mean of both such sums. Rows outside the baseline do not count.
+        Call it once per step, after the advantages and losses of the batch, which use the state before the update. A
+        preference loss changes the step count alone: its beta is constant, and its labels are no returns.
 
         Args:
             objective: reads `ema_decay`, `kl` and `filter`.
@@ -73,7 +74,8 @@ class ObjectiveState:
         self.ema = mean if self.ema is None else objective.ema_decay * self.ema + (1 - objective.ema_decay) * mean
         if objective.kl.target > 0:
             logprobs = b.old_logprobs if b.old_logprobs is not None else b.need("sampler_logprobs", "the adaptive KL")
-            kl = float((logprobs - b.need("ref_logprobs", "the adaptive KL")).sum(1)[b.in_baseline].mean())
+            k1 = mean_over(b.references("the adaptive KL"), lambda reference: logprobs - reference)
+            kl = float(k1.sum(1)[b.in_baseline].mean())
             error = min(max(kl / objective.kl.target - 1, -0.2), 0.2)
             self.kl_coef *= 1 + error * n / objective.kl.horizon
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from rlalign.errors import UserError
 from rlalign.objective.batch import Batch
-from rlalign.objective.kl import in_reward
+from rlalign.objective.kl import in_reward, mean_over
 from rlalign.objective.last_action import on_last_action
 from rlalign.objective.spec import Objective
 
@@ -49,7 +49,10 @@ def token_rewards(objective: Objective, batch: Batch, kl_coef: float) -> Tensor:
         logprobs = batch.old_logprobs
         if logprobs is None:
             logprobs = batch.need("sampler_logprobs", "KL in the reward")
-        distance = in_reward(objective.kl, logprobs, batch.need("ref_logprobs", "KL in the reward"), mask)
+        start = logprobs
+        distance = mean_over(
+            batch.references("KL in the reward"), lambda reference: in_reward(objective.kl, start, reference, mask)
+        )
         rewards = rewards - kl_coef * distance.to(rewards.dtype)
     in_baseline = batch.in_baseline if batch.in_baseline is not None else torch.ones_like(mask[:, 0])
     return rewards.where(mask & in_baseline[:, None], 0)

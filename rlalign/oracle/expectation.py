@@ -42,7 +42,8 @@ def expected_gradient(
         group_size: completions per group, G.
         state: beta and the moving average; the state before the first step if None.
         sampler: table of the sampler, if it differs from the policy.
-        **tables: further arguments of `TokenMDP.batch`: reference, values, final_values, old.
+        **tables: further arguments of `TokenMDP.batch`: reference, second_reference, values,
+            final_values, old.
 
     Example:
         >>> from rlalign.oracle import Comparison
@@ -82,7 +83,8 @@ def projected_moments(
         group_size: completions per group, G.
         state: beta and the moving average; the state before the first step if None.
         sampler: table of the sampler, if it differs from the policy.
-        **tables: further arguments of `TokenMDP.batch`: reference, values, final_values, old.
+        **tables: further arguments of `TokenMDP.batch`: reference, second_reference, values,
+            final_values, old.
     """
     table = logits.detach().requires_grad_()
     first = torch.zeros(len(directions), dtype=torch.float64)

@@ -185,6 +185,7 @@ class TokenMDP:
         logits: Tensor,
         *,
         reference: Tensor | None = None,
+        second_reference: Tensor | None = None,
         values: Tensor | None = None,
         final_values: Tensor | None = None,
         sampler: Tensor | None = None,
@@ -195,6 +196,7 @@ class TokenMDP:
         Args:
             logits: table of the policy pi, [prefixes, V].
             reference: table of the reference.
+            second_reference: table of a second reference; the KL is then the mean of both.
             values: V of each prefix, [prefixes].
             final_values: V after the last token, [M]; 0 if None.
             sampler: table of the sampler; pi if None.
@@ -213,6 +215,7 @@ class TokenMDP:
             old_logprobs=sampled if old is None else self.logprobs(old),
             sampler_logprobs=sampled,
             ref_logprobs=None if reference is None else self.logprobs(reference),
+            second_ref_logprobs=None if second_reference is None else self.logprobs(second_reference),
             old_values=None if values is None else values[self.prefix].where(self.mask, 0),
             final_values=torch.zeros(m, dtype=torch.float64) if final_values is None else final_values,
             entropies=self.entropies(logits),

@@ -207,17 +207,12 @@ def _add_group_rewards(
 
     They compare several trajectories, so they are not part of the MDP and are computed here.
     """
-    reward = env.mdp.reward
-    if "group" not in reward.scopes.values():
+    if "group" not in env.mdp.reward.scopes.values():
         return
-    prompts, completions, ids, columns = env.episode_columns()
-    scores = reward.score("group", prompts, completions, ids, **{**columns, "group_ids": group_ids.tolist()})
+    scores = env.mdp.score_groups(env.episodes, group_ids.tolist())
     totals = torch.from_numpy(np.where(scores.valid, scores.total, 0.0))
     rewards += on_last_action(totals, torch.from_numpy(env.action_mask)).numpy()
     valid &= scores.valid
-    for name, logged in getattr(scores, "extra", {}).items():
-        for episode, entry in zip(env.episodes, logged, strict=True):
-            episode.extra[name] = entry
     for name, value in scores.components.items():
         if not np.isnan(value).all():
             _add(components, name, value)

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_stream import TaskStream
+from rlalign.envs.mixture.stream import task_stream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.policies.sampling.sampler import Sampler
 from rlalign.rollout.collect import Rollout, collect
 from rlalign.rollout.dynamic_sampling import join, resample_groups
 from rlalign.rollout.source import Drawn
+from rlalign.rollout.task_results import task_results
 from rlalign.types import Task
 
 Precompute = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor | None]]
@@ -50,7 +51,7 @@ class SampledRollouts:
         self.config = config
         self.mdp = mdp
         self.sampler = sampler
-        self.tasks = TaskStream(mdp.source, "train", seed=task_seed)
+        self.tasks = task_stream(mdp, seed=task_seed, options=config.tasks)
         self.env = TokenVectorEnv(mdp, config.samples_per_step)
         self._generator = generator
         self._episode_seed = episode_seed
@@ -65,7 +66,7 @@ class SampledRollouts:
         Raises:
             RewardError: a reward failed.
         """
-        tasks = self.tasks.next(self.config.rollout.prompts)
+        tasks = self.tasks.next(self.config.rollout.prompts, step)
         self.env.reward_seconds = 0.0
         with torch.no_grad():
             rollout, sampled, precomputed = self._sample(step, tasks)
@@ -74,12 +75,15 @@ class SampledRollouts:
                 rollout, greedy_rewards = self._greedy_rewards(step, rollout)
         # Dynamic sampling selects groups, which are a biased sample: metrics describe everything that was sampled.
         everything = rollout if len(sampled) == 1 else join(sampled)
+        if self.tasks.reads_results:
+            self.tasks.update(task_results(everything, self.mdp, self.config.tasks.success))
         return Drawn(
             rollout,
             everything,
             draws=len(sampled),
             precomputed=precomputed,
             greedy_rewards=greedy_rewards,
+            order=self.tasks.metrics(),
             reward_seconds=self.env.reward_seconds,
         )
 
@@ -106,7 +110,7 @@ class SampledRollouts:
             first = collect(self.env, self.sampler, tasks, group_size=group_size, **settings)
 
             def sample_again() -> Rollout:
-                tasks = self.tasks.next(self.config.rollout.prompts)
+                tasks = self.tasks.next(self.config.rollout.prompts, step)
                 return collect(self.env, self.sampler, tasks, group_size=group_size, **settings)
 
             rollout, sampled = resample_groups(sample_again, first, max_draws=self.config.rollout.max_draws)

@@ -6,7 +6,7 @@ The learner, the objective and the micro-batches do not know which of them they 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -42,6 +42,7 @@ class Drawn:
         mismatched: prompts with the completions of other prompts, from which KTO estimates its reference point; None:
             not needed.
         passes: passes over recorded data after the step; None: the rollout was sampled.
+        order: metrics of the order of tasks.
         reward_seconds: time of the rewards.
     """
 
@@ -52,6 +53,7 @@ class Drawn:
     greedy_rewards: Tensor | None = None
     mismatched: TokenRows | None = None
     passes: float | None = None
+    order: Mapping[str, float] = field(default_factory=dict)
     reward_seconds: float = 0.0
 
 

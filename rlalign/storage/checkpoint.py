@@ -13,7 +13,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,6 +43,7 @@ def save(
     config_hash: str,
     keep: int = 2,
     identity: Mapping[str, Any] | None = None,
+    chain: Sequence[Mapping[str, Any]] | None = None,
 ) -> Path:
     """Write `folder/step-N` atomically, delete all but the newest `keep` checkpoints, and return the path.
 
@@ -53,6 +54,7 @@ def save(
         config_hash: fingerprint of the run's configuration.
         keep: checkpoints to keep.
         identity: digests of what decides the run's result (see `rlalign.storage.identity`); None: not stored.
+        chain: former runs that the run continues, with digests (see `rlalign.continual.chain`); None: not stored.
 
     Raises:
         FaultError: when the disk is full or the folder cannot be written. Earlier checkpoints are intact, and the
@@ -75,6 +77,8 @@ def save(
         manifest = {"step": step, "parts": list(state), "files": files, "config": config_hash, "versions": versions()}
         if identity is not None:
             manifest["identity"] = dict(identity)
+        if chain is not None:
+            manifest["chain"] = list(chain)
         manifest[_OWN_DIGEST] = _digest_of(manifest)
         _write(tmp / MANIFEST, json.dumps(manifest, indent=1).encode())
         _fsync(tmp)
@@ -162,7 +166,7 @@ def _manifest_problem(manifest: Any) -> str:
     for key, kind in _ENTRIES.items():
         if not isinstance(manifest.get(key), kind):
             return f"expected {kind.__name__} for '{key}', got {manifest.get(key)!r:.40}"
-    unknown = sorted(manifest.keys() - _ENTRIES.keys() - {"identity", _OWN_DIGEST})
+    unknown = sorted(manifest.keys() - _ENTRIES.keys() - {"identity", "chain", _OWN_DIGEST})
     if unknown:  # a flipped bit in the name of an entry
         return f"unknown entry {unknown[0]!r}"
     if _OWN_DIGEST in manifest and manifest[_OWN_DIGEST] != _digest_of(manifest):

@@ -24,12 +24,14 @@ from rlalign.config.serialize import to_dict
 from rlalign.envs.encoded_prompts import is_finite
 from rlalign.envs.initial_context import task_at
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import parts_of
+from rlalign.envs.mixture.spec import env_specs
 from rlalign.envs.spec import EnvSpec
 from rlalign.envs.task_sources import SPLITS, is_data
 from rlalign.errors import RecordError, UserError
 from rlalign.policies.factory import policy_path
 from rlalign.policies.model_files import ModelFiles, sha256
-from rlalign.registry import ENVS, POLICIES, REWARDS
+from rlalign.registry import ENVS, POLICIES, REWARDS, TASK_ORDERS
 from rlalign.rewards.columns import items_of
 from rlalign.rewards.reward_model.folder import model_files
 from rlalign.rewards.reward_model.function import is_folder, is_url
@@ -47,7 +49,19 @@ TRACKER = "tracker"
 """Role of trackers: their code runs and must be trusted, but it does not decide what a run computes."""
 
 _TEACHER_ROLES = {"policy": "teacher", "hub": "hub teacher"}
+_BUILT_IN = (ENVS, REWARDS, POLICIES, TASK_ORDERS)
 _MODEL_FILES = (".json", ".jinja", ".model", ".py", ".safetensors", ".txt")
+
+
+TASKS = "data"
+"""Role of the tasks of an environment whose content no file of the configuration holds."""
+TASKS_OF = "tasks of "
+"""The same in a mixture, before the name of the environment."""
+
+
+def is_of_tasks(role: str) -> bool:
+    """Return whether a role is that of tasks, which only the environment itself can tell."""
+    return role == TASKS or role.startswith(TASKS_OF)
 
 
 @dataclass(frozen=True)
@@ -87,13 +101,18 @@ def source_identity(config: TrainConfig, mdp: TextMDP) -> Identity:
     Tasks of built-in environments are pinned by the version of this library, those of a data file by its digest, and
     those of a function by the digest of its code.
     """
-    source = mdp.source
-    module = type(mdp).__module__
-    if (is_data(config.env) and _path_of(config.env) is not None) or module.startswith("rlalign.envs.builtin"):
-        return {}
-    if not is_finite(mdp):
-        return {}
-    return {"data": {"sha256": digest_of_tasks(source), "path": f"tasks of {mdp.id}"}}
+    parts = parts_of(mdp)
+    specs = _envs_of(config) or [""] * len(parts)  # an object has no spec
+    identity: Identity = {}
+    for (name, part), spec in zip(parts.items(), specs, strict=True):
+        of_file = is_data(spec) and _path_of(spec) is not None
+        if of_file or type(part).__module__.startswith("rlalign.envs.builtin") or not is_finite(part):
+            continue
+        identity[f"{TASKS_OF}{name}" if name else TASKS] = {
+            "sha256": digest_of_tasks(part.source),
+            "path": f"tasks of {part.id}",
+        }
+    return identity
 
 
 def digest_of_tasks(source: TaskSource, *, places: bool = False) -> str:
@@ -154,24 +173,28 @@ def changed_files(folder: Path, config: TrainConfig) -> list[Change]:
 
     The content of tasks is left out: only the environment itself can tell it.
     """
-    old = {role: entry for role, entry in stored_identity(folder).items() if role != "data"}
+    old = {role: entry for role, entry in stored_identity(folder).items() if not is_of_tasks(role)}
     return changes(old, identity_of(config)) if old else []
 
 
 def code_specs(config: TrainConfig) -> list[tuple[str, str]]:
     """Return (role, `file.py:attr` or `module:attr`) of the specs in a configuration that run code."""
-    specs: list[tuple[str, str]] = []
-    if not config.env.startswith(OBJECT) and not is_data(config.env):
-        specs.append(("environment", str(EnvSpec.parse(config.env).target)))
+    specs = [("environment", str(EnvSpec.parse(env).target)) for env in _envs_of(config) if not is_data(env)]
     specs += [("reward", name) for name, _ in _rewards_of(config)]
     for role, names in (("callback", config.callbacks), ("metric", config.metrics)):
         specs += [(role, name) for name in names if not name.startswith(OBJECT)]  # an object is never loaded by name
     specs += [(TRACKER, name) for name in config.tracking.trackers]
     for key, value in flatten(to_dict(config)).items():
         other_trainer = key == "algorithm" and value in {*OUTSIDE, *OFFLINE}
-        if key.startswith("objective.") or (key in ("policy", "teacher", "algorithm") and not other_trainer):
+        named = key in ("policy", "teacher", "algorithm") and not other_trainer
+        if named or key.startswith(("objective.", "tasks.")):
             specs.append((key, str(value)))
     return [(role, spec) for role, spec in dict.fromkeys(specs) if _is_code(spec)]
+
+
+def _envs_of(config: TrainConfig) -> list[str]:
+    """Return the specs of the environments of a configuration; none for an object."""
+    return [] if config.env.startswith(OBJECT) else env_specs(config.env)
 
 
 def code_files(config: TrainConfig) -> dict[str, Path]:
@@ -183,7 +206,7 @@ def _is_code(spec: str) -> bool:
     """Return whether a spec names code that is not built in. `rlalign.registry.load` runs it under any prefix."""
     if is_url(spec) and spec not in REWARDS:  # a reward-model server
         return False
-    return ":" in spec and not any(spec in registry.built_in.values() for registry in (ENVS, REWARDS, POLICIES))
+    return ":" in spec and not any(spec in registry.built_in.values() for registry in _BUILT_IN)
 
 
 def _rewards_of(config: TrainConfig) -> Iterator[tuple[str, dict[str, str]]]:
@@ -198,9 +221,10 @@ def _rewards_of(config: TrainConfig) -> Iterator[tuple[str, dict[str, str]]]:
 
 def _data_files(config: TrainConfig) -> dict[str, Path]:
     files: dict[str, Path] = {}
-    path = _path_of(config.env) if is_data(config.env) else None
-    if path is not None:
-        files[f"data {path.name}"] = path
+    for env in _envs_of(config):
+        path = _path_of(env) if is_data(env) else None
+        if path is not None:
+            files[f"data {path.name}" if f"data {path.name}" not in files else f"data {path}"] = path
     files |= _preference_files(config.data)
     for name, parameters in _rewards_of(config):  # a reward model, a word list, or the folder of a classifier
         if name not in REWARDS and is_folder(name):

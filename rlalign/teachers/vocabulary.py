@@ -48,6 +48,11 @@ def check_same_vocabulary(student: Tokenizer, teacher: Tokenizer, name: str) -> 
         )
 
 
+def have_same_tokens(a: Tokenizer, b: Tokenizer) -> bool:
+    """Return whether each id is the same token for both tokenizers, and the same ids end a turn."""
+    return tokens_of(a) == tokens_of(b) and stop_ids(a) == stop_ids(b)
+
+
 def tokens_of(tokenizer: Tokenizer) -> dict[int, str]:
     """Return id -> token of all tokens of a tokenizer."""
     if isinstance(tokenizer, HFTokenizer):

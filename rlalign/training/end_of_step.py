@@ -95,5 +95,9 @@ class EndOfStep:
             score = self.held_out.score(of_data)
         state.early_stopping.record(step, score, state.policy, fingerprint(self.config))
         state.hooks.after_evaluation(step, results, of_data)
-        figures = {f"eval/{name}": value for name, value in results.report.figures.items() if name.startswith(PREFIX)}
-        return {f"eval/{name}": results.mean(name) for name in results.metrics} | figures | of_data
+        metrics = {f"eval/{name}": results.mean(name) for name in results.metrics}
+        metrics |= {f"eval/{name}": value for name, value in results.report.figures.items() if name.startswith(PREFIX)}
+        for env in dict.fromkeys(results.envs):
+            own = results.of_environment(env)
+            metrics |= {f"env/{env}/eval/{name}": own.mean(name) for name in own.metrics}
+        return metrics | of_data

@@ -10,7 +10,14 @@ from typing import Any
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.log.diagnostics import gold_of, rollout_diagnostics
-from rlalign.log.metrics import kl_metric, logged_metrics, recorded_metrics, rollout_metrics, samples_of
+from rlalign.log.metrics import (
+    environment_metrics,
+    kl_metric,
+    logged_metrics,
+    recorded_metrics,
+    rollout_metrics,
+    samples_of,
+)
 from rlalign.policies.base import Policy
 from rlalign.rollout.collect import Rollout
 from rlalign.rollout.component_normalization import check_scopes, normalize_components
@@ -149,8 +156,9 @@ class ExperienceCollector:
             if imitates(self.config):
                 del metrics["rollout/entropy"]  # it is the teacher's
         else:
-            metrics |= kl_metric(drawn.rollout, buffer.batch.ref_logprobs)
+            metrics |= kl_metric(drawn.rollout, buffer.batch.ref_logprobs, buffer.batch.second_ref_logprobs)
         metrics |= rollout_diagnostics(drawn.everything, self.mdp, self.gold)
+        metrics |= environment_metrics(drawn.everything) | dict(drawn.order)
         if self.config.on_bad_record == "drop":
             metrics["rollout/dropped_records"] = float(getattr(self.mdp.source, "dropped", 0))
         if self.config.objective.kl.target > 0:

@@ -18,7 +18,10 @@ from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_sizes
 from rlalign.config.unused_settings import cautions, unused_settings
 from rlalign.config.validate import resolve, validate
+from rlalign.continual import check_continual, continuation
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import parts_of
+from rlalign.envs.mixture.spec import MixtureSpec
 from rlalign.errors import FaultError, OutputError, UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.evaluation.before_after import Comparison, write_comparison
@@ -31,6 +34,7 @@ from rlalign.policies.measured_save import save_measured
 from rlalign.policies.memory import is_out_of_memory
 from rlalign.publish.finish import finish
 from rlalign.recorded.items import hub_identity
+from rlalign.rollout.task_results import check_task_order
 from rlalign.run import Run
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import refuse_results
@@ -121,9 +125,21 @@ def train_run(
         if policy.path_summary:
             console.print(f"policy: {policy.path_summary}", soft_wrap=True)
         teacher = make_teacher(config, policy, mdp)
+        former = continuation(config, folder, policy, console, resumed=config.resume)
         write_config(folder, replace(config, resume=False, allow_change=False, trust_run=False))
         report_advantage(config, folder, console)
-        trainer = Trainer(config, folder, policy, mdp, data=data, teacher=teacher, hooks=hooks, stop=stop, quiet=quiet)
+        trainer = Trainer(
+            config,
+            folder,
+            policy,
+            mdp,
+            data=data,
+            teacher=teacher,
+            former=former,
+            hooks=hooks,
+            stop=stop,
+            quiet=quiet,
+        )
         trainer.state.identity = identity
         try:
             with on_device(policy.device):
@@ -174,12 +190,15 @@ def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, reward
     check_data(config, mdp)
     check_teacher(config)
     check_trackers(config.tracking)
+    check_continual(config)
     if distills(config) and config.evaluation.patience and not mdp.has_reward:
         raise UserError(
             f"evaluation.patience compares rewards, and {mdp.id} has none; use --evaluation.patience 0 or --reward"
         )
-    if config.supervised.align_interval and not has_reference(mdp):
-        raise UserError(no_reference(mdp))
+    check_task_order(config, mdp)
+    for part in parts_of(mdp).values():
+        if config.supervised.align_interval and not has_reference(part):
+            raise UserError(no_reference(part))
     weights = mdp.reward.weights
     learns = any(weights.values()) or mdp.reward.scheduled or config.supervised.align_interval or distills(config)
     if weights and not learns:
@@ -207,6 +226,7 @@ def _train(trainer: Trainer, console: PlainConsole) -> Run:
     elif trainer.mdp.has_reward:
         console.print(f"before: reward {before.mean('reward'):+.3f} on {before.size}")
     state.hooks.after_evaluation(0, before)
+    trainer.begin()
     status = trainer.run()
     if state.step:
         draw(folder)
@@ -272,8 +292,11 @@ def default_output(config: TrainConfig) -> Path:
     env = config.env
     if config.data and env.partition("?")[0] == ENV_OF_DATA:
         env = config.data
+    mixture = MixtureSpec.parse(env)
     words = [
-        Path(env.removeprefix(OBJECT).partition("?")[0]).stem.removesuffix("-v0"),
+        "+".join(mixture.envs)
+        if mixture
+        else Path(env.removeprefix(OBJECT).partition("?")[0]).stem.removesuffix("-v0"),
         Path(config.policy).name,
         config.algorithm,
     ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rlalign.config.schema import LearnerConfig
+from rlalign.continual.ewc import EWC
 from rlalign.errors import FaultError, UserError
 from rlalign.objective import (
     Batch,
@@ -64,6 +65,8 @@ class Learner:
         generator: shuffles rows into minibatches, on the CPU.
         max_length: L_max, the limit of action tokens per episode.
         reference: gives the log-probs of the KL's reference policy, such as a teacher; None: the initial policy.
+        second_reference: of a second reference policy; the KL is then the mean of both. None: there is one only.
+        ewc: a penalty whose gradient is added to that of each update; None: there is none.
 
     Raises:
         UserError: when the policy has no trainable parameter.
@@ -80,6 +83,8 @@ class Learner:
         generator: torch.Generator,
         max_length: int,
         reference: ReferenceScorer | None = None,
+        second_reference: ReferenceScorer | None = None,
+        ewc: EWC | None = None,
     ) -> None:
         self.policy = policy
         self.objective = objective
@@ -112,7 +117,9 @@ class Learner:
             self.micro_batcher,
             max_length,
             reference=policy if reference is None else reference,
+            second_reference=second_reference,
         )
+        self.ewc = ewc
         self.updates = 0
         self.steps_begun = self.steps_done = 0  # of the optimizer, in this process
         self.last_metrics: dict[str, float] = {}  # of the last update that reached its optimizer step
@@ -174,6 +181,8 @@ class Learner:
         first = buffer.position == 0
         buffer.position += 1
         sums = self.accumulate_gradient(buffer, rows)
+        if self.ewc and not self.state.pretraining(self.objective):
+            sums.add_penalty("ewc", self.ewc.add_gradient())
         grad_norm = self._clip_gradient()
         try:
             numbers = sums.means(grad_norm)  # the only wait for the device in an update
@@ -282,6 +291,8 @@ class Learner:
         rows = torch.arange(len(demonstrations.tokens))
         backward = partial(self._supervised_backward, demonstrations, rows, weight)
         nll = self.micro_batcher.within_memory(len(rows), backward)
+        if self.ewc:
+            self.ewc.add_gradient()
         nll_mean, grad_norm = torch.stack([nll, self._clip_gradient()]).tolist()  # one transfer for both
         self._check_finite(nll_mean, grad_norm)
         self._step(scheduled=False)

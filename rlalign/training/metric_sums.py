@@ -24,6 +24,11 @@ class MetricSums:
         for name, value in part.maxima.items():
             self.maxima[name] = torch.maximum(self.maxima[name], value) if name in self.maxima else value
 
+    def add_penalty(self, name: str, value: Tensor) -> None:
+        """Add a term of the loss that does not depend on the rows, as a metric and to the loss."""
+        self.pairs[name] = (value, torch.ones_like(value))
+        self.loss = self.loss + value
+
     def means(self, grad_norm: Tensor) -> dict[str, float]:
         """Return each metric, the loss and the gradient norm as numbers, in one transfer from the device."""
         values = {name: total / count.clamp(min=1) for name, (total, count) in self.pairs.items()}

@@ -33,7 +33,8 @@ class Preparation:
         sampling: the distribution that actions were drawn from.
         micro_batcher: of the learner.
         max_length: L_max, the limit of action tokens per episode.
-        reference: gives the log-probs of the KL's reference policy: the policy itself, or a teacher.
+        reference: gives the log-probs of the KL's reference policy: the policy itself, a teacher, or a former policy.
+        second_reference: of a second reference policy; None: there is one only.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Preparation:
         max_length: int,
         *,
         reference: ReferenceScorer,
+        second_reference: ReferenceScorer | None = None,
     ) -> None:
         self.policy = policy
         self.objective = objective
@@ -54,6 +56,7 @@ class Preparation:
         self.micro_batcher = micro_batcher
         self.max_length = max_length
         self.reference = reference
+        self.second_reference = second_reference
 
     def precompute(
         self, tokens: Tensor, lengths: Tensor, mask: Tensor, *, recorded: bool = False
@@ -74,8 +77,11 @@ class Preparation:
         recompute = self._needs_own_logprobs if recorded else reuses(self.config) and self._recompute_old()
         with torch.no_grad():
             if objective.needs_reference:
-                reference = batcher.score_all(self._score_reference, tokens, lengths, mask)
-                computed["ref_logprobs"] = reference.logprobs
+                score_reference = partial(self._score_reference, self.reference)
+                computed["ref_logprobs"] = batcher.score_all(score_reference, tokens, lengths, mask).logprobs
+                if self.second_reference is not None:
+                    score_reference = partial(self._score_reference, self.second_reference)
+                    computed["second_ref_logprobs"] = batcher.score_all(score_reference, tokens, lengths, mask).logprobs
             if objective.needs_values or recompute:
                 score = partial(self.policy.score, sampling=self.sampling, values=objective.needs_values)
                 scores = batcher.score_all(score, tokens, lengths, mask)
@@ -120,8 +126,10 @@ class Preparation:
             batch = replace(batch, reference_point=self._reference_point(mismatched).expand(len(rollout)))
         return batch
 
-    def _score_reference(self, tokens: Tensor, lengths: Tensor, mask: Tensor) -> TokenScores:
-        return TokenScores(self.reference.reference_logprobs(tokens, lengths, mask, self.sampling))
+    def _score_reference(
+        self, reference: ReferenceScorer, tokens: Tensor, lengths: Tensor, mask: Tensor
+    ) -> TokenScores:
+        return TokenScores(reference.reference_logprobs(tokens, lengths, mask, self.sampling))
 
     def _reference_point(self, rows: TokenRows) -> Tensor:
         """Return KTO's reference point, a scalar on the policy's device, from prompts with other prompts' answers."""
@@ -129,7 +137,8 @@ class Preparation:
         with torch.no_grad():
             score = partial(self.policy.score, sampling=self.sampling)
             logprobs = self.micro_batcher.score_all(score, *arguments).logprobs
-            reference = self.micro_batcher.score_all(self._score_reference, *arguments).logprobs
+            score_reference = partial(self._score_reference, self.reference)
+            reference = self.micro_batcher.score_all(score_reference, *arguments).logprobs
             return reference_point(logprobs, reference, to_device(rows.action_mask, self.policy.device))
 
     @property

@@ -12,7 +12,7 @@ from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import check_run
-from rlalign.storage.identity import Change, Identity, changed_files, changes
+from rlalign.storage.identity import Change, Identity, changed_files, changes, is_of_tasks
 from rlalign.storage.newest import newest_manifest, stored_identity
 from rlalign.storage.run_folder import read_config
 
@@ -55,7 +55,7 @@ def check_source(folder: Path, config: TrainConfig, identity: Identity, console:
     """
 
     def content(found: Mapping[str, Any]) -> dict[str, Any]:
-        return {role: entry for role, entry in found.items() if role == "data" or role.startswith("hub data ")}
+        return {role: entry for role, entry in found.items() if is_of_tasks(role) or role.startswith("hub data ")}
 
     old, new = content(stored_identity(folder)), content(identity)
     _refuse([], changes(old, new), config, console)

@@ -66,7 +66,7 @@ def build_demonstrations(mdp: TextMDP, tasks: Sequence[Task]) -> TokenRows:
             # an episode that is longer than its reference repeats the last turn until it ends
             text = turns[min(turn, len(turns) - 1)]
             ids = [*mdp.tokenizer.encode(text), mdp.tokenizer.eos_id]
-            if len(ids) > mdp.max_new:  # cut, it would teach the policy not to end its turns
+            if len(ids) > mdp.turn_limit(tasks[row]):  # cut, it would teach the policy not to end its turns
                 raise RecordError(place_of(tasks[row]), too_long(mdp, len(ids)))
             tokens[row, : len(ids)] = ids
             lengths[row] = len(ids)

@@ -20,7 +20,7 @@ def supervised_step(state: TrainerState, experience: Experience, warn: Callable[
         warn: prints a warning.
     """
     config = state.config
-    tasks = state.demonstration_tasks.next(config.rollout.prompts)
+    tasks = state.demonstration_tasks.next(config.rollout.prompts, state.step)
     demonstrations = build_demonstrations(state.collector.mdp, tasks)
     try:
         experience.record_update(state.learner.supervised_update(demonstrations, config.supervised.weight))

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint
+from rlalign.continual import Continuation
+from rlalign.continual.chain import as_json
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_stream import TaskStream
+from rlalign.envs.mixture.stream import task_stream
 from rlalign.escaping.console import PlainConsole
 from rlalign.log.alarms import AlarmMonitor
 from rlalign.log.plots import draw
@@ -45,6 +47,7 @@ class Trainer:
         mdp: the environment, bound to the policy's tokenizer.
         data: recorded data to learn from; None: the policy samples.
         teacher: of distillation; None: there is none.
+        former: what the run takes from the run that it continues; None: it continues none.
         hooks: callbacks and metrics of the user's own; None: there are none.
         stop: set from outside to stop between two updates.
         quiet: print nothing.
@@ -59,6 +62,7 @@ class Trainer:
         *,
         data: RecordedData | None = None,
         teacher: Teacher | None = None,
+        former: Continuation | None = None,
         hooks: Hooks | None = None,
         stop: StopRequest | None = None,
         quiet: bool = False,
@@ -70,6 +74,7 @@ class Trainer:
         self.console = PlainConsole(quiet=quiet)
         hooks = hooks or Hooks()
         self.validator = Validator(config, policy, mdp, teacher, hooks.metrics)
+        mdp = mdp if former is None else former.with_replay(mdp)  # evaluations are on the run's own environment alone
         self.held_out = HeldOutData(config, policy, data) if data is not None else None
         rng = RngStreams(config.seed, policy.device)
         self.learner = Learner(
@@ -81,8 +86,11 @@ class Trainer:
             total_updates=config.steps * config.learner.epochs * config.learner.minibatches,
             generator=rng.shuffle,
             max_length=mdp.max_new * mdp.max_turns if data is None else data.longest,
-            reference=teacher,
+            reference=former.reference if teacher is None and former is not None else teacher,
+            second_reference=None if former is None else former.second_reference,
+            ewc=None if former is None else former.ewc,
         )
+        self.former = former
         source = rollout_source(config, mdp, self.learner, rng, data=data, teacher=teacher)
         self.failures = FailureLimits(folder, config.learner.max_bad_updates, fingerprint(config))
         self.state = TrainerState(
@@ -92,12 +100,13 @@ class Trainer:
             learner=self.learner,
             rng=rng,
             collector=ExperienceCollector(config, policy, mdp, self.learner, source, hooks, self.failures, self._warn),
-            demonstration_tasks=TaskStream(mdp.source, "train", seed=rng.demonstration_seed),
+            demonstration_tasks=task_stream(mdp, seed=rng.demonstration_seed),
             failures=self.failures,
             early_stopping=EarlyStopping(folder, config.evaluation.patience),
             kl_budget=KLBudget(config.evaluation.stop_kl, config.evaluation.every),
             alarms=AlarmMonitor(folder, self.console),
             hooks=hooks,
+            chain=None if former is None else as_json(former.chain),
         )
         self.end_of_step = EndOfStep(self.state, self.validator, self.held_out, self.stop, self._warn)
 
@@ -149,12 +158,18 @@ class Trainer:
         """Restore the newest checkpoint (see `TrainerState.resume`)."""
         self.state.resume(self.console)
 
+    def begin(self) -> None:
+        """Take the optimizer's state and the Fisher information from a former run, unless a checkpoint was restored."""
+        if self.former is not None and not self.state.is_restored:
+            self.former.begin(self.learner.optimizer)
+
     def close(self) -> None:
         """Close files, trackers and reward workers."""
         if self.state.tracker is not None:
             self.state.tracker.close()
-        self.mdp.reward.end_step()  # of a rollout that is not finished: evaluations must not use its step's weights
-        self.mdp.reward.close()
+        reward = self.state.collector.mdp.reward  # with those of replay
+        reward.end_step()  # of a rollout that is not finished: evaluations must not use its step's weights
+        reward.close()
 
     def _update_policy(self, experience: Experience) -> None:
         """Take one optimizer step. A non-finite update is skipped and stored, and ends the run if repeated."""

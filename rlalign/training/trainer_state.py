@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +13,7 @@ import torch
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint, same_experiment
-from rlalign.envs.task_stream import TaskStream
+from rlalign.envs.task_stream import Tasks
 from rlalign.errors import FaultError, UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.log.alarms import AlarmMonitor
@@ -59,7 +59,7 @@ class TrainerState:
     learner: Learner
     rng: RngStreams
     collector: ExperienceCollector
-    demonstration_tasks: TaskStream
+    demonstration_tasks: Tasks
     failures: FailureLimits
     early_stopping: EarlyStopping
     kl_budget: KLBudget
@@ -69,6 +69,8 @@ class TrainerState:
     step: int = 0
     experience: Experience | None = None
     identity: Mapping[str, Any] | None = None
+    chain: Sequence[Mapping[str, Any]] | None = None
+    is_restored: bool = False
 
     @property
     def has_ended(self) -> bool:
@@ -124,6 +126,7 @@ class TrainerState:
             "optimizer": learner.pop("optimizer"),
             "learner": learner,
             "rng": self.rng.state_dict(),
+            **({"ewc": self.learner.ewc.state_dict()} if self.learner.ewc else {}),
             "progress": {
                 "step": self.step,
                 **self._positions(),
@@ -141,6 +144,7 @@ class TrainerState:
             config_hash=fingerprint(self.config),
             keep=self.config.keep,
             identity=self.identity,
+            chain=self.chain,
         )
 
     def _positions(self) -> dict[str, Any]:
@@ -218,7 +222,10 @@ class TrainerState:
         self.policy.load_trainable(state["policy"])
         if "learner" in state and "optimizer" in state:
             self.learner.load_state_dict({**state["learner"], "optimizer": state["optimizer"]})
+        if self.learner.ewc:
+            self.learner.ewc.load_state_dict(state.get("ewc"))
         self._load_progress(state["progress"], state.get("buffer"), console)
+        self.is_restored = True
         found.set_damaged_aside()
         if "rng" in state and not self.rng.load_state_dict(state["rng"], self.step):
             console.warn(

@@ -14,10 +14,11 @@ from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, paired_difference
-from rlalign.evaluation.evaluate import Evaluation, evaluate, few_prompts, held_out, successes
+from rlalign.evaluation.evaluate import Evaluation, evaluate, few_prompts, held_out
 from rlalign.evaluation.evaluate_run import restore_trained
 from rlalign.evaluation.transcripts import sample_texts
 from rlalign.policies.factory import make_policy
+from rlalign.rollout.task_results import successes
 from rlalign.storage import checkpoint
 from rlalign.types import Sampling
 

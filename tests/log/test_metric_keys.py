@@ -54,6 +54,15 @@ RUNS: dict[str, dict[str, Any]] = {
         "evaluation__stop_kl": 1e6,
         "learner__minibatches": 2,
     },
+    "continued": {
+        "env": "sort",
+        "policy": "plain",
+        "continual__anchor": "both",
+        "continual__ewc": 1.0,
+        "continual__ewc_samples": 2,
+        "objective__kl__where": "reward",
+        "objective__kl__coef": 0.1,
+    },
     "value head": {"algorithm": "ppo"},
     "value model": {"algorithm": "ppo", "objective__value__kind": "model", "objective__value__pretrain_steps": 1},
     "likelihood": {
@@ -67,6 +76,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "true objective": {"env": "HackMe"},
     "best of n": {"algorithm": "best_of_n", "evaluation__best_of": 2},
     "several turns": {"env": "GuessNumber"},
+    "several environments": {"env": "sort,reverse", "tasks__mixing": "difficulty", "evaluation__every": 1},
     "TRL's GRPO": {"algorithm": "trl:grpo", "policy": "tiny", "objective__kl__where": "loss"},
     "TRL's RLOO": {"algorithm": "trl:rloo", "policy": "tiny", "evaluation__every": 2},
     "distillation": {"algorithm": "distill", "teacher": "teacher"},

@@ -10,6 +10,7 @@ import numpy as np
 
 from rlalign.envs.episode import Episode
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.parts import single
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.rewards.specs import Specs, resolve
@@ -173,7 +174,8 @@ def _with_groups(mdp: TextMDP, episodes: list[Episode], scores: Scores, group_si
 
 
 def require_single_turn(mdp: TextMDP) -> TextMDP:
-    """Return the environment. Raises UserError for several turns, which TRL's training loop does not support."""
+    """Return the environment. Raises UserError for several turns or environments, which TRL's loop does not support."""
+    single(mdp, "TRL")
     if mdp.max_turns > 1:
         raise UserError(
             f"{mdp.id}: expected a single turn for TRL, got up to {mdp.max_turns} turns; use rlalign's own trainer, "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from rlalign.config.schema import TrainConfig
+from rlalign.config.schema import ContinualConfig, TrainConfig
 from rlalign.errors import UserError
 
 
@@ -40,6 +40,7 @@ def common_requirements(config: TrainConfig) -> list[Requirement]:
         # TRL trains to the last step
         Requirement("evaluation.patience", evaluation.patience, evaluation.patience <= 0, "0"),
         Requirement("evaluation.stop_kl", evaluation.stop_kl, evaluation.stop_kl <= 0, "0"),
+        Requirement("continual", config.continual, config.continual == ContinualConfig(), "its defaults"),
         Requirement("supervised.align_interval", interval, interval <= 0, "0 (no supervised updates)"),
     ]
 

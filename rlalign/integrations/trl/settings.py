@@ -8,6 +8,7 @@ from rlalign.algorithms import OFFLINE, OUTSIDE
 from rlalign.config.instantiate import check_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.stream import task_stream
 from rlalign.errors import UnknownNameError, UserError
 from rlalign.integrations.trl.bridge import require_single_turn
 from rlalign.integrations.trl.offline_settings import offline_arguments
@@ -39,6 +40,11 @@ def check_run(config: TrainConfig) -> None:
 def check_trl(config: TrainConfig, mdp: TextMDP) -> None:
     """Raise UserError for an environment, a policy or a setting that TRL does not support."""
     require_single_turn(mdp)
+    if task_stream(mdp, options=config.tasks).reads_results:
+        raise UserError(
+            f"tasks.order {config.tasks.order}: expected shuffled or sequential for {config.algorithm}, whose trainer "
+            "takes all prompts before the first step; use --tasks.order shuffled, or rlalign's own trainer"
+        )
     if policy_kind(config.policy) in ("gru", "tabular"):
         raise UserError(not_transformers(config))
     if config.algorithm in OFFLINE:

@@ -187,7 +187,8 @@ def _train(
 
 def _ordered_tasks(config: TrainConfig, mdp: TextMDP) -> list[Task]:
     """Return the tasks of the whole run in the order of rlalign's own trainer."""
-    return TaskStream(mdp.source, "train", seed=task_seed(config.seed)).next(config.steps * config.rollout.prompts)
+    stream = TaskStream(mdp.source, "train", task_seed(config.seed), config.tasks)
+    return stream.next(config.steps * config.rollout.prompts)
 
 
 def _train_on_rollouts(

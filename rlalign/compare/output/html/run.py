@@ -18,13 +18,14 @@ from rlalign.html.markup import Html, joined, tag
 from rlalign.html.numbers import interval, number, typeset
 from rlalign.html.page import facts, page, panels, row, section, table
 from rlalign.html.svg import Panel, Series, axis_range
-from rlalign.log.metrics import REWARD_STATISTICS
+from rlalign.log.metrics import REWARD_BY_ENVIRONMENT, REWARD_STATISTICS
 from rlalign.run import Run
 from rlalign.storage.atomic import read_json, write_atomic
 from rlalign.storage.checkpoint import versions
 from rlalign.typecheck import flatten
 
 _MAX_SAMPLES = 8  # prompts whose completions are shown
+_NUMERIC = {1, 2, 3, 4}  # columns of the tables of changes
 _TITLES = {
     "rollout/kl": "KL to the reference policy, nats",
     "rollout/length": "tokens",
@@ -112,24 +113,28 @@ def _periods(held: list[list[int | None]]) -> str:
 
 
 def _before_after(evaluation: Mapping[str, Any]) -> Html:
-    numeric = {1, 2, 3, 4}
-    rows = []
-    for name, metric in evaluation["metrics"].items():
-        difference = metric["difference"]
-        cells = [
-            tag("b", name) if name == "reward" else name,
-            number(metric["before"]),
-            number(metric["after"]),
-            _difference(difference),
-            difference["n"],
-        ]
-        rows.append(row(cells, numeric))
+    columns = ["before", "after", "difference", "prompts"]
+    rows = [
+        _change(tag("b", name) if name == "reward" else name, metric) for name, metric in evaluation["metrics"].items()
+    ]
+    tables = [table("before and after", ["metric", *columns], rows, _NUMERIC)]
+    parts = evaluation.get("environments")  # of a mixture
+    if parts:
+        rows = [_change(name, part["metrics"]["reward"]) for name, part in parts.items()]
+        tables += [tag("h3", "Reward by environment")]
+        tables += [table("reward by environment", ["environment", *columns], rows, _NUMERIC)]
     return section(
         "Before and after",
         note("Means over the same held-out prompts. Differences are paired by prompt, with 95 % CI (Student’s t)."),
-        table("before and after", ["metric", "before", "after", "difference", "prompts"], rows, numeric),
+        *tables,
         id_="finals",
     )
+
+
+def _change(name: Html | str, metric: Mapping[str, Any]) -> Html:
+    difference = metric["difference"]
+    cells = [name, number(metric["before"]), number(metric["after"]), _difference(difference), difference["n"]]
+    return row(cells, _NUMERIC)
 
 
 def _difference(difference: Mapping[str, Any]) -> Html:
@@ -140,7 +145,9 @@ def _difference(difference: Mapping[str, Any]) -> Html:
 def _training_curves(metrics: Mapping[str, Sequence[float | None]]) -> list[Html | None]:
     """Return drawings of the reward with the held-out reward, then of each component, KL, length and entropy."""
     components = [name for name in metrics if name.startswith("reward/") and name not in REWARD_STATISTICS]
+    by_environment = {name: name.split("/")[1] for name in metrics if REWARD_BY_ENVIRONMENT.fullmatch(name)}
     titles = {name: name.removeprefix("reward/") for name in components} | _TITLES
+    titles = {name: f"reward on {env}" for name, env in by_environment.items()} | titles
     return [_reward_curve(metrics), *(_points_curve(metrics, name, title) for name, title in titles.items())]
 
 

@@ -1,0 +1,53 @@
+"""Checks of the settings of continued learning, before any weight is loaded."""
+
+from __future__ import annotations
+
+from rlalign.algorithms import UNTRAINED
+from rlalign.algorithms import algorithm as find_algorithm
+from rlalign.config.schema import ContinualConfig, TrainConfig
+from rlalign.continual.chain import parent_folder
+from rlalign.errors import UserError
+
+_SWITCHES = ("optimizer", "anchor", "replay", "ewc")
+"""The settings that turn a part on; the others describe it."""
+
+
+def settings_in_use(config: TrainConfig) -> dict[str, object]:
+    """Return dotted name -> value of the settings that take something from a former run."""
+    default = ContinualConfig()
+    values = {name: getattr(config.continual, name) for name in _SWITCHES}
+    return {f"continual.{name}": value for name, value in values.items() if value != getattr(default, name)}
+
+
+def check_continual(config: TrainConfig) -> None:
+    """Raise UserError if a setting of continued learning contradicts the rest of the configuration."""
+    used = settings_in_use(config)
+    if not used:
+        return
+    key, value = next(iter(used.items()))
+    if parent_folder(config.policy) is None:
+        raise UserError(
+            f"{key} {value}: expected the policy of a finished run, got '{config.policy}'; use --policy runs/NAME, or "
+            "leave the setting out"
+        )
+    continual, preset = config.continual, find_algorithm(config.algorithm)
+    anchored = continual.anchor != "new"
+    for setting, refused, reason, fix in (
+        (key, config.algorithm in UNTRAINED, f"{config.algorithm} trains nothing", "leave it out"),
+        ("continual.anchor", anchored and bool(preset.teacher),
+         f"the reference policy of {config.algorithm} is its teacher", "use --continual.anchor new"),
+        ("continual.anchor", continual.anchor == "both" and config.objective.is_preference,
+         f"loss {config.objective.loss} compares with one reference policy", "use new or previous"),
+        ("continual.replay", continual.replay > 0 and bool(config.data),
+         "the completions of --data were recorded, and replay samples", "use --continual.replay 0"),
+        ("continual.replay", continual.replay > 0 and config.supervised.align_interval > 0,
+         "supervised updates read the answers of the new environment alone", "use --supervised.align-interval 0"),
+        ("continual.replay", continual.replay > 0 and config.tasks.temperature is not None,
+         "tasks.temperature would change its share", "leave tasks.temperature out"),
+        ("continual.replay", continual.replay > 0 and config.tasks.mixing != "weights",
+         f"tasks.mixing {config.tasks.mixing} would change its share", "use --tasks.mixing weights"),
+        ("continual.replay", continual.replay > 0 and preset.teacher == "samples",
+         f"{config.algorithm} imitates samples of its teacher", "use --continual.replay 0"),
+    ):  # fmt: skip
+        if refused:
+            raise UserError(f"{setting} {getattr(continual, setting.split('.')[1])}: {reason}; {fix}")

@@ -1,0 +1,127 @@
+"""The reference policy of a former run, for a KL that stays anchored where the former run's was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from rlalign.config.schema import TrainConfig
+from rlalign.continual.chain import Link
+from rlalign.errors import FaultError, UserError
+from rlalign.policies.base import Policy
+from rlalign.policies.factory import make_policy, policy_kind
+from rlalign.policies.memory import is_out_of_memory
+from rlalign.storage.identity import changes, identity_of
+from rlalign.storage.newest import stored_identity
+from rlalign.storage.run_folder import read_config
+from rlalign.storage.trust import check_trust
+from rlalign.teachers.local import LocalTeacher, local_teacher
+from rlalign.teachers.vocabulary import have_same_tokens
+from rlalign.types import Tokenizer
+
+
+def reference_run(links: Sequence[Link]) -> tuple[Path, TrainConfig]:
+    """Return the former run whose initial policy is the reference policy of the newest one, and its configuration.
+
+    The reference policy of a run with continual.anchor new is its initial policy. That of a run with previous is the
+    reference policy of its own parent; of a run with both it is the older one of the two.
+
+    Args:
+        links: the chain of the run that continues, its parent first; at least one link.
+
+    Raises:
+        UserError: a run of the chain is missing, or its config.json is not the recorded one.
+    """
+    for link in links:
+        if link.path is None or link.config_changed:
+            raise UserError(
+                f"continual.anchor: expected the chain of runs as it was recorded, got another one: "
+                f"{'; '.join(link.problems)}; restore it, or use --continual.anchor new"
+            )
+        config = read_config(link.path)
+        if config.continual.anchor == "new":
+            return link.path, config
+    raise UserError(
+        f"continual.anchor: expected the run that '{links[-1].path}' continues in its chain, got none; use "
+        "--continual.anchor new"
+    )
+
+
+def previous_reference(links: Sequence[Link], policy: Policy, *, trust: bool) -> LocalTeacher:
+    """Return the reference policy of the newest former run, frozen, without gradient.
+
+    It is built as that run built it: from its configuration and its seed.
+
+    Args:
+        links: the chain of the run that continues, its parent first; at least one link.
+        policy: of that run, whose device and vocabulary it must have.
+        trust: the user trusts the folders of the chain (`--trust-run`).
+
+    Raises:
+        UserError: the chain is not as recorded, the initial policy has changed or has another vocabulary.
+        FaultError: it does not fit into memory.
+    """
+    folder, config = reference_run(links)
+    check_trust(folder, config, trust=trust)
+    _check_initial_policy(folder, config)
+    try:
+        reference = initial_policy(config, policy.tokenizer, policy.device, trust=trust)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise FaultError(
+            f"out of memory while the initial policy of '{folder}' is loaded on {policy.device} beside the policy; use "
+            "--continual.anchor new, or --model.lora-r 8 if all weights are trained"
+        ) from error
+    if not have_same_tokens(policy.tokenizer, reference.policy.tokenizer):
+        raise UserError(
+            f"continual.anchor: expected a reference policy with the policy's vocabulary, got that of '{folder}' with "
+            "another one; use --continual.anchor new"
+        )
+    return reference
+
+
+def initial_policy(config: TrainConfig, tokenizer: Tokenizer, device: torch.device, *, trust: bool) -> LocalTeacher:
+    """Return the initial policy of a run, frozen.
+
+    Args:
+        config: of the run.
+        tokenizer: of its policy, for one from scratch or a folder without a tokenizer.
+        device: of the parameters.
+        trust: run the code in the repository of its policy if the run did.
+
+    Raises:
+        UserError: there is no such policy any more.
+    """
+    kind = policy_kind(config.policy)
+    if kind in ("pretrained", "smollm2") or Path(config.policy).expanduser().is_dir():
+        trusted = config.model.trust_remote_code and trust
+        return local_teacher(config.policy, tokenizer, device, trust_remote_code=trusted)
+    # from scratch: neither values nor adapters change the weights that the seed draws
+    options = replace(config.model, lora_r=0, value="none", trust_remote_code=False)
+    built = make_policy(
+        config.policy,
+        tokenizer=tokenizer,
+        options=options,
+        seed=config.seed,
+        device=device,
+        keep_reference=False,
+    )
+    return LocalTeacher(built, config.policy)
+
+
+def _check_initial_policy(folder: Path, config: TrainConfig) -> None:
+    """Raise UserError if the files of a run's initial policy are not those that the run started with."""
+
+    def of_policy(identity: dict[str, dict[str, str]]) -> dict[str, dict[str, str]]:
+        return {role: entry for role, entry in identity.items() if role.startswith(("policy ", "hub "))}
+
+    changed = changes(of_policy(stored_identity(folder)), of_policy(identity_of(config)))
+    if changed:
+        raise UserError(
+            f"continual.anchor: expected the initial policy of '{folder}' as it was, got another one: {changed[0]}; "
+            "restore it, or use --continual.anchor new"
+        )
