@@ -184,7 +184,7 @@ class TrackingConfig:
     """Weights & Biases. off: not used; online: sends each step to the server; offline: writes files for `wandb sync`
     into the run folder."""
     project: str = "rlalign"
-    """Project of the run in Weights & Biases."""
+    """Project of the run in Weights & Biases; experiment in MLflow."""
     tensorboard: bool = False
     """Write TensorBoard files into the folder `tensorboard` of the run."""
     mlflow: bool = False

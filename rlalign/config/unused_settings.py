@@ -103,8 +103,8 @@ def _unread(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     if not c.data:
         yield "recorded", "kind turns max_length held_out", "there is no --data"
     yield from _unread_of_continual(c)
-    if c.tracking.wandb == "off":
-        yield "tracking", "project", "tracking.wandb is off"
+    if c.tracking.wandb == "off" and not c.tracking.mlflow and not c.tracking.trackers:
+        yield "tracking", "project", "no tracker is selected that has projects"
 
 
 def _unread_on_data(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
