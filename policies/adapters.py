@@ -8,11 +8,14 @@ from typing import Any, Literal
 import torch
 
 from rlalign.errors import UserError
+from rlalign.policies.adapter_kinds.adalora import use_sums
+from rlalign.policies.adapter_kinds.dora import use_float32_norms
+from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS, stored_options
 from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, share_adapters
 from rlalign.policies.model_files import ModelFiles, read_headers
 from rlalign.policies.model_folder import ModelFolder, plain_name
 from rlalign.policies.model_refusals import check_finite
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 
 _BOUND = 1e-3
 """Nats per token that merging may change. In float32 it changes about 1e-5."""
@@ -34,7 +37,7 @@ class AdapterSource:
         base: folder or hub id of the model that it adapts.
         revision: of the base on the hub; None: the default one.
         kind: peft's type, such as LORA.
-        rank: rank of a LoRA adapter; 0 for other kinds.
+        options: its kind, rank and tokens; None for a kind that this library does not train.
         settings: the content of adapter_config.json.
         rows: token ids of the model with the adapter.
     """
@@ -43,9 +46,14 @@ class AdapterSource:
     base: str
     revision: str | None
     kind: str
-    rank: int
+    options: AdapterOptions | None
     settings: dict[str, Any]
     rows: int | None
+
+    @property
+    def is_virtual(self) -> bool:
+        """True for virtual tokens, which cannot be merged into weights."""
+        return self.kind in VIRTUAL_METHODS
 
     @property
     def trains_whole_modules(self) -> bool:
@@ -60,16 +68,17 @@ def read_adapter(folder: ModelFolder) -> AdapterSource:
         folder: of `inspect_model`, an adapter whose base is known.
 
     Raises:
-        UserError: the adapter does not change weights.
+        UserError: the adapter neither changes weights nor adds tokens that this library knows.
     """
     adapter, base = folder.adapter, folder.base
     assert adapter is not None
     assert base is not None
     settings = ModelFiles(folder.name).read_json("adapter_config.json") or {}
-    if not _changes_weights(adapter.method):
+    options = stored_options(settings)
+    if options is None and not _changes_weights(adapter.method):
         raise UserError(
-            f"policy '{folder.name}': expected an adapter of weights, such as LORA, got {adapter.method}; use a LoRA "
-            "adapter, or the base model"
+            f"policy '{folder.name}': expected an adapter of weights or virtual tokens, such as LORA or PREFIX_TUNING, "
+            f"got {adapter.method}; use another adapter, or the base model"
         )
     for setting, effect in _NOT_WEIGHTS.items():
         if settings.get(setting):
@@ -77,9 +86,8 @@ def read_adapter(folder: ModelFolder) -> AdapterSource:
                 f"policy '{folder.name}': expected an adapter that only adds to weights, got {setting}, {effect}; use "
                 "an adapter without it, or the base model"
             )
-    rank = adapter.rank or 0 if adapter.method == "LORA" else 0
     return AdapterSource(
-        folder.name, base.name, settings.get("revision"), adapter.method, rank, settings, folder.embedding_rows
+        folder.name, base.name, settings.get("revision"), adapter.method, options, settings, folder.embedding_rows
     )
 
 
@@ -104,6 +112,12 @@ def choose(adapter: AdapterSource, options: PolicyOptions) -> tuple[Literal["con
         UserError: the options request to continue an adapter that cannot be continued.
     """
     obstacle = _obstacle(adapter, options)
+    if adapter.is_virtual and (obstacle or options.on_adapter == "merge"):
+        raise UserError(
+            f"'{adapter.name}': expected an adapter that can be merged into weights, got one of kind {adapter.kind}"
+            f"{f' with adapter.kind {options.adapter.kind}' if options.adapter.kind else ''}, whose virtual tokens are "
+            "no weights; use --model.on-adapter continue without --model.adapter, or the base model"
+        )
     if options.on_adapter == "continue" and obstacle:
         raise UserError(
             f"'{adapter.name}': --model.on-adapter continue expected an adapter that can be trained on as it is, got "
@@ -116,10 +130,13 @@ def choose(adapter: AdapterSource, options: PolicyOptions) -> tuple[Literal["con
 
 def _obstacle(adapter: AdapterSource, options: PolicyOptions) -> str:
     """Return why an adapter cannot be continued under these options; "" if it can."""
-    if adapter.kind != "LORA":
+    if adapter.options is None:
         return f"one of kind {adapter.kind}"
-    if options.lora_r is not None and options.lora_r != adapter.rank:
-        return f"one of rank {adapter.rank} with lora_r {options.lora_r}"
+    chosen = options.adapter
+    if chosen.kind is not None and chosen.kind != adapter.options.kind:
+        return f"{adapter.options.description} with adapter.kind {chosen.kind}"
+    if chosen.r is not None and chosen.r != adapter.options.r:
+        return f"{adapter.options.description} with adapter.r {chosen.r}"
     if adapter.settings.get("bias", "none") != "none":
         return "one that trains biases"
     if adapter.trains_whole_modules and options.dtype == "bfloat16":
@@ -162,6 +179,8 @@ def attach(lm: Any, adapter: AdapterSource) -> Any:
     for _, parameter in trained:
         parameter.data = parameter.data.float()
     share_adapters(model)
+    use_float32_norms(model, initial=False)
+    use_sums(model)
     return model
 
 
