@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,11 +12,14 @@ from rlalign.errors import UserError
 from rlalign.policies.adapter_kinds.adalora import use_sums
 from rlalign.policies.adapter_kinds.dora import use_float32_norms
 from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS, stored_options
-from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, share_adapters
+from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, not_adaptable, share_adapters
 from rlalign.policies.model_files import ModelFiles, read_headers
 from rlalign.policies.model_folder import ModelFolder, plain_name
 from rlalign.policies.model_refusals import check_finite
 from rlalign.policies.options import AdapterOptions, PolicyOptions
+from rlalign.policies.quantized_base import quantize_base
+from rlalign.policies.saved import read_card
+from rlalign.policies.weight_dtype import float32_copy
 
 _BOUND = 1e-3
 """Nats per token that merging may change. In float32 it changes about 1e-5."""
@@ -40,6 +44,7 @@ class AdapterSource:
         options: its kind, rank and tokens; None for a kind that this library does not train.
         settings: the content of adapter_config.json.
         rows: token ids of the model with the adapter.
+        quantization: of the base that this library trained the adapter over.
     """
 
     name: str
@@ -49,6 +54,7 @@ class AdapterSource:
     options: AdapterOptions | None
     settings: dict[str, Any]
     rows: int | None
+    quantization: Literal["none", "nf4", "int8"] = "none"
 
     @property
     def is_virtual(self) -> bool:
@@ -86,8 +92,16 @@ def read_adapter(folder: ModelFolder) -> AdapterSource:
                 f"policy '{folder.name}': expected an adapter that only adds to weights, got {setting}, {effect}; use "
                 "an adapter without it, or the base model"
             )
+    card = read_card(Path(folder.name)) or {}
     return AdapterSource(
-        folder.name, base.name, settings.get("revision"), adapter.method, options, settings, folder.embedding_rows
+        folder.name,
+        base.name,
+        settings.get("revision"),
+        adapter.method,
+        options,
+        settings,
+        folder.embedding_rows,
+        card.get("quantization", "none"),
     )
 
 
@@ -168,6 +182,8 @@ def attach(lm: Any, adapter: AdapterSource) -> Any:
         reason = " ".join(str(error).split())
         raise UserError(f"{mismatch} an error of peft ({reason[:300]}); use the base that it was trained on") from error
     unexpected = set(result.unexpected_keys) - _second_names(lm, adapter)
+    if adapter.is_virtual:
+        unexpected -= {"prompt_embeddings"}  # peft loads it apart from the other tensors
     for word, names in (("none for", result.missing_keys), ("no place for", unexpected)):
         if names:
             raise UserError(
@@ -194,6 +210,14 @@ def _second_names(lm: Any, adapter: AdapterSource) -> set[str]:
     if getattr(lm.config.get_text_config(), "tie_word_embeddings", False):
         names |= {name for name in stored if name.endswith(".token_adapter.trainable_tokens_delta")}
     return names
+
+
+def as_quantized(lm: Any, adapter: AdapterSource) -> Any:
+    """Return a base with the values that the adapter was trained over: those of its quantization, as plain weights."""
+    if adapter.quantization == "none":
+        return lm
+    quantize_base(lm.requires_grad_(False), adapter.quantization, not_adaptable(lm))
+    return float32_copy(lm)
 
 
 def resize_vocabulary(lm: Any, adapter: AdapterSource) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -29,6 +28,7 @@ from rlalign.policies.device import (
 from rlalign.policies.export import export
 from rlalign.policies.export_tokenizer import as_transformers
 from rlalign.policies.lora import merged_weights, not_adaptable, replace_base_weights
+from rlalign.policies.model_copies import frozen_copy, second_backbone
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.path_check.prove import prove_paths
 from rlalign.policies.path_check.verdict import Verdict
@@ -133,7 +133,7 @@ class CausalPolicy(Policy):
         self._decoding = DecodingWeights(lm, self._backbone, self._compute)
         self.value_body: nn.Module | None = None
         if options.value == "model":
-            self._value_backbone = _second_backbone(lm, self._backbone.paths)
+            self._value_backbone = second_backbone(lm, self._backbone.paths)
             self.value_body = self._value_backbone.body
         # a new adapter can be disabled; one that is continued, and virtual tokens, belong to the initial policy
         self._disables_adapter = self._has_adapter and adapter is None and self.virtual is None
@@ -143,7 +143,7 @@ class CausalPolicy(Policy):
             self.reference = initial.encoder
             self._reference_backbone = Backbone(lm, self._backbone.paths, initial)
         elif keep_reference and not self._disables_adapter:
-            self.reference = _frozen_copy(lm, self._compute)
+            self.reference = frozen_copy(lm, self._compute)
             self._reference_backbone = Backbone(self.reference, self._backbone.paths)
 
     def _prove_paths(self, lm: Any, *, trains: bool) -> Verdict:
@@ -325,11 +325,14 @@ class CausalPolicy(Policy):
         folder.mkdir(parents=True, exist_ok=True)
         with hidden_progress_bars():
             measured = export(self, folder, held_out)
-        self._write_tokenizer(folder, measured=measured)
+        quantization = measured.get("adapter", {}).get("quantization")
+        own = {"quantization": quantization} if quantization and self.virtual is not None else {}
+        self._write_tokenizer(folder, measured=measured, **own)
         write_stop_ids(folder, self.tokenizer)
         for part in (folder / "adapter", folder / "base"):
             if part.is_dir():
-                self._write_tokenizer(part)
+                entries = {"quantization": quantization} if quantization and part.name == "adapter" else {}
+                self._write_tokenizer(part, **entries)
                 write_stop_ids(part, self.tokenizer)
         for name in (_VALUE_HEAD, _VALUE_BODY):  # a file of an earlier policy would be loaded as this policy's
             (folder / name).unlink(missing_ok=True)
@@ -388,24 +391,3 @@ def _score_with(
         entropy=entropy,
         value_head=value_head,
     )
-
-
-def _frozen_copy(lm: Any, dtype: torch.dtype) -> nn.Module:
-    """Return a frozen model with copies of the trained parameters, in `dtype` if all train; the rest is shared."""
-    # deepcopy takes an object from this memo instead of copying it
-    memo = {id(p): p for p in lm.parameters() if not p.requires_grad}
-    reference: nn.Module = copy.deepcopy(lm, memo)
-    if not memo:
-        cast_weights(reference, dtype)
-    return reference.requires_grad_(False)
-
-
-def _second_backbone(lm: Any, paths: Paths) -> Backbone:
-    """Return a backbone with a copy of each trained parameter.
-
-    Frozen parameters are shared, and so is the language-model head, which the second backbone does not use.
-    """
-    head = lm.get_output_embeddings()
-    frozen = [p for p in lm.parameters() if not p.requires_grad]
-    memo = {id(shared): shared for shared in (head, *frozen, *lm.buffers())}
-    return Backbone(copy.deepcopy(lm, memo), paths)

@@ -213,7 +213,8 @@ def _write_over_base(
 def _write_base(policy: Exportable, folder: Path) -> None:
     """Write the frozen weights without the adapter, in their own dtype."""
     with hidden_peft_warnings():
-        lm = float32_copy(policy.model).unload()
+        model = float32_copy(policy.model)
+        lm = model.get_base_model() if policy.virtual is not None else model.unload()
     cast_weights(lm, policy.compute_dtype)
     lm.save_pretrained(folder)
 
@@ -229,7 +230,7 @@ def _adapter_distance(
             revision = None if Path(base).is_dir() else policy.model.peft_config["default"].revision
             lm = _load(base, policy, revision=revision)
             if quantized:
-                cast_weights(lm, policy.compute_dtype)
+                cast_weights(lm.requires_grad_(False), policy.compute_dtype)
                 quantize_base(lm, policy.options.base, not_adaptable(lm))
                 lm = float32_copy(lm)
             model = PeftModel.from_pretrained(lm, adapter, torch_device="cpu").eval()

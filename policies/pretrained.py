@@ -14,7 +14,7 @@ import torch
 from rlalign import assets
 from rlalign.errors import UserError
 from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS
-from rlalign.policies.adapters import choose, merge_into_base, read_adapter, resize_vocabulary
+from rlalign.policies.adapters import as_quantized, choose, merge_into_base, read_adapter, resize_vocabulary
 from rlalign.policies.causal import CausalPolicy, saved_value
 from rlalign.policies.device import compute_dtype, hidden_progress_bars, seeded
 from rlalign.policies.lora import describe_adapter
@@ -207,6 +207,8 @@ def _adapted(
         note = f"its adapter is merged into '{base.name}'{reason}, and {trained} trained"
     else:
         assert source.options is not None  # `choose` merges kinds that are not known
+        base_format = source.quantization if options.base == "none" else options.base
+        options = replace(options, base=base_format)
         options = replace(
             options, adapter=source.options, dtype="float32" if source.trains_whole_modules else options.dtype
         )
@@ -217,7 +219,7 @@ def _adapted(
     lm = _load_lm(base, options, dtype, **({} if source.revision is None else {"revision": source.revision}))
     resize_vocabulary(lm, source)
     if merges:
-        lm = merge_into_base(lm, source)
+        lm = merge_into_base(as_quantized(lm, source), source)
     policy = CausalPolicy(
         lm,
         _model_tokenizer(folder, lm, tokenizer),
@@ -299,9 +301,9 @@ def load_frozen(
         lm = _load_lm(base, options, torch.float32 if merges else compute_dtype(options.dtype, torch.device(device)))
         if source is not None and merges:
             resize_vocabulary(lm, source)
-            lm = merge_into_base(lm, source)
+            lm = merge_into_base(as_quantized(lm, source), source)
         elif source is not None and source.options is not None:
-            options = replace(options, adapter=source.options)
+            options = replace(options, adapter=source.options, base=source.quantization)
         tokenizer = _model_tokenizer(folder, lm, tokenizer)
         return CausalPolicy(
             lm,

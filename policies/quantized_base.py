@@ -48,7 +48,8 @@ class QuantizedLinear(nn.Module):
         matrix = layer.weight.detach().t() if self._conv1d else layer.weight.detach()
         self.out_features, self.in_features = matrix.shape
         self._dtype = matrix.dtype
-        codes, scale = _quantized(matrix.contiguous(), kind)
+        # from bfloat16 in every dtype, so that a policy loaded in float32 has the same codes
+        codes, scale = _quantized(matrix.to(torch.bfloat16).contiguous(), kind)
         self.weight = nn.Parameter(codes, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
         self.bias = layer.bias

@@ -34,3 +34,6 @@ def use_sums(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is SVDLinear:
             module.__class__ = AdaLoraLinear
+            # in bfloat16 peft rounds r₀, and makes it a trained parameter by moving it to the dtype of the base
+            rank = module.ranknum["default"]
+            module.ranknum["default"] = nn.Parameter(rank.data.float(), requires_grad=False)

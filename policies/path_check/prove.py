@@ -314,12 +314,10 @@ class _Proof:
         """Raise _Failed if the gradient of the log-probs is not finite."""
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         logprobs = measure.target_logprobs(backbone, self.rows)
-        gradients: list[Tensor | None] = []
-        gradients += torch.autograd.grad(logprobs.sum(), list(trained.values()), allow_unused=True)
+        gradients = torch.autograd.grad(logprobs.sum(), list(trained.values()), allow_unused=True)
         for name, gradient in zip(trained, gradients, strict=True):
             if gradient is not None and not torch.isfinite(gradient).all():
                 raise _Failed(f"the gradient of '{name}' is not finite")
-
         unused = [name for name, g in zip(trained, gradients, strict=True) if g is None and ".lora_A." in name]
         self._check_unused([name.partition(".lora_A.")[0] for name in unused], backbone)
 
