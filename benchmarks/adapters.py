@@ -255,7 +255,7 @@ def smollm2(kind: str, base: str, folder: Path) -> dict[str, Any]:
     run = rlalign.train(RUN["env"], "smollm2", steps=RUN["steps"], output=str(folder), quiet=True, **settings)
     assert run.comparison is not None
     reward = run.comparison.differences["reward"]
-    seconds = run.metrics["time/step"] if "time/step" in run.metrics else []
+    seconds = run.metrics.get("time/step", [])
     policy = make_policy(
         "smollm2",
         options=PolicyOptions(adapter=AdapterOptions(kind), base=base),  # type: ignore[arg-type]

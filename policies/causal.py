@@ -90,6 +90,7 @@ class CausalPolicy(Policy):
         self.stored_dtype = stored_dtype
         chosen = options.adapter.resolved()
         self._has_adapter = chosen.is_trained
+        self._is_new = adapter is None
         rounds = self._has_adapter or frozen
         self._mixed = self._compute != torch.float32 and not rounds
         if hasattr(lm.config, "rescale_every"):
@@ -136,7 +137,7 @@ class CausalPolicy(Policy):
             self._value_backbone = second_backbone(lm, self._backbone.paths)
             self.value_body = self._value_backbone.body
         # a new adapter can be disabled; one that is continued, and virtual tokens, belong to the initial policy
-        self._disables_adapter = self._has_adapter and adapter is None and self.virtual is None
+        self._disables_adapter = self.has_new_adapter and self.virtual is None
         self.reference: nn.Module | None = None
         if keep_reference and self.virtual is not None:
             initial = self.virtual.frozen()
@@ -178,6 +179,11 @@ class CausalPolicy(Policy):
     def has_adapter(self) -> bool:
         """True if an adapter is trained over frozen weights; else all weights are trained."""
         return self._has_adapter
+
+    @property
+    def has_new_adapter(self) -> bool:
+        """True if the adapter began with this policy, and is not that of a folder."""
+        return self._has_adapter and self._is_new
 
     @property
     def packs(self) -> bool:

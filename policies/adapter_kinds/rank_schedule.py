@@ -95,13 +95,15 @@ class RankSchedule:
 def rank_schedule(policy: nn.Module, total_updates: int) -> RankSchedule | None:
     """Return the schedule of a policy with a new AdaLoRA adapter; None for another one.
 
+    An adapter that is continued keeps the ranks that it has.
+
     Args:
         policy: any policy.
         total_updates: optimizer steps of the run.
     """
     model: Any = getattr(policy, "model", None)
     config = getattr(model, "peft_config", {}).get("default")
-    if getattr(config, "peft_type", None) != "ADALORA" or not hasattr(model.base_model, "rankallocator"):
+    if getattr(config, "peft_type", None) != "ADALORA" or not getattr(policy, "has_new_adapter", False):
         return None
     return RankSchedule(model, total_updates)
 
@@ -110,7 +112,7 @@ def rank_schedule(policy: nn.Module, total_updates: int) -> RankSchedule | None:
 def stored_ranks(model: Any) -> Iterator[None]:
     """Store an AdaLoRA adapter within the block without the triplets whose singular value is 0.
 
-    They have no effect, so that the stored adapter is the trained one. If a layer had no other, all are stored.
+    They have no effect, so that the stored adapter is the trained one. A layer without another keeps one of them.
     """
     config = model.peft_config["default"]
     if config.peft_type != "ADALORA":
@@ -118,9 +120,21 @@ def stored_ranks(model: Any) -> Iterator[None]:
         return
     chosen = config.rank_pattern
     values = {n: p for n, p in model.base_model.model.named_parameters() if "lora_E.default" in n}
-    kept = {name: (value.detach().flatten() != 0).tolist() for name, value in values.items()}
-    config.rank_pattern = kept if all(map(any, kept.values())) else None
+    kept = {name: _kept(value, config.init_r) for name, value in values.items()}
+    config.rank_pattern = kept
     try:
         yield
     finally:
         config.rank_pattern = chosen
+
+
+def _kept(value: Tensor, initial_rank: int) -> list[bool]:
+    """Return which of the initial triplets of a layer are stored: those whose singular value [r, 1] is not 0.
+
+    peft cuts the initial rank to them before it loads them. A layer that was loaded with a lower rank keeps that.
+    """
+    rank = len(value)
+    if rank < initial_rank:
+        return [True] * rank + [False] * (initial_rank - rank)
+    kept: list[bool] = (value.detach().flatten() != 0).tolist()
+    return kept if any(kept) else [True, *kept[1:]]  # tensors without entries could not be trained on
