@@ -14,13 +14,20 @@ not measured again with --smollm2, so that an interrupted command continues.
 
 from __future__ import annotations
 
+import argparse
 import json
+import subprocess
+import sys
 import tempfile
+import time
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import RESULTS, merge
+from pages import DOCS, Parts, fill, table
 from torch import Tensor
 
 from rlalign.policies.factory import load, make_policy, make_sampler
@@ -208,8 +215,10 @@ def peft_model(policy: Any, folder: Path, dtype: str, base: str) -> Any:
 
     adapter = folder / "policy" if policy.virtual is not None else folder / "policy" / "adapter"
     settings = json.loads((adapter / "adapter_config.json").read_text())
-    # peft 0.21 returns float32 from layers of IA3 over quantized weights, which attention in bfloat16 refuses
-    compute = torch.float32 if policy.options.adapter.kind == "ia3" and base != "none" else getattr(torch, dtype)
+    # Over quantized weights IA3 of peft 0.21 returns float32, and bitsandbytes' int8 product float16: the attention and
+    # the norms of a model in bfloat16 refuse both
+    mixes = base == "int8" or (base == "nf4" and policy.options.adapter.kind == "ia3")
+    compute = torch.float32 if mixes else getattr(torch, dtype)
     quantization = None
     if base == "nf4":
         quantization = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
@@ -274,3 +283,106 @@ def smollm2(kind: str, base: str, folder: Path) -> dict[str, Any]:
         "reward_after": run.comparison.after.mean("reward"),
         "difference": [reward.mean, reward.low, reward.high],
     }
+
+
+def smollm2_in_process(kind: str, base: str) -> dict[str, Any]:
+    """Return `smollm2` of a process of its own, whose peak of memory is that of this cell alone."""
+    with tempfile.TemporaryDirectory() as folder:
+        call = f"adapters.smollm2({kind!r}, {base!r}, pathlib.Path({folder!r}) / 'run')"
+        code = f"import json, pathlib, adapters; print(json.dumps({call}))"
+        command = [sys.executable, "-c", code]
+        out = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent).stdout
+    result: dict[str, Any] = json.loads(out.splitlines()[-1])
+    return result
+
+
+# ---- results and page ----
+
+
+def stored(name: str) -> list[dict[str, Any]]:
+    """Return the stored cells of a file of results."""
+    path = RESULTS / f"{name}.json"
+    cells: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["cells"] if path.is_file() else []
+    return cells
+
+
+def parts() -> Parts:
+    """Return the tables of docs/results/adapters.md."""
+    return {DOCS / "results" / "adapters.md": {"equal": _equal_table(), "smollm2": _smollm2_table()}}
+
+
+def _equal_table() -> str:
+    """Return the largest differences of each kind and base over families, per dtype."""
+    cells = stored("adapters")
+    rows = []
+    for kind, base in product(KINDS, BASES):
+        of = [cell for cell in cells if (cell["kind"], cell["base"]) == (kind, base)]
+        if not of:
+            continue
+        row = [kind, base]
+        for names, dtype in product((("start",), ("sampled", "plain"), ("loaded", "peft")), DTYPES):
+            values = [cell[name] for cell in of if cell["dtype"] == dtype for name in names]
+            row.append(f"{max(values):.0e}" if values else "")
+        rows.append(row)
+    heads = ["adapter", "base"]
+    heads += [f"{what}, {dtype}" for what, dtype in product(("start", "sampled and plain rows", "loaded"), DTYPES)]
+    return table(heads, rows)
+
+
+def _smollm2_table() -> str:
+    """Return the costs and rewards of the runs of SmolLM2."""
+    rows = []
+    for cell in stored("adapters_smollm2"):
+        mean, low, high = cell["difference"]
+        rows.append(
+            [
+                cell["kind"],
+                cell["base"],
+                f"{cell['lr']:g}",
+                f"{cell['trained']:,}",
+                f"{cell['weights_mib']:.0f}",
+                f"{cell['peak_mib']:.0f}",
+                f"{cell['seconds_per_step']:.1f}",
+                f"{cell['reward_before']:+.3f}",
+                f"{cell['reward_after']:+.3f}",
+                f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]",
+            ]
+        )
+    heads = ["adapter", "base", "learning rate", "trained parameters", "weights, MiB", "peak memory, MiB"]
+    return table([*heads, "s per step", "before", "after", "difference, 95 % CI"], rows)
+
+
+def main() -> None:
+    """Measure cells, and write results and page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kinds", nargs="*", default=list(KINDS))
+    parser.add_argument("--bases", nargs="*", default=list(BASES))
+    parser.add_argument("--dtypes", nargs="*", default=list(DTYPES))
+    parser.add_argument("--families", nargs="*", default=list(FAMILIES))
+    parser.add_argument("--smollm2", action="store_true", help="measure runs of SmolLM2 that are not stored yet")
+    parser.add_argument("--draw", action="store_true", help="only write the page")
+    arguments = parser.parse_args()
+    if arguments.smollm2:
+        done = {(cell["kind"], cell["base"]) for cell in stored("adapters_smollm2")}
+        cells = [("none", "none"), *((k, b) for b in arguments.bases for k in arguments.kinds)]
+        for kind, base in cells:
+            if (kind, base) not in done:
+                start = time.perf_counter()
+                merge("adapters_smollm2", [smollm2_in_process(kind, base)], key=("kind", "base"))
+                print(kind, base, f"{time.perf_counter() - start:.0f} s", flush=True)
+    elif not arguments.draw:
+        wrong = 0
+        for family, kind, dtype, base in product(
+            arguments.families, arguments.kinds, arguments.dtypes, arguments.bases
+        ):
+            result = measure(family, kind, dtype, base)
+            merge("adapters", [result], key=("family", "kind", "dtype", "base"))
+            wrong += bool(faults(result))
+            print(family, kind, dtype, base, "; ".join(faults(result)) or "equal", flush=True)
+        if wrong:
+            raise SystemExit(f"{wrong} cells are not equal")
+    fill(parts())
+
+
+if __name__ == "__main__":
+    main()

@@ -12,11 +12,15 @@ from rlalign.config.serialize import update
 from rlalign.errors import UserError
 from rlalign.policies.adapter_kinds.rank_schedule import RankSchedule
 from rlalign.policies.factory import load, make_policy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.training.experiment import train_run
 from tests.faults.test_resume import assert_same_run, stop_after
 
-KINDS = ("rslora", "dora", "adalora", "ia3", "prefix", "prompt")
+KINDS = [
+    "adalora",
+    "prefix",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("rslora", "dora", "ia3", "prompt")),
+]
 SETTINGS = {
     "steps": 4,
     "rollout.prompts": 4,
@@ -53,7 +57,7 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(kind, tmp_pa
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-@pytest.mark.parametrize("kind", ["adalora", "prompt"])
+@pytest.mark.parametrize("kind", ["prompt", pytest.param("adalora", marks=pytest.mark.slow)])
 def test_a_run_goes_on_from_the_adapter_of_another_run(kind, tmp_path):
     first = train_run(config(tmp_path / "a", kind), quiet=True)
     folder = tmp_path / "a" / "policy"
@@ -69,12 +73,14 @@ def test_a_run_goes_on_from_the_adapter_of_another_run(kind, tmp_path):
 
 
 def test_virtual_tokens_are_not_merged(tmp_path):
-    train_run(config(tmp_path / "a", "prefix"), quiet=True)
-    folder = str(tmp_path / "a" / "policy")
-    for changes, words in (({"on_adapter": "merge"}, "PREFIX_TUNING"), ({"adapter": {"kind": "none"}}, "kind none")):
-        options = update(PolicyOptions(), {f"{k}.{n}": v for k, part in changes.items() if isinstance(part, dict)
-                                           for n, v in part.items()} or changes)  # fmt: skip
-        with pytest.raises(UserError, match=f"can be merged into weights, got one of kind .*{words}"):
+    settings = config(tmp_path, "prefix")
+    build_policy(settings, build_mdp(settings))[0].save_pretrained(tmp_path / "policy")
+    folder = str(tmp_path / "policy")
+    for options, words in (
+        (PolicyOptions(on_adapter="merge"), "PREFIX_TUNING"),
+        (PolicyOptions(adapter=AdapterOptions("none")), "PREFIX_TUNING with adapter.kind none"),
+    ):
+        with pytest.raises(UserError, match=f"can be merged into weights, got one of kind {words}"):
             make_policy(folder, options=options)
 
 
