@@ -35,5 +35,5 @@ def use_sums(model: nn.Module) -> None:
         if type(module) is SVDLinear:
             module.__class__ = AdaLoraLinear
             # in bfloat16 peft rounds r₀, and makes it a trained parameter by moving it to the dtype of the base
-            rank = module.ranknum["default"]
-            module.ranknum["default"] = nn.Parameter(rank.data.float(), requires_grad=False)
+            ranks: Any = module.ranknum
+            ranks["default"] = nn.Parameter(ranks["default"].data.float(), requires_grad=False)

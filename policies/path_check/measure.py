@@ -148,14 +148,14 @@ def mean_difference(expected: Table, table: Table, rows: ProofRows) -> float:
     return float(torch.stack(differences).mean())
 
 
-def stable_positions(lm: Any, plain: Any, rows: ProofRows, switch: int | None, expected: Table) -> Table:
+def stable_positions(lm: Any, rows: ProofRows, switch: int | None, expected: Table, plain: Any = None) -> Table:
     """Return the log-probs of the positions that float32 determines.
 
     Other positions are found on plain rows alone (see `rlalign.policies.rounding`), so that no path decides which
     positions it is compared at.
     """
     with rounded_embeddings(lm):
-        changed = plain_logprobs(plain, rows, switch)
+        changed = plain_logprobs(plain or lm, rows, switch)
     sizes = {key: largest_difference({key: expected[key]}, {key: changed[key]}) for key in expected}
     usual = sorted(sizes.values())[len(sizes) // 2]
     stable = {key: expected[key] for key, size in sizes.items() if size <= _UNSTABLE * max(usual, SMALL_CHANGE)}

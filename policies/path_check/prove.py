@@ -85,8 +85,7 @@ def prove_paths(
     trained = sum(p.requires_grad for p in model.parameters()) if trains else 0
     checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in lm.modules())
     settings = {"dtype": str(dtype), "trained": trained, "adapters": model is not lm, "checkpointing": checkpointing}
-    if virtual is not None:
-        settings |= {"virtual": virtual.kind, "tokens": virtual.count}
+    settings |= {} if virtual is None else {"virtual": virtual.kind, "tokens": virtual.count}
     key = digest(lm, **settings, device=cpu_capability(lm)) if stored else None
     verdict = load(key)
     if verdict is None:
@@ -199,7 +198,7 @@ class _Proof:
                     raise _Failed("its logits are not finite", "use finite weights")
                 if not torch.equal(weights, self._some_weights()):
                     raise _Failed("a forward pass changes its weights")
-                self.stable = measure.stable_positions(self.lm, self.plain, self.rows, self.switch, self.expected)
+                self.stable = measure.stable_positions(self.lm, self.rows, self.switch, self.expected, self.plain)
                 if change > _TOLERABLE:
                     bidirectional = not getattr(self.lm.config.get_text_config(), "is_decoder", True)
                     advice = "set is_decoder to true in its config.json" if bidirectional else ""
@@ -314,7 +313,7 @@ class _Proof:
         """Raise _Failed if the gradient of the log-probs is not finite."""
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         logprobs = measure.target_logprobs(backbone, self.rows)
-        gradients = torch.autograd.grad(logprobs.sum(), list(trained.values()), allow_unused=True)
+        gradients: Sequence[Any] = torch.autograd.grad(logprobs.sum(), list(trained.values()), allow_unused=True)
         for name, gradient in zip(trained, gradients, strict=True):
             if gradient is not None and not torch.isfinite(gradient).all():
                 raise _Failed(f"the gradient of '{name}' is not finite")

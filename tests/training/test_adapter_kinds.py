@@ -1,4 +1,4 @@
-"""Runs with each kind of adapter: reference at the start, exact resume, saved folders, and the run that goes on."""
+"""Runs with each kind of adapter: reference at the start, exact resume, saved folders, and a second run from them."""
 
 import json
 
@@ -58,7 +58,7 @@ def test_a_stopped_and_resumed_run_is_bitwise_the_uninterrupted_one(kind, tmp_pa
 
 
 @pytest.mark.parametrize("kind", ["prompt", pytest.param("adalora", marks=pytest.mark.slow)])
-def test_a_run_goes_on_from_the_adapter_of_another_run(kind, tmp_path):
+def test_a_run_continues_the_adapter_of_another_run(kind, tmp_path):
     first = train_run(config(tmp_path / "a", kind), quiet=True)
     folder = tmp_path / "a" / "policy"
     source = folder if kind == "prompt" else folder / "adapter"

@@ -106,7 +106,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, adapter, tmp_path):
 def test_a_run_says_what_it_does_with_the_adapter_and_what_it_saved(adapter, tmp_path, capsys):
     train_run(config(tmp_path / "run", adapter, steps=1))
     text = " ".join(capsys.readouterr().out.split())
-    assert f"policy '{adapter}': its LoRA adapter of rank 4 on '{tmp_path / 'base'}' is trained on" in text
+    assert f"policy '{adapter}': its adapter (LoRA of rank 4) on '{tmp_path / 'base'}' is trained on" in text
     assert "saved policy/ in float32:" in text
 
 
