@@ -30,10 +30,10 @@ from tiny_models import VOCABULARY, NotTiny, model_types, tiny_model
 from torch import Tensor
 
 from rlalign.errors import UserError
+from rlalign.policies.adapter_kinds.add import add_adapter
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import load, make_sampler
-from rlalign.policies.lora import add_lora
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.rounding import rounded_embeddings
 from rlalign.policies.weight_dtype import cast_weights
 from rlalign.tokenizers import CharTokenizer
@@ -75,7 +75,7 @@ def measure(model_type: str, dtype: str, lora_r: int) -> dict[str, Any]:
     """
     lm = tiny_model(model_type)
     original = copy.deepcopy(lm)
-    options = PolicyOptions(lora_r=lora_r, dtype=dtype)  # type: ignore[arg-type]  # one of DTYPES
+    options = PolicyOptions(adapter=AdapterOptions.lora(lora_r), dtype=dtype)  # type: ignore[arg-type]  # one of DTYPES
     try:
         policy = CausalPolicy(lm, TOKENIZER, options=options, seed=1)
     except UserError as error:
@@ -168,10 +168,10 @@ def _plain_copy(original: Any, policy: CausalPolicy, options: PolicyOptions) -> 
     """Return a model of transformers, or of peft, with the policy's weights in float32 and no code of this library."""
     model = copy.deepcopy(original)
     model.get_input_embeddings().padding_idx = None  # else the embedding of padding gets no gradient
-    if options.lora_r:
+    if options.adapter.is_trained:
         model.requires_grad_(False)
         cast_weights(model, policy.compute_dtype)  # which decides the layers that are adapted
-        model = add_lora(model, options, seed=0)
+        model = add_adapter(model, options.adapter, seed=0)
         cast_weights(model.get_base_model(), torch.float32)
     trained = {name.removeprefix("model."): p for name, p in policy.trainable().items()}
     with torch.no_grad():

@@ -30,7 +30,7 @@ from rlalign.algorithms import algorithm
 from rlalign.config.schema import LearnerConfig
 from rlalign.integrations.trl.offline_trainers import dpo_trainer, sft_trainer
 from rlalign.policies.causal import CausalPolicy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.rollout.recorded import Group, RecordedRollouts, Trajectory
 from rlalign.training.learner import Learner
 from rlalign.types import Sampling
@@ -63,7 +63,7 @@ def peak() -> float:
 def ours(turns: Turns, kind: Kind, size: str, lengths: shapes.Lengths, dtype: str, device: str) -> None:
     """Serve turns of our side."""
     lm = shapes.model(size)
-    options = PolicyOptions(lora_r=0, dtype=dtype)  # type: ignore[arg-type]  # the class checks it
+    options = PolicyOptions(adapter=AdapterOptions.lora(0), dtype=dtype)  # type: ignore[arg-type]  # the class checks it
     ids: Any = shapes.Ids(lm.config.vocab_size)
     policy = CausalPolicy(lm, ids, options=options, device=device, keep_reference=kind == "dpo")
     learner = Learner(

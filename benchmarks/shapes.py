@@ -125,9 +125,9 @@ def hf_tokenizer(vocab_size: int) -> Any:
 def policy(size: str, *, lora_r: int = 0, dtype: str = "float32", device: str = "cpu", value: str = "none") -> Any:
     """Return a `CausalPolicy` of a size without a reference: full fine-tuning, or LoRA of the given rank."""
     from rlalign.policies.causal import CausalPolicy
-    from rlalign.policies.options import PolicyOptions
+    from rlalign.policies.options import AdapterOptions, PolicyOptions
 
-    options = PolicyOptions(lora_r=lora_r, dtype=dtype, value=value)  # type: ignore[arg-type]  # the class checks it
+    options = PolicyOptions(adapter=AdapterOptions.lora(lora_r), dtype=dtype, value=value)  # type: ignore[arg-type]  # the class checks it
     lm = model(size)
     ids = Ids(lm.config.vocab_size)
     return CausalPolicy(lm, ids, options=options, device=device, keep_reference=False)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from rlalign.errors import UserError
-from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, share_adapters
+from rlalign.policies.adapter_kinds.adalora import use_sums
+from rlalign.policies.adapter_kinds.dora import use_float32_norms
+from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS, stored_options
+from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, not_adaptable, share_adapters
 from rlalign.policies.model_files import ModelFiles, read_headers
 from rlalign.policies.model_folder import ModelFolder, plain_name
 from rlalign.policies.model_refusals import check_finite
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
+from rlalign.policies.quantized_base import quantize_base
+from rlalign.policies.saved import read_card
+from rlalign.policies.weight_dtype import float32_copy
 
 _BOUND = 1e-3
 """Nats per token that merging may change. In float32 it changes about 1e-5."""
@@ -34,18 +41,25 @@ class AdapterSource:
         base: folder or hub id of the model that it adapts.
         revision: of the base on the hub; None: the default one.
         kind: peft's type, such as LORA.
-        rank: rank of a LoRA adapter; 0 for other kinds.
+        options: its kind, rank and tokens; None for a kind that this library does not train.
         settings: the content of adapter_config.json.
         rows: token ids of the model with the adapter.
+        quantization: of the base that this library trained the adapter over.
     """
 
     name: str
     base: str
     revision: str | None
     kind: str
-    rank: int
+    options: AdapterOptions | None
     settings: dict[str, Any]
     rows: int | None
+    quantization: Literal["none", "nf4", "int8"] = "none"
+
+    @property
+    def is_virtual(self) -> bool:
+        """True for virtual tokens, which cannot be merged into weights."""
+        return self.kind in VIRTUAL_METHODS
 
     @property
     def trains_whole_modules(self) -> bool:
@@ -60,16 +74,17 @@ def read_adapter(folder: ModelFolder) -> AdapterSource:
         folder: of `inspect_model`, an adapter whose base is known.
 
     Raises:
-        UserError: the adapter does not change weights.
+        UserError: the adapter neither changes weights nor adds tokens that this library knows.
     """
     adapter, base = folder.adapter, folder.base
     assert adapter is not None
     assert base is not None
     settings = ModelFiles(folder.name).read_json("adapter_config.json") or {}
-    if not _changes_weights(adapter.method):
+    options = stored_options(settings)
+    if options is None and not _changes_weights(adapter.method):
         raise UserError(
-            f"policy '{folder.name}': expected an adapter of weights, such as LORA, got {adapter.method}; use a LoRA "
-            "adapter, or the base model"
+            f"policy '{folder.name}': expected an adapter of weights or virtual tokens, such as LORA or PREFIX_TUNING, "
+            f"got {adapter.method}; use another adapter, or the base model"
         )
     for setting, effect in _NOT_WEIGHTS.items():
         if settings.get(setting):
@@ -77,9 +92,16 @@ def read_adapter(folder: ModelFolder) -> AdapterSource:
                 f"policy '{folder.name}': expected an adapter that only adds to weights, got {setting}, {effect}; use "
                 "an adapter without it, or the base model"
             )
-    rank = adapter.rank or 0 if adapter.method == "LORA" else 0
+    card = read_card(Path(folder.name)) or {}
     return AdapterSource(
-        folder.name, base.name, settings.get("revision"), adapter.method, rank, settings, folder.embedding_rows
+        folder.name,
+        base.name,
+        settings.get("revision"),
+        adapter.method,
+        options,
+        settings,
+        folder.embedding_rows,
+        card.get("quantization", "none"),
     )
 
 
@@ -104,6 +126,12 @@ def choose(adapter: AdapterSource, options: PolicyOptions) -> tuple[Literal["con
         UserError: the options request to continue an adapter that cannot be continued.
     """
     obstacle = _obstacle(adapter, options)
+    if adapter.is_virtual and (obstacle or options.on_adapter == "merge"):
+        raise UserError(
+            f"'{adapter.name}': expected an adapter that can be merged into weights, got one of kind {adapter.kind}"
+            f"{f' with adapter.kind {options.adapter.kind}' if options.adapter.kind else ''}, whose virtual tokens are "
+            "no weights; use --model.on-adapter continue without --model.adapter, or the base model"
+        )
     if options.on_adapter == "continue" and obstacle:
         raise UserError(
             f"'{adapter.name}': --model.on-adapter continue expected an adapter that can be trained on as it is, got "
@@ -116,10 +144,13 @@ def choose(adapter: AdapterSource, options: PolicyOptions) -> tuple[Literal["con
 
 def _obstacle(adapter: AdapterSource, options: PolicyOptions) -> str:
     """Return why an adapter cannot be continued under these options; "" if it can."""
-    if adapter.kind != "LORA":
+    if adapter.options is None:
         return f"one of kind {adapter.kind}"
-    if options.lora_r is not None and options.lora_r != adapter.rank:
-        return f"one of rank {adapter.rank} with lora_r {options.lora_r}"
+    chosen = options.adapter
+    if chosen.kind is not None and chosen.kind != adapter.options.kind:
+        return f"{adapter.options.description} with adapter.kind {chosen.kind}"
+    if chosen.r is not None and chosen.r != adapter.options.r:
+        return f"{adapter.options.description} with adapter.r {chosen.r}"
     if adapter.settings.get("bias", "none") != "none":
         return "one that trains biases"
     if adapter.trains_whole_modules and options.dtype == "bfloat16":
@@ -151,6 +182,8 @@ def attach(lm: Any, adapter: AdapterSource) -> Any:
         reason = " ".join(str(error).split())
         raise UserError(f"{mismatch} an error of peft ({reason[:300]}); use the base that it was trained on") from error
     unexpected = set(result.unexpected_keys) - _second_names(lm, adapter)
+    if adapter.is_virtual:
+        unexpected -= {"prompt_embeddings"}  # peft loads it apart from the other tensors
     for word, names in (("none for", result.missing_keys), ("no place for", unexpected)):
         if names:
             raise UserError(
@@ -162,6 +195,8 @@ def attach(lm: Any, adapter: AdapterSource) -> Any:
     for _, parameter in trained:
         parameter.data = parameter.data.float()
     share_adapters(model)
+    use_float32_norms(model, initial=False)
+    use_sums(model)
     return model
 
 
@@ -175,6 +210,14 @@ def _second_names(lm: Any, adapter: AdapterSource) -> set[str]:
     if getattr(lm.config.get_text_config(), "tie_word_embeddings", False):
         names |= {name for name in stored if name.endswith(".token_adapter.trainable_tokens_delta")}
     return names
+
+
+def as_quantized(lm: Any, adapter: AdapterSource) -> Any:
+    """Return a base with the values that the adapter was trained over: those of its quantization, as plain weights."""
+    if adapter.quantization == "none":
+        return lm
+    quantize_base(lm.requires_grad_(False), adapter.quantization, not_adaptable(lm))
+    return float32_copy(lm)
 
 
 def resize_vocabulary(lm: Any, adapter: AdapterSource) -> None:

@@ -1,8 +1,7 @@
-"""A policy around any transformers decoder, with LoRA adapters or full fine-tuning."""
+"""A policy around any transformers decoder, with adapters or full fine-tuning."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
@@ -14,6 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
+from rlalign.policies.adapter_kinds.add import add_adapter
+from rlalign.policies.adapter_kinds.dora import reset_magnitudes
+from rlalign.policies.adapter_kinds.virtual_tokens import virtual_tokens
 from rlalign.policies.adapters import AdapterSource, attach
 from rlalign.policies.base import DecodeState, Policy, TokenScores
 from rlalign.policies.device import (
@@ -25,15 +27,17 @@ from rlalign.policies.device import (
 )
 from rlalign.policies.export import export
 from rlalign.policies.export_tokenizer import as_transformers
-from rlalign.policies.lora import add_lora, merged_weights, replace_base_weights
+from rlalign.policies.lora import merged_weights, not_adaptable, replace_base_weights
+from rlalign.policies.model_copies import frozen_copy, second_backbone
 from rlalign.policies.options import PolicyOptions
 from rlalign.policies.path_check.prove import prove_paths
 from rlalign.policies.path_check.verdict import Verdict
+from rlalign.policies.quantized_base import quantize_base
 from rlalign.policies.sampling.decoding_weights import DecodingWeights
 from rlalign.policies.sampling.fast_decoder import FastDecoder, KVCache
 from rlalign.policies.sampling.sampler import CachedPrefix
 from rlalign.policies.saved import write_card, write_stop_ids
-from rlalign.policies.scoring.backbone import Backbone
+from rlalign.policies.scoring.backbone import Backbone, body_of
 from rlalign.policies.scoring.paths import Paths
 from rlalign.policies.scoring.token_scores import score_actions
 from rlalign.policies.value_head import ValueHead, state_values
@@ -45,7 +49,7 @@ _VALUE_BODY = "value_body.safetensors"
 
 
 class CausalPolicy(Policy):
-    """A causal language model with LoRA adapters or full fine-tuning, optional values and a frozen reference.
+    """A causal language model with adapters or full fine-tuning, optional values and a frozen reference.
 
     A value model is a second body, initially a copy of the policy's, with a head. Frozen weights are shared. With
     adapters a value model costs adapters of its own; with full fine-tuning it costs the weights again, and their
@@ -54,7 +58,7 @@ class CausalPolicy(Policy):
     Args:
         lm: a transformers `...ForCausalLM` on the CPU. The policy owns and changes it.
         tokenizer: the meaning of the token ids.
-        options: rank (None counts as 0 here), precision, values.
+        options: adapter (an open kind counts as none here), precision, values.
         seed: of the initial values of the adapters.
         device: device of the parameters.
         keep_reference: keep a frozen copy of the weights that train: of all of them in full fine-tuning, of the adapter
@@ -84,8 +88,10 @@ class CausalPolicy(Policy):
         self.options = options
         self._compute = compute_dtype(options.dtype, device)
         self.stored_dtype = stored_dtype
-        self._has_lora = bool(options.lora_r)
-        rounds = self._has_lora or frozen
+        chosen = options.adapter.resolved()
+        self._has_adapter = chosen.is_trained
+        self._is_new = adapter is None
+        rounds = self._has_adapter or frozen
         self._mixed = self._compute != torch.float32 and not rounds
         if hasattr(lm.config, "rescale_every"):
             lm.config.rescale_every = 0  # RWKV divides its weights in place for inference in float16
@@ -97,10 +103,17 @@ class CausalPolicy(Policy):
             lm.requires_grad_(not rounds)
         # With adapters the frozen weights are stored in the compute dtype. Trained parameters are float32 always.
         cast_weights(lm, self._compute if rounds else torch.float32)
+        skipped = [] if options.base == "none" else not_adaptable(lm)
         if adapter is not None:
             self.model = attach(lm, adapter)
         else:
-            self.model = add_lora(lm, options, seed) if self._has_lora else lm
+            self.model = add_adapter(lm, chosen, seed) if self._has_adapter else lm
+        if options.base != "none":
+            quantize_base(lm, options.base, skipped)
+            if adapter is None:
+                reset_magnitudes(self.model)  # of the quantized weights
+        if frozen:
+            self.model.requires_grad_(False)
         disable_dropout(self.model)  # an adapter of a folder may bring dropout of its own
         self.value_head: ValueHead | None = None
         self.to(device)
@@ -109,10 +122,11 @@ class CausalPolicy(Policy):
         self._lm = (lm,)  # in a tuple, because the module tree holds it already as part of self.model
         if options.gradient_checkpointing:
             lm.gradient_checkpointing_enable({"use_reentrant": False})
+        self.virtual = virtual_tokens(self.model, body_of(lm))
         with on_device(device):
             self.path_verdict = self._prove_paths(lm, trains=keep_reference)
         self.path_summary = self.path_verdict.summary
-        self._backbone = Backbone(lm, self.path_verdict.paths)
+        self._backbone = Backbone(lm, self.path_verdict.paths, self.virtual)
         if options.value != "none":
             with on_device(device):
                 width = self._backbone.width()
@@ -120,25 +134,34 @@ class CausalPolicy(Policy):
         self._decoding = DecodingWeights(lm, self._backbone, self._compute)
         self.value_body: nn.Module | None = None
         if options.value == "model":
-            self._value_backbone = _second_backbone(lm, self._backbone.paths)
+            self._value_backbone = second_backbone(lm, self._backbone.paths)
             self.value_body = self._value_backbone.body
-        # a new adapter can be disabled; one that is continued belongs to the initial policy
-        self._disables_adapter = self._has_lora and adapter is None
+        # a new adapter can be disabled; one that is continued, and virtual tokens, belong to the initial policy
+        self._disables_adapter = self.has_new_adapter and self.virtual is None
         self.reference: nn.Module | None = None
-        if keep_reference and not self._disables_adapter:
-            self.reference = _frozen_copy(lm, self._compute)
+        if keep_reference and self.virtual is not None:
+            initial = self.virtual.frozen()
+            self.reference = initial.encoder
+            self._reference_backbone = Backbone(lm, self._backbone.paths, initial)
+        elif keep_reference and not self._disables_adapter:
+            self.reference = frozen_copy(lm, self._compute)
             self._reference_backbone = Backbone(self.reference, self._backbone.paths)
 
     def _prove_paths(self, lm: Any, *, trains: bool) -> Verdict:
         """Return the paths of the model; with dtype auto, in float32 if it has none in a lower precision."""
         try:
-            return prove_paths(self.model, lm, dtype=self._compute, autocast=self._autocast, trains=trains)
+            return self._prove(lm, trains=trains)
         except UserError:
             if self.options.dtype != "auto" or self._compute == torch.float32:
                 raise
         self._compute, self._mixed = torch.float32, False
         self.model.to(torch.float32)
-        return prove_paths(self.model, lm, dtype=self._compute, autocast=self._autocast, trains=trains)
+        return self._prove(lm, trains=trains)
+
+    def _prove(self, lm: Any, *, trains: bool) -> Verdict:
+        return prove_paths(
+            self.model, lm, dtype=self._compute, autocast=self._autocast, trains=trains, virtual=self.virtual
+        )
 
     # ---- properties ----
 
@@ -155,7 +178,12 @@ class CausalPolicy(Policy):
     @property
     def has_adapter(self) -> bool:
         """True if an adapter is trained over frozen weights; else all weights are trained."""
-        return self._has_lora
+        return self._has_adapter
+
+    @property
+    def has_new_adapter(self) -> bool:
+        """True if the adapter began with this policy, and is not that of a folder."""
+        return self._has_adapter and self._is_new
 
     @property
     def packs(self) -> bool:
@@ -180,7 +208,7 @@ class CausalPolicy(Policy):
 
     @property
     def has_reference(self) -> bool:
-        """True with new adapters, which can be disabled, or with a frozen copy."""
+        """True with new adapters that can be disabled, or with a frozen copy."""
         return self._disables_adapter or self.reference is not None
 
     def input_embeddings(self) -> Tensor:
@@ -303,11 +331,14 @@ class CausalPolicy(Policy):
         folder.mkdir(parents=True, exist_ok=True)
         with hidden_progress_bars():
             measured = export(self, folder, held_out)
-        self._write_tokenizer(folder, measured=measured)
+        quantization = measured.get("adapter", {}).get("quantization")
+        own = {"quantization": quantization} if quantization and self.virtual is not None else {}
+        self._write_tokenizer(folder, measured=measured, **own)
         write_stop_ids(folder, self.tokenizer)
         for part in (folder / "adapter", folder / "base"):
             if part.is_dir():
-                self._write_tokenizer(part)
+                entries = {"quantization": quantization} if quantization and part.name == "adapter" else {}
+                self._write_tokenizer(part, **entries)
                 write_stop_ids(part, self.tokenizer)
         for name in (_VALUE_HEAD, _VALUE_BODY):  # a file of an earlier policy would be loaded as this policy's
             (folder / name).unlink(missing_ok=True)
@@ -366,24 +397,3 @@ def _score_with(
         entropy=entropy,
         value_head=value_head,
     )
-
-
-def _frozen_copy(lm: Any, dtype: torch.dtype) -> nn.Module:
-    """Return a frozen model with copies of the trained parameters, in `dtype` if all train; the rest is shared."""
-    # deepcopy takes an object from this memo instead of copying it
-    memo = {id(p): p for p in lm.parameters() if not p.requires_grad}
-    reference: nn.Module = copy.deepcopy(lm, memo)
-    if not memo:
-        cast_weights(reference, dtype)
-    return reference.requires_grad_(False)
-
-
-def _second_backbone(lm: Any, paths: Paths) -> Backbone:
-    """Return a backbone with a copy of each trained parameter.
-
-    Frozen parameters are shared, and so is the language-model head, which the second backbone does not use.
-    """
-    head = lm.get_output_embeddings()
-    frozen = [p for p in lm.parameters() if not p.requires_grad]
-    memo = {id(shared): shared for shared in (head, *frozen, *lm.buffers())}
-    return Backbone(copy.deepcopy(lm, memo), paths)

@@ -228,13 +228,16 @@ def gru(
     """Build a GRU policy over the environment's tokenizer, with weights drawn from the seed.
 
     Raises:
-        UserError: no tokenizer was passed, or the options request LoRA adapters.
+        UserError: no tokenizer was passed, or the options request adapters.
     """
     if tokenizer is None:
         raise UserError("policy 'gru': expected a tokenizer, got none; pass tokenizer=, such as the environment's")
     options = options or PolicyOptions()
-    if options.lora_r:
-        raise UserError(f"policy 'gru' has no LoRA adapters: expected lora_r 0, got {options.lora_r}; leave lora_r out")
+    if options.adapter.resolved().is_trained:
+        raise UserError(
+            f"policy 'gru': expected adapter.kind none, because it has no layers that adapters know, got "
+            f"{options.adapter.resolved().description}; leave the settings of adapters out"
+        )
     return GRUPolicy(tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference)
 
 

@@ -1,7 +1,4 @@
-"""LoRA adapters of a causal policy: adding them, merging them into weights, and replacing the weights under them.
-
-Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685.
-"""
+"""Adapters of weights in a causal policy: what can be adapted, merging, and replacing the weights under them."""
 
 from __future__ import annotations
 
@@ -14,39 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from rlalign.policies.device import seeded
-from rlalign.policies.options import PolicyOptions
+from rlalign.errors import UserError
+from rlalign.policies.adapter_kinds.dora import reset_magnitudes
+from rlalign.policies.adapter_kinds.names import is_adapter_parameter
+from rlalign.policies.options import AdapterOptions
 from rlalign.policies.weight_dtype import float32_copy, restored_buffers
 
 _FUSED_MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
 """Model types whose CUDA kernel reads the weight of `out_proj` without calling the layer. peft refuses it there."""
-
-
-def add_lora(lm: Any, options: PolicyOptions, seed: int) -> Any:
-    """Return a peft model of `lm` with float32 adapters, drawn from the seed.
-
-    All linear layers but the head are adapted, except those that the model reads without calling them: an adapter there
-    would have no effect on the model, and would change it when it is merged. Layers that share a weight share their
-    adapter, so that the adapter can be merged into that weight. Stacked routed experts are adapted too (see
-    `expert_parameters`).
-    """
-    from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
-
-    config = LoraConfig(
-        r=options.lora_r or 0,
-        lora_alpha=options.lora_alpha,
-        lora_dropout=0.0,
-        target_modules="all-linear",
-        exclude_modules=_not_adaptable(lm) or None,
-        target_parameters=expert_parameters(lm) or None,
-        fan_in_fan_out=any(isinstance(m, Conv1D) for m in lm.modules()),  # GPT-2 stores its weights as [in, out]
-        task_type="CAUSAL_LM",
-    )
-    with seeded(seed), hidden_peft_warnings():
-        model = get_peft_model(lm, config, autocast_adapter_dtype=True)
-    share_adapters(model)
-    return model
 
 
 def expert_parameters(lm: Any) -> list[str]:
@@ -69,7 +41,7 @@ def _stacked_experts(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
-def _not_adaptable(lm: Any) -> list[str]:
+def not_adaptable(lm: Any) -> list[str]:
     """Return the names of the linear layers of which the model does not use the output as nn.Linear computes it.
 
     It reads the weight without calling the layer, or the layer is linear by class only: routers of experts and grouped
@@ -142,6 +114,18 @@ def share_adapters(model: Any) -> None:
             layer.lora_A, layer.lora_B = other.lora_A, other.lora_B
 
 
+def refuse_shared_weights(model: Any, kind: str) -> None:
+    """Raise UserError if two adapted layers of a peft model share a weight: their adapters could not both be merged."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    weights = [id(adapted_weight(layer)) for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    if len(set(weights)) < len(weights):
+        raise UserError(
+            f"adapter.kind {kind}: expected layers that each have a weight of their own, got "
+            f"{type(model.get_base_model()).__name__}, whose layers share weights; use --model.adapter.kind lora"
+        )
+
+
 def _same_effect(a: Any, b: Any, name: str) -> bool:
     """Return True if two layers have equal adapters, or if the adapters of both add nothing."""
     equal = all(torch.equal(x[name].weight, y[name].weight) for x, y in ((a.lora_A, b.lora_A), (a.lora_B, b.lora_B)))
@@ -161,18 +145,20 @@ def _lora_linears(model: Any) -> Iterator[Any]:
     return (module for module in model.modules() if isinstance(module, Linear))
 
 
-def describe_lora(model: Any) -> str:
-    """Return the rank of a peft model's new adapter and the share of the parameters that it can change, as text.
+def describe_adapter(model: Any, adapter: AdapterOptions) -> str:
+    """Return the kind of a peft model's new adapter and the share of the parameters that it can change, as text.
 
     Linear layers and stacked experts that are not adapted are named: in some mixtures, the names of linear layers are
     those of the routed experts in an earlier version of the architecture, and peft adapts the experts only.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    rank = model.peft_config["default"].r
+    if adapter.is_virtual:
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        return f"{adapter.description}: {trained:,} trained parameters, and no weight of the model changes"
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     adapted = {id(p): p for p in map(adapted_weight, layers)}
-    base = {id(p): p.numel() for n, p in model.named_parameters() if ".lora_" not in n}
+    base = {id(p): p.numel() for n, p in model.named_parameters() if not is_adapter_parameter(n)}
     share = sum(p.numel() for p in adapted.values()) / sum(base.values())
     head = model.get_output_embeddings()
     layers_of = {
@@ -181,9 +167,9 @@ def describe_lora(model: Any) -> str:
     frozen = {
         ".".join(name.removesuffix(".weight").split(".")[-2:])
         for name, weight in (layers_of | _stacked_experts(model)).items()
-        if id(weight) not in adapted and ".lora_" not in name
+        if id(weight) not in adapted and not is_adapter_parameter(name)
     }
-    text = f"LoRA of rank {rank} adapts layers with {share:.0%} of the parameters"
+    text = f"{adapter.description} adapts layers with {share:.0%} of the parameters"
     if frozen:
         text += f"; frozen: {', '.join(sorted(frozen))}"
     if any(id(p) in adapted and p.dtype != torch.float32 for p in _stacked_experts(model).values()):
@@ -242,9 +228,9 @@ def merged_weights(body: nn.Module) -> dict[str, Tensor]:
             if shared not in done:
                 done.add(shared)
                 module.merge()
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, parameter in merged.named_parameters():
-        if ".lora_" in name or ".original_module." in name:
+        if is_adapter_parameter(name) or ".original_module." in name:
             continue
         weights[_plain_name(name)] = parameter.detach().contiguous()
     return weights
@@ -260,8 +246,9 @@ def _plain_name(name: str) -> str:
 def replace_base_weights(body: nn.Module, weights: dict[str, Tensor]) -> None:
     """Put the result of `merged_weights` under the adapters of a body, which then shares no frozen weight any more."""
     for name, old in list(body.named_parameters()):
-        if ".lora_" not in name:
+        if not is_adapter_parameter(name):
             parent, _, leaf = name.rpartition(".")
             # a new parameter: writing into the old one would change the other body that shares it
             new = nn.Parameter(weights[_plain_name(name)].to(old), requires_grad=old.requires_grad)
             setattr(body.get_submodule(parent), leaf, new)
+    reset_magnitudes(body)

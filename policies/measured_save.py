@@ -12,7 +12,7 @@ from torch import Tensor
 from rlalign.errors import FaultError
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
-from rlalign.policies.export import BOUND
+from rlalign.policies.export_measure import BOUND
 from rlalign.policies.factory import load
 from rlalign.policies.saved import read_card, update_card
 
@@ -73,4 +73,7 @@ def _line(folder: Path, measured: dict[str, Any]) -> str:
         return line
     if adapter["nats"] is None:
         return f"{line}; its adapter is {adapter['reason']}"
-    return f"{line}; its adapter {adapter['nats']:.1e} nats over '{adapter['base']}'"
+    line += f"; its adapter {adapter['nats']:.1e} nats over '{adapter['base']}'"
+    if "quantization" in adapter:
+        line += f" in {adapter['quantization']}, {adapter['nats_over_plain_base']:.1e} over that base unquantized"
+    return line

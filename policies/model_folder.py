@@ -224,8 +224,9 @@ def _inspect_base(adapter: ModelFiles, name: str, trust_remote_code: bool) -> Mo
     """Return the facts of an adapter's base model. Raises UserError, which names both, if the base cannot be read."""
     inside = Path(adapter.name) / name  # peft reads a relative path from the working directory
     beside = Path(adapter.name).parent / Path(name).name  # a run's policy/base, moved with its policy/adapter
+    moved = Path(adapter.name) / Path(name).name  # a run's policy with its policy/base, moved
     if not Path(name).is_dir():
-        name = next((str(path) for path in (inside, beside) if (path / "config.json").is_file()), name)
+        name = next((str(path) for path in (inside, beside, moved) if (path / "config.json").is_file()), name)
     if Path(name).is_dir() and ModelFiles(name).find("adapter_config.json") is not None:
         raise UserError(f"'{adapter.name}': expected a model as the base of the adapter, got the adapter '{name}'")
     try:

@@ -13,15 +13,17 @@ import torch
 
 from rlalign import assets
 from rlalign.errors import UserError
-from rlalign.policies.adapters import choose, merge_into_base, read_adapter, resize_vocabulary
+from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS
+from rlalign.policies.adapters import as_quantized, choose, merge_into_base, read_adapter, resize_vocabulary
 from rlalign.policies.causal import CausalPolicy, saved_value
 from rlalign.policies.device import compute_dtype, hidden_progress_bars, seeded
-from rlalign.policies.lora import describe_lora
+from rlalign.policies.lora import describe_adapter
 from rlalign.policies.model_digests import check_digests, write_digests
 from rlalign.policies.model_files import ModelFiles, check_hub, first_line
 from rlalign.policies.model_folder import ModelFolder, inspect_model
 from rlalign.policies.model_refusals import check_finite, check_tokenizer, check_trainable, check_weights
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
+from rlalign.policies.quantized_base import check_quantization_package
 from rlalign.policies.saved import read_card
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
 from rlalign.policies.weight_names import loading_report
@@ -67,7 +69,7 @@ def tiny(
 
     if tokenizer is None:
         raise UserError("policy 'tiny': expected a tokenizer, got none; pass tokenizer=, such as the environment's")
-    options = _with_defaults(options, lora_r=0, dtype="float32")
+    options = _with_defaults(options, adapter="none", dtype="float32")
     config = LlamaConfig(
         vocab_size=tokenizer.vocab_size,
         hidden_size=options.hidden_size,
@@ -140,9 +142,9 @@ def _unadapted(
     keep_reference: bool,
 ) -> CausalPolicy:
     """Build the policy of a complete model."""
-    options = _with_defaults(options, lora_r=8)
+    options = _with_defaults(options, adapter="lora")
     # with full fine-tuning the float32 master weights are loaded
-    dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r else torch.float32
+    dtype = compute_dtype(options.dtype, torch.device(device)) if options.adapter.is_trained else torch.float32
     lm = _load_lm(folder, options, dtype)
     policy = CausalPolicy(
         lm,
@@ -154,7 +156,7 @@ def _unadapted(
         stored_dtype=_stored_dtype(folder, options),
     )
     if policy.has_adapter:
-        policy.notes = (f"policy '{folder.name}': {describe_lora(policy.model)}",)
+        policy.notes = (f"policy '{folder.name}': {describe_adapter(policy.model, options.adapter)}",)
     return policy
 
 
@@ -198,21 +200,26 @@ def _adapted(
     use, obstacle = choose(source, options)
     merges = use == "merge"
     if merges:
-        options = _with_defaults(options, lora_r=8)
-        trained = f"a new adapter of rank {options.lora_r} is" if options.lora_r else "all weights are"
+        options = _with_defaults(options, adapter="lora")
+        is_new = options.adapter.is_trained
+        trained = f"a new adapter ({options.adapter.description}) is" if is_new else "all weights are"
         reason = f", because it is {obstacle}".removesuffix(",") if obstacle else ""
         note = f"its adapter is merged into '{base.name}'{reason}, and {trained} trained"
     else:
+        assert source.options is not None  # `choose` merges kinds that are not known
+        base_format = source.quantization if options.base == "none" else options.base
+        options = replace(options, base=base_format)
         options = replace(
-            options, lora_r=source.rank, dtype="float32" if source.trains_whole_modules else options.dtype
+            options, adapter=source.options, dtype="float32" if source.trains_whole_modules else options.dtype
         )
-        note = f"its LoRA adapter of rank {source.rank} on '{base.name}' is trained on"
+        note = f"its adapter ({source.options.description}) on '{base.name}' is trained on"
     # an adapter is merged in float32
-    dtype = compute_dtype(options.dtype, torch.device(device)) if options.lora_r and not merges else torch.float32
+    adapts = options.adapter.is_trained and not merges
+    dtype = compute_dtype(options.dtype, torch.device(device)) if adapts else torch.float32
     lm = _load_lm(base, options, dtype, **({} if source.revision is None else {"revision": source.revision}))
     resize_vocabulary(lm, source)
     if merges:
-        lm = merge_into_base(lm, source)
+        lm = merge_into_base(as_quantized(lm, source), source)
     policy = CausalPolicy(
         lm,
         _model_tokenizer(folder, lm, tokenizer),
@@ -238,6 +245,8 @@ def check_pretrained(name: str, options: PolicyOptions, tokenizer: Tokenizer | N
 
 def _checked(name: str, options: PolicyOptions, tokenizer: Tokenizer | None) -> ModelFolder:
     """Return the inspection of a model that can be trained; raise UserError for another one."""
+    if options.base != "none":
+        check_quantization_package()
     folder = inspect_model(name, trust_remote_code=options.trust_remote_code)
     check_trainable(folder)
     if folder.adapter is not None:
@@ -250,8 +259,15 @@ def _checked(name: str, options: PolicyOptions, tokenizer: Tokenizer | None) -> 
 
 def load_causal(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> CausalPolicy:
     """Load a saved policy with its adapters merged and its value."""
-    options = PolicyOptions(lora_r=0, dtype="float32", value=saved_value(folder))
+    options = PolicyOptions(adapter=frozen_adapter(folder), dtype="float32", value=saved_value(folder))
     return pretrained(str(folder), tokenizer=tokenizer, options=options, device=device, keep_reference=False)
+
+
+def frozen_adapter(folder: Path) -> AdapterOptions:
+    """Return the options under which a folder is only read: merged, except for virtual tokens, which cannot be."""
+    settings = ModelFiles(str(folder)).read_json("adapter_config.json") if folder.is_dir() else None
+    stays = settings is not None and settings.get("peft_type") in VIRTUAL_METHODS
+    return AdapterOptions() if stays else AdapterOptions("none")
 
 
 def load_frozen(
@@ -275,19 +291,29 @@ def load_frozen(
     Raises:
         UserError: no such model exists, or this library does not support it.
     """
-    options = PolicyOptions(lora_r=0, on_adapter="merge", trust_remote_code=trust_remote_code)
+    options = PolicyOptions(adapter=frozen_adapter(Path(name)), trust_remote_code=trust_remote_code)
     folder = _checked(name, options, tokenizer)
     base = folder if folder.base is None else folder.base
     options = replace(options, dtype="auto" if base.dtype in (None, "bfloat16") else "float32")
     with _named(folder.name):
-        merges = folder.adapter is not None
+        source = None if folder.adapter is None else read_adapter(folder)
+        merges = source is not None and not source.is_virtual
         lm = _load_lm(base, options, torch.float32 if merges else compute_dtype(options.dtype, torch.device(device)))
-        if merges:
-            source = read_adapter(folder)
+        if source is not None and merges:
             resize_vocabulary(lm, source)
-            lm = merge_into_base(lm, source)
+            lm = merge_into_base(as_quantized(lm, source), source)
+        elif source is not None and source.options is not None:
+            options = replace(options, adapter=source.options, base=source.quantization)
         tokenizer = _model_tokenizer(folder, lm, tokenizer)
-        return CausalPolicy(lm, tokenizer, options=options, device=device, keep_reference=False, frozen=True)
+        return CausalPolicy(
+            lm,
+            tokenizer,
+            options=options,
+            device=device,
+            keep_reference=False,
+            adapter=None if merges else source,
+            frozen=True,
+        )
 
 
 def _from_pretrained(auto_class: Any, name: str, options: PolicyOptions, **kwargs: Any) -> Any:
@@ -352,12 +378,15 @@ def _card_tokenizer(folder: ModelFolder) -> Any | None:
 
 
 def _with_defaults(
-    options: PolicyOptions | None, *, lora_r: int, dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    options: PolicyOptions | None,
+    *,
+    adapter: Literal["none", "lora"],
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto",
 ) -> PolicyOptions:
-    """Return options with defaults of this kind of policy in place of an open rank and dtype."""
+    """Return options with defaults of this kind of policy in place of an open kind of adapter and dtype."""
     options = options or PolicyOptions()
     return replace(
         options,
-        lora_r=lora_r if options.lora_r is None else options.lora_r,
+        adapter=options.adapter.resolved(adapter),
         dtype=dtype if options.dtype == "auto" else options.dtype,
     )

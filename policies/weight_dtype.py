@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlalign.policies.quantized_base import QuantizedLinear
+
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast the floating parameters and buffers of a model in place, as loading it with `from_pretrained` would.
@@ -62,6 +64,8 @@ def restored_buffers(model: nn.Module) -> Iterator[None]:
 def float32_copy(model: Any) -> Any:
     """Return a copy of a model on the CPU with float32 parameters and buffers, without gradient, ties included.
 
+    Quantized layers become plain ones with the values that they compute with.
+
     No memory of another device is used.
 
     Args:
@@ -77,6 +81,7 @@ def float32_copy(model: Any) -> Any:
     states = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
     # deepcopy takes an object from this memo instead of copying it
     memo: dict[int, Any] = {id(state): state.detach().clone() for state in states}
+    memo |= {id(m): m.to_plain() for m in model.modules() if isinstance(m, QuantizedLinear)}
     memo |= {id(p): nn.Parameter(converted(p), requires_grad=False) for p in model.parameters()}
     memo |= {id(b): converted(b) for b in model.buffers()}
     return copy.deepcopy(model, memo)

@@ -19,6 +19,9 @@ from rlalign.types import Sampling
 
 _UNSTABLE = 20
 """Multiple of the usual change of log-probs from which on a position is unstable."""
+_FACTORS = ("lora_magnitude_vector", "ia3_l")
+_CHANGED = ("lora_B", "lora_embedding_B", "lora_E", *_FACTORS)
+"""Parts of the names of parameters by which a new adapter has no effect."""
 _LEAST_STABLE = 0.8
 """Share of positions that must be stable."""
 
@@ -32,7 +35,7 @@ def plain_logprobs(lm: Any, rows: ProofRows, switch: int | None, indices: Iterab
     A row beyond the switch of `longrope` needs two passes: tokens up to it are predicted from a shorter context.
 
     Args:
-        lm: the complete model.
+        lm: the complete model, a peft model if its adapter is not in the layers.
         rows: the rows.
         switch: as `Backbone.switch`.
         indices: the rows to read; all by default.
@@ -145,14 +148,14 @@ def mean_difference(expected: Table, table: Table, rows: ProofRows) -> float:
     return float(torch.stack(differences).mean())
 
 
-def stable_positions(lm: Any, rows: ProofRows, switch: int | None, expected: Table) -> Table:
+def stable_positions(lm: Any, rows: ProofRows, switch: int | None, expected: Table, plain: Any = None) -> Table:
     """Return the log-probs of the positions that float32 determines.
 
     Other positions are found on plain rows alone (see `rlalign.policies.rounding`), so that no path decides which
     positions it is compared at.
     """
     with rounded_embeddings(lm):
-        changed = plain_logprobs(lm, rows, switch)
+        changed = plain_logprobs(plain or lm, rows, switch)
     sizes = {key: largest_difference({key: expected[key]}, {key: changed[key]}) for key in expected}
     usual = sorted(sizes.values())[len(sizes) // 2]
     stable = {key: expected[key] for key, size in sizes.items() if size <= _UNSTABLE * max(usual, SMALL_CHANGE)}
@@ -176,15 +179,21 @@ def in_float32(lm: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def with_random_adapters(model: nn.Module) -> Iterator[None]:
-    """Fill the second matrices of LoRA adapters, which are 0 at first, with random numbers within the block."""
+    """Change the parameters of adapters that have no effect at first, by random numbers, within the block.
+
+    The second matrices of LoRA and the singular values of AdaLoRA, which are 0, become random; the magnitudes of DoRA
+    and the factors of IA3 are multiplied by random numbers near 1.
+    """
     generator = torch.Generator().manual_seed(0)
-    originals = [(p, p.data) for name, p in model.named_parameters() if "lora_B" in name or "lora_embedding_B" in name]
+    originals = [(name, p, p.data) for name, p in model.named_parameters() if any(part in name for part in _CHANGED)]
     try:
-        for parameter, data in originals:
-            parameter.data = (0.02 * torch.randn(data.shape, generator=generator)).to(data)
+        for name, parameter, data in originals:
+            noise = torch.randn(data.shape, generator=generator).to(data)
+            factors = any(part in name for part in _FACTORS)
+            parameter.data = data * (1 + 0.1 * noise) if factors else 0.02 * noise
         yield
     finally:
-        for parameter, data in originals:
+        for _, parameter, data in originals:
             parameter.data = data
 
 
@@ -192,5 +201,6 @@ def _model_logprobs(lm: Any, row: list[int]) -> Tensor:
     """Return the log-probs [T, V] of the next token after each token of a row, by the complete model."""
     ids = torch.tensor([row], device=next(lm.parameters()).device)
     with torch.no_grad():
-        logits: Tensor = lm(input_ids=ids).logits[0]
+        # prompt tuning of peft returns the logits of its virtual tokens too
+        logits: Tensor = lm(input_ids=ids).logits[0, -len(row) :]
     return logits.float().log_softmax(-1)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from rlalign.errors import UserError
+from rlalign.policies.adapter_kinds.virtual_tokens import VirtualTokens
 from rlalign.policies.lora import adapted_weight
 from rlalign.policies.model_files import described
 from rlalign.policies.path_check import measure
@@ -61,6 +62,7 @@ def prove_paths(
     autocast: Callable[[], AbstractContextManager[Any]],
     trains: bool = True,
     stored: bool = True,
+    virtual: VirtualTokens | None = None,
 ) -> Verdict:
     """Return the fastest paths of a model that agree with plain forward passes of each row alone.
 
@@ -75,6 +77,7 @@ def prove_paths(
         autocast: returns the context of forward passes in the compute dtype.
         trains: compute the gradient, and refuse a model whose gradient is not finite.
         stored: take the verdict of an earlier proof of an equal configuration, and store this one.
+        virtual: virtual tokens of the adapter. Plain forward passes are then those of peft's model.
 
     Raises:
         UserError: no path of the model is right.
@@ -82,11 +85,12 @@ def prove_paths(
     trained = sum(p.requires_grad for p in model.parameters()) if trains else 0
     checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in lm.modules())
     settings = {"dtype": str(dtype), "trained": trained, "adapters": model is not lm, "checkpointing": checkpointing}
+    settings |= {} if virtual is None else {"virtual": virtual.kind, "tokens": virtual.count}
     key = digest(lm, **settings, device=cpu_capability(lm)) if stored else None
     verdict = load(key)
     if verdict is None:
         with torch.enable_grad():
-            verdict = _Proof(model, lm, dtype, autocast, trains).run()
+            verdict = _Proof(model, lm, dtype, autocast, trains, virtual).run()
         if not verdict.refusal:  # its cause may be the weights, or the machine, which have no part in the key
             store(key, verdict)
     if verdict.refusal:
@@ -122,7 +126,7 @@ class _Proof:
     """The state of a proof.
 
     Attributes:
-        model, lm, dtype, autocast, trains: as for `prove_paths`.
+        model, lm, dtype, autocast, trains, virtual: as for `prove_paths`.
         trials: paths tried so far.
         rounded_noise: see `_decoding_noise`; None before it is needed.
     """
@@ -132,13 +136,15 @@ class _Proof:
     dtype: torch.dtype
     autocast: Callable[[], AbstractContextManager[Any]]
     trains: bool
+    virtual: VirtualTokens | None = None
     trials: list[Trial] = field(default_factory=list)
     rounded_noise: float | None = None
 
     def run(self) -> Verdict:
         """Try all paths in order of speed, with fast modules and then with those of the libraries."""
         family = type(self.lm).__name__
-        backbone = Backbone(self.lm)
+        backbone = self._backbone()
+        self.plain = self.lm if self.virtual is None else self.model
         self.rows = self._rows(backbone)
         self.switch = backbone.switch
         paths = Paths(proven=self.rows.proven)
@@ -162,9 +168,12 @@ class _Proof:
         if self.dtype != torch.float32 and any(t.float32 is not None and t.float32 <= _TOLERABLE for t in self.trials):
             advice = _IN_FLOAT32
         elif "is not finite" in refusal and self.model is self.lm:
-            advice = "use --model.lora-r 8"
+            advice = "use --model.adapter.kind lora"
         refusal = f"expected log-probs of '{family}' as of plain rows, got {refusal}; {_advice(advice)}"
         return Verdict(paths, tuple(self.trials), refusal)
+
+    def _backbone(self, paths: Paths | None = None) -> Backbone:
+        return Backbone(self.lm, paths, self.virtual)
 
     def _rows(self, backbone: Backbone) -> ProofRows:
         parameters = sum(p.numel() for p in self.lm.parameters())
@@ -179,8 +188,8 @@ class _Proof:
             with measure.in_float32(self.lm):
                 weights = self._some_weights()
                 try:
-                    self.expected = measure.plain_logprobs(self.lm, self.rows, self.switch)
-                    change = measure.change_of_earlier_logprobs(self.lm, self.rows, self.expected)
+                    self.expected = measure.plain_logprobs(self.plain, self.rows, self.switch)
+                    change = measure.change_of_earlier_logprobs(self.plain, self.rows, self.expected)
                 except _NOT_OF_A_PATH:
                     raise
                 except Exception as error:
@@ -189,7 +198,7 @@ class _Proof:
                     raise _Failed("its logits are not finite", "use finite weights")
                 if not torch.equal(weights, self._some_weights()):
                     raise _Failed("a forward pass changes its weights")
-                self.stable = measure.stable_positions(self.lm, self.rows, self.switch, self.expected)
+                self.stable = measure.stable_positions(self.lm, self.rows, self.switch, self.expected, self.plain)
                 if change > _TOLERABLE:
                     bidirectional = not getattr(self.lm.config.get_text_config(), "is_decoder", True)
                     advice = "set is_decoder to true in its config.json" if bidirectional else ""
@@ -199,7 +208,7 @@ class _Proof:
                 buffers = {name: buffer.dtype for name, buffer in self.lm.named_buffers()}
                 try:
                     with self.autocast():
-                        plain = measure.plain_logprobs(self.lm, self.rows, self.switch, (0, 2))
+                        plain = measure.plain_logprobs(self.plain, self.rows, self.switch, (0, 2))
                 except _NOT_OF_A_PATH:
                     raise
                 except Exception as error:
@@ -225,7 +234,7 @@ class _Proof:
             layouts = [replace(paths, scoring=scoring) for scoring in _SCORING]
             paths = self._first("scoring", layouts, self._try_scoring)
             decodings = [replace(paths, decoding=decoding, rows=rows) for decoding, rows in _DECODING]
-            if is_supported(self.lm):
+            if self.virtual is None and is_supported(self.lm):
                 decodings.insert(0, replace(paths, decoding="optimized"))
             return self._first("decoding", decodings, self._try_decoding)
 
@@ -271,14 +280,14 @@ class _Proof:
         if difference is None or difference <= max(_ROUNDING, 3 * self.noise):
             return self.noise
         if self.rounded_noise is None:
-            rounded = DecodingWeights(self.lm, Backbone(self.lm), self.dtype).lm
+            rounded = DecodingWeights(self.lm, self._backbone(), self.dtype).lm
             plain = measure.plain_logprobs(rounded, self.rows, self.switch)
             self.rounded_noise = max(self.noise, measure.mean_difference(self.expected, plain, self.rows))
         return self.rounded_noise
 
     def _try_head(self, paths: Paths) -> tuple[float, float | None]:
         """Compare the logits of body and head with those of the complete model, on a row alone."""
-        backbone = Backbone(self.lm, paths)
+        backbone = self._backbone(paths)
         with torch.no_grad(), measure.in_float32(self.lm):
             largest = measure.largest_difference(self.stable, measure.single_row_logprobs(backbone, self.rows))
         if self.dtype == torch.float32 or largest > _TOLERABLE:
@@ -293,7 +302,7 @@ class _Proof:
             self._pack()
         else:
             self._set_attention("sdpa")
-        backbone = Backbone(self.lm, paths)
+        backbone = self._backbone(paths)
         differences = self._compare(lambda: measure.scored_logprobs(backbone, self.rows))
         if self.trains and differences[0] <= _TOLERABLE:
             with self.autocast():
@@ -304,12 +313,10 @@ class _Proof:
         """Raise _Failed if the gradient of the log-probs is not finite."""
         trained = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         logprobs = measure.target_logprobs(backbone, self.rows)
-        gradients: list[Tensor | None] = []
-        gradients += torch.autograd.grad(logprobs.sum(), list(trained.values()), allow_unused=True)
+        gradients: Sequence[Any] = torch.autograd.grad(logprobs.sum(), list(trained.values()), allow_unused=True)
         for name, gradient in zip(trained, gradients, strict=True):
             if gradient is not None and not torch.isfinite(gradient).all():
                 raise _Failed(f"the gradient of '{name}' is not finite")
-
         unused = [name for name, g in zip(trained, gradients, strict=True) if g is None and ".lora_A." in name]
         self._check_unused([name.partition(".lora_A.")[0] for name in unused], backbone)
 
@@ -341,7 +348,7 @@ class _Proof:
 
     def _try_decoding(self, paths: Paths) -> tuple[float, float | None]:
         """Compare the log-probs of decoding."""
-        backbone = Backbone(self.lm, paths)
+        backbone = self._backbone(paths)
         if paths.decoding in ("padded", "equal") and not backbone.has_cache:
             raise _Failed("the model has no cache")
         device = backbone.device

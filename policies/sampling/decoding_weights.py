@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import torch
 
+from rlalign.policies.adapter_kinds.names import is_adapter_parameter
 from rlalign.policies.sampling.fast_decoder import FastDecoder, is_supported
 from rlalign.policies.sampling.library_decoder import LibraryDecoder
 from rlalign.policies.scoring.backbone import Backbone
@@ -35,9 +36,9 @@ class DecodingWeights:
         self._decoding_lm = lm
         self._library = LibraryDecoder(backbone)
         self._dtype = dtype
-        optimized = backbone.paths.decoding == "optimized" and is_supported(lm)
+        optimized = backbone.paths.decoding == "optimized" and backbone.virtual is None and is_supported(lm)
         self.fast_decoder = FastDecoder(lm, dtype) if optimized else None
-        full = any(p.requires_grad and "lora_" not in name for name, p in lm.named_parameters())
+        full = any(p.requires_grad and not is_adapter_parameter(name) for name, p in lm.named_parameters())
         self._needs_rounding = full and dtype != torch.float32
         # version of the training weights that each of the two was derived from; None: not derived, or invalidated
         self._versions: dict[str, int | None] = {"fast": None, "rounded": None}
@@ -81,7 +82,8 @@ class DecodingWeights:
             self._decoding_lm = copy.deepcopy(self._training_lm).requires_grad_(False)
             cast_weights(self._decoding_lm, self._dtype)
             if self.fast_decoder is None:
-                self._library = LibraryDecoder(Backbone(self._decoding_lm, self._library.backbone.paths))
+                old = self._library.backbone
+                self._library = LibraryDecoder(Backbone(self._decoding_lm, old.paths, old.virtual))
         for rounded, master in zip(self._decoding_lm.parameters(), self._training_lm.parameters(), strict=True):
             rounded.copy_(master)
 

@@ -23,7 +23,8 @@ from rlalign.policies.sampling.sampler import CachedPrefix
 
 _FAMILIES = ("LlamaForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM", "GPT2LMHeadModel")
 _OURS = ("rlalign.policies.scoring.linear", "rlalign.policies.scoring.norm", "rlalign.policies.scoring.attention")
-_MODULES = ("transformers.", "torch.nn.", "peft.tuners.lora.", *_OURS)
+_ADAPTERS = ("peft.tuners.lora.", "peft.tuners.adalora.", "peft.tuners.ia3.", "rlalign.policies.adapter_kinds.")
+_MODULES = ("transformers.", "torch.nn.", *_ADAPTERS, *_OURS)
 _FIXED_ROTARY = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose frequencies do not depend on the length of the context."""
 _PIECE_TOKENS = 8192

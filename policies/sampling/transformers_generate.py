@@ -26,12 +26,17 @@ class GenerateSampler:
     the cache, without one.
 
     Args:
-        policy: a `CausalPolicy`. Raises UserError for another one.
+        policy: a `CausalPolicy` without virtual tokens. Raises UserError for another one.
     """
 
     def __init__(self, policy: Policy) -> None:
         if not isinstance(policy, CausalPolicy):
             raise UserError(f"transformers.generate cannot run a {type(policy).__name__}; use --rollout.sampler decode")
+        if policy.virtual is not None:
+            raise UserError(
+                f"transformers.generate does not read the virtual tokens of {policy.virtual.kind}; use "
+                "--rollout.sampler decode"
+            )
         self.policy = policy
 
     @torch.no_grad()

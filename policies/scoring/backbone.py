@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from rlalign.errors import UserError
+from rlalign.policies.adapter_kinds.virtual_tokens import VirtualTokens
 from rlalign.policies.scoring.attention import ATTENTION_NAME
 from rlalign.policies.scoring.head import Head
-from rlalign.policies.scoring.packing import pack, to_device
+from rlalign.policies.scoring.packing import behind_cache, pack, to_device
 from rlalign.policies.scoring.paths import Paths, Scoring
 from rlalign.policies.scoring.positions import switch_length
 from rlalign.policies.scoring.token_scores import first_actions
@@ -38,13 +39,15 @@ class Backbone:
     Args:
         lm: a transformers `...ForCausalLM`.
         paths: how rows are read; see `Paths`. The attention of `lm` decides whether the packed layout can be used.
+        virtual: tokens that each context is read behind; None: there are none.
 
     Raises:
         UserError: the model has no separate head.
     """
 
-    def __init__(self, lm: Any, paths: Paths | None = None) -> None:
+    def __init__(self, lm: Any, paths: Paths | None = None, virtual: VirtualTokens | None = None) -> None:
         self.body = body_of(lm)
+        self.virtual = virtual
         if lm.get_output_embeddings() is None or self.body is lm:
             raise UserError(
                 f"expected a decoder with a language-model head, got '{type(lm).__name__}'; use a causal language model"
@@ -53,7 +56,8 @@ class Backbone:
         self.head = Head(lm, self.body, self.paths.head)
         self.vocab_size = self.head.vocab_size
         self._config = config = lm.config.get_text_config()
-        self.max_positions: int | None = _max_positions(config)
+        limit = _max_positions(config)
+        self.max_positions = limit if limit is None or virtual is None else limit - virtual.count
         self.switch = switch_length(config)
         parameters = _parameters(self.body)
         self.takes_positions = "position_ids" in parameters
@@ -93,6 +97,8 @@ class Backbone:
     ) -> tuple[Tensor, Any]:
         """Run the body.
 
+        Virtual tokens need no place in the arguments: a new cache begins with them, and positions are behind them.
+
         Args:
             ids: int64 [n, T], token ids.
             mask: bool [n, slots], true at real tokens, or None.
@@ -104,6 +110,11 @@ class Backbone:
         Returns:
             The hidden states [n, T, d], and the cache or None.
         """
+        if self.virtual is not None:
+            if mask is not None and mask.ndim == 2:
+                mask = torch.cat([mask.new_ones(len(ids), self.virtual.count), mask], dim=1)
+            positions = None if positions is None else positions + self.virtual.count
+            cache = self.virtual.cache(len(ids)) if cache is None else cache
         if positions is not None and self.takes_positions:
             arguments["position_ids"] = positions
         if self._takes_use_cache:
@@ -232,6 +243,8 @@ class Backbone:
 
     def _packed(self, tokens: Tensor, first: Tensor, ends: Tensor) -> tuple[Tensor, Tensor]:
         packing, slots = pack(tokens, first, ends)
+        if self.virtual is not None:
+            packing = behind_cache(packing, self.virtual.count)
         packing = packing.to(self.device)
         # transformers passes a mask of four dimensions on unchanged: it builds no mask, which packed attention ignores
         unused_mask = torch.zeros(1, 1, 1, 1, dtype=torch.bool, device=self.device)

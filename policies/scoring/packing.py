@@ -9,7 +9,7 @@ are padded to the longest of them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -129,6 +129,21 @@ def pack(tokens: Tensor, prefix_lengths: Tensor, ends: Tensor) -> tuple[Packing,
     ids = torch.from_numpy(table[rows[segment], column])[None]
     packing = Packing(ids, torch.from_numpy(column)[None], tuple(buckets), torch.from_numpy(output_index))
     return packing, torch.from_numpy(slots)
+
+
+def behind_cache(packing: Packing, count: int) -> Packing:
+    """Return a packing whose keys stand behind `count` slots of a cache, which each token attends to."""
+    return replace(packing, buckets=tuple(_behind_cache(bucket, count) for bucket in packing.buckets))
+
+
+def _behind_cache(bucket: Bucket, count: int) -> Bucket:
+    n, t = bucket.queries.shape
+    s = bucket.keys.shape[1]
+    mask = bucket.mask
+    if mask is None:  # queries and keys are the same columns
+        mask = torch.full((t, s), -torch.inf).triu_(1).expand(n, t, s)
+    keys = torch.cat([torch.arange(count).expand(n, count), bucket.keys + count], dim=1)
+    return Bucket(bucket.queries, keys, torch.cat([torch.zeros(n, t, count), mask], dim=2))
 
 
 def _split_by_size(queries: Ints, keys: Ints) -> list[Ints]:

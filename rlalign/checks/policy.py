@@ -8,6 +8,7 @@ from rlalign.checks.invariant import CheckResult
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.policies.factory import PolicyOptions, make_policy, policy_kind
+from rlalign.policies.options import AdapterOptions
 
 _ENVIRONMENT = "reverse"
 """Environment whose tokenizer a policy without one of its own gets."""
@@ -34,7 +35,7 @@ def check_policy(name: str) -> list[CheckResult]:
         return [CheckResult("paths", True, "this kind of policy has one way to score and one to decode")]
     results = []
     for kind, rank in (("LoRA", 8), ("full fine-tuning", 0)):
-        options = PolicyOptions(lora_r=rank)
+        options = PolicyOptions(adapter=AdapterOptions.lora(rank))
         try:
             policy: Any = make_policy(name, tokenizer=make_mdp(_ENVIRONMENT).tokenizer, options=options)
         except UserError as error:

@@ -90,9 +90,34 @@ def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[st
 
 
 def settings_flags(args: Sequence[str]) -> list[str]:
-    """Return the arguments with short flags renamed to settings, such as `--reward SPEC`, one per flag."""
+    """Return the arguments with short and former flags renamed to settings.
+
+    Short ones such as `--reward SPEC`, one per flag; `--model.lora-r N` and `--model.lora-alpha N`, now of
+    `model.adapter`.
+    """
     parts = (word.partition("=") for word in args)
-    return [_SHORT.get(flag, flag) + equals + value for flag, equals, value in parts]
+    return _current_flags([_SHORT.get(flag, flag) + equals + value for flag, equals, value in parts])
+
+
+def _current_flags(words: list[str]) -> list[str]:
+    """Return words with flags of the time before `model.adapter` under their names of today."""
+    current: list[str] = []
+    i = 0
+    while i < len(words):
+        flag, equals, value = words[i].partition("=")
+        i += 1
+        name = flag[2:].replace("-", "_")
+        if name not in ("model.lora_r", "model.lora_alpha"):
+            current.append(flag + equals + value)
+            continue
+        if not equals and i < len(words):
+            value = words[i]
+            i += 1
+        from rlalign.config.serialize import current_setting
+
+        key, new = current_setting(name, value)
+        current += [f"--{key}", str(new)]
+    return current
 
 
 def optional_value(args: Sequence[str], flag: str, default: str) -> list[str]:

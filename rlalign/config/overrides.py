@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.config.schema import TrainConfig
-from rlalign.config.serialize import to_dict, update
+from rlalign.config.serialize import current_setting, to_dict, update
 from rlalign.errors import UserError, did_you_mean
 from rlalign.typecheck import flatten
 
@@ -39,6 +39,11 @@ def full_key(key: str) -> str:
     if len(matches) > 1:
         raise UserError(f"setting '{key}' may be {' or '.join(matches)}; use the full name")
     if not matches:
+        today = current_setting(key, None)[0]
+        if today != key:
+            raise UserError(
+                f"unknown setting '{key}', which is {today} now; full fine-tuning is model.adapter.kind none"
+            )
         last_words = {k.rpartition(".")[2] for k in settings}
         suggestion = did_you_mean(key, settings) or did_you_mean(key.rpartition(".")[2], last_words)
         raise UserError(f"unknown setting '{key}'.{suggestion or ' rlalign train --help lists them.'}")
@@ -56,7 +61,7 @@ def apply(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
     """
     if not changes:
         return config
-    changes = {full_key(k): v for k, v in changes.items()}
+    changes = {full_key(k): v for k, v in (current_setting(*change) for change in changes.items())}
     now = flatten(to_dict(config))
     typed = {k: _as(k, v, now.get(k)) for k, v in changes.items()}
     group = typed.get("rollout.group_size")

@@ -13,6 +13,7 @@ from rlalign.config.schema import ContinualConfig, RecordedConfig, TrainConfig
 from rlalign.envs.task_order.options import TaskOptions
 from rlalign.errors import UserError, did_you_mean
 from rlalign.objective.spec import Objective
+from rlalign.policies.options import DEFAULT_RANK
 from rlalign.registry import ENVS, REWARDS
 from rlalign.typecheck import checked, flatten, hints_of
 
@@ -52,6 +53,9 @@ _ADDED: dict[str, Any] = {
     "metrics": [],
     **flatten({"continual": dataclasses.asdict(ContinualConfig())}),
     **flatten({"tasks": dataclasses.asdict(TaskOptions())}),
+    "model.base": "none",
+    "model.adapter.targets": "auto",
+    "model.adapter.tokens": 16,
 }
 """Settings that format 2 did not have at first, with the value that leaves a run what it was without them."""
 
@@ -86,6 +90,8 @@ def from_json(data: Any) -> TrainConfig:
     if not isinstance(number, int) or not 1 <= number <= FORMAT:
         raise UserError(f"a configuration: expected a format from 1 to {FORMAT}, got {number!r}; use a newer rlalign")
     settings = {key: value for key, value in data.items() if key != "format"}
+    if isinstance(settings.get("model"), Mapping):
+        settings["model"] = _with_adapter_group(settings["model"])
     for old in range(number, FORMAT):
         settings = _renamed(settings, _RENAMED[old])
     if number == 1:
@@ -93,6 +99,39 @@ def from_json(data: Any) -> TrainConfig:
         settings["rewards"] = [_moved(spec, modules) for spec in settings.get("rewards", ())]
         settings["env"] = _moved(settings.get("env", TrainConfig.env), modules)
     return from_dict(TrainConfig, settings)
+
+
+_LORA = {"lora_r": "adapter.r", "lora_alpha": "adapter.alpha"}
+"""Settings of a policy before adapters had kinds -> settings of today. A lora_r of 0 was adapter.kind none."""
+
+
+def current_setting(key: str, value: Any) -> tuple[str, Any]:
+    """Return a setting under its name of today.
+
+    Args:
+        key: dotted key, of today or of the time before `model.adapter`.
+        value: its value.
+
+    Example:
+        >>> current_setting("model.lora_r", 4), current_setting("model.lora_r", 0)
+        (('model.adapter.r', 4), ('model.adapter.kind', 'none'))
+    """
+    section, _, name = key.rpartition(".")
+    if name not in _LORA or section not in ("", "model"):
+        return key, value
+    if name == "lora_r" and str(value) == "0":
+        return "model.adapter.kind", "none"
+    return f"model.{_LORA[name]}", value
+
+
+def _with_adapter_group(model: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of a policy with `lora_r` and `lora_alpha`, if it has them, in the group `adapter`."""
+    settings = {key: value for key, value in model.items() if key not in _LORA}
+    for name in _LORA:
+        if name in model:
+            key, value = current_setting(f"model.{name}", model[name])
+            settings["adapter"] = {**settings.get("adapter", {}), key.rpartition(".")[2]: value}
+    return settings
 
 
 def _modules_by_old_name() -> dict[tuple[str, ...], str]:
@@ -153,7 +192,7 @@ def update(config: D, changes: Mapping[str, Any]) -> D:
         UserError: for an unknown key, with a suggestion.
     """
     data = to_dict(config)
-    for key, value in changes.items():
+    for key, value in (current_setting(*change) for change in changes.items()):
         at, parts = data, key.split(".")
         for i, part in enumerate(parts):
             if not isinstance(at, dict) or part not in at:
@@ -184,12 +223,29 @@ def fingerprint(config: TrainConfig, *, number: int = FORMAT) -> str:
     """Return the sha256 of the settings that decide a run's result, under the keys of format `number`."""
     deciding = {k: v for k, v in flatten(to_dict(config)).items() if unsafe(k, config)}
     deciding["model.trust_remote_code"] = False  # permission is no setting, and config.json never grants it
+    deciding |= _lora_keys(deciding)
     # a setting at the value that changes nothing is left out, so that the checkpoints of earlier runs keep theirs
     deciding = {k: v for k, v in deciding.items() if k not in _ADDED or v != _ADDED[k]}
     for newer in reversed(range(number, FORMAT)):
         old_key = {new: old for old, new in _RENAMED[newer].items()}
         deciding = {old_key.get(k, k): v for k, v in deciding.items()}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _lora_keys(deciding: dict[str, Any]) -> dict[str, Any]:
+    """Remove the kind, rank and scale of an adapter from flat settings; return them under the keys they always had.
+
+    The fingerprint of a run with LoRA or full fine-tuning is that of the time before `model.adapter`.
+    """
+    if "model.adapter.kind" not in deciding:
+        return {}
+    kind, rank, alpha = (deciding.pop(f"model.adapter.{name}") for name in ("kind", "r", "alpha"))
+    if kind == "none":
+        rank = 0
+    elif kind == "lora" and rank is None:
+        rank = DEFAULT_RANK
+    keys = {"model.lora_r": rank, "model.lora_alpha": alpha}
+    return keys if kind in (None, "none", "lora") else {**keys, "model.adapter.kind": kind}
 
 
 def same_experiment(config: TrainConfig, stored: str) -> bool:

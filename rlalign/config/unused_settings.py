@@ -154,14 +154,22 @@ def _unread_of_order(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
 def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     scratch = from_scratch(c.policy)
     is_adapter = (Path(c.policy).expanduser() / "adapter_config.json").is_file()
-    if c.model.lora_r == 0 or (c.model.lora_r is None and scratch):
-        yield "model", "lora_alpha", "no adapter is trained"
-    elif is_adapter and c.model.on_adapter != "merge" and c.model.lora_r is None:
-        yield "model", "lora_alpha", "the adapter of the policy folder has its own"
+    adapter = c.model.adapter.resolved("none" if scratch else "lora")
+    continued = is_adapter and c.model.on_adapter != "merge" and c.model.adapter.kind is None
+    if adapter.kind == "none":
+        yield "model.adapter", "alpha targets tokens", "no adapter is trained"
+    elif continued and c.model.adapter.r is None:
+        yield "model.adapter", "alpha targets tokens", "the adapter of the policy folder has its own"
+    elif adapter.is_virtual:
+        yield "model.adapter", "r alpha targets", f"model.adapter.kind is {adapter.kind}"
+    elif not adapter.is_low_rank:
+        yield "model.adapter", "r alpha tokens", f"model.adapter.kind is {adapter.kind}"
+    else:
+        yield "model.adapter", "tokens", f"model.adapter.kind is {adapter.kind}"
     if not is_adapter:
         yield "model", "on_adapter", "the policy is not the folder of an adapter"
     if c.policy in ("gru", "tabular"):
-        yield "model", "dtype layers gradient_checkpointing", f"a {c.policy} policy does not read it"
+        yield "model", "dtype layers gradient_checkpointing base", f"a {c.policy} policy does not read it"
     if scratch:
         yield "model", "trust_remote_code", "the policy starts from scratch"
     else:

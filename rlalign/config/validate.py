@@ -78,6 +78,11 @@ def validate(config: TrainConfig) -> None:
     _ = r.sampling  # its constructor raises for an impossible distribution
     if r.sampler not in ("decode", "generate"):
         raise UserError(f"unknown sampler '{r.sampler}'.{did_you_mean(r.sampler, ('decode', 'generate'))}")
+    if r.sampler == "generate" and config.model.adapter.is_virtual:
+        raise UserError(
+            f"rollout.sampler generate does not read the virtual tokens of adapter.kind {config.model.adapter.kind}; "
+            "use --rollout.sampler decode"
+        )
     _check_minibatches(config)
     _check_trackers(config)
     _check_hooks(config)

@@ -13,6 +13,7 @@ from rlalign.continual.chain import Link
 from rlalign.errors import FaultError, UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_policy, policy_kind
+from rlalign.policies.options import AdapterOptions
 from rlalign.policies.memory import is_out_of_memory
 from rlalign.storage.identity import changes, identity_of
 from rlalign.storage.newest import stored_identity
@@ -96,12 +97,18 @@ def initial_policy(config: TrainConfig, tokenizer: Tokenizer, device: torch.devi
     Raises:
         UserError: there is no such policy any more.
     """
+    adapter = config.model.adapter
+    if adapter.is_virtual:
+        raise UserError(
+            f"continual.anchor: expected a former run whose initial policy is its base, got one with a {adapter.kind} "
+            "that was drawn at its start; use --continual.anchor new"
+        )
     kind = policy_kind(config.policy)
     if kind in ("pretrained", "smollm2") or Path(config.policy).expanduser().is_dir():
         trusted = config.model.trust_remote_code and trust
         return local_teacher(config.policy, tokenizer, device, trust_remote_code=trusted)
     # from scratch: neither values nor adapters change the weights that the seed draws
-    options = replace(config.model, lora_r=0, value="none", trust_remote_code=False)
+    options = replace(config.model, adapter=AdapterOptions("none"), base="none", value="none", trust_remote_code=False)
     built = make_policy(
         config.policy,
         tokenizer=tokenizer,

@@ -273,7 +273,7 @@ def _weight_files(policy: str) -> dict[str, Path]:
     if adapter is None:
         return files
     base = str((ModelFiles(str(folder)).read_json(adapter.name) or {}).get("base_model_name_or_path") or "")
-    for candidate in (Path(base), folder / base, folder.parent / Path(base).name):
+    for candidate in (Path(base), folder / base, folder.parent / Path(base).name, folder / Path(base).name):
         if base and candidate.is_dir():
             return files | {f"policy base {path.name}": path for path in _model_files(candidate)}
     return files | (_hub_files("hub base", base) if base else {})

@@ -57,10 +57,10 @@ def check_local_teacher(name: str, *, trust_remote_code: bool) -> None:
     path = policy_path(name)
     if policy_kind(path) == "pretrained":
         from rlalign.policies.options import PolicyOptions
-        from rlalign.policies.pretrained import check_pretrained
+        from rlalign.policies.pretrained import check_pretrained, frozen_adapter
 
-        options = PolicyOptions(lora_r=0, on_adapter="merge", trust_remote_code=trust_remote_code)
         folder = Path(path).expanduser()
+        options = PolicyOptions(adapter=frozen_adapter(folder), trust_remote_code=trust_remote_code)
         check_pretrained(str(folder) if folder.is_dir() else path, options)
 
 

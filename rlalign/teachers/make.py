@@ -44,7 +44,7 @@ def make_teacher(config: TrainConfig, policy: Policy, mdp: TextMDP) -> Teacher |
             raise
         raise FaultError(
             f"out of memory while the teacher '{name}' is loaded on {policy.device} beside the policy; use a smaller "
-            "teacher, --model.lora-r 8 if all weights are trained, or the URL of a server"
+            "teacher, --model.adapter.kind lora if all weights are trained, or the URL of a server"
         ) from error
     check_same_vocabulary(policy.tokenizer, teacher.policy.tokenizer, name)
     positions = teacher.policy.max_positions

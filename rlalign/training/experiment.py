@@ -171,7 +171,7 @@ def _build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
         first_line = str(error).splitlines()[0]
         raise FaultError(
             f"out of memory while the policy '{config.policy}' is loaded on {config.device} ({first_line}); use a "
-            "smaller policy, --model.lora-r 8 if all weights are trained, or a device with more memory"
+            "smaller policy, --model.adapter.kind lora if all weights are trained, or a device with more memory"
         ) from error
 
 

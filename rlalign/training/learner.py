@@ -29,6 +29,7 @@ from rlalign.objective import (
     value_count,
     value_loss,
 )
+from rlalign.policies.adapter_kinds.rank_schedule import rank_schedule
 from rlalign.policies.base import Policy, ReferenceScorer
 from rlalign.policies.scoring.packing import to_device
 from rlalign.rollout.agreement import check_mismatch
@@ -97,7 +98,7 @@ class Learner:
         value_ids = {id(p) for p in policy.value_trainable().values()}
         self.body = [p for p in self.parameters if id(p) not in value_ids]
         if not self.parameters:
-            raise UserError("the policy has no trainable parameter; use --model.lora-r 8, or full fine-tuning")
+            raise UserError("the policy has no trainable parameter; use --model.adapter.kind lora, or full fine-tuning")
         groups: list[dict[str, Any]] = [{"params": self.parameters}]
         if objective.value.lr > 0 and value_ids:
             value_parameters = [p for p in self.parameters if id(p) in value_ids]
@@ -120,6 +121,7 @@ class Learner:
             second_reference=second_reference,
         )
         self.ewc = ewc
+        self.ranks = rank_schedule(policy, total_updates)
         self.updates = 0
         self.steps_begun = self.steps_done = 0  # of the optimizer, in this process
         self.last_metrics: dict[str, float] = {}  # of the last update that reached its optimizer step
@@ -251,6 +253,9 @@ class Learner:
                 sums.add(part_sum)
             total.backward()  # type: ignore[no-untyped-call]  # untyped in torch
             sums.loss += total.detach()
+        penalty = self.ranks.penalty() if self.ranks else None
+        if penalty is not None:
+            penalty.backward()  # type: ignore[no-untyped-call]  # untyped in torch
         return sums
 
     def _loss_terms(self, *, check_finite: bool) -> list[LossTerm]:
@@ -326,10 +331,14 @@ class Learner:
         allocate_moments(self.optimizer)
         self.steps_begun += 1  # an interruption inside the step leaves weights that are of no step
         self.optimizer.step()
-        self.steps_done += 1
         if scheduled:
             self.schedule.step()
             self.updates += 1
+        if self.ranks and scheduled:
+            self.ranks.after_step(self.updates)
+        elif self.ranks:
+            self.ranks.after_other_step()
+        self.steps_done += 1
         self.optimizer.zero_grad(set_to_none=True)
 
     # ---- state ----
@@ -343,6 +352,7 @@ class Learner:
             "objective": self.state.state_dict(),
             "updates": self.updates,
             "micro_batch": self.micro_batcher.micro_batch,
+            **({"ranks": self.ranks.state_dict()} if self.ranks else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -361,6 +371,8 @@ class Learner:
         self.state.load_state_dict(state["objective"])
         self.updates = state["updates"]
         self.micro_batcher.micro_batch = state["micro_batch"]
+        if self.ranks and "ranks" in state:
+            self.ranks.load_state_dict(state["ranks"])
 
 
 @contextmanager

@@ -97,8 +97,8 @@ def out_of_memory(
             fixes.append("a smaller --rollout.prompts")  # only the decode loop samples in several passes
     if phase in ("validation", "evaluation"):
         fixes.append("a smaller --evaluation.samples")
-    if config.model.lora_r == 0 and phase != "validation":
-        fixes.append("adapters in a new run (--model.lora-r 8)")
+    if config.model.adapter.kind == "none" and phase != "validation":
+        fixes.append("adapters in a new run (--model.adapter.kind lora)")
     fixes.append("a device with more memory")
     saved = ""
     if run is not None:

@@ -24,7 +24,7 @@ def study_of(folder: Path) -> Study:
     tasks = [source.get("train", i) for i in range(20)]
     data = folder / "chat.jsonl"
     data.write_text("".join(json.dumps({"prompt": t.prompt, "completion": t.columns["answer"]}) + "\n" for t in tasks))
-    small = {"evaluation.prompts": 2, "model.hidden_size": 16, "rollout.max_new": 4, "model.lora_r": 0}
+    small = {"evaluation.prompts": 2, "model.hidden_size": 16, "rollout.max_new": 4, "model.adapter.kind": "none"}
     return Study(
         ("grpo", "reinforce"), (ENV,), "tiny", (0, 1), steps=1, output=str(folder / "study"), warm_start="sft",
         settings=small, algorithm={"sft": {"data": str(data), "steps": 3}},

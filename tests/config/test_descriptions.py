@@ -91,7 +91,7 @@ def test_all_commands_and_settings_are_read():
     assert {"feedback" if name.startswith("feedback_") else name for name in modules} == {
         cli._MODULES.get(name, name) for name in cli.COMMANDS
     } - {"train", "doctor"}  # train has the settings as its flags, doctor has no flags
-    assert len(list(sections(TrainConfig))) == 20
+    assert len(list(sections(TrainConfig))) == 21
 
 
 def test_a_missing_description_is_found():

@@ -89,10 +89,12 @@ def test_integers_beyond_64_bits_are_refused(name):
 
 
 def test_an_adapter_of_scale_0_and_an_absurd_rank_are_refused():
-    with pytest.raises(UserError, match=r"lora_alpha: expected at least 1, got 0; an adapter of scale 0 has no effect"):
-        changed(model__lora_alpha=0)
-    with pytest.raises(UserError, match=r"lora_r: expected at least 0 and at most 65536, got 1000000000"):
-        changed(model__lora_r=10**9)
+    with pytest.raises(
+        UserError, match=r"adapter.alpha: expected at least 1, got 0; an adapter of scale 0 has no effect"
+    ):
+        changed(model__adapter__alpha=0)
+    with pytest.raises(UserError, match=r"adapter.r: expected at least 1 and at most 65536, got 1000000000"):
+        changed(model__adapter__r=10**9)
 
 
 def test_rewards_of_weight_0_alone_are_refused():

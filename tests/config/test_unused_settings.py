@@ -48,11 +48,15 @@ def test_settings_that_are_read_are_not_reported():
 @pytest.mark.parametrize(
     ("policy", "changes", "unread"),
     [
-        ("tiny", {"model__lora_r": 4, "model__lora_alpha": 32, "model__layers": 3}, []),
-        ("tiny", {"model__lora_alpha": 32, "model__trust_remote_code": True}, ["lora_alpha", "trust_remote_code"]),
+        ("tiny", {"model__adapter__r": 4, "model__adapter__alpha": 32, "model__layers": 3}, []),
+        (
+            "tiny",
+            {"model__adapter__alpha": 32, "model__trust_remote_code": True},
+            ["adapter.alpha", "trust_remote_code"],
+        ),
         ("gru", {"model__hidden_size": 32, "model__layers": 3, "model__dtype": "bfloat16"}, ["dtype", "layers"]),
-        ("smollm2", {"model__lora_alpha": 32, "model__hidden_size": 32}, ["hidden_size"]),
-        ("smollm2", {"model__lora_r": 0, "model__lora_alpha": 32}, ["lora_alpha"]),
+        ("smollm2", {"model__adapter__alpha": 32, "model__hidden_size": 32}, ["hidden_size"]),
+        ("smollm2", {"model__adapter__kind": "none", "model__adapter__alpha": 32}, ["adapter.alpha"]),
     ],
 )
 def test_model_settings_that_the_kind_of_policy_does_not_read_are_reported(policy, changes, unread):

@@ -22,6 +22,7 @@ SCRIPTS = (
     "feedback_page",
     "environments",
     "architectures",
+    "adapters",
     "preference_road_page",
     "preference_study",
     "continual",

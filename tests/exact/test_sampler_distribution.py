@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import make_policy, make_sampler
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.types import Sampling
 
 V, EOS, LIMIT, DRAWS = 5, 1, 3, 12_000
@@ -37,7 +37,9 @@ def policy_of(kind: str):
         num_attention_heads=2,
         initializer_range=0.5,
     )
-    return CausalPolicy(LlamaForCausalLM(config), Ids(), options=PolicyOptions(lora_r=0, dtype="float32"))
+    return CausalPolicy(
+        LlamaForCausalLM(config), Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(0), dtype="float32")
+    )
 
 
 def next_probabilities(policy, ids: list[int], sampling: Sampling) -> torch.Tensor:

@@ -174,7 +174,7 @@ def test_a_stopped_run_reports_the_signal_and_starts_again_on_resume(tmp_path) -
 def test_an_adapter_is_trained_and_no_other_adapter_is_saved(tmp_path) -> None:
     base = train_trl(configuration("trl:rloo", tmp_path / "base"), quiet=True)
     config = default_config(str(base.folder / "policy"), str(base.folder / "policy"), "trl:grpo")
-    config = update(config, {**SMALL, "env": ENV, "steps": 2, "output": str(tmp_path / "lora"), "model.lora_r": 2})
+    config = update(config, {**SMALL, "env": ENV, "steps": 2, "output": str(tmp_path / "lora"), "model.adapter.r": 2})
     run = train_trl(config, quiet=True)
     assert config.objective.kl.coef > 0
     assert sorted(p.name for p in (run.folder / "policy" / "adapter").iterdir() if p.is_dir()) == []

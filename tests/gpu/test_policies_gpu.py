@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rlalign.policies.factory import make_policy, make_sampler
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.sampling.decode_loop import DecodeSampler
 from rlalign.types import Sampling
 
@@ -53,7 +53,7 @@ def sampled_batch(policy, sampler, sampling, seed=0):
     ],
 )
 def test_scores_equal_sampled_logprobs_and_have_gradients(kind, lora, dtype, tolerance, sampling, value):
-    options = PolicyOptions(lora_r=lora, dtype=dtype, value=value)
+    options = PolicyOptions(adapter=AdapterOptions.lora(lora), dtype=dtype, value=value)
     policy = make_policy(kind, tokenizer=Ids(), options=options, device="cuda")
     for sampler in ("decode",) if kind == "gru" else ("decode", "generate"):
         tokens, lengths, mask, sampled = sampled_batch(policy, sampler, sampling)
@@ -88,7 +88,9 @@ def test_auto_is_bfloat16_for_a_pretrained_model(tmp_path):
     ("lora", "dtype", "tolerance"), [(0, "float32", 1e-4), (4, "float32", 1e-4), (4, "bfloat16", 5e-2)]
 )
 def test_captured_graphs_sample_the_same_tokens_as_single_steps(lora, dtype, tolerance, greedy):
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora, dtype=dtype), device="cuda")
+    policy = make_policy(
+        "tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora), dtype=dtype), device="cuda"
+    )
     stepwise, captured = (DecodeSampler(policy, fixed=fixed) for fixed in (False, True))
     limits = [1, 2, 3, 40, 40, 5, 5, 5] * 2
     for seed in range(3):

@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCau
 from rlalign.config.schema import LearnerConfig
 from rlalign.objective import Objective
 from rlalign.policies.causal import CausalPolicy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.scoring.fused_logprobs import fused_logprobs
 from rlalign.rollout.collect import Rollout
 from rlalign.training.learner import Learner
@@ -32,7 +32,7 @@ def policy_of(family, device, dtype="float32", lora=0, **options):
     }  # fmt: skip
     torch.manual_seed(7)
     lm = LlamaForCausalLM(LlamaConfig(**shape)) if family == "llama" else Qwen3ForCausalLM(Qwen3Config(**shape))
-    settings = PolicyOptions(lora_r=lora, dtype=dtype, **options)
+    settings = PolicyOptions(adapter=AdapterOptions.lora(lora), dtype=dtype, **options)
     policy = CausalPolicy(lm, Ids(), options=settings, seed=1, device=device, keep_reference=False)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():

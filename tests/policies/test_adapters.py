@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
+from peft import IA3Config, LoHaConfig, LoraConfig, PeftModel, PromptEncoderConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModelForCausalLM,
@@ -20,7 +20,7 @@ from transformers import (
 
 from rlalign.errors import UserError
 from rlalign.policies.factory import load, make_policy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.pretrained import check_pretrained
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
 from rlalign.types import Sampling
@@ -179,7 +179,7 @@ def test_a_continued_adapter_is_pefts_model_before_and_after_training(name, tmp_
 def test_a_merged_adapter_is_pefts_model_before_and_after_training(name, lora_r, tmp_path):
     write(tmp_path, name, {**LORA, **OTHERS}[name])
     initial = peft_model(tmp_path / "adapter")
-    policy = build(tmp_path / "adapter", on_adapter="merge", lora_r=lora_r)
+    policy = build(tmp_path / "adapter", on_adapter="merge", adapter=AdapterOptions.lora(lora_r))
     assert "is merged into" in policy.notes[0]
     check_policy(policy, initial)
     perturb(policy, 0.05)
@@ -207,14 +207,21 @@ def test_a_continued_adapter_in_bfloat16_differs_by_rounding_only(name, tmp_path
 def test_the_default_continues_unless_the_options_rule_it_out(tmp_path):
     write(tmp_path, "lora", LORA["lora"])
     folder = tmp_path / "adapter"
-    for options, trained in (({}, 4), ({"lora_r": 4}, 4), ({"lora_r": 2}, 2), ({"lora_r": 0}, 0)):
+    for options, trained in (
+        ({}, 4),
+        ({"adapter": AdapterOptions(r=4)}, 4),
+        ({"adapter": AdapterOptions(r=2)}, 2),
+        ({"adapter": AdapterOptions.lora(0)}, 0),
+    ):
         policy = build(folder, **options)
         ranks = {p.shape[0] for n, p in policy.trainable().items() if "lora_A" in n}
         assert ranks == ({trained} if trained else set())
         assert ("is merged" in policy.notes[0]) is (trained != 4)
-    for lora_r in (0, 2):
-        with pytest.raises(UserError, match=rf"rank 4 with lora_r {lora_r}; use --model.on-adapter merge"):
-            check_pretrained(str(folder), PolicyOptions(lora_r=lora_r, on_adapter="continue"), Ids())
+    for lora_r, reason in ((0, "kind none"), (2, "r 2")):
+        with pytest.raises(UserError, match=rf"rank 4 with adapter.{reason}; use --model.on-adapter merge"):
+            check_pretrained(
+                str(folder), PolicyOptions(adapter=AdapterOptions.lora(lora_r), on_adapter="continue"), Ids()
+            )
 
 
 def test_modules_that_train_as_a_whole_are_not_continued_in_bfloat16(tmp_path):
@@ -260,7 +267,7 @@ def load_model(folder: Path):
 
 
 def test_a_run_folder_that_was_moved_finds_its_base(tmp_path):
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=4))
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(4)))
     perturb(policy)
     policy.save_pretrained(tmp_path / "run" / "policy")
     expected = score(policy)
@@ -304,12 +311,12 @@ def test_an_adapter_that_cannot_be_used_is_refused_before_weights_are_loaded(cas
         check_pretrained(str(tmp_path / "adapter"), PolicyOptions(), Ids())
 
 
-def test_an_adapter_of_prompts_is_refused(tmp_path):
+def test_an_adapter_with_an_encoder_of_prompts_is_refused(tmp_path):
     build_base("llama").save_pretrained(tmp_path / "base")
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
-    settings = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    settings = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, encoder_hidden_size=8)
     get_peft_model(base, settings).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(UserError, match="PROMPT_TUNING"):
+    with pytest.raises(UserError, match="P_TUNING"):
         check_pretrained(str(tmp_path / "adapter"), PolicyOptions(), Ids())
 
 
@@ -348,12 +355,14 @@ def test_the_tokenizer_is_the_adapters_own_or_its_bases(tmp_path):
     from rlalign.tokenizers import CharTokenizer
 
     alphabet = CharTokenizer("abcdefgh")
-    policy = make_policy("tiny", tokenizer=alphabet, options=PolicyOptions(lora_r=2))
+    policy = make_policy("tiny", tokenizer=alphabet, options=PolicyOptions(adapter=AdapterOptions.lora(2)))
     policy.save_pretrained(tmp_path / "policy")
     adapter = tmp_path / "policy" / "adapter"
     assert make_policy(str(adapter)).tokenizer.spec == alphabet.spec
     make_policy("tiny", tokenizer=alphabet).save_pretrained(tmp_path / "base")
-    over_base = make_policy(str(tmp_path / "base"), options=PolicyOptions(lora_r=2, dtype="float32"))
+    over_base = make_policy(
+        str(tmp_path / "base"), options=PolicyOptions(adapter=AdapterOptions.lora(2), dtype="float32")
+    )
     over_base.save_pretrained(tmp_path / "second")
     for file in ("policy.json", *TOKENIZER_FILES):
         (tmp_path / "second" / "adapter" / file).unlink(missing_ok=True)

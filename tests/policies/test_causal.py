@@ -23,7 +23,7 @@ from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import load, make_policy, make_sampler
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.types import Sampling
 
 V = 20
@@ -79,7 +79,7 @@ def build(kind: str, *, dropout: float = 0.0, **options) -> Policy:
     policy = CausalPolicy(
         build_lm(family, dropout),
         Ids(),
-        options=PolicyOptions(lora_r=4 if lora else 0, dtype="float32", **options),
+        options=PolicyOptions(adapter=AdapterOptions.lora(4 if lora else 0), dtype="float32", **options),
         seed=1,
     )
     if lora:
@@ -205,7 +205,7 @@ def test_an_eos_that_is_the_pad_id_is_trained(tmp_path):
     lm = LlamaForCausalLM(
         LlamaConfig(vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=1, pad_token_id=1)
     )
-    pretrained = CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=0))
+    pretrained = CausalPolicy(lm, Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(0)))
     for policy in (pretrained, make_policy("tiny", tokenizer=Ids())):
         policy.score(*batch_of([[3, 1, 4]], [[5, 6]]), Sampling()).logprobs.sum().backward()
         assert policy.lm.get_input_embeddings().weight.grad[1].any()
@@ -267,7 +267,7 @@ def test_dropout_of_the_configuration_is_disabled(kind):
 @pytest.mark.parametrize("kind", ["llama+lora", "llama", "gru"])
 def test_the_reference_remains_the_initial_policy(kind):
     if kind == "llama+lora":
-        policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(lora_r=4), seed=1)
+        policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(4)), seed=1)
     else:
         policy = build(kind)
     batch = batch_of(CONTEXTS, [[5, 6, 7]] * len(CONTEXTS))
@@ -309,7 +309,9 @@ def test_a_detached_value_head_gives_the_body_no_gradient():
 
 
 def test_only_adapters_and_value_head_train_and_they_are_float32():
-    policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(lora_r=4, dtype="bfloat16", value="head"))
+    policy = CausalPolicy(
+        build_lm("llama"), Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="bfloat16", value="head")
+    )
     assert all("lora_" in n or n.startswith("value_head") for n in policy.trainable())
     assert {p.dtype for p in policy.trainable().values()} == {torch.float32}
     assert policy.input_embeddings().dtype == torch.bfloat16
@@ -321,7 +323,7 @@ def test_bfloat16_samples_and_scores_agree_to_its_precision(lora):
     lm = LlamaForCausalLM(
         LlamaConfig(vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
     )
-    policy = CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=lora, dtype="bfloat16"))
+    policy = CausalPolicy(lm, Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora), dtype="bfloat16"))
     for _ in range(2):
         samples = rollout(policy, Sampling())
         batch = batch_of(CONTEXTS, continuations(samples))
@@ -337,7 +339,9 @@ def test_bfloat16_samples_and_scores_agree_to_its_precision(lora):
 def test_decoding_uses_the_current_weights(kind):
     """Merged or rounded copies must never be stale, with or without a call of begin_rollout."""
     if kind == "bf16":
-        policy = CausalPolicy(build_lm("llama"), Ids(), options=PolicyOptions(lora_r=0, dtype="bfloat16"))
+        policy = CausalPolicy(
+            build_lm("llama"), Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(0), dtype="bfloat16")
+        )
     else:
         policy = build(kind)
     _, first = policy.prefill([[3, 4]], [1])
@@ -368,7 +372,9 @@ def test_seeds_determine_the_initial_policy_and_do_not_change_the_global_generat
     for make in (
         lambda seed: make_policy("tiny", tokenizer=Ids(), seed=seed),
         lambda seed: make_policy("gru", tokenizer=Ids(), seed=seed),
-        lambda seed: make_policy("tiny", tokenizer=Ids(), seed=seed, options=PolicyOptions(lora_r=2)),
+        lambda seed: make_policy(
+            "tiny", tokenizer=Ids(), seed=seed, options=PolicyOptions(adapter=AdapterOptions.lora(2))
+        ),
     ):
         a, b, c = (list(make(seed).trainable().values()) for seed in (1, 1, 2))
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

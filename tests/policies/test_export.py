@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Yo
 
 from rlalign.errors import FaultError
 from rlalign.policies import export
-from rlalign.policies.export import BOUND, Distance, Measure
+from rlalign.policies.export_measure import BOUND, Distance, Measure
 from rlalign.policies.factory import load, make_policy
 from rlalign.policies.measured_save import save_measured
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.saved import read_card
 from rlalign.policies.weight_dtype import float32_copy
 from rlalign.tokenizers import CharTokenizer
@@ -40,7 +40,7 @@ def logprobs(model):
 
 def trained_logprobs(policy):
     """Return log-probs of the policy's weights in float32: peft's and transformers' classes, no code of `export`."""
-    options = PolicyOptions(lora_r=policy.options.lora_r, dtype="float32")
+    options = PolicyOptions(adapter=policy.options.adapter, dtype="float32")
     same = make_policy(policy.lm.name_or_path, tokenizer=policy.tokenizer, options=options)
     same.load_trainable(policy.trainable())
     with torch.no_grad():
@@ -51,7 +51,7 @@ def trained_logprobs(policy):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 @pytest.mark.parametrize("lora_r", [4, 0])
 def test_the_written_weights_hold_the_update(lora_r, dtype, size, tmp_path):
-    policy = build(tmp_path, lora_r=lora_r, dtype=dtype)
+    policy = build(tmp_path, adapter=AdapterOptions.lora(lora_r), dtype=dtype)
     initial = trained_logprobs(policy)
     perturb(policy, size)
     trained = trained_logprobs(policy)
@@ -76,7 +76,7 @@ def test_the_written_weights_hold_the_update(lora_r, dtype, size, tmp_path):
 
 @pytest.mark.parametrize("lora_r", [4, 0])
 def test_the_bases_dtype_is_kept_if_nothing_is_lost(lora_r, tmp_path):
-    policy = build(tmp_path, lora_r=lora_r, dtype="bfloat16")
+    policy = build(tmp_path, adapter=AdapterOptions.lora(lora_r), dtype="bfloat16")
     policy.save_pretrained(tmp_path / "initial")
     if lora_r == 0:
         # an update that bfloat16 holds: a weight is moved to another number of bfloat16
@@ -97,7 +97,7 @@ def test_the_bases_dtype_is_kept_if_nothing_is_lost(lora_r, tmp_path):
 
 def test_a_base_in_another_dtype_than_its_files_is_written_beside_the_adapter(tmp_path):
     """The frozen weights are rounded: peft's model of the adapter over the stored base would be another one."""
-    policy = build(tmp_path, stored=torch.float32, lora_r=4, dtype="bfloat16")
+    policy = build(tmp_path, stored=torch.float32, adapter=AdapterOptions.lora(4), dtype="bfloat16")
     perturb(policy, 0.01)
     policy.save_pretrained(tmp_path / "policy")
     adapter = tmp_path / "policy" / "adapter"
@@ -111,7 +111,7 @@ def test_a_base_in_another_dtype_than_its_files_is_written_beside_the_adapter(tm
 
 def test_the_base_of_an_adapter_is_not_the_folder_that_its_merged_weights_replace(tmp_path):
     folder = tmp_path / "base"
-    policy = build(tmp_path, stored=torch.float32, lora_r=4, dtype="float32")
+    policy = build(tmp_path, stored=torch.float32, adapter=AdapterOptions.lora(4), dtype="float32")
     perturb(policy, 0.1)
     policy.save_pretrained(folder)
     base = json.loads((folder / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"]
@@ -121,7 +121,7 @@ def test_the_base_of_an_adapter_is_not_the_folder_that_its_merged_weights_replac
 
 
 def test_a_policy_without_a_reference_is_written_in_float32(tmp_path):
-    build(tmp_path, lora_r=0, dtype="bfloat16")
+    build(tmp_path, adapter=AdapterOptions.lora(0), dtype="bfloat16")
     load(tmp_path / "base", tokenizer=Ids(vocab_size=V)).save_pretrained(tmp_path / "policy")
     measured = read_card(tmp_path / "policy")["measured"]
     assert (measured["dtype"], measured["cosine"]) == ("float32", None)
@@ -129,7 +129,7 @@ def test_a_policy_without_a_reference_is_written_in_float32(tmp_path):
 
 
 def test_weights_that_are_another_model_are_not_saved(tmp_path, monkeypatch):
-    policy = build(tmp_path, lora_r=4, dtype="float32")
+    policy = build(tmp_path, adapter=AdapterOptions.lora(4), dtype="float32")
     perturb(policy)
     policy.save_pretrained(tmp_path / "policy")
     before = (tmp_path / "policy" / "model.safetensors").read_bytes()
@@ -155,7 +155,7 @@ def test_the_trained_embedding_of_padding_is_kept(tmp_path):
     widths = {"hidden_size": 32, "intermediate_size": 48, "qk_nope_head_dim": 4, "qk_rope_head_dim": 4, "v_head_dim": 8}
     config = YoutuConfig(vocab_size=V, num_hidden_layers=2, pad_token_id=0, **heads, **widths)
     YoutuForCausalLM(config).save_pretrained(tmp_path / "base")
-    options = PolicyOptions(lora_r=0, dtype="float32")
+    options = PolicyOptions(adapter=AdapterOptions.lora(0), dtype="float32")
     policy = make_policy(str(tmp_path / "base"), tokenizer=Ids(vocab_size=V), options=options)
     perturb(policy, 0.1)
     policy.save_pretrained(tmp_path / "policy", HELD_OUT)
@@ -176,11 +176,11 @@ def test_the_padding_id_of_a_text_configuration_is_removed_too(tmp_path):
 def test_weights_of_an_earlier_policy_are_replaced(tmp_path):
     """transformers prefers model.safetensors to the shards of an index, which a larger policy writes."""
     folder = tmp_path / "policy"
-    build(tmp_path, lora_r=4, dtype="float32").save_pretrained(folder)
+    build(tmp_path, adapter=AdapterOptions.lora(4), dtype="float32").save_pretrained(folder)
     assert (folder / "adapter").is_dir()
     (folder / "model-00001-of-00002.safetensors").write_bytes(b"")
     (folder / "model.safetensors.index.json").write_text("{}")
-    policy = build(tmp_path, lora_r=0, dtype="float32")
+    policy = build(tmp_path, adapter=AdapterOptions.lora(0), dtype="float32")
     perturb(policy)
     policy.save_pretrained(folder)
     assert [p.name for p in folder.glob("model*")] == ["model.safetensors"]
@@ -192,12 +192,12 @@ def test_weights_of_an_earlier_policy_are_replaced(tmp_path):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("lora_r", [0, 4])
 def test_the_bases_dtype_is_that_of_its_files(lora_r, dtype, tmp_path):
-    policy = build(tmp_path, stored=dtype, lora_r=lora_r, dtype="float32")
+    policy = build(tmp_path, stored=dtype, adapter=AdapterOptions.lora(lora_r), dtype="float32")
     assert policy.stored_dtype == dtype
 
 
 def test_a_distance_is_infinite_for_other_vocabularies_and_for_nan(tmp_path):
-    policy = build(tmp_path, lora_r=0, dtype="float32")
+    policy = build(tmp_path, adapter=AdapterOptions.lora(0), dtype="float32")
     measure = Measure(policy, [])
     assert measure.num_tokens == 61
     lm = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
@@ -226,7 +226,7 @@ def test_positions_that_float32_does_not_determine_are_not_compared(tmp_path):
         hidden[:, 18:] += 1e4 * (hidden[:, 18:] - hidden[:, 18:].to(torch.float16))
         return hidden, *inputs[1:]
 
-    policy = build(tmp_path, lora_r=0, dtype="float32")
+    policy = build(tmp_path, adapter=AdapterOptions.lora(0), dtype="float32")
     policy.lm.model.layers[0].register_forward_pre_hook(amplify)
     measure = Measure(policy, [])
     assert measure.num_tokens == 61 - 14  # one row of 32 tokens has 14 of them from 18 on
@@ -240,7 +240,7 @@ def test_positions_that_float32_does_not_determine_are_not_compared(tmp_path):
 
 
 def test_a_model_that_float32_does_not_determine_is_compared_at_all_positions(tmp_path):
-    policy = build(tmp_path, lora_r=0, dtype="float32")
+    policy = build(tmp_path, adapter=AdapterOptions.lora(0), dtype="float32")
     policy.lm.lm_head.register_forward_pre_hook(lambda _, x: (x[0] + 1e3 * (x[0] - x[0].to(torch.float16)), *x[1:]))
     measure = Measure(policy, [])
     assert measure.bound == 1e-2

@@ -5,7 +5,7 @@ import torch
 
 from rlalign.policies.export_tokenizer import as_transformers
 from rlalign.policies.factory import load, make_policy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.tokenizers import ByteTokenizer, CharTokenizer, WordTokenizer
 
 _TEXTS = ["", "a", "abba", "ab\nba", " a  b "]
@@ -25,7 +25,7 @@ def test_an_adapter_on_a_policy_from_scratch_finds_its_base(tmp_path):
     from peft import AutoPeftModelForCausalLM, PeftModel
     from transformers import AutoModelForCausalLM
 
-    saved(tmp_path / "policy", ByteTokenizer(), lora_r=4)
+    saved(tmp_path / "policy", ByteTokenizer(), adapter=AdapterOptions.lora(4))
     ids = torch.tensor([[258, 97, 98, 99]])
     folder = tmp_path / "policy"
     merged = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
@@ -42,7 +42,9 @@ def test_an_adapter_on_a_folder_refers_to_it_without_a_copy(tmp_path, monkeypatc
 
     saved(tmp_path / "start", ByteTokenizer())
     monkeypatch.chdir(tmp_path)
-    options = PolicyOptions(lora_r=4, dtype="float32")  # in bfloat16 the frozen weights would be others than the stored
+    options = PolicyOptions(
+        adapter=AdapterOptions.lora(4), dtype="float32"
+    )  # in bfloat16 the frozen weights would be others than the stored
     make_policy("start", options=options).save_pretrained(tmp_path / "policy")
     base = PeftConfig.from_pretrained(tmp_path / "policy" / "adapter").base_model_name_or_path
     assert base == str(tmp_path / "start")

@@ -19,8 +19,8 @@ from transformers import (
 
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import make_policy
-from rlalign.policies.lora import describe_lora, merged_weights
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.lora import describe_adapter, merged_weights
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.scoring.linear import LoraLinear
 from tests.policies.test_causal import Ids, build, perturb
 
@@ -110,7 +110,9 @@ def logprobs(model):
 def test_each_adapter_has_an_effect_and_is_merged(name, tmp_path):
     lm = drawn(name)
     initial = logprobs(lm.eval())
-    policy = CausalPolicy(lm, Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="float32"), seed=1)
+    policy = CausalPolicy(
+        lm, Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="float32"), seed=1
+    )
     assert (logprobs(policy.lm) - initial).abs().max() < 1e-4  # a new adapter adds nothing
     perturb(policy)
     policy.lm(input_ids=IDS, use_cache=False).logits.log_softmax(-1).square().sum().backward()
@@ -126,7 +128,9 @@ def test_each_adapter_has_an_effect_and_is_merged(name, tmp_path):
 
 
 def test_layers_that_share_a_weight_share_their_adapter():
-    policy = CausalPolicy(drawn("zamba2"), Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="float32"))
+    policy = CausalPolicy(
+        drawn("zamba2"), Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="float32")
+    )
     by_weight: dict[int, set[int]] = {}
     for layer in policy.lm.modules():
         if isinstance(layer, BaseTunerLayer):
@@ -137,7 +141,9 @@ def test_layers_that_share_a_weight_share_their_adapter():
 
 
 def test_layers_that_are_not_called_are_not_adapted():
-    policy = CausalPolicy(drawn("jamba"), Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="float32"))
+    policy = CausalPolicy(
+        drawn("jamba"), Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="float32")
+    )
     assert not [name for name in policy.trainable() if "dt_proj" in name]
     assert [name for name in policy.trainable() if "x_proj" in name]
 
@@ -151,20 +157,35 @@ def test_every_linear_layer_of_a_plain_model_is_adapted_by_the_fused_layer():
     total = sum(p.numel() for n, p in policy.lm.named_parameters() if "lora_" not in n)
     norms = sum(p.numel() for n, p in policy.lm.named_parameters() if "norm" in n)
     share = (total - head_and_embeddings - norms) / total
-    assert describe_lora(policy.model) == f"LoRA of rank 4 adapts layers with {share:.0%} of the parameters"
+    assert (
+        describe_adapter(policy.model, policy.options.adapter)
+        == f"LoRA of rank 4 adapts layers with {share:.0%} of the parameters"
+    )
 
 
 def test_routed_experts_are_adapted_and_layers_that_stay_frozen_are_named():
-    policy = CausalPolicy(drawn("mixtral"), Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="float32"))
+    policy = CausalPolicy(
+        drawn("mixtral"), Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="float32")
+    )
     assert len([name for name in policy.trainable() if ".experts." in name]) == 8  # 2 layers, 2 parameters, A and B
-    assert describe_lora(policy.model).endswith("of the parameters")
-    policy = CausalPolicy(drawn("mixtral"), Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="bfloat16"))
-    assert "use --model.dtype float32" in describe_lora(policy.model)  # peft adapts these in any dtype
-    policy = CausalPolicy(drawn("jamba"), Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="float32"))
-    assert describe_lora(policy.model).endswith("; frozen: mamba.dt_proj")
-    policy = CausalPolicy(drawn("jamba"), Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="bfloat16"))
+    assert describe_adapter(policy.model, policy.options.adapter).endswith("of the parameters")
+    policy = CausalPolicy(
+        drawn("mixtral"), Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="bfloat16")
+    )
+    assert "use --model.dtype float32" in describe_adapter(
+        policy.model, policy.options.adapter
+    )  # peft adapts these in any dtype
+    policy = CausalPolicy(
+        drawn("jamba"), Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="float32")
+    )
+    assert describe_adapter(policy.model, policy.options.adapter).endswith("; frozen: mamba.dt_proj")
+    policy = CausalPolicy(
+        drawn("jamba"), Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="bfloat16")
+    )
     assert not [name for name in policy.trainable() if ".experts." in name]
-    assert "frozen: experts.down_proj, experts.gate_up_proj, mamba.dt_proj" in describe_lora(policy.model)
+    assert "frozen: experts.down_proj, experts.gate_up_proj, mamba.dt_proj" in describe_adapter(
+        policy.model, policy.options.adapter
+    )
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -173,13 +194,13 @@ def test_routed_experts_of_two_dimensions_stay_frozen_and_are_named(dtype):
     experts = {"ffn_hidden_size": 48, "moe_num_experts": 4, "moe_top_k": 2}
     config = DbrxConfig(**TOKENS, d_model=32, n_heads=4, n_layers=2, attn_config=attention, ffn_config=experts)
     lm = AutoModelForCausalLM.from_config(config)
-    policy = CausalPolicy(lm, Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype=dtype))
+    policy = CausalPolicy(lm, Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype=dtype))
     assert torch.isfinite(logprobs(policy.lm)).all()
-    assert describe_lora(policy.model).endswith("; frozen: mlp.v1, mlp.w1, mlp.w2")
+    assert describe_adapter(policy.model, policy.options.adapter).endswith("; frozen: mlp.v1, mlp.w1, mlp.w2")
 
 
 def test_a_value_model_and_a_continued_adapter_hold_the_adapters_of_routed_experts(tmp_path):
-    options = PolicyOptions(lora_r=4, dtype="float32", value="model")
+    options = PolicyOptions(adapter=AdapterOptions.lora(4), dtype="float32", value="model")
     policy = CausalPolicy(drawn("mixtral"), Ids(vocab_size=V), options=options)
     perturb(policy)
     policy.save_pretrained(tmp_path / "policy")
@@ -195,7 +216,9 @@ def test_a_value_model_and_a_continued_adapter_hold_the_adapters_of_routed_exper
 def test_merged_weights_are_float32_over_bfloat16_weights():
     torch.manual_seed(0)
     lm = LlamaForCausalLM(LlamaConfig(vocab_size=V, hidden_size=32, intermediate_size=48, num_hidden_layers=1))
-    policy = CausalPolicy(lm, Ids(vocab_size=V), options=PolicyOptions(lora_r=4, dtype="bfloat16"))
+    policy = CausalPolicy(
+        lm, Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="bfloat16")
+    )
     perturb(policy, 1e-3)
     layer = policy.lm.model.layers[0].mlp.up_proj
     expected = layer.base_layer.weight.float() + 4 * layer.lora_B["default"].weight @ layer.lora_A["default"].weight

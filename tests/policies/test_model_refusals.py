@@ -10,12 +10,12 @@ transformers = pytest.importorskip("transformers")
 from rlalign.errors import FaultError, UserError  # noqa: E402
 from rlalign.policies.factory import make_policy  # noqa: E402
 from rlalign.policies.model_digests import write_digests  # noqa: E402
-from rlalign.policies.options import PolicyOptions  # noqa: E402
+from rlalign.policies.options import AdapterOptions, PolicyOptions  # noqa: E402
 from rlalign.policies.pretrained import check_pretrained  # noqa: E402
 from rlalign.tokenizers import ByteTokenizer  # noqa: E402
 
-OPTIONS = PolicyOptions(lora_r=0, dtype="float32")
-LORA = PolicyOptions(lora_r=2, dtype="float32")
+OPTIONS = PolicyOptions(adapter=AdapterOptions.lora(0), dtype="float32")
+LORA = PolicyOptions(adapter=AdapterOptions.lora(2), dtype="float32")
 
 
 def refusal(folder, monkeypatch) -> str:
@@ -138,8 +138,8 @@ def test_weights_of_bitsandbytes_are_trained_as_plain_weights(folders, tmp_path,
         policy = make_policy(str(tmp_path / "q"), options=options)
         layer = policy.lm.model.layers[0].mlp.up_proj
         torch.testing.assert_close(getattr(layer, "base_layer", layer).weight.detach(), expected.float())
-        policy.save_pretrained(tmp_path / f"saved-{options.lora_r}")
-        assert "quantization_config" not in (tmp_path / f"saved-{options.lora_r}" / "config.json").read_text()
+        policy.save_pretrained(tmp_path / f"saved-{options.adapter.kind}")
+        assert "quantization_config" not in (tmp_path / f"saved-{options.adapter.kind}" / "config.json").read_text()
 
 
 # ---- tokenizers ----
@@ -183,7 +183,7 @@ def test_a_padding_id_past_the_end_of_the_configuration(folders, chat, tmp_path)
     folder = folders.copied(chat, tmp_path / "m")
     folders.edit_json(folder / "config.json", pad_token_id=999)
     for options in (OPTIONS, LORA):
-        saved = tmp_path / f"saved-{options.lora_r}"
+        saved = tmp_path / f"saved-{options.adapter.kind}"
         make_policy(str(folder), options=options).save_pretrained(saved)
         transformers.AutoModelForCausalLM.from_pretrained(saved)
     assert make_policy(str(saved / "adapter")).has_adapter  # over a base with the repaired configuration

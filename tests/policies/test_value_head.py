@@ -15,7 +15,7 @@ from rlalign.errors import UserError
 from rlalign.objective import Credit, Objective, Value
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import load, make_policy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.rollout.collect import Rollout
 from rlalign.tokenizers import CharTokenizer
 from rlalign.training.learner import Learner
@@ -40,7 +40,7 @@ def build(kind, value="model", dtype="float32", **options):
     else:
         shape = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2}
         lm = LlamaForCausalLM(LlamaConfig(vocab_size=V, tie_word_embeddings=family == "llama-tied", **shape))
-    chosen = PolicyOptions(lora_r=2 if lora else 0, dtype=dtype, value=value, **options)
+    chosen = PolicyOptions(adapter=AdapterOptions.lora(2 if lora else 0), dtype=dtype, value=value, **options)
     return CausalPolicy(lm, TOKENIZER, options=chosen, seed=1)
 
 
@@ -141,7 +141,7 @@ def test_a_saved_value_model_loads(kind, tmp_path):
     expected = score(policy)
     assert expected.values.any()
     lora = 2 if kind.endswith("+lora") else None if kind == "gru" else 0
-    options = PolicyOptions(hidden_size=16, lora_r=lora, dtype="float32", value="model")
+    options = PolicyOptions(hidden_size=16, adapter=AdapterOptions.lora(lora), dtype="float32", value="model")
     for loaded in (
         load(tmp_path, tokenizer=TOKENIZER),
         make_policy(str(tmp_path), tokenizer=TOKENIZER, options=options),
@@ -161,7 +161,9 @@ def test_a_value_of_another_kind_is_initialized_from_the_loaded_policy(kind, sav
     policy = build(kind, saved)
     move(policy.trainable())
     policy.save_pretrained(tmp_path)
-    options = PolicyOptions(hidden_size=16, lora_r=None if kind == "gru" else 0, dtype="float32", value=requested)
+    options = PolicyOptions(
+        hidden_size=16, adapter=AdapterOptions.lora(None if kind == "gru" else 0), dtype="float32", value=requested
+    )
     loaded = make_policy(str(tmp_path), tokenizer=TOKENIZER, options=options)
     assert not score(loaded).values.any()
     if requested == "model":

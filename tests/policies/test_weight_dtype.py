@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, DeepseekV3Config, LlamaConfig, LlamaForCausalLM
 
 from rlalign.policies.causal import CausalPolicy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.weight_dtype import cast_weights, float32_copy
 from tests.policies.test_causal import Ids
 
@@ -65,7 +65,9 @@ def test_a_cast_model_equals_the_model_loaded_in_that_dtype(make, dtype, tmp_pat
 def test_rotary_frequencies_are_not_rounded_in_bfloat16(lora_r):
     """Rounded ones are off by up to 0.4 %: at position 1,000 of a fast pair that is an angle of radians."""
     expected = llama().model.rotary_emb.inv_freq.clone()
-    policy = CausalPolicy(llama(), Ids(vocab_size=V), options=PolicyOptions(lora_r=lora_r, dtype="bfloat16"))
+    policy = CausalPolicy(
+        llama(), Ids(vocab_size=V), options=PolicyOptions(adapter=AdapterOptions.lora(lora_r), dtype="bfloat16")
+    )
     models = [policy.lm, policy.decoding_lm, *([policy.reference] if policy.reference is not None else [])]
     for model in models:
         assert torch.equal(model.model.rotary_emb.inv_freq, expected)

@@ -12,7 +12,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from rlalign.policies.factory import make_policy, make_sampler
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.types import Sampling
 
 pytestmark = pytest.mark.filterwarnings(
@@ -70,7 +70,9 @@ def test_attention_without_a_fused_kernel_is_recorded(cuda, dtype, mask, causal,
 @pytest.mark.parametrize("sampler", ["decode", "generate"])
 def test_a_policy_uses_its_device_in_any_thread(cuda, sampler):
     """A new thread begins with device 0, as the one does that scores while worker processes compute rewards."""
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=4, value="head"), device="cuda:1")
+    policy = make_policy(
+        "tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(4), value="head"), device="cuda:1"
+    )
     contexts = [[3, 4, 5]] * 2 + [[6, 7]] * 2
     cuda.unguarded.clear()
     errors = []
@@ -122,7 +124,7 @@ def test_no_attention_forms_all_scores(cuda, family, dtype):
         "intermediate_size": 96, "num_key_value_heads": 2,
     }  # fmt: skip
     lm = AutoModelForCausalLM.from_config((LlamaConfig if family == "llama" else Gemma2Config)(**sizes))
-    options = PolicyOptions(lora_r=4, dtype=dtype)
+    options = PolicyOptions(adapter=AdapterOptions.lora(4), dtype=dtype)
     policy = CausalPolicy(lm, Ids(), options=options, device="cuda")
     cuda.unfused.clear()  # the comparison of layouts reads six tokens with transformers' own attention
     for contexts in ([[3, 4, 5]] * 4, [[3, 4, 5]] * 2 + [[6, 7]] * 2):

@@ -7,7 +7,7 @@ import torch
 
 import rlalign
 from rlalign.policies.factory import load, make_policy, make_sampler
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.types import Sampling
 
 pytestmark = pytest.mark.filterwarnings(
@@ -83,7 +83,9 @@ def waits_of(cuda, policy, width, limits=None):
 
 @pytest.mark.parametrize("lora", [0, 4])
 def test_waits_of_decoding_do_not_grow_with_the_tokens(cuda, lora):
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
+    policy = make_policy(
+        "tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora)), device="cuda"
+    )
     assert len(waits_of(cuda, policy, 8)) == len(waits_of(cuda, policy, 40)) <= 3  # 40 tokens are five checks
     uneven = [5, 40, 17, 33] * 2  # rows finish at different steps
     assert len(waits_of(cuda, policy, 40, uneven)) <= 3
@@ -92,7 +94,9 @@ def test_waits_of_decoding_do_not_grow_with_the_tokens(cuda, lora):
 @pytest.mark.parametrize("greedy", [False, True])
 @pytest.mark.parametrize("lora", [0, 4])
 def test_a_decoding_step_can_be_captured(cuda, lora, greedy):
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
+    policy = make_policy(
+        "tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora)), device="cuda"
+    )
     policy.begin_rollout()
     sampler = make_sampler("decode", policy)
     settings = {"stop_ids": frozenset({1}), "sampling": Sampling(0.7, 8, 0.9), "greedy": greedy}

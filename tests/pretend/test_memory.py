@@ -16,7 +16,7 @@ from rlalign.errors import FaultError
 from rlalign.policies import memory
 from rlalign.policies.factory import load, make_policy
 from rlalign.policies.memory import in_parts, is_out_of_memory
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.sampling import decode_loop
 from rlalign.policies.sampling.cuda_graphs import buffer_rows
 from rlalign.policies.sampling.decode_loop import DecodeSampler
@@ -80,11 +80,11 @@ def test_errors_for_a_lack_of_memory(error, expected):
 )
 @pytest.mark.parametrize("lora_r", [0, 4])
 def test_the_error_names_what_helps_in_each_phase(phase, flags, lora_r):
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora_r))
-    config = TrainConfig(model=replace(TrainConfig().model, lora_r=lora_r))
+    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora_r)))
+    config = TrainConfig(model=replace(TrainConfig().model, adapter=AdapterOptions.lora(lora_r)))
     batcher = SimpleNamespace(bytes_per_token=1000)
     text = str(out_of_memory(MemoryFailure(phase, "full"), config, policy, batcher, 10, None))
-    adapters = {"--model.lora-r"} if lora_r == 0 and phase != "validation" else set()
+    adapters = {"--model.adapter.kind"} if lora_r == 0 and phase != "validation" else set()
     assert set(re.findall(r"--[\w.-]+", text)) == flags | adapters
     assert f"out of memory in the {phase} on cpu (full)" in text
     assert ("one sequence of 10 tokens" in text) == (phase in ("update", "supervised update"))
@@ -164,7 +164,9 @@ def test_a_conversation_goes_on_without_its_cache(monkeypatch, fixed):
 
 @pytest.mark.parametrize("lora", [0, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_rollout_is_cut_to_the_free_memory_before_it_begins(cuda, lora):
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora), device="cuda")
+    policy = make_policy(
+        "tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora)), device="cuda"
+    )
     contexts = [[3, 4, 5]] * 40 + [[6, 7]] * 30
     whole = sample(DecodeSampler(policy), contexts, max_new=3)
     sampler = DecodeSampler(policy)
@@ -403,7 +405,9 @@ def test_parts_of_rows_are_halved_until_they_fit():
 @pytest.mark.parametrize("value", ["none", "model"])
 @pytest.mark.parametrize("lora", [0, 4])
 def test_saving_allocates_nothing_on_the_device(cuda, tmp_path, lora, value):
-    policy = make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(lora_r=lora, value=value), device="cuda")
+    policy = make_policy(
+        "tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora), value=value), device="cuda"
+    )
     for parameter in policy.trainable().values():
         parameter.data.add_(0.01)
     before = cuda.new_bytes

@@ -10,7 +10,7 @@ import torch
 from rlalign.errors import UserError
 from rlalign.policies import causal
 from rlalign.policies.factory import load, make_policy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.teachers.local import check_local_teacher, local_teacher
 from rlalign.tokenizers import CharTokenizer
 from rlalign.types import Sampling
@@ -45,7 +45,7 @@ def test_the_scores_are_those_of_the_saved_policy(tmp_path: Path, kind: str) -> 
 def test_an_adapter_is_merged(tmp_path: Path) -> None:
     base = tmp_path / "base"
     make_policy("tiny", tokenizer=TOKENIZER, options=PolicyOptions(hidden_size=32, layers=1)).save_pretrained(base)
-    policy = make_policy(str(base), options=PolicyOptions(lora_r=4))
+    policy = make_policy(str(base), options=PolicyOptions(adapter=AdapterOptions.lora(4)))
     with torch.no_grad():
         for parameter in policy.trainable().values():
             parameter.add_(0.1)

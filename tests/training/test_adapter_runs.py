@@ -12,7 +12,7 @@ from rlalign.config.serialize import fingerprint, update
 from rlalign.config.unused_settings import unused_settings
 from rlalign.envs.registration import make_mdp
 from rlalign.policies.factory import make_policy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.storage import checkpoint
 from rlalign.training.experiment import train_run
 from tests.faults.test_resume import assert_same_run
@@ -34,7 +34,7 @@ def adapter(tmp_path):
     """Return the `policy/adapter` of a trained policy, whose base is a folder of its own."""
     tokenizer = make_mdp("rlalign/Reverse-v0").tokenizer
     make_policy("tiny", tokenizer=tokenizer, options=PolicyOptions(hidden_size=16)).save_pretrained(tmp_path / "base")
-    policy = make_policy(str(tmp_path / "base"), options=PolicyOptions(lora_r=4, dtype="float32"))
+    policy = make_policy(str(tmp_path / "base"), options=PolicyOptions(adapter=AdapterOptions.lora(4), dtype="float32"))
     perturb(policy, 0.2)
     policy.save_pretrained(tmp_path / "policy")
     return tmp_path / "policy" / "adapter"
@@ -61,7 +61,8 @@ def peft_model(adapter):
     "model",
     [
         {}, {"on_adapter": "merge"},
-        pytest.param({"lora_r": 0}, marks=pytest.mark.slow), pytest.param({"lora_r": 2}, marks=pytest.mark.slow),
+        pytest.param({"adapter__kind": "none"}, marks=pytest.mark.slow),
+        pytest.param({"adapter__r": 2}, marks=pytest.mark.slow),
     ],
     ids=["continue", "merge", "full", "rank"],
 )  # fmt: skip
@@ -80,7 +81,7 @@ def test_a_run_starts_from_the_adapter_and_exports_what_it_trained(model, adapte
     state, _ = checkpoint.load(checkpoint.latest(tmp_path / "run" / "checkpoints"))
     trained.load_trainable(state["policy"])
     assert (exported - logprobs(trained.lm)).abs().max() < 2e-5
-    if model.get("lora_r") != 0:
+    if model.get("adapter__kind") != "none":
         assert (logprobs(peft_model(tmp_path / "run" / "policy" / "adapter")) - exported).abs().max() < 2e-5
     card = json.loads((tmp_path / "run" / "policy" / "policy.json").read_text())
     assert card["measured"]["nats"] < 1e-4
@@ -105,7 +106,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(model, adapter, tmp_path):
 def test_a_run_says_what_it_does_with_the_adapter_and_what_it_saved(adapter, tmp_path, capsys):
     train_run(config(tmp_path / "run", adapter, steps=1))
     text = " ".join(capsys.readouterr().out.split())
-    assert f"policy '{adapter}': its LoRA adapter of rank 4 on '{tmp_path / 'base'}' is trained on" in text
+    assert f"policy '{adapter}': its adapter (LoRA of rank 4) on '{tmp_path / 'base'}' is trained on" in text
     assert "saved policy/ in float32:" in text
 
 
@@ -131,6 +132,6 @@ def test_settings_without_effect_on_an_adapter_are_reported(adapter, tmp_path):
     def unused(policy, **changes):
         return list(unused_settings(config(tmp_path, policy, **changes)))
 
-    assert unused(adapter, model__lora_alpha=32) == ["model.lora_alpha"]
-    assert unused(adapter, model__lora_alpha=32, model__on_adapter="merge") == []
+    assert unused(adapter, model__adapter__alpha=32) == ["model.adapter.alpha"]
+    assert unused(adapter, model__adapter__alpha=32, model__on_adapter="merge") == []
     assert unused(tmp_path / "base", model__on_adapter="merge") == ["model.on_adapter"]

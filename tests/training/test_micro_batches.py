@@ -14,7 +14,7 @@ from rlalign.config.schema import LearnerConfig
 from rlalign.policies.base import TokenScores
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import make_policy
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.tokenizers import CharTokenizer
 from rlalign.training import micro_batches
 from rlalign.training.learner import Learner
@@ -88,7 +88,7 @@ def policy_of():
     torch.manual_seed(3)
     shape = {"num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
     lm = Qwen3ForCausalLM(Qwen3Config(vocab_size=V, hidden_size=16, intermediate_size=24, **shape))
-    return CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=0, dtype="float32"))
+    return CausalPolicy(lm, Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(0), dtype="float32"))
 
 
 @pytest.mark.parametrize("micro_batch", [0, 1, 3, 4])
@@ -174,7 +174,7 @@ def test_activation_memory_limits_the_size_of_a_part(family, monkeypatch):
     floats = 2 * ((16 + 16) + 2 * (16 + 8) + (16 + 16) + 3 * (16 + 24) + (16 + V))
     if family == "gpt2":  # q, k, v in one layer, then o, up, down and the head
         lm = GPT2LMHeadModel(GPT2Config(vocab_size=V, n_embd=16, n_layer=1, n_head=2, n_positions=32))
-        policy = CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=0, dtype="float32"))
+        policy = CausalPolicy(lm, Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(0), dtype="float32"))
         floats = 2 * ((16 + 48) + (16 + 16) + 2 * (16 + 64) + (16 + V))
 
     def parts(count):

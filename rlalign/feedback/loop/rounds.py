@@ -23,6 +23,7 @@ from rlalign.config.overrides import apply
 from rlalign.config.schema import TrainConfig
 from rlalign.errors import UserError
 from rlalign.feedback.loop.plan import Plan
+from rlalign.policies.options import AdapterOptions
 from rlalign.preferences.pairs import text_of
 
 Result = dict[str, Any]
@@ -94,8 +95,8 @@ class Round:
         config = apply(default_config(env=env, policy=initial, algorithm=loop.algorithm), loop.train)
         if self.number > 1:
             config = replace(config, policy=self.policy)
-            if from_scratch(initial) and config.model.lora_r is None:
-                config = replace(config, model=replace(config.model, lora_r=0))
+            if from_scratch(initial) and config.model.adapter.resolved().kind == "none":
+                config = replace(config, model=replace(config.model, adapter=AdapterOptions("none")))
         return replace(
             config, rewards=rewards, steps=loop.steps, seed=config.seed + self.number - 1,
             output=str(self.folder() / "run"),

@@ -81,7 +81,7 @@ def test_the_losses_and_weights_are_those_of_trls_own_trainer_on_the_same_rows(t
     policy, _ = build_policy(config, build_mdp(config))
     oracle = DPOTrainer(
         model=policy.model,
-        ref_model=None if config.model.lora_r else build_policy(config, build_mdp(config))[0].model,
+        ref_model=None if config.model.adapter.r else build_policy(config, build_mdp(config))[0].model,
         args=DPOConfig(
             output_dir=str(tmp_path / "oracle"), per_device_train_batch_size=4, max_steps=3,
             beta=config.objective.kl.coef, learning_rate=config.learner.lr, lr_scheduler_type="constant",

@@ -56,7 +56,7 @@ def configuration(folder: Path, algorithm: str, rows: Sequence[Mapping[str, Any]
         word_model(model, MARKED_TEMPLATE)
     settings = {
         "data": str(write(folder / "data.jsonl", list(rows))), "output": str(folder / algorithm.replace(":", "-")),
-        "rewards": ["length?target=3"], "steps": STEPS, "rollout.prompts": ROWS, "model.lora_r": 0,
+        "rewards": ["length?target=3"], "steps": STEPS, "rollout.prompts": ROWS, "model.adapter.kind": "none",
         "learner.lr": 1e-3, "learner.weight_decay": 0.1, "evaluation.prompts": 2,
     }  # fmt: skip
     config = default_config(str(environment(folder)), str(model), algorithm)

@@ -23,7 +23,7 @@ from transformers import (
 from rlalign.errors import UserError
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import make_sampler
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.path_check import measure, prove, rows
 from rlalign.policies.pretrained import pretrained
 from rlalign.policies.sampling.library_decoder import LibraryDecoder
@@ -66,7 +66,9 @@ def phi3(original=16):
 
 
 def policy_of(lm, **options):
-    return CausalPolicy(lm, TOKENIZER, options=PolicyOptions(**{"lora_r": 0, "dtype": "float32", **options}))
+    return CausalPolicy(
+        lm, TOKENIZER, options=PolicyOptions(**{"adapter": AdapterOptions.lora(0), "dtype": "float32", **options})
+    )
 
 
 @torch.no_grad()
@@ -108,12 +110,12 @@ def test_the_verdict_is_computed_once(home, monkeypatch):
 def test_another_configuration_or_an_unreadable_file_is_proven_again(home):
     policy_of(llama())
     policy_of(llama(rms_norm_eps=1e-4))
-    policy_of(llama(), lora_r=2)
+    policy_of(llama(), adapter=AdapterOptions.lora(2))
     files = sorted((home / "paths").iterdir())
     assert len(files) == 3
     files[0].write_text("{")
     files[1].write_text(json.dumps({"paths": {"unknown": 1}, "trials": [], "refusal": ""}))
-    for options in ({}, {"lora_r": 2}):
+    for options in ({}, {"adapter": AdapterOptions.lora(2)}):
         assert policy_of(llama(), **options).packs
 
 
@@ -197,7 +199,9 @@ def test_rows_on_both_sides_of_the_switch_of_longrope(budget, monkeypatch):
 @pytest.mark.parametrize("lora_r", [0, 2])
 def test_rows_beyond_what_the_proof_could_afford_are_read_alone(lora_r, monkeypatch):
     monkeypatch.setattr(prove, "_LONGEST", 60)
-    policy = policy_of(MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=14)), lora_r=lora_r)
+    policy = policy_of(
+        MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=14)), adapter=AdapterOptions.lora(lora_r)
+    )
     assert policy.paths.proven == 14
     assert "beyond 14 tokens" in policy.path_summary
     check_rollout(policy, max_new=20)
@@ -242,12 +246,12 @@ def test_a_table_that_a_forward_pass_rounds_is_refused_in_that_precision(home):
     lm = CTRLLMHeadModel(CTRLConfig(**shape, pad_token_id=0))
     lm.save_pretrained(home / "ctrl")
     with pytest.raises(UserError, match=r"rounds 'transformer.pos_encoding' to torch.bfloat16; use --model.dtype flo"):
-        pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4, dtype="bfloat16"))
+        pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(adapter=AdapterOptions.lora(4), dtype="bfloat16"))
     with pytest.raises(
         UserError, match=rf"policy '{home}/ctrl': expected a causal language model, got 'CTRLLMHeadModel'"
     ):
-        pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4, dtype="bfloat16"))
-    automatic = pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(lora_r=4))
+        pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(adapter=AdapterOptions.lora(4), dtype="bfloat16"))
+    automatic = pretrained(str(home / "ctrl"), TOKENIZER, PolicyOptions(adapter=AdapterOptions.lora(4)))
     assert automatic.compute_dtype == torch.float32
     assert torch.equal(automatic.input_embeddings(), lm.transformer.w.weight)  # not rounded when they were loaded
 

@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import make_sampler
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.sampling import prepacked_linear
 from rlalign.policies.sampling.fast_decoder import FastDecoder, is_supported
 from rlalign.policies.sampling.library_decoder import LibraryDecoder
@@ -70,7 +70,7 @@ def policy_of(settings, lora_r=2, dtype="float32"):
     settings = {**shape, **settings}
     torch.manual_seed(0)
     lm = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
-    policy = CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=lora_r, dtype=dtype))
+    policy = CausalPolicy(lm, Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(lora_r), dtype=dtype))
     disturb(policy)
     return policy
 

@@ -17,7 +17,7 @@ from transformers import (
 
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.logits import entropy, token_logprobs
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.scoring import attention, attention_modules, packing
 from rlalign.policies.scoring import fused_logprobs as head
 from rlalign.policies.scoring.packing import pack
@@ -55,7 +55,7 @@ BATCHES = {
 
 def build(family, lora=False, value="none", **options):
     torch.manual_seed(7)
-    settings = PolicyOptions(lora_r=4 if lora else 0, dtype="float32", value=value, **options)
+    settings = PolicyOptions(adapter=AdapterOptions.lora(4 if lora else 0), dtype="float32", value=value, **options)
     policy = CausalPolicy(FAMILIES[family](), Ids(), options=settings, seed=1)
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -202,7 +202,7 @@ def test_padded_layout_can_be_selected_and_is_equal():
 def test_an_architecture_with_a_sliding_window_is_padded():
     """Packed attention would ignore a window of 3 tokens, and must not be used."""
     lm = MistralForCausalLM(MistralConfig(**GATED, sliding_window=3))
-    policy = CausalPolicy(lm, Ids(), options=PolicyOptions(lora_r=0, dtype="float32"))
+    policy = CausalPolicy(lm, Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(0), dtype="float32"))
     assert not policy._backbone.packs
     assert lm.config._attn_implementation == "sdpa"
     tokens, lengths, mask = batch_of(BATCHES["turns"])
@@ -237,7 +237,9 @@ def test_a_wrong_attention_is_detected(family, module, monkeypatch, tmp_path):
 def test_a_window_in_a_known_attention_is_detected(window):
     """Our module must respect a window that transformers' module respects, also one longer than the check's rows."""
     shape = {**GATED, "use_sliding_window": True, "sliding_window": window, "max_window_layers": 0}
-    policy = CausalPolicy(Qwen3ForCausalLM(Qwen3Config(**shape)), Ids(), options=PolicyOptions(lora_r=0))
+    policy = CausalPolicy(
+        Qwen3ForCausalLM(Qwen3Config(**shape)), Ids(), options=PolicyOptions(adapter=AdapterOptions.lora(0))
+    )
     assert isinstance(policy.lm.model.layers[0].self_attn, attention_modules.PackedAttention)
     assert not policy._backbone.packs
 
