@@ -13,8 +13,8 @@ from rlalign.continual.chain import Link
 from rlalign.errors import FaultError, UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_policy, policy_kind
-from rlalign.policies.options import AdapterOptions
 from rlalign.policies.memory import is_out_of_memory
+from rlalign.policies.options import AdapterOptions
 from rlalign.storage.identity import changes, identity_of
 from rlalign.storage.newest import stored_identity
 from rlalign.storage.run_folder import read_config
@@ -97,11 +97,12 @@ def initial_policy(config: TrainConfig, tokenizer: Tokenizer, device: torch.devi
     Raises:
         UserError: there is no such policy any more.
     """
-    adapter = config.model.adapter
-    if adapter.is_virtual:
+    model = config.model
+    if model.adapter.is_virtual or model.base != "none":
+        difference = f"a drawn {model.adapter.kind}" if model.adapter.is_virtual else f"weights in {model.base}"
         raise UserError(
-            f"continual.anchor: expected a former run whose initial policy is its base, got one with a {adapter.kind} "
-            "that was drawn at its start; use --continual.anchor new"
+            f"continual.anchor: expected a former run whose initial policy is '{config.policy}' itself, got one with "
+            f"{difference}; use --continual.anchor new"
         )
     kind = policy_kind(config.policy)
     if kind in ("pretrained", "smollm2") or Path(config.policy).expanduser().is_dir():
