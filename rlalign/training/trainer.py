@@ -20,7 +20,7 @@ from rlalign.policies.device import on_device
 from rlalign.recorded.read import RecordedData
 from rlalign.teachers.make import Teacher
 from rlalign.training.early_stopping import EarlyStopping
-from rlalign.training.end_of_step import EndOfStep, is_due
+from rlalign.training.end_of_step import EndOfStep
 from rlalign.training.experience import Experience, ExperienceCollector
 from rlalign.training.failure_limits import FailureLimits
 from rlalign.training.hooks import Hooks
@@ -134,7 +134,6 @@ class Trainer:
 
     def _loop(self, line: ProgressLine) -> None:
         state = self.state
-        saved = time.monotonic()
         while state.step < self.config.steps and not self.stop and not state.has_ended:
             if state.experience is None:
                 state.check_weights("before a rollout")
@@ -147,11 +146,8 @@ class Trainer:
                 return  # stopped between two updates: the experience goes into the checkpoint
             metrics = self.end_of_step.finish(experience)
             line.show(state.step, metrics)
-            seconds = 60 * self.config.save_minutes
-            due = is_due(state.step, self.config.save_every) or 0 < seconds <= time.monotonic() - saved
-            if due and state.step < self.config.steps:
+            if state.is_save_due() and state.step < self.config.steps:
                 state.save()
-                saved = time.monotonic()
                 draw(state.folder)
 
     def resume(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,9 @@ class TrainerState:
         step: steps done.
         experience: of a step that is not logged yet, else None.
         identity: digests of what decides the result; None: not stored.
+        chain: of former runs, for the manifest; None: there are none.
+        is_restored: the run has resumed from a checkpoint.
+        saved_at: time of the last checkpoint, or of the start, in seconds of the monotonic clock.
     """
 
     config: TrainConfig
@@ -71,6 +75,7 @@ class TrainerState:
     identity: Mapping[str, Any] | None = None
     chain: Sequence[Mapping[str, Any]] | None = None
     is_restored: bool = False
+    saved_at: float = 0.0
 
     @property
     def has_ended(self) -> bool:
@@ -108,6 +113,14 @@ class TrainerState:
                 f"'{self.folder / 'checkpoints'}' cannot be created ({error.strerror}); make '{self.folder}' writable"
             ) from error
         self.tracker = self.tracker or Tracker(self.folder, self.config)
+        self.saved_at = time.monotonic()
+
+    def is_save_due(self) -> bool:
+        """Return whether this step ends with a checkpoint, by `save_every` or by the time since the last one."""
+        config = self.config
+        seconds = 60 * config.save_minutes
+        by_time = 0 < seconds <= time.monotonic() - self.saved_at
+        return by_time or bool(config.save_every) and self.step % config.save_every == 0
 
     def save(self) -> Path:
         """Write a checkpoint and return its path.
@@ -137,7 +150,7 @@ class TrainerState:
             },
             "buffer": experience.buffer.state_dict() if experience else None,
         }
-        return checkpoint.save(
+        path = checkpoint.save(
             self.folder / "checkpoints",
             self.step,
             state,
@@ -146,6 +159,8 @@ class TrainerState:
             identity=self.identity,
             chain=self.chain,
         )
+        self.saved_at = time.monotonic()
+        return path
 
     def _positions(self) -> dict[str, Any]:
         """Return the positions in the tasks, the counters over steps and the rewards' own state."""
