@@ -120,7 +120,7 @@ class TrainerState:
         config = self.config
         seconds = 60 * config.save_minutes
         by_time = 0 < seconds <= time.monotonic() - self.saved_at
-        return by_time or bool(config.save_every) and self.step % config.save_every == 0
+        return by_time or (bool(config.save_every) and self.step % config.save_every == 0)
 
     def save(self) -> Path:
         """Write a checkpoint and return its path.
