@@ -24,6 +24,7 @@ SCRIPTS = (
     "architectures",
     "preference_road_page",
     "preference_study",
+    "curriculum",
 )
 MARKS = re.compile(r"<!-- (\w+): written by benchmarks/(\w+)\.py")
 
