@@ -80,8 +80,13 @@ def arm(folder: Path, policy: str, seed: int, steps: int, mixing: str, entropy: 
 
 
 def measure(seeds: int, scratch_seeds: int, name: str) -> dict[str, Any]:
-    """Store and return the runs of both arms, warm and from scratch, with their paired differences."""
-    results: dict[str, Any] = {"steps": STEPS}
+    """Store and return the runs of both arms, warm and from scratch, with their paired differences.
+
+    No seeds of one start leave its stored runs as they are.
+    """
+    path = RESULTS / f"{name}.json"
+    results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    results = {key: value for key, value in results.items() if key != "machine"} | {"steps": STEPS}
     for start, count in (("warm", seeds), ("scratch", scratch_seeds)):
         runs: list[dict[str, Any]] = []
         for seed in range(FIRST_SEED, FIRST_SEED + count):
@@ -144,7 +149,7 @@ def parts() -> Parts:
     results = stored()
     rows = []
     for start, name in (("warm", "imitated 1 to 3 letters"), ("scratch", "none")):
-        if start not in results:
+        if "difference" not in results.get(start, {}):  # it needs two seeds
             continue
         found = results[start]
         d = found["difference"]

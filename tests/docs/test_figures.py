@@ -26,6 +26,7 @@ SCRIPTS = (
     "preference_road_page",
     "preference_study",
     "continual",
+    "curriculum",
 )
 MARKS = re.compile(r"<!-- (\w+): written by benchmarks/(\w+)\.py")
 

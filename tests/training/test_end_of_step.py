@@ -9,13 +9,15 @@ import pytest
 
 from rlalign.config.schema import TrainConfig
 from rlalign.training.end_of_step import EndOfStep
+from rlalign.training.hooks import Hooks
 
 
 @pytest.mark.parametrize("patience", [0, 2])
 def test_weights_that_may_become_the_best_are_checked_before_their_validation(patience: int) -> None:
     config = TrainConfig()
     calls: list[str] = []
-    results = SimpleNamespace(metrics={"reward": np.ones((2, 1))}, mean=lambda _: 1.0)
+    figures = SimpleNamespace(figures={})
+    results = SimpleNamespace(metrics={"reward": np.ones((2, 1))}, mean=lambda _: 1.0, envs=[], report=figures)
 
     def evaluate(_: object) -> object:
         calls.append("validation")
@@ -26,6 +28,7 @@ def test_weights_that_may_become_the_best_are_checked_before_their_validation(pa
         check_weights=lambda _: calls.append("check"),
         early_stopping=SimpleNamespace(record=lambda *_: calls.append("record")),
         policy=None,
+        hooks=Hooks(),
     )
     validator = SimpleNamespace(evaluate=evaluate, validation_tasks=[])
     end = EndOfStep(state, validator, None, None, print)  # type: ignore[arg-type]  # parts of them
