@@ -25,6 +25,6 @@ def test_parameters_of_the_value_are_numbered_last_if_they_have_a_group_of_their
         assert state["param_groups"][0]["params"][0] == 0
         former = FormerWeights(Path("runs/a"), named, state, tuple(named), is_best=False)
         moments = moments_by_name(former)
-        assert list(moments)[0] == first
+        assert next(iter(moments)) == first
         for name, parameter in named.items():
             assert moments[name]["exp_avg"].shape == parameter.shape
