@@ -41,10 +41,11 @@ def check_trl(config: TrainConfig, mdp: TextMDP) -> None:
     require_single_turn(mdp)
     if policy_kind(config.policy) in ("gru", "tabular"):
         raise UserError(not_transformers(config))
-    if config.model.adapter.is_virtual or config.model.adapter.kind == "adalora":
+    adapter = config.model.adapter
+    if adapter.is_virtual or adapter.kind == "adalora":
         raise UserError(
-            f"adapter.kind {config.model.adapter.kind}: expected an adapter that {config.algorithm} trains, got one "
-            "whose ranks or virtual tokens TRL's trainers do not know; use --model.adapter.kind lora, or an algorithm of rlalign"
+            f"adapter.kind {adapter.kind}: expected an adapter that {config.algorithm} trains, got one whose ranks or "
+            "virtual tokens TRL's trainers do not know; use --model.adapter.kind lora, or an algorithm of rlalign"
         )
     if config.algorithm in OFFLINE:
         offline_arguments(config, cpu=True, bf16=False)
