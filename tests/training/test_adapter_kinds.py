@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rlalign.api import check_config
 from rlalign.config.defaults import default_config
 from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.serialize import update
@@ -82,6 +83,13 @@ def test_virtual_tokens_are_not_merged(tmp_path):
     ):
         with pytest.raises(UserError, match=f"can be merged into weights, got one of kind {words}"):
             make_policy(folder, options=options)
+
+
+@pytest.mark.parametrize("kind", ["adalora", "prefix"])
+def test_trl_does_not_train_what_its_trainers_do_not_know(kind, tmp_path):
+    settings = update(config(tmp_path, kind), {"algorithm": "trl:grpo", "rewards": ["length?target=3"]})
+    with pytest.raises(UserError, match=f"adapter.kind {kind}: expected an adapter that trl:grpo trains"):
+        check_config(settings)
 
 
 def schedule(tmp_path, updates):

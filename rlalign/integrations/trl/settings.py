@@ -47,6 +47,12 @@ def check_trl(config: TrainConfig, mdp: TextMDP) -> None:
         )
     if policy_kind(config.policy) in ("gru", "tabular"):
         raise UserError(not_transformers(config))
+    adapter = config.model.adapter
+    if adapter.is_virtual or adapter.kind == "adalora":
+        raise UserError(
+            f"adapter.kind {adapter.kind}: expected an adapter that {config.algorithm} trains, got one whose ranks or "
+            "virtual tokens TRL's trainers do not know; use --model.adapter.kind lora, or an algorithm of rlalign"
+        )
     if config.algorithm in OFFLINE:
         offline_arguments(config, cpu=True, bf16=False)
         return
