@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine import RESULTS, merge
+from machine import RESULTS, described, merge
 from pages import DOCS, Parts, fill, table
 from torch import Tensor
 
@@ -325,7 +325,11 @@ def stored(name: str) -> list[dict[str, Any]]:
 
 def parts() -> Parts:
     """Return the tables of docs/results/adapters.md."""
-    return {DOCS / "results" / "adapters.md": {"equal": _equal_table(), "smollm2": _smollm2_table()}}
+    texts = {"equal": _equal_table(), "smollm2": _smollm2_table()}
+    path = RESULTS / "adapters_smollm2.json"
+    machine = json.loads(path.read_text(encoding="utf-8"))["machine"] if path.is_file() else None
+    texts["machine"] = f"Machine: {described(machine)}." if machine else ""
+    return {DOCS / "results" / "adapters.md": texts}
 
 
 def _equal_table() -> str:
