@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -51,6 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [a for a in args if a != "--debug"]
     if not debug:
         warnings.formatwarning = _one_line
+        # transformers imports torchao where it is installed, which logs the kernels of other machines that it lacks
+        for name in ("torchao", "torch.utils._pytree"):
+            logging.getLogger(name).setLevel(logging.ERROR)
     # Waiting OpenMP threads spin for a while, then sleep. Endless spinning takes cores from other processes of a busy
     # machine; without spinning, each of the many short waits of a decoding step becomes a system call. OpenMP reads
     # the variable when it is loaded, so this line comes before any import of torch.
