@@ -147,7 +147,8 @@ def parts() -> Parts:
     text = (
         f"A GRU learned to sort strings of a to d ({first} steps of 128 samples), and then to reverse strings of e to "
         f"h ({second} steps), at {seeds} seeds: mean reward (at most 2) on {cells[0]['prompts']} held-out prompts per "
-        "task, with 95 % t-intervals over seeds. The coefficients of the arms were chosen on another seed. The letters tell the tasks apart, so that one policy can do both.\n\n"
+        "task, with 95 % t-intervals over seeds. The coefficients of the arms were chosen on another seed. The letters "
+        "tell the tasks apart, so that one policy can do both.\n\n"
         + table(["arm", "sort at the end", "forgetting", "reverse at the end", "less forgotten than none"], lines)
         + "\n\nThe arms: no KL term and nothing of the parent but its weights; `--continual.replay 0.2`; a KL term "
         f"with coefficient {_coef('anchor new'):g} to the sorting policy (`new`) or to the untrained one (`previous`); "
