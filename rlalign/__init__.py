@@ -23,7 +23,7 @@ from rlalign.types import Task
 
 if TYPE_CHECKING:
     from rlalign.algorithms import register_algorithm
-    from rlalign.api import evaluate, train
+    from rlalign.api import evaluate, export, train
     from rlalign.config.schema import TrainConfig
     from rlalign.objective.spec import Objective
     from rlalign.run import Run
@@ -34,6 +34,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "train": "rlalign.api",
     "evaluate": "rlalign.api",
+    "export": "rlalign.api",
     "Run": "rlalign.run",
     "TrainConfig": "rlalign.config.schema",
     "Objective": "rlalign.objective.spec",
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "env",
     "evaluate",
+    "export",
     "make_env",
     "make_mdp",
     "make_vec",

@@ -16,6 +16,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.registration import make_mdp
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison
+from rlalign.exporting.export_run import Export
 from rlalign.objective.spec import Objective
 from rlalign.registry import load
 from rlalign.run import Run
@@ -141,6 +142,24 @@ def evaluate(run: Run | str | Path, *, split: str = "test", prompts: int | None 
         UserError: the folder holds no run, the split is unknown, or a number is out of range.
     """
     return (run if isinstance(run, Run) else Run(run)).evaluate(split=split, prompts=prompts)
+
+
+def export(run: Run | str | Path, output: str | Path, *, format: str = "hf", quantize: str = "") -> Export:
+    """Export the trained policy of a run to files that other engines load, and return how close they are.
+
+    `Run.export` has further arguments, and describes what is checked.
+
+    Args:
+        run: a run, or the path of a run folder.
+        output: the folder to write, which must not hold files.
+        format: hf, a folder of transformers, with the adapter beside it; or gguf, a file for llama.cpp.
+        quantize: type of the weights; "" for the format's own.
+
+    Raises:
+        UserError: the form is unknown, or this machine or the model does not support it; the output holds files.
+        FaultError: the file that was loaded back is not the policy within its bound. Nothing is left.
+    """
+    return (run if isinstance(run, Run) else Run(run)).export(output, format=format, quantize=quantize)
 
 
 def _environment(env: Any) -> TextMDP:

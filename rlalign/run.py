@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rlalign.envs.mdp import TextMDP
     from rlalign.evaluation.before_after import Comparison
     from rlalign.evaluation.evaluate_best_of import BestOf
+    from rlalign.exporting.export_run import Export
     from rlalign.policies.base import Policy
 
 
@@ -209,6 +210,47 @@ class Run:
             samples=samples,
             rewards=self.rewards if rewards is None else rewards,  # objects that no name rebuilds
             env=self.env,
+        )
+
+    def export(
+        self,
+        output: str | Path,
+        *,
+        format: str = "hf",
+        quantize: str = "",
+        max_shard_size: str = "5GB",
+        kl_bound: float | None = None,
+    ) -> Export:
+        """Export the trained policy to files that other engines load, and return how close they are.
+
+        The file is loaded back by its own loader in a fresh process, and its log-probs on held-out prompts are compared
+        with those of the policy. A file outside of its bound is not kept. `export.json` has the result.
+
+        Args:
+            output: the folder to write, which must not hold files.
+            format: hf, a folder of transformers, with the adapter beside it; or gguf, a file for llama.cpp.
+            quantize: type of the weights. hf: int8, int8_dynamic, int4; gguf: f32, f16 (default), bf16, q8_0, q5_1,
+                q5_0, q4_1, q4_0. "" for the format's own.
+            max_shard_size: largest weight file of the format hf.
+            kl_bound: nats per token in place of the bounds of the form; None: these.
+
+        Raises:
+            UserError: the form is unknown, or this machine or the model does not support it; the output holds files.
+            FaultError: the file that was loaded back is not the policy within its bound. Nothing is left.
+        """
+        from rlalign.exporting.export_run import export_run
+
+        self._check_code()
+        return export_run(
+            self.folder,
+            self.config,
+            Path(output),
+            format=format,
+            quantize=quantize,
+            max_shard_size=max_shard_size,
+            kl_bound=kl_bound,
+            env=self.env,
+            rewards=self.rewards,
         )
 
     def _check_code(self) -> None:

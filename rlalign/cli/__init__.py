@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "train a policy; without arguments, SmolLM2 learns to write positive continuations",
     "evaluate": "compare a trained policy with its initial policy on held-out prompts",
     "generate": "complete a prompt with a trained policy, optionally until the reward reaches a level",
+    "export": "write a trained policy for other engines: transformers, peft, vLLM, llama.cpp",
     "list": "list environments, rewards, algorithms, policies or metrics",
     "new": "write a template of an environment or a reward with its test, or of a study",
     "check": "run the conformance checks of an environment or a reward",

@@ -1,0 +1,71 @@
+"""`rlalign export RUN`: a trained policy as files for other engines, and what each smaller file costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rlalign.cli.arguments import parse_arguments
+from rlalign.errors import UserError
+from rlalign.escaping.terminal import print_json, print_text
+
+
+@dataclass(frozen=True)
+class Args:
+    """Export a run's policy for other engines, load it back with them, and measure how close it is."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder; with --check the folder of an export."""
+    output: Path | None = None
+    """Folder to write, which must not hold files."""
+    format: Literal["hf", "gguf"] = "hf"
+    """hf: a folder that transformers, peft and vLLM load; gguf: a file that llama.cpp loads."""
+    quantize: Literal[
+        "", "int8", "int8_dynamic", "int4", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
+    ] = ""
+    """Type of the weights. hf: int8, int8_dynamic, int4 (torchao); gguf: the others, f16 if empty."""
+    max_shard_size: str = "5GB"
+    """Largest weight file of the format hf; larger weights are split."""
+    kl_bound: float | None = None
+    """Largest mean KL to the policy, nats per token, with which the files are kept; None: the bound of the form."""
+    check: bool = False
+    """Compare the files of an export with the digests in its export.json instead."""
+    trust_run: bool = False
+    """Run the code that the run's config.json names, although somebody else wrote the folder. It can do anything that
+    you can."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a line."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Export, and print what was measured; return 0."""
+    arguments = parse_arguments(Args, args, prog="rlalign export")
+    if arguments.check:
+        from rlalign.exporting.whole_folder import read_export
+
+        manifest = read_export(arguments.run)
+        if arguments.json_:
+            print_json(manifest)
+        else:
+            print_text(f"{arguments.run}: whole, {manifest['form']}, {len(manifest['files'])} files as exported")
+        return 0
+    if arguments.output is None:
+        raise UserError("--output: expected a folder to write, got none; use rlalign export RUN --output out/")
+    from rlalign.run import Run
+
+    export = Run(arguments.run, trust=arguments.trust_run).export(
+        arguments.output,
+        format=arguments.format,
+        quantize=arguments.quantize,
+        max_shard_size=arguments.max_shard_size,
+        kl_bound=arguments.kl_bound,
+    )
+    if arguments.json_:
+        print_json(export.manifest)
+    else:
+        print_text(export.line)
+    return 0
