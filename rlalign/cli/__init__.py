@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -55,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # machine; without spinning, each of the many short waits of a decoding step becomes a system call. OpenMP reads
     # the variable when it is loaded, so this line comes before any import of torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # transformers imports torchao if it is installed, which then reports the kernels that this machine does not have
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return _dispatch(args)
     except (UserError, RewardError) as error:

@@ -47,7 +47,11 @@ class Difference:
     @property
     def evidence(self) -> str:
         """The interval in words."""
-        return "the same difference on each" if self.same else f"95 % CI of the difference {signed_bounds(self.low, self.high)}"
+        return (
+            "the same difference on each"
+            if self.same
+            else f"95 % CI of the difference {signed_bounds(self.low, self.high)}"
+        )
 
     def change(self, before: float, after: float) -> str:
         """Return two means as text, with the decimals that the interval needs."""

@@ -183,7 +183,9 @@ def _adapter(source: Source, folder: Path, final: Path, probe: Probe) -> dict[st
         fidelity = probe.compare(engine.logprobs(probe.rows, probe.positions))
     excess = fidelity.excess(find_form("hf", ""))
     if excess:
-        raise FaultError(f"'{final}': expected the adapter over '{base}' to be the policy, got {excess}; train it again")
+        raise FaultError(
+            f"'{final}': expected the adapter over '{base}' to be the policy, got {excess}; train it again"
+        )
     return {"base": base.replace(str(folder), str(final.resolve())), **fidelity.to_dict()}
 
 

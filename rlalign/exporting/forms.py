@@ -113,7 +113,7 @@ def check_form(form: Form, model_type: str) -> None:
         raise MissingExtraError("torchao", "quant")
     if model_type == "gpt2":
         raise UserError(
-            f"--quantize {form.quantize}: expected a model with nn.Linear layers, got gpt2, whose layers are Conv1D and "
+            f"--quantize {form.quantize}: expected a model with nn.Linear layers, got gpt2, whose layers are Conv1D, "
             "which torchao leaves as they are; use --format gguf --quantize q8_0"
         )
     if form.quantize == "int4" and find_spec("mslk") is None:

@@ -153,7 +153,8 @@ def _rope_factors(config: Any) -> Tensor | None:
     scaled, _ = ROPE_INIT_FUNCTIONS[parameters["rope_type"]](config, torch.device("cpu"))
     d = _head_dim(config)
     plain = parameters["rope_theta"] ** -(torch.arange(0, d, 2).double() / d)
-    return (plain / scaled.double()).float()
+    factors: Tensor = (plain / scaled.double()).float()
+    return factors
 
 
 def _head_dim(config: Any) -> int:
@@ -213,25 +214,20 @@ def _gpt2_difference(config: Any) -> str:
     return "" if config.scale_attn_weights else "scale_attn_weights False"
 
 
-_ROTARY = {"top": _LLAMA_TOP, "layers": "model.layers", "metadata": _rotary_metadata}
+def _rotary(
+    arch: str, check: Callable[[Any], str], *, rotates: bool = False, norms: Mapping[str, str] | None = None
+) -> Family:
+    """Return a family with rotary positions and gated layers, as Llama has them."""
+    block = {**_LLAMA_BLOCK, **(norms or {})}
+    return Family(arch, block, _LLAMA_TOP, "model.layers", _rotary_metadata, check, rotates=rotates)
+
 
 FAMILIES: Mapping[str, Family] = {
-    "llama": Family(arch="llama", block=_LLAMA_BLOCK, check=_llama_difference, rotates=True, **_ROTARY),
-    "qwen2": Family(arch="qwen2", block=_LLAMA_BLOCK, check=_qwen_difference, **_ROTARY),
-    "qwen3": Family(
-        arch="qwen3",
-        block=_LLAMA_BLOCK | {"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"},
-        check=_qwen_difference,
-        **_ROTARY,
+    "llama": _rotary("llama", _llama_difference, rotates=True),
+    "qwen2": _rotary("qwen2", _qwen_difference),
+    "qwen3": _rotary(
+        "qwen3", _qwen_difference, norms={"self_attn.q_norm": "attn_q_norm", "self_attn.k_norm": "attn_k_norm"}
     ),
-    "gpt2": Family(
-        arch="gpt2",
-        block=_GPT2_BLOCK,
-        top=_GPT2_TOP,
-        layers="transformer.h",
-        metadata=_gpt2_metadata,
-        check=_gpt2_difference,
-        transposes=True,
-    ),
+    "gpt2": Family("gpt2", _GPT2_BLOCK, _GPT2_TOP, "transformer.h", _gpt2_metadata, _gpt2_difference, transposes=True),
 }
 """Model type of transformers -> family."""

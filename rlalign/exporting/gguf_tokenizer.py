@@ -89,7 +89,8 @@ def gguf_tokenizer(tokenizer: Any, rows: int, generation: dict[str, Any]) -> Ggu
         special = [names[i] for i, kind in types.items() if kind == CONTROL] or names[:1]
         merges = [f"{special[0]} {special[-1]}"]
     eos = tokenizer.eos_token_id
-    stops = sorted((configured_eos(generation) | ({end_of_turn(tokenizer)} - {None})) - {eos})  # type: ignore[operator]
+    end = end_of_turn(tokenizer)
+    stops = sorted((configured_eos(generation) | (set() if end is None else {end})) - {eos})
     bos = tokenizer.bos_token_id
     first = tokenizer("a")["input_ids"][:1]
     return GgufTokenizer(

@@ -39,7 +39,7 @@ def write_gguf(source: Path, target: Path, form: Form) -> GgufTokenizer:
     config = AutoConfig.from_pretrained(source)
     family = find_family(config)
     generation = ModelFiles(str(source)).read_json("generation_config.json") or {}
-    model = AutoModelForCausalLM.from_pretrained(source)
+    model: Any = AutoModelForCausalLM.from_pretrained(source)
     rows = int(model.get_input_embeddings().weight.shape[0])
     tokenizer = gguf_tokenizer(AutoTokenizer.from_pretrained(source), rows, generation)
     writer = gguf.GGUFWriter(target, family.arch)

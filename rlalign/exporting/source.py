@@ -74,7 +74,7 @@ def policy_folder(run: Path) -> Path:
         raise UserError(f"'{folder}': expected merged weights with a config.json, got none; use rlalign train --resume")
     if "auto_map" in content:
         raise UserError(
-            f"'{folder}': expected a model of transformers' own classes, got one with code of its own repository, which "
+            f"'{folder}': expected a model of transformers' own classes, got one with code of its own, which "
             "a fresh process does not run; load policy/ with trust_remote_code=True"
         )
     return folder

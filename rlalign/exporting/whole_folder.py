@@ -48,7 +48,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         _synchronize(target.parent)
     except OSError as error:
         raise FaultError(
-            f"'{target}' cannot be written ({error.strerror or error}); free space or make the folder writable, then run "
+            f"'{target}' cannot be written ({error.strerror or error}); free space or make it writable, then run "
             "the same command again"
         ) from error
     finally:
@@ -102,7 +102,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _synchronize(path: Path) -> None:
-    """Write a file or the entries of a folder to the disk: without it a rename can reach the disk before the content."""
+    """Write a file or the entries of a folder to the disk, which a rename could otherwise reach before the content."""
     if path.is_dir() and os.name == "nt":  # Windows does not open folders
         return
     descriptor = os.open(path, os.O_RDONLY)
