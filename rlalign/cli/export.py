@@ -32,6 +32,17 @@ class Args:
     """Largest weight file of the format hf; larger weights are split."""
     kl_bound: float | None = None
     """Largest mean KL to the policy, nats per token, with which the files are kept; None: the bound of the form."""
+    drop_layers: str = ""
+    """Whole decoder layers to remove first: auto, or a number. They are chosen by the KL on validation prompts; auto
+    removes layers while it is at most 0.1 nats per token."""
+    compare: bool = False
+    """Measure every form that this machine can make instead: reward, KL, size, memory and speed in one table."""
+    forms: tuple[str, ...] = ()
+    """With --compare: names of the forms, such as gguf-q8_0; empty: all."""
+    prompts: int | None = None
+    """With --compare: number of held-out test prompts; None: as in the run."""
+    k: Annotated[int | None, tyro.conf.arg(aliases=["--samples"])] = None
+    """With --compare: completions per prompt; None: as in the run."""
     check: bool = False
     """Compare the files of an export with the digests in its export.json instead."""
     trust_run: bool = False
@@ -53,6 +64,8 @@ def run(args: Sequence[str]) -> int:
         else:
             print_text(f"{arguments.run}: whole, {manifest['form']}, {len(manifest['files'])} files as exported")
         return 0
+    if arguments.compare:
+        return _compare(arguments)
     if arguments.output is None:
         raise UserError("--output: expected a folder to write, got none; use rlalign export RUN --output out/")
     from rlalign.run import Run
@@ -63,9 +76,49 @@ def run(args: Sequence[str]) -> int:
         quantize=arguments.quantize,
         max_shard_size=arguments.max_shard_size,
         kl_bound=arguments.kl_bound,
+        drop_layers=arguments.drop_layers,
     )
     if arguments.json_:
         print_json(export.manifest)
     else:
         print_text(export.line)
+    return 0
+
+
+def _compare(arguments: Args) -> int:
+    """Measure the forms, and print a table or JSON; return 0."""
+    if arguments.output is not None:
+        raise UserError(
+            "--output: expected none with --compare, whose files are in the report/ of the run, got "
+            f"'{arguments.output}'; leave it out"
+        )
+    from rich.table import Table
+
+    from rlalign.cli.console import console as make_console
+    from rlalign.exporting.comparison_files import component_table
+    from rlalign.exporting.comparison_files import table as cost_table
+    from rlalign.run import Run
+
+    results = Run(arguments.run, trust=arguments.trust_run).compare_forms(
+        prompts=arguments.prompts,
+        samples=arguments.k,
+        forms=arguments.forms,
+        drop_layers=arguments.drop_layers,
+        report=lambda line: print_text(line, to_stderr=True),
+    )
+    if arguments.json_:
+        print_json(results)
+        return 0
+    console = make_console()
+    titles = {"what each form costs on held-out prompts": cost_table, "components of the reward": component_table}
+    for title, contents in titles.items():
+        header, rows = contents(results)
+        table = Table(title=title, title_justify="left")
+        for name in header:
+            table.add_column(name, overflow="fold", justify="left" if name == "form" else "right")
+        for row in rows:
+            table.add_row(*row)
+        if len(header) > 1:
+            console.print(table)
+    console.print(f"written: {arguments.run / 'report'}/forms.json, forms.md and forms.png", soft_wrap=True)
     return 0

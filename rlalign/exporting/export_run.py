@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+import tempfile
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import FaultError
+from rlalign.exporting.drop_layers import parse_count, pruned_probe, write_without_layers
 from rlalign.exporting.engine import Engine
 from rlalign.exporting.fidelity import Fidelity, Probe, make_probe
 from rlalign.exporting.forms import Form, check_form, find_form
@@ -47,8 +49,16 @@ class Export:
     def line(self) -> str:
         """One line about the export."""
         f = self.fidelity
+        dropped = self.manifest.get("dropped")
+        whole = "the policy"
+        if dropped is not None:
+            cost = self.manifest["cost_of_dropping"]["kl"]
+            whole = (
+                f"the policy without layers {', '.join(map(str, dropped['layers']))} of {dropped['of']}, which is "
+                f"{cost:.2g} nats per token from the policy"
+            )
         return (
-            f"exported {self.form.name} to {self.folder}: KL {f.kl:.2g} nats per token from the policy, largest "
+            f"exported {self.form.name} to {self.folder}: KL {f.kl:.2g} nats per token from {whole}; largest "
             f"difference of a log-prob {f.nats:.2g}, same best token at {100 * f.agreement:.0f} % of {f.positions} "
             f"positions (loaded by {self.form.loader})"
         )
@@ -63,6 +73,7 @@ def export_run(
     quantize: str = "",
     max_shard_size: str = "5GB",
     kl_bound: float | None = None,
+    drop_layers: str = "",
     env: TextMDP | None = None,
     rewards: Any = None,
 ) -> Export:
@@ -76,6 +87,8 @@ def export_run(
         quantize: type of the weights; "" for the format's own.
         max_shard_size: largest weight file of the format hf.
         kl_bound: nats per token in place of the bounds of the form; None: these.
+        drop_layers: auto or a number: removes whole layers first, and then compares with the policy without them; "":
+            none.
         env, rewards: objects that the run was trained with and that no name rebuilds.
 
     Raises:
@@ -85,13 +98,19 @@ def export_run(
     form = find_form(format, quantize)
     check_target(output)
     check_form(form, model_type(policy_folder(run)))
+    count = parse_count(drop_layers) if drop_layers else None
     source = open_source(run, config, env=env, rewards=rewards)
     tasks = source.tasks("test", _PROMPTS)
     probe = make_probe(source.policy, source.contexts(tasks), max_new=_MAX_NEW, seed=config.seed)
     prompts = source.prompts(tasks)
-    return export_folder(
-        source, source.folder, output, form, probe, prompts, max_shard_size=max_shard_size, kl_bound=kl_bound
-    )
+    bounds: dict[str, Any] = {"max_shard_size": max_shard_size, "kl_bound": kl_bound}
+    if not drop_layers:
+        return export_folder(source, source.folder, output, form, probe, prompts, **bounds)
+    with tempfile.TemporaryDirectory(prefix="rlalign-pruned-") as folder:
+        dropped = write_without_layers(source, Path(folder), count)
+        pruned, cost = pruned_probe(probe, Path(folder))
+        entries = {"dropped": asdict(dropped), "cost_of_dropping": cost.to_dict()}
+        return export_folder(source, Path(folder), output, form, pruned, prompts, entries=entries, **bounds)
 
 
 def export_folder(

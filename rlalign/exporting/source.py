@@ -49,6 +49,10 @@ class Source:
         """Return the prompts of tasks as the policy reads them: texts, or messages for the chat template."""
         return [self.mdp.policy_prompt(task) for task in tasks]
 
+    def has_tasks(self, split: Split) -> bool:
+        """Return True if a split has tasks."""
+        return self.mdp.source.size(split) != 0
+
     def contexts(self, tasks: list[Task]) -> list[list[int]]:
         """Return the token ids of the prompts of tasks."""
         return [self.mdp.prompt_ids(task) for task in tasks]
