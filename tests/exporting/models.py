@@ -73,7 +73,7 @@ def model(family: str, rows: int = 330, *, tied: bool = True):
         shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
         lm = GPT2LMHeadModel(GPT2Config(**common, **shape))
     with torch.no_grad():
-        for name, parameter in lm.named_parameters():
+        for parameter in lm.parameters():
             if parameter.dim() == 1:
                 parameter.add_(0.3 * torch.randn_like(parameter))
     return lm.eval()
