@@ -18,6 +18,7 @@ from rlalign.tokenizers import HFTokenizer
 from tests.exporting.models import FAMILIES, TEXTS, save, tokenizer
 
 pytest.importorskip("xllamacpp")
+SLOW = pytest.mark.slow
 
 
 def probe(folder):
@@ -47,7 +48,9 @@ def test_llama_cpp_gives_the_log_probs_of_transformers(family, tmp_path):
     assert found.agreement == 1
 
 
-@pytest.mark.parametrize("quantize", ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"])
+@pytest.mark.parametrize(
+    "quantize", ["bf16", "q8_0", "q5_0", "q4_0", *(pytest.param(t, marks=SLOW) for t in ("f16", "q5_1", "q4_1"))]
+)
 def test_each_type_is_within_its_bound(quantize, tmp_path):
     form = find_form("gguf", quantize)
     found = distance(save(tmp_path / "model", "llama"), form, tmp_path)
@@ -65,8 +68,15 @@ def test_the_scaled_positions_of_llama_3_are_written(tmp_path):
     assert distance(folder, find_form("gguf", "f32"), tmp_path).nats < 1e-3
 
 
-@pytest.mark.parametrize("bos", [False, True])
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "bos"),
+    [
+        ("llama", True),
+        ("qwen2", False),
+        ("gpt2", False),
+        *(pytest.param(*case, marks=SLOW) for case in (("llama", False), ("qwen2", True), ("gpt2", True))),
+    ],
+)
 def test_llama_cpp_reads_the_ids_of_the_policy(family, bos, tmp_path):
     folder = save(tmp_path / "model", family, bos=bos)
     path = write_form(folder, tmp_path, find_form("gguf", "f16"), name="m")
