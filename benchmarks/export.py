@@ -148,7 +148,7 @@ def page(result: dict[str, Any]) -> str:
             "## vLLM",
             "",
             f"vLLM scored {vllm['tokens']:.0f} held-out tokens in float32 from the folder of the format hf: the mean",
-            f"difference of a log-prob from the policy's is {vllm['mean']:.1g} nats, the largest {vllm['largest']:.1g}.",
+            f"difference of a log-prob is {vllm['mean']:.1g} nats, the largest {vllm['largest']:.1g}.",
         ]
     return "\n".join(lines) + "\n"
 

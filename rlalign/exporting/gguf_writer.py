@@ -16,6 +16,7 @@ from torch import Tensor
 from rlalign.exporting.forms import Form
 from rlalign.exporting.gguf_families import find_family, gguf_tensors
 from rlalign.exporting.gguf_tokenizer import GgufTokenizer, gguf_tokenizer
+from rlalign.policies.device import hidden_progress_bars
 from rlalign.policies.model_files import ModelFiles
 
 _BLOCK = 32
@@ -39,7 +40,8 @@ def write_gguf(source: Path, target: Path, form: Form) -> GgufTokenizer:
     config = AutoConfig.from_pretrained(source)
     family = find_family(config)
     generation = ModelFiles(str(source)).read_json("generation_config.json") or {}
-    model: Any = AutoModelForCausalLM.from_pretrained(source)
+    with hidden_progress_bars():
+        model: Any = AutoModelForCausalLM.from_pretrained(source, use_safetensors=True)
     rows = int(model.get_input_embeddings().weight.shape[0])
     tokenizer = gguf_tokenizer(AutoTokenizer.from_pretrained(source), rows, generation)
     writer = gguf.GGUFWriter(target, family.arch)
