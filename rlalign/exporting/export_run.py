@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -180,7 +181,13 @@ def write_form(weights: Path, folder: Path, form: Form, *, name: str, max_shard_
         from rlalign.exporting.gguf_writer import write_gguf
 
         path = folder / f"{name}-{form.quantize}.gguf"
-        write_gguf(weights, path, form)
+        unexpressed = write_gguf(weights, path, form).unexpressed
+        if unexpressed:
+            warnings.warn(
+                f"'{path.name}': GGUF has entries for two tokens that end a turn; pass the ids "
+                f"{', '.join(map(str, unexpressed))} to llama.cpp as further stops, unless it knows them by name",
+                stacklevel=2,
+            )
         copy_companions(weights, folder, only_card=True)
         return path
     if form.quantize:

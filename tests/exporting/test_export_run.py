@@ -55,6 +55,7 @@ def live_logprobs(run, ids):
 @pytest.fixture(scope="module")
 def folder(lora, tmp_path_factory):
     """The export of the LoRA run as a folder of transformers, in several weight files."""
+    (lora.folder / "policy" / "README.md").write_text("---\nlicense: mit\n---\n# A run\n")
     return lora.export(tmp_path_factory.mktemp("export") / "out", max_shard_size="50KB").folder
 
 
@@ -74,6 +75,9 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     tok = AutoTokenizer.from_pretrained(folder)
     assert tok.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith("<|start|>user")
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n---\n# A run\n\n## Export\n")
+    assert "nats per token from the policy" in card
 
 
 def test_peft_loads_the_adapter_beside_it(lora, folder):

@@ -14,7 +14,9 @@ from rlalign.exporting.gguf_families import find_family, interleave_rotary
 from rlalign.exporting.gguf_tokenizer import gguf_tokenizer
 from rlalign.exporting.llama_text import check_text
 from rlalign.policies.gguf import _unrotate
+from rlalign.policies.logits import process
 from rlalign.tokenizers import HFTokenizer
+from rlalign.types import Sampling
 from tests.exporting.models import FAMILIES, TEXTS, save, tokenizer
 
 pytest.importorskip("xllamacpp")
@@ -110,6 +112,26 @@ def test_eos_ends_a_completion_and_has_a_log_prob(tmp_path):
         assert 2 not in row[:-1]
         assert len(row) == len(values)
         assert np.allclose(expected[np.arange(len(row)), row], values, atol=1e-3)
+
+
+@pytest.mark.parametrize("engine", ["llama.cpp", pytest.param("transformers", marks=SLOW)])
+def test_both_engines_sample_from_the_distribution_of_the_run(engine, tmp_path):
+    folder = save(tmp_path / "model", "llama")
+    lm = AutoModelForCausalLM.from_pretrained(folder)
+    sampling = {"temperature": 0.7, "top_k": 6, "top_p": 0.8}
+    rows = [[40, 50, 60], [70, 71]] * 4
+    with torch.no_grad():  # with a tied head and top_k, special tokens and parts of characters are not drawn
+        lm.model.embed_tokens.weight[:4] = 0
+        lm.model.embed_tokens.weight[98:260] = 0
+    lm.save_pretrained(folder)
+    path = write_form(folder, tmp_path, find_form("gguf", "f32"), name="m") if engine == "llama.cpp" else folder
+    with Engine(path, engine, context=64, parallel=4) as loaded:
+        tokens, logprobs = loaded.sample(rows, max_new=[3] * 8, stop_ids=[2], greedy=False, seed=3, **sampling)
+    for context, row, values in zip(rows, tokens, logprobs, strict=True):
+        positions = list(range(len(context) - 1, len(context) + len(row) - 1))
+        raw = torch.from_numpy(model_logprobs(lm, [[*context, *row]], [positions]))
+        expected = process(raw, Sampling(**sampling)).log_softmax(-1)[torch.arange(len(row)), torch.tensor(row)]
+        assert torch.allclose(expected, torch.tensor(values), atol=2e-3)
 
 
 def test_the_order_of_rotary_dimensions_is_the_inverse_of_the_reader():
