@@ -36,15 +36,15 @@ FORMS = (
     Form("hf", "hf", "", "transformers", 1e-4, 1e-2),
     Form("hf-int8", "hf", "int8", "transformers", 0.05),
     Form("hf-int8-dynamic", "hf", "int8_dynamic", "transformers", 0.1),
-    Form("hf-int4", "hf", "int4", "transformers", 0.5),
+    Form("hf-int4", "hf", "int4", "transformers", 1.0),
     Form("gguf-f32", "gguf", "f32", "llama.cpp", 1e-4, 1e-2),
     Form("gguf-f16", "gguf", "f16", "llama.cpp", 1e-3, 0.1),
     Form("gguf-bf16", "gguf", "bf16", "llama.cpp", 0.01, 1.0),
     Form("gguf-q8_0", "gguf", "q8_0", "llama.cpp", 0.05),
     Form("gguf-q5_1", "gguf", "q5_1", "llama.cpp", 0.2),
     Form("gguf-q5_0", "gguf", "q5_0", "llama.cpp", 0.2),
-    Form("gguf-q4_1", "gguf", "q4_1", "llama.cpp", 0.5),
-    Form("gguf-q4_0", "gguf", "q4_0", "llama.cpp", 0.5),
+    Form("gguf-q4_1", "gguf", "q4_1", "llama.cpp", 1.0),
+    Form("gguf-q4_0", "gguf", "q4_0", "llama.cpp", 1.0),
 )
 """All forms, the larger ones of a format first. The bounds hold for the files that this library writes, not for a
 policy: a policy whose log-probs react more to rounding is refused, by name and with its distance."""

@@ -103,7 +103,7 @@ def test_llama_cpp_gives_the_log_probs_of_the_live_policy(run, request, tmp_path
 def test_plain_transformers_loads_int8_without_pickle(quantize, lora, tmp_path):
     pytest.importorskip("torchao")
     export = lora.export(tmp_path / "out", quantize=quantize, kl_bound=1.0)  # the weights are far from trained ones
-    assert {path.suffix for path in export.path.iterdir()} <= {".json", ".jinja", ".safetensors"}
+    assert {path.suffix for path in export.path.iterdir()} <= {".json", ".jinja", ".md", ".safetensors"}
     with safe_open(export.path / "model.safetensors", "pt") as file:
         assert any(file.get_tensor(name).dtype == torch.int8 for name in file.keys())  # noqa: SIM118
     lm = AutoModelForCausalLM.from_pretrained(export.path)
