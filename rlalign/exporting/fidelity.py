@@ -80,7 +80,7 @@ class Probe:
         return Probe(self.rows, self.positions, model_logprobs(model, self.rows, self.positions))
 
     def compare(self, logprobs: NDArray[np.float32]) -> Fidelity:
-        """Return the distance of a form's log-probs [n, V].
+        """Return the distance of a form's log-probs [n, V], both normalized in float64.
 
         Raises:
             FaultError: the form has a vocabulary of another size.
@@ -89,12 +89,15 @@ class Probe:
             raise FaultError(
                 f"expected log-probs of {self.logprobs.shape[1]} tokens, got {logprobs.shape[1]}; report this as a bug"
             )
-        policy = self.logprobs.astype(np.float64)
-        form = logprobs.astype(np.float64)
+        from scipy.special import log_softmax
+
+        # log-softmax in float32 over a large vocabulary is normalized to 1e-4 only, which a KL would inherit
+        policy = log_softmax(self.logprobs.astype(np.float64), axis=-1)
+        form = log_softmax(logprobs.astype(np.float64), axis=-1)
         kl = (np.exp(policy) * (policy - form)).sum(-1).mean()
         nats = np.abs(policy - form)[policy >= _LIKELY].max()
         agreement = (policy.argmax(-1) == form.argmax(-1)).mean()
-        return Fidelity(max(float(kl), 0.0) if kl > -1e-6 else float(kl), float(nats), float(agreement), len(policy))
+        return Fidelity(float(kl), float(nats), float(agreement), len(policy))
 
 
 def make_probe(policy: Policy, contexts: Sequence[Sequence[int]], *, max_new: int, seed: int) -> Probe:
