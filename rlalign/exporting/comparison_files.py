@@ -10,6 +10,8 @@ from rlalign.escaping.figure_text import literal
 from rlalign.evaluation.signed_bounds import signed_bounds
 from rlalign.storage.atomic import write_atomic
 
+_LEAST = 1e-9
+"""Nats. A smaller KL is rounding of float32, and is drawn here."""
 _BLUE, _GRAY = "#1f6fb2", "#8a94a0"
 
 
@@ -55,7 +57,7 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if "bytes" not in row:
         return [*cells, *["-"] * (len(_HEADER) - 3)]
     kl = row["kl"]
-    cells += [f"{row['fidelity']['kl']:.2g}", f"{_number(kl['mean'])} {_bounds(kl)}"]
+    cells += [f"{row['fidelity']['kl']:.2g}", f"{kl['mean']:.2g} {_bounds(kl)}"]
     cells += [f"{row['bytes'] / 1e6:.1f}", f"{row['memory'] / 1e6:.0f}"]
     return [*cells, f"{row['speed']['1']:.0f}", f"{row['speed']['64']:.0f}"]
 
@@ -109,13 +111,13 @@ def draw(results: Mapping[str, Any], path: Path) -> Path:
         for i, row in enumerate(rows.values()):
             difference = row["metrics"].get("reward", {}).get("difference")
             _point(axes[0], i, difference, full or 0.0)
-            axes[1].plot([row["fidelity"]["kl"]], [i], "o", color=_BLUE, markersize=4)
+            axes[1].plot([max(row["fidelity"]["kl"], _LEAST)], [i], "o", color=_BLUE, markersize=4)
         places = range(len(names))
         axes[2].barh(places, [row["bytes"] / 1e6 for row in rows.values()], color=_BLUE)
         axes[3].barh(places, [row["speed"]["64"] for row in rows.values()], color=_BLUE)
         if full is not None:
             axes[0].axvline(full, color=_GRAY, linewidth=0.8, linestyle="--")
-        axes[1].set_xscale("symlog", linthresh=1e-6)
+        axes[1].set_xscale("log")
         titles = (
             "reward\n(dashed: full policy)",
             "exact KL(policy ‖ form),\nnats per token",
