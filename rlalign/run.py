@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rlalign.envs.mdp import TextMDP
     from rlalign.evaluation.before_after import Comparison
     from rlalign.evaluation.evaluate_best_of import BestOf
+    from rlalign.export.export_run import Export
     from rlalign.policies.base import Policy
 
 
@@ -241,6 +242,98 @@ class Run:
             rewards=self.rewards if rewards is None else rewards,  # objects that no name rebuilds
             env=self.env,
         )
+
+    def export(
+        self,
+        output: str | Path,
+        *,
+        format: str = "hf",
+        quantize: str = "",
+        max_shard_size: str = "5GB",
+        kl_bound: float | None = None,
+        drop_layers: str = "",
+    ) -> Export:
+        """Export the trained policy to files that other engines load, and return how close they are.
+
+        The file is loaded back by its own loader in a fresh process, and its log-probs on held-out prompts are compared
+        with those of the policy. A file outside of its bound is not kept. `export.json` has the result.
+
+        Args:
+            output: the folder to write, which must not hold files.
+            format: hf, a folder of transformers, with the adapter beside it; or gguf, a file for llama.cpp.
+            quantize: type of the weights. hf: int8, int8_dynamic, int4; gguf: f32, f16 (default), bf16, q8_0, q5_1,
+                q5_0, q4_1, q4_0. "" for the format's own.
+            max_shard_size: largest weight file of the format hf.
+            kl_bound: nats per token in place of the bounds of the form; None: these.
+            drop_layers: auto or a number: removes whole decoder layers first, the cheapest ones by the KL on validation
+                prompts; auto removes layers while that is at most 0.1 nats per token. "": none.
+
+        Raises:
+            UserError: the form is unknown, or this machine or the model does not support it; the output holds files.
+            FaultError: the file that was loaded back is not the policy within its bound. Nothing is left.
+        """
+        from rlalign.export.export_run import export_run
+
+        self._check_code()
+        return export_run(
+            self.folder,
+            self.config,
+            Path(output),
+            format=format,
+            quantize=quantize,
+            max_shard_size=max_shard_size,
+            kl_bound=kl_bound,
+            drop_layers=drop_layers,
+            env=self.env,
+            rewards=self.rewards,
+        )
+
+    def compare_forms(
+        self,
+        *,
+        prompts: int | None = None,
+        samples: int | None = None,
+        forms: Sequence[str] = (),
+        drop_layers: str = "",
+        report: Callable[[str], None] = lambda line: None,
+    ) -> dict[str, Any]:
+        """Measure what each form of the policy costs, each loaded by its own loader in a fresh process.
+
+        Reward and components on held-out test prompts, paired with the full policy; KL to it; size, memory and speed.
+        The files are `report/forms.json`, `forms.md` and `forms.png`. Forms that the first holds already, from the same
+        prompts and weights, are not measured again.
+
+        Args:
+            prompts: number of test prompts, at least 2; None: as in the configuration.
+            samples: completions per prompt, at least 1; None: as in the configuration.
+            forms: names of forms, such as gguf-q8_0; empty: all that this machine can make.
+            drop_layers: auto or a number: adds the policy without whole layers; "": does not.
+            report: called with a line after each form.
+
+        Returns:
+            `settings` and, in `forms`, a row per form; a row with `unavailable` has the reason in place of figures.
+
+        Raises:
+            UserError: the policy cannot be exported, a name is unknown, or a number is out of range.
+        """
+        from rlalign.export.compare_forms import compare_forms
+        from rlalign.export.comparison_files import draw, write_markdown
+
+        self._check_code()
+        results = compare_forms(
+            self.folder,
+            self.config,
+            prompts=prompts,
+            samples=samples,
+            forms=forms,
+            drop_layers=drop_layers,
+            env=self.env,
+            rewards=self.rewards,
+            report=report,
+        )
+        write_markdown(results, self.folder / "report" / "forms.md")
+        draw(results, self.folder / "report" / "forms.png")
+        return results
 
     def _check_code(self) -> None:
         """Refuse code of a folder that is not trusted; warn of files that have changed since the training."""

@@ -17,6 +17,7 @@ COMMANDS = {
     "train": "train a policy; without arguments, SmolLM2 learns to write positive continuations",
     "evaluate": "compare a trained policy with its initial policy on held-out prompts",
     "generate": "complete a prompt with a trained policy, optionally until the reward reaches a level",
+    "export": "write a trained policy for other engines: transformers, peft, vLLM, llama.cpp",
     "list": "list environments, rewards, algorithms, policies or metrics",
     "new": "write a template of an environment or a reward with its test, or of a study",
     "check": "run the conformance checks of an environment or a reward",
@@ -59,6 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     # machine; without spinning, each of the many short waits of a decoding step becomes a system call. OpenMP reads
     # the variable when it is loaded, so this line comes before any import of torch.
     os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+    # transformers imports torchao if it is installed, which then reports the kernels that this machine does not have
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         return _dispatch(args)
     except (UserError, RewardError, HookError) as error:

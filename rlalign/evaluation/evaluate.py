@@ -20,6 +20,7 @@ from rlalign.policies.base import Policy, ReferenceScorer
 from rlalign.policies.device import on_device
 from rlalign.policies.factory import make_sampler
 from rlalign.policies.memory import in_parts
+from rlalign.policies.sampling.sampler import Sampler
 from rlalign.rollout.agreement import check_rollout
 from rlalign.rollout.collect import Rollout, collect
 from rlalign.rollout.task_results import gold_of_own_weights, successes
@@ -113,6 +114,7 @@ def evaluate(
     seed: int,
     sampler: str = "decode",
     teacher: ReferenceScorer | None = None,
+    draw: Sampler | None = None,
 ) -> Evaluation:
     """Sample completions of each task, score them, and compute their metrics.
 
@@ -130,6 +132,8 @@ def evaluate(
         seed: seed of the sampled tokens and of the environment; 0 or more.
         sampler: decode (the optimized loop) or generate (transformers.generate).
         teacher: of distillation; its log-probs give the metrics teacher_kl and teacher_kl_token.
+        draw: a sampler of other weights, such as an exported form of the policy, in place of `sampler`. The completions
+            and log-probs are then its own, and `policy` gives the reference and the tokenizer.
 
     Returns:
         Metrics [P, k] with their texts, and the corpus-level report. The report has pass@k and avg@k if the environment
@@ -152,7 +156,7 @@ def evaluate(
     """
     mdp = with_evaluation_reward(mdp)
     generator = torch.Generator(policy.device).manual_seed(seed)
-    draw = make_sampler(sampler, policy)
+    own = make_sampler(sampler, policy) if draw is None else draw
     policy.begin_rollout()
     parts: list[dict[str, FloatArray]] = []
     prompts: list[str] = []
@@ -164,9 +168,9 @@ def evaluate(
         env = TokenVectorEnv(mdp, len(batch) * samples)
         with torch.no_grad(), on_device(policy.device):
             rollout = collect(
-                env, draw, batch, group_size=samples, sampling=sampling, generator=generator, seed=seed + start
+                env, own, batch, group_size=samples, sampling=sampling, generator=generator, seed=seed + start
             )
-            if start == 0:
+            if start == 0 and draw is None:
                 check_rollout(policy, rollout, sampling, "the evaluation")
             reference = reference_logprobs(policy, rollout, sampling) if policy.has_reference else None
             measured = _measure(rollout, reference)

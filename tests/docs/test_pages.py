@@ -100,6 +100,8 @@ def reduced(words: list[str]) -> list[str]:
         flags |= {"algorithms": "reinforce,ppo", "envs": "reverse"}
     if any(word.endswith(".toml") for word in words) and "--output" not in words:
         flags["output"] = "runs/study"  # the study's own folder may be in the repository
+    if command == "export" and "--compare" in words:
+        flags |= {"prompts": "2", "k": "1", "forms": "gguf-q8_0"}
     if command == "generate":
         flags["max-tries"] = "2"
     if command == "evaluate":

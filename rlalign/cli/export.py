@@ -1,0 +1,124 @@
+"""`rlalign export RUN`: a trained policy as files for other engines, and what each smaller file costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+from rlalign.cli.arguments import parse_arguments
+from rlalign.errors import UserError
+from rlalign.escaping.terminal import print_json, print_text
+
+
+@dataclass(frozen=True)
+class Args:
+    """Export a run's policy for other engines, load it back with them, and measure how close it is."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder; with --check the folder of an export."""
+    output: Path | None = None
+    """Folder to write, which must not hold files."""
+    format: Literal["hf", "gguf"] = "hf"
+    """hf: a folder that transformers, peft and vLLM load; gguf: a file that llama.cpp loads."""
+    quantize: Literal[
+        "", "int8", "int8_dynamic", "int4", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
+    ] = ""
+    """Type of the weights. hf: int8, int8_dynamic, int4 (torchao); gguf: the others, f16 if empty."""
+    max_shard_size: str = "5GB"
+    """Largest weight file of the format hf; larger weights are split."""
+    kl_bound: float | None = None
+    """Largest mean KL to the policy, nats per token, with which the files are kept; None: the bound of the form."""
+    drop_layers: str = ""
+    """Whole decoder layers to remove first: auto, or a number. They are chosen by the KL on validation prompts; auto
+    removes layers while it is at most 0.1 nats per token."""
+    compare: bool = False
+    """Measure every form that this machine can make instead: reward, KL, size, memory and speed in one table."""
+    forms: tuple[str, ...] = ()
+    """With --compare: names of the forms, such as gguf-q8_0; empty: all."""
+    prompts: int | None = None
+    """With --compare: number of held-out test prompts; None: as in the run."""
+    k: Annotated[int | None, tyro.conf.arg(aliases=["--samples"])] = None
+    """With --compare: completions per prompt; None: as in the run."""
+    check: bool = False
+    """Compare the files of an export with the digests in its export.json instead."""
+    trust_run: bool = False
+    """Run the code that the run's config.json names, although somebody else wrote the folder. It can do anything that
+    you can."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print JSON instead of a line."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Export, and print what was measured; return 0."""
+    arguments = parse_arguments(Args, args, prog="rlalign export")
+    if arguments.check:
+        from rlalign.export.whole_folder import read_export
+
+        manifest = read_export(arguments.run)
+        if arguments.json_:
+            print_json(manifest)
+        else:
+            print_text(f"{arguments.run}: whole, {manifest['form']}, {len(manifest['files'])} files as exported")
+        return 0
+    if arguments.compare:
+        return _compare(arguments)
+    if arguments.output is None:
+        raise UserError("--output: expected a folder to write, got none; use rlalign export RUN --output out/")
+    from rlalign.run import Run
+
+    export = Run(arguments.run, trust=arguments.trust_run).export(
+        arguments.output,
+        format=arguments.format,
+        quantize=arguments.quantize,
+        max_shard_size=arguments.max_shard_size,
+        kl_bound=arguments.kl_bound,
+        drop_layers=arguments.drop_layers,
+    )
+    if arguments.json_:
+        print_json(export.manifest)
+    else:
+        print_text(export.line)
+    return 0
+
+
+def _compare(arguments: Args) -> int:
+    """Measure the forms, and print a table or JSON; return 0."""
+    if arguments.output is not None:
+        raise UserError(
+            "--output: expected none with --compare, whose files are in the report/ of the run, got "
+            f"'{arguments.output}'; leave it out"
+        )
+    from rich.table import Table
+
+    from rlalign.cli.console import console as make_console
+    from rlalign.export.comparison_files import component_table
+    from rlalign.export.comparison_files import table as cost_table
+    from rlalign.run import Run
+
+    results = Run(arguments.run, trust=arguments.trust_run).compare_forms(
+        prompts=arguments.prompts,
+        samples=arguments.k,
+        forms=arguments.forms,
+        drop_layers=arguments.drop_layers,
+        report=lambda line: print_text(line, to_stderr=True),
+    )
+    if arguments.json_:
+        print_json(results)
+        return 0
+    console = make_console()
+    titles = {"what each form costs on held-out prompts": cost_table, "components of the reward": component_table}
+    for title, contents in titles.items():
+        header, rows = contents(results)
+        table = Table(title=title, title_justify="left")
+        for name in header:
+            table.add_column(name, overflow="fold", justify="left" if name == "form" else "right")
+        for row in rows:
+            table.add_row(*row)
+        if len(header) > 1:
+            console.print(table)
+    console.print(f"written: {arguments.run / 'report'}/forms.json, forms.md and forms.png", soft_wrap=True)
+    return 0

@@ -1,0 +1,107 @@
+"""A form that transformers, and peft for an adapter, loads: only their public functions, no code of this library."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+
+class TransformersEngine:
+    """A model that `from_pretrained` has loaded on the CPU.
+
+    Args:
+        path: folder or hub id of the model.
+        adapter: folder of a peft adapter; None without one.
+        dtype: float32, or auto for the dtype of the files.
+    """
+
+    def __init__(self, path: str, adapter: str | None, dtype: str) -> None:
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
+        chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
+        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, use_safetensors=True)
+        if adapter is not None:
+            from peft import PeftModel
+
+            self.model = PeftModel.from_pretrained(self.model, adapter, torch_device="cpu")
+        self.model.eval()
+
+    @torch.no_grad()
+    def logprobs(self, row: list[int], positions: list[int]) -> NDArray[np.float32]:
+        """Return log-probs [n, V] of the token after each of n positions."""
+        logits = self.model(input_ids=torch.tensor([row]), use_cache=False).logits[0, positions]
+        result: NDArray[np.float32] = logits.float().log_softmax(-1).numpy()
+        return result
+
+    @torch.no_grad()
+    def sample(self, contexts: list[list[int]], request: dict[str, Any]) -> tuple[list[list[int]], list[list[float]]]:
+        """Continue contexts, left-padded, token by token; see `FormEngine.sample`."""
+        generator = torch.Generator().manual_seed(request["seed"])
+        width = max(map(len, contexts))
+        ids = torch.tensor([[0] * (width - len(context)) + context for context in contexts])
+        mask = torch.tensor([[0] * (width - len(context)) + [1] * len(context) for context in contexts])
+        stop = torch.tensor(request["stop_ids"])
+        limits = torch.tensor(request["max_new"])
+        active = limits > 0
+        tokens: list[list[int]] = [[] for _ in contexts]
+        logprobs: list[list[float]] = [[] for _ in contexts]
+        cache = None
+        while active.any():
+            positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+            output = self.model(
+                input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+            )
+            cache = output.past_key_values
+            distribution = _processed(output.logits[:, -1].float(), request)
+            if request["greedy"]:
+                drawn = distribution.argmax(-1)
+            else:
+                drawn = torch.multinomial(distribution.exp(), 1, generator=generator).squeeze(-1)
+            chosen = distribution.gather(-1, drawn[:, None]).squeeze(-1)
+            for i in active.nonzero().flatten().tolist():
+                tokens[i].append(int(drawn[i]))
+                logprobs[i].append(float(chosen[i]))
+            lengths = torch.tensor([len(row) for row in tokens])
+            active = active & ~torch.isin(drawn, stop) & (lengths < limits)
+            ids = drawn[:, None]
+            mask = torch.cat([mask, torch.ones_like(ids)], -1)
+        return tokens, logprobs
+
+    @torch.no_grad()
+    def generate(self, context: list[int], rows: int, count: int) -> None:
+        """Generate exactly `count` tokens in each of `rows` rows with `generate`, as its users do."""
+        ids = torch.tensor([context] * rows)
+        self.model.generate(
+            input_ids=ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=True,
+            temperature=1.0,
+            top_k=0,
+            top_p=1.0,
+            min_new_tokens=count,
+            max_new_tokens=count,
+            pad_token_id=0,
+        )
+
+    def text(self, texts: list[str], chats: list[Any], ids: list[list[int]]) -> dict[str, Any]:
+        """Return nothing: the tokenizer of the folder is the one that the log-probs are compared with."""
+        return {}
+
+
+def _processed(logits: Tensor, request: dict[str, Any]) -> Tensor:
+    """Return log-probs [N, V] of the sampling distribution: temperature, then top_k, then top_p."""
+    logits = logits / request["temperature"]
+    if request["top_k"]:
+        least = logits.topk(min(request["top_k"], logits.shape[-1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if request["top_p"] < 1:
+        ordered, order = logits.softmax(-1).sort(-1, descending=True)
+        beyond = ordered.cumsum(-1) - ordered >= request["top_p"]
+        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
+    return logits.log_softmax(-1)

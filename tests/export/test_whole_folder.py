@@ -1,0 +1,144 @@
+"""An export is whole or refused: kills at every moment, cut files, changed files, files of other programs."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from rlalign.errors import FaultError, UserError
+from rlalign.export.whole_folder import MANIFEST, new_folder, read_export, write_manifest
+
+ROOT = Path(__file__).parents[2]
+
+
+def export(target):
+    with new_folder(target) as folder:
+        (folder / "model.safetensors").write_bytes(b"weights" * 100)
+        (folder / "adapter").mkdir()
+        (folder / "adapter" / "adapter_config.json").write_text("{}")
+        write_manifest(folder, {"form": "hf"})
+    return target
+
+
+def test_a_whole_export_is_read(tmp_path):
+    manifest = read_export(export(tmp_path / "out"))
+    assert manifest["form"] == "hf"
+    assert sorted(manifest["files"]) == ["adapter/adapter_config.json", "model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(b"weights" * 99), r"700 bytes in model.safetensors, got 693"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"Weights" * 100), "content of model.safetensors"),
+        (lambda f: (f / "adapter" / "adapter_config.json").unlink(), "adapter/adapter_config.json, got none"),
+        (lambda f: (f / MANIFEST).unlink(), "half-written or from another program"),
+        (lambda f: (f / MANIFEST).write_text('{"files": {'), "is damaged"),
+        (lambda f: (f / MANIFEST).write_text("[]"), "manifest of version 1"),
+        (lambda f: (f / "model-00002.safetensors").write_bytes(b""), "got model-00002.safetensors"),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "got pytorch_model.bin"),
+    ],
+)
+def test_a_damaged_export_is_refused_by_name(damage, message, tmp_path):
+    damage(export(tmp_path / "out"))
+    with pytest.raises(UserError, match=message):
+        read_export(tmp_path / "out")
+
+
+def test_a_manifest_names_no_file_outside_of_its_folder(tmp_path):
+    folder = export(tmp_path / "out")
+    (tmp_path / "secret").write_text("x")
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest["files"]["../secret"] = {"bytes": 1, "sha256": ""}
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"\.\./secret"):
+        read_export(folder)
+
+
+def test_an_error_leaves_nothing(tmp_path):
+    def fails():
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "model.safetensors").write_bytes(b"x")
+            raise ValueError("stop")
+
+    with pytest.raises(ValueError, match="stop"):
+        fails()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_files_of_the_user_are_never_replaced(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "notes").write_text("mine")
+    with pytest.raises(UserError, match="holds files"):
+        export(tmp_path / "out")
+    assert (tmp_path / "out" / "notes").read_text() == "mine"
+
+    def second():
+        with new_folder(tmp_path / "other") as folder:
+            write_manifest(folder, {})
+            (tmp_path / "other").mkdir()  # another export to the same place ends first
+            (tmp_path / "other" / "first").write_text("")
+
+    with pytest.raises(FaultError):
+        second()
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["first"]
+
+
+KILLED = """
+    import os, signal, sys
+    import rlalign.export.whole_folder as whole
+    from pathlib import Path
+    target, moment = Path(sys.argv[1]), int(sys.argv[2])
+    count = 0
+    def counted(function):
+        def call(*args, **kwargs):
+            global count
+            if count == moment:
+                os.kill(os.getpid(), signal.SIGKILL)
+            count += 1
+            return function(*args, **kwargs)
+        return call
+    for name in ("fsync", "rename", "open"):
+        setattr(os, name, counted(getattr(os, name)))
+    with whole.new_folder(target) as folder:
+        for name in ("a.safetensors", "b.safetensors"):
+            (folder / name).write_bytes(b"x" * 1000)
+        whole.write_manifest(folder, {"form": "hf"})
+    print(count)
+"""
+
+
+def test_a_kill_at_any_moment_leaves_nothing_that_looks_whole(tmp_path):
+    script = tmp_path / "killed.py"
+    script.write_text(textwrap.dedent(KILLED))
+
+    def run(moment):
+        target = tmp_path / f"{moment}" / "out"
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        command = [sys.executable, str(script), str(target), str(moment)]
+        return target, subprocess.run(command, env=environment, capture_output=True, text=True)
+
+    target, ended = run(10_000)
+    total = int(ended.stdout)
+    assert total >= 9  # files, manifest, folders, the rename, and the folder above
+    assert read_export(target)
+    left = set()
+    for moment in (0, 2, 4, 6, total - 3, total - 2, total - 1):
+        target, ended = run(moment)
+        assert ended.returncode == -signal.SIGKILL
+        if target.exists():  # killed after the rename
+            assert read_export(target)["form"] == "hf"
+            left.add("whole")
+        else:
+            (partial,) = target.parent.iterdir()
+            assert partial.name.startswith(".out.partial-")
+            left.add("manifest" if (partial / MANIFEST).exists() else "partial")
+        export_again = [path.name for path in export(target).parent.iterdir()] if not target.exists() else ["out"]
+        assert export_again == ["out"]  # what a killed process has left is removed
+    assert {"partial", "whole"} <= left
