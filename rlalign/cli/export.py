@@ -21,13 +21,14 @@ class Args:
     run: tyro.conf.Positional[Path]
     """Run folder; with --check the folder of an export."""
     output: Path | None = None
-    """Folder to write, which must not hold files."""
+    """Folder to write, which must not hold files; None: only with --check or --compare."""
     format: Literal["hf", "gguf"] = "hf"
     """hf: a folder that transformers, peft and vLLM load; gguf: a file that llama.cpp loads."""
-    quantize: Literal[
-        "", "int8", "int8_dynamic", "int4", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"
-    ] = ""
-    """Type of the weights. hf: int8, int8_dynamic, int4 (torchao); gguf: the others, f16 if empty."""
+    quantize: (
+        Literal["int8", "int8_dynamic", "int4", "f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"] | None
+    ) = None
+    """Type of the weights. For hf, by torchao, int8: weights; int8_dynamic: weights and inputs; int4: weights. For gguf
+    f32, f16, bf16, q8_0, q5_1, q5_0, q4_1 or q4_0. None: that of the policy, and f16 for gguf."""
     max_shard_size: str = "5GB"
     """Largest weight file of the format hf; larger weights are split."""
     kl_bound: float | None = None
@@ -73,7 +74,7 @@ def run(args: Sequence[str]) -> int:
     export = Run(arguments.run, trust=arguments.trust_run).export(
         arguments.output,
         format=arguments.format,
-        quantize=arguments.quantize,
+        quantize=arguments.quantize or "",
         max_shard_size=arguments.max_shard_size,
         kl_bound=arguments.kl_bound,
         drop_layers=arguments.drop_layers,
