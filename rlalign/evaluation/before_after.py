@@ -52,7 +52,12 @@ class Difference:
         return "the same difference on each" if self.same else f"95 % CI of the difference {bounds}"
 
     def change(self, before: float, after: float) -> str:
-        """Return two means as text, with the decimals that the interval needs."""
+        """Return two means as text, with the decimals that the interval needs.
+
+        Args:
+            before: mean before training.
+            after: mean after training.
+        """
         digits = decimals_of(self.low, self.high)
         return f"{before:.{digits}f} -> {after:.{digits}f}"
 
