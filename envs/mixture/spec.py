@@ -72,6 +72,21 @@ class MixtureSpec:
         weights = {names[own]: _weight(text, names[own]) for own, text, _ in entries}
         return cls(envs, Weights(weights, given=any(weighted)))
 
+    def never_drawn(self, steps: int) -> list[str]:
+        """Return the names of the environments whose weight is 0 in each of the first `steps` steps.
+
+        Example:
+            >>> MixtureSpec.parse("sort@0,reverse@20").never_drawn(10)
+            ['reverse']
+        """
+        left = dict.fromkeys(self.envs)
+        for step in range(steps):
+            for name in [name for name in left if self.weights.at(step).get(name, 0) > 0]:
+                del left[name]
+            if not left:
+                break
+        return list(left)
+
 
 def env_specs(text: str) -> list[str]:
     """Return the specs of the environments that a text names: one, or those of a mixture."""

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rlalign.config.schema import OBJECT, TrainConfig
-from rlalign.errors import HookError, RLAlignError, UserError
+from rlalign.errors import HookError, RLAlignError, UserError, did_you_mean
 from rlalign.registry import load
 from rlalign.rewards.object_state import as_plain, from_checkpoint, to_checkpoint
 from rlalign.rollout.views import RolloutView, Samples
@@ -105,7 +105,7 @@ def load_callbacks(specs: Sequence[Any]) -> dict[str, Any]:
         specs: `file.py:Class` or `module:Class` (a class or function without arguments, or an object), or objects.
 
     Raises:
-        UserError: a file or class is missing, cannot be built, or has none of the methods.
+        UserError: a file or class is missing, cannot be built, or has none of the methods, or another one named on_...
     """
     callbacks: dict[str, Any] = {}
     for spec in specs:
@@ -117,6 +117,9 @@ def load_callbacks(specs: Sequence[Any]) -> dict[str, Any]:
                 f"callback '{name}': expected an object with one of {', '.join(EVENTS)}, got {item!r:.60}; add one of "
                 "these methods"
             )
+        unknown = [method for method in dir(item) if method.startswith("on_") and method not in EVENTS]
+        if unknown:
+            raise UserError(f"callback '{name}': unknown method '{unknown[0]}'.{did_you_mean(unknown[0], EVENTS)}")
         callbacks[f"{name} #{number + 1}" if number else name] = item
     return callbacks
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -297,6 +298,7 @@ def test_unusable_callbacks_are_refused_by_name(tmp_path: Path) -> None:
         (f"{path}:Needs", "cannot be built without arguments"),
         (f"{path}:Empty", "expected an object with one of on_rollout"),
         (f"{path}:Stopp", "Did you mean 'Stop'"),
+        (SimpleNamespace(on_setp=print, should_stop=bool), "unknown method 'on_setp'. Did you mean 'on_step'"),
         ("Stop", "expected file.py:Class"),
         (Counter, "expected an object with one of"),  # the class in place of an object
         ("object:Counter", "was passed as a Python object"),
