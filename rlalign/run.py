@@ -152,12 +152,14 @@ class Run:
             Both evaluations, with paired differences of all metrics.
 
         Raises:
-            UserError: a name is unknown, a number is out of range, the run has no checkpoint, or its config.json names
-                code and the folder is not trusted.
+            UserError: a name is unknown, a number is out of range, the run has no checkpoint, the run that it continues
+                is gone, or its config.json names code and the folder is not trusted.
         """
+        from rlalign.continual.chain import with_parent_found
         from rlalign.evaluation.evaluate_run import evaluate_run
 
-        self._check_code()
+        config = with_parent_found(self.config, self.folder)
+        self._check_code(config)
         if env is not None and not isinstance(env, str):
             self.env = env
         other = isinstance(env, str)
@@ -165,7 +167,7 @@ class Run:
             self.rewards = rewards
         return evaluate_run(
             self.folder,
-            self.config,
+            config,
             split=split,
             prompts=prompts,
             samples=samples,
@@ -335,11 +337,11 @@ class Run:
         draw(results, self.folder / "report" / "forms.png")
         return results
 
-    def _check_code(self) -> None:
+    def _check_code(self, config: TrainConfig | None = None) -> None:
         """Refuse code of a folder that is not trusted; warn of files that have changed since the training."""
         from rlalign.storage.trust import check_trust
 
-        for change in check_trust(self.folder, self.config, trust=self.trust):
+        for change in check_trust(self.folder, config or self.config, trust=self.trust):
             warnings.warn(f"changed since the run was trained: {change}", stacklevel=3)
 
     def plot(self) -> Path:

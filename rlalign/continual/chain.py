@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from rlalign.config.schema import TrainConfig
+from rlalign.errors import UserError
 from rlalign.storage.folder_kind import is_model
 from rlalign.storage.identity import digest_of_file
 from rlalign.storage.newest import newest_manifest
@@ -184,6 +186,28 @@ def _compared(ancestor: Ancestor, path: Path) -> Link:
     if digest_of_policy(path) != ancestor.policy:
         problems.append(f"the policy of '{shown}' has changed since the run that continues it started")
     return Link(ancestor, Path(shown), tuple(problems), config_changed=config_changed)
+
+
+def with_parent_found(config: TrainConfig, folder: Path) -> TrainConfig:
+    """Return the configuration of a run with the path at which its parent lies now.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+
+    Raises:
+        UserError: the parent is neither where the configuration names it nor at a recorded path.
+    """
+    chain = manifest_chain(folder)
+    if not chain or Path(config.policy).expanduser().exists():
+        return config
+    link = followed(chain, folder)[0]
+    if link.path is None:
+        raise UserError(
+            f"'{folder}' began with the policy of '{chain[0].path}': {link.problems[0].partition(': ')[2]}; put it back"
+        )
+    inside = [part for part in _INSIDE if Path(config.policy).parts[-len(part.parts) :] == part.parts and part.parts]
+    return replace(config, policy=str(link.path / (inside[-1] if inside else Path())))
 
 
 def as_json(chain: Sequence[Ancestor]) -> list[Mapping[str, Any]]:

@@ -348,3 +348,15 @@ def test_a_missing_stage_is_an_error_and_a_changed_one_a_warning(former: Path, s
             Run(tmp_path / "b").transfer_matrix(["sort", "reverse"], prompts=4)
     finally:
         former_aside.rename(former)
+
+
+def test_an_evaluation_finds_a_parent_that_moved_along_and_names_one_that_is_gone(tmp_path: Path) -> None:
+    train_run(config(tmp_path / "runs" / "a", "sort", steps=1), quiet=True)
+    train_run(config(tmp_path / "runs" / "b", "reverse", tmp_path / "runs" / "a", steps=1), quiet=True)
+    before = Run(tmp_path / "runs" / "b").evaluate(split="test")
+    moved = (tmp_path / "runs").rename(tmp_path / "elsewhere")
+    after = Run(moved / "b").evaluate(split="test")
+    assert np.array_equal(before.before.metrics["reward"], after.before.metrics["reward"])
+    shutil.rmtree(moved / "a")
+    with pytest.raises(UserError, match=r"began with the policy of .*runs/a.* moved or deleted; put it back"):
+        Run(moved / "b").evaluate(split="test")
