@@ -130,7 +130,7 @@ def choose(adapter: AdapterSource, options: PolicyOptions) -> tuple[Literal["con
         raise UserError(
             f"'{adapter.name}': expected an adapter that can be merged into weights, got one of kind {adapter.kind}"
             f"{f' with adapter.kind {options.adapter.kind}' if options.adapter.kind else ''}, whose virtual tokens are "
-            "no weights; use --model.on-adapter continue without --model.adapter, or the base model"
+            "no weights; leave out --model.on-adapter and --model.adapter.kind to continue it, or use the base model"
         )
     if options.on_adapter == "continue" and obstacle:
         raise UserError(

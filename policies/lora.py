@@ -15,6 +15,7 @@ from rlalign.errors import UserError
 from rlalign.policies.adapter_kinds.dora import reset_magnitudes
 from rlalign.policies.adapter_kinds.names import is_adapter_parameter
 from rlalign.policies.options import AdapterOptions
+from rlalign.policies.quantized_base import QuantizedLinear
 from rlalign.policies.weight_dtype import float32_copy, restored_buffers
 
 _FUSED_MAMBA = ("falcon_h1", "mamba", "mamba2", "falcon_mamba", "nemotron_h")
@@ -158,8 +159,11 @@ def describe_adapter(model: Any, adapter: AdapterOptions) -> str:
         return f"{adapter.description}: {trained:,} trained parameters, and no weight of the model changes"
     layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
     adapted = {id(p): p for p in map(adapted_weight, layers)}
+    # the codes of a quantized weight are not as many as its elements
+    quantized = [m for m in model.modules() if isinstance(m, QuantizedLinear)]
     base = {id(p): p.numel() for n, p in model.named_parameters() if not is_adapter_parameter(n)}
-    share = sum(p.numel() for p in adapted.values()) / sum(base.values())
+    base |= {id(m.weight): m.out_features * m.in_features for m in quantized} | {id(m.scale): 0 for m in quantized}
+    share = sum(base[key] for key in adapted) / sum(base.values())
     head = model.get_output_embeddings()
     layers_of = {
         f"{n}.weight": m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head

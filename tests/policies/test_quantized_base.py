@@ -8,6 +8,7 @@ from transformers.pytorch_utils import Conv1D
 from rlalign.errors import UserError
 from rlalign.policies import quantized_base
 from rlalign.policies.factory import make_policy
+from rlalign.policies.lora import describe_adapter
 from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.policies.quantized_base import QuantizedLinear, quantize_base
 from tests.policies.test_causal import Ids
@@ -59,6 +60,15 @@ def test_the_weights_take_a_quarter_and_the_head_stays():
     assert codes < 0.3 * sum(2 * m.in_features * m.out_features for m in quantized)
     assert type(policy.lm.get_output_embeddings()) is not QuantizedLinear
     assert not any(isinstance(m, QuantizedLinear) for name, m in policy.lm.named_modules() if "lora_" in name)
+
+
+def test_the_share_of_adapted_parameters_does_not_depend_on_their_storage():
+    shares = set()
+    for base in ("none", "nf4", "int8"):
+        options = PolicyOptions(adapter=AdapterOptions("lora"), base=base, hidden_size=128)
+        policy = make_policy("tiny", tokenizer=Ids(), options=options)
+        shares.add(describe_adapter(policy.model, policy.options.adapter))
+    assert len(shares) == 1, shares
 
 
 def test_layers_that_are_read_without_being_called_are_left(monkeypatch):
