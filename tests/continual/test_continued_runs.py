@@ -313,6 +313,17 @@ def test_the_matrix_holds_the_rewards_of_each_stage(former: Path, second: Path) 
     ]
 
 
+@pytest.mark.parametrize("adapter", [{"model__adapter__kind": "prefix"}, {"model__base": "int8"}])
+def test_a_drawn_or_quantized_start_is_that_of_its_run(tmp_path: Path, adapter: dict[str, Any]) -> None:
+    settings = {"model__adapter__kind": "lora", "model__adapter__tokens": 4, "steps": 1} | adapter
+    train_run(config(tmp_path / "a", "sort", "tiny", **settings), quiet=True)
+    train_run(config(tmp_path / "b", "reverse", tmp_path / "a", steps=1), quiet=True)
+    matrix = Run(tmp_path / "b").transfer_matrix(["sort", "reverse"], prompts=4)
+    assert matrix.stages == ("start", "a", "b")
+    before = Run(tmp_path / "a").evaluate(split="test", prompts=4).before
+    np.testing.assert_allclose(matrix.rewards[0][0], before.metrics["reward"].mean(1), atol=1e-6)
+
+
 def test_the_matrix_is_printed_and_one_environment_stays_a_comparison(
     second: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
