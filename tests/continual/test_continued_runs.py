@@ -204,6 +204,17 @@ def test_previous_follows_the_chain_to_the_run_whose_reference_it_was(
     assert [ancestor.name for ancestor in taken.chain] == ["b", "a"]
 
 
+def test_a_distilled_former_run_has_a_teacher_as_its_reference(former: Path, tmp_path: Path) -> None:
+    train_run(config(tmp_path / "a", "sort", "gru", "distill", teacher=str(former), steps=1), quiet=True)
+    train_run(config(tmp_path / "b", "sort", tmp_path / "a", steps=1), quiet=True)
+    for anchor in ("previous", "both"):
+        settings = config(tmp_path / "c", "reverse", tmp_path / "a", continual__anchor=anchor)
+        with pytest.raises(UserError, match="with distill, whose reference policy is its teacher"):
+            begun(settings, tmp_path / "c")
+    # that of a run which continues the distilled one is its own start
+    begun(config(tmp_path / "d", "reverse", tmp_path / "b", continual__anchor="previous"), tmp_path / "d")
+
+
 def test_the_kls_to_both_references_are_logged(former: Path, tmp_path: Path) -> None:
     run = train_run(config(tmp_path / "b", "reverse", former, continual__anchor="both", steps=1), quiet=True)
     row = {name: values[0] for name, values in run.metrics.items()}
