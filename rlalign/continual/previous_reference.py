@@ -83,7 +83,7 @@ def previous_reference(links: Sequence[Link], policy: Policy, *, trust: bool) ->
             raise
         raise FaultError(
             f"out of memory while the initial policy of '{folder}' is loaded on {policy.device} beside the policy; use "
-            "--continual.anchor new, or --model.lora-r 8 if all weights are trained"
+            "--continual.anchor new, or --model.adapter.kind lora if all weights are trained"
         ) from error
     if not have_same_tokens(policy.tokenizer, reference.policy.tokenizer):
         raise UserError(

@@ -127,6 +127,7 @@ def test_other_trained_tensors_are_refused_by_name(former: Path, tmp_path: Path,
     with pytest.raises(UserError, match="the former run did not train value_head") as error:
         begun(settings, tmp_path / "b")
     assert str(former) in str(error.value)
+    assert "use --model.adapter.kind none" in str(error.value)
 
 
 def test_a_new_adapter_with_the_names_of_the_former_one_is_refused_and_the_continued_one_is_kept(
