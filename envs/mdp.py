@@ -221,9 +221,14 @@ class TextMDP:
         return self.max_prompt + self.max_generated
 
     @property
+    def max_actions(self) -> int:
+        """L_max, the most ids that a policy writes in an episode."""
+        return self.max_turns * self.max_new
+
+    @property
     def max_generated(self) -> int:
         """Number of ids after the prompt of the longest possible context: turns and environment messages."""
-        return self.max_turns * self.max_new + (self.max_turns - 1) * self.max_reply
+        return self.max_actions + (self.max_turns - 1) * self.max_reply
 
     def turn_limit(self, task: Task) -> int:
         """Return the most token ids of a turn in an episode of a task."""

@@ -76,8 +76,8 @@ class TaskStream:
 
     @property
     def reads_results(self) -> bool:
-        """Whether the sampler reads results; fixed orders do not."""
-        return not isinstance(self.sampler, Sequential)
+        """Whether the sampler reads results; fixed orders and those that inherit their `update` do not."""
+        return getattr(type(self.sampler), "update", None) is not Sequential.update
 
     def next(self, n: int, step: int = 0) -> list[Task]:
         """Return the next n tasks.

@@ -189,6 +189,11 @@ class Mixture(TextMDP):
         return max(part.max_context for part in self.parts.values())
 
     @property
+    def max_actions(self) -> int:
+        """L_max, the most ids that a policy writes in an episode of any of the environments."""
+        return max(part.max_actions for part in self.parts.values())
+
+    @property
     def max_generated(self) -> int:
         """Number of ids after the prompt of the longest possible context: turns and environment messages."""
         return max(part.max_generated for part in self.parts.values())

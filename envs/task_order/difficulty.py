@@ -27,7 +27,8 @@ class DifficultyPools:
 
         s <- decay · s + successes,   t <- decay · t + samples,   p = (s + 1) / (t + 2)
 
-    A task is easy from `options.easy` on, hard below `options.hard`, else medium; one without a sample has p = 1/2. The
+    once per rollout, with the sums over the task's samples in it. A task is easy from `options.easy` on, hard below
+    `options.hard`, else medium; one without a sample has p = 1/2. The
     medium pool has `options.medium_share` of the prompts, the others half of the rest each, exactly
     (`ExactShares`); an empty pool's share goes to the others in proportion. So a pool that has tasks has at least
     (1 - medium_share) / 2 of the prompts. In a pool the task that was not taken for longest is next, so that each task
@@ -87,13 +88,19 @@ class DifficultyPools:
         return numbers
 
     def update(self, results: Sequence[tuple[int, TaskResult]]) -> None:
-        """Record the successes of tasks; a result without a valid sample changes nothing."""
+        """Record the successes of a rollout's tasks; a result without a valid sample changes nothing.
+
+        Results of one task are summed before its former ones fade, so that their order does not matter.
+        """
+        totals: dict[int, tuple[float, int]] = {}
         for number, result in results:
-            if not result.samples or np.isnan(result.success):
-                continue
-            decay = self._options.decay
-            self._successes[number] = decay * self._successes[number] + result.success * result.samples
-            self._samples[number] = decay * self._samples[number] + result.samples
+            if result.samples and not np.isnan(result.success):
+                successes, samples = totals.get(number, (0.0, 0))
+                totals[number] = (successes + result.success * result.samples, samples + result.samples)
+        decay = self._options.decay
+        for number, (successes, samples) in totals.items():
+            self._successes[number] = decay * self._successes[number] + successes
+            self._samples[number] = decay * self._samples[number] + samples
 
     def _longest_unseen(self, pool: IntArray, count: int) -> list[int]:
         """Return `count` tasks of a pool, those that were not taken for longest first; all again if it has fewer."""

@@ -7,6 +7,7 @@ from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import ContinualConfig, TrainConfig
 from rlalign.continual.chain import parent_folder
 from rlalign.errors import UserError
+from rlalign.storage.run_folder import read_config
 
 _SWITCHES = ("optimizer", "anchor", "replay", "ewc")
 """The settings that turn a part on; the others describe it."""
@@ -25,12 +26,14 @@ def check_continual(config: TrainConfig) -> None:
     if not used:
         return
     key, value = next(iter(used.items()))
-    if parent_folder(config.policy) is None:
+    parent = parent_folder(config.policy)
+    if parent is None:
         raise UserError(
             f"{key} {value}: expected the policy of a finished run, got '{config.policy}'; use --policy runs/NAME, or "
             "leave the setting out"
         )
     continual, preset = config.continual, find_algorithm(config.algorithm)
+    former_mixing = read_config(parent).tasks.mixing
     anchored = continual.anchor != "new"
     for setting, refused, reason, fix in (
         (key, config.algorithm in UNTRAINED, f"{config.algorithm} trains nothing", "leave it out"),
@@ -48,6 +51,11 @@ def check_continual(config: TrainConfig) -> None:
          f"tasks.mixing {config.tasks.mixing} would change its share", "use --tasks.mixing weights"),
         ("continual.replay", continual.replay > 0 and preset.teacher == "samples",
          f"{config.algorithm} imitates samples of its teacher", "use --continual.replay 0"),
+        *((f"continual.{name}", getattr(continual, name) > 0 and former_mixing != "weights",
+           f"the environments of '{parent}' had no weights, but tasks.mixing {former_mixing}, whose shares follow a "
+           "policy's success", fix) for name, fix in (
+            ("replay", "use --continual.replay 0 and a mixture, as in --env 'new=0.8,former=0.2'"),
+            ("ewc", "use --continual.ewc 0"))),
     ):  # fmt: skip
         if refused:
             raise UserError(f"{setting} {getattr(continual, setting.split('.')[1])}: {reason}; {fix}")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from rlalign.envs.mdp import TextMDP
-from rlalign.envs.task_stream import TaskStream
+from rlalign.envs.mixture.stream import task_stream
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
@@ -61,6 +61,7 @@ def diagonal_fisher(
     Args:
         policy: at the start of a run.
         mdp: the former environment, bound to the policy's tokenizer. Its rewards are not computed.
+            A mixture has the prompts of its environments in the shares of its weights at step 0.
         samples: number of completions, at least 1.
         sampling: the distribution to sample from and to score under.
         sampler: decode or generate.
@@ -71,7 +72,7 @@ def diagonal_fisher(
     """
     mdp = mdp.with_reward(None)
     task_seed, token_seed = (int(word) for word in np.random.SeedSequence([seed, 1612]).generate_state(2))
-    tasks = TaskStream(mdp.source, "train", seed=task_seed)
+    tasks = task_stream(mdp, seed=task_seed)
     generator = torch.Generator(policy.device).manual_seed(token_seed)
     draw = make_sampler(sampler, policy)
     policy.begin_rollout()

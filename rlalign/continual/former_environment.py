@@ -7,6 +7,7 @@ from pathlib import Path
 from rlalign.checks.data_pass import checked_mdp
 from rlalign.config.instantiate import bind, build_mdp
 from rlalign.config.schema import TrainConfig
+from rlalign.continual.former_shares import steps_done, with_former_shares
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
@@ -16,6 +17,8 @@ from rlalign.storage.trust import check_trust
 
 def former_mdp(folder: Path, config: TrainConfig, policy: Policy, console: PlainConsole, *, trust: bool) -> TextMDP:
     """Return the environment of a former run, bound to a policy and its tokenizer.
+
+    A mixture has the shares that its environments had in the steps that the former run did.
 
     Args:
         folder: of the former run.
@@ -34,4 +37,6 @@ def former_mdp(folder: Path, config: TrainConfig, policy: Policy, console: Plain
         mdp = bind(build_mdp(config), policy, config.rollout.chat_template)
     except UserError as error:
         raise UserError(f"the environment of '{folder}': {error}") from error
-    return checked_mdp(config, mdp, policy) if config.on_bad_record == "drop" else mdp
+    if config.on_bad_record == "drop":
+        mdp = checked_mdp(config, mdp, policy)
+    return with_former_shares(mdp, config, steps_done(folder, config))

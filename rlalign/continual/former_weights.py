@@ -112,4 +112,7 @@ def _fix(former: FormerWeights) -> str:
     adapter = former.folder / "policy" / "adapter"
     if adapter.is_dir():
         return f"use --policy {adapter}, which continues its adapter, or leave the setting out"
-    return "use --model.lora-r 0, if it trained all weights, and its --objective.value.kind; or leave the setting out"
+    return (
+        "use --model.adapter.kind none, if it trained all weights, and its --objective.value.kind; or leave the "
+        "setting out"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from rlalign.algorithms import algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.continual.chain import Link
 from rlalign.errors import FaultError, UserError
@@ -34,7 +35,8 @@ def reference_run(links: Sequence[Link]) -> tuple[Path, TrainConfig]:
         links: the chain of the run that continues, its parent first; at least one link.
 
     Raises:
-        UserError: a run of the chain is missing, or its config.json is not the recorded one.
+        UserError: a run of the chain is missing, its config.json is not the recorded one, or its reference policy was a
+            teacher.
     """
     for link in links:
         if link.path is None or link.config_changed:
@@ -43,6 +45,12 @@ def reference_run(links: Sequence[Link]) -> tuple[Path, TrainConfig]:
                 f"{'; '.join(link.problems)}; restore it, or use --continual.anchor new"
             )
         config = read_config(link.path)
+        if algorithm(config.algorithm).teacher:
+            raise UserError(
+                f"continual.anchor: expected a former run whose reference policy is its initial policy, got "
+                f"'{link.path}' with {config.algorithm}, whose reference policy is its teacher; use --continual.anchor "
+                "new"
+            )
         if config.continual.anchor == "new":
             return link.path, config
     raise UserError(
@@ -75,7 +83,7 @@ def previous_reference(links: Sequence[Link], policy: Policy, *, trust: bool) ->
             raise
         raise FaultError(
             f"out of memory while the initial policy of '{folder}' is loaded on {policy.device} beside the policy; use "
-            "--continual.anchor new, or --model.lora-r 8 if all weights are trained"
+            "--continual.anchor new, or --model.adapter.kind lora if all weights are trained"
         ) from error
     if not have_same_tokens(policy.tokenizer, reference.policy.tokenizer):
         raise UserError(

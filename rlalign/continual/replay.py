@@ -39,27 +39,26 @@ def replay_share(continual: ContinualConfig, steps: int, step: int) -> float:
 def with_replay(config: TrainConfig, mdp: TextMDP, former_config: TrainConfig, former: TextMDP) -> Mixture:
     """Return the mixture of a run's environment and the former one. Each keeps its rewards and limits.
 
-    If one of them is a mixture, its environments divide its share in the proportion of their weights: of the new one as
-    they are at each step, of the former one as they were at its last step.
+    If one of them is a mixture, its environments divide its share in the proportion of their weights at each step; of
+    the former one they are fixed.
 
     Args:
         config: of the run.
         mdp: its environment, bound to the policy's tokenizer.
         former_config: of the former run.
-        former: its environment, bound to the same tokenizer.
+        former: its environment, bound to the same tokenizer (see `with_former_shares`).
     """
     names = _names(mdp, config)
     former_names = {
         own: f"{name}-former" if name in names.values() else name for own, name in _names(former, former_config).items()
     }
-    last = former_config.steps - 1
     parts: dict[str, TextMDP] = {}
     weights: dict[str, Schedule] = {}
     for own, part in parts_of(mdp).items():
         parts[names[own]] = part
         weights[names[own]] = Schedule(function=partial(_new_weight, config, _weights_of(mdp), own))
     for own, part in parts_of(former).items():
-        share = _share(_weights_of(former), own, last)
+        share = _share(_weights_of(former), own, 0)
         parts[former_names[own]] = part
         weights[former_names[own]] = Schedule(function=partial(_former_weight, config, share))
     return Mixture(parts, weights, tokenizer=mdp.tokenizer)

@@ -136,7 +136,7 @@ class _Comparison:
         self.samples = samples
         contexts = source.contexts(self.tasks)
         self.context = contexts[0]
-        self.longest = max(map(len, contexts)) + source.mdp.max_new * source.mdp.max_turns + 8
+        self.longest = max(map(len, contexts)) + source.mdp.max_actions + 8
         if source.mdp.max_turns > 1 and source.policy.max_positions:  # messages of the environment need room too
             self.longest = source.policy.max_positions
         seed = source.config.seed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from rlalign.envs.mixture.stream import task_stream
 from rlalign.envs.task_order.sampler import TaskResult
 from rlalign.errors import UserError
 from rlalign.registry import TASK_ORDERS
+from rlalign.rewards.specs import WeightedReward, resolve
 from rlalign.rollout.collect import Rollout
 from rlalign.types import BoolArray, FloatArray
 
@@ -70,9 +72,20 @@ def successes(threshold: float | None, metrics: Mapping[str, FloatArray]) -> Boo
 
 
 def gold_of_own_weights(mdp: TextMDP) -> float | None:
-    """Return the gold score of an environment; None if it is unknown, or on the scale of other reward weights."""
-    own = mdp.has_reward and list(mdp.reward.weights.values()) == list(mdp.rewards.values())
-    return mdp.gold_score if own else None
+    """Return the gold score of an environment; None if it is unknown, or on the scale of other rewards or weights."""
+    if mdp.gold_score is None or not mdp.has_reward:
+        return None
+    own = _own_rewards(tuple(mdp.rewards.items()))
+    if dict(mdp.reward.weights) != {reward.name: weight for reward, weight in own}:
+        return None
+    used = {reward.name: reward.parameters for reward in getattr(mdp.reward, "functions", ())}
+    is_own = all(used.get(reward.name, reward.parameters) == reward.parameters for reward, _ in own)
+    return mdp.gold_score if is_own else None
+
+
+@lru_cache(maxsize=64)
+def _own_rewards(specs: tuple[tuple[Any, float], ...]) -> list[WeightedReward]:
+    return resolve(dict(specs))
 
 
 def check_task_order(config: TrainConfig, mdp: TextMDP) -> None:

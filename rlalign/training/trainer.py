@@ -85,7 +85,7 @@ class Trainer:
             sampling=config.rollout.sampling if data is None else Sampling(),
             total_updates=config.steps * config.learner.epochs * config.learner.minibatches,
             generator=rng.shuffle,
-            max_length=mdp.max_new * mdp.max_turns if data is None else data.longest,
+            max_length=mdp.max_actions if data is None else data.longest,
             reference=former.reference if teacher is None and former is not None else teacher,
             second_reference=None if former is None else former.second_reference,
             ewc=None if former is None else former.ewc,

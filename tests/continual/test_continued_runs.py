@@ -127,6 +127,7 @@ def test_other_trained_tensors_are_refused_by_name(former: Path, tmp_path: Path,
     with pytest.raises(UserError, match="the former run did not train value_head") as error:
         begun(settings, tmp_path / "b")
     assert str(former) in str(error.value)
+    assert "use --model.adapter.kind none" in str(error.value)
 
 
 def test_a_new_adapter_with_the_names_of_the_former_one_is_refused_and_the_continued_one_is_kept(
@@ -202,6 +203,17 @@ def test_previous_follows_the_chain_to_the_run_whose_reference_it_was(
     _, taken = begun(config(tmp_path / "c", "copy", second, continual__anchor="previous"), tmp_path / "c")
     assert torch.equal(logprobs(taken.reference, mdp.tokenizer), logprobs(initial, mdp.tokenizer))
     assert [ancestor.name for ancestor in taken.chain] == ["b", "a"]
+
+
+def test_a_distilled_former_run_has_a_teacher_as_its_reference(former: Path, tmp_path: Path) -> None:
+    train_run(config(tmp_path / "a", "sort", "gru", "distill", teacher=str(former), steps=1), quiet=True)
+    train_run(config(tmp_path / "b", "sort", tmp_path / "a", steps=1), quiet=True)
+    for anchor in ("previous", "both"):
+        settings = config(tmp_path / "c", "reverse", tmp_path / "a", continual__anchor=anchor)
+        with pytest.raises(UserError, match="with distill, whose reference policy is its teacher"):
+            begun(settings, tmp_path / "c")
+    # that of a run which continues the distilled one is its own start
+    begun(config(tmp_path / "d", "reverse", tmp_path / "b", continual__anchor="previous"), tmp_path / "d")
 
 
 def test_the_kls_to_both_references_are_logged(former: Path, tmp_path: Path) -> None:
@@ -311,6 +323,17 @@ def test_the_matrix_holds_the_rewards_of_each_stage(former: Path, second: Path) 
         {"name": "a", "folder": str(former)},
         {"name": "b", "folder": str(second)},
     ]
+
+
+@pytest.mark.parametrize("adapter", [{"model__adapter__kind": "prefix"}, {"model__base": "int8"}])
+def test_a_drawn_or_quantized_start_is_that_of_its_run(tmp_path: Path, adapter: dict[str, Any]) -> None:
+    settings = {"model__adapter__kind": "lora", "model__adapter__tokens": 4, "steps": 1} | adapter
+    train_run(config(tmp_path / "a", "sort", "tiny", **settings), quiet=True)
+    train_run(config(tmp_path / "b", "reverse", tmp_path / "a", steps=1), quiet=True)
+    matrix = Run(tmp_path / "b").transfer_matrix(["sort", "reverse"], prompts=4)
+    assert matrix.stages == ("start", "a", "b")
+    before = Run(tmp_path / "a").evaluate(split="test", prompts=4).before
+    np.testing.assert_allclose(matrix.rewards[0][0], before.metrics["reward"].mean(1), atol=1e-6)
 
 
 def test_the_matrix_is_printed_and_one_environment_stays_a_comparison(

@@ -11,6 +11,7 @@ from rlalign.config.schema import LearnerConfig
 from rlalign.continual.ewc import EWC, penalty
 from rlalign.continual.fisher import diagonal_fisher, squared_scores
 from rlalign.envs.mdp import TextMDP
+from rlalign.envs.mixture.mixture import Mixture
 from rlalign.errors import FaultError
 from rlalign.objective import Objective
 from rlalign.oracle import TokenMDP
@@ -114,6 +115,22 @@ def test_the_fisher_information_is_that_of_enumeration(temperature: float) -> No
     first_row = int(policy.rows(torch.tensor([policy.tokenizer.encode("a")]))[0, -1])
     p = (policy.table[first_row] / temperature).softmax(-1)
     torch.testing.assert_close(exact[first_row], (p * (1 - p) / temperature**2).detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_the_prompts_have_the_shares_of_a_mixture() -> None:
+    """An environment without a share has no part in the Fisher information: it is that of the other one alone."""
+    tokenizer = CharTokenizer("ab")
+    parts = {
+        name: TextMDP(source=[{"prompt": name, "answer": "b"}] * 8, tokenizer=tokenizer, max_prompt=2, max_new=2)
+        for name in "ab"
+    }
+    policy, _ = two_letters()
+    mixture = Mixture(parts, {"a": 0.0, "b": 1.0}, tokenizer=tokenizer)
+    options = {"samples": 12, "sampling": Sampling(), "sampler": "decode", "seed": 0}
+    found = diagonal_fisher(policy, mixture, **options)["table"]
+    at_a, at_b = (int(policy.rows(torch.tensor([tokenizer.encode(name)]))[0, -1]) for name in "ab")
+    assert float(found[at_a].abs().sum()) == 0.0
+    assert float(found[at_b].abs().sum()) > 0.0
 
 
 def test_completions_count_one_by_one() -> None:

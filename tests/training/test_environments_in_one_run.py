@@ -19,6 +19,7 @@ from rlalign.cli.train import print_comparison
 from rlalign.compare.output.html.run import render
 from rlalign.compare.study import Study, build_cells, check_study
 from rlalign.config.defaults import default_config
+from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import fingerprint, update
 from rlalign.config.unused_settings import unused_settings
@@ -32,6 +33,7 @@ from rlalign.storage.identity import code_specs, identity_of
 from rlalign.storage.jsonl import read_metrics
 from rlalign.training.experiment import check_run, default_output, train_run
 from rlalign.training.learner import Learner
+from rlalign.training.trainer import Trainer
 from tests.faults.test_resume import assert_same_run
 
 SMALL = {
@@ -157,6 +159,14 @@ def test_a_mixture_of_one_environment_twice_learns_as_that_environment(tmp_path:
     two, one = (read_metrics(tmp_path / name)[0] for name in ("two", "one"))
     assert two["env/sort[max_length=4]/share"] == 0.5
     assert {key for key in one if key.startswith("reward/")} == {key for key in two if key.startswith("reward/")}
+
+
+def test_a_loss_divides_by_the_longest_episode_of_one_environment(tmp_path: Path) -> None:
+    """guess_number has 4 turns of 2 tokens, reverse one of 6: replay of one does not multiply the limits of both."""
+    for env in ("guess_number", "guess_number=0.8,reverse=0.2"):
+        settings = config(tmp_path / "run", env, objective__aggregation="constant")
+        policy, mdp = build_policy(settings, build_mdp(settings))
+        assert Trainer(settings, tmp_path / "run", policy, mdp, quiet=True).learner.preparation.max_length == 8
 
 
 def test_rewards_of_the_run_are_those_of_each_environment(tmp_path: Path) -> None:

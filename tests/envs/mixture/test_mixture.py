@@ -56,6 +56,13 @@ def test_each_row_has_the_limit_of_its_environment() -> None:
     assert segment.truncated.all()
 
 
+def test_the_longest_episode_is_that_of_one_environment() -> None:
+    """Not the turns of one environment with the tokens of the other."""
+    mdp = make_mdp("guess_number,reverse")
+    assert [(part.max_turns, part.max_new) for part in parts_of(mdp).values()] == [(4, 2), (1, 6)]
+    assert (mdp.max_turns, mdp.max_new, mdp.max_actions) == (4, 6, 8)
+
+
 def test_the_views_of_a_mixture_of_one_and_several_turns_agree() -> None:
     results = check_env(make_mdp("sort=0.5,guess_number=0.5"), episodes=24)
     assert all(result.passed for result in results), [result for result in results if not result.passed]

@@ -35,6 +35,14 @@ def test_the_running_success_is_a_posterior_mean_with_forgetting() -> None:
     assert pools.success[0] == (0.5 * 2 + 8 + 1) / (0.5 * 8 + 8 + 2)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_results_of_one_rollout_are_summed_in_any_order(order: int) -> None:
+    pools = DifficultyPools(size=1, options=TaskOptions(decay=0.5))
+    pools.update([(0, result(1.0, samples=2))])
+    pools.update([(0, result(share)) for share in [0.0] * 8 + [1.0] * 8][::order])
+    assert pools.success[0] == (0.5 * 2 + 64 + 1) / (0.5 * 2 + 128 + 2)
+
+
 def test_pools_have_their_boundaries() -> None:
     pools = sampler_with([0.0, 0.1, 0.5, 0.7, 0.95, 1.0])
     assert {name: numbers.tolist() for name, numbers in pools.pools().items()} == {
