@@ -73,6 +73,20 @@ def test_a_run_continues_the_adapter_of_another_run(kind, tmp_path):
     assert load(tmp_path / "b" / "policy").compute_dtype == torch.float32
 
 
+@pytest.mark.parametrize("base", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_run_continues_an_adapter_over_a_quantized_base(base, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    train_run(config(tmp_path / "a", "lora", model__base=base), quiet=True)
+    changes = {"model__adapter__kind": None, "model__adapter__r": None, "model__base": base}
+    source = str(tmp_path / "a" / "policy" / "adapter")
+    second = train_run(config(tmp_path / "b", "lora", source, **changes), quiet=True)
+    assert abs(second.metrics["rollout/kl"][0]) < 1e-5
+    assert abs(second.metrics["rollout/kl"][-1]) > 1e-5
+    measured = json.loads((tmp_path / "b" / "policy" / "policy.json").read_text())["measured"]
+    assert measured["adapter"]["nats"] < 1e-4
+    assert measured["cosine"] > 0.99  # of the change from the reference, which holds codes
+
+
 def test_virtual_tokens_are_not_merged(tmp_path):
     settings = config(tmp_path, "prefix")
     build_policy(settings, build_mdp(settings))[0].save_pretrained(tmp_path / "policy")
