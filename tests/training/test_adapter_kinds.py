@@ -143,3 +143,15 @@ def test_a_stored_adapter_has_the_ranks_that_are_left(tmp_path):
     left = sum(len(tensor) for name, tensor in stored.items() if name.endswith("lora_E"))
     layers = sum(name.endswith("lora_E") for name in stored)
     assert layers <= left < 3 * layers
+
+
+def test_a_value_model_over_a_quantized_base_is_continued(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    settings = {
+        **SETTINGS, "steps": 1, "model.adapter.kind": "lora", "model.base": "nf4", "objective.value.kind": "model"
+    }  # fmt: skip
+    del settings["model.adapter.r"]
+    for name, policy in (("a", "tiny"), ("b", str(tmp_path / "a"))):
+        base = default_config("rlalign/Reverse-v0", policy, "ppo")
+        train_run(update(base, {**settings, "output": str(tmp_path / name)}), quiet=True)
+    assert (tmp_path / "b" / "policy" / "value_body.safetensors").is_file()
