@@ -94,6 +94,7 @@ def test_virtual_tokens_are_not_merged(tmp_path):
     for options, words in (
         (PolicyOptions(on_adapter="merge"), "PREFIX_TUNING"),
         (PolicyOptions(adapter=AdapterOptions("none")), "PREFIX_TUNING with adapter.kind none"),
+        (PolicyOptions(adapter=AdapterOptions("prefix", tokens=5)), "PREFIX_TUNING with adapter.tokens 5"),
     ):
         with pytest.raises(UserError, match=f"can be merged into weights, got one of kind {words}"):
             make_policy(folder, options=options)
