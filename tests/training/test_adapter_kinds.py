@@ -138,6 +138,14 @@ def test_the_ranks_fall_to_the_target_and_stay(tmp_path):
     assert ranks(policy) == 2 * layers
 
 
+def test_the_penalty_of_adalora_is_part_of_the_loss(tmp_path):
+    run = train_run(config(tmp_path / "a", "adalora", steps=1), quiet=True)
+    values = {name: run.metrics[f"train/{name}"][0] for name in ("loss", "pg_loss", "orthogonality")}
+    _, ranks_of_run = schedule(tmp_path, 1)
+    assert values["orthogonality"] == pytest.approx(ranks_of_run.penalty().item(), rel=1e-5)
+    assert values["loss"] == pytest.approx(values["pg_loss"] + values["orthogonality"], abs=1e-5)
+
+
 def test_a_stored_adapter_has_the_ranks_that_are_left(tmp_path):
     train_run(config(tmp_path / "a", "adalora", steps=6), quiet=True)
     stored = load_file(tmp_path / "a" / "policy" / "adapter" / "adapter_model.safetensors")
