@@ -11,7 +11,7 @@ import torch
 from rlalign.errors import UserError
 from rlalign.policies.adapter_kinds.adalora import use_sums
 from rlalign.policies.adapter_kinds.dora import use_float32_norms
-from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS, stored_options
+from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS, requested_difference, stored_options
 from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, not_adaptable, share_adapters
 from rlalign.policies.model_files import ModelFiles, read_headers
 from rlalign.policies.model_folder import ModelFolder, plain_name
@@ -127,9 +127,10 @@ def choose(adapter: AdapterSource, options: PolicyOptions) -> tuple[Literal["con
     """
     obstacle = _obstacle(adapter, options)
     if adapter.is_virtual and (obstacle or options.on_adapter == "merge"):
+        difference = requested_difference(adapter.options, options.adapter) if adapter.options else ""
         raise UserError(
             f"'{adapter.name}': expected an adapter that can be merged into weights, got one of kind {adapter.kind}"
-            f"{f' with adapter.kind {options.adapter.kind}' if options.adapter.kind else ''}, whose virtual tokens are "
+            f"{f' with {difference}' if difference else ''}, whose virtual tokens are "
             "no weights; leave out --model.on-adapter and --model.adapter.kind to continue it, or use the base model"
         )
     if options.on_adapter == "continue" and obstacle:
@@ -146,11 +147,8 @@ def _obstacle(adapter: AdapterSource, options: PolicyOptions) -> str:
     """Return why an adapter cannot be continued under these options; "" if it can."""
     if adapter.options is None:
         return f"one of kind {adapter.kind}"
-    chosen = options.adapter
-    if chosen.kind is not None and chosen.kind != adapter.options.kind:
-        return f"{adapter.options.description} with adapter.kind {chosen.kind}"
-    if chosen.r is not None and chosen.r != adapter.options.r:
-        return f"{adapter.options.description} with adapter.r {chosen.r}"
+    if difference := requested_difference(adapter.options, options.adapter):
+        return f"{adapter.options.description} with {difference}"
     if adapter.settings.get("bias", "none") != "none":
         return "one that trains biases"
     if adapter.trains_whole_modules and options.dtype == "bfloat16":

@@ -130,8 +130,10 @@ class Measure:
         if policy.virtual is not None:
             model.prompt_encoder["default"].load_state_dict(policy.reference.state_dict())
         elif policy.reference is not None:
+            quantized = policy.options.base != "none"  # the copy has plain layers in place of quantized ones
+            reference = float32_copy(policy.reference) if quantized else policy.reference
             weights = dict(_plain(model).named_parameters())  # the reference has these names
-            for name, initial in policy.reference.named_parameters():
+            for name, initial in reference.named_parameters():
                 weights[name].data.copy_(initial)
         with model.disable_adapter() if policy.reference is None else nullcontext():
             return self._logprobs(model)[self._kept]

@@ -248,11 +248,28 @@ def _plain_name(name: str) -> str:
 
 
 def replace_base_weights(body: nn.Module, weights: dict[str, Tensor]) -> None:
-    """Put the result of `merged_weights` under the adapters of a body, which then shares no frozen weight any more."""
+    """Put the result of `merged_weights` under the adapters of a body, which then shares no frozen weight any more.
+
+    The weight of a quantized layer is quantized again, as that of a policy whose folder is loaded.
+    """
+    _replace_quantized(body, weights)
     for name, old in list(body.named_parameters()):
-        if not is_adapter_parameter(name):
-            parent, _, leaf = name.rpartition(".")
+        parent, _, leaf = name.rpartition(".")
+        module = body.get_submodule(parent)
+        if not is_adapter_parameter(name) and not isinstance(module, QuantizedLinear):
             # a new parameter: writing into the old one would change the other body that shares it
-            new = nn.Parameter(weights[_plain_name(name)].to(old), requires_grad=old.requires_grad)
-            setattr(body.get_submodule(parent), leaf, new)
+            setattr(module, leaf, nn.Parameter(weights[_plain_name(name)].to(old), requires_grad=old.requires_grad))
     reset_magnitudes(body)
+
+
+def _replace_quantized(body: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Put new layers in place of the quantized ones of a body, whose codes another body may share."""
+    modules = body.named_modules(remove_duplicate=False)
+    old = {name: layer for name, layer in modules if isinstance(layer, QuantizedLinear)}
+    new: dict[int, QuantizedLinear] = {}  # layers that are in the body twice stay one, stored by their first name
+    for name, layer in old.items():
+        if id(layer) not in new:
+            prefix = _plain_name(f"{name}.weight").removesuffix("weight")
+            new[id(layer)] = layer.with_weights(weights[f"{prefix}weight"], weights.get(f"{prefix}bias"))
+        parent, _, leaf = name.rpartition(".")
+        setattr(body.get_submodule(parent), leaf, new[id(layer)])

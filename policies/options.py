@@ -107,8 +107,8 @@ class PolicyOptions:
     scale per output. They are stored in it and computed in dtype. Needs the extra `quant`."""
     on_adapter: Literal["continue", "merge"] | None = None
     """Use of a policy folder that is a PEFT adapter. continue: train that adapter; merge: add it to its base in float32
-    and train the result as a model; None: continue, or merge if the adapter cannot be continued, such as with another
-    adapter.r. The reference policy is the adapter's model in either case."""
+    and train the result as a model; None: continue, or merge if the adapter cannot be continued, such as with other
+    settings of adapter than its own. The reference policy is the adapter's model in either case."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Compute precision. auto: float32 from scratch; for a pretrained model bfloat16 if the device multiplies it
     natively, else float32. Trained weights are float32 always."""

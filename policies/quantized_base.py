@@ -72,6 +72,19 @@ class QuantizedLinear(nn.Module):
         y = self.product(x)
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
+    def with_weights(self, weight: Tensor, bias: Tensor | None) -> QuantizedLinear:
+        """Return a layer of this kind on this device with other weights, quantized on the CPU as those of a policy.
+
+        Args:
+            weight: in the layout of the class that was quantized: [out, in], or [in, out] of Conv1D.
+            bias: [out]; None for a layer without bias.
+        """
+        plain = self.to_plain()
+        plain.weight = nn.Parameter(weight.cpu(), requires_grad=False)
+        if bias is not None:
+            plain.bias = nn.Parameter(bias.cpu(), requires_grad=False)
+        return QuantizedLinear(plain.to(self._dtype), self.kind).to(self.weight.device)
+
     def to_plain(self) -> Any:
         """Return the layer with float32 weights of the same values, of the class that was quantized, on the CPU."""
         from transformers.pytorch_utils import Conv1D

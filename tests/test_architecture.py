@@ -86,6 +86,12 @@ def test_no_module_is_long(name: str) -> None:
     assert lines <= (LONGEST_TRAINER - 1 if name == "rlalign.training.trainer" else LONGEST), lines
 
 
+def test_no_script_of_benchmarks_is_long() -> None:
+    lines = {path.name: path.read_text(encoding="utf-8").count("\n") for path in (ROOT / "benchmarks").glob("*.py")}
+    assert "adapters.py" in lines
+    assert {name: n for name, n in lines.items() if n > LONGEST} == {}
+
+
 def test_the_layers_are_few_exhaustive_and_without_exception() -> None:
     contracts = configparser.ConfigParser()
     contracts.read(ROOT / ".importlinter")

@@ -214,6 +214,8 @@ def unsafe(key: str, config: TrainConfig) -> bool:
     """Return whether a change of this key makes the continuation another experiment."""
     if key == "steps" and config.learner.lr_schedule != "constant":
         return True  # the schedule's shape depends on the end
+    if key == "steps" and config.model.adapter.kind == "adalora":
+        return True  # so does that of the ranks
     if key == "steps" and config.continual.replay and config.continual.replay_schedule != "constant":
         return True
     return key.split(".")[0] not in _SAFE and key != "model.trust_remote_code"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, Literal
 
 from rlalign.algorithms import BEST_OF_N, OFFLINE_AXES, axes, learns_from_data
 from rlalign.algorithms import algorithm as find_algorithm
@@ -12,6 +15,8 @@ from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import differences
 from rlalign.envs.mixture.spec import MixtureSpec
 from rlalign.objective.preference_settings import READS
+from rlalign.policies.adapter_kinds.names import requested_difference, stored_options
+from rlalign.policies.options import AdapterOptions
 
 
 def unused_settings(config: TrainConfig) -> dict[str, str]:
@@ -153,20 +158,9 @@ def _unread_of_order(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
 
 def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
     scratch = from_scratch(c.policy)
-    is_adapter = (Path(c.policy).expanduser() / "adapter_config.json").is_file()
-    adapter = c.model.adapter.resolved("none" if scratch else "lora")
-    continued = is_adapter and c.model.on_adapter != "merge" and c.model.adapter.kind is None
-    if adapter.kind == "none":
-        yield "model.adapter", "alpha targets tokens", "no adapter is trained"
-    elif continued and c.model.adapter.r is None:
-        yield "model.adapter", "alpha targets tokens", "the adapter of the policy folder has its own"
-    elif adapter.is_virtual:
-        yield "model.adapter", "r alpha targets", f"model.adapter.kind is {adapter.kind}"
-    elif not adapter.is_low_rank:
-        yield "model.adapter", "r alpha tokens", f"model.adapter.kind is {adapter.kind}"
-    else:
-        yield "model.adapter", "tokens", f"model.adapter.kind is {adapter.kind}"
-    if not is_adapter:
+    settings = _adapter_settings(c.policy)
+    yield from _unread_of_adapter(c, stored_options(settings), "none" if scratch else "lora")
+    if not settings:
         yield "model", "on_adapter", "the policy is not the folder of an adapter"
     if c.policy in ("gru", "tabular"):
         yield "model", "dtype layers gradient_checkpointing base", f"a {c.policy} policy does not read it"
@@ -174,6 +168,44 @@ def _unread_of_model(c: TrainConfig) -> Iterator[tuple[str, str, str]]:
         yield "model", "trust_remote_code", "the policy starts from scratch"
     else:
         yield "model", "hidden_size layers", "the policy is pretrained"
+
+
+def _unread_of_adapter(
+    c: TrainConfig, stored: AdapterOptions | None, default: Literal["none", "lora"]
+) -> Iterator[tuple[str, str, str]]:
+    adapter = c.model.adapter
+    continued = stored is not None and c.model.on_adapter != "merge" and not requested_difference(stored, adapter)
+    if stored is not None and continued:
+        own = f"the policy folder has an adapter of its own, {stored.description}"
+        if adapter.kind is None and adapter.r is None:
+            yield "model.adapter", "alpha targets tokens", own
+            return
+        if adapter.targets == "all-linear":
+            yield "model.adapter", "targets", own
+        adapter = stored
+    adapter = adapter.resolved(default)
+    if adapter.kind == "none":
+        yield "model.adapter", "alpha targets tokens", "no adapter is trained"
+    elif adapter.is_virtual:
+        yield "model.adapter", "r alpha targets", f"model.adapter.kind is {adapter.kind}"
+    elif not adapter.is_low_rank:
+        yield "model.adapter", "r alpha tokens", f"model.adapter.kind is {adapter.kind}"
+    else:
+        yield "model.adapter", "tokens", f"model.adapter.kind is {adapter.kind}"
+
+
+def _adapter_settings(policy: str) -> Mapping[str, Any]:
+    """Return the content of adapter_config.json of a policy folder, or of the policy of a run folder; {} without one.
+
+    A file that cannot be read is refused where the policy is built.
+    """
+    folder = Path(policy).expanduser()
+    for path in (folder / "adapter_config.json", folder / "policy" / "adapter_config.json"):
+        if path.is_file():
+            with suppress(OSError, ValueError):
+                settings = json.loads(path.read_text(encoding="utf-8"))
+                return settings if isinstance(settings, dict) else {}
+    return {}
 
 
 # The settings that each built-in trust region reads; a trust region of the user's own may read any.

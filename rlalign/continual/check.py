@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rlalign.algorithms import UNTRAINED
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import ContinualConfig, TrainConfig
 from rlalign.continual.chain import parent_folder
 from rlalign.errors import UserError
+from rlalign.policies.model_files import ModelFiles, read_headers
+from rlalign.storage import checkpoint
 from rlalign.storage.run_folder import read_config
 
 _SWITCHES = ("optimizer", "anchor", "replay", "ewc")
@@ -35,8 +39,11 @@ def check_continual(config: TrainConfig) -> None:
     continual, preset = config.continual, find_algorithm(config.algorithm)
     former_mixing = read_config(parent).tasks.mixing
     anchored = continual.anchor != "new"
+    tensors = "optimizer" if continual.optimizer == "kept" else "ewc" if continual.ewc else ""
+    removed = _removed_ranks(parent) if tensors else ""
     for setting, refused, reason, fix in (
         (key, config.algorithm in UNTRAINED, f"{config.algorithm} trains nothing", "leave it out"),
+        (f"continual.{tensors}", bool(removed), removed, "leave it out"),
         ("continual.anchor", anchored and bool(preset.teacher),
          f"the reference policy of {config.algorithm} is its teacher", "use --continual.anchor new"),
         ("continual.anchor", continual.anchor == "both" and config.objective.is_preference,
@@ -59,3 +66,24 @@ def check_continual(config: TrainConfig) -> None:
     ):  # fmt: skip
         if refused:
             raise UserError(f"{setting} {getattr(continual, setting.split('.')[1])}: {reason}; {fix}")
+
+
+def _removed_ranks(parent: Path) -> str:
+    """Return that the stored AdaLoRA adapter of a run has fewer ranks than its trained tensors; "" if it has not."""
+    adapter = parent / "policy" / "adapter"
+    checkpoints = checkpoint.complete(parent / "checkpoints")
+    if not (adapter / "adapter_config.json").is_file() or not checkpoints:
+        return ""
+    settings = ModelFiles(str(adapter)).read_json("adapter_config.json") or {}
+    if settings.get("peft_type") != "ADALORA":
+        return ""
+    stored, trained = (
+        sum(tensor.shape[0] for name, tensor in read_headers([path], str(parent)).items() if "lora_E" in name)
+        for path in (adapter / "adapter_model.safetensors", checkpoints[-1] / "policy.safetensors")
+    )
+    if stored >= trained:
+        return ""
+    return (
+        f"the AdaLoRA adapter of '{parent}' is stored with the {stored} ranks that are left of {trained}, so that its "
+        "tensors are not those that its checkpoint holds"
+    )

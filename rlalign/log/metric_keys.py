@@ -203,6 +203,12 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "update; part of train/loss",
             "continual.ewc above 0",
         ),
+        Metric(
+            "train/orthogonality",
+            "penalty of AdaLoRA, ½ times the mean over its matrices A and B of ‖A Aᵀ - I‖ or ‖Bᵀ B - I‖, at the time "
+            "of the update; part of train/loss",
+            "model.adapter.kind adalora, with a new adapter",
+        ),
         Metric("train/value_loss", "½ (V - R)², mean over tokens, without its coefficient", _CRITIC),
         Metric("train/value", "mean value V over tokens", _CRITIC),
         Metric("train/return", "mean return R over tokens, on which the value is trained", _CRITIC),

@@ -256,6 +256,7 @@ class Learner:
         penalty = self.ranks.penalty() if self.ranks else None
         if penalty is not None:
             penalty.backward()  # type: ignore[no-untyped-call]  # untyped in torch
+            sums.add_penalty("orthogonality", penalty.detach())
         return sums
 
     def _loss_terms(self, *, check_finite: bool) -> list[LossTerm]:

@@ -5,7 +5,7 @@ import pytest
 from rlalign.cli.arguments import settings_flags
 from rlalign.config.overrides import apply
 from rlalign.config.schema import TrainConfig
-from rlalign.config.serialize import FORMAT, fingerprint, from_json, update
+from rlalign.config.serialize import FORMAT, fingerprint, from_json, unsafe, update
 from rlalign.errors import UserError
 from rlalign.policies.options import AdapterOptions, PolicyOptions
 
@@ -57,6 +57,13 @@ def test_the_fingerprint_of_lora_is_that_of_earlier_versions():
         ("model.base", "nf4"),
     ):
         assert fingerprint(update(same, {key: value})) != fingerprint(same)
+
+
+def test_another_number_of_steps_is_another_experiment_with_a_schedule_of_ranks():
+    config = update(TrainConfig(), {"model.adapter.kind": "adalora"})
+    assert unsafe("steps", config)
+    assert fingerprint(update(config, {"steps": 7})) != fingerprint(config)
+    assert not unsafe("steps", update(config, {"model.adapter.kind": "dora"}))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from rlalign.config.instantiate import build_mdp, build_policy
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import update
 from rlalign.config.validate import resolve
-from rlalign.continual import Continuation, continuation
+from rlalign.continual import Continuation, check_continual, continuation
 from rlalign.errors import FaultError, UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.policies.base import Policy
@@ -144,6 +144,23 @@ def test_a_new_adapter_with_the_names_of_the_former_one_is_refused_and_the_conti
     assert trainer.learner.ewc is not None
     # A and B both have Fisher information, because neither is 0
     assert all(float(value.sum()) > 0 for value in trainer.learner.ewc.fisher.values())
+
+
+def test_an_adapter_of_fewer_ranks_than_were_trained_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    adapter = {"model__adapter__kind": "adalora", "model__adapter__r": 2}
+    train_run(config(tmp_path / "a", "sort", "tiny", steps=6, **adapter), quiet=True)
+    source = tmp_path / "a" / "policy" / "adapter"
+    for setting, shown in (({"optimizer": "kept"}, "optimizer kept"), ({"ewc": 1.0}, "ewc 1.0")):
+        changes: dict[str, Any] = {f"continual__{name}": value for name, value in setting.items()}
+        for policy in (source, tmp_path / "a"):
+            with pytest.raises(UserError, match=rf"continual.{shown}: the AdaLoRA adapter .*ranks that are left of 42"):
+                train_run(config(tmp_path / "b", "reverse", policy, **changes), quiet=True)
+        assert not (tmp_path / "b").exists()
+    # a run that continued the adapter trained the ranks that it stores
+    train_run(config(tmp_path / "c", "reverse", source, steps=1), quiet=True)
+    kept = config(tmp_path / "d", "copy", tmp_path / "c" / "policy" / "adapter", continual__optimizer="kept")
+    check_continual(kept)
+    begun(kept, tmp_path / "d")
 
 
 def test_on_adapter_continue_takes_the_adapter_in_the_policy_of_a_run(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ RUNS: dict[str, dict[str, Any]] = {
         "objective__kl__where": "reward",
         "objective__kl__coef": 0.1,
     },
+    "AdaLoRA": {"policy": "tiny", "model__adapter__kind": "adalora", "steps": 1},
     "value head": {"algorithm": "ppo"},
     "value model": {"algorithm": "ppo", "objective__value__kind": "model", "objective__value__pretrain_steps": 1},
     "likelihood": {

@@ -224,6 +224,25 @@ def test_the_default_continues_unless_the_options_rule_it_out(tmp_path):
             )
 
 
+@pytest.mark.parametrize(
+    ("requested", "reason"),
+    [
+        ({"alpha": 64}, "adapter.alpha 64"),
+        ({"targets": "q_proj"}, "adapter.targets q_proj"),
+        ({"alpha": 64, "r": 4}, "adapter.alpha 64"),
+    ],
+)
+def test_an_adapter_is_merged_if_a_named_kind_has_other_settings(requested, reason, tmp_path):
+    write(tmp_path, "lora", LORA["lora"])
+    policy = build(tmp_path / "adapter", adapter=AdapterOptions("lora", **requested))
+    assert f"is merged into '{tmp_path / 'base'}', because it is LoRA of rank 4 with {reason}" in policy.notes[0]
+    layers = {n.split(".lora_")[0].rpartition(".")[2] for n in policy.trainable()}
+    assert layers == ({"q_proj"} if "targets" in requested else layers)
+    assert policy.model.peft_config["default"].lora_alpha == requested.get("alpha", 16)
+    same = AdapterOptions("lora", r=4, targets="v_proj, q_proj")
+    assert "is trained on" in build(tmp_path / "adapter", adapter=same).notes[0]
+
+
 def test_modules_that_train_as_a_whole_are_not_continued_in_bfloat16(tmp_path):
     write(tmp_path, "modules", LORA["modules"])
     assert build(tmp_path / "adapter", dtype="auto").compute_dtype == torch.float32

@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from rlalign.config.defaults import default_config
@@ -16,6 +17,7 @@ from rlalign.objective import Credit, Objective, Value
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.factory import load, make_policy
 from rlalign.policies.options import AdapterOptions, PolicyOptions
+from rlalign.policies.quantized_base import QuantizedLinear
 from rlalign.rollout.collect import Rollout
 from rlalign.tokenizers import CharTokenizer
 from rlalign.training.learner import Learner
@@ -328,3 +330,30 @@ def test_a_copy_of_a_policy_keeps_its_bodies_separate():
     move(duplicate.value_trainable())
     assert not score(policy).values.any()
     assert score(duplicate).values.any()
+
+
+@pytest.mark.parametrize("base", ["nf4", "int8"])
+@pytest.mark.parametrize("kind", ["llama+lora", "gpt2+lora"])
+def test_a_loaded_value_model_over_a_quantized_base_has_the_trained_weights_quantized_again(kind, base, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    policy = build(kind, base=base)
+    move(policy.trainable(), 0.5)
+    policy.save_pretrained(tmp_path)
+    options = PolicyOptions(adapter=AdapterOptions.lora(2), dtype="float32", value="model", base=base)
+    loaded = make_policy(str(tmp_path), tokenizer=TOKENIZER, options=options)
+    stored = load_file(tmp_path / "value_body.safetensors")
+    layers = {n: m for n, m in loaded.value_body.named_modules() if isinstance(m, QuantizedLinear)}
+    bodies = loaded.lm.base_model, loaded.value_body
+    assert len(layers) == sum(isinstance(m, QuantizedLinear) for m in bodies[0].modules()) >= 8
+    for name, layer in layers.items():
+        plain = name.removesuffix(".base_layer")
+        expected = layer.to_plain()
+        expected.weight.data = stored[f"{plain}.weight"]
+        assert torch.equal(layer.dequantized(), QuantizedLinear(expected, base).dequantized())
+        if layer.bias is not None:
+            assert torch.equal(layer.bias, stored[f"{plain}.bias"])
+    # the policy's body has codes of its own, and the values are the trained ones but for their rounding
+    codes = [{m.weight.data_ptr() for m in body.modules() if isinstance(m, QuantizedLinear)} for body in bodies]
+    assert not codes[0] & codes[1]
+    before, after = score(policy).values, score(loaded).values
+    assert (after - before).abs().mean() < (0.5 if base == "nf4" else 0.1) * before.abs().mean()

@@ -73,6 +73,20 @@ def test_a_run_continues_the_adapter_of_another_run(kind, tmp_path):
     assert load(tmp_path / "b" / "policy").compute_dtype == torch.float32
 
 
+@pytest.mark.parametrize("base", ["nf4", pytest.param("int8", marks=pytest.mark.slow)])
+def test_a_run_continues_an_adapter_over_a_quantized_base(base, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    train_run(config(tmp_path / "a", "lora", model__base=base), quiet=True)
+    changes = {"model__adapter__kind": None, "model__adapter__r": None, "model__base": base}
+    source = str(tmp_path / "a" / "policy" / "adapter")
+    second = train_run(config(tmp_path / "b", "lora", source, **changes), quiet=True)
+    assert abs(second.metrics["rollout/kl"][0]) < 1e-5
+    assert abs(second.metrics["rollout/kl"][-1]) > 1e-5
+    measured = json.loads((tmp_path / "b" / "policy" / "policy.json").read_text())["measured"]
+    assert measured["adapter"]["nats"] < 1e-4
+    assert measured["cosine"] > 0.99  # of the change from the reference, which holds codes
+
+
 def test_virtual_tokens_are_not_merged(tmp_path):
     settings = config(tmp_path, "prefix")
     build_policy(settings, build_mdp(settings))[0].save_pretrained(tmp_path / "policy")
@@ -80,6 +94,7 @@ def test_virtual_tokens_are_not_merged(tmp_path):
     for options, words in (
         (PolicyOptions(on_adapter="merge"), "PREFIX_TUNING"),
         (PolicyOptions(adapter=AdapterOptions("none")), "PREFIX_TUNING with adapter.kind none"),
+        (PolicyOptions(adapter=AdapterOptions("prefix", tokens=5)), "PREFIX_TUNING with adapter.tokens 5"),
     ):
         with pytest.raises(UserError, match=f"can be merged into weights, got one of kind {words}"):
             make_policy(folder, options=options)
@@ -123,9 +138,29 @@ def test_the_ranks_fall_to_the_target_and_stay(tmp_path):
     assert ranks(policy) == 2 * layers
 
 
+def test_the_penalty_of_adalora_is_part_of_the_loss(tmp_path):
+    run = train_run(config(tmp_path / "a", "adalora", steps=1), quiet=True)
+    values = {name: run.metrics[f"train/{name}"][0] for name in ("loss", "pg_loss", "orthogonality")}
+    _, ranks_of_run = schedule(tmp_path, 1)
+    assert values["orthogonality"] == pytest.approx(ranks_of_run.penalty().item(), rel=1e-5)
+    assert values["loss"] == pytest.approx(values["pg_loss"] + values["orthogonality"], abs=1e-5)
+
+
 def test_a_stored_adapter_has_the_ranks_that_are_left(tmp_path):
     train_run(config(tmp_path / "a", "adalora", steps=6), quiet=True)
     stored = load_file(tmp_path / "a" / "policy" / "adapter" / "adapter_model.safetensors")
     left = sum(len(tensor) for name, tensor in stored.items() if name.endswith("lora_E"))
     layers = sum(name.endswith("lora_E") for name in stored)
     assert layers <= left < 3 * layers
+
+
+def test_a_value_model_over_a_quantized_base_is_continued(tmp_path):
+    pytest.importorskip("bitsandbytes")
+    settings = {
+        **SETTINGS, "steps": 1, "model.adapter.kind": "lora", "model.base": "nf4", "objective.value.kind": "model"
+    }  # fmt: skip
+    del settings["model.adapter.r"]
+    for name, policy in (("a", "tiny"), ("b", str(tmp_path / "a"))):
+        base = default_config("rlalign/Reverse-v0", policy, "ppo")
+        train_run(update(base, {**settings, "output": str(tmp_path / name)}), quiet=True)
+    assert (tmp_path / "b" / "policy" / "value_body.safetensors").is_file()

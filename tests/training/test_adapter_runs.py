@@ -135,3 +135,19 @@ def test_settings_without_effect_on_an_adapter_are_reported(adapter, tmp_path):
     assert unused(adapter, model__adapter__alpha=32) == ["model.adapter.alpha"]
     assert unused(adapter, model__adapter__alpha=32, model__on_adapter="merge") == []
     assert unused(tmp_path / "base", model__on_adapter="merge") == ["model.on_adapter"]
+    assert unused(adapter, model__adapter__alpha=32, model__adapter__kind="lora") == []  # it is merged
+    assert unused(adapter, model__adapter__targets="all-linear", model__adapter__r=4) == ["model.adapter.targets"]
+
+
+@pytest.mark.parametrize("inside", ["", "policy"])
+def test_settings_without_effect_on_virtual_tokens_name_the_stored_kind(inside, tmp_path):
+    folder = tmp_path / inside
+    folder.mkdir(exist_ok=True)
+    stored = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 4}
+    (folder / "adapter_config.json").write_text(json.dumps(stored))
+    reasons = unused_settings(config(tmp_path, tmp_path, model__adapter__tokens=32))
+    assert reasons == {
+        "model.adapter.tokens": "the policy folder has an adapter of its own, prefix of 4 virtual tokens"
+    }
+    named = unused_settings(config(tmp_path, tmp_path, model__adapter__kind="prefix", model__adapter__alpha=64))
+    assert named == {"model.adapter.alpha": "model.adapter.kind is prefix"}
