@@ -8,6 +8,7 @@ from typing import Any
 
 from rlalign.assets import WHEELS
 from rlalign.config.defaults import from_scratch
+from rlalign.escaping.shareable import shareable_spec
 
 CARD = "README.md"
 _SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -49,8 +50,11 @@ def base_model(policy: str) -> BaseModel:
         return BaseModel(
             f"the folder {shown}", name if isinstance(name, str) else "", str(metadata.get("license") or "")
         )
+    shared = shareable_spec(policy)
     if ":" in policy:
-        return BaseModel(policy)
+        return BaseModel(shared)
+    if shared != policy:  # a folder that is gone
+        return BaseModel(f"the folder {shared}")
     return BaseModel(policy, policy, str(_metadata(_cached_card(policy)).get("license") or ""))
 
 

@@ -6,13 +6,15 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rlalign.config.schema import TrainConfig
+from rlalign.config.shareable import shareable_config
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
+from rlalign.escaping.shareable import shareable_spec, shareable_text, shareable_values
 from rlalign.publish.base_model import BaseModel, base_model
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
@@ -83,6 +85,27 @@ def read_facts(folder: Path, mdp: TextMDP | None = None) -> Facts:
         advantage=_json(folder / "report" / "advantage.json"),
         held_out=_json(folder / "report" / "held_out.json"),
         versions=checkpoint.versions(),
+    )
+
+
+def shareable_facts(facts: Facts) -> Facts:
+    """Return the facts as others may read them: without folders of this machine, passwords and keys."""
+    base = replace(
+        facts.base,
+        text=shareable_text(facts.base.text),
+        name=shareable_spec(facts.base.name),
+        license=shareable_text(facts.base.license),
+    )
+    return replace(
+        facts,
+        config=shareable_config(facts.config),
+        evaluation=shareable_values(facts.evaluation),
+        base=base,
+        weights=shareable_values(facts.weights),
+        data_note=shareable_text(facts.data_note),
+        alarms=shareable_values(facts.alarms),
+        advantage=shareable_values(facts.advantage),
+        held_out=shareable_values(facts.held_out),
     )
 
 
