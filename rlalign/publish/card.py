@@ -6,6 +6,7 @@ prompts are not on the card, since their license may forbid it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,9 +18,11 @@ from rlalign.escaping.markdown import block, code, plain
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.log.alarms import ALARMS
 from rlalign.oracle.formula import formula
+from rlalign.publish.base_model import SMOLLM2
 from rlalign.publish.command import command_of, has_objects
 from rlalign.publish.facts import Facts, shareable_facts
 from rlalign.publish.metadata import env_name, metadata_of
+from rlalign.publish.shareable_files import OWN_BASE
 
 
 def card_of(facts: Facts, name: str) -> str:
@@ -197,11 +200,32 @@ def _reproduction(facts: Facts, command: str) -> list[str]:
         f"Files are named without their folders, addresses without passwords and keys. Versions: {plain(versions)}."
     )
     if facts.kind == "causal":
-        adapter = " `adapter/` holds the adapter for peft." if facts.has_adapter else ""
-        lines.append(f"`transformers` loads this folder without rlalign.{adapter}")
+        lines += [] if facts.adapter == "." else ["`transformers` loads this folder without rlalign."]
+        lines += _adapter(facts)
     else:
         lines.append(f"A policy of the kind {code(facts.kind)}: `rlalign.Run(folder).policy` loads it.")
     return lines
+
+
+def _adapter(facts: Facts) -> list[str]:
+    """Return how peft loads the adapter over its base."""
+    if not facts.adapter:
+        return []
+    what = "This folder holds virtual tokens" if facts.adapter == "." else "`adapter/` holds the adapter"
+    base = facts.adapter_base
+    if base == OWN_BASE:
+        place, base, inside = "`base/`", "FOLDER", ', subfolder="base"'
+    elif base.startswith("./"):
+        return [f"{what} for peft, over the folder {code(base.removeprefix('./'))}, which is not a part of it."]
+    else:
+        rounded = ", which rlalign trains over a copy in 4 bits" if base == SMOLLM2 else ""
+        place, inside = f"{code(base)}{rounded}", ""
+    adapter = "" if facts.adapter == "." else f', subfolder="{facts.adapter}"'
+    lines = (
+        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)}{inside})",
+        f'model = PeftModel.from_pretrained(base, "FOLDER"{adapter})',
+    )
+    return [f"{what} for peft, over {place}; FOLDER is this folder or repository:", block("\n".join(lines), "python")]
 
 
 def _section(title: str, parts: Sequence[str]) -> list[str]:
