@@ -183,6 +183,29 @@ def test_no_place_and_no_secret_reaches_the_card(run: Path) -> None:
     assert "/home/user" in command_of(config)  # the command of the report is complete
 
 
+@pytest.mark.parametrize(
+    ("env", "name", "tags", "datasets"),
+    [
+        ("/x/a.jsonl=0.5,/x/b.jsonl=0.5", "a.jsonl + b.jsonl", ["a-jsonl", "b-jsonl"], None),
+        ("/x/a.jsonl?prompt=q=0.5,/y/a.jsonl=0.5", "a.jsonl + a.jsonl", ["a-jsonl"], None),
+        ("sort@0,hf:org/sums@200,sort@400", "sort + hf:org/sums + sort", ["sort", "hf-org-sums"], ["org/sums"]),
+        ("rlalign/Sort-v0,reverse", "rlalign/Sort-v0 + reverse", ["rlalign-sort-v0", "reverse"], None),
+        ("reverse?alphabet=a,b", "reverse", ["reverse"], None),
+    ],
+)
+def test_a_mixture_is_named_by_all_its_environments(
+    run: Path, env: str, name: str, tags: list[str], datasets: list[str] | None
+) -> None:
+    facts = read_facts(run)
+    text = card_of(replace(facts, config=update(facts.config, {"env": env}), weights={"r": 1.0}), "name")
+    card = ModelCard(text)
+    (result,) = card.data.eval_results
+    assert result.dataset_name == name
+    assert f"on `{name}` by" in text
+    assert card.data.tags[3:] == tags
+    assert card.data.datasets == datasets
+
+
 def test_licenses_are_those_that_are_known(tmp_path: Path) -> None:
     assert base_model("smollm2").license == "apache-2.0"
     assert base_model("gru").license == ""
