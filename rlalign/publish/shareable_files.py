@@ -26,15 +26,17 @@ def shareable_files(policy: Path, names: Sequence[str]) -> dict[str, bytes]:
         policy: the policy folder.
         names: of its files, as paths below it.
     """
-    bases = sorted(_bases(policy, names), key=len, reverse=True)  # one may begin with another
+    bases = sorted(_bases(policy), key=len, reverse=True)  # one may begin with another
     contents = {}
     for name in names:
         path = policy / name
         if path.suffix in _WEIGHTS or path.name in _TOKENIZERS:
             continue
         content = path.read_bytes()
-        for base in bases:  # in adapter_config.json, and in policy.json
+        for base in bases:  # in adapter_config.json and policy.json
             shared = shared_base(base, policy)
+            if path.suffix == ".md":  # that peft writes for an adapter
+                content = content.replace(base.encode(), shared.encode())
             for ascii_only in (True, False):
                 old, new = (json.dumps(b, ensure_ascii=ascii_only)[1:-1].encode() for b in (base, shared))
                 content = content.replace(b'"%b"' % old, b'"%b"' % new)
@@ -42,17 +44,15 @@ def shareable_files(policy: Path, names: Sequence[str]) -> dict[str, bytes]:
     return contents
 
 
-def _bases(policy: Path, names: Sequence[str]) -> set[str]:
-    """Return the folders that are the bases of adapters of a policy folder, as its files name them."""
+def _bases(policy: Path) -> set[str]:
+    """Return the bases of the adapter of a policy folder that others find under other names, as its files name them."""
     bases = set()
-    for name in names:
-        path = policy / name
-        if path.name == "adapter_config.json":
-            settings = json.loads(path.read_text(encoding="utf-8"))
-            bases.add(str(settings.get(_BASE) or ""))
-        elif path == policy / "policy.json":
-            measured = json.loads(path.read_text(encoding="utf-8")).get("measured") or {}
-            bases.add(str((measured.get("adapter") or {}).get("base") or ""))
+    for path in (policy / "adapter_config.json", policy / "adapter" / "adapter_config.json"):
+        if path.is_file():
+            bases.add(str(json.loads(path.read_text(encoding="utf-8")).get(_BASE) or ""))
+    if (policy / "policy.json").is_file():
+        measured = json.loads((policy / "policy.json").read_text(encoding="utf-8")).get("measured") or {}
+        bases.add(str((measured.get("adapter") or {}).get("base") or ""))
     return {base for base in bases if shared_base(base, policy) != base}
 
 

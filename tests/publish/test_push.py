@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from rlalign.assets import SMOLLM2_FOLDER
 from rlalign.errors import FaultError, UserError
 from rlalign.publish.base_model import SMOLLM2
 from rlalign.publish.push import push, uploaded_files
-from rlalign.publish.shareable_files import shared_base
+from rlalign.publish.shareable_files import shareable_files, shared_base
 
 from .conftest import SMALL
 from .hub_server import HubServer
@@ -162,6 +163,22 @@ def test_an_adapter_loads_from_the_upload_alone(tmp_path: Path, hub: HubServer) 
         initial = AutoModelForCausalLM.from_pretrained(uploaded / "base")(input_ids=ids).logits.float()
     torch.testing.assert_close(adapted, merged, atol=1e-3, rtol=0)
     assert (adapted - initial).abs().max() > 1e-2  # the check can fail
+
+
+def test_the_base_of_an_adapter_is_renamed_in_each_text(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    base = "/data/jürgen/gpt2"
+    texts = {
+        "policy.json": json.dumps({"measured": {"adapter": {"base": base}}}),
+        "adapter/adapter_config.json": json.dumps({"base_model_name_or_path": base}, ensure_ascii=False),
+        "adapter/README.md": f"---\nbase_model: {base}\ntags:\n- base_model:adapter:{base}\n---\n",  # of peft
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for name, content in shareable_files(tmp_path, list(texts)).items():
+        assert b"/data" not in content, name
+        assert b"./gpt2" in content, name
+    assert (tmp_path / "policy.json").read_text() == texts["policy.json"]
 
 
 @pytest.mark.parametrize("found", ["run", "home", "key"])
