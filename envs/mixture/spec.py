@@ -10,7 +10,7 @@ Each environment is a spec of its own, `NAME[?argument=value&...]`. In a value, 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,6 +92,24 @@ def env_specs(text: str) -> list[str]:
     """Return the specs of the environments that a text names: one, or those of a mixture."""
     mixture = MixtureSpec.parse(text)
     return [text] if mixture is None else list(mixture.envs.values())
+
+
+def map_envs(text: str, change: Callable[[str], str]) -> str:
+    """Return a text that names environments with each of their specs replaced; weights and stages stay.
+
+    Args:
+        text: one spec, or that of several.
+        change: of the spec of an environment.
+
+    Example:
+        >>> map_envs("sort=0.5,/x/sums.csv=0.5", lambda spec: spec.rpartition("/")[2])
+        'sort=0.5,sums.csv=0.5'
+    """
+    pieces = _pieces(text)
+    if len(pieces) < 2:
+        return change(text)
+    specs = [_entry(piece)[0] for piece in pieces]
+    return ",".join(change(spec) + piece[len(spec) :] for spec, piece in zip(specs, pieces, strict=True))
 
 
 def short_names(specs: Sequence[str]) -> list[str]:

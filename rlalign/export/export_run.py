@@ -13,6 +13,7 @@ from typing import Any
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import FaultError
+from rlalign.escaping.shareable import shareable_spec, shareable_values
 from rlalign.export.drop_layers import parse_count, pruned_probe, write_without_layers
 from rlalign.export.engine import Engine
 from rlalign.export.fidelity import Fidelity, Probe, make_probe
@@ -21,6 +22,7 @@ from rlalign.export.hf_writer import append_to_card, copy_adapter, copy_companio
 from rlalign.export.llama_text import check_text
 from rlalign.export.source import Source, model_type, open_source, policy_folder
 from rlalign.export.whole_folder import check_target, new_folder, write_manifest
+from rlalign.publish.shareable_files import shared_base
 from rlalign.types import Prompt
 
 _PROMPTS = 8
@@ -162,7 +164,8 @@ def export_folder(
             if adapter is not None:
                 manifest["adapter"] = adapter
         export = Export(output, form, fidelity, output / path.relative_to(partial), manifest)
-        append_to_card(partial, [f"{export.line[0].upper()}{export.line[1:]}."])
+        line = export.line.replace(f"to {output}:", f"to {output.resolve().name}:", 1)  # others read the card
+        append_to_card(partial, [f"{line[0].upper()}{line[1:]}."])
         write_manifest(partial, manifest)
     return export
 
@@ -212,7 +215,7 @@ def _adapter(source: Source, folder: Path, final: Path, probe: Probe) -> dict[st
         raise FaultError(
             f"'{final}': expected the adapter over '{base}' to be the policy, got {excess}; train it again"
         )
-    return {"base": base.replace(str(folder), str(final.resolve())), **fidelity.to_dict()}
+    return {"base": shared_base(base, folder), **fidelity.to_dict()}
 
 
 def _origin(source: Source) -> dict[str, Any]:
@@ -224,9 +227,9 @@ def _origin(source: Source) -> dict[str, Any]:
         except PackageNotFoundError:  # not needed for every form
             continue
     return {
-        "run": str(source.run.resolve()),
-        "policy": source.config.policy,
-        "environment": source.mdp.id,
+        "run": source.run.resolve().name,
+        "policy": shareable_spec(source.config.policy),
+        "environment": shareable_values(source.mdp.id),
         "compared_with": "the live policy" if source.is_live else "policy/",
         "machine": platform.machine(),
         "versions": versions,

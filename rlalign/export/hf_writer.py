@@ -10,6 +10,7 @@ from typing import Any
 from rlalign.policies.device import hidden_progress_bars
 from rlalign.policies.model_digests import write_digests
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
+from rlalign.publish.shareable_files import shareable_files
 
 _COMPANIONS = (
     *TOKENIZER_FILES, "special_tokens_map.json", "added_tokens.json", "merges.txt", "chat_template.jinja",
@@ -53,6 +54,7 @@ def copy_companions(source: Path, folder: Path, *, only_card: bool = False) -> N
     for name in _COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
+    _write_shareable(source, folder, "policy.json")
     for path in source.glob("chat_templates/*.jinja"):
         target = folder / "chat_templates" / path.name
         target.parent.mkdir(exist_ok=True)
@@ -73,6 +75,7 @@ def copy_adapter(source: Path, folder: Path, final: Path) -> tuple[Path, str] | 
     if not (source / "adapter" / "adapter_config.json").is_file():
         return None
     shutil.copytree(source / "adapter", folder / "adapter")
+    _write_shareable(source, folder, "adapter/README.md")
     path = folder / "adapter" / "adapter_config.json"
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     base = str(settings["base_model_name_or_path"])
@@ -82,6 +85,12 @@ def copy_adapter(source: Path, folder: Path, final: Path) -> tuple[Path, str] | 
     settings["base_model_name_or_path"] = str(final.resolve() / "base")
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     return folder / "adapter", str(folder / "base")
+
+
+def _write_shareable(source: Path, folder: Path, name: str) -> None:
+    """Write a file that names the base of the adapter as others read it; nothing if the policy folder has none."""
+    if (source / name).is_file():
+        (folder / name).write_bytes(shareable_files(source, [name])[name])
 
 
 def append_to_card(folder: Path, lines: list[str]) -> None:

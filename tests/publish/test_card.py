@@ -20,7 +20,7 @@ from rlalign.config.serialize import update
 from rlalign.config.validate import resolve
 from rlalign.errors import UserError
 from rlalign.policies.factory import load
-from rlalign.publish.base_model import base_model
+from rlalign.publish.base_model import BaseModel, base_model
 from rlalign.publish.card import card_of
 from rlalign.publish.command import command_of
 from rlalign.publish.facts import read_facts
@@ -141,10 +141,76 @@ def test_files_are_named_without_their_folders() -> None:
     assert "r.py:good=0.5" in command
 
 
+PRIVATE = {
+    "env": "sort=0.5,/home/user/secretdir/b.jsonl=0.5",
+    "policy": "/home/user/secretdir/parent",
+    "rewards": [
+        "ensemble?of=/home/user/secretdir/rm|vader",
+        "words?words=/home/user/secretdir/w.txt",
+        "reward_model:/home/user/secretdir/rm",
+        "http://bob:secretpw@host:9/score",
+    ],
+    "teacher": "https://user:sk-secret@host/v1?model=m&tokenizer=/home/user/secretdir/t",
+    "data": "~/secretdir/d.jsonl",
+    "callbacks": ["/home/user/secretdir/a.py:C"],
+    "metrics": ["/home/user/secretdir/m.py:f"],
+    "tasks.order": "/home/user/secretdir/o.py:Order",
+}
+
+
+def test_no_place_and_no_secret_reaches_the_card(run: Path) -> None:
+    facts = read_facts(run)
+    config = update(facts.config, PRIVATE)
+    component = "words[words=/home/user/secretdir/w.txt]"
+    evaluation = json.loads(json.dumps(facts.evaluation))
+    evaluation["metrics"][component] = evaluation["metrics"]["reward"]
+    evaluation["verdict"] = f"{component} rose"
+    private = replace(
+        facts,
+        config=config,
+        base=base_model(config.policy),
+        weights={component: 1.0},
+        evaluation=evaluation,
+        alarms={"mine": {"held": [[1, None]], "says": "see /home/user/secretdir/x"}},
+        advantage={"sentence": "advantage '/home/user/secretdir/adv.py:f': fine"},
+    )
+    for text in (card_of(private, "name"), card_of(replace(private, weights={}), "name")):
+        for part in ("/home", "@", "secret", "~/"):
+            assert part not in text, text
+        assert "--env sort=0.5,b.jsonl=0.5" in text
+        assert "words[words=w.txt]" in text
+        assert "tokenizer=t" in text
+    assert "/home/user" in command_of(config)  # the command of the report is complete
+
+
+@pytest.mark.parametrize(
+    ("env", "name", "tags", "datasets"),
+    [
+        ("/x/a.jsonl=0.5,/x/b.jsonl=0.5", "a.jsonl + b.jsonl", ["a-jsonl", "b-jsonl"], None),
+        ("/x/a.jsonl?prompt=q=0.5,/y/a.jsonl=0.5", "a.jsonl + a.jsonl", ["a-jsonl"], None),
+        ("sort@0,hf:org/sums@200,sort@400", "sort + hf:org/sums + sort", ["sort", "hf-org-sums"], ["org/sums"]),
+        ("rlalign/Sort-v0,reverse", "rlalign/Sort-v0 + reverse", ["rlalign-sort-v0", "reverse"], None),
+        ("reverse?alphabet=a,b", "reverse", ["reverse"], None),
+    ],
+)
+def test_a_mixture_is_named_by_all_its_environments(
+    run: Path, env: str, name: str, tags: list[str], datasets: list[str] | None
+) -> None:
+    facts = read_facts(run)
+    text = card_of(replace(facts, config=update(facts.config, {"env": env}), weights={"r": 1.0}), "name")
+    card = ModelCard(text)
+    (result,) = card.data.eval_results
+    assert result.dataset_name == name
+    assert f"on `{name}` by" in text
+    assert card.data.tags[3:] == tags
+    assert card.data.datasets == datasets
+
+
 def test_licenses_are_those_that_are_known(tmp_path: Path) -> None:
     assert base_model("smollm2").license == "apache-2.0"
     assert base_model("gru").license == ""
     assert not base_model("gru").trained
+    assert base_model("/home/me/gone") == BaseModel("the folder gone")
     assert base_model("org/name").name == "org/name"
     parent = tmp_path / "parent" / "policy"
     parent.mkdir(parents=True)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rlalign
+from rlalign.assets import SMOLLM2_FOLDER
 from rlalign.errors import FaultError, UserError
+from rlalign.publish.base_model import SMOLLM2
 from rlalign.publish.push import push, uploaded_files
+from rlalign.publish.shareable_files import shareable_files, shared_base
 
 from .conftest import SMALL
 from .hub_server import HubServer
@@ -127,3 +132,73 @@ def test_the_list_is_of_formats_that_run_no_code(copy: Path) -> None:
     files, left_out = uploaded_files(copy / "policy")
     assert set(left_out) == {"evil.pkl", "pytorch_model.bin", ".env", "modeling.py", ".cache.json", "linked.json"}
     assert "model.safetensors" in files
+
+
+@pytest.mark.usefixtures("online")
+def test_an_adapter_loads_from_the_upload_alone(tmp_path: Path, hub: HubServer) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    run = tmp_path / "home" / "r"
+    rlalign.train("reverse", "tiny", "grpo", output=run, model__adapter__kind="lora", learner__lr=0.1, **SMALL)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    assert str(tmp_path) in (run / "policy" / "adapter" / "adapter_config.json").read_text()  # for this machine
+    push(run, "me/model")
+    uploaded = tmp_path / "uploaded"
+    for name, content in hub.files["me/model"].items():
+        assert str(tmp_path).encode() not in content, name
+        (uploaded / name).parent.mkdir(parents=True, exist_ok=True)
+        (uploaded / name).write_bytes(content)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    shutil.rmtree(run)
+    card = (uploaded / "README.md").read_text()
+    code = card.partition("```python\n")[2].partition("\n```")[0].replace("FOLDER", str(uploaded))
+    names: dict[str, Any] = {"AutoModelForCausalLM": AutoModelForCausalLM, "PeftModel": PeftModel}
+    exec(code, names)
+    ids = torch.arange(4)[None]
+    policy = AutoModelForCausalLM.from_pretrained(uploaded)
+    with torch.no_grad():
+        adapted, merged = (m(input_ids=ids).logits.float() for m in (names["model"], policy))
+        initial = AutoModelForCausalLM.from_pretrained(uploaded / "base")(input_ids=ids).logits.float()
+    torch.testing.assert_close(adapted, merged, atol=1e-3, rtol=0)
+    assert (adapted - initial).abs().max() > 1e-2  # the check can fail
+
+
+def test_the_base_of_an_adapter_is_renamed_in_each_text(tmp_path: Path) -> None:
+    (tmp_path / "adapter").mkdir()
+    base = "/data/jürgen/gpt2"
+    texts = {
+        "policy.json": json.dumps({"measured": {"adapter": {"base": base}}}),
+        "adapter/adapter_config.json": json.dumps({"base_model_name_or_path": base}, ensure_ascii=False),
+        "adapter/README.md": f"---\nbase_model: {base}\ntags:\n- base_model:adapter:{base}\n---\n",  # of peft
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    for name, content in shareable_files(tmp_path, list(texts)).items():
+        assert b"/data" not in content, name
+        assert b"./gpt2" in content, name
+    assert (tmp_path / "policy.json").read_text() == texts["policy.json"]
+
+
+@pytest.mark.parametrize("found", ["run", "home", "key"])
+def test_a_file_with_a_place_or_a_key_is_not_uploaded(copy: Path, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    monkeypatch.setenv("HOME", "/home/somebody")
+    texts = {"run": str(copy), "home": "/home/somebody/rm", "key": "hf_" + "a" * 30}
+    (copy / "policy" / "adapter[1]" / "notes.txt").write_text(f"see {texts[found]}")
+    with pytest.raises(UserError, match=r"notes.txt': expected a file without folders of this machine and without key"):
+        push(copy, "me/model")
+
+
+@pytest.mark.parametrize(
+    ("base", "shared"),
+    [
+        ("/home/me/run/policy/base", "./base"),
+        (f"/home/me/.cache/rlalign/models/{SMOLLM2_FOLDER}", SMOLLM2),
+        ("org/name", "org/name"),
+        ("/home/me/gpt2", "./gpt2"),  # and not the repository of this name
+    ],
+)
+def test_bases_are_named_as_others_find_them(tmp_path: Path, base: str, shared: str) -> None:
+    (tmp_path / "base").mkdir()
+    assert shared_base(base, tmp_path) == shared

@@ -23,7 +23,7 @@ class RunTracker:
 
         Args:
             folder: the run folder; a resumed run has the folder that it began in.
-            config: its configuration as JSON values.
+            config: its configuration as JSON values; paths are names, and passwords and keys are left out.
         """
         raise NotImplementedError
 

@@ -8,6 +8,7 @@ import pytest
 
 from rlalign.config.schema import TrackingConfig, TrainConfig
 from rlalign.config.serialize import update
+from rlalign.log import trackers
 from rlalign.log.trackers import Tracker
 from rlalign.log.tracking import thread
 
@@ -34,6 +35,46 @@ def write(folder, **tracking):
     tracker.log(2, {"reward/mean": 0.5})
     tracker.finish(CARD, {"reward": plot})
     tracker.close()
+
+
+class Kept:
+    """A tracker that keeps what it is given."""
+
+    def __init__(self, given):
+        self.given = given
+
+    def open(self, folder, config):
+        self.given.append(json.dumps(config))
+
+    def scalars(self, step, values):
+        self.given.append(json.dumps(values))
+
+    def samples(self, step, rows):
+        self.given.append(json.dumps(rows))
+
+
+def test_trackers_get_no_place_and_no_secret(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(trackers, "build_tracker", lambda spec: Kept(given))
+    changes = {
+        "env": "sort=0.5,/home/user/secretdir/b.jsonl=0.5",
+        "output": "/home/user/secretdir/run",
+        "teacher": "https://user:sk-secret@host/v1?model=m",
+        "rewards": ["http://bob:secretpw@host:9/score", "words?words=/home/user/secretdir/w.txt"],
+        "tracking.trackers": ["/home/user/secretdir/mine.py:Mine"],
+        "tracking.project": "/Users/shared/project",  # of an MLflow server
+    }
+    tracker = Tracker(tmp_path, update(TrainConfig(), changes))
+    keys = [f"reward/words[words=/home/user/secretdir/{name}/w.txt]" for name in ("a", "b")]
+    tracker.log(1, dict.fromkeys(keys, 0.5), [{**SAMPLE, keys[0]: 0.5}])
+    tracker.close()
+    text = "".join(given)
+    assert len(given) == 3
+    for part in ("/home", "secret", "bob"):
+        assert part not in text
+    for part in ("sort=0.5,b.jsonl=0.5", "/Users/shared/project", "words[words=w.txt]-2"):
+        assert part in text
+    assert keys[0] in (tmp_path / "metrics.jsonl").read_text()  # the record of this machine is complete
 
 
 @pytest.mark.filterwarnings("error:.*stays complete")
