@@ -27,7 +27,8 @@ class WandbTracker(RunTracker):
             dir=str(folder),
             mode=None if mode == "off" else mode,
             config=dict(config),
-            settings=wandb.Settings(silent=True, init_timeout=30),
+            # its metadata holds the command line, the user and the host
+            settings=wandb.Settings(silent=True, init_timeout=30, x_disable_meta=True),
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:

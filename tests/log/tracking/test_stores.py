@@ -151,6 +151,8 @@ def test_wandb_offline_reads_back_what_was_logged(tmp_path, monkeypatch):
     (folder,) = tmp_path.glob("wandb/offline-run-*")
     records = list(records_of(next(folder.glob("run-*.wandb"))))
     assert next(r.run.project for r in records if r.WhichOneof("record_type") == "run") == "a-project"
+    # it holds the command line, the user and the host
+    assert all(r.WhichOneof("record_type") != "environment" for r in records)
     history = [r.history for r in records if r.WhichOneof("record_type") == "history"]
     rows = [{item.key or "/".join(item.nested_key): item.value_json for item in h.item} for h in history]
     logged = [(row["_step"], row["reward/mean"]) for row in rows if "reward/mean" in row]
