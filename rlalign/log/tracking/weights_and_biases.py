@@ -27,8 +27,9 @@ class WandbTracker(RunTracker):
             dir=str(folder),
             mode=None if mode == "off" else mode,
             config=dict(config),
-            # its metadata holds the command line, the user and the host
-            settings=wandb.Settings(silent=True, init_timeout=30, x_disable_meta=True),
+            # its metadata holds the command line, the user and the host; its process starts slowly on a busy machine,
+            # and nothing waits for it but the end of the run
+            settings=wandb.Settings(silent=True, init_timeout=300, x_disable_meta=True),
         )
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
