@@ -143,7 +143,7 @@ def test_unknown_names_and_unequal_budgets_raise_an_error_before_a_run(tmp_path:
         (study(settings={"objective.ratio": "none", "learner.epochs": 2}), "on reverse: 2 epochs"),
         (study(policy="grru"), "unknown policy 'grru'. Did you mean 'gru'"),
         (study(policy="./nowhere"), "no folder './nowhere'"),
-        (study(settings={"model.adapter.r": 4}), "lora"),
+        (study(settings={"model.adapter.r": 4}), "got LoRA of rank 4"),
         (study(algorithms=["grpo", "trl:grpo"]), "expected a transformers model for trl:grpo, got 'gru'"),
         (
             study(algorithms=["grpo", "trl:grpo"], envs=["guess_number"], policy="tiny"),

@@ -223,9 +223,8 @@ def test_a_failed_reward_leaves_the_row_in_the_loss_unless_the_reward_is_read() 
 def the_initial_policy_is_the_teacher(m: pytest.MonkeyPatch) -> None:
     real = Preparation._score_reference
 
-    def score(self: Preparation, *arguments: Any) -> Any:
-        self.reference = self.policy
-        return real(self, *arguments)
+    def score(self: Preparation, reference: Any, *arguments: Any) -> Any:
+        return real(self, self.policy, *arguments)
 
     m.setattr(Preparation, "_score_reference", score)
 

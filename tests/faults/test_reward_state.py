@@ -1,6 +1,7 @@
 """State of rewards and validation across a stop: multipliers, schedules, the best weights, the alarms."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -211,6 +212,9 @@ def with_validations(folder, rewards, **changes):
     values = iter(rewards)
 
     class NextEvaluation:
+        envs = ()
+        report = SimpleNamespace(figures={})
+
         def __init__(self, tasks):
             self.metrics, self.value = ("reward",), next(values)
 

@@ -6,6 +6,7 @@ import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +73,8 @@ def trainer(folder: Path, kls: list[float]) -> Trainer:
 
     class NextEvaluation:
         metrics = ("reward", "kl")
+        envs = ()
+        report = SimpleNamespace(figures={})
 
         def __init__(self, tasks: object) -> None:
             self.kl = next(values)

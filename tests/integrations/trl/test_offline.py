@@ -128,7 +128,7 @@ def test_the_policy_improves_on_held_out_prompts_and_prefers_the_chosen_of_held_
     assert accuracy[-1] > 0.8  # of 39 pairs, by chance below 1e-4
     assert run.metrics["train/loss"][0] == pytest.approx(0.6931, abs=1e-3)
     assert run.metrics["data/passes"][-1] > 3
-    assert run.held_out.startswith("held-out data: accuracy 0.5")
+    assert run.held_out["verdict"].startswith("held-out data: accuracy 0.5")
     stored = json.loads((run.folder / "report" / "held_out.json").read_text())
     assert stored["metrics"]["accuracy"]["after"] == accuracy[-1]
 

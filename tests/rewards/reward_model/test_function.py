@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rlalign import checks
-from rlalign.errors import UnknownNameError, UserError
+from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards import compose
 from rlalign.rewards.reward_model.folder import load_scorer
@@ -44,7 +44,7 @@ def test_registered_name_comes_first_and_a_folder_needs_a_slash(linear, monkeypa
     assert resolve("length")[0][0].function is REWARDS.get("length").function
     assert isinstance(resolve("./length")[0][0].function, FolderReward)
     assert resolve("./rm")[0][0].name == "rm"
-    with pytest.raises(UnknownNameError, match="rm"):
+    with pytest.raises(UserError, match=r"no reward 'rm'.* use \./rm"):
         resolve("rm")
     with pytest.raises(UserError, match="got no folder"):
         resolve("./rn")
