@@ -30,12 +30,16 @@ def cautions(config: TrainConfig) -> list[str]:
     """Return sentences about settings that are read and do not do what their value suggests."""
     learner = config.learner
     updates = config.steps * learner.epochs * learner.minibatches
-    if learner.warmup <= updates:
-        return []
-    return [
-        f"learner.warmup {learner.warmup} is longer than the {updates} updates of the run, so the learning rate ends "
-        f"at {learner.lr * updates / learner.warmup:.3g} and never reaches learner.lr {learner.lr:g}"
-    ]
+    sentences = []
+    if learner.warmup > updates:
+        sentences.append(
+            f"learner.warmup {learner.warmup} is longer than the {updates} updates of the run, so the learning rate "
+            f"ends at {learner.lr * updates / learner.warmup:.3g} and never reaches learner.lr {learner.lr:g}"
+        )
+    mixture = MixtureSpec.parse(config.env)
+    for name in () if mixture is None else mixture.never_drawn(config.steps):
+        sentences.append(f"no step of the {config.steps} draws from the environment '{name}'; use more --steps")
+    return sentences
 
 
 def unread(config: TrainConfig) -> dict[str, str]:

@@ -12,7 +12,6 @@ from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.defaults import ENV_OF_DATA, env_of_data
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import to_dict
-from rlalign.envs.mixture.spec import MixtureSpec
 from rlalign.errors import MissingExtraError, UserError, did_you_mean
 from rlalign.objective.registries import ADVANTAGES, UNCHANGED
 from rlalign.typecheck import check_fields, check_range, flatten
@@ -85,7 +84,6 @@ def validate(config: TrainConfig) -> None:
             "use --rollout.sampler decode"
         )
     _check_minibatches(config)
-    _check_stages(config)
     _check_trackers(config)
     _check_hooks(config)
     config.objective.validate(group_size=r.group_size)
@@ -154,16 +152,6 @@ def _check_trackers(config: TrainConfig) -> None:
         raise MissingExtraError(missing[0], missing[0])
     if tracking.push is not None and not _REPOSITORY.fullmatch(tracking.push):
         raise UserError(f"tracking.push: expected a repository OWNER/NAME of the Hub, got '{tracking.push}'")
-
-
-def _check_stages(config: TrainConfig) -> None:
-    """Raise UserError for an environment that no step of the run draws from."""
-    mixture = MixtureSpec.parse(config.env)
-    if mixture is not None and (never := mixture.never_drawn(config.steps)):
-        raise UserError(
-            f"env '{config.env}': no step of the {config.steps} draws from '{never[0]}'; use more --steps, or leave it "
-            "out"
-        )
 
 
 def _check_numbers(config: TrainConfig) -> None:
