@@ -37,8 +37,8 @@ def cautions(config: TrainConfig) -> list[str]:
             f"ends at {learner.lr * updates / learner.warmup:.3g} and never reaches learner.lr {learner.lr:g}"
         )
     mixture = MixtureSpec.parse(config.env)
-    for name in () if mixture is None else mixture.never_drawn(config.steps):
-        sentences.append(f"no step of the {config.steps} draws from the environment '{name}'; use more --steps")
+    never = [] if mixture is None else mixture.never_drawn(config.steps)
+    sentences += [f"no step of the {config.steps} draws from the environment '{n}'; use more --steps" for n in never]
     return sentences
 
 
