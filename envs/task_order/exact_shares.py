@@ -17,8 +17,8 @@ class ExactShares:
     With T_i the sum of the shares of part i over the places so far, this one included, and c_i its count, a part is
     eligible if c_i < T_i. The eligible part that would be the first to fall a whole place behind is chosen: the one
     with the smallest (c_i + 1 - T_i) / share_i. With constant shares this is the quota method of Balinski and Young,
-    The quota method of apportionment, American Mathematical Monthly 82, 1975: abs(c_i - N · share_i) < 1 at every length
-    N. With shares that change, c_i < T_i + 1 holds; a part whose share is 0 is never chosen.
+    "The quota method of apportionment", American Mathematical Monthly 82, 1975: abs(c_i - N · share_i) < 1 at every
+    length N. With shares that change, c_i < T_i + 1 holds; a part whose share is 0 is never chosen.
 
     Args:
         m: number of parts.
