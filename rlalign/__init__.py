@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rlalign.config.schema import TrainConfig
     from rlalign.objective.spec import Objective
     from rlalign.run import Run
-    from rlalign.training.callbacks import Callback
+    from rlalign.training.callbacks import Callback, EvaluationView, StepView
 
 __version__ = "0.1.0"
 
@@ -40,12 +40,16 @@ _LAZY = {
     "Objective": "rlalign.objective.spec",
     "register_algorithm": "rlalign.algorithms",
     "Callback": "rlalign.training.callbacks",
+    "EvaluationView": "rlalign.training.callbacks",
+    "StepView": "rlalign.training.callbacks",
 }
 
 __all__ = [
     "Callback",
+    "EvaluationView",
     "Objective",
     "Run",
+    "StepView",
     "Task",
     "TextMDP",
     "TrainConfig",
