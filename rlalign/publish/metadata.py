@@ -43,7 +43,8 @@ def metadata_of(facts: Facts, name: str) -> Any:
     return ModelCardData(
         license=facts.base.license or None,
         base_model=facts.base.name or None,
-        library_name="transformers" if causal else "rlalign",
+        # a folder of virtual tokens is an adapter alone, which peft loads over its base
+        library_name=("peft" if facts.adapter == "." else "transformers") if causal else "rlalign",
         pipeline_tag=_TASK if causal else None,
         tags=[tag for tag in tags if tag],
         datasets=_hub_datasets(config) or None,

@@ -43,6 +43,13 @@ def test_a_run_writes_its_card_with_metadata_that_reads_back(run: Path) -> None:
     assert (result.dataset_name, result.dataset_split) == ("reverse", "validation")
 
 
+def test_a_folder_of_virtual_tokens_belongs_to_peft(run: Path) -> None:
+    facts = replace(read_facts(run), adapter=".", adapter_base="me/base")
+    card = card_of(facts, "model")
+    assert ModelCard(card).data.library_name == "peft"
+    assert "loads this folder without rlalign" not in card
+
+
 def test_the_card_has_the_facts_of_the_run(run: Path) -> None:
     text = (run / "policy" / "README.md").read_text()
     evaluation = json.loads((run / "report" / "evaluation.json").read_text())
