@@ -86,8 +86,24 @@ def read_items(source: str, kind: Kind) -> tuple[tuple[Item, ...], dict[str, int
     return _read_items(_path(source), kind, _state(source))
 
 
-def read_divided(source: str, kind: Kind, share: float, seed: int = 0) -> tuple[Items, Items, dict[str, int]]:
-    """Return the rows to train on, those that are held out, and the numbers of `read_items`.
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Rows of a source, divided by prompts.
+
+    Attributes:
+        train: to train on.
+        validation, test: held out (see `halves`); the same object if there are few.
+        left_out: numbers of `read_items`.
+    """
+
+    train: Items
+    validation: Items
+    test: Items
+    left_out: dict[str, int]
+
+
+def read_divided(source: str, kind: Kind, share: float, seed: int = 0) -> Division:
+    """Return the rows of a source to train on and those that are held out.
 
     The rows are divided once per state of the source: the environment of the data reads them before the run does.
 
@@ -104,12 +120,10 @@ def read_divided(source: str, kind: Kind, share: float, seed: int = 0) -> tuple[
 
 
 @lru_cache(maxsize=4)
-def _divided(
-    source: str, kind: Kind, state: tuple[Any, ...], share: float, seed: int
-) -> tuple[Items, Items, dict[str, int]]:
+def _divided(source: str, kind: Kind, state: tuple[Any, ...], share: float, seed: int) -> Division:
     items, left_out = _read_items(source, kind, state)
     train, held_out = divide(items, share, seed)
-    return tuple(train), tuple(held_out), left_out
+    return Division(tuple(train), *halves(held_out), left_out)
 
 
 def _state(source: str) -> tuple[Any, ...]:
@@ -222,23 +236,25 @@ def divide(items: Sequence[Item], share: float, seed: int = 0) -> tuple[list[Ite
     return parts
 
 
-def halves(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+def halves(items: Sequence[Item]) -> tuple[Items, Items]:
     """Return held-out rows as validation, which may select weights, and test, which is reported.
 
     The source's own splits divide them if it names both, else every other group of nearly equal prompts. Fewer than
-    four groups serve as both.
+    four groups serve as both, as the same object.
     """
-    splits = {item.split for item in items}
-    if {"validation", "test"} <= splits:
-        return [i for i in items if i.split == "validation"], [i for i in items if i.split != "validation"]
-    groups = prompt_groups([item.prompt for item in items])
-    number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
-    if len(number) < _FEW_GROUPS:
-        return list(items), list(items)
+    if {"validation", "test"} <= {item.split for item in items}:
+        of_test = [item.split != "validation" for item in items]
+    else:
+        groups = prompt_groups([item.prompt for item in items])
+        number = {group: place for place, group in enumerate(dict.fromkeys(groups))}
+        if len(number) < _FEW_GROUPS:
+            both = tuple(items)
+            return both, both
+        of_test = [number[group] % 2 == 1 for group in groups]
     parts: tuple[list[Item], list[Item]] = ([], [])
-    for item, group in zip(items, groups, strict=True):
-        parts[number[group] % 2].append(item)
-    return parts
+    for item, belongs in zip(items, of_test, strict=True):
+        parts[belongs].append(item)
+    return tuple(parts[0]), tuple(parts[1])
 
 
 def hub_identity(data: str | None) -> dict[str, dict[str, str]]:

@@ -10,7 +10,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.errors import RecordError, UserError
 from rlalign.preferences.pairs import Preference, text_of
 from rlalign.recorded.columns import conversation_column, kind_of
-from rlalign.recorded.items import Item, columns_of, halves, read_divided
+from rlalign.recorded.items import Item, columns_of, read_divided
 from rlalign.recorded.rows import completion_of, messages_of, prompt_of
 from rlalign.types import Task
 
@@ -41,13 +41,12 @@ class RecordedPrompts(TextMDP):
 
 def _by_split(data: str, held_out: float) -> dict[str, list[Task]]:
     """Return the different prompts of each split, with their answers."""
-    train, rest, _ = read_divided(data, kind_of(columns_of(data)) or "pairs", held_out)
+    division = read_divided(data, kind_of(columns_of(data)) or "pairs", held_out)
     seen: set[str] = set()
-    training = list(_new_records(train, seen))
+    training = list(_new_records(division.train, seen))
     of_training = set(seen)
-    first, second = halves(rest)
-    validation = list(_new_records(first, seen))
-    test = list(_new_records(second, of_training if second == first else seen))
+    validation = list(_new_records(division.validation, seen))
+    test = list(_new_records(division.test, of_training if division.test is division.validation else seen))
     if not (validation and test):
         raise UserError(
             f"'{data}': expected held-out rows, whose prompts are evaluated, got none; use --recorded.held-out 0.1, "

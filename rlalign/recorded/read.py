@@ -12,7 +12,7 @@ from rlalign.errors import RecordError, UserError
 from rlalign.preferences.pairs import Preference
 from rlalign.recorded.columns import Kind
 from rlalign.recorded.encode import Encoder
-from rlalign.recorded.items import Item, check_kind, halves, read_divided
+from rlalign.recorded.items import Item, check_kind, read_divided
 from rlalign.recorded.rows import completion_of, demonstration, is_cut, labelled, prompt_of, refuse_tools, rewarded
 from rlalign.rollout.recorded import Group, Trajectory
 
@@ -83,12 +83,12 @@ def read_recorded(
         UserError: the source cannot be read, holds data of another kind, or nothing is left to train on.
     """
     kind = check_kind(source, wanted, algorithm, settings)
-    to_train, others, left_out = read_divided(source, kind, settings.held_out, seed)
-    first, second = halves(others)
+    division = read_divided(source, kind, settings.held_out, seed)
+    few = division.test is division.validation
     encoder = Encoder.of(mdp, positions)
-    counts = Counter(left_out)
+    counts = Counter(division.left_out)
     parts: list[list[Group]] = []
-    for part in (to_train, first, [] if second == first else second):
+    for part in (division.train, division.validation, () if few else division.test):
         groups: list[Group] = []
         for item in part:
             try:
@@ -108,7 +108,7 @@ def read_recorded(
         )
     if kind == "rewards":
         train, validation, test = (_by_prompt(part) for part in parts)
-    data = RecordedData(kind, train, validation, test if second != first else validation)
+    data = RecordedData(kind, train, validation, validation if few else test)
     return replace(data, notes=_notes(kind, train, data.held_out, counts, mdp))
 
 
