@@ -21,7 +21,16 @@ from rlalign.errors import UserError
 from rlalign.registry import REWARDS
 from rlalign.rewards.function import RewardFunction, as_reward
 from rlalign.rewards.reward_model.function import is_folder, is_url, reward_of
-from rlalign.rewards.weights import Constraint, Schedule, Weight, as_weight, is_schedule, multiply, split_bound
+from rlalign.rewards.weights import (
+    Constraint,
+    Schedule,
+    Weight,
+    as_weight,
+    is_schedule,
+    is_weight,
+    multiply,
+    split_bound,
+)
 
 Spec = str | Callable[..., Any] | tuple[str | Callable[..., Any], Weight]
 Specs = Spec | Iterable[Spec] | Mapping[str | Callable[..., Any], Weight]
@@ -101,7 +110,7 @@ def split(spec: str) -> tuple[str, dict[str, str], str | None]:
         return name.strip(), {}, weight
     pairs = query.split("&")
     # The last pair has a weight if it holds a second `=` followed by a number.
-    if pairs[-1].count("=") > 1 and _is_weight(pairs[-1].rpartition("=")[2]):
+    if pairs[-1].count("=") > 1 and is_weight(pairs[-1].rpartition("=")[2]):
         pairs[-1], _, weight = pairs[-1].rpartition("=")
     parameters = {}
     for pair in pairs:
@@ -110,14 +119,6 @@ def split(spec: str) -> tuple[str, dict[str, str], str | None]:
             raise UserError(f"reward '{spec}': expected a parameter, got '{pair}'; use {name}?parameter=value")
         parameters[key.strip()] = unquote(value)
     return name.strip(), parameters, weight
-
-
-def _is_weight(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return is_schedule(text)
-    return True
 
 
 def _parse_value(text: str, annotation: Any, where: str) -> Any:

@@ -197,3 +197,12 @@ def split_bound(spec: str) -> tuple[str, Constraint | None]:
 def is_schedule(text: str) -> bool:
     """Return whether a text describes a schedule."""
     return _POINTS.fullmatch(text) is not None
+
+
+def is_weight(text: str) -> bool:
+    """Return whether a text is a number or describes a schedule."""
+    try:
+        float(text)
+    except ValueError:
+        return is_schedule(text)
+    return True

@@ -18,7 +18,7 @@ from rlalign.envs.mixture.weights import Weight, Weights, stages
 from rlalign.envs.spec import env_id, is_registered
 from rlalign.envs.task_sources import is_data
 from rlalign.errors import UserError
-from rlalign.rewards.weights import Constraint, as_weight, is_schedule
+from rlalign.rewards.weights import Constraint, as_weight, is_weight
 
 _STAGE = re.compile(r"(.+)@(\d+)")
 _CODE = re.compile(r"[\w./~-]+:[A-Za-z_]\w*")
@@ -165,7 +165,7 @@ def _entry(piece: str) -> tuple[str, str | None, int | None]:
     spec, equals, tail = piece.rpartition("=")
     query = spec.partition("?")
     # in a query the last option has an `=` of its own before that of the weight
-    if equals and _is_weight(tail) and (not query[1] or "=" in query[2].rpartition("&")[2]):
+    if equals and is_weight(tail) and (not query[1] or "=" in query[2].rpartition("&")[2]):
         return spec, tail, None
     stage = _STAGE.fullmatch(piece)
     return (stage[1], None, int(stage[2])) if stage else (piece, None, None)
@@ -176,11 +176,3 @@ def _weight(text: str | None, name: str) -> Weight:
     weight = as_weight(1.0 if text is None else text, name)
     assert not isinstance(weight, Constraint)  # a bound is split off from the specs of rewards alone
     return weight
-
-
-def _is_weight(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return is_schedule(text)
-    return True
