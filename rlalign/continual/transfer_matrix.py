@@ -26,7 +26,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.envs.mixture.spec import env_specs
 from rlalign.envs.spec import env_id
 from rlalign.errors import RecordError, UserError
-from rlalign.evaluation.evaluate import evaluate, held_out, prompt_means
+from rlalign.evaluation.evaluate import evaluate, held_out, held_out_sizes, prompt_means
 from rlalign.evaluation.mean_interval import MeanInterval, mean_interval
 from rlalign.policies.base import Policy
 from rlalign.policies.device import resolve_device
@@ -36,7 +36,6 @@ from rlalign.storage.jsonl import nullable
 from rlalign.storage.run_folder import read_config
 from rlalign.storage.trust import check_trust
 from rlalign.teachers.vocabulary import have_same_tokens
-from rlalign.typecheck import check_range
 from rlalign.types import FloatArray, Task, Tokenizer
 
 START = "start"
@@ -162,14 +161,9 @@ def transfer_matrix(
         UserError: a run of the chain is missing or unfinished, a name is unknown, a number is out of range, or a task
             needs another tokenizer than the policies have.
     """
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"unknown split '{split}': use train, validation or test")
+    prompts, samples = held_out_sizes(config, split, prompts, samples)
     if len(set(envs)) != len(envs) or not envs:
         raise UserError(f"env: expected different environments, got {', '.join(envs) or 'none'}; name each once")
-    prompts = config.evaluation.prompts if prompts is None else prompts
-    samples = config.evaluation.samples if samples is None else samples
-    check_range("prompts", prompts, least=2)
-    check_range("samples (--k)", samples, least=1)
     stages, notes = stages_of(folder, config)
     for stage in stages[1:]:
         check_trust(stage.folder or folder, stage.config, trust=trust)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rlalign.evaluation.evaluate import Evaluation, prompt_means
-from rlalign.evaluation.mean_interval import mean_interval
+from rlalign.evaluation.mean_interval import MeanInterval, mean_interval
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.evaluation.text_metrics import fold_means
 from rlalign.storage.atomic import write_atomic
@@ -22,7 +22,7 @@ _MOSTLY = 0.9  # share of cut completions that is reported in words
 
 
 @dataclass(frozen=True)
-class Difference:
+class Difference(MeanInterval):
     """A paired difference, after - before, over prompts.
 
     Attributes:
@@ -31,11 +31,6 @@ class Difference:
         high: upper end of the interval.
         n: number of prompts that both evaluations could score.
     """
-
-    mean: float
-    low: float
-    high: float
-    n: int
 
     @property
     def same(self) -> bool:
@@ -87,8 +82,7 @@ def paired_difference(before: FloatArray, after: FloatArray) -> Difference:
     """
     with np.errstate(invalid="ignore"):  # inf - inf is NaN, which the next line drops
         gaps = prompt_means(after) - prompt_means(before)
-    interval = mean_interval(gaps)
-    return Difference(interval.mean, interval.low, interval.high, interval.n)
+    return Difference(**asdict(mean_interval(gaps)))
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.mixture.mixture import Mixture
 from rlalign.envs.mixture.parts import parts_of
+from rlalign.envs.records.splits import SPLITS
 from rlalign.envs.vector_env import TokenVectorEnv
 from rlalign.errors import UserError
 from rlalign.evaluation.text_metrics import Report, attempts, distinct, families_of, report
@@ -25,6 +27,7 @@ from rlalign.rollout.agreement import check_rollout
 from rlalign.rollout.collect import Rollout, collect
 from rlalign.rollout.task_results import gold_of_own_weights, successes
 from rlalign.storage.jsonl import json_value
+from rlalign.typecheck import check_range
 from rlalign.types import FloatArray, Sampling, Split, Task
 
 _MAX_ROWS = 64  # trajectories per batch: bounds the memory use
@@ -270,6 +273,27 @@ def _distance(rollout: Rollout, teacher: torch.Tensor) -> dict[str, FloatArray]:
     assert rollout.sampler_logprobs is not None  # it was sampled
     kl = (rollout.sampler_logprobs - teacher).sum(1).double()
     return {"teacher_kl": kl.numpy(), "teacher_kl_token": (kl / rollout.num_actions.clamp(min=1)).numpy()}
+
+
+def held_out_sizes(config: TrainConfig, split: str, prompts: int | None, samples: int | None) -> tuple[int, int]:
+    """Return the numbers of held-out prompts and of completions per prompt of an evaluation.
+
+    Args:
+        config: of the run; it has the numbers that are None.
+        split: train, validation or test.
+        prompts: at least 2.
+        samples: at least 1.
+
+    Raises:
+        UserError: the split is unknown, or a number is too small.
+    """
+    if split not in SPLITS:
+        raise UserError(f"unknown split '{split}': use train, validation or test")
+    prompts = config.evaluation.prompts if prompts is None else prompts
+    samples = config.evaluation.samples if samples is None else samples
+    check_range("prompts", prompts, least=2)
+    check_range("samples (--k)", samples, least=1)
+    return prompts, samples
 
 
 def held_out(mdp: TextMDP, split: Split, count: int) -> list[Task]:

@@ -13,17 +13,15 @@ from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_evaluation
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.mixture.parts import single
-from rlalign.errors import UserError
 from rlalign.evaluation.before_after import paired_difference
 from rlalign.evaluation.best_of_n_curve import BestOfNCurve, best_of_n_curve, check_best_of, sample
-from rlalign.evaluation.evaluate import held_out
+from rlalign.evaluation.evaluate import held_out, held_out_sizes
 from rlalign.evaluation.evaluate_run import restore_trained
 from rlalign.policies.base import Policy
 from rlalign.rewards import compose
 from rlalign.rewards.specs import resolve
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
-from rlalign.typecheck import check_range
 from rlalign.types import Task
 
 FORMAT = 1
@@ -75,10 +73,7 @@ def evaluate_best_of(
     Raises:
         UserError: for an unknown name or a number out of range.
     """
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"unknown split '{split}': use train, validation or test")
-    prompts = config.evaluation.prompts if prompts is None else prompts
-    check_range("prompts", prompts, least=2)
+    prompts, _ = held_out_sizes(config, split, prompts, None)
     mdp = with_selector(config, rewards, env)
     samples = check_best_of(mdp, n, samples)
     check_evaluation(mdp, split, prompts, samples, early=True)

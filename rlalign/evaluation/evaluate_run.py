@@ -16,7 +16,7 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.evaluation.before_after import Comparison, write_comparison
 from rlalign.evaluation.custom_metrics import with_custom_metrics
-from rlalign.evaluation.evaluate import evaluate, held_out
+from rlalign.evaluation.evaluate import evaluate, held_out, held_out_sizes
 from rlalign.log.custom_metrics import CustomMetrics, load_metrics
 from rlalign.log.plots import plot_comparison
 from rlalign.policies.base import Policy
@@ -26,7 +26,6 @@ from rlalign.storage import checkpoint
 from rlalign.storage.best_weights import BestWeights
 from rlalign.storage.jsonl import nullable
 from rlalign.storage.newest import newest
-from rlalign.typecheck import check_range
 
 
 def evaluate_run(
@@ -57,12 +56,7 @@ def evaluate_run(
     Raises:
         UserError: for an unknown name or a number out of range.
     """
-    if split not in ("train", "validation", "test"):
-        raise UserError(f"unknown split '{split}': use train, validation or test")
-    prompts = config.evaluation.prompts if prompts is None else prompts
-    samples = config.evaluation.samples if samples is None else samples
-    check_range("prompts", prompts, least=2)
-    check_range("samples (--k)", samples, least=1)
+    prompts, samples = held_out_sizes(config, split, prompts, samples)
     if isinstance(env, str):
         # its own rewards, not those of the run: a reward for one task says nothing about another
         mdp = build_mdp(replace(config, env=env, rewards=()), rewards=rewards)

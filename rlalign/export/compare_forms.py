@@ -25,7 +25,7 @@ from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import FaultError, UserError
 from rlalign.evaluation.before_after import paired_difference
-from rlalign.evaluation.evaluate import Evaluation, evaluate, prompt_means
+from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out_sizes, prompt_means
 from rlalign.export.drop_layers import Dropped, parse_count, pruned_probe, write_without_layers
 from rlalign.export.engine import Engine, EngineSampler
 from rlalign.export.export_run import write_form
@@ -35,7 +35,6 @@ from rlalign.export.source import Source, model_type, open_source
 from rlalign.policies.causal import CausalPolicy
 from rlalign.storage.atomic import read_json, write_atomic
 from rlalign.storage.jsonl import nullable
-from rlalign.typecheck import check_range
 from rlalign.types import Sampling
 
 RESULTS = "forms.json"
@@ -89,10 +88,7 @@ def compare_forms(
     Raises:
         UserError: the policy cannot be exported, a name is unknown, or a number is out of range.
     """
-    prompts = config.evaluation.prompts if prompts is None else prompts
-    samples = config.evaluation.samples if samples is None else samples
-    check_range("prompts", prompts, least=2)
-    check_range("samples (--k)", samples, least=1)
+    prompts, samples = held_out_sizes(config, "test", prompts, samples)
     chosen = _chosen(forms)
     count = parse_count(drop_layers) if drop_layers else None
     source = open_source(run, config, env=env, rewards=rewards)
