@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
+
+from rlalign.errors import FaultError
 
 T = TypeVar("T")
 M = TypeVar("M", bound=nn.Module)
@@ -52,6 +55,23 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _MESSAGES)
+
+
+@contextmanager
+def loading(what: str, fix: str) -> Iterator[None]:
+    """Raise a FaultError that names the fix if memory runs out while weights are loaded.
+
+    Args:
+        what: what is loaded, and where, such as "the policy 'a' is loaded on cpu".
+        fix: behind "use".
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise FaultError(f"out of memory while {what} ({first_line}); use {fix}") from error
 
 
 def empty_cache() -> None:

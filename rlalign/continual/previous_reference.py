@@ -11,11 +11,11 @@ import torch
 from rlalign.algorithms import algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.continual.chain import Link
-from rlalign.errors import FaultError, UserError
+from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_policy, policy_kind
-from rlalign.policies.memory import is_out_of_memory
-from rlalign.policies.options import AdapterOptions
+from rlalign.policies.memory import loading
+from rlalign.policies.options import AdapterOptions, PolicyOptions
 from rlalign.storage.identity import changes, identity_of
 from rlalign.storage.newest import stored_identity
 from rlalign.storage.run_folder import read_config
@@ -76,21 +76,27 @@ def previous_reference(links: Sequence[Link], policy: Policy, *, trust: bool) ->
     folder, config = reference_run(links)
     check_trust(folder, config, trust=trust)
     _check_initial_policy(folder, config)
-    try:
+    if difference := difference_of_start(config.model):
+        raise UserError(
+            f"continual.anchor: expected a former run whose initial policy is '{config.policy}' itself, got one with "
+            f"{difference}; use --continual.anchor new"
+        )
+    fix = "--continual.anchor new, or --model.adapter.kind lora if all weights are trained"
+    with loading(f"the initial policy of '{folder}' is loaded on {policy.device} beside the policy", fix):
         reference = initial_policy(config, policy.tokenizer, policy.device, trust=trust)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise FaultError(
-            f"out of memory while the initial policy of '{folder}' is loaded on {policy.device} beside the policy; use "
-            "--continual.anchor new, or --model.adapter.kind lora if all weights are trained"
-        ) from error
     if not have_same_tokens(policy.tokenizer, reference.policy.tokenizer):
         raise UserError(
             f"continual.anchor: expected a reference policy with the policy's vocabulary, got that of '{folder}' with "
             "another one; use --continual.anchor new"
         )
     return reference
+
+
+def difference_of_start(model: PolicyOptions) -> str:
+    """Return in what the initial policy of a run differs from the model that it names; empty: in nothing."""
+    if model.adapter.is_virtual:
+        return f"a drawn {model.adapter.kind}"
+    return "" if model.base == "none" else f"weights in {model.base}"
 
 
 def initial_policy(config: TrainConfig, tokenizer: Tokenizer, device: torch.device, *, trust: bool) -> LocalTeacher:
@@ -105,19 +111,14 @@ def initial_policy(config: TrainConfig, tokenizer: Tokenizer, device: torch.devi
     Raises:
         UserError: there is no such policy any more.
     """
-    model = config.model
-    if model.adapter.is_virtual or model.base != "none":
-        difference = f"a drawn {model.adapter.kind}" if model.adapter.is_virtual else f"weights in {model.base}"
-        raise UserError(
-            f"continual.anchor: expected a former run whose initial policy is '{config.policy}' itself, got one with "
-            f"{difference}; use --continual.anchor new"
-        )
-    kind = policy_kind(config.policy)
-    if kind in ("pretrained", "smollm2") or Path(config.policy).expanduser().is_dir():
-        trusted = config.model.trust_remote_code and trust
-        return local_teacher(config.policy, tokenizer, device, trust_remote_code=trusted)
-    # from scratch: neither values nor adapters change the weights that the seed draws
-    options = replace(config.model, adapter=AdapterOptions("none"), base="none", value="none", trust_remote_code=False)
+    trusted = config.model.trust_remote_code and trust
+    # virtual tokens and quantized weights are those that the run built; nothing else changes the policy at its start
+    options = replace(config.model, trust_remote_code=trusted)
+    if not difference_of_start(config.model):
+        kind = policy_kind(config.policy)
+        if kind in ("pretrained", "smollm2") or Path(config.policy).expanduser().is_dir():
+            return local_teacher(config.policy, tokenizer, device, trust_remote_code=trusted)
+        options = replace(options, adapter=AdapterOptions("none"), value="none")
     built = make_policy(
         config.policy,
         tokenizer=tokenizer,

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from rlalign.checks.data_pass import checked_mdp
 from rlalign.config.instantiate import bind, build_mdp
@@ -30,7 +29,7 @@ from rlalign.evaluation.evaluate import evaluate, held_out, held_out_sizes, prom
 from rlalign.evaluation.mean_interval import MeanInterval, mean_interval
 from rlalign.policies.base import Policy
 from rlalign.policies.device import resolve_device
-from rlalign.policies.factory import load, make_policy
+from rlalign.policies.factory import load
 from rlalign.storage.atomic import write_atomic
 from rlalign.storage.jsonl import nullable
 from rlalign.storage.run_folder import read_config
@@ -278,24 +277,10 @@ def _policies(
     device = resolve_device(config.device)
     for stage in stages:
         if stage.folder is None:
-            yield stage, _start(stage.config, _own_tokenizer(stages, tokenizer), device, trust=trust)
+            own = _own_tokenizer(stages, tokenizer)
+            yield stage, initial_policy(stage.config, own, device, trust=trust).policy
         else:
             yield stage, load(stage.folder / "policy", tokenizer=tokenizer, device=device)
-
-
-def _start(config: TrainConfig, tokenizer: Tokenizer, device: torch.device, *, trust: bool) -> Policy:
-    """Return the untrained policy of a run; drawn virtual tokens and quantized weights as the run built them."""
-    model = config.model
-    if not (model.adapter.is_virtual or model.base != "none"):
-        return initial_policy(config, tokenizer, device, trust=trust).policy
-    return make_policy(
-        config.policy,
-        tokenizer=tokenizer,
-        options=replaced(model, trust_remote_code=model.trust_remote_code and trust),
-        seed=config.seed,
-        device=device,
-        keep_reference=False,
-    )
 
 
 def _own_tokenizer(stages: Sequence[Stage], tokenizer: Tokenizer) -> Tokenizer:

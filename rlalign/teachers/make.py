@@ -5,9 +5,9 @@ from __future__ import annotations
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.errors import FaultError, UserError
+from rlalign.errors import UserError
 from rlalign.policies.base import Policy
-from rlalign.policies.memory import is_out_of_memory
+from rlalign.policies.memory import loading
 from rlalign.rewards.reward_model.function import is_url
 from rlalign.teachers.endpoint import EndpointTeacher
 from rlalign.teachers.local import LocalTeacher, local_teacher
@@ -36,16 +36,10 @@ def make_teacher(config: TrainConfig, policy: Policy, mdp: TextMDP) -> Teacher |
         endpoint = EndpointTeacher(name)
         endpoint.check(policy.tokenizer, _probe(mdp))
         return endpoint
-    try:
+    fix = "a smaller teacher, --model.adapter.kind lora if all weights are trained, or the URL of a server"
+    with loading(f"the teacher '{name}' is loaded on {policy.device} beside the policy", fix):
         trusted = config.model.trust_remote_code
         teacher = local_teacher(name, policy.tokenizer, policy.device, trust_remote_code=trusted)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise FaultError(
-            f"out of memory while the teacher '{name}' is loaded on {policy.device} beside the policy; use a smaller "
-            "teacher, --model.adapter.kind lora if all weights are trained, or the URL of a server"
-        ) from error
     check_same_vocabulary(policy.tokenizer, teacher.policy.tokenizer, name)
     positions = teacher.policy.max_positions
     needed = min(mdp.max_context, policy.max_positions or mdp.max_context)

@@ -31,7 +31,7 @@ from rlalign.log.tracking.protocol import check_trackers
 from rlalign.policies.base import Policy
 from rlalign.policies.device import on_device
 from rlalign.policies.measured_save import save_measured
-from rlalign.policies.memory import is_out_of_memory
+from rlalign.policies.memory import is_out_of_memory, loading
 from rlalign.publish.finish import finish
 from rlalign.recorded.items import hub_identity
 from rlalign.rollout.task_results import check_task_order
@@ -163,16 +163,9 @@ def _saved(folder: Path) -> str:
 
 def _build_policy(config: TrainConfig, mdp: TextMDP) -> tuple[Policy, TextMDP]:
     """Return the policy and the environment bound to it. Raises FaultError if the weights do not fit into memory."""
-    try:
+    fix = "a smaller policy, --model.adapter.kind lora if all weights are trained, or a device with more memory"
+    with loading(f"the policy '{config.policy}' is loaded on {config.device}", fix):
         return build_policy(config, mdp)
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        first_line = str(error).splitlines()[0]
-        raise FaultError(
-            f"out of memory while the policy '{config.policy}' is loaded on {config.device} ({first_line}); use a "
-            "smaller policy, --model.adapter.kind lora if all weights are trained, or a device with more memory"
-        ) from error
 
 
 def build_checked_mdp(config: TrainConfig, *, env: TextMDP | None = None, rewards: Any = None) -> TextMDP:
