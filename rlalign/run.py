@@ -115,7 +115,7 @@ class Run:
         from rlalign.checks.data_pass import checked_mdp
         from rlalign.config.instantiate import bind, build_mdp
 
-        self._check_code()
+        self._check_code(self.config)
         mdp = build_mdp(self.config, env=self.env, rewards=self.rewards)
         mdp = bind(mdp, self.policy, self.config.rollout.chat_template)
         return checked_mdp(self.config, mdp, self.policy) if self.config.on_bad_record == "drop" else mdp
@@ -155,11 +155,9 @@ class Run:
             UserError: a name is unknown, a number is out of range, the run has no checkpoint, the run that it continues
                 is gone, or its config.json names code and the folder is not trusted.
         """
-        from rlalign.continual.chain import with_parent_found
         from rlalign.evaluation.evaluate_run import evaluate_run
 
-        config = with_parent_found(self.config, self.folder)
-        self._check_code(config)
+        config = self._checked_config()
         if env is not None and not isinstance(env, str):
             self.env = env
         other = isinstance(env, str)
@@ -198,7 +196,7 @@ class Run:
         """
         from rlalign.continual.transfer_matrix import transfer_matrix
 
-        self._check_code()
+        self._check_code(self.config)
         matrix = transfer_matrix(
             self.folder, self.config, envs, split=split, prompts=prompts, samples=samples, trust=self.trust
         )
@@ -233,10 +231,9 @@ class Run:
         """
         from rlalign.evaluation.evaluate_best_of import evaluate_best_of
 
-        self._check_code()
         return evaluate_best_of(
             self.folder,
-            self.config,
+            self._checked_config(),
             n,
             split=split,
             prompts=prompts,
@@ -271,15 +268,15 @@ class Run:
                 prompts; auto removes layers while that is at most 0.1 nats per token. "": none.
 
         Raises:
-            UserError: the form is unknown, or this machine or the model does not support it; the output holds files.
+            UserError: the form is unknown, or this machine or the model does not support it; the output holds files, or
+                the run that it continues is gone.
             FaultError: the file that was loaded back is not the policy within its bound. Nothing is left.
         """
         from rlalign.export.export_run import export_run
 
-        self._check_code()
         return export_run(
             self.folder,
-            self.config,
+            self._checked_config(),
             Path(output),
             format=format,
             quantize=quantize,
@@ -321,10 +318,9 @@ class Run:
         from rlalign.export.compare_forms import compare_forms
         from rlalign.export.comparison_files import draw, write_markdown
 
-        self._check_code()
         results = compare_forms(
             self.folder,
-            self.config,
+            self._checked_config(),
             prompts=prompts,
             samples=samples,
             forms=forms,
@@ -337,11 +333,23 @@ class Run:
         draw(results, self.folder / "report" / "forms.png")
         return results
 
-    def _check_code(self, config: TrainConfig | None = None) -> None:
+    def _checked_config(self) -> TrainConfig:
+        """Return the configuration for building the initial policy: that of a parent where its folder is now.
+
+        Raises:
+            UserError: the parent is gone, or the folder names code and is not trusted.
+        """
+        from rlalign.continual.chain import with_parent_found
+
+        config = with_parent_found(self.config, self.folder)
+        self._check_code(config)
+        return config
+
+    def _check_code(self, config: TrainConfig) -> None:
         """Refuse code of a folder that is not trusted; warn of files that have changed since the training."""
         from rlalign.storage.trust import check_trust
 
-        for change in check_trust(self.folder, config or self.config, trust=self.trust):
+        for change in check_trust(self.folder, config, trust=self.trust):
             warnings.warn(f"changed since the run was trained: {change}", stacklevel=3)
 
     def plot(self) -> Path:
