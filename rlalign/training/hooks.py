@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.errors import UserError
 from rlalign.evaluation.custom_metrics import evaluated_samples
@@ -47,8 +45,8 @@ class Hooks:
         """
         if self.callbacks.wants("on_rollout"):
             same_rows = len(rollout) == len(buffer.tokens)
-            advantages = buffer.batch.advantages if same_rows else None
-            self.callbacks.on_rollout(rollout_view(rollout, step, advantages, _valid(buffer, same_rows)))
+            advantages, valid = (buffer.batch.advantages, buffer.batch.valid) if same_rows else (None, None)
+            self.callbacks.on_rollout(rollout_view(rollout, step, advantages, valid))
         return self.metrics.means(samples_view(rollout)) if self.metrics else {}
 
     def after_step(self, view: StepView, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -79,10 +77,6 @@ class Hooks:
         """Restore what `state_dict` returned."""
         self.callbacks.load_state_dict(state["callbacks"])
         self.metrics.load_state_dict(state["metrics"])
-
-
-def _valid(buffer: UpdateBuffer, same_rows: bool) -> Tensor | None:
-    return buffer.batch.valid if same_rows else None
 
 
 def make_hooks(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +21,7 @@ from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
 from rlalign.training.callbacks import Callbacks, load_callbacks
 from rlalign.training.experiment import train_run
-from rlalign.training.learner import Learner
+from tests.faults.test_resume import assert_same_run, stop_after
 
 SMALL = {"steps": 4, "rollout.prompts": 4, "rollout.group_size": 4, "evaluation.prompts": 4, "model.hidden_size": 16}
 
@@ -41,7 +39,8 @@ def outcome(folder: Path) -> tuple[Any, list[dict[str, Any]]]:
     return state["policy"], rows
 
 
-def assert_same_run(a: Path, b: Path) -> None:
+def assert_same_training(a: Path, b: Path) -> None:
+    """Compare weights and metrics exactly; the states of their callbacks may differ."""
     (weights_a, rows_a), (weights_b, rows_b) = outcome(a), outcome(b)
     assert rows_a == rows_b
     assert all(torch.equal(weights_a[name], weights_b[name]) for name in weights_a)
@@ -117,7 +116,7 @@ def test_a_callback_that_writes_into_all_it_gets_changes_nothing(tmp_path: Path)
     for name, callbacks in (("plain", None), ("vandal", [Vandal()])):
         settings = update(default_config("rlalign/Reverse-v0", "gru", "ppo"), SMALL | changes)
         train_run(update(settings, {"output": str(tmp_path / name)}), callbacks=callbacks, quiet=True)
-    assert_same_run(tmp_path / "plain", tmp_path / "vandal")
+    assert_same_training(tmp_path / "plain", tmp_path / "vandal")
 
 
 class Counter:
@@ -165,17 +164,8 @@ def test_a_stopped_and_resumed_run_is_bitwise_equal_with_the_state_of_its_callba
         return counter
 
     complete = run("complete")
-    real, count = Learner.update, 0
-
-    def stopping(self: Learner, buffer: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == updates:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, buffer)
-
     with monkeypatch.context() as patch:
-        patch.setattr(Learner, "update", stopping)
+        stop_after(patch, updates)
         run("cut")
     resumed = run("cut", resume=True)
     assert resumed.counts == complete.counts == {"rollouts": 5, "steps": 5, "evaluations": 7}
@@ -228,7 +218,7 @@ def test_a_failing_callback_ends_the_run_by_name_and_the_repaired_one_continues(
     Broken.__name__ = "Broken"
     setattr(Broken, event, getattr(Counter, event))
     train_run(config(tmp_path / "cut", resume=True, **settings), callbacks=[Broken()], quiet=True)
-    assert_same_run(tmp_path / "complete", tmp_path / "cut")
+    assert_same_training(tmp_path / "complete", tmp_path / "cut")
     assert "no disk" in (tmp_path / "cut" / "faults" / "traceback.txt").read_text()
 
 

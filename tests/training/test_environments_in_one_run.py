@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -32,9 +30,8 @@ from rlalign.storage.checkpoint import latest, read_manifest
 from rlalign.storage.identity import code_specs, identity_of
 from rlalign.storage.jsonl import read_metrics
 from rlalign.training.experiment import check_run, default_output, train_run
-from rlalign.training.learner import Learner
 from rlalign.training.trainer import Trainer
-from tests.faults.test_resume import assert_same_run
+from tests.faults.test_resume import assert_same_run, stop_after
 
 SMALL = {
     "steps": 4,
@@ -62,20 +59,6 @@ def data_file(folder: Path, name: str, count: int = 30) -> Path:
     return path
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, update_number: int) -> None:
-    """Send SIGTERM to this process at the start of an update."""
-    real, count = Learner.update, 0
-
-    def counted(self: Learner, buffer: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count == update_number:
-            os.kill(os.getpid(), signal.SIGTERM)
-        return real(self, buffer)
-
-    monkeypatch.setattr(Learner, "update", counted)
-
-
 @pytest.mark.parametrize(
     ("env", "changes", "stop"),
     [
@@ -94,7 +77,7 @@ def test_a_stopped_and_resumed_run_is_bitwise_equal(
     env = env.replace("{data}", f"{data_file(tmp_path, 'digits.jsonl')}?tokenizer=chars:0123456789>abcd")
     train_run(config(tmp_path / "whole", env, **changes), quiet=True)
     with monkeypatch.context() as patch:
-        stop_at(patch, stop)
+        stop_after(patch, stop)
         assert train_run(config(tmp_path / "cut", env, **changes), quiet=True).exit_status == 143
     train_run(config(tmp_path / "cut", env, resume=True, **changes), quiet=True)
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
