@@ -27,24 +27,24 @@ from rlalign.storage.run_folder import read_config
 
 @dataclass
 class Continuation:
-    """The parts of a run that come from former runs.
+    """The parts of a run that come from former runs; without a parent there are none.
 
     Attributes:
         config: of the run.
-        chain: of former runs, the parent first; the manifest of each checkpoint holds it.
-        parent: the parent as it is found now.
         policy: of the run.
         console: prints notes.
+        chain: of former runs, the parent first; the manifest of each checkpoint holds it.
+        parent: the parent as it is found now; None: the policy is not that of a run.
         reference: the reference policy in place of the initial one; None: the initial one.
         second_reference: a second reference policy, for continual.anchor both; None: there is one only.
         ewc: the penalty of continual.ewc; None: there is none.
     """
 
     config: TrainConfig
-    chain: Sequence[Ancestor]
-    parent: Link
     policy: Policy
     console: PlainConsole
+    chain: Sequence[Ancestor] = ()
+    parent: Link | None = None
     reference: ReferenceScorer | None = None
     second_reference: ReferenceScorer | None = None
     ewc: EWC | None = None
@@ -59,7 +59,7 @@ class Continuation:
             UserError: the trained tensors are not those of the former run, or its environment cannot be built.
         """
         continual = self.config.continual
-        folder = self.parent.path
+        folder = self._former_folder
         kept = continual.optimizer == "kept"
         if folder is None or not (kept or self.ewc):
             return
@@ -86,7 +86,7 @@ class Continuation:
         Raises:
             UserError: the former environment cannot be built.
         """
-        folder, continual = self.parent.path, self.config.continual
+        folder, continual = self._former_folder, self.config.continual
         if folder is None or not continual.replay:
             return mdp
         former_config = read_config(folder)
@@ -94,6 +94,10 @@ class Continuation:
         ends = " to 0 in the last step" if continual.replay_schedule == "linear" else ""
         self.console.print(f"replay: a share of {continual.replay:g}{ends} of the prompts from {former.id}")
         return with_replay(self.config, mdp, former_config, former)
+
+    @property
+    def _former_folder(self) -> Path | None:
+        return None if self.parent is None else self.parent.path
 
     def _fisher(self, folder: Path) -> dict[str, torch.Tensor]:
         former = read_config(folder)
@@ -121,8 +125,8 @@ class Continuation:
 
 def continuation(
     config: TrainConfig, folder: Path, policy: Policy, console: PlainConsole, *, resumed: bool
-) -> Continuation | None:
-    """Return what a run takes from former runs; None if its policy is not that of a run.
+) -> Continuation:
+    """Return what a run takes from former runs; nothing if its policy is not that of a run.
 
     A run that is resumed has the chain that it recorded. A former run that is not as recorded is reported.
 
@@ -139,7 +143,7 @@ def continuation(
     stored = manifest_chain(folder) if resumed else None
     chain = recorded_chain(folder, config.policy) if stored is None else stored
     if not chain:
-        return None
+        return Continuation(config, policy, console)
     links = followed(chain, folder)
     used = settings_in_use(config)
     for i, link in enumerate(links):
@@ -147,7 +151,7 @@ def continuation(
             if i == 0 and used and link.config_changed and not config.allow_change:
                 raise UserError(f"{', '.join(used)}: {problem}; restore it, or insist with --allow-change")
             console.warn(problem)
-    result = Continuation(config, chain, links[0], policy, console)
+    result = Continuation(config, policy, console, chain, links[0])
     continual = config.continual
     if continual.anchor != "new" and config.objective.needs_reference:
         previous = previous_reference(links, policy, trust=config.trust_run)

@@ -74,7 +74,8 @@ class Trainer:
         self.console = PlainConsole(quiet=quiet)
         hooks = hooks or Hooks()
         self.validator = Validator(config, policy, mdp, teacher, hooks.metrics)
-        mdp = mdp if former is None else former.with_replay(mdp)  # evaluations are on the run's own environment alone
+        self.former = former or Continuation(config, policy, self.console)
+        mdp = self.former.with_replay(mdp)  # evaluations are on the run's own environment alone
         self.held_out = HeldOutData(config, policy, data) if data is not None else None
         rng = RngStreams(config.seed, policy.device)
         self.learner = Learner(
@@ -86,11 +87,10 @@ class Trainer:
             total_updates=config.steps * config.learner.epochs * config.learner.minibatches,
             generator=rng.shuffle,
             max_length=mdp.max_actions if data is None else data.longest,
-            reference=former.reference if teacher is None and former is not None else teacher,
-            second_reference=None if former is None else former.second_reference,
-            ewc=None if former is None else former.ewc,
+            reference=self.former.reference if teacher is None else teacher,
+            second_reference=self.former.second_reference,
+            ewc=self.former.ewc,
         )
-        self.former = former
         source = rollout_source(config, mdp, self.learner, rng, data=data, teacher=teacher)
         self.failures = FailureLimits(folder, config.learner.max_bad_updates, fingerprint(config))
         self.state = TrainerState(
@@ -106,7 +106,7 @@ class Trainer:
             kl_budget=KLBudget(config.evaluation.stop_kl, config.evaluation.every),
             alarms=AlarmMonitor(folder, self.console),
             hooks=hooks,
-            chain=None if former is None else as_json(former.chain),
+            chain=as_json(self.former.chain) or None,
         )
         self.end_of_step = EndOfStep(self.state, self.validator, self.held_out, self.stop, self._warn)
 
@@ -156,7 +156,7 @@ class Trainer:
 
     def begin(self) -> None:
         """Take the optimizer's state and the Fisher information from a former run, unless a checkpoint was restored."""
-        if self.former is not None and not self.state.is_restored:
+        if not self.state.is_restored:
             self.former.begin(self.learner.optimizer)
 
     def close(self) -> None:
