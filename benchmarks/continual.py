@@ -37,7 +37,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "anchor previous": {"objective__kl__coef": 0.005, "continual__anchor": "previous"},
     "ewc": {"continual__ewc": 1.0},
 }
-"""Arm -> its settings; without a KL term unless it says so."""
+"""Arm -> its settings. An arm without objective.kl.coef has no KL term."""
 
 
 def measure(seed: int, steps: tuple[int, int], prompts: int) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ class MixtureSource:
         sources: environment -> its tasks.
 
     Raises:
-        UserError: there is no source.
+        UserError: the mixture has no environment.
     """
 
     def __init__(self, sources: Mapping[str, TaskSource]) -> None:

@@ -150,7 +150,7 @@ def manifest_chain(folder: Path) -> list[Ancestor] | None:
 
 def _unrecorded(folder: Path, of: Path, depth: int = 0) -> Iterator[Ancestor]:
     parent = parent_folder(read_config(of).policy)
-    if parent is not None and depth < 100:  # a run cannot continue itself, but an edited config.json may say so
+    if parent is not None and depth < 100:  # an edited config.json may name its own run as parent
         yield _ancestor(parent, folder, "", "")
         yield from _unrecorded(folder, parent, depth + 1)
 

@@ -91,7 +91,7 @@ class EWC:
             state: of a checkpoint; None: it holds none.
 
         Raises:
-            FaultError: there is no state, or it belongs to other parameters.
+            FaultError: the state is missing or belongs to other parameters.
         """
         start, fisher = (dict((state or {}).get(part, {})) for part in ("start", "fisher"))
         if start.keys() != self.parameters.keys() or fisher.keys() != self.parameters.keys():

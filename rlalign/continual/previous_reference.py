@@ -109,7 +109,7 @@ def initial_policy(config: TrainConfig, tokenizer: Tokenizer, device: torch.devi
         trust: run the code in the repository of its policy if the run did.
 
     Raises:
-        UserError: there is no such policy any more.
+        UserError: the files of that policy are gone.
     """
     trusted = config.model.trust_remote_code and trust
     # virtual tokens and quantized weights are those that the run built; nothing else changes the policy at its start

@@ -58,7 +58,7 @@ def find_form(format: str, quantize: str) -> Form:
         quantize: as `Form.quantize`; "" for the format's own form: the stored dtype of hf, f16 of gguf.
 
     Raises:
-        UserError: there is no such form.
+        UserError: the form is unknown.
     """
     formats = list(dict.fromkeys(form.format for form in FORMS))
     if format not in formats:

@@ -119,7 +119,7 @@ def read_export(folder: Path) -> dict[str, Any]:
         folder: that an export wrote.
 
     Raises:
-        UserError: there is no manifest, it is damaged, a file is missing, cut or changed, or weights that the export
+        UserError: the manifest is missing or damaged, a file is missing, cut or changed, or weights that the export
             did not write lie in the folder; the message names the file.
     """
     if not folder.is_dir():
