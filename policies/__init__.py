@@ -17,6 +17,7 @@
     quantized_base      frozen weights in 4 or 8 bits
     model_copies        the frozen reference, and the body of a value model
     adapters            folders that are PEFT adapters: reading, continuing and merging them
+    adapter_card        README.md of an adapter's folder
     export              writing a causal policy for other programs, and measuring what was written
     export_measure      log-probs of a policy, and the distance of written weights from them
     measured_save       the same for a policy of any kind

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from rlalign.errors import FaultError
+from rlalign.policies.adapter_card import write_adapter_card
 from rlalign.policies.adapter_kinds.rank_schedule import stored_ranks
 from rlalign.policies.export_measure import Distance, Exportable, Measure
 from rlalign.policies.lora import hidden_peft_warnings, merge_adapters, not_adaptable
@@ -199,6 +200,7 @@ def _write_over_base(
         config.base_model_name_or_path = base if base != own_base else str((folder / "base").resolve())
         with hidden_peft_warnings(), stored_ranks(policy.model):
             policy.model.save_pretrained(adapter)
+        write_adapter_card(adapter, policy.options.base if base != own_base else "none")
         entries = {"base": config.base_model_name_or_path}
         quantized = policy.options.base != "none" and base != own_base
         distance = _adapter_distance(policy, base, adapter, measure, quantized=quantized)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from rlalign.policies.adapter_card import write_adapter_card
 from rlalign.policies.device import hidden_progress_bars
 from rlalign.policies.model_digests import write_digests
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
@@ -75,7 +76,11 @@ def copy_adapter(source: Path, folder: Path, final: Path) -> tuple[Path, str] | 
     if not (source / "adapter" / "adapter_config.json").is_file():
         return None
     shutil.copytree(source / "adapter", folder / "adapter")
-    _write_shareable(source, folder, "adapter/README.md")
+    policy_card = source / "policy.json"
+    card = json.loads(policy_card.read_text(encoding="utf-8")) if policy_card.is_file() else {}
+    measured = (card.get("measured") or {}).get("adapter") or {}
+    # of a run of before, the adapter has the template that peft wrote
+    write_adapter_card(folder / "adapter", str(measured.get("quantization") or "none"))
     path = folder / "adapter" / "adapter_config.json"
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     base = str(settings["base_model_name_or_path"])

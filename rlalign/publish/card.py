@@ -21,6 +21,7 @@ from rlalign.oracle.formula import formula
 from rlalign.publish.base_model import SMOLLM2
 from rlalign.publish.command import command_of, has_objects
 from rlalign.publish.facts import Facts, shareable_facts
+from rlalign.publish.former_runs import continued
 from rlalign.publish.metadata import env_name, metadata_of
 from rlalign.publish.shareable_files import OWN_BASE
 
@@ -42,6 +43,7 @@ def card_of(facts: Facts, name: str) -> str:
         *_section("Before and after", _results(facts)),
         *_section("Environment and rewards", _environment(facts)),
         *_section("Algorithm", _algorithm(facts)),
+        *_section("Continued learning", continued(facts.config, facts.former)),
         *_section("Data and licenses", _licenses(facts)),
         *_section("Alarms", _alarms(facts)),
         *_section("Limits", _limits(facts)),
@@ -55,8 +57,10 @@ def card_of(facts: Facts, name: str) -> str:
 
 def _summary(facts: Facts) -> str:
     config = facts.config
+    former = facts.former.runs
+    policy = f"The policy of {code(former[0].name)}" if former else code(config.policy.rstrip("/").rpartition("/")[2])
     return (
-        f"{code(config.policy.rpartition('/')[2])} trained with {code(config.algorithm)} on {code(env_name(config))} "
+        f"{policy} trained with {code(config.algorithm)} on {code(env_name(config))} "
         f"by [rlalign](https://pypi.org/project/rlalign/) for {facts.steps} steps, seed {config.seed}.\n\n"
         f"**{plain(str(facts.evaluation.get('verdict', '')))}**"
     )
@@ -136,6 +140,8 @@ def _algorithm(facts: Facts) -> list[str]:
             axes = [f"{code(k)} {code(shown(a))} → {code(shown(b))}" for k, (a, b) in changed.items()]
             lines.append(f"Changed from the preset, so that the statement above may not hold: {', '.join(axes)}.")
     lines.append(block("\n".join(formula(config.objective))))
+    if facts.trained.sentence:
+        lines.append(plain(facts.trained.sentence))
     if facts.advantage.get("sentence"):
         lines.append(f"Custom {plain(str(facts.advantage['sentence']))}.")
     r, ln = config.rollout, config.learner
@@ -151,13 +157,21 @@ def _licenses(facts: Facts) -> list[str]:
     lines = [f"Initial policy: {plain(base.text)}."]
     if base.license:
         lines.append(f"License of the initial policy: {code(base.license)}. The trained weights derive from it.")
+    elif facts.former.runs and not base.trained:
+        lines.append("The former runs began with random weights, which have no license.")
     elif base.trained:
         lines.append("License of the initial policy: not known to the program that wrote this card. Add it to publish.")
-    lines.append(
-        f"Data of the environment: {plain(facts.data_note)}"
-        if facts.data_note
-        else "License of the data: not known to the program that wrote this card. Add it to publish."
-    )
+    notes = [(code(name), note) for name, note in facts.data.items()]
+    for run in facts.former.runs:
+        notes += [(f"{code(name)}, of the former run {code(run.name)}", note) for name, note in run.data.items()]
+    unknown = "not known to the program that wrote this card. Add it to publish."
+    for name, note in notes:
+        lines.append(f"Data of {name}: {plain(note)}" if note else f"License of the data of {name}: {unknown}")
+    lines += [
+        f"License of the data of the former run {code(run.name)}: {unknown}"
+        for run in facts.former.runs
+        if not run.data
+    ]
     return lines
 
 

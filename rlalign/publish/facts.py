@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,12 +14,13 @@ from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
 from rlalign.escaping.shareable import shareable_spec, shareable_text, shareable_values
 from rlalign.publish.base_model import BaseModel, base_model
+from rlalign.publish.data_licenses import data_notes
+from rlalign.publish.former_runs import FormerRuns, former_runs, shareable_runs
 from rlalign.publish.shareable_files import shared_base
+from rlalign.publish.trained_parts import TrainedParts, trained_parts
 from rlalign.storage import checkpoint
 from rlalign.storage.jsonl import read_metrics
 from rlalign.storage.run_folder import read_config
-
-_DATA = re.compile(r"^Data:\s*(.*?)(?=^\w[\w ]*(?::|\.$)|\Z|\n\n)", flags=re.MULTILINE | re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,9 @@ class Facts:
         adapter: its folder, `.` for virtual tokens, which are the policy folder itself; empty: there is none.
         adapter_base: what it is loaded over, as others find it (see `shareable_files.shared_base`).
         weights: reward component -> weight at the end; empty: not known.
-        data_note: what the environment's documentation says about its data and their license.
+        data: environment or recorded data -> what is known about its data and their license (see `data_notes`).
+        former: the former runs that the run continues.
+        trained: the trained weights.
         alarms: alarm -> its periods and message.
         advantage: the oracle's check of a custom advantage.
         held_out: metrics of held-out recorded data, before and after.
@@ -52,7 +53,9 @@ class Facts:
     adapter: str = ""
     adapter_base: str = ""
     weights: Mapping[str, float] = field(default_factory=dict)
-    data_note: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    former: FormerRuns = field(default_factory=FormerRuns)
+    trained: TrainedParts = field(default_factory=TrainedParts)
     alarms: Mapping[str, Any] = field(default_factory=dict)
     advantage: Mapping[str, Any] = field(default_factory=dict)
     held_out: Mapping[str, Any] = field(default_factory=dict)
@@ -64,7 +67,7 @@ def read_facts(folder: Path, mdp: TextMDP | None = None) -> Facts:
 
     Args:
         folder: of a finished run.
-        mdp: its environment; None: its rewards' weights and the note about its data are left out.
+        mdp: its environment; None: its rewards' weights are left out, and notes about data of the user's environments.
 
     Raises:
         UserError: the run has no policy or no evaluation yet.
@@ -76,22 +79,36 @@ def read_facts(folder: Path, mdp: TextMDP | None = None) -> Facts:
     config = read_config(folder)
     rows = read_metrics(folder)
     adapter = next((name for name in ("adapter", ".") if (policy / name / "adapter_config.json").is_file()), "")
-    settings = _json(policy / adapter / "adapter_config.json")
+    settings = _json(policy / adapter / "adapter_config.json") if adapter else {}
+    card = _json(policy / "policy.json")
+    former = former_runs(folder, config)
     return Facts(
         config=config,
         steps=int(rows[-1]["step"]) if rows else 0,
         evaluation=evaluation,
-        base=base_model(config.policy),
-        kind=str(_json(policy / "policy.json").get("kind") or "causal"),
+        base=_base(config, former),
+        kind=str(card.get("kind") or "causal"),
         adapter=adapter,
         adapter_base=shared_base(str(settings.get("base_model_name_or_path") or ""), policy) if adapter else "",
         weights={} if mdp is None else dict(mdp.reward.weights),
-        data_note="" if mdp is None else data_note(type(mdp)),
+        data=data_notes(config, mdp),
+        former=former,
+        trained=trained_parts(folder, config, settings, card),
         alarms=_json(folder / "report" / "alarms.json"),
         advantage=_json(folder / "report" / "advantage.json"),
         held_out=_json(folder / "report" / "held_out.json"),
         versions=checkpoint.versions(),
     )
+
+
+def _base(config: TrainConfig, former: FormerRuns) -> BaseModel:
+    """Return the origin of the initial policy; of a continued run with the license of the model that the chain began
+    with, if the parent's card has none."""
+    base = base_model(config.policy)
+    if base.license or not former.origin:
+        return base
+    origin = base_model(former.origin)
+    return replace(base, name=base.name or origin.name, license=origin.license, trained=origin.trained)
 
 
 def shareable_facts(facts: Facts) -> Facts:
@@ -108,23 +125,12 @@ def shareable_facts(facts: Facts) -> Facts:
         evaluation=shareable_values(facts.evaluation),
         base=base,
         weights=shareable_values(facts.weights),
-        data_note=shareable_text(facts.data_note),
+        data=shareable_values(facts.data),
+        former=shareable_runs(facts.former),
         alarms=shareable_values(facts.alarms),
         advantage=shareable_values(facts.advantage),
         held_out=shareable_values(facts.held_out),
     )
-
-
-def data_note(env: type) -> str:
-    """Return the sentence `Data: ...` of an environment's docstring; empty if it has none.
-
-    Example:
-        >>> from rlalign.envs.builtin.strings.reverse import Reverse
-        >>> data_note(Reverse)
-        'random strings, no license.'
-    """
-    match = _DATA.search(inspect.cleandoc(env.__doc__ or ""))
-    return " ".join(match[1].split()) if match else ""
 
 
 def _json(path: Path) -> dict[str, Any]:

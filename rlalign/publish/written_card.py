@@ -16,7 +16,7 @@ def write_card(folder: Path, mdp: TextMDP | None = None) -> str:
 
     Args:
         folder: of a finished run.
-        mdp: its environment; None: the card has no weights and no note about the data.
+        mdp: its environment; None: the card has no weights, and no note about data of the user's environments.
 
     Raises:
         UserError: the run is not finished.

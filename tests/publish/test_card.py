@@ -18,12 +18,16 @@ from rlalign.cli.train import parse
 from rlalign.config.defaults import default_config
 from rlalign.config.serialize import update
 from rlalign.config.validate import resolve
+from rlalign.continual.chain import digest_of_policy
 from rlalign.errors import UserError
 from rlalign.policies.factory import load
 from rlalign.publish.base_model import BaseModel, base_model
 from rlalign.publish.card import card_of
 from rlalign.publish.command import command_of
+from rlalign.publish.data_licenses import data_notes
 from rlalign.publish.facts import read_facts
+from rlalign.publish.former_runs import FormerRun, FormerRuns
+from rlalign.publish.trained_parts import TrainedParts
 from rlalign.publish.written_card import write_card
 
 from .conftest import SMALL
@@ -109,7 +113,9 @@ def test_no_text_of_the_user_is_markup(run: Path) -> None:
         config=config,
         evaluation=evaluation,
         weights={HOSTILE: 1.0},
-        data_note=HOSTILE,
+        data={HOSTILE: HOSTILE, f"{HOSTILE}2": ""},
+        former=FormerRuns((FormerRun(HOSTILE, HOSTILE, HOSTILE, HOSTILE, {HOSTILE: HOSTILE}), FormerRun(HOSTILE, ""))),
+        trained=TrainedParts(HOSTILE, 7, HOSTILE),
         base=replace(facts.base, text=HOSTILE, license=HOSTILE, name=HOSTILE),
         alarms={HOSTILE: {"held": [[1, None]], "says": HOSTILE}},
         advantage={"sentence": HOSTILE},
@@ -236,6 +242,85 @@ def test_alarms_and_the_check_of_an_advantage_are_on_the_card(run: Path, tmp_pat
     text = write_card(copy)
     assert "`kl`, steps 12 to 20, 30 to the end: the policy is more than 3 nats" in text
     assert "Custom advantage f.py:f: expected update biased." in text
+
+
+def words_of(text: str) -> str:
+    return " ".join(text.split())
+
+
+@pytest.fixture(scope="module")
+def continued_card(run: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the card of a run that continues another one with replay, EWC and both references."""
+    folder = tmp_path_factory.mktemp("continued") / "b"
+    settings = {**SMALL, "continual__anchor": "both", "continual__replay": 0.25, "continual__replay_schedule": "linear"}
+    settings |= {"continual__ewc": 3.0, "continual__ewc_samples": 4, "objective__kl__where": "loss"}
+    settings |= {"objective__kl__coef": 0.1, "model__adapter__kind": "none"}
+    rlalign.train("sort", str(run / "policy"), "grpo", output=folder, **settings)
+    return words_of((folder / "policy" / "README.md").read_text())
+
+
+def test_the_card_describes_what_a_continued_run_takes_from_former_ones(run: Path, continued_card: str) -> None:
+    digest = digest_of_policy(run)[:12]
+    for part in (
+        "The policy of `a-run` trained with `grpo` on `sort`",
+        f"- `a-run`, trained on `reverse`, from `tiny` (sha256 of the policy {digest}...)",
+        "mean of the KLs to two reference policies: the initial policy of this run, the result of `a-run`; and the "
+        "reference policy of the former run, the initial policy of `a-run`, `tiny`.",
+        "Replay: a share of the prompts, 0.25 in the first step and falling to 0 in the last, comes from the "
+        "environment of `a-run`, `reverse`, with its rewards.",
+        "Elastic weight consolidation with the coefficient 3:",
+        "from 4 completions.",
+        "Initial policy: the policy of the run a-run.",
+        "The former runs began with random weights, which have no license.",
+        "Data of `reverse`, of the former run `a-run`: random strings, no license.",
+    ):
+        assert part in continued_card, part
+
+
+def test_a_run_without_a_parent_is_not_described_as_continued(run: Path) -> None:
+    assert "## Continued learning" not in (run / "policy" / "README.md").read_text()
+
+
+def test_a_former_run_that_is_gone_is_named(run: Path) -> None:
+    facts = replace(read_facts(run), former=FormerRuns((FormerRun("a", "0123456789abcdef"),)))
+    text = words_of(card_of(facts, "name"))
+    assert (
+        "- `a`, whose folder is not there any more, or was changed since (sha256 of the policy 0123456789ab...)" in text
+    )
+    assert "License of the data of the former run `a`: not known" in text
+
+
+def test_the_card_counts_the_trained_parameters(run: Path, tmp_path: Path) -> None:
+    trainable = sum(p.numel() for p in load(run / "policy").lm.parameters())
+    assert f"Full fine-tuning: {trainable:,} trained parameters." in (run / "policy" / "README.md").read_text()
+    settings = {**SMALL, "model__adapter__kind": "dora", "model__adapter__r": 2, "model__adapter__targets": "q_proj"}
+    rlalign.train("reverse", "tiny", "grpo", output=tmp_path / "r", **settings)
+    width, layers = 16, 2
+    count = layers * (2 * 2 * width + width)  # two matrices of rank 2, and the magnitude of each output
+    text = (tmp_path / "r" / "policy" / "README.md").read_text()
+    assert f"Adapter: DoRA of rank 2, {count:,} trained parameters, over frozen weights." in text
+    quantized = TrainedParts("LoRA of rank 4", 11776, "nf4")
+    facts = replace(read_facts(run), trained=quantized)
+    assert "11,776 trained parameters, over frozen weights in 4 bits (NF4)" in card_of(facts, "name")
+    beside = (tmp_path / "r" / "policy" / "adapter" / "README.md").read_text()
+    assert ModelCard(beside).data.library_name == "peft"
+    assert "# DoRA of rank 2" in beside
+    assert "More Information Needed" not in beside
+    assert str(tmp_path) not in beside
+
+
+def test_the_license_of_each_environment_of_a_mixture_is_named(run: Path, tmp_path: Path) -> None:
+    data = tmp_path / "own.jsonl"
+    config = update(read_facts(run).config, {"env": f"sort=0.5,{data}=0.5"})
+    facts = replace(read_facts(run), config=config, data=data_notes(config))
+    text = card_of(facts, "name")
+    assert "Data of `sort`: random strings, no license." in text
+    assert "License of the data of `own`: not known to the program that wrote this card." in text
+
+
+def test_the_license_of_recorded_data_is_stated_beside_that_of_the_environment(run: Path) -> None:
+    config = update(read_facts(run).config, {"data": "hf:org/pairs"})
+    assert data_notes(config) == {"reverse": "random strings, no license.", "hf:org/pairs": ""}
 
 
 def test_an_unfinished_run_has_no_card(tmp_path: Path, run: Path) -> None:
