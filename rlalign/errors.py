@@ -9,9 +9,23 @@ raised after the run is saved.
 from __future__ import annotations
 
 import difflib
+import os
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
+_LIBRARY = os.path.dirname(os.path.abspath(__file__))
+_NOT_OF_USER = tuple(
+    os.path.join(folder, "")
+    for folder in (
+        _LIBRARY,
+        # links in a clone
+        *(os.path.realpath(os.path.join(_LIBRARY, name)) for name in ("envs", "policies", "rewards")),
+        sysconfig.get_path("stdlib"),
+    )
+)
+"""Folders of code that is not the user's."""
 _MAX_LISTED = 50  # a longer list of names does not help the reader
 
 
@@ -160,6 +174,24 @@ class OutputError(FaultError):
     def __init__(self, error: Exception) -> None:
         self.reader_exited = isinstance(error, BrokenPipeError)
         super().__init__(f"the output cannot be written ({getattr(error, 'strerror', None) or error})")
+
+
+def user_place(error: BaseException) -> str:
+    """Return where the code of the user raised an error, as ` in FILE, line N`; "" if none of its frames is theirs.
+
+    The frame is the innermost one outside of this library, of installed packages and of Python itself. The file is
+    named relative to the working directory if it lies there.
+
+    Args:
+        error: with its traceback.
+    """
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = os.path.abspath(frame.filename)
+        if not os.path.isfile(path) or path.startswith(_NOT_OF_USER) or "-packages" + os.sep in path:
+            continue
+        inside = path.startswith(os.getcwd() + os.sep)
+        return f" in {os.path.relpath(path) if inside else path}, line {frame.lineno}"
+    return ""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

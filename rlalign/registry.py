@@ -24,7 +24,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from rlalign.errors import MissingExtraError, UnknownNameError, UserError, did_you_mean
+from rlalign.errors import MissingExtraError, UnknownNameError, UserError, did_you_mean, user_place
 
 T = TypeVar("T")
 
@@ -222,7 +222,9 @@ def _module_of_file(path: Path) -> Any:
     except BaseException as error:
         del sys.modules[name]
         if isinstance(error, Exception):
-            raise UserError(f"'{path}' cannot be imported: {type(error).__name__}: {error}") from error
+            raise UserError(
+                f"'{path}' cannot be imported: {type(error).__name__}: {error}{user_place(error)}; correct the file"
+            ) from error
         raise
     return module
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from rlalign.errors import UserError
+from rlalign.errors import UserError, user_place
 from rlalign.registry import load
 from rlalign.rollout.views import Samples
 from rlalign.types import FloatArray
@@ -81,7 +81,7 @@ class CustomMetrics:
             except _ResultError as error:
                 self._fail(name, str(error))
             except (Exception, SystemExit) as error:  # sys.exit of a metric would end the run silently
-                self._fail(name, f"raised {type(error).__name__}: {error}")
+                self._fail(name, f"raised {type(error).__name__}: {error}{user_place(error)}")
         return measured
 
     def means(self, samples: Samples) -> dict[str, float]:

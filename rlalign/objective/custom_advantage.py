@@ -15,7 +15,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from rlalign.errors import HookError, RLAlignError
+from rlalign.errors import HookError, RLAlignError, user_place
 from rlalign.objective.batch import Batch
 from rlalign.objective.last_action import on_last_action
 from rlalign.objective.registries import ADVANTAGES, UNCHANGED
@@ -49,7 +49,7 @@ def transformed(objective: Objective, advantages: Tensor, batch: Batch) -> Tenso
     except RLAlignError:
         raise
     except Exception as error:
-        raise HookError(f"advantage '{name}' raised {type(error).__name__}: {error}") from error
+        raise HookError(f"advantage '{name}' raised {type(error).__name__}: {error}{user_place(error)}") from error
     changed = [key for key, count in counters.items() if getattr(view, key)._version != count]
     if changed:
         raise HookError(f"advantage '{name}': expected an unchanged batch, got {changed[0]} changed in place; clone it")

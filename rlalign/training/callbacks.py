@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from rlalign.config.schema import OBJECT, TrainConfig
-from rlalign.errors import HookError, RLAlignError, UserError, did_you_mean
+from rlalign.errors import HookError, RLAlignError, UserError, did_you_mean, user_place
 from rlalign.registry import load
 from rlalign.rewards.object_state import as_plain, from_checkpoint, to_checkpoint
 from rlalign.rollout.views import RolloutView, Samples
@@ -145,8 +145,8 @@ def _built(spec: str) -> Any:
         raise
     except Exception as error:
         raise UserError(
-            f"callback '{spec}' cannot be built without arguments ({type(error).__name__}: {error}); give its "
-            "parameters defaults, or name a function that returns the object"
+            f"callback '{spec}' cannot be built without arguments ({type(error).__name__}: "
+            f"{error}{user_place(error)}); give its parameters defaults, or name a function that returns the object"
         ) from error
 
 
@@ -231,4 +231,4 @@ def _guarded(name: str, event: str, method: Callable[..., Any], *arguments: Any)
         what = (
             f"called sys.exit({error.code!r})" if isinstance(error, SystemExit) else f"{type(error).__name__}: {error}"
         )
-        raise HookError(f"callback '{name}': {event} raised {what}") from error
+        raise HookError(f"callback '{name}': {event} raised {what}{user_place(error)}") from error

@@ -62,7 +62,7 @@ def test_each_form_of_value_is_logged_under_the_name_of_its_function() -> None:
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (lambda s: 1 / 0, "metric 'broken' raised ZeroDivisionError: division by zero; it is left out"),
+        (lambda s: 1 / 0, "metric 'broken' raised ZeroDivisionError: division by zero in .*, line .*; it is left out"),
         (lambda s: [1.0], r"metric 'broken' returned shape \[1\]: expected one number, or 2, one per completion"),
         (lambda s: "high", "metric 'broken' returned 'high'"),
         (lambda s: None, "metric 'broken' returned None"),
