@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlalign.errors import UnknownNameError, UserError, did_you_mean
+from rlalign.policies.model_files import is_missing_folder
 from rlalign.policies.options import PolicyOptions
 from rlalign.registry import POLICIES
 
@@ -149,7 +150,7 @@ def policy_kind(name: str) -> str:
     if name in POLICIES or ":" in name:
         POLICIES.get(name)
         return name
-    if name.startswith((".", "/", "~")) or name.count("/") > 1:  # a hub id is NAME or ORG/NAME
+    if is_missing_folder(name):
         raise UserError(f"no folder '{name}'; check the path of the policy")
     if "/" not in name and difflib.get_close_matches(name, list(POLICIES), cutoff=0.6):
         raise UnknownNameError("policy", name, POLICIES)

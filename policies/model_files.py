@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -142,9 +143,47 @@ class ModelFiles:
         return f"{text}none; use a folder that save_pretrained wrote, or a hub id"
 
 
+def is_missing_folder(name: str) -> bool:
+    """Return True for the path of a folder that does not exist, which no hub can have.
+
+    A hub id is NAME or OWNER/NAME. A name of this form is a path too if OWNER is a folder here that holds runs or
+    models, such as `runs/a`, unless the cache of the hub has the model.
+
+    Args:
+        name: folder or hub id.
+
+    Example:
+        >>> is_missing_folder("runs/gone/policy"), is_missing_folder("./gone"), is_missing_folder("owner/name")
+        (True, True, False)
+    """
+    path = Path(os.path.expanduser(name))  # Path.expanduser raises for an unknown user
+    if path.exists():
+        return False
+    if name.startswith((".", "/", "~")) or name.endswith("/") or name.count("/") > 1:
+        return True
+    if "/" not in name:
+        return False
+    holds_models = any(path.parent.glob("*/config.json")) or any(path.parent.glob("*/adapter_config.json"))
+    return holds_models and not _is_cached(name)
+
+
+def _is_cached(name: str) -> bool:
+    """Return True if the cache of the hub holds a model or an adapter under an id."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    files = ("config.json", "adapter_config.json")
+    try:
+        return any(isinstance(try_to_load_from_cache(name, file), str) for file in files)
+    except HFValidationError:
+        return False
+
+
 @lru_cache(maxsize=256)  # each call asks the hub whether the cache is up to date
 def _hub_file(name: str, file: str) -> Path | None:
     """Return the path of a file of a hub id in the cache, fetched if needed; None if it does not exist."""
+    if is_missing_folder(name):
+        return None
     from transformers.utils.hub import cached_file
 
     try:
@@ -155,7 +194,7 @@ def _hub_file(name: str, file: str) -> Path | None:
 
 
 def check_hub(name: str, *, thing: str = "policy", names: str = "a name of rlalign list policies") -> None:
-    """Raise UserError for a model that is not in the hub's cache while the hub cannot be reached.
+    """Raise UserError for a missing folder, or a model that is not in the hub's cache while the hub cannot be reached.
 
     The hub is asked once. transformers would ask six times, with waits of half a minute in total, before the same error
     for a name that is most often misspelt. If the hub answers, transformers reports the answer in its own words.
@@ -164,14 +203,15 @@ def check_hub(name: str, *, thing: str = "policy", names: str = "a name of rlali
         name: hub id; a folder passes.
         thing, names: what the model is loaded as, and the names of it besides folders and ids, for the message.
     """
-    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
     if Path(name).is_dir():
         return
+    if is_missing_folder(name):
+        raise UserError(f"no folder '{name}'; check the path of the {thing}")
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
     try:
-        files = ("config.json", "adapter_config.json")
-        if not any(isinstance(try_to_load_from_cache(name, file), str) for file in files):
+        if not _is_cached(name):
             get_hf_file_metadata(hf_hub_url(name, "config.json"))
     except (HfHubHTTPError, HFValidationError):
         return

@@ -80,7 +80,9 @@ class Change:
     path: str
 
     def __str__(self) -> str:
-        return f"{self.role}  {self.old[:12] or 'none'} -> {self.new[:12] or 'none'}  ({self.path})"
+        if not self.new:
+            return f"{self.role}  is not there any more  ({self.path})"
+        return f"{self.role}  {self.old[:12] or 'not there before'} -> {self.new[:12]}  ({self.path})"
 
 
 def identity_of(config: TrainConfig) -> Identity:

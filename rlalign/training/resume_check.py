@@ -8,8 +8,10 @@ from typing import Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences, unsafe
+from rlalign.continual.chain import followed, manifest_chain
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
+from rlalign.policies.model_files import is_missing_folder
 from rlalign.storage import checkpoint
 from rlalign.storage.folder_kind import check_run
 from rlalign.storage.identity import Change, Identity, changed_files, changes, is_of_tasks
@@ -26,6 +28,7 @@ def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> No
         UserError: when there is no run, when it has more steps, or when a difference decides the result.
     """
     check_run(folder)
+    _check_initial_policy(folder, config)
     checkpoints = checkpoint.complete(folder / "checkpoints")
     done = checkpoint.step_of(checkpoints[-1]) if checkpoints else 0
     if config.steps < done:
@@ -45,6 +48,21 @@ def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> No
         if versions.get(package, version) != version:
             console.print(f"changed: version of {package}  {versions[package]} -> {version}", soft_wrap=True)
     _refuse([k for k in changed if unsafe(k, config)], changed_files(folder, config), config, console)
+
+
+def _check_initial_policy(folder: Path, config: TrainConfig) -> None:
+    """Raise UserError if the folder of the initial policy, such as that of a parent, is not there any more."""
+    if not is_missing_folder(config.policy) or config.policy != read_config(folder).policy:
+        return
+    chain = manifest_chain(folder)
+    link = followed(chain, folder)[0] if chain else None
+    place = Path(config.policy).expanduser().absolute()
+    now = "" if link is None or link.path is None else f" (the run lies in '{link.path.resolve()}' now)"
+    raise UserError(
+        f"'{folder}' began with the policy '{config.policy}', and a resumed run reads its files again: expected the "
+        f"folder '{place}', got none{now}; move or link the folder to that path, then use "
+        f"rlalign train --resume {folder}"
+    )
 
 
 def check_source(folder: Path, config: TrainConfig, identity: Identity, console: PlainConsole) -> None:
