@@ -150,8 +150,19 @@ def _check_trackers(config: TrainConfig) -> None:
         )
     if missing:
         raise MissingExtraError(missing[0], missing[0])
-    if tracking.push is not None and not _REPOSITORY.fullmatch(tracking.push):
-        raise UserError(f"tracking.push: expected a repository OWNER/NAME of the Hub, got '{tracking.push}'")
+    if tracking.push is not None:
+        check_repository("tracking.push", tracking.push)
+
+
+def check_repository(setting: str, name: str) -> None:
+    """Raise UserError for a name that is no repository OWNER/NAME of the Hub.
+
+    Args:
+        setting: that has the name, for the message.
+        name: of the repository.
+    """
+    if not _REPOSITORY.fullmatch(name):
+        raise UserError(f"{setting}: expected a repository OWNER/NAME of the Hub, got '{name}'")
 
 
 def _check_numbers(config: TrainConfig) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rlalign.config.validate import check_repository
 from rlalign.errors import FaultError, UserError
 from rlalign.publish.base_model import CARD
 from rlalign.publish.shareable_files import check_places, shareable_files
@@ -42,9 +43,11 @@ def push(folder: Path, repo: str, *, private: bool = True) -> Upload:
         private: a repository that is created is private.
 
     Raises:
-        UserError: the folder holds no finished run, or a file contains a folder of this machine or a key.
+        UserError: `repo` is no OWNER/NAME, the folder holds no finished run, or a file contains a folder of this
+            machine or a key.
         FaultError: the upload failed; the message has the next step, and the run is untouched.
     """
+    check_repository("push", repo)
     check_run(folder)
     policy = folder / "policy"
     if not policy.is_dir():

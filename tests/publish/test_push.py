@@ -202,3 +202,9 @@ def test_a_file_with_a_place_or_a_key_is_not_uploaded(copy: Path, monkeypatch: p
 def test_bases_are_named_as_others_find_them(tmp_path: Path, base: str, shared: str) -> None:
     (tmp_path / "base").mkdir()
     assert shared_base(base, tmp_path) == shared
+
+
+@pytest.mark.parametrize("name", ["model", "a/b/c", "https://huggingface.co/a/b", "a b/c", ""])
+def test_a_name_without_an_owner_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=f"push: expected a repository OWNER/NAME of the Hub, got '{name}'"):
+        push(tmp_path / "no-run", name)
