@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import io
-from collections.abc import Collection, Sequence
+import types
+import typing
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, TypeVar
 
 import tyro
@@ -41,7 +44,9 @@ def parse_arguments(cls: type[T], args: Sequence[str], **options: Any) -> T:
 
     Raises:
         SystemExit: after --help, or for wrong arguments.
+        UserError: for a value that is none of the choices of its flag.
     """
+    _check_choices(cls, args)
     if all(visible(word) == word for word in args):
         parsed: T = tyro.cli(cls, args=list(args), **options)
         return parsed
@@ -56,6 +61,39 @@ def parse_arguments(cls: type[T], args: Sequence[str], **options: Any) -> T:
                 print_text(stream.getvalue().rstrip("\n"), to_stderr=stream is errors)
         raise
     return parsed
+
+
+def _check_choices(cls: type, args: Sequence[str]) -> None:
+    """Raise UserError for a value that is none of the choices of its flag; tyro would print all choices in a box."""
+    if "--help" in args or "-h" in args:
+        return
+    known = dict(_choices(cls))
+    for i, word in enumerate(args):
+        flag, equals, value = word.partition("=")
+        choices = known.get(flag.replace("_", "-"))
+        if choices is None or (not equals and (i + 1 == len(args) or args[i + 1].startswith("--"))):
+            continue
+        value = value if equals else args[i + 1]
+        if value not in choices:
+            similar = difflib.get_close_matches(value.casefold(), choices, n=1)
+            raise UserError(
+                f"{flag}: expected one of {', '.join(choices)}, got '{value}'"
+                + (f"; did you mean '{similar[0]}'?" if similar else f"; use {flag} {choices[0]}")
+            )
+
+
+def _choices(cls: type, prefix: str = "--") -> Iterator[tuple[str, list[str]]]:
+    """Yield flag, choices of each field of a dataclass and of its groups that has a fixed set of values."""
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind = hints[field.name]
+        flag = prefix + field.name.replace("_", "-")
+        if dataclasses.is_dataclass(kind):
+            yield from _choices(typing.cast("type", kind), f"{flag}.")
+            continue
+        kinds = typing.get_args(kind) if typing.get_origin(kind) in (typing.Union, types.UnionType) else (kind,)
+        if all(part is type(None) or typing.get_origin(part) is typing.Literal for part in kinds):
+            yield flag, [str(choice) for part in kinds for choice in typing.get_args(part) or (None,)]
 
 
 def split_settings(args: Sequence[str], flags: Collection[str]) -> tuple[list[str], dict[str, Any]]:
