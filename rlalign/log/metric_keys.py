@@ -138,6 +138,7 @@ METRICS: Mapping[str, tuple[Metric, ...]] = {
             "1: the KL passed evaluation.stop_kl and training ended; else 0",
             "evaluation.stop_kl above 0, in steps that measured the KL",
         ),
+        Metric("train/stage", "number of the stage of environments that begins, in its first step", "runs with stages"),
         Metric(
             "train/stop_callback",
             "1: a callback ended training; else 0",
