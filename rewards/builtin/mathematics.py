@@ -22,7 +22,7 @@ def math_verify(completions: Sequence[Any], answer: Any, **columns: Any) -> list
 
     By math-verify: a `\boxed{}` has precedence, then LaTeX, then the last plain number or expression. The answer is
     read as LaTeX. A completion that cannot be parsed, or takes longer than 3 seconds, scores 0. Only the last 4000
-    characters are read. Runs in a worker. Needs the extra: pip install 'rlalign[envs]'.
+    characters are read. Runs in a worker. Needs the extra: pip install -c constraints.txt -e '.[envs]'.
 
     Range: {0, 1}; None without an answer.
     Cost: about 1,000 texts per second on one core.

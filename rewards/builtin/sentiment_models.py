@@ -24,7 +24,7 @@ _HELD_OUT = 10  # every tenth review is held out
 def snownlp(completions: Sequence[Any], *, limit: int = 1_000, **columns: Any) -> list[float]:
     """Return SnowNLP's probability that a Chinese text is a positive review: naive Bayes on words of shop reviews.
 
-    The first `limit` characters are read. Needs the extra: pip install 'rlalign[envs]'.
+    The first `limit` characters are read. Needs the extra: pip install -c constraints.txt -e '.[envs]'.
 
     Range: [0, 1]; 0.5 for an empty text and for other languages.
     Cost: about 600 sentences per second on one core.

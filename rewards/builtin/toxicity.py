@@ -15,7 +15,7 @@ def toxicity(completions: Sequence[Any], *, limit: int = 5_000, **columns: Any) 
     """Return the probability that a text is offensive, by alt-profanity-check; give it a weight below 0 or a bound.
 
     A linear model of words. As a bound: `toxicity<=0.1`. The first `limit` characters are read. English. Needs the
-    extra: pip install 'rlalign[rewards]'.
+    extra: pip install -c constraints.txt -e '.[rewards]'.
 
     Range: [0, 1]; about 0.04 for an empty text.
     Cost: about 10,000 sentences per second on one core.

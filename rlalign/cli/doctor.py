@@ -75,7 +75,7 @@ def _extras() -> dict[str, str]:
             continue
         missing = [r.name for r in requirements if _belongs_to(r, extra) and not _satisfied(r)]
         if missing:
-            statuses[extra] = f"pip install 'rlalign[{extra}]' installs {', '.join(missing)}"
+            statuses[extra] = f"pip install -c constraints.txt -e '.[{extra}]' installs {', '.join(missing)}"
         else:
             statuses[extra] = "complete"
     return statuses

@@ -309,8 +309,8 @@ def test_doctor_names_the_missing_packages_of_each_extra(monkeypatch):
     monkeypatch.setattr(doctor, "metadata", lambda name: metadata)
     assert doctor._extras() == {
         "full": "complete",
-        "old": "pip install 'rlalign[old]' installs installed",
-        "half": "pip install 'rlalign[half]' installs absent",
+        "old": "pip install -c constraints.txt -e '.[old]' installs installed",
+        "half": "pip install -c constraints.txt -e '.[half]' installs absent",
     }
 
 
@@ -338,8 +338,10 @@ def test_the_comparison_table_shows_no_negative_zero_and_no_nan():
 
 
 def test_doctor_shows_brackets(monkeypatch, capsys):
-    monkeypatch.setattr(doctor, "facts", lambda: {"extra tune": "pip install 'rlalign[tune]' installs optuna"})
-    assert "'rlalign[tune]'" in run(capsys, "doctor")[1]
+    monkeypatch.setattr(
+        doctor, "facts", lambda: {"extra tune": "pip install -c constraints.txt -e '.[tune]' installs optuna"}
+    )
+    assert "'.[tune]'" in run(capsys, "doctor")[1]
 
 
 def test_a_warning_is_one_line():

@@ -79,7 +79,9 @@ def test_layers_that_are_read_without_being_called_are_left(monkeypatch):
 
 def test_a_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setattr(quantized_base, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"'bitsandbytes', which is not installed; use pip install 'rlalign\[quant\]'"):
+    with pytest.raises(
+        UserError, match=r"'bitsandbytes', which is not installed; use pip install -c constraints.txt -e '.\[quant\]'"
+    ):
         make_policy("tiny", tokenizer=Ids(), options=PolicyOptions(adapter=AdapterOptions("lora"), base="nf4"))
 
 

@@ -1,7 +1,7 @@
 """Execution of runs on a Ray cluster.
 
 No shared disk is needed: a run's folder returns as an archive, and an unfinished run is sent with its checkpoint.
-Needs ray (`pip install 'rlalign[ray]'`).
+Needs ray (`pip install -c constraints.txt -e '.[ray]'`).
 """
 
 from __future__ import annotations

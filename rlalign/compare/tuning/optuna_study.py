@@ -1,6 +1,6 @@
 """The optuna study of a search: its journal in a folder, and trials that report their learning curves to it.
 
-Needs optuna (`pip install 'rlalign[tune]'`).
+Needs optuna (`pip install -c constraints.txt -e '.[tune]'`).
 """
 
 from __future__ import annotations

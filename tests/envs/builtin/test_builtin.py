@@ -166,10 +166,10 @@ def test_missing_package_names_its_extra(monkeypatch, name, extra):
     reasoning.dataset.cache_clear()
     for module in ("textarena", "reasoning_gym", "textworld"):
         monkeypatch.setitem(__import__("sys").modules, module, None)
-    with pytest.raises(MissingExtraError, match=rf"pip install 'rlalign\[{extra}\]'"):
+    with pytest.raises(MissingExtraError, match=rf"pip install -c constraints.txt -e '.\[{extra}\]'"):
         make_mdp(name)
 
 
 def test_missing_package_is_named():
-    with pytest.raises(MissingExtraError, match=r"'nowhere'.* pip install 'rlalign\[envs\]'"):
+    with pytest.raises(MissingExtraError, match=r"'nowhere'.* pip install -c constraints.txt -e '.\[envs\]'"):
         import_optional("nowhere", "envs")

@@ -192,7 +192,7 @@ def test_missing_package_error_names_extra(monkeypatch):
     from rlalign.registry import import_optional
 
     monkeypatch.setitem(sys.modules, "no_such_package", None)
-    with pytest.raises(UserError, match=r"'no_such_package'.*pip install 'rlalign\[rewards\]'"):
+    with pytest.raises(UserError, match=r"'no_such_package'.*pip install -c constraints.txt -e '.\[rewards\]'"):
         import_optional("no_such_package", "rewards")
 
 
