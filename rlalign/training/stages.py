@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import MutableMapping
+
 from rlalign.envs.mdp import TextMDP
 from rlalign.envs.mixture.mixture import Mixture
+from rlalign.escaping.console import PlainConsole
 
 STAGE = "train/stage"
 """Number of the stage, from 1, logged in its first step."""
@@ -35,6 +38,23 @@ def stage_change(mdp: TextMDP, step: int) -> tuple[int, str] | None:
     places = {place for point in mdp.weights.switches for place in (point, point + 1) if 0 < place <= step}
     number = 1 + sum(_drawn(mdp, place - 1) != _drawn(mdp, place) for place in places)
     return number, f"stage {number} begins with step {step + 1}: {', '.join(now)} (before: {', '.join(before)})"
+
+
+def report_stage(mdp: TextMDP, step: int, metrics: MutableMapping[str, float], console: PlainConsole) -> None:
+    """Print that a stage begins with a step, and add it to the metrics of that step; nothing in other steps.
+
+    It is called when the experience of a step has been collected, which happens once per step, also if the run resumes.
+
+    Args:
+        mdp: the environment of the run.
+        step: steps done before.
+        metrics: of the step, changed in place.
+        console: of the run.
+    """
+    change = stage_change(mdp, step)
+    if change is not None:
+        metrics[STAGE] = float(change[0])
+        console.print(change[1], soft_wrap=True)
 
 
 def _drawn(mdp: Mixture, step: int) -> list[str]:

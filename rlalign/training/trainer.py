@@ -30,7 +30,7 @@ from rlalign.training.out_of_memory import during
 from rlalign.training.recorded_run import HeldOutData
 from rlalign.training.rng import RngStreams
 from rlalign.training.rollout_source import rollout_source
-from rlalign.training.stages import STAGE, stage_change
+from rlalign.training.stages import report_stage
 from rlalign.training.stop_request import StopRequest
 from rlalign.training.trainer_state import TrainerState
 from rlalign.training.validation import Validator
@@ -140,7 +140,7 @@ class Trainer:
                 state.check_weights("before a rollout")
                 with during("rollout"), state.undone_on_error():
                     state.experience = state.collector.collect(state.step)
-                self._report_stage(state.experience)
+                report_stage(self.mdp, state.step, state.experience.metrics, self.console)
             experience = state.experience
             while not experience.buffer.done and not self.stop:
                 self._update_policy(experience)
@@ -193,13 +193,6 @@ class Trainer:
         else:
             experience.record_update(metrics)
         experience.metrics["time/update"] += time.perf_counter() - start
-
-    def _report_stage(self, experience: Experience) -> None:
-        """Print and log that another stage begins; once, since the experience of a step is collected once."""
-        change = stage_change(self.mdp, self.state.step)
-        if change is not None:
-            experience.metrics[STAGE] = float(change[0])
-            self.console.print(change[1], soft_wrap=True)
 
     def _warn(self, message: str) -> None:
         if message:
