@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -119,12 +120,20 @@ class Engine:
         answer = self._ask({"operation": "sample", "contexts": [list(context) for context in contexts], **request})
         return answer["tokens"], answer["logprobs"]
 
-    def speed(self, context: Sequence[int], rows: int, count: int) -> float:
-        """Return generated tokens per second, prompt included in the time, of `rows` rows of `count` tokens."""
-        request = {"operation": "generate", "context": list(context), "rows": rows, "count": count}
-        start = time.perf_counter()
-        self._ask(request)
-        return rows * count / (time.perf_counter() - start)
+    def speed(self, context: Sequence[int], rows: int, count: int, *, repeats: int = 1) -> float:
+        """Return generated tokens per second, prompt included in the time, of `rows` rows of `count` tokens.
+
+        The median of `repeats` calls, after one of two tokens that is not counted: the first call of each loader
+        allocates and imports.
+        """
+        request = {"operation": "generate", "context": list(context), "rows": rows}
+        self._ask({**request, "count": 2})
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self._ask({**request, "count": count})
+            seconds.append(time.perf_counter() - start)
+        return rows * count / statistics.median(seconds)
 
     def text(self, texts: Sequence[str], chats: Sequence[Any], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
         """Return the ids of texts and the prompts of chats by llama.cpp's own tokenizer; see `LlamaEngine.text`."""

@@ -58,7 +58,7 @@ class TransformersEngine:
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             cache = output.past_key_values
-            distribution = _processed(output.logits[:, -1].float(), request)
+            distribution = processed(output.logits[:, -1].float(), request)
             if request["greedy"]:
                 drawn = distribution.argmax(-1)
             else:
@@ -94,7 +94,7 @@ class TransformersEngine:
         return {}
 
 
-def _processed(logits: Tensor, request: dict[str, Any]) -> Tensor:
+def processed(logits: Tensor, request: dict[str, Any]) -> Tensor:
     """Return log-probs [N, V] of the sampling distribution: temperature, then top_k, then top_p."""
     logits = logits / request["temperature"]
     if request["top_k"]:

@@ -134,6 +134,25 @@ def test_both_engines_sample_from_the_distribution_of_the_run(engine, tmp_path):
         assert torch.allclose(expected, torch.tensor(values), atol=2e-3)
 
 
+def test_parts_of_characters_have_log_probs_in_every_sampling(tmp_path):
+    folder = save(tmp_path / "model", "llama")
+    lm = AutoModelForCausalLM.from_pretrained(folder)
+    sampling = {"temperature": 2.0, "top_k": 100, "top_p": 0.95}
+    rows = [[40, 50, 60], [70, 71]] * 4
+    path = write_form(folder, tmp_path, find_form("gguf", "f32"), name="m")
+    with Engine(path, "llama.cpp", context=64, parallel=4) as loaded:
+        tokens, logprobs = loaded.sample(rows, max_new=[4] * 8, stop_ids=[2], greedy=False, seed=3, **sampling)
+    parts = [
+        token for row in tokens for token in row if "\ufffd" in AutoTokenizer.from_pretrained(folder).decode([token])
+    ]
+    assert parts  # llama.cpp gives no log-prob of these
+    for context, row, values in zip(rows, tokens, logprobs, strict=True):
+        positions = list(range(len(context) - 1, len(context) + len(row) - 1))
+        raw = torch.from_numpy(model_logprobs(lm, [[*context, *row]], [positions]))
+        expected = process(raw, Sampling(**sampling)).log_softmax(-1)[torch.arange(len(row)), torch.tensor(row)]
+        assert torch.allclose(expected, torch.tensor(values), atol=5e-3)
+
+
 def test_the_order_of_rotary_dimensions_is_the_inverse_of_the_reader():
     weight = torch.randn(48, 5)
     assert torch.equal(_unrotate(interleave_rotary(weight, 3), 3), weight)
@@ -160,3 +179,35 @@ def test_a_pre_tokenizer_that_llama_cpp_does_not_have_is_refused():
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     with pytest.raises(UserError, match="the pre-tokenizer ByteLevel"):
         gguf_tokenizer(other, 330, {})
+
+
+def test_settings_that_llama_cpp_ignores_are_refused():
+    from tokenizers import AddedToken, normalizers
+
+    other = tokenizer("qwen2")
+    other.backend_tokenizer.normalizer = normalizers.NFC()  # of Qwen itself
+    assert gguf_tokenizer(other, 330, {}).pre == "qwen2"
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(UserError, match="the normalizer Lowercase"):
+        gguf_tokenizer(other, 330, {})
+    other = tokenizer("qwen2")
+    other.backend_tokenizer.model.ignore_merges = True
+    with pytest.raises(UserError, match="ignore_merges with the pre-tokenizer qwen2"):
+        gguf_tokenizer(other, 330, {})
+    other = tokenizer("gpt2")
+    other.add_tokens([AddedToken("<mask>", lstrip=True)])
+    with pytest.raises(UserError, match=r"the token '<mask>', which takes blanks"):
+        gguf_tokenizer(other, 330, {})
+    other = tokenizer("gpt2")
+    other.eos_token = None
+    with pytest.raises(UserError, match="no token that ends a text"):
+        gguf_tokenizer(other, 330, {})
+
+
+def test_an_alphabet_without_any_letter_is_written(tmp_path):
+    from rlalign.policies.export_tokenizer import as_transformers
+    from rlalign.tokenizers import CharTokenizer
+
+    digits = gguf_tokenizer(as_transformers(CharTokenizer("0123456789")), 12, {})
+    assert not digits.add_bos
+    assert set("0123456789") < set(digits.tokens)
