@@ -36,6 +36,7 @@ class Engine:
         dtype: in which transformers computes: float32, or auto for the dtype of the files.
         context: tokens per row that llama.cpp reserves.
         parallel: rows that llama.cpp decodes at a time.
+        base: quantization of the base of an adapter; see `TransformersEngine`.
         exact: llama.cpp keeps keys and values in float32 and attends without its fused kernel; else its defaults.
 
     Raises:
@@ -52,6 +53,7 @@ class Engine:
         context: int = 512,
         parallel: int = 1,
         exact: bool = True,
+        base: tuple[str, str] | None = None,
     ) -> None:
         self.path = path
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed by `close`
@@ -70,7 +72,7 @@ class Engine:
             self._ask(
                 {
                     "path": str(path), "loader": loader, "adapter": None if adapter is None else str(adapter),
-                    "dtype": dtype, "context": context, "parallel": parallel, "exact": exact,
+                    "dtype": dtype, "context": context, "parallel": parallel, "exact": exact, "base": base,
                 }
             )  # fmt: skip
         except BaseException:

@@ -59,7 +59,7 @@ def _load(start: dict[str, Any]) -> FormEngine:
         return LlamaEngine(Path(start["path"]), start["context"], start["parallel"], exact=start["exact"])
     from rlalign.export.transformers_engine import TransformersEngine
 
-    return TransformersEngine(start["path"], start["adapter"], start["dtype"])
+    return TransformersEngine(start["path"], start["adapter"], start["dtype"], start["base"])
 
 
 def _answer(engine: FormEngine, request: dict[str, Any]) -> dict[str, Any]:

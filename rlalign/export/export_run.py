@@ -21,7 +21,10 @@ from rlalign.export.forms import Form, check_form, find_form
 from rlalign.export.hf_writer import append_to_card, copy_adapter, copy_companions, write_hf
 from rlalign.export.llama_text import check_text
 from rlalign.export.source import Source, model_type, open_source, policy_folder
+from rlalign.export.transformers_engine import TransformersEngine
 from rlalign.export.whole_folder import check_target, new_folder, write_manifest
+from rlalign.policies.device import hidden_progress_bars
+from rlalign.policies.lora import hidden_peft_warnings
 from rlalign.publish.shareable_files import shared_base
 from rlalign.types import Prompt
 
@@ -203,19 +206,34 @@ def write_form(weights: Path, folder: Path, form: Form, *, name: str, max_shard_
 
 
 def _adapter(source: Source, folder: Path, final: Path, probe: Probe) -> dict[str, Any] | None:
-    """Copy the adapter, load it with peft and return its distance; None without one."""
+    """Copy the adapter, load it with peft and return its distance; None without one.
+
+    An adapter that was trained over quantized weights is the policy over these, and another model over the base as it
+    is. Both distances are returned.
+    """
     copied = copy_adapter(source.folder, folder, final)
     if copied is None:
         return None
     adapter, base = copied
-    with Engine(base, "transformers", adapter=adapter) as engine:
+    kind = source.policy.options.base
+    has_own_base = (folder / "base").is_dir()  # with the dequantized weights
+    quantized = None
+    if kind != "none" and not has_own_base:
+        quantized = (kind, str(source.policy.compute_dtype).removeprefix("torch."))
+    with Engine(base, "transformers", adapter=adapter, base=quantized) as engine:
         fidelity = probe.compare(engine.logprobs(probe.rows, probe.positions))
     excess = fidelity.excess(find_form("hf", ""))
     if excess:
         raise FaultError(
-            f"'{final}': expected the adapter over '{base}' to be the policy, got {excess}; train it again"
+            f"'{final}': expected the adapter over '{base}' to be the policy, got {excess}; the base may have changed "
+            "since the training: restore it, or use --format gguf, which has no adapter"
         )
-    return {"base": shared_base(base, folder), **fidelity.to_dict()}
+    entries: dict[str, Any] = {"base": shared_base(base, folder), **fidelity.to_dict()}
+    if quantized is not None:
+        with hidden_progress_bars(), hidden_peft_warnings():
+            plain = probe.compare(probe.with_model(TransformersEngine(base, str(adapter), "float32").model).logprobs)
+        entries |= {"quantization": kind, "over_plain_base": plain.to_dict()}
+    return entries
 
 
 def _origin(source: Source) -> dict[str, Any]:

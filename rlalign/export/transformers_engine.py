@@ -1,4 +1,7 @@
-"""A form that transformers, and peft for an adapter, loads: only their public functions, no code of this library."""
+"""A form that transformers, and peft for an adapter, loads by their public functions.
+
+Code of this library runs for one case alone: the base of an adapter that was trained over quantized weights.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +20,22 @@ class TransformersEngine:
         path: folder or hub id of the model.
         adapter: folder of a peft adapter; None without one.
         dtype: float32, or auto for the dtype of the files.
+        base: quantization of the base, nf4 or int8 as in `--model.base`, and the dtype it was computed from; None: the
+            base as it is. The dequantized weights are read, as the policy does.
     """
 
-    def __init__(self, path: str, adapter: str | None, dtype: str) -> None:
+    def __init__(self, path: str, adapter: str | None, dtype: str, base: list[str] | None = None) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
         chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, use_safetensors=True)
+        # without trust_remote_code=False, transformers asks on the standard input, which is the worker's own
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=chosen, use_safetensors=True, trust_remote_code=False
+        )
+        if base is not None:
+            self.model = _over_quantized(self.model, *base)
         if adapter is not None:
             from peft import PeftModel
 
@@ -92,6 +102,17 @@ class TransformersEngine:
     def text(self, texts: list[str], chats: list[Any], ids: list[list[int]]) -> dict[str, Any]:
         """Return nothing: the tokenizer of the folder is the one that the log-probs are compared with."""
         return {}
+
+
+def _over_quantized(model: Any, kind: str, dtype: str) -> Any:
+    """Return a float32 model with the values of a base that `--model.base` quantizes."""
+    from rlalign.policies.lora import not_adaptable
+    from rlalign.policies.quantized_base import quantize_base
+    from rlalign.policies.weight_dtype import cast_weights, float32_copy
+
+    cast_weights(model.requires_grad_(False), getattr(torch, dtype))
+    quantize_base(model, kind, not_adaptable(model))
+    return float32_copy(model)
 
 
 def processed(logits: Tensor, request: dict[str, Any]) -> Tensor:
