@@ -154,13 +154,18 @@ class Engine:
             line = self._process.stdout.readline()
         except OSError:
             line = ""
-        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        # a process that is killed while it writes leaves a part of a line
+        answer: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"error": self._last_words()}
         if "error" in answer:
             raise FaultError(f"'{self.path}': expected a file that its own loader reads, got: {answer['error']}")
         return answer
 
     def _last_words(self) -> str:
-        """Return the end of what the process has printed, in one line."""
+        """Return the end of what the process has printed, in one line, and the signal that ended it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        if self._process.returncode == -9:
+            return "the process was killed, most likely for lack of memory; use fewer --prompts or a smaller policy"
         self._log.seek(0)
         text = " ".join(self._log.read()[-_LAST_WORDS:].split())
         return text or "the process ended without a message"

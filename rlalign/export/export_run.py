@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.errors import FaultError
+from rlalign.errors import FaultError, UserError
 from rlalign.escaping.shareable import shareable_spec, shareable_values
 from rlalign.export.drop_layers import parse_count, pruned_probe, write_without_layers
 from rlalign.export.engine import Engine
@@ -28,6 +29,8 @@ from rlalign.policies.lora import hidden_peft_warnings
 from rlalign.publish.shareable_files import shared_base
 from rlalign.types import Prompt
 
+_SIZE = re.compile(r"[1-9]\d*[KMGT]B")
+"""Sizes that transformers reads; it takes 5gb for bits."""
 _PROMPTS = 8
 _MAX_NEW = 32
 """Held-out prompts, and tokens per completion, on which a form is compared with the policy."""
@@ -102,6 +105,10 @@ def export_run(
         FaultError: the file that was loaded back is not the policy within its bound. Nothing is left.
     """
     form = find_form(format, quantize)
+    if kl_bound is not None and not kl_bound > 0:
+        raise UserError(f"--kl-bound: expected nats per token above 0, got {kl_bound:g}; use 0.1, for example")
+    if not _SIZE.fullmatch(max_shard_size):
+        raise UserError(f"--max-shard-size: expected a size such as 5GB or 500MB, got '{max_shard_size}'; use 5GB")
     check_target(output)
     check_form(form, model_type(policy_folder(run)))
     count = parse_count(drop_layers) if drop_layers else None
@@ -147,7 +154,7 @@ def export_folder(
         FaultError: the file that was loaded back is not the model within its bound. Nothing is left.
     """
     with new_folder(output) as partial:
-        path = write_form(weights, partial, form, name=source.run.name, max_shard_size=max_shard_size)
+        path = write_form(weights, partial, form, name=source.run.resolve().name, max_shard_size=max_shard_size)
         manifest: dict[str, Any] = {"form": form.name, **_origin(source), **(entries or {})}
         context = max(map(len, probe.rows)) + 8
         with Engine(path, form.loader, dtype="auto" if form.quantize else "float32", context=context) as engine:
@@ -187,7 +194,7 @@ def write_form(weights: Path, folder: Path, form: Form, *, name: str, max_shard_
         from rlalign.export.gguf_writer import write_gguf
 
         path = folder / f"{name}-{form.quantize}.gguf"
-        unexpressed = write_gguf(weights, path, form).unexpressed
+        unexpressed = write_gguf(weights, path, form, name).unexpressed
         if unexpressed:
             warnings.warn(
                 f"'{path.name}': GGUF has entries for two tokens that end a turn; pass the ids "

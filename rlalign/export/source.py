@@ -17,7 +17,7 @@ from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.device import resolve_device
 from rlalign.policies.factory import load, policy_kind
 from rlalign.policies.model_digests import check_digests
-from rlalign.policies.model_files import ModelFiles
+from rlalign.policies.model_files import ModelFiles, read_headers
 from rlalign.storage.newest import stored
 from rlalign.types import Prompt, Split, Task
 
@@ -86,6 +86,7 @@ def policy_folder(run: Path) -> Path:
         raise UserError(
             f"'{folder}': expected merged weights with a config.json, got none; use rlalign train --resume {run}"
         )
+    read_headers(files.weight_files(), str(folder))  # names a file that is missing or cut
     check_digests(files)
     if "auto_map" in content:
         raise UserError(
