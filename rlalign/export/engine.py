@@ -56,6 +56,7 @@ class Engine:
         base: tuple[str, str] | None = None,
     ) -> None:
         self.path = path
+        self.loader = loader
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed by `close`
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         environment |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -138,7 +139,7 @@ class Engine:
         return rows * count / statistics.median(seconds)
 
     def text(self, texts: Sequence[str], chats: Sequence[Any], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Return the ids of texts and the prompts of chats by llama.cpp's own tokenizer; see `LlamaEngine.text`."""
+        """Return the ids of texts and the prompts of chats by the loader's own tokenizer; see `LlamaEngine.text`."""
         return self._ask({"operation": "text", "texts": list(texts), "chats": list(chats), "ids": list(ids)})
 
     def peak_memory(self) -> int:

@@ -35,7 +35,7 @@ class FormEngine(Protocol):
         ...
 
     def text(self, texts: list[str], chats: list[Any], ids: list[list[int]]) -> dict[str, Any]:
-        """Return what the engine makes of texts and chat messages; only llama.cpp has its own tokenizer."""
+        """Return the ids and prompts that the loader makes of texts and chat messages; see `LlamaEngine.text`."""
         ...
 
 

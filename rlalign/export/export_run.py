@@ -20,7 +20,7 @@ from rlalign.export.engine import Engine
 from rlalign.export.fidelity import Fidelity, Probe, make_probe
 from rlalign.export.forms import Form, check_form, find_form
 from rlalign.export.hf_writer import append_to_card, copy_adapter, copy_companions, write_hf
-from rlalign.export.llama_text import check_text
+from rlalign.export.prompt_check import check_text
 from rlalign.export.source import Source, model_type, open_source, policy_folder
 from rlalign.export.transformers_engine import TransformersEngine
 from rlalign.export.whole_folder import check_target, new_folder, write_manifest
@@ -165,7 +165,7 @@ def export_folder(
                     f"'{output}': expected {form.name} within its bound of the policy, got {excess}; nothing was "
                     "written: use a form of more bits, or --kl-bound NATS"
                 )
-            if form.loader == "llama.cpp":
+            if form.format == "gguf" or (partial / "tokenizer_config.json").is_file():  # transformers can express it
                 manifest["tokenizer"] = check_text(engine, source.policy.tokenizer, prompts)
         manifest["fidelity"] = fidelity.to_dict()
         manifest["bound"] = {"kl": kl_bound or form.kl_bound, "nats": None if kl_bound else form.nats_bound}

@@ -29,6 +29,7 @@ class TransformersEngine:
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
+        self._path = path
         chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
         # without trust_remote_code=False, transformers asks on the standard input, which is the worker's own
         self.model: Any = AutoModelForCausalLM.from_pretrained(
@@ -100,8 +101,18 @@ class TransformersEngine:
         )
 
     def text(self, texts: list[str], chats: list[Any], ids: list[list[int]]) -> dict[str, Any]:
-        """Return nothing: the tokenizer of the folder is the one that the log-probs are compared with."""
-        return {}
+        """Return what the tokenizer of the folder and its chat template make of texts and messages.
+
+        The result is that of `LlamaEngine.text`; there is no chat endpoint, so `nats` are 0.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(self._path, trust_remote_code=False)
+        template = {"add_generation_prompt": True, "tokenize": False}
+        prompts = [tokenizer.apply_chat_template(chat, **template) for chat in chats]
+        found = [tokenizer(text)["input_ids"] for text in texts]
+        found += [tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
+        return {"ids": found, "prompts": prompts, "nats": [0.0] * len(chats)}
 
 
 def _over_quantized(model: Any, kind: str, dtype: str) -> Any:

@@ -66,6 +66,7 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     manifest = read_export(folder)
     assert manifest["fidelity"]["nats"] < 1e-2
     assert manifest["adapter"]["kl"] < 1e-4
+    assert manifest["tokenizer"]["chats"] >= 1
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     expected = live_logprobs(lora, IDS)
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)

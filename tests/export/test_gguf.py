@@ -12,10 +12,12 @@ from rlalign.export.fidelity import Probe, model_logprobs
 from rlalign.export.forms import FORMS, check_form, find_form
 from rlalign.export.gguf_families import find_family, interleave_rotary
 from rlalign.export.gguf_tokenizer import gguf_tokenizer
-from rlalign.export.llama_text import check_text
+from rlalign.export.prompt_check import check_text
+from rlalign.export.transformers_engine import TransformersEngine
+from rlalign.policies.export_tokenizer import as_transformers
 from rlalign.policies.gguf import _unrotate
 from rlalign.policies.logits import process
-from rlalign.tokenizers import HFTokenizer
+from rlalign.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer
 from rlalign.types import Sampling
 from tests.export.models import FAMILIES, TEXTS, save, tokenizer
 
@@ -91,6 +93,33 @@ def test_llama_cpp_reads_the_ids_of_the_policy(family, bos, tmp_path):
         assert ids.count(3) == int(bos)  # BOS once
         with pytest.raises(FaultError, match="ids of"):
             check_text(engine, HFTokenizer(tokenizer("gpt2" if family != "gpt2" else "llama", bos=not bos)), prompts)
+
+
+def test_messages_for_a_policy_without_a_template_are_one_text(tmp_path):
+    folder = save(tmp_path / "model", "llama")
+    as_transformers(ByteTokenizer()).save_pretrained(folder)
+    path = write_form(folder, tmp_path, find_form("gguf", "f16"), name="m")
+    chat = [{"role": "user", "content": "naïve"}]
+    with Engine(path, "llama.cpp", context=128) as engine:
+        assert check_text(engine, ByteTokenizer(), [chat, "a", ""]) == {"texts": 2, "chats": 0}
+
+
+def test_a_changed_tokenizer_of_a_transformers_folder_is_found(tmp_path):
+    folder = save(tmp_path / "model", "llama")
+    policy = HFTokenizer(folder)
+    chat = [{"role": "user", "content": "It's 12 o'clock"}]
+
+    class InThisProcess:
+        loader = "transformers"
+        text = TransformersEngine(str(folder), None, "float32").text
+
+    assert check_text(InThisProcess(), policy, [*TEXTS[:2], chat]) == {"texts": 2, "chats": 1}
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(FaultError, match=r"from transformers, got .*tokenizer's files in policy/"):
+        check_text(InThisProcess(), policy, [chat])
+    tokenizer("gpt2", bos=True).save_pretrained(folder)
+    with pytest.raises(FaultError, match=r"ids of 'The film .* from transformers"):
+        check_text(InThisProcess(), policy, TEXTS[:2])
 
 
 def test_eos_ends_a_completion_and_has_a_log_prob(tmp_path):
@@ -205,9 +234,6 @@ def test_settings_that_llama_cpp_ignores_are_refused():
 
 
 def test_an_alphabet_without_any_letter_is_written(tmp_path):
-    from rlalign.policies.export_tokenizer import as_transformers
-    from rlalign.tokenizers import CharTokenizer
-
     digits = gguf_tokenizer(as_transformers(CharTokenizer("0123456789")), 12, {})
     assert not digits.add_bos
     assert set("0123456789") < set(digits.tokens)
