@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rlalign.errors import FaultError
@@ -32,7 +32,8 @@ def check_text(engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Prompt]) 
         FaultError: a prompt becomes other ids.
     """
     has_template = isinstance(tokenizer, HFTokenizer) and tokenizer.has_chat_template
-    chats = [[dict(m) for m in prompt] for prompt in prompts if has_template and not isinstance(prompt, str)]
+    chats = [_question(prompt) for prompt in prompts if has_template and not isinstance(prompt, str)]
+    chats = [chat for chat in chats if chat]
     # bytes and alphabets read messages as one text; an empty text is a token that this library adds
     texts = [text for prompt in prompts if isinstance(prompt, str) or not has_template if (text := chat_text(prompt))]
     if has_template and not chats and texts:
@@ -61,6 +62,14 @@ def check_text(engine: Engine, tokenizer: Tokenizer, prompts: Sequence[Prompt]) 
                 f"with log-probs that differ by {nats:.2g} nats from those of the ids; use --format hf"
             )
     return {"texts": len(texts), "chats": len(chats)}
+
+
+def _question(messages: Sequence[Mapping[str, str]]) -> list[dict[str, str]]:
+    """Return messages without the answer at their end, which this library continues and a chat endpoint does not."""
+    chat = [dict(message) for message in messages]
+    while chat and chat[-1]["role"] == "assistant":
+        chat.pop()
+    return chat
 
 
 def _fix(engine: Engine) -> str:

@@ -114,6 +114,8 @@ def test_a_changed_tokenizer_of_a_transformers_folder_is_found(tmp_path):
         text = TransformersEngine(str(folder), None, "float32").text
 
     assert check_text(InThisProcess(), policy, [*TEXTS[:2], chat]) == {"texts": 2, "chats": 1}
+    continued = [*chat, {"role": "assistant", "content": "It is"}]
+    assert check_text(InThisProcess(), policy, [continued]) == {"texts": 0, "chats": 1}
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
     with pytest.raises(FaultError, match=r"from transformers, got .*tokenizer's files in policy/"):
         check_text(InThisProcess(), policy, [chat])
