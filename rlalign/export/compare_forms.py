@@ -3,7 +3,8 @@
 Forms are compared with the full policy on the same held-out prompts, with the sampling of the run. The unit of the
 intervals is the prompt. Two KLs are given. KL(policy ‖ form) is exact over the vocabulary, at positions of completions
 that the policy has sampled. KL(form ‖ policy) per completion is k1, the sum of log form - log policy over tokens that
-the form has sampled: an unbiased estimate, which chance can make negative.
+the form has sampled: an unbiased estimate, which chance can make negative. It is infinite if a form has sampled a token
+that the policy never draws, which top_k and top_p allow; then the number of such completions stands in its place.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def compare_forms(
         report(f"{form.name}: {describe(results['forms'][form.name])}")
     if drop_layers:
         name = f"hf without layers ({drop_layers})"
-        if name not in results["forms"]:
+        if "unavailable" in results["forms"].get(name, {"unavailable": ""}):
             results["forms"][name] = comparison.pruned_row(count, full)
             _store(run, results)
         report(f"{name}: {describe(results['forms'][name])}")
@@ -233,6 +234,9 @@ def _evaluated(evaluation: Evaluation, full: Mapping[str, Any] | None = None) ->
         for key, name in (("kl", "teacher_kl"), ("kl_token", "teacher_kl_token")):
             values = evaluation.metrics[name]
             row[key] = asdict(paired_difference(np.zeros_like(values), values))
+            infinite = int(np.isposinf(values).sum())
+            if infinite:  # the mean of the others would be no KL
+                row[key] |= {"mean": None, "low": None, "high": None, "infinite": infinite}
     converted: dict[str, Any] = nullable(row)
     return converted
 

@@ -130,10 +130,10 @@ class LlamaEngine:
             else:  # torch is imported here alone: a process whose memory is measured does not sample
                 import torch
 
-                from rlalign.export.transformers_engine import processed
+                from rlalign.export.transformers_engine import sampling_logprobs
 
                 raw = torch.from_numpy(self.logprobs([*context, *tokens[:k]], [len(context) + k - 1]))
-                logprobs.append(float(processed(raw, request)[0, token]))
+                logprobs.append(float(sampling_logprobs(raw, request)[0, token]))
         return logprobs
 
     def generate(self, context: list[int], rows: int, count: int) -> None:

@@ -1,6 +1,7 @@
 """A form that transformers, and peft for an adapter, loads by their public functions.
 
-Code of this library runs for one case alone: the base of an adapter that was trained over quantized weights.
+Code of this library runs in two cases alone: to sample from the distribution of the run, and for the base of an adapter
+that was trained over quantized weights.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class TransformersEngine:
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             cache = output.past_key_values
-            distribution = processed(output.logits[:, -1].float(), request)
+            distribution = sampling_logprobs(output.logits[:, -1], request)
             if request["greedy"]:
                 drawn = distribution.argmax(-1)
             else:
@@ -126,14 +127,11 @@ def _over_quantized(model: Any, kind: str, dtype: str) -> Any:
     return float32_copy(model)
 
 
-def processed(logits: Tensor, request: dict[str, Any]) -> Tensor:
-    """Return log-probs [N, V] of the sampling distribution: temperature, then top_k, then top_p."""
-    logits = logits / request["temperature"]
-    if request["top_k"]:
-        least = logits.topk(min(request["top_k"], logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if request["top_p"] < 1:
-        ordered, order = logits.softmax(-1).sort(-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= request["top_p"]
-        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-    return logits.log_softmax(-1)
+def sampling_logprobs(logits: Tensor, request: dict[str, Any]) -> Tensor:
+    """Return log-probs [N, V] of the sampling distribution of a request, by the code that the policy samples with."""
+    # imported here: a process whose memory is measured does not sample
+    from rlalign.policies.logits import process
+    from rlalign.types import Sampling
+
+    sampling = Sampling(temperature=request["temperature"], top_k=request["top_k"], top_p=request["top_p"])
+    return process(logits, sampling).log_softmax(-1)

@@ -1,8 +1,8 @@
 """Folders that are written whole or not at all, with a manifest of their files.
 
 A folder is written under a temporary name beside its target, synchronized to the disk, given its manifest export.json
-as the last file, and renamed. A process that is killed at any moment leaves the temporary folder without a manifest at
-the most, which the next export to that target removes.
+as the last file, and renamed. A process that is killed at any moment leaves at most the temporary folder, under a name
+that begins with a dot, which the next export to that target removes.
 """
 
 from __future__ import annotations
