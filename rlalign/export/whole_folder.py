@@ -135,8 +135,8 @@ def read_export(folder: Path) -> dict[str, Any]:
         )
     manifest = read_json(folder / MANIFEST, _AGAIN)
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    is_ours = isinstance(files, dict) and files and isinstance(manifest.get("form"), str)
-    if not is_ours or manifest.get("format_version") != _VERSION:
+    is_known = isinstance(manifest, dict) and manifest.get("format_version") == _VERSION
+    if not isinstance(files, dict) or not files or not is_known or not isinstance(manifest.get("form"), str):
         raise UserError(f"'{folder / MANIFEST}': expected a manifest of version {_VERSION}, got another one; {_AGAIN}")
     for name, entry in files.items():
         _check_file(folder, str(name), entry)
