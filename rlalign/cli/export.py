@@ -56,6 +56,7 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Export, and print what was measured; return 0."""
     arguments = parse_arguments(Args, args, prog="rlalign export")
+    _check_options(arguments)
     if arguments.check:
         from rlalign.export.whole_folder import read_export
 
@@ -86,13 +87,29 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
+def _check_options(arguments: Args) -> None:
+    """Raise UserError for an option that the chosen mode would ignore."""
+    modes = [name for name in ("check", "compare") if getattr(arguments, name)]
+    mode = modes[0] if modes else "output"
+    if len(modes) > 1:
+        raise UserError("--check: expected one of --check and --compare, got both; use one after the other")
+    used = {
+        "output": ("output", "format", "quantize", "max_shard_size", "kl_bound", "drop_layers"),
+        "compare": ("forms", "prompts", "k", "drop_layers"),
+        "check": (),
+    }[mode]
+    for name in ("output", "format", "quantize", "max_shard_size", "kl_bound", "drop_layers", "forms", "prompts", "k"):
+        value = getattr(arguments, name)
+        if name in used or value == getattr(Args, name):
+            continue
+        option = "--" + name.replace("_", "-")
+        text = " ".join(value) if isinstance(value, tuple) else value
+        fix = "add --compare" if mode == "output" else "leave it out"
+        raise UserError(f"{option}: expected none with --{mode}, which does not read it, got '{text}'; {fix}")
+
+
 def _compare(arguments: Args) -> int:
     """Measure the forms, and print a table or JSON; return 0."""
-    if arguments.output is not None:
-        raise UserError(
-            "--output: expected none with --compare, whose files are in the report/ of the run, got "
-            f"'{arguments.output}'; leave it out"
-        )
     from rich.table import Table
 
     from rlalign.cli.console import console as make_console

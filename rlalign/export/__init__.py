@@ -12,7 +12,7 @@ thing: it writes the folder `policy/` of a run, from which this package starts.
     fidelity.py           log-probs of the policy on held-out tokens, and the distance of a form from them
     engine.py             the process that loads a form; engine_worker.py runs in it, with transformers_engine.py or
                           llama_engine.py
-    llama_text.py         llama.cpp's tokens and chat prompts against those of transformers
+    prompt_check.py       a loader's tokens and chat prompts against those of the policy
     drop_layers.py        removal of whole decoder layers
     compare_forms.py      reward, KL, size, memory and speed of each form; comparison_files.py writes them
 """

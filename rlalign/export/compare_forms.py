@@ -3,12 +3,14 @@
 Forms are compared with the full policy on the same held-out prompts, with the sampling of the run. The unit of the
 intervals is the prompt. Two KLs are given. KL(policy ‖ form) is exact over the vocabulary, at positions of completions
 that the policy has sampled. KL(form ‖ policy) per completion is k1, the sum of log form - log policy over tokens that
-the form has sampled: an unbiased estimate, which chance can make negative.
+the form has sampled: an unbiased estimate, which chance can make negative. It is infinite if a form has sampled a token
+that the policy never draws, which top_k and top_p allow; then the number of such completions stands in its place.
 """
 
 from __future__ import annotations
 
 import json
+import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +27,7 @@ from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import FaultError, UserError
 from rlalign.evaluation.before_after import paired_difference
-from rlalign.evaluation.evaluate import Evaluation, evaluate, held_out_sizes, prompt_means
+from rlalign.evaluation.evaluate import RESERVED, Evaluation, evaluate, held_out_sizes, prompt_means
 from rlalign.export.drop_layers import Dropped, parse_count, pruned_probe, write_without_layers
 from rlalign.export.engine import Engine, EngineSampler
 from rlalign.export.export_run import write_form
@@ -38,7 +40,7 @@ from rlalign.storage.jsonl import nullable
 from rlalign.types import Sampling
 
 RESULTS = "forms.json"
-_LEFT_OUT = ("distinct_2", "truncated", "teacher_kl", "teacher_kl_token", "kl", "fluency", "entropy", "length")
+_LEFT_OUT = tuple(name for name in RESERVED if name != "reward")
 """Metrics of an evaluation that are no component of the reward."""
 _MANY = 64
 _COUNT = 32
@@ -92,7 +94,10 @@ def compare_forms(
     chosen = _chosen(forms)
     count = parse_count(drop_layers) if drop_layers else None
     source = open_source(run, config, env=env, rewards=rewards)
-    settings = {"prompts": prompts, "samples": samples, "seed": config.seed, "weights": _weights_id(source)}
+    settings = {
+        "prompts": prompts, "samples": samples, "seed": config.seed, "weights": _weights_id(source),
+        "machine": platform.machine(), "threads": torch.get_num_threads(),
+    }  # fmt: skip
     results = _stored(run, settings)
     comparison = _Comparison(source, prompts, samples)
     if "policy" not in results["forms"]:
@@ -106,7 +111,7 @@ def compare_forms(
         report(f"{form.name}: {describe(results['forms'][form.name])}")
     if drop_layers:
         name = f"hf without layers ({drop_layers})"
-        if name not in results["forms"]:
+        if "unavailable" in results["forms"].get(name, {"unavailable": ""}):
             results["forms"][name] = comparison.pruned_row(count, full)
             _store(run, results)
         report(f"{name}: {describe(results['forms'][name])}")
@@ -132,9 +137,7 @@ class _Comparison:
         self.samples = samples
         contexts = source.contexts(self.tasks)
         self.context = contexts[0]
-        self.longest = max(map(len, contexts)) + source.mdp.max_actions + 8
-        if source.mdp.max_turns > 1 and source.policy.max_positions:  # messages of the environment need room too
-            self.longest = source.policy.max_positions
+        self.longest = max(map(len, contexts)) + max(source.mdp.max_generated, _COUNT) + 8
         seed = source.config.seed
         self.probe = make_probe(source.policy, contexts[:_PROBE_PROMPTS], max_new=_MAX_NEW, seed=seed)
 
@@ -170,10 +173,9 @@ class _Comparison:
             logprobs = engine.logprobs(probe.rows, probe.positions)
         fidelity = probe.compare(logprobs)
         with Engine(path, form.loader, dtype="auto", context=self.longest, exact=False) as engine:
-            one = engine.speed(self.context, 1, _COUNT)
+            one = engine.speed(self.context, 1, _COUNT, repeats=3)
             memory = engine.peak_memory()
-        width = max(self.longest, len(self.context) + _COUNT + 8)
-        with Engine(path, form.loader, dtype="auto", context=width, parallel=_MANY, exact=False) as engine:
+        with Engine(path, form.loader, dtype="auto", context=self.longest, parallel=_MANY, exact=False) as engine:
             many = engine.speed(self.context, _MANY, _COUNT)
             evaluation = self._evaluate(engine)
         row = {
@@ -232,6 +234,9 @@ def _evaluated(evaluation: Evaluation, full: Mapping[str, Any] | None = None) ->
         for key, name in (("kl", "teacher_kl"), ("kl_token", "teacher_kl_token")):
             values = evaluation.metrics[name]
             row[key] = asdict(paired_difference(np.zeros_like(values), values))
+            infinite = int(np.isposinf(values).sum())
+            if infinite:  # the mean of the others would be no KL
+                row[key] |= {"mean": None, "low": None, "high": None, "infinite": infinite}
     converted: dict[str, Any] = nullable(row)
     return converted
 

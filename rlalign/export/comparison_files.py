@@ -57,9 +57,18 @@ def _cells(row: Mapping[str, Any]) -> list[str]:
     if "bytes" not in row:
         return [*cells, *["-"] * (len(_HEADER) - 3)]
     kl = row["kl"]
-    cells += [f"{row['fidelity']['kl']:.2g}", f"{kl['mean']:.2g} {_bounds(kl)}"]
+    sampled = f"{kl['mean']:.2g} {_bounds(kl)}" if kl["mean"] is not None else _infinite(kl)
+    cells += [f"{row['fidelity']['kl']:.2g}", sampled]
     cells += [f"{row['bytes'] / 1e6:.1f}", f"{row['memory'] / 1e6:.0f}"]
     return [*cells, f"{row['speed']['1']:.0f}", f"{row['speed']['64']:.0f}"]
+
+
+def _infinite(kl: Mapping[str, Any]) -> str:
+    """Return a KL without a finite mean in words."""
+    if "infinite" not in kl:
+        return "-"
+    number = kl["infinite"]
+    return f"infinite: {number} completion{'s' * (number > 1)} that the policy never gives"
 
 
 def _interval(difference: Mapping[str, Any] | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -35,6 +36,7 @@ class Engine:
         dtype: in which transformers computes: float32, or auto for the dtype of the files.
         context: tokens per row that llama.cpp reserves.
         parallel: rows that llama.cpp decodes at a time.
+        base: quantization of the base of an adapter; see `TransformersEngine`.
         exact: llama.cpp keeps keys and values in float32 and attends without its fused kernel; else its defaults.
 
     Raises:
@@ -51,8 +53,10 @@ class Engine:
         context: int = 512,
         parallel: int = 1,
         exact: bool = True,
+        base: tuple[str, str] | None = None,
     ) -> None:
         self.path = path
+        self.loader = loader
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115  # closed by `close`
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
         environment |= {"TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(torch.get_num_threads())}
@@ -69,7 +73,7 @@ class Engine:
             self._ask(
                 {
                     "path": str(path), "loader": loader, "adapter": None if adapter is None else str(adapter),
-                    "dtype": dtype, "context": context, "parallel": parallel, "exact": exact,
+                    "dtype": dtype, "context": context, "parallel": parallel, "exact": exact, "base": base,
                 }
             )  # fmt: skip
         except BaseException:
@@ -119,15 +123,23 @@ class Engine:
         answer = self._ask({"operation": "sample", "contexts": [list(context) for context in contexts], **request})
         return answer["tokens"], answer["logprobs"]
 
-    def speed(self, context: Sequence[int], rows: int, count: int) -> float:
-        """Return generated tokens per second, prompt included in the time, of `rows` rows of `count` tokens."""
-        request = {"operation": "generate", "context": list(context), "rows": rows, "count": count}
-        start = time.perf_counter()
-        self._ask(request)
-        return rows * count / (time.perf_counter() - start)
+    def speed(self, context: Sequence[int], rows: int, count: int, *, repeats: int = 1) -> float:
+        """Return generated tokens per second, prompt included in the time, of `rows` rows of `count` tokens.
+
+        The median of `repeats` calls, after one of two tokens that is not counted: the first call of each loader
+        allocates and imports.
+        """
+        request = {"operation": "generate", "context": list(context), "rows": rows}
+        self._ask({**request, "count": 2})
+        seconds = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            self._ask({**request, "count": count})
+            seconds.append(time.perf_counter() - start)
+        return rows * count / statistics.median(seconds)
 
     def text(self, texts: Sequence[str], chats: Sequence[Any], ids: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Return the ids of texts and the prompts of chats by llama.cpp's own tokenizer; see `LlamaEngine.text`."""
+        """Return the ids of texts and the prompts of chats by the loader's own tokenizer; see `LlamaEngine.text`."""
         return self._ask({"operation": "text", "texts": list(texts), "chats": list(chats), "ids": list(ids)})
 
     def peak_memory(self) -> int:
@@ -143,13 +155,18 @@ class Engine:
             line = self._process.stdout.readline()
         except OSError:
             line = ""
-        answer: dict[str, Any] = json.loads(line) if line else {"error": self._last_words()}
+        # a process that is killed while it writes leaves a part of a line
+        answer: dict[str, Any] = json.loads(line) if line.endswith("\n") else {"error": self._last_words()}
         if "error" in answer:
             raise FaultError(f"'{self.path}': expected a file that its own loader reads, got: {answer['error']}")
         return answer
 
     def _last_words(self) -> str:
-        """Return the end of what the process has printed, in one line."""
+        """Return the end of what the process has printed, in one line, and the signal that ended it."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+        if self._process.returncode == -9:
+            return "the process was killed, most likely for lack of memory; use fewer --prompts or a smaller policy"
         self._log.seek(0)
         text = " ".join(self._log.read()[-_LAST_WORDS:].split())
         return text or "the process ended without a message"

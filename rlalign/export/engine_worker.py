@@ -35,7 +35,7 @@ class FormEngine(Protocol):
         ...
 
     def text(self, texts: list[str], chats: list[Any], ids: list[list[int]]) -> dict[str, Any]:
-        """Return what the engine makes of texts and chat messages; only llama.cpp has its own tokenizer."""
+        """Return the ids and prompts that the loader makes of texts and chat messages; see `LlamaEngine.text`."""
         ...
 
 
@@ -59,7 +59,7 @@ def _load(start: dict[str, Any]) -> FormEngine:
         return LlamaEngine(Path(start["path"]), start["context"], start["parallel"], exact=start["exact"])
     from rlalign.export.transformers_engine import TransformersEngine
 
-    return TransformersEngine(start["path"], start["adapter"], start["dtype"])
+    return TransformersEngine(start["path"], start["adapter"], start["dtype"], start["base"])
 
 
 def _answer(engine: FormEngine, request: dict[str, Any]) -> dict[str, Any]:

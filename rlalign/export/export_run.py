@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import tempfile
 import warnings
 from dataclasses import asdict, dataclass
@@ -12,19 +13,24 @@ from typing import Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.envs.mdp import TextMDP
-from rlalign.errors import FaultError
+from rlalign.errors import FaultError, UserError
 from rlalign.escaping.shareable import shareable_spec, shareable_values
 from rlalign.export.drop_layers import parse_count, pruned_probe, write_without_layers
 from rlalign.export.engine import Engine
 from rlalign.export.fidelity import Fidelity, Probe, make_probe
 from rlalign.export.forms import Form, check_form, find_form
 from rlalign.export.hf_writer import append_to_card, copy_adapter, copy_companions, write_hf
-from rlalign.export.llama_text import check_text
+from rlalign.export.prompt_check import check_text
 from rlalign.export.source import Source, model_type, open_source, policy_folder
+from rlalign.export.transformers_engine import TransformersEngine
 from rlalign.export.whole_folder import check_target, new_folder, write_manifest
+from rlalign.policies.device import hidden_progress_bars
+from rlalign.policies.lora import hidden_peft_warnings
 from rlalign.publish.shareable_files import shared_base
 from rlalign.types import Prompt
 
+_SIZE = re.compile(r"[1-9]\d*[KMGT]B")
+"""Sizes that transformers reads; it takes 5gb for bits."""
 _PROMPTS = 8
 _MAX_NEW = 32
 """Held-out prompts, and tokens per completion, on which a form is compared with the policy."""
@@ -99,6 +105,10 @@ def export_run(
         FaultError: the file that was loaded back is not the policy within its bound. Nothing is left.
     """
     form = find_form(format, quantize)
+    if kl_bound is not None and not kl_bound > 0:
+        raise UserError(f"--kl-bound: expected nats per token above 0, got {kl_bound:g}; use 0.1, for example")
+    if not _SIZE.fullmatch(max_shard_size):
+        raise UserError(f"--max-shard-size: expected a size such as 5GB or 500MB, got '{max_shard_size}'; use 5GB")
     check_target(output)
     check_form(form, model_type(policy_folder(run)))
     count = parse_count(drop_layers) if drop_layers else None
@@ -144,7 +154,7 @@ def export_folder(
         FaultError: the file that was loaded back is not the model within its bound. Nothing is left.
     """
     with new_folder(output) as partial:
-        path = write_form(weights, partial, form, name=source.run.name, max_shard_size=max_shard_size)
+        path = write_form(weights, partial, form, name=source.run.resolve().name, max_shard_size=max_shard_size)
         manifest: dict[str, Any] = {"form": form.name, **_origin(source), **(entries or {})}
         context = max(map(len, probe.rows)) + 8
         with Engine(path, form.loader, dtype="auto" if form.quantize else "float32", context=context) as engine:
@@ -155,7 +165,7 @@ def export_folder(
                     f"'{output}': expected {form.name} within its bound of the policy, got {excess}; nothing was "
                     "written: use a form of more bits, or --kl-bound NATS"
                 )
-            if form.loader == "llama.cpp":
+            if form.format == "gguf" or (partial / "tokenizer_config.json").is_file():  # transformers can express it
                 manifest["tokenizer"] = check_text(engine, source.policy.tokenizer, prompts)
         manifest["fidelity"] = fidelity.to_dict()
         manifest["bound"] = {"kl": kl_bound or form.kl_bound, "nats": None if kl_bound else form.nats_bound}
@@ -184,7 +194,7 @@ def write_form(weights: Path, folder: Path, form: Form, *, name: str, max_shard_
         from rlalign.export.gguf_writer import write_gguf
 
         path = folder / f"{name}-{form.quantize}.gguf"
-        unexpressed = write_gguf(weights, path, form).unexpressed
+        unexpressed = write_gguf(weights, path, form, name).unexpressed
         if unexpressed:
             warnings.warn(
                 f"'{path.name}': GGUF has entries for two tokens that end a turn; pass the ids "
@@ -203,19 +213,34 @@ def write_form(weights: Path, folder: Path, form: Form, *, name: str, max_shard_
 
 
 def _adapter(source: Source, folder: Path, final: Path, probe: Probe) -> dict[str, Any] | None:
-    """Copy the adapter, load it with peft and return its distance; None without one."""
+    """Copy the adapter, load it with peft and return its distance; None without one.
+
+    An adapter that was trained over quantized weights is the policy over these, and another model over the base as it
+    is. Both distances are returned.
+    """
     copied = copy_adapter(source.folder, folder, final)
     if copied is None:
         return None
     adapter, base = copied
-    with Engine(base, "transformers", adapter=adapter) as engine:
+    kind = source.policy.options.base
+    has_own_base = (folder / "base").is_dir()  # with the dequantized weights
+    quantized = None
+    if kind != "none" and not has_own_base:
+        quantized = (kind, str(source.policy.compute_dtype).removeprefix("torch."))
+    with Engine(base, "transformers", adapter=adapter, base=quantized) as engine:
         fidelity = probe.compare(engine.logprobs(probe.rows, probe.positions))
     excess = fidelity.excess(find_form("hf", ""))
     if excess:
         raise FaultError(
-            f"'{final}': expected the adapter over '{base}' to be the policy, got {excess}; train it again"
+            f"'{final}': expected the adapter over '{base}' to be the policy, got {excess}; the base may have changed "
+            "since the training: restore it, or use --format gguf, which has no adapter"
         )
-    return {"base": shared_base(base, folder), **fidelity.to_dict()}
+    entries: dict[str, Any] = {"base": shared_base(base, folder), **fidelity.to_dict()}
+    if quantized is not None:
+        with hidden_progress_bars(), hidden_peft_warnings():
+            plain = probe.compare(probe.with_model(TransformersEngine(base, str(adapter), "float32").model).logprobs)
+        entries |= {"quantization": kind, "over_plain_base": plain.to_dict()}
+    return entries
 
 
 def _origin(source: Source) -> dict[str, Any]:

@@ -20,6 +20,9 @@ _WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _SPLITS = {_WORDS + r"\p{N}" + _REST: "qwen2", _WORDS + r"\p{N}{1,3}" + _REST: "llama-bpe"}
 """Regular expression of a Split pre-tokenizer -> llama.cpp's name of it."""
+_BPE_SETTINGS = ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback")
+"""Settings of a BPE that llama.cpp does not have. It takes whole words of the vocabulary first (ignore_merges) for the
+pre-tokenizer of Llama 3 alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +71,22 @@ def gguf_tokenizer(tokenizer: Any, rows: int, generation: dict[str, Any]) -> Ggu
         raise _refusal(f"{type(tokenizer).__name__}, which has no tokenizer.json")
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     model = content["model"]
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise _refusal("no token that ends a text")
+    normalizer = content["normalizer"]
+    if normalizer and normalizer["type"] != "NFC":  # llama.cpp has none; texts are almost always in NFC already
+        raise _refusal(f"the normalizer {normalizer['type']}")
+    moved = [token["content"] for token in content["added_tokens"] if _spreads(token)]
+    if moved:
+        raise _refusal(f"the token {moved[0]!r}, which takes blanks beside it or stands between words only")
     if model["type"] == "BPE":
         texts = {int(i): str(text) for text, i in model["vocab"].items()}
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"]]
         pre = _pre_tokenizer(content["pre_tokenizer"], bool(merges))
+        settings = [name for name in _BPE_SETTINGS if model.get(name)]
+        if settings or (merges and bool(model.get("ignore_merges")) != (pre == "llama-bpe")):
+            raise _refusal(f"{', '.join(settings) or 'ignore_merges'} with the pre-tokenizer {pre}")
     elif model["type"] == "WordLevel":
         texts, merges = _characters(model["vocab"])
         pre = "gpt-2"
@@ -88,11 +103,10 @@ def gguf_tokenizer(tokenizer: Any, rows: int, generation: dict[str, Any]) -> Ggu
     if not merges:  # llama.cpp needs one: of two special tokens, which never stand as symbols side by side
         special = [names[i] for i, kind in types.items() if kind == CONTROL] or names[:1]
         merges = [f"{special[0]} {special[-1]}"]
-    eos = tokenizer.eos_token_id
     end = end_of_turn(tokenizer)
     stops = sorted((configured_eos(generation) | (set() if end is None else {end})) - {eos})
     bos = tokenizer.bos_token_id
-    first = tokenizer("a")["input_ids"][:1]
+    added = tokenizer("")["input_ids"]  # no text: an alphabet may lack any character
     return GgufTokenizer(
         pre=pre,
         tokens=names,
@@ -102,7 +116,7 @@ def gguf_tokenizer(tokenizer: Any, rows: int, generation: dict[str, Any]) -> Ggu
         eos_id=eos,
         eot_id=stops[0] if stops else None,
         pad_id=tokenizer.pad_token_id,
-        add_bos=bos is not None and first == [bos],
+        add_bos=bos is not None and added[:1] == [bos],
         chat_template=tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else None,
         unexpressed=tuple(stops[1:]),
     )
@@ -148,6 +162,11 @@ def _pre_tokenizer(rule: Any, merges: bool) -> str:
             if name is not None and parts[0]["behavior"] == "Isolated" and not parts[0]["invert"]:
                 return name
     raise _refusal(f"the pre-tokenizer {' + '.join(kinds)}")
+
+
+def _spreads(token: dict[str, Any]) -> bool:
+    """Return True for an added token that matches more or less than its own text, which GGUF cannot express."""
+    return bool(token["lstrip"] or token["rstrip"] or token["single_word"])
 
 
 def _refusal(got: str) -> UserError:

@@ -23,13 +23,14 @@ _BLOCK = 32
 """Weights per block of the quantized types. A row that is no multiple of it is stored in F16."""
 
 
-def write_gguf(source: Path, target: Path, form: Form) -> GgufTokenizer:
+def write_gguf(source: Path, target: Path, form: Form, title: str) -> GgufTokenizer:
     """Write a GGUF file of a transformers folder and return its tokenizer.
 
     Args:
         source: folder with weights, configuration and tokenizer.
         target: the file to write.
         form: of the format gguf.
+        title: name of the model in the header.
 
     Raises:
         UserError: llama.cpp has no such architecture or tokenizer.
@@ -48,7 +49,7 @@ def write_gguf(source: Path, target: Path, form: Form) -> GgufTokenizer:
     for key, value in family.metadata(config).items():
         add = writer.add_float32 if isinstance(value, float) else writer.add_uint32
         add(f"{family.arch}.{key}", rows if key == "vocab_size" else value)
-    writer.add_name(source.resolve().parent.name)
+    writer.add_name(title)
     writer.add_file_type(gguf.LlamaFileType[_FILE_TYPES[form.quantize]])
     writer.add_quantization_version(gguf.GGML_QUANT_VERSION)
     _add_tokenizer(writer, tokenizer)

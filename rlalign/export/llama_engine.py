@@ -111,14 +111,14 @@ class LlamaEngine:
             # a token that ends a turn in training may not do so in llama.cpp
             end = next((k + 1 for k, token in enumerate(tokens) if token in stop), len(tokens))
             entries = answer.get("completion_probabilities", [])
-            return tokens[:end], self._of_tokens(contexts[i], tokens, entries, plain)[:end]
+            return tokens[:end], self._of_tokens(contexts[i], tokens[:end], entries, request)
 
         with ThreadPoolExecutor(self._parallel) as pool:
             rows = list(pool.map(continue_row, range(len(contexts))))
         return [tokens for tokens, _ in rows], [logprobs for _, logprobs in rows]
 
     def _of_tokens(
-        self, context: list[int], tokens: list[int], entries: list[dict[str, Any]], plain: bool
+        self, context: list[int], tokens: list[int], entries: list[dict[str, Any]], request: dict[str, Any]
     ) -> list[float]:
         """Return the log-probs of sampled tokens from the entries of the answer, which lacks parts of characters."""
         logprobs = []
@@ -127,13 +127,13 @@ class LlamaEngine:
             if remaining and remaining[0]["id"] == token:
                 entry = remaining.pop(0)
                 logprobs.append(float(entry["logprob"]) if "logprob" in entry else float(np.log(entry["prob"])))
-            elif plain:
-                logprobs.append(self._next([*context, *tokens[:k]], self._vocabulary)[token])
-            else:
-                raise RuntimeError(
-                    "expected temperature 1, top_k 0 and top_p 1 for tokens that are parts of characters, whose "
-                    "log-probs llama.cpp gives for the raw logits alone"
-                )
+            else:  # torch is imported here alone: a process whose memory is measured does not sample
+                import torch
+
+                from rlalign.export.transformers_engine import sampling_logprobs
+
+                raw = torch.from_numpy(self.logprobs([*context, *tokens[:k]], [len(context) + k - 1]))
+                logprobs.append(float(sampling_logprobs(raw, request)[0, token]))
         return logprobs
 
     def generate(self, context: list[int], rows: int, count: int) -> None:

@@ -16,7 +16,8 @@ from rlalign.evaluation.evaluate_run import restore_trained
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.device import resolve_device
 from rlalign.policies.factory import load, policy_kind
-from rlalign.policies.model_files import ModelFiles
+from rlalign.policies.model_digests import check_digests
+from rlalign.policies.model_files import ModelFiles, read_headers
 from rlalign.storage.newest import stored
 from rlalign.types import Prompt, Split, Task
 
@@ -73,9 +74,20 @@ def policy_folder(run: Path) -> Path:
             f"'{run}': expected a causal language model, which other engines load, got a policy of kind {kind}; train "
             "with --policy tiny, smollm2 or a folder"
         )
-    content = ModelFiles(str(folder)).read_json("config.json")
+    files = ModelFiles(str(folder))
+    content = files.read_json("config.json")
+    if content is None and files.read_json("adapter_config.json") is not None:
+        raise UserError(
+            f"'{folder}': expected weights that stand alone, got virtual tokens (prefix or prompt), which cannot be "
+            "merged into weights and which llama.cpp does not load; use policy/ with peft: it is a peft adapter, "
+            "verified when it was saved"
+        )
     if content is None:
-        raise UserError(f"'{folder}': expected merged weights with a config.json, got none; use rlalign train --resume")
+        raise UserError(
+            f"'{folder}': expected merged weights with a config.json, got none; use rlalign train --resume {run}"
+        )
+    read_headers(files.weight_files(), str(folder))  # names a file that is missing or cut
+    check_digests(files)
     if "auto_map" in content:
         raise UserError(
             f"'{folder}': expected a model of transformers' own classes, got one with code of its own, which "

@@ -1,4 +1,8 @@
-"""A form that transformers, and peft for an adapter, loads: only their public functions, no code of this library."""
+"""A form that transformers, and peft for an adapter, loads by their public functions.
+
+Code of this library runs in two cases alone: to sample from the distribution of the run, and for the base of an adapter
+that was trained over quantized weights.
+"""
 
 from __future__ import annotations
 
@@ -17,15 +21,23 @@ class TransformersEngine:
         path: folder or hub id of the model.
         adapter: folder of a peft adapter; None without one.
         dtype: float32, or auto for the dtype of the files.
+        base: quantization of the base, nf4 or int8 as in `--model.base`, and the dtype it was computed from; None: the
+            base as it is. The dequantized weights are read, as the policy does.
     """
 
-    def __init__(self, path: str, adapter: str | None, dtype: str) -> None:
+    def __init__(self, path: str, adapter: str | None, dtype: str, base: list[str] | None = None) -> None:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # untyped in transformers
+        self._path = path
         chosen: Any = "auto" if dtype == "auto" else getattr(torch, dtype)
-        self.model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=chosen, use_safetensors=True)
+        # without trust_remote_code=False, transformers asks on the standard input, which is the worker's own
+        self.model: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=chosen, use_safetensors=True, trust_remote_code=False
+        )
+        if base is not None:
+            self.model = _over_quantized(self.model, *base)
         if adapter is not None:
             from peft import PeftModel
 
@@ -58,7 +70,7 @@ class TransformersEngine:
                 input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
             )
             cache = output.past_key_values
-            distribution = _processed(output.logits[:, -1].float(), request)
+            distribution = sampling_logprobs(output.logits[:, -1], request)
             if request["greedy"]:
                 drawn = distribution.argmax(-1)
             else:
@@ -90,18 +102,36 @@ class TransformersEngine:
         )
 
     def text(self, texts: list[str], chats: list[Any], ids: list[list[int]]) -> dict[str, Any]:
-        """Return nothing: the tokenizer of the folder is the one that the log-probs are compared with."""
-        return {}
+        """Return what the tokenizer of the folder and its chat template make of texts and messages.
+
+        The result is that of `LlamaEngine.text`; there is no chat endpoint, so `nats` are 0.
+        """
+        from transformers import AutoTokenizer
+
+        tokenizer: Any = AutoTokenizer.from_pretrained(self._path, trust_remote_code=False)
+        template = {"add_generation_prompt": True, "tokenize": False}
+        prompts = [tokenizer.apply_chat_template(chat, **template) for chat in chats]
+        found = [tokenizer(text)["input_ids"] for text in texts]
+        found += [tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"] for chat in chats]
+        return {"ids": found, "prompts": prompts, "nats": [0.0] * len(chats)}
 
 
-def _processed(logits: Tensor, request: dict[str, Any]) -> Tensor:
-    """Return log-probs [N, V] of the sampling distribution: temperature, then top_k, then top_p."""
-    logits = logits / request["temperature"]
-    if request["top_k"]:
-        least = logits.topk(min(request["top_k"], logits.shape[-1])).values[:, -1:]
-        logits = logits.masked_fill(logits < least, -torch.inf)
-    if request["top_p"] < 1:
-        ordered, order = logits.softmax(-1).sort(-1, descending=True)
-        beyond = ordered.cumsum(-1) - ordered >= request["top_p"]
-        logits = logits.masked_fill(beyond.scatter(-1, order, beyond), -torch.inf)
-    return logits.log_softmax(-1)
+def _over_quantized(model: Any, kind: str, dtype: str) -> Any:
+    """Return a float32 model with the values of a base that `--model.base` quantizes."""
+    from rlalign.policies.lora import not_adaptable
+    from rlalign.policies.quantized_base import quantize_base
+    from rlalign.policies.weight_dtype import cast_weights, float32_copy
+
+    cast_weights(model.requires_grad_(False), getattr(torch, dtype))
+    quantize_base(model, kind, not_adaptable(model))
+    return float32_copy(model)
+
+
+def sampling_logprobs(logits: Tensor, request: dict[str, Any]) -> Tensor:
+    """Return log-probs [N, V] of the sampling distribution of a request, by the code that the policy samples with."""
+    # imported here: a process whose memory is measured does not sample
+    from rlalign.policies.logits import process
+    from rlalign.types import Sampling
+
+    sampling = Sampling(temperature=request["temperature"], top_k=request["top_k"], top_p=request["top_p"])
+    return process(logits, sampling).log_softmax(-1)

@@ -1,8 +1,8 @@
 """Folders that are written whole or not at all, with a manifest of their files.
 
 A folder is written under a temporary name beside its target, synchronized to the disk, given its manifest export.json
-as the last file, and renamed. A process that is killed at any moment leaves the temporary folder without a manifest at
-the most, which the next export to that target removes.
+as the last file, and renamed. A process that is killed at any moment leaves at most the temporary folder, under a name
+that begins with a dot, which the next export to that target removes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from rlalign.storage.atomic import read_json
 
 MANIFEST = "export.json"
 _VERSION = 1
-_WEIGHTS = (".safetensors", ".gguf", ".bin", ".pt", ".pth", ".pkl", ".ckpt", ".onnx", ".h5", ".msgpack")
 _AGAIN = "export the run again"
 
 
@@ -37,6 +37,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         FaultError: it cannot be written; an error of the block leaves nothing.
     """
     check_target(target)
+    target = target.resolve()  # "." has no name
     _remove_abandoned(target)
     partial = target.with_name(f".{target.name}.partial-{os.getpid()}")
     try:
@@ -47,6 +48,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         os.rename(partial, target)
         _synchronize(target.parent)
     except OSError as error:
+        if error.errno is None:  # of a library, such as transformers about a file that it reads
+            raise
         raise FaultError(
             f"'{target}' cannot be written ({error.strerror or error}); free space or make it writable, then run "
             "the same command again"
@@ -65,7 +68,7 @@ def check_target(target: Path) -> None:
 
 def _remove_abandoned(target: Path) -> None:
     """Remove temporary folders of processes that were killed."""
-    for path in target.parent.glob(f".{target.name}.partial-*"):
+    for path in target.parent.glob(f".{escape(target.name)}.partial-*"):
         process = path.name.rpartition("-")[2]
         if process.isdigit() and not _runs(int(process)):
             shutil.rmtree(path, ignore_errors=True)
@@ -119,8 +122,9 @@ def read_export(folder: Path) -> dict[str, Any]:
         folder: that an export wrote.
 
     Raises:
-        UserError: the manifest is missing or damaged, a file is missing, cut or changed, or weights that the export
-            did not write lie in the folder; the message names the file.
+        UserError: the manifest is missing or damaged, a file is missing, cut or changed, is a link, or was not written
+            by the export; the message names the file. Files whose name begins with a dot, which a hub adds, and those
+            in such folders may be there.
     """
     if not folder.is_dir():
         raise UserError(f"expected the folder of an export, got '{folder}', which does not exist; {_AGAIN}")
@@ -131,14 +135,18 @@ def read_export(folder: Path) -> dict[str, Any]:
         )
     manifest = read_json(folder / MANIFEST, _AGAIN)
     files = manifest.get("files") if isinstance(manifest, dict) else None
-    if not isinstance(files, dict) or not files or manifest.get("format_version") != _VERSION:
+    is_known = isinstance(manifest, dict) and manifest.get("format_version") == _VERSION
+    if not isinstance(files, dict) or not files or not is_known or not isinstance(manifest.get("form"), str):
         raise UserError(f"'{folder / MANIFEST}': expected a manifest of version {_VERSION}, got another one; {_AGAIN}")
     for name, entry in files.items():
         _check_file(folder, str(name), entry)
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix in _WEIGHTS and name not in files:
-            raise UserError(f"'{folder}': expected only weights of the export, got {name}; remove that file")
+    for path in sorted(folder.rglob("*")):  # also settings, templates and code are read by loaders
+        name = path.relative_to(folder)
+        if path.is_symlink():
+            raise UserError(f"'{folder}': expected files of the export, got the link {name.as_posix()}; {_AGAIN}")
+        is_hidden = any(part.startswith(".") for part in name.parts)
+        if path.is_file() and name.as_posix() not in (*files, MANIFEST) and not is_hidden:
+            raise UserError(f"'{folder}': expected only files of the export, got {name.as_posix()}; remove that file")
     return dict(manifest)
 
 

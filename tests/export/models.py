@@ -58,11 +58,17 @@ def tokenizer(family: str, *, bos: bool = False) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=core, chat_template=template, **special)
 
 
-def model(family: str, rows: int = 330, *, tied: bool = True):
+def model(family: str, rows: int = 330, *, tied: bool = True, deviation: float = 0.2):
     """Build a model with random weights. Biases and norms are random too, so that a tensor left out changes it."""
     torch.manual_seed(0)
     common = {"vocab_size": rows, "tie_word_embeddings": tied, "bos_token_id": None, "eos_token_id": 2}
-    rotary = {**common, **SHAPE, "num_key_value_heads": 2, "initializer_range": 0.2, "max_position_embeddings": 256}
+    rotary = {
+        **common,
+        **SHAPE,
+        "num_key_value_heads": 2,
+        "initializer_range": deviation,
+        "max_position_embeddings": 256,
+    }
     if family == "llama":
         lm = LlamaForCausalLM(LlamaConfig(**rotary))
     elif family == "qwen2":
@@ -70,17 +76,19 @@ def model(family: str, rows: int = 330, *, tied: bool = True):
     elif family == "qwen3":
         lm = Qwen3ForCausalLM(Qwen3Config(**rotary, head_dim=32))
     else:
-        shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": 0.2}
+        shape = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 256, "initializer_range": deviation}
         lm = GPT2LMHeadModel(GPT2Config(**common, **shape))
     with torch.no_grad():
         for parameter in lm.parameters():
             if parameter.dim() == 1:
-                parameter.add_(0.3 * torch.randn_like(parameter))
+                parameter.add_(1.5 * deviation * torch.randn_like(parameter))
     return lm.eval()
 
 
-def save(folder: Path, family: str, *, tied: bool = True, bos: bool = False, dtype=torch.float32) -> Path:
+def save(
+    folder: Path, family: str, *, tied: bool = True, bos: bool = False, dtype=torch.float32, deviation: float = 0.2
+) -> Path:
     """Write a model and its tokenizer; return the folder."""
-    model(family, tied=tied).to(dtype).save_pretrained(folder)
+    model(family, tied=tied, deviation=deviation).to(dtype).save_pretrained(folder)
     tokenizer(family, bos=bos).save_pretrained(folder)
     return folder

@@ -1,6 +1,7 @@
 """`rlalign export`: a run becomes files that other engines load, and what they compute is the policy."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -65,6 +66,7 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     manifest = read_export(folder)
     assert manifest["fidelity"]["nats"] < 1e-2
     assert manifest["adapter"]["kl"] < 1e-4
+    assert manifest["tokenizer"]["chats"] >= 1
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     expected = live_logprobs(lora, IDS)
     lm = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -139,6 +141,7 @@ def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
 
 
+@pytest.mark.slow
 def test_layers_are_removed_by_their_cost(full, tmp_path):
     export = full.export(tmp_path / "out", drop_layers="1")
     manifest = read_export(tmp_path / "out")
@@ -163,10 +166,54 @@ def test_wrong_requests_are_refused_before_anything_is_loaded(full, tmp_path):
         full.export(tmp_path / "out", quantize="q8_0")
     with pytest.raises(UserError, match="--drop-layers"):
         full.export(tmp_path / "out", drop_layers="some")
+    with pytest.raises(UserError, match=r"--kl-bound: expected nats per token above 0, got 0"):
+        full.export(tmp_path / "out", kl_bound=0.0)
+    with pytest.raises(UserError, match="--max-shard-size"):
+        full.export(tmp_path / "out", max_shard_size="5")
     gru = rlalign.train("reverse", "gru", output=tmp_path / "gru", **SMALL)
     with pytest.raises(UserError, match="a policy of kind gru"):
         gru.export(tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--compare", "--quantize", "int8"], "--quantize: expected none with --compare"),
+        (["--compare", "--output", "out"], "--output: expected none with --compare"),
+        (["--output", "out", "--forms", "hf"], "--forms: expected none with --output, .* got 'hf'; add --compare"),
+        (["--output", "out", "--k", "2"], "--k: expected none"),
+        (["--check", "--drop-layers", "1"], "--drop-layers: expected none with --check"),
+        (["--check", "--compare"], "got both"),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(words, message, full, capsys):
+    assert cli.main(["export", str(full.folder), *words]) != 0
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
+
+
+def test_damaged_weights_of_a_run_are_named(full, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(full.folder, run)
+    weights = run / "policy" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        rlalign.Run(run).export(tmp_path / "out")
+    weights.unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors"):
+        rlalign.Run(run).export(tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gguf_file_names_the_run_from_inside_its_folder(full, tmp_path, monkeypatch):
+    pytest.importorskip("xllamacpp")
+    from gguf import GGUFReader
+
+    monkeypatch.chdir(full.folder)
+    export = rlalign.Run(".").export(tmp_path / "out", format="gguf", drop_layers="1")  # weights of a temporary folder
+    assert export.path.name == "run-f16.gguf"
+    assert export.manifest["cost_of_dropping"]["kl"] > 1e-4
+    assert GGUFReader(export.path).fields["general.name"].contents() == "run"
 
 
 def test_forms_are_compared_in_one_table(full, capsys):

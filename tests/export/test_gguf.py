@@ -12,10 +12,12 @@ from rlalign.export.fidelity import Probe, model_logprobs
 from rlalign.export.forms import FORMS, check_form, find_form
 from rlalign.export.gguf_families import find_family, interleave_rotary
 from rlalign.export.gguf_tokenizer import gguf_tokenizer
-from rlalign.export.llama_text import check_text
+from rlalign.export.prompt_check import check_text
+from rlalign.export.transformers_engine import TransformersEngine
+from rlalign.policies.export_tokenizer import as_transformers
 from rlalign.policies.gguf import _unrotate
 from rlalign.policies.logits import process
-from rlalign.tokenizers import HFTokenizer
+from rlalign.tokenizers import ByteTokenizer, CharTokenizer, HFTokenizer
 from rlalign.types import Sampling
 from tests.export.models import FAMILIES, TEXTS, save, tokenizer
 
@@ -93,6 +95,35 @@ def test_llama_cpp_reads_the_ids_of_the_policy(family, bos, tmp_path):
             check_text(engine, HFTokenizer(tokenizer("gpt2" if family != "gpt2" else "llama", bos=not bos)), prompts)
 
 
+def test_messages_for_a_policy_without_a_template_are_one_text(tmp_path):
+    folder = save(tmp_path / "model", "llama")
+    as_transformers(ByteTokenizer()).save_pretrained(folder)
+    path = write_form(folder, tmp_path, find_form("gguf", "f16"), name="m")
+    chat = [{"role": "user", "content": "naïve"}]
+    with Engine(path, "llama.cpp", context=128) as engine:
+        assert check_text(engine, ByteTokenizer(), [chat, "a", ""]) == {"texts": 2, "chats": 0}
+
+
+def test_a_changed_tokenizer_of_a_transformers_folder_is_found(tmp_path):
+    folder = save(tmp_path / "model", "llama")
+    policy = HFTokenizer(folder)
+    chat = [{"role": "user", "content": "It's 12 o'clock"}]
+
+    class InThisProcess:
+        loader = "transformers"
+        text = TransformersEngine(str(folder), None, "float32").text
+
+    assert check_text(InThisProcess(), policy, [*TEXTS[:2], chat]) == {"texts": 2, "chats": 1}
+    continued = [*chat, {"role": "assistant", "content": "It is"}]
+    assert check_text(InThisProcess(), policy, [continued]) == {"texts": 0, "chats": 1}
+    (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}")
+    with pytest.raises(FaultError, match=r"from transformers, got .*tokenizer's files in policy/"):
+        check_text(InThisProcess(), policy, [chat])
+    tokenizer("gpt2", bos=True).save_pretrained(folder)
+    with pytest.raises(FaultError, match=r"ids of 'The film .* from transformers"):
+        check_text(InThisProcess(), policy, TEXTS[:2])
+
+
 def test_eos_ends_a_completion_and_has_a_log_prob(tmp_path):
     folder = save(tmp_path / "model", "llama")
     lm = AutoModelForCausalLM.from_pretrained(folder)
@@ -134,6 +165,25 @@ def test_both_engines_sample_from_the_distribution_of_the_run(engine, tmp_path):
         assert torch.allclose(expected, torch.tensor(values), atol=2e-3)
 
 
+def test_parts_of_characters_have_log_probs_in_every_sampling(tmp_path):
+    folder = save(tmp_path / "model", "llama")
+    lm = AutoModelForCausalLM.from_pretrained(folder)
+    sampling = {"temperature": 2.0, "top_k": 100, "top_p": 0.95}
+    rows = [[40, 50, 60], [70, 71]] * 4
+    path = write_form(folder, tmp_path, find_form("gguf", "f32"), name="m")
+    with Engine(path, "llama.cpp", context=64, parallel=4) as loaded:
+        tokens, logprobs = loaded.sample(rows, max_new=[4] * 8, stop_ids=[2], greedy=False, seed=3, **sampling)
+    parts = [
+        token for row in tokens for token in row if "\ufffd" in AutoTokenizer.from_pretrained(folder).decode([token])
+    ]
+    assert parts  # llama.cpp gives no log-prob of these
+    for context, row, values in zip(rows, tokens, logprobs, strict=True):
+        positions = list(range(len(context) - 1, len(context) + len(row) - 1))
+        raw = torch.from_numpy(model_logprobs(lm, [[*context, *row]], [positions]))
+        expected = process(raw, Sampling(**sampling)).log_softmax(-1)[torch.arange(len(row)), torch.tensor(row)]
+        assert torch.allclose(expected, torch.tensor(values), atol=5e-3)
+
+
 def test_the_order_of_rotary_dimensions_is_the_inverse_of_the_reader():
     weight = torch.randn(48, 5)
     assert torch.equal(_unrotate(interleave_rotary(weight, 3), 3), weight)
@@ -160,3 +210,32 @@ def test_a_pre_tokenizer_that_llama_cpp_does_not_have_is_refused():
     other.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     with pytest.raises(UserError, match="the pre-tokenizer ByteLevel"):
         gguf_tokenizer(other, 330, {})
+
+
+def test_settings_that_llama_cpp_ignores_are_refused():
+    from tokenizers import AddedToken, normalizers
+
+    other = tokenizer("qwen2")
+    other.backend_tokenizer.normalizer = normalizers.NFC()  # of Qwen itself
+    assert gguf_tokenizer(other, 330, {}).pre == "qwen2"
+    other.backend_tokenizer.normalizer = normalizers.Lowercase()
+    with pytest.raises(UserError, match="the normalizer Lowercase"):
+        gguf_tokenizer(other, 330, {})
+    other = tokenizer("qwen2")
+    other.backend_tokenizer.model.ignore_merges = True
+    with pytest.raises(UserError, match="ignore_merges with the pre-tokenizer qwen2"):
+        gguf_tokenizer(other, 330, {})
+    other = tokenizer("gpt2")
+    other.add_tokens([AddedToken("<mask>", lstrip=True)])
+    with pytest.raises(UserError, match=r"the token '<mask>', which takes blanks"):
+        gguf_tokenizer(other, 330, {})
+    other = tokenizer("gpt2")
+    other.eos_token = None
+    with pytest.raises(UserError, match="no token that ends a text"):
+        gguf_tokenizer(other, 330, {})
+
+
+def test_an_alphabet_without_any_letter_is_written(tmp_path):
+    digits = gguf_tokenizer(as_transformers(CharTokenizer("0123456789")), 12, {})
+    assert not digits.add_bos
+    assert set("0123456789") < set(digits.tokens)

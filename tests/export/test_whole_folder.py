@@ -43,6 +43,9 @@ def test_a_whole_export_is_read(tmp_path):
         (lambda f: (f / MANIFEST).write_text("[]"), "manifest of version 1"),
         (lambda f: (f / "model-00002.safetensors").write_bytes(b""), "got model-00002.safetensors"),
         (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "got pytorch_model.bin"),
+        (lambda f: (f / "chat_template.jinja").write_text("x"), "got chat_template.jinja"),
+        (lambda f: (f / "adapter" / "model.py").write_text(""), "got adapter/model.py"),
+        (lambda f: (f / MANIFEST).write_text('{"files": {"a": {}}, "format_version": 1}'), "manifest of version 1"),
     ],
 )
 def test_a_damaged_export_is_refused_by_name(damage, message, tmp_path):
@@ -59,6 +62,45 @@ def test_a_manifest_names_no_file_outside_of_its_folder(tmp_path):
     (folder / MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(UserError, match=r"\.\./secret"):
         read_export(folder)
+
+
+def test_a_link_is_no_file_of_an_export(tmp_path):
+    folder = export(tmp_path / "out")
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere")
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere")  # of the same content
+    with pytest.raises(UserError, match=r"got the link model\.safetensors"):
+        read_export(folder)
+
+
+def test_files_that_a_hub_adds_may_be_there(tmp_path):
+    folder = export(tmp_path / "out")
+    (folder / ".gitattributes").write_text("")
+    (folder / ".cache" / "huggingface").mkdir(parents=True)
+    (folder / ".cache" / "huggingface" / "CACHEDIR.TAG").write_text("")
+    assert read_export(folder)["form"] == "hf"
+
+
+def test_an_export_goes_into_the_current_folder(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    export(Path())
+    assert read_export(tmp_path / "out")["form"] == "hf"
+
+
+def test_remains_are_removed_for_any_name(tmp_path):
+    left = tmp_path / ".o[1].partial-999999999"  # brackets are a pattern of glob
+    left.mkdir()
+    export(tmp_path / "o[1]")
+    assert not left.exists()
+
+
+def test_an_error_of_a_loader_is_not_one_of_writing(tmp_path):
+    def fails():
+        with new_folder(tmp_path / "out"):
+            raise OSError("no file named model.safetensors")  # as transformers does
+
+    with pytest.raises(OSError, match=r"^no file named"):
+        fails()
 
 
 def test_an_error_leaves_nothing(tmp_path):
