@@ -12,7 +12,7 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -26,6 +26,7 @@ _COMPARED = 20
 """Most probable tokens that the chat endpoint and the same ids are compared on; the second half may differ by ties."""
 _SPECIAL = {"parse_special": True}
 _TIMEOUT = 3600.0
+_TRIES = 5
 _RAW = {"samplers": ["temperature"], "temperature": 1.0, "return_tokens": True, "cache_prompt": True}
 _OFF = {"min_p": 0.0, "typical_p": 1.0, "top_n_sigma": -1.0}
 
@@ -172,11 +173,19 @@ class LlamaEngine:
         return {"ids": [answer["tokens"] for answer in tokenized], "prompts": prompts, "nats": nats}
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
+        """Return the answer to a request. It holds its seed, so it is sent again if the server drops the connection,
+        which happens when many are opened at a time on a busy machine."""
         request = Request(self._url + path, json.dumps(body).encode(), {"Content-Type": "application/json"})
-        try:
-            with urlopen(request, timeout=_TIMEOUT) as answer:
-                return json.loads(answer.read())
-        except HTTPError as error:
-            raise RuntimeError(
-                f"llama.cpp answers {error.code}: {error.read()[:500].decode(errors='replace')}"
-            ) from error
+        for left in reversed(range(_TRIES)):
+            try:
+                with urlopen(request, timeout=_TIMEOUT) as answer:
+                    return json.loads(answer.read())
+            except HTTPError as error:
+                raise RuntimeError(
+                    f"llama.cpp answers {error.code}: {error.read()[:500].decode(errors='replace')}"
+                ) from error
+            except (URLError, ConnectionError) as error:
+                cause = error.reason if isinstance(error, URLError) else error
+                if not (left and isinstance(cause, ConnectionError)):
+                    raise
+        raise AssertionError("the last try raises")
