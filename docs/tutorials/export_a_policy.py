@@ -9,9 +9,11 @@
 # folder.
 
 # %%
-import json
 import tempfile
 from pathlib import Path
+
+import xllamacpp
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rlalign
 from rlalign.cli import main
@@ -33,7 +35,7 @@ print(run.comparison.verdict)
 # ## A folder for transformers, peft and vLLM
 #
 # An export is loaded back at once by its own loader in a fresh process, and compared with the live policy on held-out
-# prompts. A file that is not the policy is not kept. In a terminal: `rlalign export runs/copy --output out/hf`.
+# prompts. A file outside of its bound is not kept. In a terminal: `rlalign export runs/copy --output out/hf`.
 
 # %%
 folder = run.export(FOLDER / "hf")
@@ -46,8 +48,6 @@ for path in sorted(folder.folder.iterdir()):
 # transformers needs nothing of this library:
 
 # %%
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
 model = AutoModelForCausalLM.from_pretrained(folder.path)
 tokenizer = AutoTokenizer.from_pretrained(folder.path)
 prompt = run.comparison.samples(1)[0]["prompt"]
@@ -65,8 +65,6 @@ gguf = run.export(FOLDER / "gguf", format="gguf", quantize="q8_0")
 print(gguf.line)
 
 # %%
-import xllamacpp
-
 parameters = xllamacpp.CommonParams()
 parameters.model.path = str(gguf.path)
 parameters.sampling.temp = 0.0

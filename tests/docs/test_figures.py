@@ -27,6 +27,7 @@ SCRIPTS = (
     "preference_study",
     "continual",
     "curriculum",
+    "export",
 )
 MARKS = re.compile(r"<!-- (\w+): written by benchmarks/(\w+)\.py")
 
