@@ -19,7 +19,8 @@ from rlalign.export.drop_layers import parse_count, pruned_probe, write_without_
 from rlalign.export.engine import Engine
 from rlalign.export.fidelity import Fidelity, Probe, make_probe
 from rlalign.export.forms import Form, check_form, find_form
-from rlalign.export.hf_writer import append_to_card, copy_adapter, copy_companions, write_hf
+from rlalign.export.export_card import finish_card
+from rlalign.export.hf_writer import copy_adapter, copy_companions, write_hf
 from rlalign.export.prompt_check import check_text
 from rlalign.export.source import Source, model_type, open_source, policy_folder
 from rlalign.export.transformers_engine import TransformersEngine
@@ -57,17 +58,22 @@ class Export:
     @property
     def line(self) -> str:
         """One line about the export."""
+        return f"exported {self.form.name} to {self.folder}: {self.distance}"
+
+    @property
+    def distance(self) -> str:
+        """The distance from the policy in words."""
         f = self.fidelity
         dropped = self.manifest.get("dropped")
-        whole = "the policy"
+        cost, exact = "", "KL"
         if dropped is not None:
-            cost = self.manifest["cost_of_dropping"]["kl"]
-            whole = (
-                f"the policy without layers {', '.join(map(str, dropped['layers']))} of {dropped['of']}, which is "
-                f"{cost:.2g} nats per token from the policy"
-            )
+            kl = self.manifest["cost_of_dropping"]["kl"]
+            layers = ", ".join(map(str, dropped["layers"]))
+            plural = "s" * (len(dropped["layers"]) > 1)
+            cost = f"without layer{plural} {layers} of {dropped['of']} (from 0), which costs a KL of {kl:.2g} nats per token; "
+            exact = "the file against the pruned policy: KL"
         return (
-            f"exported {self.form.name} to {self.folder}: KL {f.kl:.2g} nats per token from {whole}; largest "
+            f"{cost}{exact} {f.kl:.2g} nats per token{'' if cost else ' from the policy'}; largest "
             f"difference of a log-prob {f.nats:.2g}, same best token at {100 * f.agreement:.0f} % of {f.positions} "
             f"positions (loaded by {self.form.loader})"
         )
@@ -174,8 +180,8 @@ def export_folder(
             if adapter is not None:
                 manifest["adapter"] = adapter
         export = Export(output, form, fidelity, output / path.relative_to(partial), manifest)
-        line = export.line.replace(f"to {output}:", f"to {output.resolve().name}:", 1)  # others read the card
-        append_to_card(partial, [f"{line[0].upper()}{line[1:]}."])
+        base = str(manifest.get("adapter", {}).get("base") or "")
+        finish_card(partial, form, path, base, f"Exported as {form.name}: {export.distance}.")
         write_manifest(partial, manifest)
     return export
 

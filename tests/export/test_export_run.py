@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -58,7 +59,6 @@ def live_logprobs(run, ids):
 @pytest.fixture(scope="module")
 def folder(lora, tmp_path_factory):
     """The export of the LoRA run as a folder of transformers, in several weight files."""
-    (lora.folder / "policy" / "README.md").write_text("---\nlicense: mit\n---\n# A run\n")
     return lora.export(tmp_path_factory.mktemp("export") / "out", max_shard_size="50KB").folder
 
 
@@ -80,8 +80,14 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     assert tok.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith("<|start|>user")
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nlicense: mit\n---\n# A run\n\n## Export\n")
+    assert card.count("## Loading") == card.count("## Export") == 1
+    assert "Exported as hf: KL " in card
     assert "nats per token from the policy" in card
+    assert "`adapter/` holds the adapter for peft, over the local folder `base`, which is not a part" in card
+    assert "The merged weights of this folder need no base." in card
+    assert "vllm serve FOLDER --dtype float32" in card
+    beside = (folder / "adapter" / "README.md").read_text()
+    assert "over a local folder, which `adapter_config.json` names and which is not a part" in beside
 
 
 def test_no_text_but_the_place_of_the_base_names_a_folder_of_this_machine(lora, folder):
@@ -112,6 +118,12 @@ def test_llama_cpp_gives_the_log_probs_of_the_live_policy(run, request, tmp_path
     assert export.fidelity.kl < 1e-3
     manifest = read_export(tmp_path / "out")
     assert manifest["tokenizer"]["texts" if run == "full" else "chats"] >= 1
+    card = ModelCard.load(export.folder / "README.md")
+    assert card.data.library_name is None
+    assert "gguf" in card.data.tags
+    assert "llama-server --model run-f16.gguf" in card.text
+    assert "transformers" not in card.text.partition("## Loading")[2]
+    assert "adapter/" not in card.text
 
 
 @pytest.mark.parametrize("quantize", ["int8", pytest.param("int8_dynamic", marks=pytest.mark.slow)])
@@ -125,6 +137,10 @@ def test_plain_transformers_loads_int8_without_pickle(quantize, lora, tmp_path):
     with torch.no_grad():
         found = lm(IDS).logits.float().log_softmax(-1)
     assert (found.exp() * (found - live_logprobs(lora, IDS))).sum(-1).mean() < 0.2
+    card = ModelCard.load(export.folder / "README.md")
+    assert card.data.library_name == "transformers"
+    assert "torchao (the extra `quant` of rlalign)" in card.text
+    assert "adapter/" not in card.text
 
 
 def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch):

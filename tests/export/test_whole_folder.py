@@ -36,7 +36,7 @@ def test_a_whole_export_is_read(tmp_path):
     ("damage", "message"),
     [
         (lambda f: (f / "model.safetensors").write_bytes(b"weights" * 99), r"700 bytes in model.safetensors, got 693"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"Weights" * 100), "content of model.safetensors"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"Weights" * 100), r"model.safetensors as exported, sha256 \w{12}, got a changed file"),
         (lambda f: (f / "adapter" / "adapter_config.json").unlink(), "adapter/adapter_config.json, got none"),
         (lambda f: (f / MANIFEST).unlink(), "half-written or from another program"),
         (lambda f: (f / MANIFEST).write_text('{"files": {'), "is damaged"),
