@@ -29,7 +29,8 @@ def write_adapter_card(folder: Path, quantization: str = "none") -> None:
     metadata = ["library_name: peft", "pipeline_tag: text-generation"]
     if is_hub_id:
         metadata.insert(0, f"base_model: {json.dumps(base)}")
-    lines = ["---", *metadata, "---", "", f"# {kind}", "", f"An adapter for peft over {_base(folder, base, is_hub_id)}."]
+    over = _base(folder, base, is_hub_id)
+    lines = ["---", *metadata, "---", "", f"# {kind}", "", f"An adapter for peft over {over}."]
     if quantization != "none":
         lines.append(f"In training the base was stored in {quantization}.")
     lines += [
@@ -49,8 +50,8 @@ def _base(folder: Path, base: str, is_hub_id: bool) -> str:
         return "the weights in `base/`, with which it was stored"
     if name == SMOLLM2_FOLDER:
         return (
-            f"the policy `smollm2` of rlalign: the weights of {SMOLLM2_ID} in 4 bits (GGUF Q4_1), dequantized. Its distance "
-            "from the policy was measured over these. The original on the Hub has other weights, over which the adapter "
-            "is another policy"
+            f"the policy `smollm2` of rlalign: the weights of {SMOLLM2_ID} in 4 bits (GGUF Q4_1), dequantized. Its "
+            "distance from the policy was measured over these. The original on the Hub has other weights, over which "
+            "the adapter is another policy"
         )
     return "a local folder, which `adapter_config.json` names and which is not a part of this one"

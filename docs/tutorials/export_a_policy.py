@@ -33,7 +33,7 @@ print(run.comparison.verdict)
 # ## A folder for transformers, peft and vLLM
 #
 # An export is loaded back at once by its own loader in a fresh process, and compared with the live policy on held-out
-# prompts. A file that is not the policy is not kept. In a terminal: `rlalign export runs/copy --output out/hf`.
+# prompts. A file outside of its bound is not kept. In a terminal: `rlalign export runs/copy --output out/hf`.
 
 # %%
 folder = run.export(FOLDER / "hf")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import FaultError, UserError
+from rlalign.policies.file_modes import apply_umask
 from rlalign.policies.model_files import sha256
 from rlalign.storage.atomic import read_json
 
@@ -91,6 +92,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
         folder: complete but for the manifest.
         content: further entries, as JSON values.
     """
+    apply_umask(folder)
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -167,7 +169,8 @@ def _check_file(folder: Path, name: str, entry: Any) -> None:
         raise UserError(f"'{folder}': expected {entry.get('bytes')} bytes in {name}, got {size}; {_AGAIN}")
     digest = sha256(path)
     if digest != entry.get("sha256"):
+        expected = str(entry.get("sha256"))[:12]
         raise UserError(
-            f"'{folder}': expected {name} as exported, sha256 {str(entry.get('sha256'))[:12]}, got a changed file, sha256 "
-            f"{digest[:12]}; {_AGAIN}"
+            f"'{folder}': expected {name} as exported, sha256 {expected}, got a changed file, sha256 {digest[:12]}; "
+            f"{_AGAIN}"
         )

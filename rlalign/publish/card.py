@@ -6,7 +6,6 @@ prompts are not on the card, since their license may forbid it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -135,7 +134,9 @@ def _algorithm(facts: Facts) -> list[str]:
         lines.append(f"{code(preset.name)}{plain(source)}: {plain(preset.description)}")
         if preset.bias:
             kind, colon, rest = preset.bias.partition(": ")
-            statement = f"is {kind.lower()}: {rest}" if colon and kind.isalpha() else f"against its objective. {preset.bias}"
+            statement = (
+                f"is {kind.lower()}: {rest}" if colon and kind.isalpha() else f"against its objective. {preset.bias}"
+            )
             lines.append(f"The expected gradient or optimum of the preset {with_code(statement)}")
         changed = diff(preset.objective, config.objective)
         changed.pop("advantage", None)

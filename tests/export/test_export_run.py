@@ -66,6 +66,9 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     manifest = read_export(folder)
     assert manifest["fidelity"]["nats"] < 1e-2
     assert manifest["adapter"]["kl"] < 1e-4
+    for place in (folder, lora.folder / "policy"):
+        modes = {path.stat().st_mode for path in place.rglob("*") if path.is_file()}
+        assert len(modes) == 1, place
     assert manifest["tokenizer"]["chats"] >= 1
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     expected = live_logprobs(lora, IDS)
@@ -143,7 +146,7 @@ def test_plain_transformers_loads_int8_without_pickle(quantize, lora, tmp_path):
     assert "adapter/" not in card.text
 
 
-def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch):
+def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch, capsys):
     pytest.importorskip("xllamacpp")
     lm = AutoModelForCausalLM.from_pretrained(full.folder / "policy")
     with torch.no_grad():
@@ -155,6 +158,15 @@ def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch):
     with pytest.raises(FaultError, match=r"expected gguf-f16 within its bound .*, got a KL of .* nothing was"):
         full.export(tmp_path / "out", format="gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    stages = []
+    with pytest.warns(UserWarning, match=r"gguf-f16 is .* nats per token .*; measure the reward with --compare"):
+        full.export(tmp_path / "out", format="gguf", kl_bound=100.0, report=stages.append)
+    assert stages[-2:] == ["loading it with llama.cpp in a fresh process", "comparing it with the policy"]
+    assert cli.main(["generate", str(tmp_path / "out"), "abc>"]) == 2
+    assert (
+        "an export; use the run 'run' that it is of, or sample from the export with llama.cpp"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -201,6 +213,13 @@ def test_wrong_requests_are_refused_before_anything_is_loaded(full, tmp_path):
         (["--output", "out", "--k", "2"], "--k: expected none"),
         (["--check", "--drop-layers", "1"], "--drop-layers: expected none with --check"),
         (["--check", "--compare"], "got both"),
+        (["--check", "--trust-run"], "--trust-run: expected none with --check"),
+        (["--compare", "--format", "hf"], "--format: expected none with --compare"),
+        (["--output", "out", "--format", "gguf", "--max-shard-size", "5GB"], "--max-shard-size: expected none"),
+        (["--output", "out", "--max-shard-size", "5"], "--max-shard-size: expected a size such as 5GB"),
+        (["--output", "out", "--kl-bound", "-1"], "--kl-bound: expected nats per token above 0"),
+        (["--output", "out", "--quantize", "q8"], "int4, f32, .* q4_0, got 'q8'; did you mean 'q8_0'"),
+        (["--output", "out", "--drop-layers", "7"], "expected auto or a number from 1 to 1, .* got 7; use auto"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(words, message, full, capsys):
