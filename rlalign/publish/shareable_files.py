@@ -70,7 +70,10 @@ def shared_base(base: str, policy: Path) -> str:
     if name == SMOLLM2_FOLDER:
         return SMOLLM2_ID
     shared = shareable_spec(base)
-    return shared if shared == base else f"./{shared.removeprefix('./')}"
+    local = f"./{shared.removeprefix('./')}"
+    if shared == base:
+        return base
+    return "./local/base" if local == OWN_BASE else local  # another folder than the one beside the adapter
 
 
 def check_places(run: Path, contents: Mapping[str, bytes]) -> None:

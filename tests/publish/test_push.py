@@ -203,6 +203,10 @@ def test_bases_are_named_as_others_find_them(tmp_path: Path, base: str, shared: 
     assert shared_base(base, tmp_path) == shared
 
 
+def test_a_local_folder_named_base_is_not_the_one_beside_the_adapter(tmp_path: Path) -> None:
+    assert shared_base("/home/me/base", tmp_path) == "./local/base"
+
+
 @pytest.mark.parametrize("name", ["model", "a/b/c", "https://huggingface.co/a/b", "a b/c", ""])
 def test_a_name_without_an_owner_is_refused_before_anything_is_read(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=f"push: expected a repository OWNER/NAME of the Hub, got '{name}'"):
