@@ -7,17 +7,18 @@ import re
 from pathlib import Path
 from typing import Any
 
-from rlalign.policies.adapter_kinds.names import stored_options
+from rlalign.assets import SMOLLM2_FOLDER, SMOLLM2_ID
+from rlalign.policies.adapter_kinds.names import VIRTUAL_METHODS, stored_options
 
 CARD = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def write_adapter_card(folder: Path, quantization: str = "none") -> None:
-    """Write README.md of a folder with adapter_config.json. It names the base only if that is a hub id.
+    """Write README.md of a folder with adapter_config.json. It names the base only if others find it by that name.
 
     Args:
-        folder: of the adapter.
+        folder: of the adapter; the base may lie in `base/` beside it.
         quantization: of the base in training: none, nf4 or int8.
     """
     settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
@@ -28,12 +29,29 @@ def write_adapter_card(folder: Path, quantization: str = "none") -> None:
     metadata = ["library_name: peft", "pipeline_tag: text-generation"]
     if is_hub_id:
         metadata.insert(0, f"base_model: {json.dumps(base)}")
-    over = f"`{base}`" if is_hub_id else "the base that `adapter_config.json` names"
-    lines = ["---", *metadata, "---", "", f"# {kind}", "", f"An adapter for peft over {over}, trained by rlalign."]
+    over = _base(folder, base, is_hub_id)
+    lines = ["---", *metadata, "---", "", f"# {kind}", "", f"An adapter for peft over {over}."]
     if quantization != "none":
         lines.append(f"In training the base was stored in {quantization}.")
     lines += [
         "`PeftModel.from_pretrained(base, FOLDER)` loads this folder.",
+        *([] if settings.get("peft_type") in VIRTUAL_METHODS else ["The merged weights, one folder up, need no base."]),
         "The card of the run, `policy/README.md` of the run folder, describes the training and the results.",
     ]
     (folder / CARD).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _base(folder: Path, base: str, is_hub_id: bool) -> str:
+    """Return the base of an adapter in words, without a folder of this machine."""
+    name = Path(base).name
+    if is_hub_id:
+        return f"`{base}`"
+    if name == "base" and any((place / "base").is_dir() for place in (folder, folder.parent)):
+        return "the weights in `base/`, with which it was stored"
+    if name == SMOLLM2_FOLDER:
+        return (
+            f"the policy `smollm2` of rlalign: the weights of {SMOLLM2_ID} in 4 bits (GGUF Q4_1), dequantized. Its "
+            "distance from the policy was measured over these. The original on the Hub has other weights, over which "
+            "the adapter is another policy"
+        )
+    return "a local folder, which `adapter_config.json` names and which is not a part of this one"

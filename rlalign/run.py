@@ -251,6 +251,7 @@ class Run:
         max_shard_size: str = "5GB",
         kl_bound: float | None = None,
         drop_layers: str = "",
+        report: Callable[[str], None] = lambda line: None,
     ) -> Export:
         """Export the trained policy to files that other engines load, and return how close they are.
 
@@ -266,6 +267,7 @@ class Run:
             kl_bound: nats per token in place of the bounds of the form; None: these.
             drop_layers: auto or a number: removes whole decoder layers first, the cheapest ones by the KL on validation
                 prompts; auto removes layers while that is at most 0.1 nats per token. "": none.
+            report: called with a line before each stage.
 
         Raises:
             UserError: the form is unknown, or this machine or the model does not support it; the output holds files, or
@@ -285,6 +287,7 @@ class Run:
             drop_layers=drop_layers,
             env=self.env,
             rewards=self.rewards,
+            report=report,
         )
 
     def compare_forms(
@@ -307,7 +310,7 @@ class Run:
             samples: completions per prompt, at least 1; None: as in the configuration.
             forms: names of forms, such as gguf-q8_0; empty: all that this machine can make.
             drop_layers: auto or a number: adds the policy without whole layers; "": does not.
-            report: called with a line after each form.
+            report: called with a line before and after each form.
 
         Returns:
             `settings` and, in `forms`, a row per form; a row with `unavailable` has the reason in place of figures.

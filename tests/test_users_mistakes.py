@@ -66,11 +66,11 @@ def folder(tmp_path_factory):
         ("generate run abc --column answer=cba --until nan", "until: expected a finite reward, got nan"),
         (
             "generate run abc --column answer=cba --temperature -1",
-            "temperature: expected above 0 and below inf, got -1.0",
+            "--temperature: expected a number above 0, got -1; use 0.001",
         ),
         (
             "generate run abc --column answer=cba --temperature 0",
-            "temperature: expected above 0 and below inf, got 0.0",
+            "--temperature: expected a number above 0, got 0; use 0.001",
         ),
         ("generate run abc --column answer=cba --max-tries 0", "max_tries: expected at least 1, got 0"),
         ("plot run --output x.xyz", "'x.xyz': expected the suffix of an image format"),

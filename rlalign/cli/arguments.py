@@ -75,6 +75,7 @@ def _check_choices(cls: type, args: Sequence[str]) -> None:
             continue
         value = value if equals else args[i + 1]
         if value not in choices:
+            choices = [choice for choice in choices if choice != "None"]  # of an optional setting, left out instead
             similar = difflib.get_close_matches(value.casefold(), choices, n=1)
             raise UserError(
                 f"{flag}: expected one of {', '.join(choices)}, got '{value}'"

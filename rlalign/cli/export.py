@@ -10,8 +10,13 @@ from typing import Annotated, Literal
 import tyro
 
 from rlalign.cli.arguments import parse_arguments
+from rlalign.cli.termination import exit_on_sigterm
 from rlalign.errors import UserError
 from rlalign.escaping.terminal import print_json, print_text
+
+_WRITING = ("output", "format", "quantize", "max_shard_size", "kl_bound")
+_COMPARING = ("forms", "prompts", "k")
+"""Options that only an export reads, and those that only --compare reads."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +35,17 @@ class Args:
     """Type of the weights. For hf, by torchao, int8: weights; int8_dynamic: weights and inputs; int4: weights. For gguf
     f32, f16, bf16, q8_0, q5_1, q5_0, q4_1 or q4_0. None: that of the policy, and f16 for gguf."""
     max_shard_size: str = "5GB"
-    """Largest weight file of the format hf; larger weights are split."""
+    """Largest weight file of the format hf; larger weights are split. GGUF is one file."""
     kl_bound: float | None = None
-    """Largest mean KL to the policy, nats per token, with which the files are kept; None: the bound of the form."""
+    """Largest mean KL to the policy, nats per token, above 0, with which the files are kept; None: the bound of the
+    form. Bounds of forms in 4 bits are wide: use --compare to measure what a form costs."""
     drop_layers: str = ""
-    """Whole decoder layers to remove first: auto, or a number. They are chosen by the KL on validation prompts; auto
+    """Whole decoder layers to remove first: auto, or how many. They are chosen by the KL on validation prompts; auto
     removes layers while it is at most 0.1 nats per token."""
     compare: bool = False
     """Measure every form that this machine can make instead: reward, KL, size, memory and speed in one table."""
     forms: tuple[str, ...] = ()
-    """With --compare: names of the forms, such as gguf-q8_0; empty: all."""
+    """With --compare: names of the forms, such as gguf-q8_0; none: all."""
     prompts: int | None = None
     """With --compare: number of held-out test prompts; None: as in the run."""
     k: Annotated[int | None, tyro.conf.arg(aliases=["--samples"])] = None
@@ -56,7 +62,13 @@ class Args:
 def run(args: Sequence[str]) -> int:
     """Export, and print what was measured; return 0."""
     arguments = parse_arguments(Args, args, prog="rlalign export")
-    _check_options(arguments)
+    _check_options(arguments, args)
+    with exit_on_sigterm():
+        return _run(arguments)
+
+
+def _run(arguments: Args) -> int:
+    """Check, compare or export; return 0."""
     if arguments.check:
         from rlalign.export.whole_folder import read_export
 
@@ -64,7 +76,7 @@ def run(args: Sequence[str]) -> int:
         if arguments.json_:
             print_json(manifest)
         else:
-            print_text(f"{arguments.run}: whole, {manifest['form']}, {len(manifest['files'])} files as exported")
+            print_text(f"{arguments.run}: complete, {manifest['form']}, {len(manifest['files'])} files as exported")
         return 0
     if arguments.compare:
         return _compare(arguments)
@@ -79,6 +91,7 @@ def run(args: Sequence[str]) -> int:
         max_shard_size=arguments.max_shard_size,
         kl_bound=arguments.kl_bound,
         drop_layers=arguments.drop_layers,
+        report=_print_stage,
     )
     if arguments.json_:
         print_json(export.manifest)
@@ -87,22 +100,33 @@ def run(args: Sequence[str]) -> int:
     return 0
 
 
-def _check_options(arguments: Args) -> None:
-    """Raise UserError for an option that the chosen mode would ignore."""
+def _print_stage(line: str) -> None:
+    """Print a line about the work to stderr."""
+    print_text(line, to_stderr=True)
+
+
+def _check_options(arguments: Args, words: Sequence[str]) -> None:
+    """Raise UserError for an option among the words that the chosen mode would ignore."""
     modes = [name for name in ("check", "compare") if getattr(arguments, name)]
     mode = modes[0] if modes else "output"
     if len(modes) > 1:
         raise UserError("--check: expected one of --check and --compare, got both; use one after the other")
     used = {
-        "output": ("output", "format", "quantize", "max_shard_size", "kl_bound", "drop_layers"),
-        "compare": ("forms", "prompts", "k", "drop_layers"),
+        "output": (*_WRITING, "drop_layers", "trust_run"),
+        "compare": (*_COMPARING, "drop_layers", "trust_run"),
         "check": (),
     }[mode]
-    for name in ("output", "format", "quantize", "max_shard_size", "kl_bound", "drop_layers", "forms", "prompts", "k"):
+    flags = {word.partition("=")[0].replace("_", "-") for word in words}
+    if arguments.format == "gguf" and "--max-shard-size" in flags:
+        raise UserError(
+            f"--max-shard-size: expected none with --format gguf, which is one file, got '{arguments.max_shard_size}'; "
+            "leave it out"
+        )
+    for name in (*_WRITING, *_COMPARING, "drop_layers", "trust_run"):
         value = getattr(arguments, name)
-        if name in used or value == getattr(Args, name):
-            continue
         option = "--" + name.replace("_", "-")
+        if name in used or (value == getattr(Args, name) and option not in flags):
+            continue
         text = " ".join(value) if isinstance(value, tuple) else value
         fix = "add --compare" if mode == "output" else "leave it out"
         raise UserError(f"{option}: expected none with --{mode}, which does not read it, got '{text}'; {fix}")
@@ -122,7 +146,7 @@ def _compare(arguments: Args) -> int:
         samples=arguments.k,
         forms=arguments.forms,
         drop_layers=arguments.drop_layers,
-        report=lambda line: print_text(line, to_stderr=True),
+        report=_print_stage,
     )
     if arguments.json_:
         print_json(results)

@@ -39,7 +39,7 @@ class Args:
     seed: int = 0
     """Seed of the sampling."""
     temperature: float | None = None
-    """Sampling temperature, above 0; None: the run's."""
+    """Sampling temperature, above 0; 0.001 takes the most probable tokens. None: the run's."""
     trust_run: bool = False
     """Run the code that the run's config.json names, although somebody else wrote the folder. It can do anything that
     you can."""
@@ -63,6 +63,11 @@ def run(args: Sequence[str]) -> int:
     mdp = environment_of(trained.build_mdp(), arguments.env)
     sampling = trained.config.rollout.sampling
     if arguments.temperature is not None:
+        if not arguments.temperature > 0:
+            raise UserError(
+                f"--temperature: expected a number above 0, got {arguments.temperature:g}; use 0.001 for the most "
+                "probable tokens"
+            )
         sampling = Sampling(arguments.temperature, sampling.top_k, sampling.top_p)
     columns: dict[str, Any] = {}
     example = mdp.source.get("train", 0).columns

@@ -22,6 +22,17 @@ def plain(text: str) -> str:
     return _MARKUP.sub(r"\\\1", in_one_line(text))
 
 
+def with_code(text: str) -> str:
+    r"""Return a text as prose (see `plain`) whose parts between backticks are code spans.
+
+    Example:
+        >>> with_code("see `a.b`, [c](d) and ``e``")
+        'see `a.b`, \\[c\\](d) and `e`'
+    """
+    parts = re.split(r"(`+)(.+?)\1(?!`)", in_one_line(text))  # prose, fence, code, prose, ...
+    return "".join(code(part) if i % 3 == 2 else plain(part) for i, part in enumerate(parts) if i % 3 != 1)
+
+
 def code(text: str, *, in_table: bool = False) -> str:
     """Return a text as a code span.
 

@@ -7,6 +7,7 @@ thing: it writes the folder `policy/` of a run, from which this package starts.
     export_run.py         export of a run in one form
     source.py             the trained policy of a run, its environment and held-out tasks
     hf_writer.py          a folder of transformers; torchao_writer.py quantizes it
+    export_card.py        the card of the run with the loading of the files that were written
     gguf_writer.py        a GGUF file: gguf_families.py maps weights, gguf_tokenizer.py the tokenizer
     whole_folder.py       atomic writing of a folder, its manifest export.json, and the check of both
     fidelity.py           log-probs of the policy on held-out tokens, and the distance of a form from them

@@ -85,7 +85,7 @@ def compare_forms(
         forms: names of the forms; empty: all.
         drop_layers: auto or a number: adds the policy without whole layers, unquantized; "": does not.
         env, rewards: objects that the run was trained with and that no name rebuilds.
-        report: called with a line after each form.
+        report: called with a line before and after each form.
 
     Raises:
         UserError: the policy cannot be exported, a name is unknown, or a number is out of range.
@@ -93,6 +93,7 @@ def compare_forms(
     prompts, samples = held_out_sizes(config, "test", prompts, samples)
     chosen = _chosen(forms)
     count = parse_count(drop_layers) if drop_layers else None
+    report("loading the policy and its environment")
     source = open_source(run, config, env=env, rewards=rewards)
     settings = {
         "prompts": prompts, "samples": samples, "seed": config.seed, "weights": _weights_id(source),
@@ -101,17 +102,20 @@ def compare_forms(
     results = _stored(run, settings)
     comparison = _Comparison(source, prompts, samples)
     if "policy" not in results["forms"]:
+        report("policy: generating and scoring the test prompts")
         results["forms"]["policy"] = comparison.policy_row()
         _store(run, results)
     full = results["forms"]["policy"]
     for form in chosen:
         if "unavailable" in results["forms"].get(form.name, {"unavailable": ""}):
+            report(f"{form.name}: writing, then loading with {form.loader}, speed, KL and reward")
             results["forms"][form.name] = comparison.row(form, source.folder, comparison.probe, full)
             _store(run, results)
         report(f"{form.name}: {describe(results['forms'][form.name])}")
     if drop_layers:
         name = f"hf without layers ({drop_layers})"
         if "unavailable" in results["forms"].get(name, {"unavailable": ""}):
+            report(f"{name}: choosing layers, writing, then loading with transformers, speed, KL and reward")
             results["forms"][name] = comparison.pruned_row(count, full)
             _store(run, results)
         report(f"{name}: {describe(results['forms'][name])}")

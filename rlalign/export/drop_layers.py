@@ -35,7 +35,7 @@ class Dropped:
     """The layers that were removed.
 
     Attributes:
-        layers: their numbers in the policy, in the order of removal.
+        layers: their numbers in the policy, counted from 0, in the order of removal.
         kl: mean KL(policy ‖ pruned) after each removal, nats per token on validation prompts.
         of: number of layers of the policy.
     """
@@ -59,7 +59,7 @@ def parse_count(text: str) -> int | None:
         return None
     if text.isdecimal() and int(text) >= 1:
         return int(text)
-    raise UserError(f"--drop-layers: expected auto or a number of 1 or more, got '{text}'; use auto")
+    raise UserError(f"--drop-layers: expected auto or a number of 1 or more, got '{text}'; use auto, or 1")
 
 
 @torch.no_grad()
@@ -78,7 +78,12 @@ def choose_layers(model: Any, probe: Probe, count: int | None) -> Dropped:
     layers: list[nn.Module] = list(getattr(parent, name))
     numbers = list(range(len(layers)))
     if count is not None and count >= len(layers):
-        raise UserError(f"--drop-layers: expected fewer than the {len(layers)} layers of the policy, got {count}")
+        most = len(layers) - 1
+        choices = f"auto or a number from 1 to {most}" if most else "a policy of two layers or more"
+        raise UserError(
+            f"--drop-layers: expected {choices}, since the policy has {len(layers)}, got {count}; "
+            + (f"use auto, or at most {most}" if most else "leave it out")
+        )
     removed: list[int] = []
     costs: list[float] = []
     while len(layers) > 1 and (count is None or len(removed) < count):

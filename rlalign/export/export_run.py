@@ -6,6 +6,7 @@ import platform
 import re
 import tempfile
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,9 +18,10 @@ from rlalign.errors import FaultError, UserError
 from rlalign.escaping.shareable import shareable_spec, shareable_values
 from rlalign.export.drop_layers import parse_count, pruned_probe, write_without_layers
 from rlalign.export.engine import Engine
+from rlalign.export.export_card import finish_card
 from rlalign.export.fidelity import Fidelity, Probe, make_probe
 from rlalign.export.forms import Form, check_form, find_form
-from rlalign.export.hf_writer import append_to_card, copy_adapter, copy_companions, write_hf
+from rlalign.export.hf_writer import copy_adapter, copy_companions, write_hf
 from rlalign.export.prompt_check import check_text
 from rlalign.export.source import Source, model_type, open_source, policy_folder
 from rlalign.export.transformers_engine import TransformersEngine
@@ -57,17 +59,22 @@ class Export:
     @property
     def line(self) -> str:
         """One line about the export."""
+        return f"exported {self.form.name} to {self.folder}: {self.distance}"
+
+    @property
+    def distance(self) -> str:
+        """The distance from the policy in words."""
         f = self.fidelity
         dropped = self.manifest.get("dropped")
-        whole = "the policy"
+        cost, exact = "", "KL"
         if dropped is not None:
-            cost = self.manifest["cost_of_dropping"]["kl"]
-            whole = (
-                f"the policy without layers {', '.join(map(str, dropped['layers']))} of {dropped['of']}, which is "
-                f"{cost:.2g} nats per token from the policy"
-            )
+            kl = self.manifest["cost_of_dropping"]["kl"]
+            layers = ", ".join(map(str, dropped["layers"]))
+            plural = "s" * (len(dropped["layers"]) > 1)
+            cost = f"without layer{plural} {layers} of {dropped['of']} (counted from 0), at {kl:.2g} nats per token; "
+            exact = "the file against the pruned policy: KL"
         return (
-            f"exported {self.form.name} to {self.folder}: KL {f.kl:.2g} nats per token from {whole}; largest "
+            f"{cost}{exact} {f.kl:.2g} nats per token{'' if cost else ' from the policy'}; largest "
             f"difference of a log-prob {f.nats:.2g}, same best token at {100 * f.agreement:.0f} % of {f.positions} "
             f"positions (loaded by {self.form.loader})"
         )
@@ -85,6 +92,7 @@ def export_run(
     drop_layers: str = "",
     env: TextMDP | None = None,
     rewards: Any = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Export:
     """Export the policy of a run in one form.
 
@@ -99,6 +107,7 @@ def export_run(
         drop_layers: auto or a number: removes whole layers first, and then compares with the policy without them; "":
             none.
         env, rewards: objects that the run was trained with and that no name rebuilds.
+        report: called with a line before each stage.
 
     Raises:
         UserError: the form is unknown, or this machine or the model does not support it; the output holds files.
@@ -112,14 +121,16 @@ def export_run(
     check_target(output)
     check_form(form, model_type(policy_folder(run)))
     count = parse_count(drop_layers) if drop_layers else None
+    report("loading the policy, and generating on held-out prompts")
     source = open_source(run, config, env=env, rewards=rewards)
     tasks = source.tasks("test", _PROMPTS)
     probe = make_probe(source.policy, source.contexts(tasks), max_new=_MAX_NEW, seed=config.seed)
     prompts = source.prompts(tasks)
-    bounds: dict[str, Any] = {"max_shard_size": max_shard_size, "kl_bound": kl_bound}
+    bounds: dict[str, Any] = {"max_shard_size": max_shard_size, "kl_bound": kl_bound, "report": report}
     if not drop_layers:
         return export_folder(source, source.folder, output, form, probe, prompts, **bounds)
     with tempfile.TemporaryDirectory(prefix="rlalign-pruned-") as folder:
+        report("choosing the layers to remove")
         dropped = write_without_layers(source, Path(folder), count)
         pruned, cost = pruned_probe(probe, Path(folder))
         entries = {"dropped": asdict(dropped), "cost_of_dropping": cost.to_dict()}
@@ -137,6 +148,7 @@ def export_folder(
     max_shard_size: str = "5GB",
     kl_bound: float | None = None,
     entries: dict[str, Any] | None = None,
+    report: Callable[[str], None] = lambda line: None,
 ) -> Export:
     """Write a folder in one form, load it back, compare it, and name it.
 
@@ -149,15 +161,19 @@ def export_folder(
         prompts: held-out prompts, on which the tokens of llama.cpp are compared.
         max_shard_size, kl_bound: as in `export_run`.
         entries: further entries of the manifest.
+        report: called with a line before each stage.
 
     Raises:
         FaultError: the file that was loaded back is not the model within its bound. Nothing is left.
     """
     with new_folder(output) as partial:
+        report(f"writing {form.name}")
         path = write_form(weights, partial, form, name=source.run.resolve().name, max_shard_size=max_shard_size)
         manifest: dict[str, Any] = {"form": form.name, **_origin(source), **(entries or {})}
         context = max(map(len, probe.rows)) + 8
+        report(f"loading it with {form.loader} in a fresh process")
         with Engine(path, form.loader, dtype="auto" if form.quantize else "float32", context=context) as engine:
+            report("comparing it with the policy")
             fidelity = probe.compare(engine.logprobs(probe.rows, probe.positions))
             excess = fidelity.excess(form, kl_bound)
             if excess:
@@ -167,15 +183,24 @@ def export_folder(
                 )
             if form.format == "gguf" or (partial / "tokenizer_config.json").is_file():  # transformers can express it
                 manifest["tokenizer"] = check_text(engine, source.policy.tokenizer, prompts)
+        if fidelity.is_far:
+            warnings.warn(
+                f"{form.name} is {fidelity.kl:.2g} nats per token from the policy, with the same best token at "
+                f"{100 * fidelity.agreement:.0f} % of the positions; measure the reward with --compare, or use a form "
+                "of more bits",
+                stacklevel=2,
+            )
         manifest["fidelity"] = fidelity.to_dict()
         manifest["bound"] = {"kl": kl_bound or form.kl_bound, "nats": None if kl_bound else form.nats_bound}
         if form.name == "hf" and weights == source.folder:
+            if source.policy.has_adapter:
+                report("comparing the adapter, loaded with peft over its base")
             adapter = _adapter(source, partial, output, probe)
             if adapter is not None:
                 manifest["adapter"] = adapter
         export = Export(output, form, fidelity, output / path.relative_to(partial), manifest)
-        line = export.line.replace(f"to {output}:", f"to {output.resolve().name}:", 1)  # others read the card
-        append_to_card(partial, [f"{line[0].upper()}{line[1:]}."])
+        base = str(manifest.get("adapter", {}).get("base") or "")
+        finish_card(partial, form, path, base, f"Exported as {form.name}: {export.distance}.")
         write_manifest(partial, manifest)
     return export
 

@@ -22,6 +22,9 @@ _POSITIONS = 64
 _ENTRIES = 1_500_000
 """Log-probs that are compared: llama.cpp writes about 60,000 per second as text, so a large vocabulary is compared at
 fewer positions."""
+_FAR = 0.1
+_SAME = 0.8
+"""KL in nats per token above which, and share of positions with the same best token below which, a form is far."""
 _LIKELY = -12.0
 """Log-prob of the policy from which a token counts for `nats`: rarer ones are drawn once in 160,000 tokens."""
 
@@ -41,6 +44,11 @@ class Fidelity:
     nats: float
     agreement: float
     positions: int
+
+    @property
+    def is_far(self) -> bool:
+        """True if the completions of the form likely differ: wide bounds of 4-bit forms hold for such files too."""
+        return not (self.kl <= _FAR and self.agreement >= _SAME)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""

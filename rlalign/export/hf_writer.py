@@ -11,6 +11,7 @@ from rlalign.policies.adapter_card import write_adapter_card
 from rlalign.policies.device import hidden_progress_bars
 from rlalign.policies.model_digests import write_digests
 from rlalign.policies.tokenizer_facts import TOKENIZER_FILES
+from rlalign.publish.base_model import CARD
 from rlalign.publish.shareable_files import shareable_files
 
 _COMPANIONS = (
@@ -19,8 +20,6 @@ _COMPANIONS = (
 )  # fmt: skip
 """Files beside the weights that go along: the tokenizer, its chat template, the ids that end a turn, and the card of
 this library, which lets `rlalign train --policy` read a tokenizer that transformers cannot express."""
-CARD = "README.md"
-"""The card of the run, which the Hub shows, if the policy folder holds one."""
 
 
 def write_hf(source: Path, folder: Path, max_shard_size: str) -> None:
@@ -79,28 +78,20 @@ def copy_adapter(source: Path, folder: Path, final: Path) -> tuple[Path, str] | 
     policy_card = source / "policy.json"
     card = json.loads(policy_card.read_text(encoding="utf-8")) if policy_card.is_file() else {}
     measured = (card.get("measured") or {}).get("adapter") or {}
-    # of a run of before, the adapter has the template that peft wrote
-    write_adapter_card(folder / "adapter", str(measured.get("quantization") or "none"))
     path = folder / "adapter" / "adapter_config.json"
     settings: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     base = str(settings["base_model_name_or_path"])
-    if not (source / "base").is_dir() or Path(base).name != "base":
-        return folder / "adapter", base
-    shutil.copytree(source / "base", folder / "base")
-    settings["base_model_name_or_path"] = str(final.resolve() / "base")
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
-    return folder / "adapter", str(folder / "base")
+    if (source / "base").is_dir() and Path(base).name == "base":
+        shutil.copytree(source / "base", folder / "base")
+        settings["base_model_name_or_path"] = str(final.resolve() / "base")
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        base = str(folder / "base")
+    # of a run of before, the adapter has the template that peft wrote
+    write_adapter_card(folder / "adapter", str(measured.get("quantization") or "none"))
+    return folder / "adapter", base
 
 
 def _write_shareable(source: Path, folder: Path, name: str) -> None:
     """Write a file that names the base of the adapter as others read it; nothing if the policy folder has none."""
     if (source / name).is_file():
         (folder / name).write_bytes(shareable_files(source, [name])[name])
-
-
-def append_to_card(folder: Path, lines: list[str]) -> None:
-    """Append what the export cost to the card, if there is one."""
-    path = folder / CARD
-    if path.is_file():
-        text = path.read_text(encoding="utf-8").rstrip("\n")
-        path.write_text("\n".join([text, "", "## Export", "", *lines]) + "\n", encoding="utf-8")

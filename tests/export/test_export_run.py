@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -58,7 +59,6 @@ def live_logprobs(run, ids):
 @pytest.fixture(scope="module")
 def folder(lora, tmp_path_factory):
     """The export of the LoRA run as a folder of transformers, in several weight files."""
-    (lora.folder / "policy" / "README.md").write_text("---\nlicense: mit\n---\n# A run\n")
     return lora.export(tmp_path_factory.mktemp("export") / "out", max_shard_size="50KB").folder
 
 
@@ -66,6 +66,9 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     manifest = read_export(folder)
     assert manifest["fidelity"]["nats"] < 1e-2
     assert manifest["adapter"]["kl"] < 1e-4
+    for place in (folder, lora.folder / "policy"):
+        modes = {path.stat().st_mode for path in place.rglob("*") if path.is_file()}
+        assert len(modes) == 1, place
     assert manifest["tokenizer"]["chats"] >= 1
     assert len(list(folder.glob("model-*.safetensors"))) > 1
     expected = live_logprobs(lora, IDS)
@@ -80,8 +83,14 @@ def test_a_transformers_folder_is_the_live_policy(lora, folder):
     assert tok.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False).startswith("<|start|>user")
     assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"]
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nlicense: mit\n---\n# A run\n\n## Export\n")
+    assert card.count("## Loading") == card.count("## Export") == 1
+    assert "Exported as hf: KL " in card
     assert "nats per token from the policy" in card
+    assert "`adapter/` holds the adapter for peft, over the local folder `local/base`, which is not a part" in card
+    assert "The merged weights of this folder need no base." in card
+    assert "vllm serve FOLDER --dtype float32" in card
+    beside = (folder / "adapter" / "README.md").read_text()
+    assert "over a local folder, which `adapter_config.json` names and which is not a part" in beside
 
 
 def test_no_text_but_the_place_of_the_base_names_a_folder_of_this_machine(lora, folder):
@@ -112,6 +121,12 @@ def test_llama_cpp_gives_the_log_probs_of_the_live_policy(run, request, tmp_path
     assert export.fidelity.kl < 1e-3
     manifest = read_export(tmp_path / "out")
     assert manifest["tokenizer"]["texts" if run == "full" else "chats"] >= 1
+    card = ModelCard.load(export.folder / "README.md")
+    assert card.data.library_name is None
+    assert "gguf" in card.data.tags
+    assert "llama-server --model run-f16.gguf" in card.text
+    assert "transformers" not in card.text.partition("## Loading")[2]
+    assert "adapter/" not in card.text
 
 
 @pytest.mark.parametrize("quantize", ["int8", pytest.param("int8_dynamic", marks=pytest.mark.slow)])
@@ -125,13 +140,17 @@ def test_plain_transformers_loads_int8_without_pickle(quantize, lora, tmp_path):
     with torch.no_grad():
         found = lm(IDS).logits.float().log_softmax(-1)
     assert (found.exp() * (found - live_logprobs(lora, IDS))).sum(-1).mean() < 0.2
+    card = ModelCard.load(export.folder / "README.md")
+    assert card.data.library_name == "transformers"
+    assert "torchao (the extra `quant` of rlalign)" in card.text
+    assert "adapter/" not in card.text
 
 
-def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch):
+def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch, capsys):
     pytest.importorskip("xllamacpp")
     lm = AutoModelForCausalLM.from_pretrained(full.folder / "policy")
     with torch.no_grad():
-        lm.model.norm.weight.mul_(1.5)
+        lm.model.norm.weight.mul_(-10.0)
     shutil.copytree(full.folder / "policy", tmp_path / "other")
     lm.save_pretrained(tmp_path / "other")
     original = door.write_form
@@ -139,6 +158,15 @@ def test_a_file_outside_of_its_bound_is_not_kept(full, tmp_path, monkeypatch):
     with pytest.raises(FaultError, match=r"expected gguf-f16 within its bound .*, got a KL of .* nothing was"):
         full.export(tmp_path / "out", format="gguf")
     assert [path.name for path in tmp_path.iterdir()] == ["other"]
+    stages = []
+    with pytest.warns(UserWarning, match=r"gguf-f16 is .* nats per token .*; measure the reward with --compare"):
+        full.export(tmp_path / "out", format="gguf", kl_bound=100.0, report=stages.append)
+    assert stages[-2:] == ["loading it with llama.cpp in a fresh process", "comparing it with the policy"]
+    assert cli.main(["generate", str(tmp_path / "out"), "abc>"]) == 2
+    assert (
+        "an export; use the run 'run' that it is of, or sample from the export with llama.cpp"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow
@@ -185,6 +213,13 @@ def test_wrong_requests_are_refused_before_anything_is_loaded(full, tmp_path):
         (["--output", "out", "--k", "2"], "--k: expected none"),
         (["--check", "--drop-layers", "1"], "--drop-layers: expected none with --check"),
         (["--check", "--compare"], "got both"),
+        (["--check", "--trust-run"], "--trust-run: expected none with --check"),
+        (["--compare", "--format", "hf"], "--format: expected none with --compare"),
+        (["--output", "out", "--format", "gguf", "--max-shard-size", "5GB"], "--max-shard-size: expected none"),
+        (["--output", "out", "--max-shard-size", "5"], "--max-shard-size: expected a size such as 5GB"),
+        (["--output", "out", "--kl-bound", "-1"], "--kl-bound: expected nats per token above 0"),
+        (["--output", "out", "--quantize", "q8"], "int4, f32, .* q4_0, got 'q8'; did you mean 'q8_0'"),
+        (["--output", "out", "--drop-layers", "7"], "expected auto or a number from 1 to 1, .* got 7; use auto"),
     ],
 )
 def test_an_option_that_would_be_ignored_is_refused(words, message, full, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from rlalign.cli.termination import exit_on_sigterm
 from rlalign.errors import FaultError, UserError
 from rlalign.export.whole_folder import MANIFEST, new_folder, read_export, write_manifest
 
@@ -36,7 +38,10 @@ def test_a_whole_export_is_read(tmp_path):
     ("damage", "message"),
     [
         (lambda f: (f / "model.safetensors").write_bytes(b"weights" * 99), r"700 bytes in model.safetensors, got 693"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"Weights" * 100), "content of model.safetensors"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes(b"Weights" * 100),
+            r"model.safetensors as exported, sha256 \w{12}, got a changed file",
+        ),
         (lambda f: (f / "adapter" / "adapter_config.json").unlink(), "adapter/adapter_config.json, got none"),
         (lambda f: (f / MANIFEST).unlink(), "half-written or from another program"),
         (lambda f: (f / MANIFEST).write_text('{"files": {'), "is damaged"),
@@ -78,6 +83,49 @@ def test_files_that_a_hub_adds_may_be_there(tmp_path):
     (folder / ".cache" / "huggingface").mkdir(parents=True)
     (folder / ".cache" / "huggingface" / "CACHEDIR.TAG").write_text("")
     assert read_export(folder)["form"] == "hf"
+
+
+def test_a_run_is_named_as_one(tmp_path):
+    (tmp_path / "run").mkdir()
+    for name in ("config.json", "run.lock"):
+        (tmp_path / "run" / name).write_text("{}")
+    with pytest.raises(UserError, match=r"got the run '.*run'; use the folder that rlalign export"):
+        read_export(tmp_path / "run")
+
+
+def test_weights_have_the_permissions_of_new_files(tmp_path):
+    def private():
+        with new_folder(tmp_path / "out") as folder:
+            (folder / "adapter").mkdir()
+            for path in (folder / "model.safetensors", folder / "adapter" / "adapter_model.safetensors"):
+                path.touch(mode=0o600)  # as safetensors does
+            write_manifest(folder, {"form": "hf"})
+
+    earlier = os.umask(0o027)
+    try:
+        private()
+    finally:
+        os.umask(earlier)
+    files = list((tmp_path / "out").rglob("*.safetensors"))
+    assert [stat.S_IMODE(path.stat().st_mode) for path in files] == [0o640, 0o640]
+    assert not list((tmp_path / "out").glob(".mode-*"))
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_removes_the_temporary_folder(kind, tmp_path):
+    def ends():
+        with exit_on_sigterm(), new_folder(tmp_path / "out") as folder:
+            (folder / "model.safetensors").write_bytes(b"x")
+            signal.raise_signal(kind)
+
+    earlier = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with pytest.raises((SystemExit, KeyboardInterrupt)):
+            ends()
+        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, earlier)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_goes_into_the_current_folder(tmp_path, monkeypatch):

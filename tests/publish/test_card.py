@@ -14,12 +14,14 @@ import pytest
 from huggingface_hub import ModelCard
 
 import rlalign
+from rlalign.assets import SMOLLM2_FOLDER, SMOLLM2_ID
 from rlalign.cli.train import parse
 from rlalign.config.defaults import default_config
 from rlalign.config.serialize import update
 from rlalign.config.validate import resolve
 from rlalign.continual.chain import digest_of_policy
 from rlalign.errors import UserError
+from rlalign.policies.adapter_card import write_adapter_card
 from rlalign.policies.factory import load
 from rlalign.publish.base_model import BaseModel, base_model
 from rlalign.publish.card import card_of
@@ -54,6 +56,20 @@ def test_a_folder_of_virtual_tokens_belongs_to_peft(run: Path) -> None:
     assert "loads this folder without rlalign" not in card
 
 
+def test_the_card_names_the_weights_under_an_adapter_of_smollm2(run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    settings = {"base_model_name_or_path": f"/cache/models/{SMOLLM2_FOLDER}", "peft_type": "LORA", "r": 4}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    write_adapter_card(folder)
+    card = card_of(replace(read_facts(run), adapter="adapter", adapter_base=SMOLLM2_ID), "model")
+    assert "base = AutoModelForCausalLM.from_pretrained(smollm2_folder())" in card
+    for text in (card, (folder / "README.md").read_text()):
+        assert "was measured over the" in text
+        assert "The original on the Hub has other" in text
+        assert "/cache" not in text
+
+
 def test_the_card_has_the_facts_of_the_run(run: Path) -> None:
     text = (run / "policy" / "README.md").read_text()
     evaluation = json.loads((run / "report" / "evaluation.json").read_text())
@@ -68,13 +84,14 @@ def test_the_card_has_the_facts_of_the_run(run: Path) -> None:
         "| `length` | 0 |",
         "A = (r - mean of the group) / std of the group",  # the formula of the objective
         "arXiv 2402.03300",
-        "Biased: 1/|y|".replace("|", "\\|"),
+        "The expected gradient or optimum of the preset is biased: 1/|y|".replace("|", "\\|"),
         "`kl.where` `loss` → `none`",  # a policy from scratch
         "random strings, no license.",
-        "None of the patterns of reward hacking",
+        "No alarm was raised.",
+        "1 update per rollout",
         "One run with seed 0",
         "3 held-out prompts",
-        "--rollout.group_size 2",
+        "--rollout.group-size 2",
         f"rlalign {rlalign.__version__}",
     ):
         assert part in text, part

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 import rlalign
-from rlalign.assets import SMOLLM2_FOLDER
+from rlalign.assets import SMOLLM2_FOLDER, SMOLLM2_ID
 from rlalign.errors import FaultError, UserError
-from rlalign.publish.base_model import SMOLLM2
 from rlalign.publish.push import push, uploaded_files
 from rlalign.publish.shareable_files import shareable_files, shared_base
 
@@ -194,7 +193,7 @@ def test_a_file_with_a_place_or_a_key_is_not_uploaded(copy: Path, monkeypatch: p
     ("base", "shared"),
     [
         ("/home/me/run/policy/base", "./base"),
-        (f"/home/me/.cache/rlalign/models/{SMOLLM2_FOLDER}", SMOLLM2),
+        (f"/home/me/.cache/rlalign/models/{SMOLLM2_FOLDER}", SMOLLM2_ID),
         ("org/name", "org/name"),
         ("/home/me/gpt2", "./gpt2"),  # and not the repository of this name
     ],
@@ -202,6 +201,10 @@ def test_a_file_with_a_place_or_a_key_is_not_uploaded(copy: Path, monkeypatch: p
 def test_bases_are_named_as_others_find_them(tmp_path: Path, base: str, shared: str) -> None:
     (tmp_path / "base").mkdir()
     assert shared_base(base, tmp_path) == shared
+
+
+def test_a_local_folder_named_base_is_not_the_one_beside_the_adapter(tmp_path: Path) -> None:
+    assert shared_base("/home/me/base", tmp_path) == "./local/base"
 
 
 @pytest.mark.parametrize("name", ["model", "a/b/c", "https://huggingface.co/a/b", "a b/c", ""])

@@ -21,7 +21,7 @@ FILES = (
     ),
     *("study/results.json", "study/cells/reverse/grpo/seed-0/config.json", "study/cells/reverse/grpo/seed-0/run.lock"),
     *("reports/results.json", "search/search.json", "search/trials/0/config.json", "search/trials/0/run.lock"),
-    *("policy/config.json", "policy/policy.json", "empty/notes.txt"),
+    *("policy/config.json", "policy/policy.json", "empty/notes.txt", "export/export.json", "export/a.gguf"),
 )
 
 
@@ -36,6 +36,7 @@ FILES = (
         ("run/config.json", "a file; use {}/run"),
         ("empty/notes.txt", "a file; use the folder of a run"),
         ("policy", "the folder of a policy; use a run folder, or create a run with rlalign train --policy {}/policy"),
+        ("export", "an export; use the run 'a' that it is of, or sample from the export with llama.cpp"),
         ("empty", "which has no config.json; create a run with rlalign train"),
         ("", "which has no config.json; use a run in it, such as {}/run"),
         ("nowhere", "which does not exist; check the path, or create a run with rlalign train"),
@@ -45,6 +46,7 @@ def test_the_error_describes_the_path_and_names_what_to_use(tmp_path: Path, path
     for name in FILES:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
+    (tmp_path / "export" / "export.json").write_text('{"run": "a"}')
     check_run(tmp_path / "run")
     with pytest.raises(UserError) as error:
         Run(tmp_path / path)
