@@ -179,15 +179,15 @@ def export_folder(
             if excess:
                 raise FaultError(
                     f"'{output}': expected {form.name} within its bound of the policy, got {excess}; nothing was "
-                    "written: use a form of more bits, or --kl-bound NATS"
+                    "written: use another form, or --kl-bound NATS"
                 )
             if form.format == "gguf" or (partial / "tokenizer_config.json").is_file():  # transformers can express it
                 manifest["tokenizer"] = check_text(engine, source.policy.tokenizer, prompts)
         if fidelity.is_far:
             warnings.warn(
                 f"{form.name} is {fidelity.kl:.2g} nats per token from the policy, with the same best token at "
-                f"{100 * fidelity.agreement:.0f} % of the positions; measure the reward with --compare, or use a form "
-                "of more bits",
+                f"{100 * fidelity.agreement:.0f} % of the positions; measure the reward with --compare, or use "
+                "another form",
                 stacklevel=2,
             )
         manifest["fidelity"] = fidelity.to_dict()
