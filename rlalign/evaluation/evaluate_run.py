@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.checks.data_pass import checked_mdp
-from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.instantiate import bind, build_mdp, build_policy
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_evaluation
+from rlalign.continual.chain import is_parent_gone
 from rlalign.envs.chat_prompts import with_chat_template
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
@@ -20,7 +21,8 @@ from rlalign.evaluation.evaluate import evaluate, held_out, held_out_sizes
 from rlalign.log.custom_metrics import CustomMetrics, load_metrics
 from rlalign.log.plots import plot_comparison
 from rlalign.policies.base import Policy
-from rlalign.policies.factory import make_policy
+from rlalign.policies.device import resolve_device
+from rlalign.policies.factory import load, make_policy
 from rlalign.policies.saved import saved_tokenizer
 from rlalign.storage import checkpoint
 from rlalign.storage.best_weights import BestWeights
@@ -67,7 +69,12 @@ def evaluate_run(
         mdp = build_mdp(config, env=env, rewards=rewards)
     check_evaluation(mdp, split, prompts, samples, early=True)
     unbound = mdp
-    policy, mdp = build_policy(config, mdp)
+    from_files = baseline is not None and is_parent_gone(config, folder)  # without the initial policy
+    if from_files:
+        policy = load(folder / "policy", tokenizer=mdp.tokenizer, device=resolve_device(config.device))
+        mdp = bind(mdp, policy, config.rollout.chat_template)
+    else:
+        policy, mdp = build_policy(config, mdp)
     if config.on_bad_record == "drop":
         mdp = checked_mdp(config, mdp, policy)
     check_evaluation(mdp, split, prompts, samples)  # again, with the length of the prompts
@@ -92,7 +99,8 @@ def evaluate_run(
         other = make_policy(baseline, tokenizer=mdp.tokenizer, device=policy.device, seed=config.seed)
         other_mdp = with_chat_template(unbound.with_tokenizer(other.tokenizer), config.rollout.chat_template)
         before = evaluate(other, other_mdp, tasks, **settings)
-    restore_trained(policy, folder)
+    if not from_files:
+        restore_trained(policy, folder)
     after = evaluate(policy, mdp, tasks, **settings)
     comparison = Comparison(with_custom_metrics(before, own), with_custom_metrics(after, own), folds)
     name = f"evaluation-{split}"  # evaluation.json is the run's own, which studies read
