@@ -155,6 +155,7 @@ class Run:
             UserError: a name is unknown, a number is out of range, the run has no checkpoint, the run that it continues
                 is gone, or its config.json names code and the folder is not trusted.
         """
+        from rlalign.continual.chain import is_parent_gone
         from rlalign.evaluation.evaluate_run import evaluate_run
 
         config = self._checked_config(needs_parent=baseline is None)
@@ -173,6 +174,7 @@ class Run:
             rewards=rewards if other else self.rewards,
             baseline=baseline,
             folds=folds,
+            from_files=baseline is not None and is_parent_gone(config, self.folder),
         )
 
     def transfer_matrix(

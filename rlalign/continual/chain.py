@@ -207,8 +207,8 @@ def with_parent_found(config: TrainConfig, folder: Path, *, needed: bool = True)
         return config
     if link.path is None:
         raise UserError(
-            f"'{folder}' began with the policy of '{chain[0].path}': {link.problems[0].partition(': ')[2]}; put it back, "
-            "or evaluate with --baseline"
+            f"'{folder}' began with the policy of '{chain[0].path}': {link.problems[0].partition(': ')[2]}; put it "
+            "back, or evaluate with --baseline"
         )
     inside = [part for part in _INSIDE if Path(config.policy).parts[-len(part.parts) :] == part.parts and part.parts]
     return replace(config, policy=str(link.path / (inside[-1] if inside else Path())))

@@ -11,7 +11,6 @@ from rlalign.checks.data_pass import checked_mdp
 from rlalign.config.instantiate import bind, build_mdp, build_policy
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_evaluation
-from rlalign.continual.chain import is_parent_gone
 from rlalign.envs.chat_prompts import with_chat_template
 from rlalign.envs.mdp import TextMDP
 from rlalign.errors import UserError
@@ -41,6 +40,7 @@ def evaluate_run(
     rewards: Any = None,
     baseline: str | None = None,
     folds: int = 0,
+    from_files: bool = False,
 ) -> Comparison:
     """Evaluate the initial policy of a run and the trained one on the same held-out prompts, and write the report.
 
@@ -54,6 +54,7 @@ def evaluate_run(
         rewards: rewards in place of those of `env`, or of the run; None: these.
         baseline: another run folder, policy folder or policy name in place of the initial policy.
         folds: disjoint parts of the prompts for a cross-validated estimate; 0: none.
+        from_files: load the trained policy from `policy/`, with a baseline, where the initial policy cannot be built.
 
     Raises:
         UserError: for an unknown name or a number out of range.
@@ -69,7 +70,6 @@ def evaluate_run(
         mdp = build_mdp(config, env=env, rewards=rewards)
     check_evaluation(mdp, split, prompts, samples, early=True)
     unbound = mdp
-    from_files = baseline is not None and is_parent_gone(config, folder)  # without the initial policy
     if from_files:
         policy = load(folder / "policy", tokenizer=mdp.tokenizer, device=resolve_device(config.device))
         mdp = bind(mdp, policy, config.rollout.chat_template)
