@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,14 @@ CARD = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def write_adapter_card(folder: Path, quantization: str = "none") -> None:
+def write_adapter_card(folder: Path, quantization: str = "none", plain_nats: float | None = None) -> None:
     """Write README.md of a folder with adapter_config.json. It names the base only if others find it by that name.
 
     Args:
         folder: of the adapter; the base may lie in `base/` beside it.
         quantization: of the base in training: none, nf4 or int8.
+        plain_nats: largest difference of a log-prob from the policy's over the base before quantization; None: not
+            measured.
     """
     settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     options = stored_options(settings)
@@ -33,6 +36,13 @@ def write_adapter_card(folder: Path, quantization: str = "none") -> None:
     lines = ["---", *metadata, "---", "", f"# {kind}", "", f"An adapter for peft over {over}."]
     if quantization != "none":
         lines.append(f"In training the base was stored in {quantization}.")
+        if folder.name == "adapter":
+            lines.append("The folder above this one holds the dequantized weights with the adapter added.")
+    if plain_nats is not None and math.isfinite(plain_nats):
+        lines.append(
+            "Over the base before quantization the adapter gives another policy: its log-probs differ by up to "
+            f"{plain_nats:.2g} nats."
+        )
     lines += [
         "`PeftModel.from_pretrained(base, FOLDER)` loads this folder.",
         *([] if settings.get("peft_type") in VIRTUAL_METHODS else ["The merged weights, one folder up, need no base."]),

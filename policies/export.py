@@ -207,6 +207,7 @@ def _write_over_base(
         if quantized:
             plain = _adapter_distance(policy, base, adapter, measure)
             entries |= {"quantization": policy.options.base, "nats_over_plain_base": plain.nats}
+            write_adapter_card(adapter, policy.options.base, plain.nats)
         if distance.is_policy:
             break
     return distance, entries

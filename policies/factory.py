@@ -89,7 +89,7 @@ def _make_policy(
     if kind == "gru":
         return load_gru(folder, tokenizer=tokenizer, options=options, device=device, keep_reference=keep_reference)
     if kind == "tabular":
-        return load_tabular(folder, tokenizer=tokenizer, device=device)
+        return load_tabular(folder, tokenizer=tokenizer, options=options, device=device)
     source = str(folder) if folder.is_dir() else name
     return pretrained(
         source, tokenizer=tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference

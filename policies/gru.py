@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rlalign.errors import UserError
 from rlalign.policies.base import DecodeState, Policy, TokenScores, check_contexts
 from rlalign.policies.device import seeded
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import PolicyOptions, check_no_adapter
 from rlalign.policies.saved import read_card, tokenizer_of, write_card
 from rlalign.policies.scoring.token_scores import plain_scorer, score_actions
 from rlalign.policies.value_head import ValueHead, state_values
@@ -228,16 +228,12 @@ def gru(
     """Build a GRU policy over the environment's tokenizer, with weights drawn from the seed.
 
     Raises:
-        UserError: no tokenizer was passed, or the options request adapters.
+        UserError: no tokenizer was passed, or the options request an adapter or a quantized base.
     """
     if tokenizer is None:
         raise UserError("policy 'gru': expected a tokenizer, got none; pass tokenizer=, such as the environment's")
     options = options or PolicyOptions()
-    if options.adapter.resolved().is_trained:
-        raise UserError(
-            f"policy 'gru': expected adapter.kind none, because it has no layers that adapters know, got "
-            f"{options.adapter.resolved().description}; leave the settings of adapters out"
-        )
+    check_no_adapter("gru", options, kind="gru")
     return GRUPolicy(tokenizer, options=options, seed=seed, device=device, keep_reference=keep_reference)
 
 
@@ -253,8 +249,9 @@ def load_gru(
     If the options request another kind of value than was saved, the value is initialized again.
 
     Raises:
-        UserError: the tokenizer must be passed.
+        UserError: the tokenizer must be passed, or the options request an adapter or a quantized base.
     """
+    check_no_adapter(str(folder), options, kind="gru")
     card = read_card(folder) or {}
     # older cards hold `value_head: true` instead of the kind of value
     saved_value = card.get("value", "head" if card.get("value_head") else "none")

@@ -161,3 +161,26 @@ class PolicyOptions:
                 f"value model: expected an adapter of weights, got {kind}, which changes no weight of a second body; "
                 "use --objective.value.kind head"
             )
+
+
+def check_no_adapter(name: str, options: PolicyOptions | None, *, kind: str) -> None:
+    """Raise UserError if the options request an adapter or a quantized base of a policy that has no layers for them.
+
+    Args:
+        name: of the policy, for the message.
+        options: of the user; None requests nothing.
+        kind: of the policy: gru or tabular.
+    """
+    if options is None:
+        return
+    what = "" if name == kind else f", a saved {kind}"
+    if options.adapter.resolved().is_trained:
+        raise UserError(
+            f"policy '{name}'{what}: expected adapter.kind none, because it has no layers that adapters know, got "
+            f"{options.adapter.resolved().description}; leave the settings of adapters out"
+        )
+    if options.base != "none":
+        raise UserError(
+            f"policy '{name}'{what}: expected base none, because it has no layers that adapters know, got "
+            f"{options.base}; leave --model.base out"
+        )

@@ -20,7 +20,7 @@ from rlalign.errors import UserError
 from rlalign.policies.base import Policy, TokenScores
 from rlalign.policies.logits import entropy as entropy_of
 from rlalign.policies.logits import token_logprobs
-from rlalign.policies.options import PolicyOptions
+from rlalign.policies.options import PolicyOptions, check_no_adapter
 from rlalign.policies.saved import read_card, tokenizer_of, write_card
 from rlalign.types import Sampling, Tokenizer
 
@@ -197,12 +197,18 @@ class _RowState:
         self.length = self.length[rows]
 
 
-def load_tabular(folder: Path, tokenizer: Tokenizer | None = None, device: torch.device | str = "cpu") -> TabularPolicy:
-    """Load a saved tabular policy, which is its own reference.
+def load_tabular(
+    folder: Path,
+    tokenizer: Tokenizer | None = None,
+    options: PolicyOptions | None = None,
+    device: torch.device | str = "cpu",
+) -> TabularPolicy:
+    """Load a saved tabular policy, which is its own reference. Its sizes are those of the folder.
 
     Raises:
-        UserError: the tokenizer must be passed.
+        UserError: the tokenizer must be passed, or the options request an adapter or a quantized base.
     """
+    check_no_adapter(str(folder), options, kind="tabular")
     card = read_card(folder) or {}
     policy = TabularPolicy(tokenizer_of(folder, tokenizer), card["horizon"], value_head=card["values"])
     policy.load_trainable(load_file(folder / _WEIGHTS))
@@ -222,8 +228,9 @@ def tabular(
     For tasks with a few short answers. The reference is kept always: it is as small as the table.
 
     Raises:
-        UserError: no tokenizer was passed.
+        UserError: no tokenizer was passed, or the options request an adapter or a quantized base.
     """
+    check_no_adapter("tabular", options, kind="tabular")
     if tokenizer is None:
         raise UserError("policy 'tabular': expected a tokenizer, got none; pass tokenizer=, such as the environment's")
     v = tokenizer.vocab_size

@@ -62,13 +62,14 @@ class UnknownNameError(UserError, KeyError):
         kind: kind of the name, such as "reward" or "environment".
         name: the unknown name.
         known: the names in the registry; the most similar ones become the suggestion.
+        hint: sentence about other values; empty: none.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         self.kind = kind
         self.name = name
         self.known = sorted(known)
-        super().__init__(f"unknown {kind} '{name}'.{did_you_mean(name, self.known)}")
+        super().__init__(f"unknown {kind} '{name}'.{did_you_mean(name, self.known)}{' ' if hint else ''}{hint}")
 
     def __str__(self) -> str:  # KeyError would print the repr
         return str(self.args[0])

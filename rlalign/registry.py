@@ -43,6 +43,8 @@ class Registry(Generic[T]):
         kind: the word for error messages, such as "reward".
         builtin: name -> "package.module:attr".
         group: entry-point group of other packages.
+        hint: sentence about other values than names, for the message about an unknown name.
+        functions: the items are functions, and only functions are suggested for a missing attribute.
 
     Attributes:
         kind: the word for error messages.
@@ -58,8 +60,18 @@ class Registry(Generic[T]):
         (['pi', 'zero'], 3.141592653589793, 2.718281828459045)
     """
 
-    def __init__(self, kind: str, builtin: Mapping[str, str] | None = None, group: str | None = None) -> None:
+    def __init__(
+        self,
+        kind: str,
+        builtin: Mapping[str, str] | None = None,
+        group: str | None = None,
+        *,
+        hint: str = "",
+        functions: bool = False,
+    ) -> None:
         self.kind = kind
+        self.hint = hint
+        self.functions = functions
         self.group = group
         self.built_in = dict(builtin or {})
         self._items: dict[str, T] = {}
@@ -97,11 +109,11 @@ class Registry(Generic[T]):
         if spec in self.built_in:
             return self._items.setdefault(spec, load(self.built_in[spec]))
         if ":" in spec:
-            item: T = load(spec, self._items)
+            item: T = load(spec, self._items, functions=self.functions)
             return item
         if spec.endswith(".py"):
             raise UserError(f"expected a {self.kind} in a file as FILE.py:NAME, got '{spec}'; use {spec}:NAME")
-        raise UnknownNameError(self.kind, spec, self)
+        raise UnknownNameError(self.kind, spec, self, self.hint)
 
     def docstring(self, name: str) -> str:
         """Return the docstring of a function or class of the registry, read from its source without importing it.
@@ -140,7 +152,7 @@ class Registry(Generic[T]):
             self.built_in.setdefault(point.name, point.value)
 
 
-def load(spec: str, registered: Mapping[str, Any] | None = None) -> Any:
+def load(spec: str, registered: Mapping[str, Any] | None = None, *, functions: bool = False) -> Any:
     """Return the object of `package.module:attr` or `file.py:attr`.
 
     A file runs once per process: later specs of the same file return objects of the same module. It can import the
@@ -149,6 +161,7 @@ def load(spec: str, registered: Mapping[str, Any] | None = None) -> Any:
     Args:
         spec: the module or file, and the attribute, which may be dotted (`module:Class.method`).
         registered: name -> object; those that the module registered are found by their names too.
+        functions: suggest only functions for an attribute that is missing.
 
     Raises:
         UserError: names the missing module, file or attribute; or the error that the file raised.
@@ -167,6 +180,8 @@ def load(spec: str, registered: Mapping[str, Any] | None = None) -> Any:
         if not hasattr(item, part):
             public = [n for n, x in vars(module).items() if not n.startswith("_") and not isinstance(x, ModuleType)]
             public += own
+            if functions:
+                public = [name for name in public if inspect.isroutine(getattr(item, name, own.get(name)))]
             raise UserError(f"'{location}' has no '{attribute}'.{did_you_mean(attribute, public)}")
         item = getattr(item, part)
     return item
@@ -357,4 +372,5 @@ TASK_ORDERS: Registry[Callable[..., Any]] = Registry(
         "difficulty": "rlalign.envs.task_order.difficulty:DifficultyPools",
     },
     group="rlalign.task_orders",
+    hint="A task sampler of your own is FILE.py:NAME.",
 )

@@ -115,7 +115,7 @@ class Run:
         from rlalign.checks.data_pass import checked_mdp
         from rlalign.config.instantiate import bind, build_mdp
 
-        self._check_code(self.config)
+        self._checked_config(needs_parent=False)
         mdp = build_mdp(self.config, env=self.env, rewards=self.rewards)
         mdp = bind(mdp, self.policy, self.config.rollout.chat_template)
         return checked_mdp(self.config, mdp, self.policy) if self.config.on_bad_record == "drop" else mdp
@@ -155,9 +155,10 @@ class Run:
             UserError: a name is unknown, a number is out of range, the run has no checkpoint, the run that it continues
                 is gone, or its config.json names code and the folder is not trusted.
         """
+        from rlalign.continual.chain import is_parent_gone
         from rlalign.evaluation.evaluate_run import evaluate_run
 
-        config = self._checked_config()
+        config = self._checked_config(needs_parent=baseline is None)
         if env is not None and not isinstance(env, str):
             self.env = env
         other = isinstance(env, str)
@@ -173,6 +174,7 @@ class Run:
             rewards=rewards if other else self.rewards,
             baseline=baseline,
             folds=folds,
+            from_files=baseline is not None and is_parent_gone(config, self.folder),
         )
 
     def transfer_matrix(
@@ -196,7 +198,7 @@ class Run:
         """
         from rlalign.continual.transfer_matrix import transfer_matrix
 
-        self._check_code(self.config)
+        self._checked_config(needs_parent=False)
         matrix = transfer_matrix(
             self.folder, self.config, envs, split=split, prompts=prompts, samples=samples, trust=self.trust
         )
@@ -336,15 +338,18 @@ class Run:
         draw(results, self.folder / "report" / "forms.png")
         return results
 
-    def _checked_config(self) -> TrainConfig:
+    def _checked_config(self, *, needs_parent: bool = True) -> TrainConfig:
         """Return the configuration for building the initial policy: that of a parent where its folder is now.
 
+        Args:
+            needs_parent: the initial policy is built. False: a parent that is gone keeps its recorded path.
+
         Raises:
-            UserError: the parent is gone, or the folder names code and is not trusted.
+            UserError: the parent is gone and needed, or the folder names code and is not trusted.
         """
         from rlalign.continual.chain import with_parent_found
 
-        config = with_parent_found(self.config, self.folder)
+        config = with_parent_found(self.config, self.folder, needed=needs_parent)
         self._check_code(config)
         return config
 

@@ -32,6 +32,10 @@ _INITIAL_RANK = 1.5
 """Initial rank of AdaLoRA as a multiple of the mean rank at the end, as in the paper's experiments."""
 
 
+_MOST_NAMES = 12
+"""Names of layers in a message."""
+
+
 def add_adapter(lm: Any, adapter: AdapterOptions, seed: int) -> Any:
     """Return a peft model of `lm` with a new float32 adapter.
 
@@ -63,7 +67,7 @@ def add_adapter(lm: Any, adapter: AdapterOptions, seed: int) -> Any:
         raise UserError(
             f"adapter.targets {adapter.targets}: expected layers of a {type(lm).__name__} that {adapter.kind} can "
             f"adapt, got an error of peft ({' '.join(str(error).split())[:300]}); use --model.adapter.targets "
-            "all-linear"
+            f"all-linear, or some of {', '.join(_layer_names(lm))}"
         ) from error
     if adapter.kind in ("lora", "rslora"):
         share_adapters(model)
@@ -117,6 +121,20 @@ def _targets(adapter: AdapterOptions) -> str | list[str]:
     if adapter.targets in ("auto", "all-linear"):
         return "all-linear"
     return [name.strip() for name in adapter.targets.split(",")]
+
+
+def _layer_names(lm: Any) -> list[str]:
+    """Return the endings of the names of the model's linear layers but the output, in the order of the model."""
+    output = lm.get_output_embeddings()
+    layers = (name for name, module in lm.named_modules() if module is not output and _is_linear(module))
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in layers))[:_MOST_NAMES]
+
+
+def _is_linear(module: Any) -> bool:
+    from torch.nn import Linear
+    from transformers.pytorch_utils import Conv1D
+
+    return isinstance(module, Linear | Conv1D)
 
 
 def _ia3_layers(lm: Any, adapter: AdapterOptions) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.device import resolve_device
 from rlalign.policies.factory import make_policy, policy_kind
+from rlalign.policies.options import check_no_adapter
 from rlalign.rewards import compose
 
 
@@ -100,7 +101,11 @@ def check_policy(config: TrainConfig, mdp: TextMDP) -> None:
     if from_scratch(config.policy):
         _, mdp = build_policy(replace(config, device="cpu"), mdp)
         mdp.reward.close()
-    elif policy_kind(config.policy) == "pretrained":
+        return
+    kind = policy_kind(config.policy)
+    if kind in ("gru", "tabular"):
+        check_no_adapter(config.policy, config.model, kind=kind)
+    elif kind == "pretrained":
         from rlalign.policies.pretrained import check_pretrained
 
         check_pretrained(str(Path(config.policy).expanduser()), config.model, mdp.tokenizer)

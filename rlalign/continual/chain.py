@@ -188,26 +188,41 @@ def _compared(ancestor: Ancestor, path: Path) -> Link:
     return Link(ancestor, Path(shown), tuple(problems), config_changed=config_changed)
 
 
-def with_parent_found(config: TrainConfig, folder: Path) -> TrainConfig:
+def with_parent_found(config: TrainConfig, folder: Path, *, needed: bool = True) -> TrainConfig:
     """Return the configuration of a run with the path at which its parent lies now.
 
     Args:
         config: of the run.
         folder: of the run.
+        needed: False returns the configuration as it is if the parent is gone.
 
     Raises:
-        UserError: the parent is neither where the configuration names it nor at a recorded path.
+        UserError: the parent is needed, and is neither where the configuration names it nor at a recorded path.
     """
     chain = manifest_chain(folder)
     if not chain or Path(config.policy).expanduser().exists():
         return config
     link = followed(chain, folder)[0]
+    if link.path is None and not needed:
+        return config
     if link.path is None:
         raise UserError(
-            f"'{folder}' began with the policy of '{chain[0].path}': {link.problems[0].partition(': ')[2]}; put it back"
+            f"'{folder}' began with the policy of '{chain[0].path}': {link.problems[0].partition(': ')[2]}; put it "
+            "back, or evaluate with --baseline"
         )
     inside = [part for part in _INSIDE if Path(config.policy).parts[-len(part.parts) :] == part.parts and part.parts]
     return replace(config, policy=str(link.path / (inside[-1] if inside else Path())))
+
+
+def is_parent_gone(config: TrainConfig, folder: Path) -> bool:
+    """Return whether the initial policy of a run is that of a parent that is at none of its recorded paths.
+
+    Args:
+        config: of the run.
+        folder: of the run.
+    """
+    chain = manifest_chain(folder)
+    return bool(chain) and not Path(config.policy).expanduser().exists() and followed(chain, folder)[0].path is None
 
 
 def as_json(chain: Sequence[Ancestor]) -> list[Mapping[str, Any]]:

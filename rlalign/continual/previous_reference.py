@@ -10,7 +10,7 @@ import torch
 
 from rlalign.algorithms import algorithm
 from rlalign.config.schema import TrainConfig
-from rlalign.continual.chain import Link
+from rlalign.continual.chain import Link, with_parent_found
 from rlalign.errors import UserError
 from rlalign.policies.base import Policy
 from rlalign.policies.factory import make_policy, policy_kind
@@ -74,6 +74,7 @@ def previous_reference(links: Sequence[Link], policy: Policy, *, trust: bool) ->
         FaultError: it does not fit into memory.
     """
     folder, config = reference_run(links)
+    config = with_parent_found(config, folder)
     check_trust(folder, config, trust=trust)
     _check_initial_policy(folder, config)
     if difference := difference_of_start(config.model):

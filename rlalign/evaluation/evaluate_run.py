@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rlalign.checks.data_pass import checked_mdp
-from rlalign.config.instantiate import build_mdp, build_policy
+from rlalign.config.instantiate import bind, build_mdp, build_policy
 from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.size_limits import check_evaluation
 from rlalign.envs.chat_prompts import with_chat_template
@@ -20,7 +20,8 @@ from rlalign.evaluation.evaluate import evaluate, held_out, held_out_sizes
 from rlalign.log.custom_metrics import CustomMetrics, load_metrics
 from rlalign.log.plots import plot_comparison
 from rlalign.policies.base import Policy
-from rlalign.policies.factory import make_policy
+from rlalign.policies.device import resolve_device
+from rlalign.policies.factory import load, make_policy
 from rlalign.policies.saved import saved_tokenizer
 from rlalign.storage import checkpoint
 from rlalign.storage.best_weights import BestWeights
@@ -39,6 +40,7 @@ def evaluate_run(
     rewards: Any = None,
     baseline: str | None = None,
     folds: int = 0,
+    from_files: bool = False,
 ) -> Comparison:
     """Evaluate the initial policy of a run and the trained one on the same held-out prompts, and write the report.
 
@@ -52,6 +54,7 @@ def evaluate_run(
         rewards: rewards in place of those of `env`, or of the run; None: these.
         baseline: another run folder, policy folder or policy name in place of the initial policy.
         folds: disjoint parts of the prompts for a cross-validated estimate; 0: none.
+        from_files: load the trained policy from `policy/`, with a baseline, where the initial policy cannot be built.
 
     Raises:
         UserError: for an unknown name or a number out of range.
@@ -67,7 +70,11 @@ def evaluate_run(
         mdp = build_mdp(config, env=env, rewards=rewards)
     check_evaluation(mdp, split, prompts, samples, early=True)
     unbound = mdp
-    policy, mdp = build_policy(config, mdp)
+    if from_files:
+        policy = load(folder / "policy", tokenizer=mdp.tokenizer, device=resolve_device(config.device))
+        mdp = bind(mdp, policy, config.rollout.chat_template)
+    else:
+        policy, mdp = build_policy(config, mdp)
     if config.on_bad_record == "drop":
         mdp = checked_mdp(config, mdp, policy)
     check_evaluation(mdp, split, prompts, samples)  # again, with the length of the prompts
@@ -92,7 +99,8 @@ def evaluate_run(
         other = make_policy(baseline, tokenizer=mdp.tokenizer, device=policy.device, seed=config.seed)
         other_mdp = with_chat_template(unbound.with_tokenizer(other.tokenizer), config.rollout.chat_template)
         before = evaluate(other, other_mdp, tasks, **settings)
-    restore_trained(policy, folder)
+    if not from_files:
+        restore_trained(policy, folder)
     after = evaluate(policy, mdp, tasks, **settings)
     comparison = Comparison(with_custom_metrics(before, own), with_custom_metrics(after, own), folds)
     name = f"evaluation-{split}"  # evaluation.json is the run's own, which studies read

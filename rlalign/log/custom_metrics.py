@@ -116,7 +116,7 @@ def mean_of(value: float | FloatArray) -> float:
 def _loaded(spec: str) -> Any:
     if ":" not in spec:
         raise UserError(f"metrics: expected file.py:function or module:function, got '{spec}'; use FILE.py:FUNCTION")
-    return load(spec)
+    return load(spec, functions=True)
 
 
 def _checked(name: str, function: Any) -> MetricFunction:

@@ -69,7 +69,7 @@ BUILT_IN_LOSSES = _built_in("custom_loss")
 BASELINES: Registry[Callable[..., Any]] = Registry("baseline", BUILT_IN_BASELINES, group="rlalign.baselines")
 TRUSTS: Registry[Callable[..., Any]] = Registry("trust region", BUILT_IN_TRUSTS, group="rlalign.trusts")
 LOSSES: Registry[Callable[..., Any]] = Registry("loss", BUILT_IN_LOSSES, group="rlalign.losses")
-ADVANTAGES: Registry[Callable[..., Any]] = Registry("advantage", group="rlalign.advantages")
+ADVANTAGES: Registry[Callable[..., Any]] = Registry("advantage", group="rlalign.advantages", functions=True)
 
 GROUP_BASELINES = {
     ast.literal_eval(call.args[0])

@@ -7,19 +7,18 @@ prompts are not on the card, since their license may forbid it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rlalign.algorithms import algorithm as find_algorithm
-from rlalign.algorithms import diff
-from rlalign.config.overrides import shown
 from rlalign.escaping.markdown import block, code, plain, with_code
 from rlalign.evaluation.signed_bounds import decimals_of, signed_bounds
 from rlalign.log.alarms import ALARMS
-from rlalign.oracle.formula import formula
+from rlalign.publish.changed_objective import changed_objective, formula_of_run
 from rlalign.publish.command import command_of, has_objects
+from rlalign.publish.environments import by_environment, not_reached
 from rlalign.publish.facts import Facts, shareable_facts
-from rlalign.publish.former_runs import continued
+from rlalign.publish.former_runs import continued, former_commands
 from rlalign.publish.loading import TITLE, policy_loading
 from rlalign.publish.metadata import env_name, metadata_of
 
@@ -34,10 +33,11 @@ def card_of(facts: Facts, name: str) -> str:
     from huggingface_hub import ModelCard
 
     command = command_of(facts.config, folders=False)
+    never = not_reached(facts.config.env, facts.steps)
     facts = shareable_facts(facts)
     parts = [
         f"# {plain(name)}",
-        _summary(facts),
+        _summary(facts, never),
         *_section("Before and after", _results(facts)),
         *_section("Environment and rewards", _environment(facts)),
         *_section("Algorithm", _algorithm(facts)),
@@ -55,26 +55,20 @@ def card_of(facts: Facts, name: str) -> str:
     return text
 
 
-def _summary(facts: Facts) -> str:
+def _summary(facts: Facts, not_reached: str) -> str:
     config = facts.config
     former = facts.former.runs
     policy = f"The policy of {code(former[0].name)}" if former else code(config.policy.rstrip("/").rpartition("/")[2])
     return (
         f"{policy} trained with {code(config.algorithm)} on {code(env_name(config))} "
-        f"by [rlalign](https://pypi.org/project/rlalign/) for {facts.steps} steps, seed {config.seed}.\n\n"
+        f"by [rlalign](https://pypi.org/project/rlalign/) for {facts.steps} steps, seed {config.seed}."
+        f"{not_reached}\n\n"
         f"**{plain(str(facts.evaluation.get('verdict', '')))}**"
     )
 
 
 def _results(facts: Facts) -> list[str]:
-    rows = []
-    for name, entry in facts.evaluation["metrics"].items():
-        d = entry["difference"]
-        low, high = _float(d["low"]), _float(d["high"])
-        digits = decimals_of(low, high)
-        interval = signed_bounds(low, high) if math.isfinite(low) and low < high else "-"
-        numbers = [_number(entry["before"], digits), _number(entry["after"], digits), _number(d["mean"], digits, "+")]
-        rows.append([code(name, in_table=True), *numbers, interval, str(d["n"])])
+    rows = [_row(name, entry) for name, entry in facts.evaluation["metrics"].items()]
     split = "test" if facts.config.evaluation.patience else facts.config.evaluation.split
     lines = [
         f"Means over the same held-out prompts of the split {code(split)}, {facts.config.evaluation.samples} completion"
@@ -82,6 +76,10 @@ def _results(facts: Facts) -> list[str]:
         "over prompts. `kl` is to the initial policy, in nats per completion.",
         _table(("metric", "before", "after", "difference", "95 % interval", "prompts"), rows),
     ]
+    parts = by_environment(facts.evaluation)
+    if parts:
+        columns = ("reward on", "before", "after", "difference", "95 % interval", "prompts")
+        lines.append(_table(columns, [_row(name, entry) for name, entry in parts.items()]))
     figures = facts.evaluation.get("corpus", {})
     before, after = (figures.get(side, {}).get("figures", {}) for side in ("before", "after"))
     if after:
@@ -106,6 +104,16 @@ def _results(facts: Facts) -> list[str]:
             )
         )
     return lines
+
+
+def _row(name: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return the cells of a measure: means before and after, and the paired difference with its interval."""
+    d = entry["difference"]
+    low, high = _float(d["low"]), _float(d["high"])
+    digits = decimals_of(low, high)
+    interval = signed_bounds(low, high) if math.isfinite(low) and low < high else "-"
+    numbers = [_number(entry["before"], digits), _number(entry["after"], digits), _number(d["mean"], digits, "+")]
+    return [code(name, in_table=True), *numbers, interval, str(d["n"])]
 
 
 def _environment(facts: Facts) -> list[str]:
@@ -138,14 +146,9 @@ def _algorithm(facts: Facts) -> list[str]:
                 f"is {kind.lower()}: {rest}" if colon and kind.isalpha() else f"against its objective. {preset.bias}"
             )
             lines.append(f"The expected gradient or optimum of the preset {with_code(statement)}")
-        changed = diff(preset.objective, config.objective)
-        changed.pop("advantage", None)
-        if changed:
-            axes = [f"{code(k)} {code(shown(a))} → {code(shown(b))}" for k, (a, b) in changed.items()]
-            lines.append(f"Changed from the preset, so that the statement above may not hold: {', '.join(axes)}.")
-    lines.append(block("\n".join(formula(config.objective))))
-    if facts.trained.sentence:
-        lines.append(plain(facts.trained.sentence))
+        lines += changed_objective(config, preset)
+    lines.append(block("\n".join(formula_of_run(config))))
+    lines += [plain(sentence) for sentence in (facts.trained.sentence, facts.trained.start) if sentence]
     if facts.advantage.get("sentence"):
         lines.append(f"Custom {plain(str(facts.advantage['sentence']))}.")
     r, ln = config.rollout, config.learner
@@ -213,7 +216,10 @@ def _limits(facts: Facts) -> list[str]:
 
 def _reproduction(facts: Facts, command: str) -> list[str]:
     versions = ", ".join(f"{name} {version}" for name, version in facts.versions.items())
-    lines = [block(command, "bash")]
+    commands, unknown = former_commands(facts.former)
+    lines = [block("\n".join([*commands, command]), "bash")]
+    if unknown:
+        lines.append(f"The command of {', '.join(map(code, unknown))} is not known: the folder was moved or changed.")
     if has_objects(facts.config):
         lines.append("Parts of this run (`object:...`) were passed as Python objects, which no command line names.")
     lines.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Any
 
 from rlalign.config.defaults import default_config, env_of_data
@@ -10,6 +11,7 @@ from rlalign.config.schema import OBJECT, TrainConfig
 from rlalign.config.serialize import to_dict
 from rlalign.config.shareable import shareable_setting
 from rlalign.config.validate import resolve
+from rlalign.escaping.shareable import shareable_spec
 from rlalign.typecheck import flatten
 
 _SHORT = {
@@ -18,6 +20,7 @@ _SHORT = {
     "metrics": "--metric",
     "objective.advantage": "--advantage",
 }
+_POLICIES = ("policy", "teacher")
 _LEFT_OUT = ("output", "resume", "allow_change", "trust_run", "save_every", "save_minutes", "keep", "device")
 
 
@@ -33,7 +36,9 @@ def command_of(config: TrainConfig, *, folders: bool = True) -> str:
     """
 
     def shown(key: str, value: Any) -> str:
-        return str(value if folders else shareable_setting(key, value))
+        if folders:
+            return str(value)
+        return str(_run_name(value) if key in _POLICIES else "") or str(shareable_setting(key, value))
 
     env = config.env
     of_data = config.data is not None and env == env_of_data(config.data, config.recorded.held_out)
@@ -57,6 +62,21 @@ def command_of(config: TrainConfig, *, folders: bool = True) -> str:
         values = value if isinstance(value, list) else [value]
         words += [word for entry in values for word in (flag, shown(key.rpartition(".")[2], entry))]
     return shlex.join(words)
+
+
+def _run_name(policy: str) -> str:
+    """Return the name of the run folder of a policy folder, or of its adapter; empty for any other name.
+
+    Example:
+        >>> _run_name("/home/me/runs/a/policy"), _run_name("runs/a/policy/adapter"), _run_name("owner/policy")
+        ('a', 'a/policy/adapter', '')
+    """
+    if shareable_spec(policy) == policy:  # a name, a hub id
+        return ""
+    parts = Path(policy).parts
+    if len(parts) > 1 and parts[-1] == "policy":
+        return parts[-2]
+    return "/".join(parts[-3:]) if len(parts) > 2 and parts[-2:] == ("policy", "adapter") else ""
 
 
 def has_objects(config: TrainConfig) -> bool:

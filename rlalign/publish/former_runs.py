@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from rlalign.continual.previous_reference import reference_run
 from rlalign.errors import UserError
 from rlalign.escaping.markdown import code, plain
 from rlalign.escaping.shareable import shareable_spec, shareable_values
+from rlalign.publish.command import command_of
 from rlalign.publish.data_licenses import data_notes
 from rlalign.storage.run_folder import read_config
 
@@ -27,6 +29,7 @@ class FormerRun:
         env: its environment; empty: the run is not found, or its configuration has changed.
         policy: its initial policy; empty like `env`.
         data: environment or recorded data -> note about data and license (see `data_notes`).
+        command: that repeats the run, for other machines; empty like `env`.
     """
 
     name: str
@@ -34,6 +37,7 @@ class FormerRun:
     env: str = ""
     policy: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,20 @@ def _former_run(link: Link) -> FormerRun:
     if link.path is None or link.config_changed:
         return run
     config = read_config(link.path)
-    return replace(run, env=config.env.removeprefix(OBJECT), policy=config.policy, data=data_notes(config))
+    command = f"{command_of(config, folders=False)} --output {shlex.quote(run.name)}"
+    return replace(
+        run, env=config.env.removeprefix(OBJECT), policy=config.policy, data=data_notes(config), command=command
+    )
+
+
+def former_commands(former: FormerRuns) -> tuple[list[str], list[str]]:
+    """Return the commands that repeat the former runs, the oldest first, and the names of runs without a known one.
+
+    Args:
+        former: of the run.
+    """
+    commands = [run.command for run in reversed(former.runs) if run.command]
+    return commands, [run.name for run in former.runs if not run.command]
 
 
 def shareable_runs(former: FormerRuns) -> FormerRuns:
@@ -102,16 +119,21 @@ def continued(config: TrainConfig, former: FormerRuns) -> list[str]:
         return []
     parent = former.runs[0]
     lines = [
-        "\n".join(["The initial policy is the result of former runs, the newest first:", *map(_entry, former.runs)])
+        "\n".join(["The initial policy is the result of former runs, the newest first:", *map(_entry, former.runs)]),
     ]
+    if any(run.digest for run in former.runs):
+        lines.append(
+            "The sha256 of a policy is that of one line `PATH SHA256` for each file of `policy/` with the ending "
+            ".json, .jinja, .model, .py, .safetensors or .txt, in the order of their paths."
+        )
     settings = config.continual
     kept = settings.optimizer == "kept"
-    lines.append(f"AdamW began {'with the moments of the former run' if kept else 'without moments'}.")
+    lines.append("AdamW began with the moments of the former run." if kept else "The state of the optimizer was fresh.")
     if config.objective.needs_reference and not _has_teacher(config):
         lines.append(_references(config, former))
     of_former = f"the environment of {code(parent.name)}" + (f", {code(parent.env)}" if parent.env else "")
     if settings.replay:
-        share = f"a share of {settings.replay:g} of the prompts of each step comes"
+        share = f"a share of {settings.replay:g} of the prompts, over the steps within one prompt, comes"
         if settings.replay_schedule == "linear":
             share = f"a share of the prompts, {settings.replay:g} in the first step and falling to 0 in the last, comes"
         lines.append(f"Replay: {share} from {of_former}, with its rewards.")

@@ -20,7 +20,7 @@ def policy_loading(kind: str, adapter: str, base: str) -> list[str]:
         base: of the adapter, as others find it (see `shareable_files.shared_base`).
     """
     if kind != "causal":
-        return [f"A policy of the kind {code(kind)}: `rlalign.Run(folder).policy` loads it."]
+        return [f"A policy of the kind {code(kind)}: `rlalign.policies.factory.load(FOLDER)` loads this folder."]
     weights = [] if adapter == "." else ["`transformers` loads this folder without rlalign."]
     return weights + adapter_loading(adapter, base)
 

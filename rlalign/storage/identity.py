@@ -81,7 +81,7 @@ class Change:
 
     def __str__(self) -> str:
         if not self.new:
-            return f"{self.role}  is not there any more  ({self.path})"
+            return f"{self.role} is not there any more  ({self.path})"
         return f"{self.role}  {self.old[:12] or 'not there before'} -> {self.new[:12]}  ({self.path})"
 
 

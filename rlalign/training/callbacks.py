@@ -114,14 +114,24 @@ def load_callbacks(specs: Sequence[Any]) -> dict[str, Any]:
         item = _built(spec) if isinstance(spec, str) else spec
         if isinstance(item, type) or not any(callable(getattr(item, event, None)) for event in EVENTS):
             raise UserError(
-                f"callback '{name}': expected an object with one of {', '.join(EVENTS)}, got {item!r:.60}; add one of "
-                "these methods"
+                f"callback '{name}': expected an object with one of {', '.join(EVENTS)}, got {item!r:.60}"
+                f"{_misspelled(item)}; add one of these methods"
             )
         unknown = [method for method in dir(item) if method.startswith("on_") and method not in EVENTS]
         if unknown:
             raise UserError(f"callback '{name}': unknown method '{unknown[0]}'.{did_you_mean(unknown[0], EVENTS)}")
         callbacks[f"{name} #{number + 1}" if number else name] = item
     return callbacks
+
+
+def _misspelled(item: Any) -> str:
+    """Return which methods of an object without any event resemble one; empty: none does."""
+    own = [name for name in dir(item) if not name.startswith("_") and callable(getattr(item, name, None))]
+    for name in own:
+        similar = did_you_mean(name, EVENTS)
+        if similar.startswith(" Did"):
+            return f" with the method '{name}' ({similar.strip()[0].lower()}{similar.strip()[1:]})"
+    return ""
 
 
 def _built(spec: str) -> Any:

@@ -87,8 +87,9 @@ def train_run(
     config = resolve(config)
     folder = Path(config.output or default_output(config))
     console = PlainConsole(quiet=quiet)
+    recorded_policy = config.policy
     if config.resume:
-        check_resume(folder, config, console)  # before the import of code, which may have changed
+        config = check_resume(folder, config, console)  # before the import of code, which may have changed
     validate(config)
     hooks = make_hooks(config, callbacks=callbacks, metrics=metrics, report=console.warn)
     mdp = build_checked_mdp(config, env=env, rewards=rewards)  # unknown names fail before anything is written
@@ -126,6 +127,7 @@ def train_run(
             console.print(f"policy: {policy.path_summary}", soft_wrap=True)
         teacher = make_teacher(config, policy, mdp)
         former = continuation(config, folder, policy, console, resumed=config.resume)
+        config = replace(config, policy=recorded_policy)  # of a moved parent too: the fingerprint holds it
         write_config(folder, replace(config, resume=False, allow_change=False, trust_run=False))
         report_advantage(config, folder, console)
         trainer = Trainer(

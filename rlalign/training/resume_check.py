@@ -8,7 +8,7 @@ from typing import Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences, unsafe
-from rlalign.continual.chain import followed, manifest_chain
+from rlalign.continual.chain import followed, manifest_chain, with_parent_found
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.policies.model_files import is_missing_folder
@@ -19,16 +19,19 @@ from rlalign.storage.newest import newest_manifest, stored_identity
 from rlalign.storage.run_folder import read_config
 
 
-def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> None:
+def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> TrainConfig:
     """Print the settings, files and package versions that differ from those of the run in the folder.
 
     No code is imported, no weight is loaded and nothing is written.
+
+    Returns:
+        The configuration, with the path at which the parent of the run lies now.
 
     Raises:
         UserError: when there is no run, when it has more steps, or when a difference decides the result.
     """
     check_run(folder)
-    _check_initial_policy(folder, config)
+    found = _with_initial_policy(folder, config)
     checkpoints = checkpoint.complete(folder / "checkpoints")
     done = checkpoint.step_of(checkpoints[-1]) if checkpoints else 0
     if config.steps < done:
@@ -47,20 +50,29 @@ def check_resume(folder: Path, config: TrainConfig, console: PlainConsole) -> No
     for package, version in checkpoint.versions().items():
         if versions.get(package, version) != version:
             console.print(f"changed: version of {package}  {versions[package]} -> {version}", soft_wrap=True)
-    _refuse([k for k in changed if unsafe(k, config)], changed_files(folder, config), config, console)
+    if found.policy != config.policy:
+        console.print(f"the parent '{config.policy}' lies in '{found.policy}' now", soft_wrap=True)
+    _refuse([k for k in changed if unsafe(k, config)], changed_files(folder, found), config, console)
+    return found
 
 
-def _check_initial_policy(folder: Path, config: TrainConfig) -> None:
-    """Raise UserError if the folder of the initial policy, such as that of a parent, is not there any more."""
-    if not is_missing_folder(config.policy) or config.policy != read_config(folder).policy:
-        return
+def _with_initial_policy(folder: Path, config: TrainConfig) -> TrainConfig:
+    """Return the configuration with the path at which a parent lies now.
+
+    Raises:
+        UserError: the folder of the initial policy is at no recorded path.
+    """
+    if config.policy != read_config(folder).policy or Path(config.policy).expanduser().exists():
+        return config
     chain = manifest_chain(folder)
-    link = followed(chain, folder)[0] if chain else None
+    if chain and followed(chain, folder)[0].path is not None:
+        return with_parent_found(config, folder)
+    if not chain and not is_missing_folder(config.policy):
+        return config
     place = Path(config.policy).expanduser().absolute()
-    now = "" if link is None or link.path is None else f" (the run lies in '{link.path.resolve()}' now)"
     raise UserError(
         f"'{folder}' began with the policy '{config.policy}', and a resumed run reads its files again: expected the "
-        f"folder '{place}', got none{now}; move or link the folder to that path, then use "
+        f"folder '{place}', got none; move or link the folder to that path, then use "
         f"rlalign train --resume {folder}"
     )
 

@@ -400,3 +400,33 @@ def test_an_evaluation_finds_a_parent_that_moved_along_and_names_one_that_is_gon
     shutil.rmtree(moved / "a")
     with pytest.raises(UserError, match=r"began with the policy of .*runs/a.* moved or deleted; put it back"):
         Run(moved / "b").evaluate(split="test")
+    with pytest.warns(UserWarning, match="policy policy.json is not there any more"):
+        alone = Run(moved / "b").evaluate(split="test", baseline="gru")  # nothing of the parent is needed
+    assert np.array_equal(alone.after.metrics["reward"], after.after.metrics["reward"])
+
+
+def test_a_moved_tree_is_resumed_bitwise_and_evaluated_without_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """The configuration names the parent by a relative path, whose first folder is gone: it looks like a hub id."""
+    monkeypatch.chdir(tmp_path)
+
+    def asked(*arguments: Any, **settings: Any) -> None:
+        raise AssertionError(f"the hub was asked for {arguments}")
+
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", asked)
+    monkeypatch.setattr("transformers.utils.hub.cached_file", asked)
+    changes = {name.replace(".", "__"): value for name, value in ALL_PARTS.items()}
+    del changes["continual__replay_schedule"]  # its shares depend on the number of steps
+    train_run(config(Path("runs/a"), "sort", steps=1), quiet=True)
+    train_run(config(Path("runs/b"), "reverse", "runs/a", steps=2, **changes), quiet=True)
+    shutil.copytree("runs", "copy")
+    assert cli.main(["train", "--resume", "runs/b", "--steps", "4"]) == 0
+    Path("runs").rename("aside")
+    Path("copy").rename("runs2")
+    recwarn.clear()
+    Run("runs2/b").transfer_matrix(["sort", "reverse"], prompts=4)
+    assert not [str(warning.message) for warning in recwarn if "changed" in str(warning.message)]
+    assert cli.main(["train", "--resume", "runs2/b", "--steps", "4"]) == 0
+    assert_same_run(Path("aside/b"), Path("runs2/b"))
+    assert Run("runs2/b").config.policy == Run("aside/b").config.policy  # as it was recorded

@@ -15,6 +15,7 @@ from rlalign.errors import UserError
 from rlalign.evaluation.custom_metrics import evaluated_samples, with_custom_metrics
 from rlalign.evaluation.evaluate import Evaluation
 from rlalign.log.custom_metrics import CustomMetrics, load_metrics
+from rlalign.objective.registries import ADVANTAGES
 from rlalign.rollout.views import Samples, frozen
 
 
@@ -137,3 +138,11 @@ def test_the_samples_of_an_evaluation_keep_the_names_of_components() -> None:
     assert view.completions == ["a", "b", "c", "d"]
     assert view.lengths.tolist() == [1, 2, 3, 4]
     assert view.group_ids.tolist() == [0, 0, 1, 1]
+
+
+def test_only_functions_are_suggested_for_a_missing_metric_or_advantage(tmp_path: Path) -> None:
+    path = tmp_path / "good_hooks.py"
+    path.write_text("class Nope: ...\ndef letters(samples): return 1.0\n")
+    for get in (lambda spec: load_metrics([spec]), ADVANTAGES.get):
+        with pytest.raises(UserError, match=r"has no 'nope'\. Available: letters\.$"):
+            get(f"{path}:nope")

@@ -68,7 +68,7 @@ def test_a_resume_without_the_parent_says_what_is_missing(tmp_path: Path) -> Non
     small |= {"model__hidden_size": 16}
     rlalign.train("reverse", "gru", output=tmp_path / "runs" / "p", **small)
     rlalign.train("sort", "runs/p", output=tmp_path / "runs" / "q", **small)
-    (tmp_path / "runs" / "p").rename(tmp_path / "moved")
+    (tmp_path / "runs" / "p").rename(tmp_path / "moved")  # at none of the recorded paths
     config: TrainConfig = rlalign.Run(tmp_path / "runs" / "q").config
     expected = (
         rf"began with the policy 'runs/p/policy'.*expected the folder '{tmp_path}/runs/p/policy', got none; move or "

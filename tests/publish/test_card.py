@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -85,7 +86,7 @@ def test_the_card_has_the_facts_of_the_run(run: Path) -> None:
         "A = (r - mean of the group) / std of the group",  # the formula of the objective
         "arXiv 2402.03300",
         "The expected gradient or optimum of the preset is biased: 1/|y|".replace("|", "\\|"),
-        "`kl.where` `loss` → `none`",  # a policy from scratch
+        "The default for random initial weights: `kl.where` `loss` → `none`, `kl.coef` `0.04` → `0`.",
         "random strings, no license.",
         "No alarm was raised.",
         "1 update per rollout",
@@ -281,6 +282,12 @@ def test_the_card_describes_what_a_continued_run_takes_from_former_ones(run: Pat
     for part in (
         "The policy of `a-run` trained with `grpo` on `sort`",
         f"- `a-run`, trained on `reverse`, from `tiny` (sha256 of the policy {digest}...)",
+        "The sha256 of a policy is that of one line `PATH SHA256` for each file",
+        "The state of the optimizer was fresh.",
+        "so that the statement above is not one about this run: `kl.coef` `0.04` → `0.1`, `continual.replay` `0` → "
+        "`0.25`, `continual.ewc` `0` → `3`, `continual.anchor` `new` → `both`.",
+        "total ← total + 3/2 · Σ F (theta - theta_start)²",
+        "(pi‖ref): mean of that to the initial policy and that to the former reference policy",
         "mean of the KLs to two reference policies: the initial policy of this run, the result of `a-run`; and the "
         "reference policy of the former run, the initial policy of `a-run`, `tiny`.",
         "Replay: a share of the prompts, 0.25 in the first step and falling to 0 in the last, comes from the "
@@ -294,6 +301,52 @@ def test_the_card_describes_what_a_continued_run_takes_from_former_ones(run: Pat
         assert part in continued_card, part
 
 
+def test_the_digest_of_a_former_policy_is_recomputed_as_the_card_describes(run: Path, continued_card: str) -> None:
+    policy = run / "policy"
+    endings = {".json", ".jinja", ".model", ".py", ".safetensors", ".txt"}
+    lines = [
+        f"{path.relative_to(policy).as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n"
+        for path in sorted(policy.rglob("*"))
+        if path.suffix in endings
+    ]
+    assert f"(sha256 of the policy {hashlib.sha256(''.join(lines).encode()).hexdigest()[:12]}...)" in continued_card
+
+
+def test_the_commands_of_a_continued_run_begin_with_those_of_its_parents(continued_card: str) -> None:
+    """Executed in order in one folder, each finds the folder that the one before it writes."""
+    block = continued_card[continued_card.index("```bash") :].split("```")[1]
+    first, second = ["rlalign" + part for part in block.split("rlalign")[1:]]
+    assert parse(shlex.split(first)[2:]).policy == "tiny"
+    assert parse(shlex.split(first)[2:]).output == "a-run"
+    assert parse(shlex.split(second)[2:]).policy == "a-run"
+
+
+def test_a_policy_that_is_no_model_of_transformers_is_loaded_as_its_card_describes(tmp_path: Path) -> None:
+    folder = tmp_path / "mixed"
+    rlalign.train("sort@0,reverse@20", "gru", "rloo", output=folder, **SMALL)
+    text = (folder / "policy" / "README.md").read_text()
+    assert "`rlalign.policies.factory.load(FOLDER)` loads this folder." in text
+    assert load(folder / "policy").tokenizer is not None
+    assert "Not trained on, because no prompt was drawn from it: `reverse`." in text
+    evaluation = json.loads((folder / "report" / "evaluation.json").read_text())
+    for name in ("sort", "reverse"):
+        after = evaluation["environments"][name]["metrics"]["reward"]["after"]
+        (row,) = re.findall(rf"^\| `{name}` \| .*$", text, re.MULTILINE)
+        assert float(row.split("|")[3]) == pytest.approx(after, abs=1e-3)
+
+
+def test_virtual_tokens_and_a_quantized_base_are_named_as_parts_of_the_initial_policy() -> None:
+    parts = TrainedParts("prefix of 4 virtual tokens", 8, "nf4", virtual_tokens=True, nats_over_plain_base=0.123)
+    assert "the virtual tokens as they were before training (prefix of 4 virtual tokens) and the weights" in parts.start
+    assert "weights quantized to 4 bits (NF4)" in parts.start
+    assert "This folder holds the dequantized" not in parts.sentence
+    assert parts.sentence.endswith("differ by up to 0.12 nats.")
+    merged = TrainedParts("LoRA of rank 8", 8, "int8", nats_over_plain_base=0.5).sentence
+    assert "frozen weights stored in 8 bits (int8) and dequantized for each product." in merged
+    assert "This folder holds the dequantized weights with the adapter added." in merged
+    assert TrainedParts("LoRA of rank 8", 8).start == ""
+
+
 def test_a_run_without_a_parent_is_not_described_as_continued(run: Path) -> None:
     assert "## Continued learning" not in (run / "policy" / "README.md").read_text()
 
@@ -305,6 +358,7 @@ def test_a_former_run_that_is_gone_is_named(run: Path) -> None:
         "- `a`, whose folder is not there any more, or was changed since (sha256 of the policy 0123456789ab...)" in text
     )
     assert "License of the data of the former run `a`: not known" in text
+    assert "The command of `a` is not known" in text
 
 
 def test_the_card_counts_the_trained_parameters(run: Path, tmp_path: Path) -> None:
@@ -318,7 +372,7 @@ def test_the_card_counts_the_trained_parameters(run: Path, tmp_path: Path) -> No
     assert f"Adapter: DoRA of rank 2, {count:,} trained parameters, over frozen weights." in text
     quantized = TrainedParts("LoRA of rank 4", 11776, "nf4")
     facts = replace(read_facts(run), trained=quantized)
-    assert "11,776 trained parameters, over frozen weights in 4 bits (NF4)" in card_of(facts, "name")
+    assert "11,776 trained parameters, over frozen weights stored in 4 bits (NF4)" in card_of(facts, "name")
     beside = (tmp_path / "r" / "policy" / "adapter" / "README.md").read_text()
     assert ModelCard(beside).data.library_name == "peft"
     assert "# DoRA of rank 2" in beside

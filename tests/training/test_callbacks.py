@@ -245,6 +245,9 @@ class Needs:
     def __init__(self, threshold): ...
     def should_stop(self): ...
 
+class Misspelled:
+    def onstep(self, state, metrics): pass
+
 class Empty: ...
 """
 FLAGS = ["--env", "reverse", "--policy", "gru", "--steps", "4", "--rollout.prompts", "2", "--rollout.group-size", "2"]
@@ -287,6 +290,7 @@ def test_unusable_callbacks_are_refused_by_name(tmp_path: Path) -> None:
     for spec, message in (
         (f"{path}:Needs", "cannot be built without arguments"),
         (f"{path}:Empty", "expected an object with one of on_rollout"),
+        (f"{path}:Misspelled", r"with the method 'onstep' \(did you mean 'on_step'"),
         (f"{path}:Stopp", "Did you mean 'Stop'"),
         (SimpleNamespace(on_setp=print, should_stop=bool), "unknown method 'on_setp'. Did you mean 'on_step'"),
         ("Stop", "expected file.py:Class"),

@@ -12,6 +12,8 @@ from rlalign.envs.task_order.fixed import Sequential, Shuffled
 from rlalign.envs.task_order.options import TaskOptions
 from rlalign.envs.task_order.sampler import TaskResult
 from rlalign.envs.task_stream import TaskStream
+from rlalign.errors import UserError
+from rlalign.registry import TASK_ORDERS
 
 ROWS = [{"prompt": f"{i}", "answer": str(i)} for i in range(40)]
 
@@ -48,3 +50,8 @@ def test_an_update_of_its_own_is_told_the_results() -> None:
 @pytest.mark.parametrize("order", ["sequential", "shuffled", f"{__name__}:Fixed"])
 def test_an_inherited_update_reads_nothing(order: str) -> None:
     assert not stream_of(order).reads_results
+
+
+def test_an_unknown_order_is_refused_with_the_form_of_an_own_one() -> None:
+    with pytest.raises(UserError, match=r"unknown task order 'hard'.*A task sampler of your own is FILE.py:NAME\."):
+        TASK_ORDERS.get("hard")
