@@ -51,7 +51,7 @@ def smollm2(kind: str, base: str, folder: Path) -> dict[str, Any]:
 
     settings: dict[str, Any] = {"model__adapter__kind": kind, "model__base": base}
     if kind in ("ia3", "prefix", "prompt", "adalora"):
-        settings["learner__lr"] = 1e-2  # few parameters of order 1; small singular vectors
+        settings["learner__lr"] = 1e-2  # parameters of order 1, or small singular vectors
     elif kind == "none":
         settings["learner__lr"] = 1e-5
     clock = Clock()
