@@ -222,7 +222,9 @@ def is_parent_gone(config: TrainConfig, folder: Path) -> bool:
         folder: of the run.
     """
     chain = manifest_chain(folder)
-    return bool(chain) and not Path(config.policy).expanduser().exists() and followed(chain, folder)[0].path is None
+    if not chain or Path(config.policy).expanduser().exists():
+        return False
+    return followed(chain, folder)[0].path is None
 
 
 def as_json(chain: Sequence[Ancestor]) -> list[Mapping[str, Any]]:
