@@ -113,6 +113,7 @@ def parts() -> Parts:
         return {}
     result = json.loads(path.read_text(encoding="utf-8"))
     texts = {name: forms_part(name, case["forms"]) for name, case in result["cases"].items()}
+    texts["rounding"] = rounding_part(result["cases"])
     texts["machine"] = f"Machine: {described(result['machine'])}."
     recovery = result["recovery"]
     reward = recovery["reward"]
@@ -132,6 +133,56 @@ def parts() -> Parts:
             f"difference of a log-prob is {vllm['mean']:.1g} nats, the largest {vllm['largest']:.1g}."
         )
     return {DOCS / "results" / "export.md": texts}
+
+
+def rounding(run: Run) -> dict[str, dict[str, float]]:
+    """Return what rounding to each GGUF type does to the weights W of the linear layers, and to their update W - W0.
+
+    `error` is ‖Q(W) - W‖ / ‖W‖, and `kept` is <Q(W) - W0, W - W0> / ‖W - W0‖²: 1 if the update is whole, 0 if it is
+    gone. W0 are the weights before training, in float32 as stored.
+    """
+    import torch
+    from gguf import GGMLQuantizationType
+    from gguf.quants import dequantize, quantize
+    from safetensors.torch import load_file
+
+    from rlalign.policies.pretrained import smollm2_folder
+
+    def weights(folder: Path) -> dict[str, torch.Tensor]:
+        return {name: w for path in sorted(folder.glob("*.safetensors")) for name, w in load_file(path).items()}
+
+    before, after = weights(Path(smollm2_folder())), weights(run.folder / "policy")
+    found = {}
+    for kind in ("Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"):
+        sums = dict.fromkeys(("error", "weight", "kept", "update"), 0.0)
+        for name, tensor in after.items():
+            if "_proj" not in name:
+                continue
+            w, update = tensor.float(), tensor.float() - before[name].float()
+            code = GGMLQuantizationType[kind]
+            rounded = torch.from_numpy(dequantize(quantize(w.numpy(), code), code).copy())
+            sums["error"] += float((rounded - w).square().sum())
+            sums["weight"] += float(w.square().sum())
+            sums["kept"] += float(((rounded - w + update) * update).sum())
+            sums["update"] += float(update.square().sum())
+        found[kind.lower()] = {
+            "error": (sums["error"] / sums["weight"]) ** 0.5,
+            "kept": sums["kept"] / sums["update"],
+        }
+    return found
+
+
+def rounding_part(cases: dict[str, Any]) -> str:
+    """Return the table of what rounding does to the weights and to the update of each case."""
+    heads = ["type"]
+    for name in cases:
+        heads += [f"error of the weights, {CASES[name][0]}", f"update kept, {CASES[name][0]}"]
+    kinds = next(iter(cases.values()))["rounding"]
+    rows = [
+        [kind, *(f"{case['rounding'][kind][key]:.3f}" for case in cases.values() for key in ("error", "kept"))]
+        for kind in kinds
+    ]
+    return table(heads, rows)
 
 
 def forms_part(name: str, forms: dict[str, Any]) -> str:
@@ -161,7 +212,7 @@ def main() -> None:
         rlalign("export", str(run.folder), "--compare", *sizes, "--drop-layers", LAYERS)
         forms = json.loads((run.folder / "report" / "forms.json").read_text(encoding="utf-8"))
         shutil.copy(run.folder / "report" / "forms.png", ROOT / "docs" / "images" / f"export-{name}.png")
-        result["cases"][name] = {"forms": forms}
+        result["cases"][name] = {"forms": forms, "rounding": rounding(run)}
         if name == "first_run":
             result["recovery"] = recovered(arguments.work, run, words)
         if name == "first_run" and arguments.vllm:

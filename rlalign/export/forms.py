@@ -43,7 +43,7 @@ FORMS = (
     Form("gguf-q8_0", "gguf", "q8_0", "llama.cpp", 0.05),
     Form("gguf-q5_1", "gguf", "q5_1", "llama.cpp", 0.2),
     Form("gguf-q5_0", "gguf", "q5_0", "llama.cpp", 0.2),
-    Form("gguf-q4_1", "gguf", "q4_1", "llama.cpp", 1.0),
+    Form("gguf-q4_1", "gguf", "q4_1", "llama.cpp", 0.5),
     Form("gguf-q4_0", "gguf", "q4_0", "llama.cpp", 1.0),
 )
 """All forms, the larger ones of a format first. The bounds hold for the files that this library writes, not for a
