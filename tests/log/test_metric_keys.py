@@ -78,6 +78,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "best of n": {"algorithm": "best_of_n", "evaluation__best_of": 2},
     "several turns": {"env": "GuessNumber"},
     "several environments": {"env": "sort,reverse", "tasks__mixing": "difficulty", "evaluation__every": 1},
+    "stages of environments": {"env": "sort@0,reverse@1"},
     "TRL's GRPO": {"algorithm": "trl:grpo", "policy": "tiny", "objective__kl__where": "loss"},
     "TRL's RLOO": {"algorithm": "trl:rloo", "policy": "tiny", "evaluation__every": 2},
     "distillation": {"algorithm": "distill", "teacher": "teacher"},

@@ -88,7 +88,7 @@ def test_unusable_trackers_are_refused_by_name(own):
 @pytest.mark.parametrize("settings", [{"mlflow": True}, {"trackers": ("mlflow",)}])
 def test_a_missing_package_is_refused_before_anything_is_written(monkeypatch, settings):
     monkeypatch.setattr("rlalign.config.validate.find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"expected the package 'mlflow'.*rlalign\[mlflow\]"):
+    with pytest.raises(MissingExtraError, match=r"expected the package 'mlflow'.*'\.\[mlflow\]'"):
         validate(TrainConfig(tracking=TrackingConfig(**settings)))
 
 
