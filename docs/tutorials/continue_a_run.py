@@ -52,7 +52,7 @@ def train(name, env, policy, **settings):
     )
 
 
-first = train("sort", SORT, "gru", steps=150)
+first = train("sort", SORT, "gru", steps=100)
 print(first.comparison.verdict)
 
 # %% [markdown]
@@ -96,7 +96,7 @@ show(matrices["naive"])
 
 # %%
 replay = train(
-    "replay", REVERSE, first.folder, steps=150, continual__replay=0.2
+    "replay", REVERSE, first.folder, steps=150, continual__replay=0.1
 )
 matrices["replay"] = replay.transfer_matrix(TASKS)
 show(matrices["replay"])
@@ -111,7 +111,7 @@ for k, task in enumerate(("sort", "reverse")):
     print(f"{task:8} {gain.mean:+.2f} [{gain.low:+.2f}, {gain.high:+.2f}]")
 
 # %% [markdown]
-# Replay costs samples: a fifth of the prompts is not of the new task. The metrics of the training are kept for each
+# Replay costs samples: a tenth of the prompts is not of the new task. The metrics of the training are kept for each
 # environment, here the mean reward of the last ten steps:
 
 # %%
@@ -122,7 +122,7 @@ for name, values in replay.metrics.items():
 
 # %% [markdown]
 # If all tasks are known in advance, there is no need for a chain: `--env 'SORT=0.5,REVERSE=0.5'` mixes the prompts of one
-# run in exact shares, and `--env SORT@0,REVERSE@150` trains one after the other.
+# run in exact shares, and `--env SORT@0,REVERSE@100` trains one after the other.
 
 # %% mystnb={"image": {"alt": "Reward of both tasks at the end of each of the two runs"}}
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")

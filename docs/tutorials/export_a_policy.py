@@ -27,7 +27,7 @@ FOLDER = Path(tempfile.mkdtemp())
 
 # %%
 run = rlalign.train(
-    "copy", "tiny", steps=150, output=FOLDER / "copy", quiet=True
+    "copy", "tiny", steps=100, output=FOLDER / "copy", quiet=True
 )
 print(run.comparison.verdict)
 
@@ -96,7 +96,7 @@ assert main(["export", str(gguf.folder), "--check"]) != 0
 # --compare`.
 
 # %%
-results = run.compare_forms(prompts=16, samples=2, forms=["gguf-q4_0"])
+results = run.compare_forms(prompts=8, samples=2, forms=["gguf-q4_0"])
 for name, row in results["forms"].items():
     reward = row["metrics"]["reward"]
     line = f"{name:10} reward {reward['mean']:.2f}"
