@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,14 @@ CARD = "README.md"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
-def write_adapter_card(folder: Path, quantization: str = "none", plain_nats: float | None = None) -> None:
+def write_adapter_card(folder: Path, measured: Mapping[str, Any]) -> None:
     """Write README.md of a folder with adapter_config.json. It names the base only if others find it by that name.
 
     Args:
         folder: of the adapter; the base may lie in `base/` beside it.
-        quantization: of the base in training: none, nf4 or int8.
-        plain_nats: largest difference of a log-prob from the policy's over the base before quantization; None: not
-            measured.
+        measured: entries about the adapter in policy.json. If the base was quantized in training: `quantization`, nf4
+            or int8, and `nats_over_plain_base`, the largest difference of a log-prob from the policy's over the base
+            before quantization.
     """
     settings: dict[str, Any] = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     options = stored_options(settings)
@@ -34,10 +35,11 @@ def write_adapter_card(folder: Path, quantization: str = "none", plain_nats: flo
         metadata.insert(0, f"base_model: {json.dumps(base)}")
     over = _base(folder, base, is_hub_id)
     lines = ["---", *metadata, "---", "", f"# {kind}", "", f"An adapter for peft over {over}."]
-    if quantization != "none":
+    if quantization := measured.get("quantization"):
         lines.append(f"In training the base was stored in {quantization}.")
         if folder.name == "adapter":
             lines.append("The folder above this one holds the dequantized weights with the adapter added.")
+    plain_nats = measured.get("nats_over_plain_base")
     if plain_nats is not None and math.isfinite(plain_nats):
         lines.append(
             "Over the base before quantization the adapter gives another policy: its log-probs differ by up to "

@@ -200,14 +200,13 @@ def _write_over_base(
         config.base_model_name_or_path = base if base != own_base else str((folder / "base").resolve())
         with hidden_peft_warnings(), stored_ranks(policy.model):
             policy.model.save_pretrained(adapter)
-        write_adapter_card(adapter, policy.options.base if base != own_base else "none")
         entries = {"base": config.base_model_name_or_path}
         quantized = policy.options.base != "none" and base != own_base
         distance = _adapter_distance(policy, base, adapter, measure, quantized=quantized)
         if quantized:
             plain = _adapter_distance(policy, base, adapter, measure)
             entries |= {"quantization": policy.options.base, "nats_over_plain_base": plain.nats}
-            write_adapter_card(adapter, policy.options.base, plain.nats)
+        write_adapter_card(adapter, entries)
         if distance.is_policy:
             break
     return distance, entries

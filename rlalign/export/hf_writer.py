@@ -87,7 +87,7 @@ def copy_adapter(source: Path, folder: Path, final: Path) -> tuple[Path, str] | 
         path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         base = str(folder / "base")
     # of a run of before, the adapter has the template that peft wrote
-    write_adapter_card(folder / "adapter", str(measured.get("quantization") or "none"))
+    write_adapter_card(folder / "adapter", measured)
     return folder / "adapter", base
 
 

@@ -48,6 +48,10 @@ def test_an_adapter_over_a_quantized_base_is_compared_over_that_base(kind, train
     adapter = _adapter(source, tmp_path, tmp_path, probe)
     assert adapter["quantization"] == kind
     assert adapter["kl"] < 1e-4 < adapter["over_plain_base"]["kl"]
+    card = (tmp_path / "adapter" / "README.md").read_text()
+    assert card == (source.folder / "adapter" / "README.md").read_text()
+    assert f"{kind}.\n" in card
+    assert "Over the base before quantization the adapter gives another policy" in card
 
 
 @pytest.mark.slow

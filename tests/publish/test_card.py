@@ -62,7 +62,7 @@ def test_the_card_names_the_weights_under_an_adapter_of_smollm2(run: Path, tmp_p
     folder.mkdir()
     settings = {"base_model_name_or_path": f"/cache/models/{SMOLLM2_FOLDER}", "peft_type": "LORA", "r": 4}
     (folder / "adapter_config.json").write_text(json.dumps(settings))
-    write_adapter_card(folder)
+    write_adapter_card(folder, {})
     card = card_of(replace(read_facts(run), adapter="adapter", adapter_base=SMOLLM2_ID), "model")
     assert "base = AutoModelForCausalLM.from_pretrained(smollm2_folder())" in card
     for text in (card, (folder / "README.md").read_text()):
