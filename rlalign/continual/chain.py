@@ -202,7 +202,7 @@ def with_parent_found(config: TrainConfig, folder: Path, *, needed: bool = True)
     chain = manifest_chain(folder)
     if not chain or Path(config.policy).expanduser().exists():
         return config
-    link = followed(chain, folder)[0]
+    link = _found(chain[0], folder)
     if link.path is None and not needed:
         return config
     if link.path is None:
@@ -218,13 +218,10 @@ def is_parent_gone(config: TrainConfig, folder: Path) -> bool:
     """Return whether the initial policy of a run is that of a parent that is at none of its recorded paths.
 
     Args:
-        config: of the run.
+        config: of the run, from `with_parent_found`.
         folder: of the run.
     """
-    chain = manifest_chain(folder)
-    if not chain or Path(config.policy).expanduser().exists():
-        return False
-    return followed(chain, folder)[0].path is None
+    return bool(manifest_chain(folder)) and not Path(config.policy).expanduser().exists()
 
 
 def as_json(chain: Sequence[Ancestor]) -> list[Mapping[str, Any]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rlalign.config.schema import TrainConfig
 from rlalign.config.serialize import differences, unsafe
-from rlalign.continual.chain import followed, manifest_chain, with_parent_found
+from rlalign.continual.chain import is_parent_gone, with_parent_found
 from rlalign.errors import UserError
 from rlalign.escaping.console import PlainConsole
 from rlalign.policies.model_files import is_missing_folder
@@ -64,11 +64,9 @@ def _with_initial_policy(folder: Path, config: TrainConfig) -> TrainConfig:
     """
     if config.policy != read_config(folder).policy or Path(config.policy).expanduser().exists():
         return config
-    chain = manifest_chain(folder)
-    if chain and followed(chain, folder)[0].path is not None:
-        return with_parent_found(config, folder)
-    if not chain and not is_missing_folder(config.policy):
-        return config
+    found = with_parent_found(config, folder, needed=False)
+    if found is not config or not (is_parent_gone(config, folder) or is_missing_folder(config.policy)):
+        return found
     place = Path(config.policy).expanduser().absolute()
     raise UserError(
         f"'{folder}' began with the policy '{config.policy}', and a resumed run reads its files again: expected the "
