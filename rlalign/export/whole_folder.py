@@ -20,6 +20,7 @@ from rlalign.errors import FaultError, UserError
 from rlalign.policies.file_modes import apply_umask
 from rlalign.policies.model_files import sha256
 from rlalign.storage.atomic import read_json
+from rlalign.storage.folder_kind import is_run
 
 MANIFEST = "export.json"
 _VERSION = 1
@@ -130,7 +131,7 @@ def read_export(folder: Path) -> dict[str, Any]:
     """
     if not folder.is_dir():
         raise UserError(f"expected the folder of an export, got '{folder}', which does not exist; {_AGAIN}")
-    if not (folder / MANIFEST).is_file() and (folder / "run.lock").is_file() and (folder / "config.json").is_file():
+    if not (folder / MANIFEST).is_file() and is_run(folder):
         raise UserError(
             f"expected the folder of an export, got the run '{folder}'; use the folder that rlalign export "
             f"{folder} --output FOLDER wrote"

@@ -20,7 +20,7 @@ def changed_objective(config: TrainConfig, preset: Algorithm) -> list[str]:
         config: of the run, as others may read it.
         preset: that its algorithm names.
     """
-    changes = {key: (shown(old), shown(new)) for key, (old, new) in _axes(config, preset).items()}
+    changes = {key: (shown(old), shown(new)) for key, (old, new) in diff(preset.objective, config.objective).items()}
     default = resolve(default_config(policy=config.policy, algorithm=config.algorithm)).objective
     own = {key: pair for key, pair in changes.items() if key in diff(default, config.objective)}
     by_default = {key: pair for key, pair in changes.items() if key not in own}
@@ -31,10 +31,6 @@ def changed_objective(config: TrainConfig, preset: Algorithm) -> list[str]:
     if own:
         lines.append(f"Changed from the preset, so that the statement above is not one about this run: {_listed(own)}.")
     return lines
-
-
-def _axes(config: TrainConfig, preset: Algorithm) -> dict[str, tuple[object, object]]:
-    return diff(preset.objective, config.objective)
 
 
 def _continual(config: TrainConfig) -> dict[str, tuple[str, str]]:

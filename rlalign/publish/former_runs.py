@@ -66,14 +66,15 @@ def former_runs(folder: Path, config: TrainConfig) -> FormerRuns:
         config: its configuration.
     """
     links = followed(stored_chain(folder), folder)
+    runs = tuple(map(_former_run, links))
     reference = None
     if links and config.continual.anchor != "new":
         try:
             place = reference_run(links)[0]
-            reference = next(_former_run(link) for link in links if link.path == place)
+            reference = next(run for link, run in zip(links, runs, strict=True) if link.path == place)
         except UserError:  # a former run was moved or edited since
             reference = None
-    return FormerRuns(tuple(map(_former_run, links)), reference)
+    return FormerRuns(runs, reference)
 
 
 def _former_run(link: Link) -> FormerRun:

@@ -45,7 +45,7 @@ def is_model(folder: Path) -> bool:
 def _description(folder: Path, *, model: bool) -> tuple[str, str]:
     """Return what a path holds that is no run, and what to use."""
     new = "create a run with rlalign train"
-    run = next((parent for parent in folder.absolute().parents if _is_run(parent)), None)
+    run = next((parent for parent in folder.absolute().parents if is_run(parent)), None)
     if not folder.exists():
         return "which does not exist", f"check the path, or {new}"
     if folder.is_file():
@@ -78,9 +78,9 @@ def _description_of_export(folder: Path) -> tuple[str, str]:
 
 
 def _first_run(folders: Iterable[Path]) -> Path | None:
-    return next((folder for folder in sorted(folders) if _is_run(folder)), None)
+    return next((folder for folder in sorted(folders) if is_run(folder)), None)
 
 
-def _is_run(folder: Path) -> bool:
-    # a config.json alone may be that of a model, or of another program in a folder above
+def is_run(folder: Path) -> bool:
+    """Return whether a folder is that of a run. A config.json alone may be that of a model or another program."""
     return (folder / "config.json").is_file() and (folder / "run.lock").is_file()
