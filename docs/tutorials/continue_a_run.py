@@ -121,8 +121,8 @@ for name, values in replay.metrics.items():
         print(f"{name}: {sum(late) / len(late):.2f}")
 
 # %% [markdown]
-# If all tasks are known in advance, there is no need for a chain: `--env 'SORT=0.5,REVERSE=0.5'` mixes the prompts of one
-# run in exact shares, and `--env SORT@0,REVERSE@100` trains one after the other.
+# If all tasks are known in advance, one run can train on them: `--env 'SORT=0.5,REVERSE=0.5'` draws prompts of both in
+# exact shares, and `--env SORT@0,REVERSE@100` trains one after the other.
 
 # %% mystnb={"image": {"alt": "Reward of both tasks at the end of each of the two runs"}}
 figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")

@@ -155,7 +155,7 @@ def _check_trackers(config: TrainConfig) -> None:
 
 
 def check_repository(setting: str, name: str) -> None:
-    """Raise UserError for a name that is no repository OWNER/NAME of the Hub.
+    """Raise UserError unless a name has the form OWNER/NAME of a repository on the Hub.
 
     Args:
         setting: that has the name, for the message.

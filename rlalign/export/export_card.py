@@ -21,7 +21,7 @@ def finish_card(folder: Path, form: Form, path: Path, base: str, summary: str) -
         folder: of the export, with the card of the run.
         form: of the export.
         path: what the loader is given: the folder, or the GGUF file in it.
-        base: of the adapter in `adapter/`, as others find it; empty: there is no adapter.
+        base: of the adapter in `adapter/`, as others find it; empty: no adapter.
         summary: what the export cost, in a sentence.
     """
     card = folder / CARD

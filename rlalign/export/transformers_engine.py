@@ -104,7 +104,7 @@ class TransformersEngine:
     def text(self, texts: list[str], chats: list[Any], ids: list[list[int]]) -> dict[str, Any]:
         """Return what the tokenizer of the folder and its chat template make of texts and messages.
 
-        The result is that of `LlamaEngine.text`; there is no chat endpoint, so `nats` are 0.
+        The result has the keys of `LlamaEngine.text`. transformers has no chat endpoint, so `nats` are 0.
         """
         from transformers import AutoTokenizer
 

@@ -23,7 +23,7 @@ def by_environment(evaluation: Mapping[str, Any]) -> dict[str, Mapping[str, Any]
 def not_reached(env: str, steps: int) -> str:
     """Return a sentence about environments of which the training drew no prompt; empty if there are none.
 
-    Without a step, as of an algorithm that trains nothing, there is no such sentence.
+    The sentence is empty if no step was done, as for an algorithm that trains nothing.
 
     Args:
         env: as in `TrainConfig.env`.

@@ -43,8 +43,8 @@ def push(folder: Path, repo: str, *, private: bool = True) -> Upload:
         private: a repository that is created is private.
 
     Raises:
-        UserError: `repo` is no OWNER/NAME, the folder holds no finished run, or a file contains a folder of this
-            machine or a key.
+        UserError: `repo` does not have the form OWNER/NAME, the folder does not hold a finished run, or a file contains
+            a folder of this machine or a key.
         FaultError: the upload failed; the message has the next step, and the run is untouched.
     """
     check_repository("push", repo)
